@@ -23,6 +23,7 @@ TYPES = {
     "Number": "number",
     "Flag": "true/false",
     "Seconds": "duration",
+    "History": "duration",
     "Secret": "secret",
     "FilePath": "path",
     "Literal": "choice",

@@ -104,6 +104,7 @@ def settings_with(
     listed = tuple(
         {
             "id": page.id,
+            "name": page.name,
             "access_token": page.access_token,
             "platforms": tuple(map(str, page.platforms)),
             "instagram_account_id": page.instagram_account_id,

@@ -13,7 +13,7 @@ from milepost.core.model import Changes, DeadLetterPayload
 from milepost.core.ports import Store
 from milepost.stores.erasure import Forgotten
 from milepost.stores.open import forget, open_reader, open_store
-from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import StoreDump
 
 SECRET = "Wq7-zebra"  # what only she wrote
@@ -80,6 +80,14 @@ class ErasureContract:
             checkpoint = await store.load(STREAM)
             await store.commit(commit_after(checkpoint, RunStarted(NOON), changes=rows_of("ada", "x")))
         assert [row.name for row in kept.tables().contacts.values()] == ["x"]
+
+    async def test_the_page_of_an_erased_person_stays(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(STREAM), changes=Changes(page=page_row())))
+
+        await forget(kept.store_url, STREAM, "ada")
+
+        assert [row.name for row in kept.tables().pages.values()] == ["Corner Bakery"]
 
     async def test_a_contact_without_an_id_is_refused(self, kept: StoreDump) -> None:
         with pytest.raises(ValueError, match="has an id"):

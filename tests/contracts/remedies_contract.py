@@ -13,7 +13,7 @@ from contracts.store_contract import Look, commit
 from kit.builders import NOON, STREAM, at
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import Gap, GapEnding, HistoryLeft, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import (
     Changes,
     ConversationRow,
@@ -95,6 +95,36 @@ class BacklogContract:
             "g_1": True,
             "g_2": False,
         }
+
+    async def test_gaps_between_two_sweeps_come_before_histories(self, store: Store) -> None:
+        history = replace(gap("history", newest_at=at(60)), history_to=at(-9000))
+        await commit(store, MessagesOwed((gap("g_1"), history, gap("g_2", newest_at=at(30)))))
+
+        assert await open_gaps(store) == ["g_2", "g_1", "history"]
+
+    async def test_a_history_at_its_limit_owes_nothing_and_is_kept(self, store: Store) -> None:
+        history = replace(gap("g_1"), history_to=at(-9000))
+        at_once = replace(gap("g_2"), reached_at=at(-30), history_to=at(-30))
+        await commit(store, MessagesOwed((history, at_once, replace(gap("g_3"), history_to=at(-9000)))))
+        assert (await store.load(STREAM)).history == HistoryLeft(2, 2)
+        read = replace(history, reached_at=at(-9000))
+        await commit(store, MessagesRead(read, 20, ending=GapEnding.HISTORY_LIMIT))
+
+        assert await open_gaps(store) == ["g_3"]
+        assert (await store.load(STREAM)).history == HistoryLeft(1, 2)
+        assert await store.gaps_at_limit(STREAM, at(-10_000), 10) == (at_once, read)
+        assert await store.gaps_at_limit(STREAM, at(-10_000), 1) == (at_once,)
+        assert await store.gaps_at_limit(STREAM, at(-9000), 10) == (at_once,)
+        assert await store.gaps_at_limit(OTHER, at(-10_000), 10) == ()
+
+    async def test_a_history_that_is_owed_further_back_is_open_again(self, store: Store) -> None:
+        history = replace(gap("g_1"), history_to=at(-60))
+        await commit(store, MessagesOwed((history,)))
+        assert await open_gaps(store) == []
+        await commit(store, MessagesOwed((replace(history, history_to=at(-9000)),)))
+
+        assert await open_gaps(store) == ["g_1"]
+        assert await store.gaps_at_limit(STREAM, at(-10_000), 10) == ()
 
     async def test_a_gap_that_the_commit_of_its_end_opens_again_is_open(self, store: Store) -> None:
         await commit(

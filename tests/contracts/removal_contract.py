@@ -47,6 +47,7 @@ def of(tables: Tables, one: Stream) -> Tables:
         {key: row for key, row in tables.interaction_events.items() if (row.platform, row.page_id) == page},
         dead_letters,
         {key: payload for key, payload in tables.payloads.items() if key in dead_letters},
+        {key: row for key, row in tables.pages.items() if key == page},
     )
 
 

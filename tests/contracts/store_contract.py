@@ -35,13 +35,14 @@ from milepost.core.model import (
     InteractionEventRow,
     Keys,
     Known,
+    PageRow,
     Platform,
     Stream,
     Table,
 )
 from milepost.core.ports import Commit, Committed, Rejected, Store
 from stores.any_rows import any_changes
-from stores.histories import commit_after, contact_row, conversation_row, event_row, life, next_commit, stream
+from stores.histories import commit_after, contact_row, conversation_row, event_row, life, next_commit, page_row, stream
 
 
 class JournalRow(Struct, frozen=True):
@@ -75,6 +76,7 @@ class Tables(Struct, frozen=True):
     interaction_events: dict[str, InteractionEventRow] = {}
     dead_letters: dict[str, DeadLetter] = {}
     payloads: dict[str, str] = {}
+    pages: dict[tuple[str, str], PageRow] = {}
 
     def refold(self) -> dict[str, Checkpoint]:
         """Fold the journal from scratch, checking its hash chains on the way."""
@@ -273,6 +275,10 @@ class StoreContract:
             assert tables.interaction_events[row.event_id] == events_before.get(row.event_id, row)
         for payload in changes.payloads:
             assert payload.dead_letter_id in tables.payloads
+        if (page := changes.page) is not None:
+            stored = tables.pages[page.platform, page.page_id]
+            assert (page.name or stored.name, page.username or stored.username) == (stored.name, stored.username)
+            assert page.last_seen_at == stored.last_seen_at
 
     async def test_keys_that_were_never_stored_are_unknown(self, store: Store) -> None:
         await commit(store, changes=some_rows("a"))
@@ -337,6 +343,15 @@ class StoreContract:
         assert known.conversations["t_1"].synced_at == at(9)
         assert known.contacts["c_1"].first_seen_at == NOON
         assert known.contacts["c_1"].updated_at == at(9)
+
+    async def test_a_page_keeps_when_it_was_first_seen_and_what_it_was_called(self, store: Store, look: Look) -> None:
+        """A source may read it without learning its name."""
+        await commit(store, changes=Changes(page=page_row(username="bakery")))
+        await commit(store, changes=Changes(page=page_row(name="The Bakery", seen_at=at(9))))
+        await commit(store, changes=Changes(page=page_row(name=None, seen_at=at(60))))
+
+        (row,) = (await look()).pages.values()
+        assert row == PageRow(STREAM.platform, STREAM.page_id, "The Bakery", "bakery", NOON, at(60))
 
     async def test_an_interaction_event_never_changes(self, store: Store, look: Look) -> None:
         first = event_row(text="hello")

@@ -1,4 +1,6 @@
-"""core.backlog: which messages are owed, when they are read, and what reading them means."""
+"""core.backlog and core.message_reading: which messages are owed, and what reading them means."""
+
+from math import inf
 
 import pytest
 from msgspec.structs import replace
@@ -30,7 +32,7 @@ from kit.builders import (
     run_started,
     unreadable,
 )
-from milepost.core.backlog import MAX_PARKED, ReadGap, next_gap, plan_backlog
+from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
 from milepost.core.events import (
@@ -43,7 +45,6 @@ from milepost.core.events import (
     RunEnded,
     RunStatus,
     Stage,
-    StreamPaused,
     SweepCompleted,
     Tally,
 )
@@ -70,7 +71,7 @@ from milepost.core.model import (
     RefusedRow,
     Table,
 )
-from milepost.core.plan import Finish, Wait
+from milepost.core.plan import EPOCH
 from milepost.core.ports import DueDeadLetter, MessagesOutcome
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
@@ -78,6 +79,7 @@ from milepost.core.records import Record
 from milepost.core.redrive import redrive, to_reread
 
 GONE = problem(100, subcode=33)
+HISTORY = replace(GAP, history_to=at(-3600))
 DONE = given(run_started(), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), MessagesOwed((GAP,)))
 
 
@@ -130,9 +132,6 @@ class TestWhatIsOwed:
         ]
         assert {row.event_id for row in decision.changes.interaction_events} == {"m_-60", "m_-30"}
 
-    def test_nothing_is_owed_of_what_is_met_for_the_first_time(self) -> None:
-        assert owed_of(listed(-60, -30), Known()) == []
-
     @pytest.mark.parametrize("known", ["m_-60", "m_-30", "m_-10"])
     def test_nothing_is_owed_where_one_of_the_listed_messages_is_stored(self, known: str) -> None:
         assert owed_of(listed(-60, -30, -10), stored(-3600, known)) == []
@@ -173,66 +172,101 @@ class TestWhatIsOwed:
         assert (first.back_to, second.back_to) == (at(-3600), at(-50))
 
 
-class TestWhenItIsRead:
-    def test_it_is_read_after_the_sweep(self) -> None:
-        assert plan_backlog(DONE, NOON, budget()) == ReadGap()
+def history_of(read: Conversation, before: Checkpoint | None = None, **policy: object) -> list[Gap]:
+    """Return the histories that a batch opens with this conversation, which is not stored."""
+    pending = decide(before or checkpoint_of(), fetched(read), context(policy=replace(POLICY, **policy)))
+    decision = pending.record(Known())
+    assert isinstance(decision, Record)
+    return [gap for event in decision.events if isinstance(event, MessagesOwed) for gap in event.gaps]
 
-    def test_nothing_is_read_where_nothing_is_owed(self) -> None:
-        done = given(run_started(), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
-        assert plan_backlog(done, NOON, budget()) is None
 
-    def test_reading_ends_at_the_time_limit_and_for_a_stop(self) -> None:
-        assert plan_backlog(DONE, at(270), budget()) == Finish(Reason.TIME_LIMIT)
-        assert plan_backlog(DONE, NOON, budget(stops_for=Reason.SHUTDOWN)) == Finish(Reason.SHUTDOWN)
+class TestHistory:
+    """What is owed of a conversation that is met for the first time."""
 
-    def test_a_rate_limit_is_waited_out_if_it_ends_within_the_run(self) -> None:
-        assert plan_backlog(DONE, NOON, budget(), at(60)) == Wait(at(60))
-        assert plan_backlog(DONE, at(60), budget(), at(60)) == ReadGap()
-        assert plan_backlog(DONE, NOON, budget(), at(270)) == Finish(Reason.RATE_LIMIT)
+    def test_its_older_messages_are_owed_back_to_the_limit(self) -> None:
+        (gap,) = history_of(listed(-60, -30), message_history_seconds=86_400.0)
+
+        assert (gap.history_to, gap.reached_at, gap.cursor) == (at(-86_400), at(-60), "older")
+        assert not gap.is_at_limit
+
+    def test_it_is_recorded_with_the_batch_that_stores_the_newest(self) -> None:
+        decision = decide(checkpoint_of(), fetched(listed(-60, -30)), context()).record(Known())
+
+        assert isinstance(decision, Record)
+        assert MessagesOwed in [type(event) for event in decision.events]
+        assert {row.event_id for row in decision.changes.interaction_events} == {"m_-60", "m_-30"}
+
+    def test_all_of_them_can_be_owed(self) -> None:
+        (gap,) = history_of(listed(-60, -30), message_history_seconds=inf)
+
+        assert gap.history_to == EPOCH
+
+    @pytest.mark.parametrize("seconds", [0.0, 60.0])
+    def test_what_reaches_back_to_the_limit_owes_nothing_and_is_on_record(self, seconds: float) -> None:
+        (gap,) = history_of(listed(-60, -30), message_history_seconds=seconds)
+        before = given(run_started(), MessagesOwed((gap,)))
+
+        assert gap.is_at_limit
+        assert (before.backlog, before.history) == (0, None)
 
     @pytest.mark.parametrize(
-        ("ended", "is_read"),
-        [
-            (RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT), True),
-            (RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT), True),
-            (RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT), False),
-            (RunEnded(RunStatus.PAUSED, Reason.SHUTDOWN), False),
-            (RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED), False),
-            (RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION), False),
-        ],
+        ("count", "has_older", "is_owed"),
+        [(None, True, True), (3, True, True), (2, True, False), (2, False, False), (3, False, False)],
     )
-    def test_it_is_read_after_a_run_that_could_read(self, ended: RunEnded, *, is_read: bool) -> None:
-        after = given(run_started(), MessagesOwed((GAP,)), ended)
-        assert (plan_backlog(after, NOON, budget()) == ReadGap()) is is_read
+    def test_a_conversation_that_came_whole_owes_nothing(
+        self, count: int | None, *, has_older: bool, is_owed: bool
+    ) -> None:
+        """A `next` was captured where all had come, and the count is an estimate."""
+        read = replace(listed(-60, -30, has_older=has_older), message_count=count)
 
-    def test_nothing_is_read_while_the_stream_is_paused_or_by_a_run_that_recorded_nothing(self) -> None:
-        assert plan_backlog(given(StreamPaused("somebody"), after=DONE), NOON, budget()) is None
-        assert plan_backlog(DONE, NOON, budget("another run")) is None
+        assert bool(history_of(read)) is is_owed
 
-    def test_what_waits_for_a_retry_is_passed_over(self) -> None:
-        waiting, other = replace(GAP, attempts=1, retry_at=at(5)), replace(GAP, gap_id="g_2")
+    @pytest.mark.parametrize(
+        ("count", "has_older", "is_owed"),
+        [(None, False, False), (20, False, False), (21, False, True), (20, True, True)],
+    )
+    def test_of_as_many_as_were_asked_for_either_tells(
+        self, count: int | None, *, has_older: bool, is_owed: bool
+    ) -> None:
+        full = listed(*(-float(each) for each in range(POLICY.messages_per_conversation)), has_older=has_older)
 
-        assert next_gap([waiting, other], {"g_1"}, NOON, POLICY) == other
-        assert next_gap([waiting], {"g_1"}, NOON, POLICY) == Wait(at(5))
-        assert next_gap([waiting], {"g_1"}, at(5), POLICY) == waiting
+        assert bool(history_of(replace(full, message_count=count))) is is_owed
 
-    def test_a_retry_that_a_clock_ahead_has_set_is_due(self) -> None:
-        waiting = replace(GAP, attempts=1, retry_at=at(86_400))
-        assert next_gap([waiting], {"g_1"}, NOON, POLICY) == waiting
+    def test_what_has_come_since_the_sweep_before_is_owed_whatever_the_limit(self) -> None:
+        before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
+        (gap,) = history_of(listed(-60, -30), before, message_history_seconds=0.0, watermark_overlap_seconds=600.0)
 
-    def test_what_failed_often_enough_in_this_run_is_left_to_the_next(self) -> None:
-        failed = replace(GAP, attempts=POLICY.attempts)
+        assert gap.history_to == at(-4200)
 
-        assert next_gap([failed], {"g_1"}, NOON, POLICY) is None
-        assert next_gap([failed], set(), NOON, POLICY) == failed
+    def test_nothing_is_owed_of_people_who_were_erased(self) -> None:
+        assert owed_of(listed(-60, -30), Known(forgotten=frozenset({"t_1"}))) == []
 
-    def test_after_several_that_failed_the_others_are_left_too(self) -> None:
-        failed = [replace(GAP, gap_id=f"g_{n}", attempts=POLICY.attempts) for n in range(MAX_PARKED)]
-        other = replace(GAP, gap_id="other")
-        tried = {gap.gap_id for gap in failed}
+    def test_a_redrive_that_meets_it_owes_its_history(self) -> None:
+        dead_letter = DueDeadLetter(DeadLetter("d_1", STREAM, Stage.FETCH, "t_1", "it failed", NOON), "{}")
+        record = redrive(DONE, dead_letter, fetched(listed(-60, -30)), context()).record(Known())
 
-        assert next_gap([*failed[1:], other], tried, NOON, POLICY) == other
-        assert next_gap([*failed, other], tried, NOON, POLICY) is None
+        assert isinstance(record, Record)
+        (owed,) = (event for event in record.events if isinstance(event, MessagesOwed))
+        assert owed.gaps[0].is_history
+
+
+class TestAnEarlierLimit:
+    def test_histories_at_their_limit_are_owed_again_after_a_full_sweep(self) -> None:
+        assert earlier_limit(DONE, NOON, budget(), replace(POLICY, message_history_seconds=60.0)) == at(-60)
+
+    def test_no_other_run_looks_for_them(self) -> None:
+        incremental = given(run_started(), SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1)))
+        stopped = given(run_started(), RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT))
+
+        assert earlier_limit(incremental, NOON, budget(), POLICY) is None
+        assert earlier_limit(stopped, NOON, budget(), POLICY) is None
+        assert earlier_limit(DONE, NOON, budget("another run"), POLICY) is None
+        assert earlier_limit(DONE, NOON, budget(), replace(POLICY, message_history_seconds=0.0)) is None
+
+    def test_they_go_on_after_their_cursors(self) -> None:
+        (event,) = reopen(DONE, [replace(HISTORY, reached_at=at(-3600), attempts=2)], EPOCH, budget()).events
+
+        assert event == MessagesOwed((replace(HISTORY, reached_at=at(-3600), history_to=EPOCH),))
 
 
 def settled(outcome: MessagesOutcome, known: Known, gap: Gap = GAP, **inputs: object) -> Record:
@@ -271,6 +305,22 @@ class TestReading:
     def test_it_ends_with_the_conversation(self) -> None:
         assert read_of(settled(messages_fetched(*newest(-180)), stored())).ending is GapEnding.THREAD_END
         assert read_of(settled(messages_fetched(), stored())).ending is GapEnding.THREAD_END
+
+    def test_a_history_ends_at_its_limit(self) -> None:
+        page = messages_fetched(*newest(-4000, -180), next_cursor="oldest")
+        read = read_of(settled(page, stored(), HISTORY))
+
+        assert (read.ending, read.gap.reached_at, read.stored) == (GapEnding.HISTORY_LIMIT, at(-4000), 2)
+        assert read.gap.is_at_limit
+        assert read_of(settled(messages_fetched(*newest(-4000)), stored(), HISTORY)).ending is GapEnding.THREAD_END
+        assert read_of(settled(messages_fetched(next_cursor="o"), stored(), HISTORY)).ending is None
+
+    def test_no_stored_message_ends_a_history(self) -> None:
+        """It has read them itself before its cursor died, or a gap has, whose last request went beyond its end."""
+        again = replace(HISTORY, cursor=None, reached_at=at(-200))
+        page = messages_fetched(*newest(-250, -200, -180), next_cursor="oldest")
+
+        assert read_of(settled(page, stored(-3600, "m_-180", "m_-200", "m_-250"), again)).ending is None
 
     def test_an_empty_page_with_more_behind_it_does_not_end_it(self) -> None:
         event = read_of(settled(messages_fetched(next_cursor="oldest"), stored()))
@@ -429,6 +479,15 @@ class TestRedrive:
 
         assert isinstance(record, Record)
         assert [type(event) for event in record.events] == [DeadLetterClosed]
+
+    def test_a_history_that_it_reads_to_its_limit_stays_on_record(self) -> None:
+        page = messages_fetched(*newest(-4000), next_cursor="oldest")
+        record = redrive(DONE, due(HISTORY), page, context()).record(stored())
+
+        assert isinstance(record, Record)
+        _, owed = record.events
+        assert isinstance(owed, MessagesOwed)
+        assert owed.gaps[0].is_at_limit
 
     def test_a_failure_puts_it_off(self) -> None:
         record = redrive(DONE, due(), refused(NETWORK), context()).record(stored())

@@ -7,6 +7,7 @@ from kit.builders import (
     NETWORK,
     NOON,
     RATE_LIMIT,
+    STREAM,
     at,
     budget,
     catching_up,
@@ -33,7 +34,7 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
-from milepost.core.model import Conversation
+from milepost.core.model import Conversation, PageRow, Profile
 from milepost.core.plan import EPOCH, Policy
 from milepost.core.position import Mode, Phase
 from milepost.core.records import prepare
@@ -79,6 +80,23 @@ class TestFirstBatch:
         decision = decision_on(checkpoint_of(), fetched(), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, EPOCH, NOON, Tally(batches=1)),)
+
+    def test_each_recorded_batch_says_which_page_was_read(self) -> None:
+        bakery = Profile("Corner Bakery", "bakery")
+        row = PageRow(STREAM.platform, STREAM.page_id, "Corner Bakery", "bakery", at(9), at(9))
+        for next_cursor in ("after 1", None):
+            batch = fetched(conversation("t_1"), next_cursor=next_cursor)
+            batch = replace(batch, batch=replace(batch.batch, page=bakery))
+
+            assert record(decision_on(checkpoint_of(), batch, context(at(9)))).changes.page == row
+
+    def test_a_page_alone_is_no_news(self) -> None:
+        batch = fetched(conversation("t_1"), next_cursor="x")
+        batch = replace(batch, batch=replace(batch.batch, page=Profile("Corner Bakery")))
+
+        decision = decision_on(checkpoint_of(), batch, context(), knowing(conversation("t_1")))
+
+        assert isinstance(decision, BatchUnchanged)
 
     def test_a_first_batch_without_news_is_skipped(self) -> None:
         known = knowing(conversation("t_1"))

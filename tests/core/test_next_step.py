@@ -2,7 +2,17 @@
 
 from kit.builders import NOON, POLICY, RATE_LIMIT, budget, checkpoint_of, refused
 from milepost.core.events import Reason
-from milepost.core.plan import Fetch, Finish, Interruptions, Reload, RunCommands, SettleRefusal, Step, next_step
+from milepost.core.plan import (
+    Fetch,
+    Finish,
+    Interruptions,
+    ReadMessages,
+    Reload,
+    RunCommands,
+    SettleRefusal,
+    Step,
+    next_step,
+)
 
 REFUSED = refused(RATE_LIMIT)
 
@@ -25,6 +35,12 @@ def test_a_refusal_goes_on_record_before_a_stop_ends_the_run() -> None:
 
 def test_commands_are_executed_before_a_stop_ends_the_run() -> None:
     assert step(Interruptions(has_commands=True), Reason.SHUTDOWN) == RunCommands()
+
+
+def test_older_messages_are_read_where_a_batch_would_be_and_before_nothing_else() -> None:
+    assert step(Interruptions(are_messages_due=True)) == ReadMessages()
+    assert step(Interruptions(are_messages_due=True), Reason.SHUTDOWN) == Finish(Reason.SHUTDOWN)
+    assert step(Interruptions(has_commands=True, are_messages_due=True)) == RunCommands()
 
 
 def test_a_run_that_nothing_interrupts_follows_its_plan() -> None:

@@ -3,15 +3,28 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from math import inf
 
 from msgspec.structs import replace
 
-from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, contact, conversation, fetched, message, refused
+from kit.builders import (
+    DEAD_CURSOR,
+    DEAD_TOKEN,
+    NETWORK,
+    NOON,
+    RATE_LIMIT,
+    contact,
+    conversation,
+    fetched,
+    message,
+    refused,
+)
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
+from milepost.core.events import RunStatus
 from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
-from milepost.core.model import Conversation, Interaction, MessagePage, Platform, Stream
+from milepost.core.model import Conversation, Interaction, MessagePage, Platform, Scope, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import (
     Answered,
@@ -22,8 +35,8 @@ from milepost.core.ports import (
     MessagesRequest,
     Refused,
     Request,
+    Usage,
 )
-from milepost.engine.backlog import MIN_READ_SECONDS
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
@@ -43,10 +56,17 @@ class Busy(Inbox):
         self, parts: EngineContext, threads: int, *, page_size: int = 10, before: OfCall | None = None
     ) -> None:
         super().__init__(1, clock=parts.clock, gate=parts.rate_limits.gate(STREAM))
+        self.calls: list[str] = []
         self.threads = {f"t_{number}": [message(f"m_{number}_0", NOON)] for number in range(threads)}
         self.requests: list[MessagesRequest] = []
         self._page_size = page_size
         self._before_messages = before
+
+    def has_past(self, thread_id: str, count: int) -> None:
+        """Let a thread have messages from before, one an hour."""
+        number = thread_id.partition("_")[2]
+        older = [message(f"m_{number}_old_{n}", NOON - timedelta(hours=n)) for n in range(count, 0, -1)]
+        self.threads[thread_id] = older + self.threads[thread_id]
 
     def arrive(self, thread_id: str, count: int) -> None:
         thread = self.threads[thread_id]
@@ -54,10 +74,17 @@ class Busy(Inbox):
         now = NOON + timedelta(minutes=5 + len(thread))
         thread += [message(f"m_{number}_{len(thread) + n}", now + timedelta(seconds=n)) for n in range(count)]
 
+    def call_takes(self, seconds: float) -> None:
+        self._call_seconds = seconds
+
     async def fetch(self, request: Request) -> Answered:
         self.asked.append(request)
+        await asyncio.sleep(self._call_seconds)
+        self.calls.append("list")
         listed = sorted(map(self._listed, self.threads), key=lambda each: each.updated_time, reverse=True)
-        return fetched(*listed, asked_at=NOON + timedelta(minutes=1))
+        start, end = int(request.cursor or 0), int(request.cursor or 0) + request.limit
+        next_cursor = str(end) if end < len(listed) else None
+        return fetched(*listed[start:end], next_cursor=next_cursor, asked_at=NOON + timedelta(minutes=1))
 
     def _listed(self, thread_id: str) -> Conversation:
         thread = self.threads[thread_id]
@@ -70,6 +97,7 @@ class Busy(Inbox):
         if self._gate.is_closed():
             return Held()
         self.requests.append(request)
+        self.calls.append("messages")
         outcome = await self._before_messages(request) if self._before_messages is not None else None
         if isinstance(outcome, Refused):
             return replace(outcome, refused_at=self._gate.refused(outcome.problem))
@@ -105,6 +133,15 @@ async def bursts(parts: EngineContext, inbox: Busy, *counts: int) -> None:
     assert inbox.requests == [], "something was owed of what was met for the first time"
     for number, count in enumerate(counts):
         inbox.arrive(f"t_{number}", count)
+
+
+def with_pasts(parts: EngineContext, *counts: int, before: OfCall | None = None) -> Busy:
+    """Return an inbox of threads with so many older messages each."""
+    inbox = Busy(parts, len(counts), before=before)
+    for number, count in enumerate(counts):
+        inbox.threads[f"t_{number}"] = [message(f"m_{number}_0", NOON - timedelta(minutes=number))]
+        inbox.has_past(f"t_{number}", count)
+    return inbox
 
 
 def endings(store: MemoryStore) -> list[GapEnding | None]:
@@ -230,16 +267,52 @@ async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -
 
     inbox = Busy(parts, 1, before=slow)
     await bursts(parts, inbox, 75)
-    schedule = Schedule(max_run_seconds=10.0)  # less than MIN_READ_SECONDS
+    schedule = Schedule(max_run_seconds=50.0)
 
     (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
 
-    assert (len(inbox.requests), result.backlog) == (1 + int(MIN_READ_SECONDS) // 20, 1)
+    assert (len(inbox.requests), result.backlog) == (3, 1)
     while result.backlog:
         (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
     assert store.interaction_events.keys() == all_of(inbox)
     cursors = [request.cursor for request in inbox.requests]
     assert len(set(cursors)) == len(cursors), "something was read twice"
+
+
+async def test_a_run_that_used_up_its_time_makes_one_request() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = Busy(parts, 1)
+    await bursts(parts, inbox, 75)
+    inbox.call_takes(20.0)
+
+    (result,) = await one_run(parts, inbox, Schedule(max_run_seconds=10.0)).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (1, 1)
+
+
+async def test_a_sweep_that_comes_due_ends_the_reading() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+
+    async def slow(_: MessagesRequest) -> None:
+        await asyncio.sleep(20)
+
+    inbox = Busy(parts, 1, before=slow)
+    await bursts(parts, inbox, 75)
+    schedule = Schedule(interval_seconds=60.0, max_run_seconds=3600.0)
+
+    (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (3, 1)
+
+
+async def test_a_run_makes_no_more_requests_than_it_may_read_batches() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = Busy(parts, 1)
+    await bursts(parts, inbox, 75)
+
+    (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=3)).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (3, 1)
 
 
 async def test_a_stop_ends_the_reading() -> None:
@@ -291,3 +364,173 @@ async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
 
     assert (len(inbox.requests), result.backlog) == (calls, 0)
     assert endings(store)[-1] is GapEnding.FORGOTTEN
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_history_of_a_conversation_that_is_met_is_read_back_to_the_limit() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=replace(POLICY, message_history_seconds=15 * 3600.0))
+    inbox = with_pasts(parts, 30, 0, 3)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert [(each.conversation_id, each.cursor) for each in inbox.requests] == [
+        ("t_0", "m_0_old_1"),
+        ("t_0", "m_0_old_11"),
+        ("t_2", "m_2_old_1"),
+    ]
+    assert endings(store) == [None, GapEnding.HISTORY_LIMIT, GapEnding.THREAD_END]
+    assert store.interaction_events.keys() == all_of(inbox) - {f"m_0_old_{n}" for n in range(22, 31)}
+    assert result.backlog == 0
+
+
+async def test_an_inbox_whose_messages_all_came_makes_no_calls_for_messages() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = with_pasts(parts, 1, 1, 0)
+
+    await one_run(parts, inbox).sync([STREAM])
+
+    assert inbox.requests == []
+    assert "messages_owed" not in [row.type for row in store.journal]
+
+
+async def test_a_longer_limit_reads_on_where_reading_stopped_with_the_next_full_sweep() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=replace(POLICY, message_history_seconds=0.0))
+    inbox = with_pasts(parts, 30, 12)
+    await one_run(parts, inbox).sync([STREAM])
+    assert inbox.requests == []
+    longer = replace(parts, policy=replace(POLICY, message_history_seconds=11 * 3600.0))
+
+    await one_run(longer, inbox).sync([STREAM])
+    assert inbox.requests == [], "the histories are looked at without a full sweep"
+    await one_run(longer, inbox).sync([STREAM], full=True)
+    assert [each.cursor for each in inbox.requests] == ["m_0_old_1", "m_1_old_1"]
+    await one_run(longer, inbox).sync([STREAM], full=True)
+    assert len(inbox.requests) == 2, "what was read is read again"
+    whole = replace(parts, policy=replace(POLICY, message_history_seconds=inf))
+    await one_run(whole, inbox).sync([STREAM], full=True)
+
+    assert [each.cursor for each in inbox.requests[2:]] == ["m_0_old_11", "m_0_old_21", "m_1_old_11"]
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_messages_that_arrive_while_a_history_is_read_are_stored_and_do_not_prolong_it() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+
+    async def arrives(_: MessagesRequest) -> None:
+        inbox.arrive("t_0", 5)
+
+    inbox = with_pasts(parts, 45, before=arrives)
+    await one_run(parts, inbox).sync([STREAM])
+    assert len(inbox.requests) == 5
+    await one_run(parts, inbox).sync([STREAM])
+    inbox._before_messages = None
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_a_lost_cursor_begins_a_history_anew_and_stores_nothing_twice() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    calls = iter(range(100))
+
+    async def loses(request: MessagesRequest) -> MessagesOutcome | None:
+        return refused(DEAD_CURSOR) if next(calls) == 2 else None
+
+    inbox = with_pasts(parts, 45, before=loses)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+    assert [each.cursor for each in inbox.requests][:4] == ["m_0_old_1", "m_0_old_11", "m_0_old_21", None]
+
+
+# --- beside a sweep ---------------------------------------------------------------------------------------------------
+
+
+def thirty(parts: EngineContext) -> Busy:
+    """Return an inbox of three batches, in the first of which a thread has a long past."""
+    return with_pasts(parts, 95, *[0] * 29)
+
+
+async def test_a_sweep_leaves_every_second_call_to_older_messages() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = thirty(parts)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    # The catch-up scan reads two batches; a batch is requested ahead of the messages that are read before it.
+    sweep = inbox.calls[: len(inbox.calls) - inbox.calls[::-1].index("list")]
+    assert sweep.count("list") == 5
+    assert sweep.count("messages") == 4
+    assert result.backlog == 0
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_a_sweep_of_several_runs_leaves_no_more_than_half_of_the_calls() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = thirty(parts)
+
+    (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=2)).sync([STREAM])
+
+    assert result.run is not None
+    assert result.run.status is RunStatus.PAUSED
+    assert (inbox.calls.count("list"), inbox.calls.count("messages")) == (2, 2)
+
+
+async def test_no_more_is_read_while_too_much_of_a_budget_is_used() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = thirty(parts)
+    parts.rate_limits.gate(STREAM).used((Usage(Scope.PAGE, "call_count", 0.61),))
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert (inbox.requests, result.backlog) == ([], 1)
+    parts.rate_limits.gate(STREAM).used((Usage(Scope.PAGE, "call_count", 0.6),))
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+    assert result.backlog == 0
+
+
+async def test_messages_wait_for_their_share_while_another_stream_of_the_page_is_swept() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = with_pasts(parts, 95)
+    instagram = Stream(Platform.INSTAGRAM, "1")
+    began = parts.clock.now()
+
+    async def sweep() -> None:
+        with parts.call_shares.sweeping(instagram):
+            for _ in range(3):
+                parts.call_shares.count_batch(instagram)
+                await asyncio.sleep(10)
+
+    sweeping = asyncio.create_task(sweep())
+    await asyncio.sleep(0)
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    # Two of them after the list of its own, and each of the others after one of the other stream's.
+    assert parts.clock.now() - began >= timedelta(seconds=30)
+    assert result.backlog == 0
+    await sweeping
+
+
+async def test_older_messages_that_fail_between_two_batches_do_not_hold_up_the_sweep() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+    inbox = thirty(parts)
+    inbox._before_messages = refusing(refused(NETWORK), 1000)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.run is not None
+    assert result.run.status is RunStatus.COMPLETE
+    assert result.backlog == 1

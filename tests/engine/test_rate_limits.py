@@ -104,6 +104,22 @@ async def test_reported_usage_reaches_the_readers() -> None:
     assert list(notices) == [UsageReported(MESSENGER, (usage,))]
 
 
+async def test_the_fullest_budget_of_a_page_is_known_for_an_hour() -> None:
+    known = rate_limits()
+    app, page, fuller = (
+        Usage(Scope.APP, "call_count", 0.5),
+        Usage(Scope.PAGE, "total_time", 0.4),
+        Usage(Scope.PAGE, "call_count", 0.7),
+    )
+    known.gate(MESSENGER).used((app, page, fuller))
+
+    assert [known.usage(stream) for stream in ALL] == [fuller, fuller, app]
+    known.gate(MESSENGER).used((page,))
+    assert [known.usage(stream) for stream in ALL] == [app, app, app]
+    await asyncio.sleep(HOUR)
+    assert known.usage(MESSENGER) is None
+
+
 # --- a daemon inside a limit ------------------------------------------------------------------------------------------
 
 

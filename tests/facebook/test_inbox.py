@@ -28,7 +28,7 @@ from kit.graph_answers import (
     thread,
 )
 from kit.loopback import serving
-from milepost.core.model import Batch, Contact, Detail, Platform, Scope, Stream
+from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Scope, Stream
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access
@@ -240,6 +240,48 @@ class TestInstagramAccount:
     async def test_a_closed_gate_forbids_fetching_the_account(self, api: Api, client: GraphClient) -> None:
         assert await instagram(client, gate=RecordingGate(closed=True)).fetch(Request(None, 1, 0)) == Held()
         assert api.calls == []
+
+
+class TestWhatThePageIsCalled:
+    """A row of `pages` shows it beside what people write."""
+
+    @staticmethod
+    async def read(client: GraphClient, platform: Platform, name: str = "") -> Profile | None:
+        inbox = FacebookInbox(client, Stream(platform, PAGE_ID), access_of(TOKEN), RecordingGate(), ACCOUNT_ID, name)
+        return fetched(await inbox.fetch(Request(None, 1, 0))).page
+
+    async def test_a_page_is_called_as_people_call_it(self, api: Api, client: GraphClient) -> None:
+        api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
+        assert await self.read(client, Platform.MESSENGER, "The Bakery") == Profile("The Bakery")
+
+    async def test_a_page_without_a_name_is_called_as_in_its_threads(self, api: Api, client: GraphClient) -> None:
+        api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
+        assert await self.read(client, Platform.MESSENGER) == Profile("Corner Bakery")
+
+    async def test_an_instagram_account_has_its_user_name_too(self, api: Api, client: GraphClient) -> None:
+        participants = {"data": [instagram_person(), ACCOUNT]}
+        api.tells(edge("instagram", THREAD_FIELDS, 1), listed(thread(participants=participants)))
+        assert await self.read(client, Platform.INSTAGRAM, "The Bakery") == Profile("The Bakery", "corner.bakery")
+
+    async def test_an_empty_inbox_says_what_is_configured(self, api: Api, client: GraphClient) -> None:
+        for _ in range(2):
+            api.tells(edge("messenger", THREAD_FIELDS, 1), listed())
+        assert await self.read(client, Platform.MESSENGER) == Profile()
+        assert await self.read(client, Platform.MESSENGER, "The Bakery") == Profile("The Bakery")
+
+    async def test_threads_without_us_say_nothing_more(self, api: Api, client: GraphClient) -> None:
+        inbox = messenger(client)
+        for participants in ({"data": [person(PAGE_ID, "Corner Bakery"), person()]}, {"data": [person()]}, None):
+            api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread(participants=participants)))
+        told = [fetched(await inbox.fetch(Request(None, 1, 0))).page for _ in range(3)]
+        assert told == [Profile("Corner Bakery")] * 3
+
+    async def test_a_name_that_no_database_takes_is_mended(self, api: Api, client: GraphClient) -> None:
+        odd = {"data": [person(PAGE_ID, "Corner\0Bakery \ud83d"), person()]}
+        for _ in range(2):
+            api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread(participants=odd)))
+        assert await self.read(client, Platform.MESSENGER) == Profile("Corner\ufffdBakery \ufffd")
+        assert await self.read(client, Platform.MESSENGER, "a\0b") == Profile("a\ufffdb")
 
 
 class Threads:

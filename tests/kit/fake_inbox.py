@@ -69,6 +69,7 @@ class Habits:
     new_thread_chance: float = 0.2
     burst_chance: float = 0.0  # that more messages than one arrive at once
     longest_burst: int = 30
+    longest_past: int = 0  # messages of a thread from before it was listed first
     unreadable_chance: float = 0.0
     sick_chance: float = 0.0
     deletion_chance: float = 0.0
@@ -164,6 +165,11 @@ class Inbox:
 
     def new_thread(self) -> None:
         thread = Thread(self.world.new_thread_id(), self.now, self.now)
+        age = timedelta(seconds=self.random.choice((10.0, 600.0, 86_400.0)))
+        count = self.random.randint(0, self.habits.longest_past)
+        for n in range(count):
+            event_id, at = f"m_{thread.thread_id}_{n}", self.now - age * ((count - n) / count)
+            thread.messages.append(Interaction(event_id, Direction.IN, "message", at, text=event_id))
         self.message_for(thread)
 
     def delete(self, thread: Thread) -> None:

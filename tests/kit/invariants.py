@@ -42,7 +42,7 @@ from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, Mes
 from milepost.core.journal import GapOf, RunOf, check_link, dead_letter_after, project
 from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
-from milepost.core.plan import RunBudget
+from milepost.core.plan import EPOCH, RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
 from milepost.core.position import Mode, Phase
 from milepost.core.records import Decision, Record
@@ -77,6 +77,7 @@ class Observed:
         self.stored_once: set[str] = set()  # conversations, whatever became of them since
         self.run_ids: set[str] = set()
         self.ended_runs: set[str] = set()
+        self.histories: set[str] = set()  # by gap
 
 
 @dataclass(frozen=True)
@@ -220,8 +221,10 @@ class Invariants:
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
         self._note_first_messages(stream, commit.changes)
-        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key]
+        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key and not gap.is_at_limit]
+        histories = after.history.left if after.history is not None else 0
         assert after.backlog == len(gaps), "the journal does not count the backlog"
+        assert histories == sum(gap.is_history for gap in gaps), "the journal does not count the histories"
         self._deletions_are_true(stream, fresh, deleted_before)
         self._watermark_is_safe(stream, after)
         if any(isinstance(entry.event, SweepCompleted) for entry in fresh):
@@ -289,6 +292,10 @@ class Invariants:
         observed, event = self.observed[stream], entry.event
         if isinstance(event, MessagesOwed):
             self.seen["messages were owed"] += 1
+            for gap in event.gaps if any(each.is_history for each in event.gaps) else ():
+                is_again = gap.gap_id in observed.histories
+                self.seen[f"a history was {'owed further back' if is_again else 'owed'}"] += 1
+                observed.histories.add(gap.gap_id)
         if isinstance(event, MessagesFailed) and event.ending is GapEnding.GONE:
             self._gives_up_older(stream, event.gap)
         dead_letter = dead_letter_after(entry, observed.dead_letters.get)
@@ -437,7 +444,7 @@ class Invariants:
         return all(any(covers(gap, thread, each) for gap in owed) for each in self._missing(stream, thread))
 
     def _note_first_messages(self, stream: Stream, changes: Changes) -> None:
-        """Note the oldest message that came with each thread when it was stored first: what is older is not owed."""
+        """Note the oldest message that came with each thread when it was stored first: what is older is its history."""
         observed = self.observed[stream]
         for row in changes.conversations:
             thread = self._thread(stream, row.conversation_id)
@@ -450,16 +457,26 @@ class Invariants:
             observed.first_messages[row.conversation_id] = len(stored) - came_with_it if came_with_it else None
 
     def _missing(self, stream: Stream, thread: Thread) -> list[Interaction]:
-        """Return the messages that are not stored, of those that the list shows and those since the thread was met."""
+        """Return the messages that are not stored: of those that the list shows, of the history, and of those since.
+
+        Of a thread that came without messages, no others are owed.
+        """
         listed = as_listed(thread, self.messages)
         first = self.observed[stream].first_messages.get(thread.thread_id)
-        since = () if first is None else thread.messages[first:]
-        older = self._missing_events(stream, replace(listed, interactions=tuple(since)))
+        gaps = self._gaps_of(stream, thread.thread_id)
+        limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
+        history = [] if first is None else [each for each in thread.messages[:first] if each.occurred_at > limit]
+        since = [] if first is None else thread.messages[first:]
+        older = self._missing_events(stream, replace(listed, interactions=(*history, *since)))
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
         return [each for each in thread.messages if each.event_id in missing]
 
     def _owed_of(self, stream: Stream, thread_id: str) -> list[Gap]:
         """Return what is owed of a thread, by the backlog or by dead letters."""
+        return [gap for gap in self._gaps_of(stream, thread_id) if not gap.is_at_limit]
+
+    def _gaps_of(self, stream: Stream, thread_id: str) -> list[Gap]:
+        """Return what is on record of a thread's older messages, in the backlog or in dead letters."""
         payloads = (
             self.store.payloads.get(each.dead_letter_id)
             for each in self._open_dead_letters(stream)
@@ -570,6 +587,11 @@ class Invariants:
         assert snapshots == self.store.checkpoints, "the checkpoints are not their fold"
         gaps = {each.gap.gap_id: (each.stream.key, each.gap) for each in rebuilt if isinstance(each, GapOf)}
         assert gaps == self.store.gaps, "the backlog is not its fold"
+
+    def histories_reach_back(self, stream: Stream, limit: datetime) -> None:
+        """No history ends later than the limit, after a full sweep with that limit."""
+        gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key and gap.is_at_limit]
+        assert all(gap.reached_at <= limit for gap in gaps), "a history ends before the limit"
 
     def nothing_is_left_of_the_forgotten(self) -> None:
         """Of an account that has moved, as soon as a row says so: on all of its pages."""

@@ -26,6 +26,7 @@ from milepost.core.model import (
     Keys,
     Known,
     KnownDeadLetter,
+    PageRow,
     RefusedRow,
     Stream,
     Stretch,
@@ -60,6 +61,7 @@ class MemoryStore:
         self.checkpoints: dict[str, str] = {}
         self.runs: dict[str, Run] = {}
         self.conversations: dict[str, ConversationRow] = {}
+        self.pages: dict[tuple[str, str], PageRow] = {}
         self.contacts: dict[ContactKey, ContactRow] = {}
         self.interaction_events: dict[str, InteractionEventRow] = {}
         self.dead_letters: dict[str, DeadLetter] = {}
@@ -183,15 +185,28 @@ class MemoryStore:
         )
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream, the newest first."""
+        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
         gaps = sorted(
-            (gap for of, gap in self.gaps.values() if of == stream.key),
-            key=lambda gap: (gap.newest_at, gap.gap_id),
+            (gap for of, gap in self.gaps.values() if of == stream.key and not gap.is_at_limit),
+            key=lambda gap: (not gap.is_history, gap.newest_at, gap.gap_id),
             reverse=True,
         )
         return tuple(
             OpenGap(gap, (stream.key, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
         )
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
+        gaps = sorted(
+            (
+                gap
+                for of, gap in self.gaps.values()
+                if of == stream.key and gap.is_at_limit and gap.reached_at > later_than
+            ),
+            key=lambda gap: gap.reached_at,
+            reverse=True,
+        )
+        return tuple(gaps[:limit])
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -254,7 +269,7 @@ class MemoryStore:
             if dead_letter is not None:
                 self.dead_letters[dead_letter.dead_letter_id] = dead_letter
             for after in gaps_after(entry.event):
-                if after.is_open:
+                if after.is_kept:
                     self.gaps[after.gap.gap_id] = (entry.stream.key, after.gap)
                 else:
                     self.gaps.pop(after.gap.gap_id, None)
@@ -274,6 +289,7 @@ class MemoryStore:
             del self.gaps[key]
         for key in self._noted(stream):
             del self.missed[key]
+        self.pages.pop(page, None)
         for contact in [key for key in self.contacts if key[:2] == page]:
             del self.contacts[contact]
         for key in [key for key, row in self.conversations.items() if (row.platform, row.page_id) == page]:
@@ -346,6 +362,14 @@ class MemoryStore:
 
     def _write_rows(self, changes: Changes) -> None:
         """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
+        if (page := changes.page) is not None:
+            stored = self.pages.get((page.platform, page.page_id), page)
+            self.pages[page.platform, page.page_id] = replace(
+                page,
+                name=page.name if page.name is not None else stored.name,
+                username=page.username if page.username is not None else stored.username,
+                first_seen_at=stored.first_seen_at,
+            )
         gone: set[str] = set()
         for conversation in changes.conversations:
             if self.is_forgotten(conversation):

@@ -34,6 +34,7 @@ OTHERWISE: dict[str, object] = {
     "sync.interval": "1m",
     "sync.batch_size": 20,
     "sync.messages_per_conversation": 5,
+    "sync.message_history": "all",
     "sync.max_run_duration": "1m",
     "sync.max_batches_per_run": 10,
     "sync.concurrency": 4,

@@ -1,6 +1,7 @@
 """Random scenarios: each enables a few of the possible faults, so that rare ones meet in pairs."""
 
 from dataclasses import replace
+from math import inf
 
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ habits = st.builds(
     new_thread_chance=st.sampled_from((0.0, 0.2)),
     burst_chance=chance(0.1, 0.4),
     longest_burst=st.sampled_from((4, 30, 150)),
+    longest_past=st.sampled_from((0, 0, 0, 10, 60)),
     unreadable_chance=chance(0.1, 0.3),
     sick_chance=chance(0.05, 0.2),
     deletion_chance=chance(0.05, 0.2),
@@ -51,6 +53,7 @@ policies = st.builds(
     Policy,
     batch_size=st.integers(2, 8),
     messages_per_conversation=st.sampled_from((0, 1, 3, 20)),
+    message_history_seconds=st.sampled_from((0.0, 60.0, 3600.0, inf)),
     watermark_overlap_seconds=st.sampled_from((2.0, 5.0, 60.0)),
     full_sweep_interval_seconds=st.sampled_from((0.0, 60.0, 600.0)),
     attempts=st.integers(1, 3),

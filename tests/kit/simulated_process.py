@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -23,6 +24,7 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, Versi
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
+from milepost.core.gaps import Gap
 from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
 from milepost.core.plan import open_sweep, taken_up
 from milepost.core.ports import (
@@ -217,7 +219,12 @@ class Process:
         """Change the configuration: its settings, or whether it names the stream."""
         setting, random = self.setting, self.setting.random
         if random.random() < 0.5:
-            policy = replace(setting.scenario.policy, batch_size=random.randint(2, 8), attempts=random.randint(1, 3))
+            policy = replace(
+                setting.scenario.policy,
+                batch_size=random.randint(2, 8),
+                attempts=random.randint(1, 3),
+                message_history_seconds=random.choice((0.0, 60.0, 3600.0, inf)),
+            )
             schedule = replace(self._schedule, interval_seconds=random.choice((1.0, 60.0)))
             self.supervisor.adopt(policy, schedule, random.randint(1, 3))
             self.invariants.seen["the configuration was changed"] += 1
@@ -451,6 +458,10 @@ class SimulatedStore:
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         await self._reach()
         return await self._store.open_gaps(stream, limit)
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        await self._reach()
+        return await self._store.gaps_at_limit(stream, later_than, limit)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         await self._reach()

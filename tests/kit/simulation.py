@@ -12,6 +12,7 @@ from kit.memory_store import MemoryStore
 from kit.simulated_process import ObservedPending, Process
 from kit.simulation_setting import Decide, Scenario, Setting
 from kit.virtual_time import VirtualLoop
+from milepost.core.backlog import history_from
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive, ResumeStream
 from milepost.core.decide import decide
@@ -105,12 +106,19 @@ class Simulation:
         await self._sweep_all(times=3, full=True)
         assert all(setting.snapshot(stream).backlog == 0 for stream in setting.streams), "messages are still owed"
         setting.invariants.tables_equal_inboxes()
+        self._histories_reach_back()
         setting.invariants.projections_are_the_fold()
         before = {stream: setting.snapshot(stream).version for stream in setting.streams}
         await self._sweep_all(times=1)
         setting.invariants.tables_equal_inboxes()
         for stream, version in before.items():
             assert setting.snapshot(stream).version == version + 1, "a sweep of an unchanged inbox is one entry"
+
+    def _histories_reach_back(self) -> None:
+        policy = self.setting.scenario.policy
+        latest_limit = history_from(self.setting.now, policy)
+        for stream in self.setting.streams if policy.message_history_seconds else ():
+            self.setting.invariants.histories_reach_back(stream, latest_limit)
 
     async def _resume_all(self) -> None:
         async def resume(supervisor: Supervisor) -> None:

@@ -1,16 +1,21 @@
 """The alert rules: each has a runbook, is tested to fire and to clear, and uses only exported metrics."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
+from kit.dashboard import DASHBOARD, PANELS
 from kit.exposition import everything, families
 from kit.prometheus import needs_prometheus, promtool
 from kit.promql import exported_by, unknown
+from milepost.service.page.runbooks import PATH
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring" / "prometheus"
@@ -71,17 +76,41 @@ def test_an_alert_is_tested_to_fire_and_to_clear(name: str) -> None:
 def test_an_alert_has_a_severity_a_short_summary_and_a_runbook(name: str) -> None:
     rule = ALERTS[name]
     assert rule["labels"]["severity"] in {"critical", "warning"}
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    links = {"runbook_url", "dashboard_url"} | (set() if name == "MilepostDown" else {"status_url"})
+    of_stream = {"page"} if "$labels.stream" in rule["annotations"]["summary"] else set()
+    assert set(rule["annotations"]) == {"summary", "description"} | links | of_stream
     assert len(rule["annotations"]["summary"]) < 100
 
 
 @every_alert
 def test_the_runbook_of_an_alert_is_complete(name: str) -> None:
-    assert ALERTS[name]["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
+    served = "/opt/milepost/current/docs/runbooks.md" if name == "MilepostDown" else PATH
+    assert ALERTS[name]["annotations"]["runbook_url"].endswith(f"{served}#{name.lower()}")
     found = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL)
     assert found is not None
     for part in ("Meaning", "Impact", "Diagnosis", "Action", "Clears"):
         assert f"**{part}" in found[1], part
+
+
+@every_alert
+def test_an_alert_leads_to_a_panel_and_the_panel_back_to_the_runbook(name: str) -> None:
+    url = urlsplit(ALERTS[name]["annotations"]["dashboard_url"])
+    asked = parse_qs(url.query)
+    assert url.path == f"/d/{DASHBOARD['uid']}"
+    (panel,) = (panel for panel in PANELS.values() if str(panel["id"]) == asked["viewPanel"][0])
+    links = {link["url"] for link in panel["links"]}
+    assert f"${{status}}{PATH}#{name.lower()}" in links
+    assert ("var-stream" in asked) == ("$labels.stream" in ALERTS[name]["annotations"]["summary"])
+
+
+def test_the_links_are_changed_as_the_readme_says(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "monitoring", tmp_path / "monitoring")
+    commands = re.findall(r"^    (sed -i .*)$", (ROOT / "monitoring/README.md").read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-ec", "\n".join(commands)], cwd=tmp_path / "monitoring", check=True)
+    for path in ("prometheus/alerts.yml", "grafana/milepost.json"):
+        text = (tmp_path / "monitoring" / path).read_text()
+        assert "https://milepost.example.com/" in text or 'https://milepost.example.com"' in text
+        assert "http://" not in text
 
 
 def test_every_runbook_belongs_to_an_alert() -> None:

@@ -410,6 +410,33 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     (
+        MessagesOwed((replace(GAP, history_to=at(-9000)),)),
+        Description(
+            "messages owed",
+            "1 conversation has older messages than the list shows, which are read in the background",
+            DEBUG,
+            {"conversations": ["t_1"], "gaps": 1, "histories": 1},
+        ),
+    ),
+    (
+        MessagesOwed((GAP, replace(GAP, history_to=at(-9000)), replace(GAP, history_to=NOON))),
+        Description(
+            "messages owed",
+            "1 conversation has more new messages than the list shows: they are owed; 2 conversations have older "
+            "messages than the list shows; those of 1 are beyond the limit of sync.message_history",
+            fields={"conversations": ["t_1", "t_1", "t_1"], "gaps": 3, "histories": 2},
+        ),
+    ),
+    (
+        MessagesRead(replace(GAP, history_to=at(-120)), 50, ending=GapEnding.HISTORY_LIMIT),
+        Description(
+            "messages read",
+            "50 older messages of a conversation stored; they reach back to the limit of sync.message_history",
+            DEBUG,
+            OF_GAP | {"ending": "history_limit", "stored": 50, "stored_so_far": 0},
+        ),
+    ),
+    (
         MessagesRead(replace(GAP, stored=90), 50),
         Description(
             "messages read",

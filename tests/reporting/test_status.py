@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from kit.builders import (
     BAD_VERSION,
     DEAD_TOKEN,
+    GAP,
     NETWORK,
     NOON,
     RATE_LIMIT,
@@ -23,7 +24,9 @@ from kit.builders import (
 )
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.gaps import GapEnding, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.plan import EPOCH
 from milepost.core.position import Mode
 from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.core.retry import AUTHORIZATION_PROBE_SECONDS, CONFIGURATION_PROBE_SECONDS, MAX_PARK_SECONDS
@@ -355,6 +358,16 @@ def test_a_stream_with_smaller_requests_says_how_small_and_why(limit: int, detai
     found = condition_after(*WALKING, events.BatchShrunk(limit, detail, problem(1)))
     assert found.remark is not None
     assert words in found.remark
+
+
+def test_the_remark_says_what_is_still_to_be_read_and_how_much_of_the_histories() -> None:
+    history = replace(GAP, history_to=EPOCH)
+    some = given(MessagesOwed((GAP, *(replace(history, gap_id=f"h_{n}") for n in range(1200)))))
+    fewer = given(MessagesRead(GAP, ending=GapEnding.CLOSED), MessagesRead(history, ending=GapEnding.GONE), after=some)
+
+    words = "1 conversation with older messages that are still to be read; "
+    assert condition_of(some).remark == words + "history: 1,200 of 1,200 conversations still to read"
+    assert condition_of(fewer).remark == "history: 1,199 of 1,200 conversations still to read"
 
 
 def test_the_remark_follows_the_request_size_and_ends_with_the_whole_batch() -> None:

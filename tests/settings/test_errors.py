@@ -68,8 +68,8 @@ config.yaml:9: source.calls_per_second: found "fast"; allowed: a number from 0 t
 config.yaml:10: source.discover_pages: found "maybe"; allowed: true or false
 config.yaml:13: sync.batch_size: found 500; allowed: a whole number from 1 to 200
 config.yaml:14: sync.batchsize: unknown key; did you mean batch_size? allowed: interval, batch_size, \
-messages_per_conversation, max_run_duration, max_batches_per_run, concurrency, events_chunk_size, watermark_overlap, \
-full_sweep_interval
+messages_per_conversation, message_history, max_run_duration, max_batches_per_run, concurrency, events_chunk_size, \
+watermark_overlap, full_sweep_interval
 config.yaml:15: sync.interval: given twice, first on line 12; write it once
 config.yaml:16: retry.max_delay: found 32s; allowed: at least retry.base_delay, which is 1m
 config.yaml:19: pages[0].id: found 1234567890; allowed: the digits of the id; write it in quotes: "1234567890"

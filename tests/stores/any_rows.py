@@ -12,6 +12,7 @@ from milepost.core.model import (
     ConversationRow,
     DeadLetterPayload,
     InteractionEventRow,
+    PageRow,
     Stream,
 )
 
@@ -98,6 +99,15 @@ def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
         attachments=perhaps(words.map(json.dumps)),
         occurred_at=instants,
     )
+    pages = st.builds(
+        PageRow,
+        platform=platform,
+        page_id=page_id,
+        name=said,
+        username=said,
+        first_seen_at=instants,
+        last_seen_at=instants,
+    )
     payloads = st.builds(DeadLetterPayload, dead_letter_id=ids, payload=words)
     return st.builds(
         Changes,
@@ -105,4 +115,5 @@ def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
         st.lists(contacts, max_size=3, unique_by=lambda row: row.contact_id).map(tuple),
         st.lists(events, max_size=3, unique_by=lambda row: row.event_id).map(tuple),
         st.lists(payloads, max_size=3, unique_by=lambda row: row.dead_letter_id).map(tuple),
+        page=perhaps(pages),
     )

@@ -21,6 +21,7 @@ Everything = dict[str, list[tuple[Any, ...]]]
 
 KEYS = {
     "journal": "seq",
+    "pages": "platform, page_id",
     "contacts": "platform, page_id, contact_id",
     "conversations": "conversation_id",
     "contact_interaction_events": "event_id",

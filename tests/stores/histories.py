@@ -29,6 +29,7 @@ from milepost.core.model import (
     ConversationRow,
     DeadLetterPayload,
     InteractionEventRow,
+    PageRow,
     Platform,
     Stream,
 )
@@ -79,6 +80,12 @@ def conversation_row(  # noqa: PLR0913  (a row has columns)
         first_synced_at=first_synced_at or synced_at,
         synced_at=synced_at,
     )
+
+
+def page_row(
+    *, of: Stream = STREAM, name: str | None = "Corner Bakery", username: str | None = None, seen_at: datetime = NOON
+) -> PageRow:
+    return PageRow(of.platform.value, of.page_id, name, username, seen_at, seen_at)
 
 
 def contact_row(
@@ -165,6 +172,7 @@ def rows_of_batch(of: Stream, version: int) -> Changes:
         tuple(contact_row(name, of=of, updated_at=at(version)) for name in names),
         tuple(event_row(name, of=of, conversation_id=name) for name in names),
         (DeadLetterPayload(letter_of(of.key, version), "{}"),),
+        page=page_row(of=of, seen_at=at(version)),
     )
 
 

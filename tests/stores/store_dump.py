@@ -73,6 +73,7 @@ class StoreDump(ABC):
                 {row.event_id: row for row in events},
                 {dead_letter.dead_letter_id: dead_letter for dead_letter in dead_letters},
                 dict(ask("SELECT dead_letter_id, payload FROM dead_letter_payloads")),
+                {each[:2]: rows.page_row(each) for each in ask("SELECT * FROM pages")},
             )
 
 

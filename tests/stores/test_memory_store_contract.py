@@ -29,6 +29,7 @@ class TestMemoryStore(StoreContract, RemediesContract):
                 dict(store.interaction_events),
                 dict(store.dead_letters),
                 dict(store.payloads),
+                dict(store.pages),
             )
 
         return look

@@ -113,7 +113,7 @@ class TestAnInterruptedMigration:
         self, empty: Database, more: Path
     ) -> None:
         before = shipped()
-        bad = more / "0010_bad.sql"
+        bad = more / "0900_bad.sql"
         bad.write_text("CREATE TABLE half (a text); INSERT INTO half VALUES (1); CREATE TABLE half (b text);")
 
         with pytest.raises(StoreRefused, match='"half" already exists'):
@@ -122,7 +122,7 @@ class TestAnInterruptedMigration:
         assert in_order(empty) == sorted(before)
         assert empty.sql("SELECT to_regclass('half')") == [(None,)]
         bad.write_text("CREATE TABLE half (a text);")
-        assert await migrated(empty) == {"0010_bad"}
+        assert await migrated(empty) == {"0900_bad"}
         async with open_store(empty.store_url) as store:
             await live(store, STREAM, 3)
 
@@ -144,7 +144,7 @@ class TestAnInterruptedMigration:
 
 class TestAnOlderDatabase:
     async def test_a_reader_refuses_an_older_database(self, database: Database, more: Path) -> None:
-        (more / "0010_new.sql").write_text("CREATE TABLE extra (one text);")
+        (more / "0900_new.sql").write_text("CREATE TABLE extra (one text);")
 
         with pytest.raises(StoreRefused, match=r"older Milepost.*milepost run"):
             async with open_reader(database.store_url):
@@ -168,6 +168,26 @@ class TestAnOlderDatabase:
             assert (await journal_reader.verify()).dead_letters == 3
             await journal_reader.rebuild()
         assert PostgresDump(empty).projections() == before
+
+    async def test_the_rows_of_before_have_their_pages(self, empty: Database, more: Path) -> None:
+        newer = taken_away(more, since="0011")
+        await migrated(empty)
+        empty.sql(
+            f"""
+            INSERT INTO conversations (conversation_id, platform, page_id, updated_time, first_synced_at, synced_at)
+            VALUES ('t_1', 'messenger', '7', now(), '{at(1)}', '{at(8)}'),
+                ('t_2', 'messenger', '7', now(), '{at(2)}', '{at(9)}'),
+                ('t_3', 'instagram', '7', now(), '{at(3)}', '{at(4)}')
+            """
+        )
+        for each, script in newer.items():
+            each.write_text(script)
+        await migrated(empty)
+
+        assert empty.sql("SELECT * FROM pages ORDER BY platform") == [
+            ("instagram", "7", None, None, instant_text(at(3)), instant_text(at(4))),
+            ("messenger", "7", None, None, instant_text(at(1)), instant_text(at(9))),
+        ]
 
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:

@@ -38,7 +38,6 @@ READ_EVERYTHING = {
     "erase_interaction_events",
     "erase_payloads",
     "linked_pages",
-    "turn_own_messages",
     "journal",
     "checkpoints",
     "count_checkpoints",

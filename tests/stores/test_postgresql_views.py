@@ -14,7 +14,7 @@ from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 from stores.histories import contact_row
 
-SHOWN = {"contacts", "conversations", "contact_interaction_events", "runs"}
+SHOWN = {"pages", "contacts", "conversations", "contact_interaction_events", "runs"}
 OPEN_TO_ANYBODY = f"ALTER DEFAULT PRIVILEGES FOR ROLE {ROLE} IN SCHEMA public GRANT ALL ON TABLES TO PUBLIC"
 POLICY = """
 ALTER TABLE milepost.contacts ENABLE ROW LEVEL SECURITY;
@@ -178,6 +178,21 @@ async def test_a_name_that_somebody_else_has_is_refused_and_left_alone(empty: Da
     await opened(empty, views="")
 
     assert empty.sql(properties) == before
+
+
+async def test_a_name_that_was_free_before_and_is_taken_is_left_alone_with_a_warning(
+    empty: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installation that shows its views beside other tables starts after an upgrade, too."""
+    await opened(empty, views="")
+    empty.sql("CREATE TABLE public.pages (slug text)")
+    empty.sql("INSERT INTO public.pages VALUES ('about')")
+
+    await opened(empty)
+
+    assert empty.sql("SELECT * FROM public.pages") == [("about",)]
+    assert shown(empty) == SHOWN - {"pages"}
+    assert "view is not shown, its name is taken" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("columns", ["name", "*, 1 AS more"])

@@ -94,6 +94,28 @@ class TestAnOlderDatabase:
             await journal_reader.rebuild()
         assert projections(path) == before
 
+    def test_the_rows_of_before_have_their_pages(self, tmp_path: Path, more: Path) -> None:
+        path = tmp_path / "milepost.db"
+        newer = taken_away(more, since="0011")
+        migrate(path)
+        execute(
+            path,
+            f"""
+            INSERT INTO conversations (conversation_id, platform, page_id, updated_time, first_synced_at, synced_at)
+            VALUES ('t_1', 'messenger', '7', 'x', '{instant_text(at(1))}', '{instant_text(at(8))}'),
+                ('t_2', 'messenger', '7', 'x', '{instant_text(at(2))}', '{instant_text(at(9))}'),
+                ('t_3', 'instagram', '7', 'x', '{instant_text(at(3))}', '{instant_text(at(4))}');
+            """,
+        )
+        for each, script in newer.items():
+            each.write_text(script)
+        migrate(path)
+
+        assert rows_of(path, "SELECT * FROM pages ORDER BY platform") == [
+            ("instagram", "7", None, None, instant_text(at(3)), instant_text(at(4))),
+            ("messenger", "7", None, None, instant_text(at(1)), instant_text(at(9))),
+        ]
+
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
     """Delete the migrations from that one on, and return their texts."""
@@ -117,11 +139,11 @@ def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
 
 class TestANewerDatabase:
     async def test_a_newer_database_is_refused_with_the_names_of_unknown_migrations(self, path: Path) -> None:
-        execute(path, "INSERT INTO schema_migrations VALUES ('0099_from_the_future', '2099-01-01')")
+        execute(path, "INSERT INTO schema_migrations VALUES ('0900_from_the_future', '2099-01-01')")
 
         for opening in (open_sqlite(path), open_sqlite_reader(path), open_sqlite_reader(path, alone=True)):
             with pytest.raises(
-                StoreRefused, match="newer than this Milepost: its migrations include 0099_from_the_future"
+                StoreRefused, match="newer than this Milepost: its migrations include 0900_from_the_future"
             ):
                 async with opening:
                     pass
@@ -147,7 +169,7 @@ class TestAnInterruptedMigration:
     ) -> None:
         path = tmp_path / "milepost.db"
         before = shipped()
-        bad = more / "0010_bad.sql"
+        bad = more / "0900_bad.sql"
         bad.write_text("CREATE TABLE half (a TEXT); INSERT INTO half VALUES (1); CREATE TABLE half (b TEXT);")
 
         with pytest.raises(StoreRefused, match="half already exists"):
@@ -156,7 +178,7 @@ class TestAnInterruptedMigration:
         assert in_order(path) == sorted(before)
         assert rows_of(path, "SELECT * FROM sqlite_master WHERE name = 'half'") == []
         bad.write_text("CREATE TABLE half (a TEXT);")
-        assert migrate(path) == {"0010_bad"}
+        assert migrate(path) == {"0900_bad"}
         async with open_sqlite(path) as store:
             await live(store, STREAM, 3)
 

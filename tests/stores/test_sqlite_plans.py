@@ -23,7 +23,6 @@ READ_EVERYTHING = {
     "erase_payloads",
     "linked_pages",
     "contact_pages",
-    "turn_own_messages",
     "journal",
     "checkpoints",
     "count_checkpoints",

@@ -26,7 +26,7 @@ from milepost.core.events import (
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Committed, Store
 from milepost.stores.open import forget, open_store
-from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import PostgresDump, SqliteDump, StoreDump
 
 STREAMS = (Stream(Platform.MESSENGER, "1"), Stream(Platform.MESSENGER, "2"), Stream(Platform.INSTAGRAM, "1"))
@@ -36,8 +36,8 @@ DEAD_LETTERS = tuple(f"d_{number}" for number in range(12))
 
 EMPTY = """
     ALTER TABLE journal DISABLE TRIGGER USER;
-    TRUNCATE journal, checkpoints, runs, dead_letters, dead_letter_payloads, contacts, conversations,
-        contact_interaction_events, missed_conversations, forgotten, page_moves;
+    TRUNCATE journal, checkpoints, runs, dead_letters, dead_letter_payloads, pages, contacts,
+        conversations, contact_interaction_events, missed_conversations, forgotten, page_moves;
     ALTER TABLE journal ENABLE TRIGGER USER
 """
 
@@ -79,7 +79,8 @@ def rows(draw: st.DrawFn, of: Stream) -> Changes:
         for number in draw(st.sets(some, max_size=4))
     }
     contacts = tuple(contact_row(each, of=of, name=draw(st.none() | people)) for each in draw(st.sets(people)))
-    return Changes(tuple(conversations.values()), contacts, tuple(events.values()))
+    page = draw(st.none() | st.builds(page_row, of=st.just(of), name=st.none() | people, seen_at=instants))
+    return Changes(tuple(conversations.values()), contacts, tuple(events.values()), page=page)
 
 
 @st.composite
@@ -154,6 +155,7 @@ def tables_in(memory: MemoryStore) -> Tables:
         interaction_events=memory.interaction_events,
         dead_letters=memory.dead_letters,
         payloads=memory.payloads,
+        pages=memory.pages,
     )
 
 

@@ -36,7 +36,7 @@ def test_the_wheel_contains_every_module_and_statement(wheel: set[str]) -> None:
 
 def test_the_wheel_contains_the_parts_of_the_status_page(wheel: set[str]) -> None:
     page = ROOT / "daemon/milepost/service/page"
-    parts = [path for ending in ("html", "css", "js") for path in page.rglob(f"*.{ending}")]
+    parts = [path for ending in ("html", "css", "js", "md") for path in page.rglob(f"*.{ending}")]
     assert parts
     assert {str(path.relative_to(ROOT / "daemon")) for path in parts} <= wheel
 

@@ -42,6 +42,7 @@ from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.page.pages import pages
+from milepost.service.page.runbooks import runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.service.wrong_tokens import WrongTokens
@@ -203,6 +204,7 @@ async def _observers(
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:
     metrics = Metrics(live)
+    metrics.add_page_names(parts.registry.page_names)
     metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
     metrics.add_health(
         store_up=lambda: health.store_watch.outage is None,
@@ -264,7 +266,7 @@ async def serving(
                 *login(Sessions(token) if token else None, wrong_tokens, parts.clock.now),
             ]
         )
-        served = [*routes, *routes_of(operations), *pages(asks_for_token=bool(token))]
+        served = [*routes, *routes_of(operations), *pages(asks_for_token=bool(token)), *runbooks()]
         async with serve(http.host, http.port, served, token=token, wrong_tokens=wrong_tokens) as url:
             yield url
 

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from milepost import __version__
 from milepost.app.build import Parts
 from milepost.app.store_watch import StoreWatch
-from milepost.core.model import Stream
+from milepost.core.background import MAX_USAGE_RATIO
+from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
 from milepost.reporting.health import DaemonStatus, Issue, IssueKind, most_serious_first, status_line, why_unready
@@ -30,6 +31,8 @@ class Health:
         self._reloader = parts.reloader
         self._registry = parts.registry
         self._slots = parts.engine.slots
+        self._supervisor = parts.supervisor
+        self._rate_limits = parts.engine.rate_limits
         self._stalled = parts.supervisor.stalled
         self._now = parts.clock.now
         self._redact = redact
@@ -47,7 +50,9 @@ class Health:
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
         queued = {stream.key: since for stream, since in self.queued().items()}
-        return DaemonStatus(self._now(), __version__, self.issues(), queued, self.slowed_down())
+        return DaemonStatus(
+            self._now(), __version__, self.issues(), queued, self.slowed_down(), held_back=self.held_back()
+        )
 
     def issues(self) -> tuple[Issue, ...]:
         """Return what is wrong, the most serious first."""
@@ -64,6 +69,15 @@ class Health:
     def slowed_down(self) -> Mapping[str, str]:
         """Return the pages whose calls are far apart, by id, with how far and why."""
         return {page_id: _in_words(slowdown) for page_id, slowdown in self._registry.slowdowns().items()}
+
+    def held_back(self) -> Mapping[str, str]:
+        """Return the pages whose older messages wait for a budget, by id, with which."""
+        usages = {stream.page_id: self._rate_limits.usage(stream) for stream in self._supervisor.streams}
+        return {
+            page_id: f"older messages wait, because {_used(usage.ratio, usage.scope)}"
+            for page_id, usage in usages.items()
+            if usage is not None and usage.ratio > MAX_USAGE_RATIO
+        }
 
     def status_line(self, streams: str) -> str:
         """Return in one line what is wrong, and how the streams stand."""
@@ -110,4 +124,8 @@ def _in_words(slowdown: Slowdown) -> str:
 
 
 def _why(slowdown: Slowdown) -> str:
-    return f"{slowdown.ratio:.0%} of {limit_in_words(slowdown.scope)} was reported as used"
+    return _used(slowdown.ratio, slowdown.scope)
+
+
+def _used(ratio: float, scope: Scope) -> str:
+    return f"{ratio:.0%} of {limit_in_words(scope)} was reported as used"

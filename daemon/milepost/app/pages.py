@@ -102,7 +102,7 @@ class PageRegistry:
     def add(self, pages: Iterable[Page]) -> dict[Stream, Source]:
         """Register new pages, and new platforms of known ones; return the sources of their streams.
 
-        A stream whose page has another Instagram account than before gets a new source, too.
+        A stream whose page has another name or Instagram account than before gets a new source, too.
         """
         new: dict[Stream, Source] = {}
         for page in pages:
@@ -111,9 +111,8 @@ class PageRegistry:
             if known is None:
                 access = Access(page.access_token, RateLimiter(self._calls_per_second, self._app_budget))
                 known = self._pages[page.id] = _Registration(page.name, access, page.instagram_account_id)
-            known.name = page.name
-            is_same = known.instagram_account_id == page.instagram_account_id
-            known.instagram_account_id = page.instagram_account_id
+            is_same = (known.name, known.instagram_account_id) == (page.name, page.instagram_account_id)
+            known.name, known.instagram_account_id = page.name, page.instagram_account_id
             for stream in page.streams:
                 if stream not in known.streams:
                     known.streams.append(stream)
@@ -231,6 +230,6 @@ class PageRegistry:
 
     def _source(self, stream: Stream, page: _Registration) -> Source:
         gate = self._rate_limits.gate(stream)
-        inbox = FacebookInbox(self._client, stream, page.access, gate, page.instagram_account_id)
+        inbox = FacebookInbox(self._client, stream, page.access, gate, page.instagram_account_id, page.name)
         self._inboxes[stream] = inbox
         return inbox

@@ -33,6 +33,7 @@ def policy_of(settings: Settings) -> Policy:
     return Policy(
         batch_size=settings.sync.batch_size,
         messages_per_conversation=settings.sync.messages_per_conversation,
+        message_history_seconds=settings.sync.message_history_seconds,
         watermark_overlap_seconds=settings.sync.watermark_overlap_seconds,
         full_sweep_interval_seconds=settings.sync.full_sweep_interval_seconds,
         attempts=settings.retry.attempts,

@@ -42,7 +42,8 @@ def command(config: str | None, *, as_json: bool) -> None:
     batches, walk_started_at, reached_at, conversations, expected, walk_until), updated_at, last_success_at,
     last_full_sweep_at, watermark, written (conversations_inserted, conversations_updated, contacts,
     interaction_events), open_dead_letters, message_backlog (conversations with older messages that are still to be
-    read), next_run_at, run (the latest one), on_hold (since and by, where an operator paused it), token_is_valid and
+    read), message_history (left and total, of those whose histories are), next_run_at, run (the latest one), on_hold
+    (since and by, where an operator paused it), token_is_valid and
     token_expires_at. Fields that do not apply are null.
     """
     settings = load_settings(config)

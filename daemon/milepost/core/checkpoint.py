@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.events import NO_TALLY, Reason, Resolution, RunStatus, Stage, SweepCompleted, Tally
+from milepost.core.gaps import HistoryLeft
 from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
@@ -212,6 +213,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     futile_runs: int = 0
     open_dead_letters: int = 0
     backlog: int = 0  # open gaps: conversations with older messages that are still to be read
+    history: HistoryLeft | None = None  # of the backlog, what is history
     left_out_fields: tuple[str, ...] = ()  # of those that are requested
     given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between

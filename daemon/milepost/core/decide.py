@@ -22,7 +22,7 @@ from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.gaps import MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, Stretch
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow, Stretch
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -162,7 +162,7 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget)
         number = batches_read(checkpoint, budget) + result.tally.batches
         stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
-        return Record((*opening, *result.news, *result.events, stored), result.changes)
+        return Record((*opening, *result.news, *result.events, stored), self._with_page(result.changes))
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
@@ -188,7 +188,7 @@ class PendingBatch(Struct, frozen=True):
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
         closed = recovered(readable, self.detail, failures, known)
-        gaps = owed(stream, readable, found, known, self.context)
+        gaps = owed(stream, readable, found, known, self.context, self.checkpoint.watermark)
         return _BatchResult(changes, (*dead_letters, *closed, *gaps), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:
@@ -210,7 +210,14 @@ class PendingBatch(Struct, frozen=True):
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.events or result.news else ()
-        return Record((*opening, *result.news, *result.events, completed), changes)
+        return Record((*opening, *result.news, *result.events, completed), self._with_page(changes))
+
+    def _with_page(self, changes: Changes) -> Changes:
+        """Add the page that was read, if the source says what it is called."""
+        page, stream, now = self.batch.page, self.keys.stream, self.context.now
+        if page is None:
+            return changes
+        return replace(changes, page=PageRow(stream.platform, stream.page_id, page.name, page.username, now, now))
 
 
 class _BatchResult(Struct, frozen=True):

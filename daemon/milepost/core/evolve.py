@@ -1,6 +1,6 @@
 """The fold of the journal into checkpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -46,7 +46,7 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import Gap, GapEnding, GapEvent, HistoryLeft, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
@@ -159,7 +159,7 @@ def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> C
     run = checkpoint.run if checkpoint.run is not None and checkpoint.run.run_id == entry.run_id else None
     match event:
         case MessagesOwed(gaps=gaps):
-            return replace(checkpoint, backlog=checkpoint.backlog + len(gaps))
+            return _with_owed(checkpoint, [gap for gap in gaps if not gap.is_at_limit])
         case MessagesRead(stored=stored, dead_lettered=dead_lettered, ending=ending):
             checkpoint = replace(checkpoint, rate_limit=None)
             tally = Tally(interaction_events=stored, dead_lettered=dead_lettered)
@@ -167,12 +167,24 @@ def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> C
             tally = Tally(dead_lettered=int(ending is GapEnding.DEAD_LETTER))
         case unknown:
             assert_never(unknown)
-    return replace(
-        checkpoint,
-        backlog=checkpoint.backlog - (ending is not None),
-        run=_count(run, tally=tally) or checkpoint.run,
-        total=checkpoint.total + tally,
-    )
+    after = replace(checkpoint, run=_count(run, tally=tally) or checkpoint.run, total=checkpoint.total + tally)
+    return after if ending is None else _with_one_less(after, event.gap)
+
+
+def _with_owed(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Checkpoint:
+    """Count gaps that were opened, or opened again."""
+    histories = sum(gap.is_history for gap in gaps)
+    before = checkpoint.history or HistoryLeft(0, 0)
+    history = HistoryLeft(before.left + histories, before.total + histories) if histories else checkpoint.history
+    return replace(checkpoint, backlog=checkpoint.backlog + len(gaps), history=history)
+
+
+def _with_one_less(checkpoint: Checkpoint, gap: Gap) -> Checkpoint:
+    """Count a gap that was closed. When no history is left, the next one is the first of others."""
+    history = checkpoint.history
+    if gap.is_history and history is not None:
+        history = replace(history, left=history.left - 1) if history.left > 1 else None
+    return replace(checkpoint, backlog=checkpoint.backlog - 1, history=history)
 
 
 def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:

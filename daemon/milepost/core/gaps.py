@@ -1,7 +1,8 @@
 """Gaps: messages of a conversation that were not in the list that showed it, and so are owed; and their events.
 
 A list shows the newest messages of a conversation, 20 at most. If none of them is stored and there are older ones, then
-those between them and what is stored are owed, until they are read from the conversation itself.
+those between them and what is stored are owed, until they are read from the conversation itself. Of a conversation that
+is met for the first time nothing is stored: its history is owed, back to the limit of `sync.message_history`.
 """
 
 from datetime import datetime
@@ -22,6 +23,9 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     message, and `idle` counts the requests since that led no further. `limit` is how many to request at a time (0: as
     many as usual). A failed request is retried at `retry_at`, or in the next run; `attempts` and `resets` count
     failures and lost cursors in a row.
+
+    A history is owed back to `history_to`. One that was read that far owes nothing, and is kept all the same: with an
+    earlier limit, reading continues after its cursor.
     """
 
     gap_id: str
@@ -38,6 +42,17 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     attempts: int = 0
     resets: int = 0
     retry_at: datetime | None = None
+    history_to: datetime | None = None
+
+    @property
+    def is_history(self) -> bool:
+        """Whether these messages are older than all that was stored when the conversation was met."""
+        return self.history_to is not None
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether all of a history that is owed was read."""
+        return self.history_to is not None and self.reached_at <= self.history_to
 
 
 class GapEnding(StrEnum):
@@ -45,13 +60,17 @@ class GapEnding(StrEnum):
 
     CLOSED = "closed"  # a message was reached that was stored before
     THREAD_END = "thread_end"  # the oldest message of the conversation was read
+    HISTORY_LIMIT = "history_limit"  # what is older is not owed
     GONE = "gone"  # the conversation no longer exists
     FORGOTTEN = "forgotten"  # the person it is about was erased
     DEAD_LETTER = "dead_letter"  # it cannot be read: a dead letter keeps what is owed
 
 
 class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Conversations have more messages than came with the list: what is between those and the stored ones is owed."""
+    """Conversations have more messages than came with the list: what is between those and the stored ones is owed.
+
+    A history that is at its limit already owes nothing, and is on record for an earlier limit.
+    """
 
     gaps: tuple[Gap, ...]
 
@@ -82,19 +101,26 @@ class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 GapEvent = MessagesOwed | MessagesRead | MessagesFailed
 
 
+class HistoryLeft(Struct, frozen=True):
+    """Of `total` conversations whose histories were owed since none was, `left` are still to be read."""
+
+    left: int
+    total: int
+
+
 class GapAfter(Struct, frozen=True):
-    """A gap after an entry; it `is_open` if anything is still owed."""
+    """A gap after an entry; it `is_kept` if anything is still owed, or would be with an earlier limit."""
 
     gap: Gap
-    is_open: bool
+    is_kept: bool
 
 
 def gaps_after(event: object) -> tuple[GapAfter, ...]:
     """Return the gaps that an event is about, as they are after it."""
     match event:
         case MessagesOwed(gaps=gaps):
-            return tuple(GapAfter(gap, is_open=True) for gap in gaps)
+            return tuple(GapAfter(gap, is_kept=True) for gap in gaps)
         case MessagesRead(gap=gap, ending=ending) | MessagesFailed(gap=gap, ending=ending):
-            return (GapAfter(gap, is_open=ending is None),)
+            return (GapAfter(gap, is_kept=ending in {None, GapEnding.HISTORY_LIMIT}),)
         case _:
             return ()

@@ -133,7 +133,7 @@ class RunOf(Struct, frozen=True):
 
 
 class GapOf(Struct, frozen=True):
-    """An open gap of a stream."""
+    """A gap of a stream that is kept."""
 
     stream: Stream
     gap: Gap
@@ -176,7 +176,7 @@ def project(entries: Iterable[Entry], removed: Mapping[Stream, int]) -> Iterator
         elif dead_letter is not None:
             dead_letters[dead_letter.dead_letter_id] = dead_letter
         for each in gaps_after(entry.event):
-            if each.is_open:
+            if each.is_kept:
                 gaps[each.gap.gap_id] = GapOf(entry.stream, each.gap)
             else:
                 gaps.pop(each.gap.gap_id, None)

@@ -1,7 +1,8 @@
 """Reading what is owed: what older messages of a conversation, or the failure to read them, mean.
 
 Reading ends at a stored message that is older than the state that was stored before: newer ones may have been read
-since, beyond the end of another gap. If a cursor dies, reading begins at the head of the conversation.
+since, beyond the end of another gap. A history ends at its limit. If a cursor dies, reading begins at the head of the
+conversation.
 """
 
 from collections.abc import Iterable
@@ -183,9 +184,15 @@ def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tup
         resets=0 if is_new else gap.resets,
         retry_at=None,
     )
-    if any(each.event_id in known.interaction_events and each.occurred_at < gap.back_to for each in messages):
+    # No stored message ends a history: it may be its own, or one from beyond the end of a gap that was read since.
+    if not gap.is_history and any(
+        each.event_id in known.interaction_events and each.occurred_at < gap.back_to for each in messages
+    ):
         return after, GapEnding.CLOSED
-    return after, GapEnding.THREAD_END if page.next_cursor is None else None
+    if page.next_cursor is None:
+        return after, GapEnding.THREAD_END
+    is_at_limit = gap.history_to is not None and oldest <= gap.history_to
+    return after, GapEnding.HISTORY_LIMIT if is_at_limit else None
 
 
 # --- what a refusal means ---------------------------------------------------------------------------------------------

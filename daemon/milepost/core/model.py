@@ -183,16 +183,25 @@ class Unreadable(Struct, frozen=True):
     payload: str
 
 
+class Profile(Struct, frozen=True):
+    """What a page is called, and the user name of its Instagram account; None where that is unknown."""
+
+    name: str | None = None
+    username: str | None = None
+
+
 class Batch(Struct, frozen=True):
     """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
 
-    `own_id` is what its participants say about our own id; None if they say nothing.
+    `own_id` is what its participants say about our own id; None if they say nothing. `page` is whose inbox it is; None
+    if the source does not say.
     """
 
     conversations: tuple[Conversation, ...]
     next_cursor: str | None
     unreadable: tuple[Unreadable, ...] = ()
     own_id: OwnId | None = None
+    page: Profile | None = None
 
 
 class MessagePage(Struct, frozen=True):
@@ -204,6 +213,17 @@ class MessagePage(Struct, frozen=True):
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
+
+
+class PageRow(Struct, frozen=True):
+    """A row of `pages`, its columns in order. What is None leaves what is stored, and `first_seen_at` is kept."""
+
+    platform: str
+    page_id: str
+    name: str | None
+    username: str | None
+    first_seen_at: datetime
+    last_seen_at: datetime
 
 
 class ContactRow(Struct, frozen=True):
@@ -282,7 +302,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
 
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
-    `own_id` has turned out to be ours: no contact has it, and messages from it are ours.
+    `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
+    read, which alone makes no commit.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -295,6 +316,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     forgets_missed: bool = False
     moved: tuple[str, ...] = ()
     own_id: str | None = None
+    page: PageRow | None = None
 
 
 class Keys(Struct, frozen=True):

@@ -69,10 +69,15 @@ def walk_start(
 
 
 class Policy(Struct, frozen=True):
-    """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 means never."""
+    """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 means never.
+
+    `message_history_seconds` is how far back the messages of a conversation that is met for the first time are read:
+    infinite for all of them, 0 for none but those that come with the list.
+    """
 
     batch_size: int = 50
     messages_per_conversation: int = 20
+    message_history_seconds: float = 90 * 86400.0
     watermark_overlap_seconds: float = 600.0
     full_sweep_interval_seconds: float = 7 * 86400.0
     attempts: int = 3
@@ -146,6 +151,10 @@ class SettleRefusal(Struct, frozen=True):
     refused: Refused
 
 
+class ReadMessages(Struct, frozen=True):
+    """Read older messages before the next batch."""
+
+
 class RunCommands(Struct, frozen=True):
     """Execute the commands that wait in the stream's mailbox."""
 
@@ -156,9 +165,10 @@ class Interruptions(Struct, frozen=True):
     is_outdated: bool = False
     refused: Refused | None = None  # a request that was sent ahead
     has_commands: bool = False
+    are_messages_due: bool = False  # older ones, before the next batch
 
 
-Step = Reload | SettleRefusal | RunCommands | Action
+Step = Reload | SettleRefusal | RunCommands | ReadMessages | Action
 
 
 def next_step(
@@ -179,7 +189,8 @@ def next_step(
         return SettleRefusal(interruptions.refused)
     if interruptions.has_commands:
         return RunCommands()
-    return plan(checkpoint, now, budget, policy, held_until)
+    action = plan(checkpoint, now, budget, policy, held_until)
+    return ReadMessages() if interruptions.are_messages_due and isinstance(action, Fetch) else action
 
 
 def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:

@@ -218,7 +218,11 @@ class Store(Protocol):
         ...
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream, the newest first."""
+        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
+        ...
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
         ...
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:

@@ -1,18 +1,30 @@
-"""The backlog of one stream: messages that are owed are read after the run that has found them, or a later one."""
+"""The backlog of one stream: messages that are owed are read between the batches of a run, and after its sweep."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
+import structlog
 from msgspec.structs import replace
 
-from milepost.core.backlog import MAX_PARKED, ReadGap, next_gap, plan_backlog
+from milepost.core.background import (
+    MAX_PARKED,
+    MAX_USAGE_RATIO,
+    Demand,
+    HoldBack,
+    ReadGap,
+    next_gap,
+    plan_backlog,
+    reading_ends_at,
+    reads_between,
+)
+from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap
 from milepost.core.message_reading import decide_messages, forget_gap, request_of
 from milepost.core.plan import RunBudget, Wait
-from milepost.core.ports import Held, MessagesAnswered, MessagesOutcome, OpenGap, Refused, Source
+from milepost.core.ports import Held, MessagesAnswered, MessagesOutcome, OpenGap, Refused, Source, Usage
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
@@ -20,12 +32,14 @@ from milepost.engine.context import EngineContext
 from milepost.engine.mailbox import Mailbox
 from milepost.engine.stream_journal import StreamJournal
 
-MIN_READ_SECONDS = 30.0  # even after a run that used up its time, as every run of a long sweep does
+log = structlog.get_logger("milepost")
+
 GAPS_AHEAD = 10  # that are loaded beyond those that failed
+GAPS_REOPENED = 200  # at once
 
 
 class BacklogReader:
-    """Reads what is owed within one run's limits, after its sweep. The caller holds the stream's slot."""
+    """Reads what is owed within one run's limits. The caller holds the stream's slot."""
 
     def __init__(
         self,
@@ -42,27 +56,55 @@ class BacklogReader:
         self._commands = commands
         self._mailbox = mailbox
         self._budget = budget
-        self._deadline = Deadline(engine.clock, budget.deadline_at)
+        self._deadline = Deadline(engine.clock, reading_ends_at(budget))
+        self._requests = 0
+        self._has_turn = False
         self._tried: set[str] = set()
         self._failures_in_a_row = 0
         self._is_in_vain = False
+
+    def begin_turn(self) -> None:
+        """Note that a batch was requested: a request for older messages may follow."""
+        self._engine.call_shares.count_batch(self._stream_journal.stream)
+        self._has_turn = True
+
+    def is_due_between(self, checkpoint: Checkpoint) -> bool:
+        """Return whether older messages are to be read before the next batch of the run."""
+        if not self._has_turn or self._is_in_vain:
+            return False
+        return reads_between(checkpoint, self._budget, self._demand(), requests=self._requests)
+
+    async def read_between(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Make one request before the next batch, if anything that is owed can be read now."""
+        self._has_turn = False
+        match await self._next():
+            case OpenGap() as found:
+                return await self._read(checkpoint, found)
+            case _:
+                return checkpoint
 
     async def read_owed(self, checkpoint: Checkpoint) -> Checkpoint:
         """Read what is owed until nothing is, or the run's limits are reached. Returns the checkpoint after it.
 
         Commands that wait are executed between two calls.
         """
-        clock = self._engine.clock
-        least = Deadline(clock, clock.now() + timedelta(seconds=MIN_READ_SECONDS))
         try:
+            checkpoint = await self._reopen(checkpoint)
             while not self._is_in_vain:
                 self._mailbox.set_version(checkpoint.version)
-                after = await self._step(checkpoint, max(self._deadline.at, least.at))
+                after = await self._step(checkpoint, self._deadline.at)
                 if after is None:
                     break
                 checkpoint = after
         except VersionConflict:  # another process wrote to the stream: what is left is read after the next run
             return await self._stream_journal.load()
+        return checkpoint
+
+    async def _reopen(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Open the histories again that are owed further back than they were read."""
+        limit = earlier_limit(checkpoint, self._engine.clock.now(), self._budget, self._engine.policy)
+        while limit is not None and (gaps := await self._stream_journal.gaps_at_limit(limit, GAPS_REOPENED)):
+            checkpoint = await self._stream_journal.record(checkpoint, reopen(checkpoint, gaps, limit, self._budget))
         return checkpoint
 
     async def _step(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
@@ -74,24 +116,53 @@ class BacklogReader:
             stops_for = Reason.REMOVED
         budget = replace(self._budget, deadline_at=deadline_at, stops_for=stops_for)
         held_until = engine.rate_limits.held_until(self._stream_journal.stream)
-        match plan_backlog(checkpoint, engine.clock.now(), budget, held_until):
-            case ReadGap() | Wait() if self._mailbox.run_requested or self._mailbox.is_outdated:
+        now, demand = engine.clock.now(), self._demand()
+        match plan_backlog(checkpoint, now, budget, held_until, demand=demand, requests=self._requests):
+            case ReadGap() | Wait() if self._mailbox.is_outdated or (self._mailbox.run_requested and self._requests):
                 return None
             case ReadGap() | Wait() if self._mailbox.interrupt.is_set:
                 return await self._commands.run_commands(checkpoint)
             case ReadGap():
+                self._note_held_back(None)
                 return await self._read_next(checkpoint, deadline_at)
             case Wait(until=until):
                 return await self._wait(checkpoint, until)
+            case HoldBack(usage=usage):
+                self._note_held_back(usage)
+                return None
             case _:
                 return None
 
-    async def _read_next(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
+    def _note_held_back(self, usage: Usage | None) -> None:
+        """Log when older messages begin to wait for a budget, and when they no longer do."""
+        is_held_back = usage is not None
+        if not self._engine.call_shares.note_held_back(self._stream_journal.stream, is_held_back=is_held_back):
+            return
+        if usage is None:
+            log.info("older messages no longer held back")
+            return
+        log.info(
+            "older messages held back",
+            budget=usage.scope.value,
+            used=f"{usage.ratio:.0%}",
+            hint=f"nothing to do: they are read while no more than {MAX_USAGE_RATIO:.0%} of each budget is used",
+        )
+
+    def _demand(self) -> Demand:
+        engine, stream = self._engine, self._stream_journal.stream
+        return engine.call_shares.demand(stream, engine.rate_limits.usage(stream))
+
+    async def _next(self) -> OpenGap | Wait | None:
+        """Return what can be read now, or when something can be; None if nothing can in this run."""
         found = {each.gap.gap_id: each for each in await self._stream_journal.open_gaps(len(self._tried) + GAPS_AHEAD)}
         gaps = (each.gap for each in found.values())
-        match next_gap(gaps, self._tried, self._engine.clock.now(), self._engine.policy):
-            case Gap(gap_id=gap_id):
-                return await self._read(checkpoint, found[gap_id])
+        following = next_gap(gaps, self._tried, self._engine.clock.now(), self._engine.policy)
+        return found[following.gap_id] if isinstance(following, Gap) else following
+
+    async def _read_next(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
+        match await self._next():
+            case OpenGap() as found:
+                return await self._read(checkpoint, found)
             case Wait(until=until) if until < deadline_at:
                 return await self._wait(checkpoint, until)
             case _:
@@ -107,6 +178,8 @@ class BacklogReader:
             answer = await self._source.messages(request_of(gap))
         if isinstance(answer, Held):
             return checkpoint
+        self._requests += 1
+        self._engine.call_shares.count_messages(self._stream_journal.stream)
         self._note(gap, answer)
         return await self._stream_journal.settle(checkpoint, partial(decide_messages, checkpoint, gap, answer))
 

@@ -1,9 +1,10 @@
 """What all runs share."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from milepost.core.plan import Policy
 from milepost.core.ports import Clock, Store
+from milepost.engine.call_shares import CallShares
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
 from milepost.engine.rate_limits import RateLimits
@@ -20,3 +21,4 @@ class EngineContext(Struct, frozen=True, eq=False):
     policy: Policy
     rate_limits: RateLimits
     slots: Slots
+    call_shares: CallShares = field(default_factory=CallShares)

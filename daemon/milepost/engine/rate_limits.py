@@ -6,13 +6,15 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, RateLimit
-from milepost.core.model import Stream
+from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Clock, Usage
 from milepost.core.problems import Problem
 from milepost.core.rate_limits import by_page, has_begun, held_until, next_rate_limit
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import Anchor
 from milepost.engine.feed import Feed, UsageReported
+
+USAGE_SECONDS = 3600.0
 
 
 class RateLimits:
@@ -34,6 +36,7 @@ class RateLimits:
         self._recorded: dict[Stream, RateLimit] = {}
         self._met: dict[Stream, RateLimit] = {}
         self._anchor = Anchor(clock)
+        self._usages: dict[tuple[Scope, Stream | None], tuple[float, Usage]] = {}  # by what counts, and since when
 
     def observe(self, checkpoint: Checkpoint) -> None:
         """Take over the rate limit in a stream's checkpoint, or that there is none."""
@@ -71,6 +74,23 @@ class RateLimits:
             before = self._recorded.get(stream)
             self._met[stream] = next_rate_limit(before, problem, rule, now, floor_seconds=self.floor_seconds)
         return now
+
+    def observe_usage(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
+        """Take over how much of the budgets a response reports as used."""
+        for scope in {usage.scope for usage in usages}:
+            fullest = max((usage for usage in usages if usage.scope is scope), key=lambda usage: usage.ratio)
+            self._usages[scope, None if scope is Scope.APP else stream] = (self._clock.steady(), fullest)
+
+    def usage(self, stream: Stream) -> Usage | None:
+        """Return the fullest budget of a stream's page, and of the app, as the latest responses report them.
+
+        None if none did within the last hour, for which the platform counts calls (Meta, "Rate limits").
+        """
+        streams = (Stream(platform, stream.page_id) for platform in Platform)
+        keys = ((Scope.APP, None), *((Scope.PAGE, each) for each in streams))
+        reports = [report for key in keys if (report := self._usages.get(key)) is not None]
+        fresh = [usage for at, usage in reports if self._clock.steady() - at < USAGE_SECONDS]
+        return max(fresh, key=lambda usage: usage.ratio, default=None)
 
     def gate(self, stream: Stream) -> "StreamGate":
         """Return the gate that the stream's source checks before each call."""
@@ -110,4 +130,5 @@ class StreamGate:
     def used(self, usages: tuple[Usage, ...]) -> None:
         """Report the usage that a response's headers name."""
         if usages:
+            self._rate_limits.observe_usage(self._stream, usages)
             self._feed.publish(UsageReported(self._stream, usages))

@@ -15,6 +15,7 @@ from milepost.core.plan import (
     Fetch,
     Finish,
     Interruptions,
+    ReadMessages,
     Reload,
     RunBudget,
     RunCommands,
@@ -46,6 +47,8 @@ async def run_stream(
 ) -> Checkpoint:
     """Run the stream until its sweep is complete or the budget is used up, then redrive and read what is owed.
 
+    Some of what is owed is read between two batches.
+
     The caller holds the stream's slot. Commands are executed between batches; a stream that is dismissed ends its run.
     `own_run_id` is this process's previous run of the stream, if any. Returns the checkpoint after the run.
 
@@ -54,12 +57,15 @@ async def run_stream(
     stream_journal = StreamJournal(engine, stream, budget)
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     commands = CommandHandler(mailbox, redriver, stream_journal, budget)
+    backlog = BacklogReader(engine, source, stream_journal, commands, mailbox, budget)
     async with prefetching(source) as prefetch:
-        checkpoint = await _Run(engine, stream_journal, prefetch, commands, mailbox, budget).complete(own_run_id)
+        with engine.call_shares.sweeping(stream):
+            run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
+            checkpoint = await run.complete(own_run_id)
     if mailbox.is_dismissed:
         return checkpoint
     checkpoint = await redriver.redrive_due(checkpoint)
-    return await BacklogReader(engine, source, stream_journal, commands, mailbox, budget).read_owed(checkpoint)
+    return await backlog.read_owed(checkpoint)
 
 
 async def run_commands_only(
@@ -81,16 +87,17 @@ class _Run:
         prefetch: Prefetch,
         commands: CommandHandler,
         mailbox: Mailbox,
-        budget: RunBudget,
+        backlog: BacklogReader,
     ) -> None:
         self._engine = engine
         self._stream_journal = stream_journal
+        self._backlog = backlog
         self._stream = stream_journal.stream
         self._prefetch = prefetch
         self._commands = commands
         self._mailbox = mailbox
-        self._budget = budget
-        self._deadline = Deadline(engine.clock, budget.deadline_at)
+        self._budget = stream_journal.budget
+        self._deadline = Deadline(engine.clock, self._budget.deadline_at)
 
     async def complete(self, own_run_id: str | None) -> Checkpoint:
         """Take step after step until the run is over. Returns the checkpoint after it."""
@@ -100,24 +107,34 @@ class _Run:
             self._demand_ours(checkpoint, run_before)
             self._mailbox.set_version(checkpoint.version)
             try:
-                match self._next_step(checkpoint):
-                    case Fetch(request=request):
-                        checkpoint = await self._fetch(checkpoint, request)
-                    case SettleRefusal(refused=refused):
-                        checkpoint = await self._settle_ahead(checkpoint, self._prefetch.forget(), refused)
-                    case RunCommands():
-                        checkpoint = await self._commands.run_commands(checkpoint)
-                    case Reload():
-                        checkpoint = await self._reload(checkpoint)
-                    case Wait(until=until):
-                        checkpoint = await self._wait(checkpoint, until)
-                    case Finish(reason=reason) if ending := conclude(checkpoint, reason, self._budget):
-                        checkpoint = await self._stream_journal.record(checkpoint, ending)
-                    case Finish():
-                        break
+                after = await self._take(self._next_step(checkpoint), checkpoint)
             except VersionConflict:
-                checkpoint = await self._reload(checkpoint)
+                after = await self._reload(checkpoint)
+            if after is None:
+                break
+            checkpoint = after
         return checkpoint
+
+    async def _take(self, step: Step, checkpoint: Checkpoint) -> Checkpoint | None:
+        """Take a step. Returns the checkpoint after it; None if the run ends without having read anything."""
+        after: Checkpoint | None
+        match step:
+            case Fetch(request=request):
+                after = await self._fetch(checkpoint, request)
+            case SettleRefusal(refused=refused):
+                after = await self._settle_ahead(checkpoint, self._prefetch.forget(), refused)
+            case ReadMessages():
+                after = await self._backlog.read_between(checkpoint)
+            case RunCommands():
+                after = await self._commands.run_commands(checkpoint)
+            case Reload():
+                after = await self._reload(checkpoint)
+            case Wait(until=until):
+                after = await self._wait(checkpoint, until)
+            case Finish(reason=reason):
+                ending = conclude(checkpoint, reason, self._budget)
+                after = None if ending is None else await self._stream_journal.record(checkpoint, ending)
+        return after
 
     def _next_step(self, checkpoint: Checkpoint) -> Step:
         engine, mailbox, stops_for = self._engine, self._mailbox, self._budget.stops_for
@@ -127,7 +144,12 @@ class _Run:
             stops_for = Reason.REMOVED
         budget = replace(self._budget, deadline_at=self._deadline.at, stops_for=stops_for)
         held_until = engine.rate_limits.held_until(self._stream)
-        interruptions = Interruptions(mailbox.is_outdated, self._prefetch.refusal, mailbox.interrupt.is_set)
+        interruptions = Interruptions(
+            mailbox.is_outdated,
+            self._prefetch.refusal,
+            mailbox.interrupt.is_set,
+            are_messages_due=self._backlog.is_due_between(checkpoint),
+        )
         return next_step(checkpoint, engine.clock.now(), budget, engine.policy, held_until, interruptions)
 
     async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
@@ -135,6 +157,7 @@ class _Run:
         answer: Answered = Held()
         async with self._engine.stop.interruptible():
             answer = await self._prefetch.fetch(request)
+        self._backlog.begin_turn()
         if isinstance(answer, Refused) and wants_check(request, answer.problem):
             answer = await self._check_list(check_request(request, checkpoint), answer)
         if (suspect := to_read_alone(checkpoint, request, answer)) is not None:

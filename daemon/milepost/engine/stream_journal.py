@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
@@ -28,7 +29,7 @@ class StreamJournal:
         self._engine = engine
         self._store = engine.store
         self.stream = stream
-        self._budget = budget
+        self.budget = budget
         self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
@@ -53,13 +54,13 @@ class StreamJournal:
         refused: tuple[RefusedRow, ...] = ()
         while True:
             clock = self._engine.clock
-            context = Context(clock.now(), clock.random(), self._budget, self._engine.policy, refused)
+            context = Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused)
             pending = decide(context)
             known = await self._known(pending.keys)
             decision = pending.record(known)
             if isinstance(decision, BatchUnchanged):
                 return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
-            answer = await self._commit(checkpoint, decision, self._budget.run_id, fetch_seconds, known)
+            answer = await self._commit(checkpoint, decision, self.budget.run_id, fetch_seconds, known)
             if isinstance(answer, Checkpoint):
                 return answer
             if answer.rows and set(answer.rows) <= set(refused):
@@ -68,7 +69,7 @@ class StreamJournal:
 
     async def record(self, checkpoint: Checkpoint, record: Record, run_id: str | None = None) -> Checkpoint:
         """Commit events without rows and return the checkpoint after them. Raises as `settle` does."""
-        answer = await self._commit(checkpoint, record, run_id or self._budget.run_id)
+        answer = await self._commit(checkpoint, record, run_id or self.budget.run_id)
         if isinstance(answer, Rejected):
             raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
         return answer
@@ -79,8 +80,12 @@ class StreamJournal:
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream, now, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream, the newest first."""
+        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
         return await self._store_retry.call(lambda: self._store.open_gaps(self.stream, limit))
+
+    async def gaps_at_limit(self, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
+        return await self._store_retry.call(lambda: self._store.gaps_at_limit(self.stream, later_than, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from milepost.core.model import Batch, Conversation, Detail, MessagePage, Platform, Stream
+from milepost.core.model import Batch, Conversation, Detail, MessagePage, Platform, Profile, Stream
 from milepost.core.ports import (
     Answered,
     Fetched,
@@ -20,6 +20,7 @@ from milepost.core.ports import (
     Request,
 )
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.texts import storable
 from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_message_page, decode_messages, decode_thread
@@ -40,7 +41,10 @@ T = TypeVar("T")
 
 
 class FacebookInbox:
-    """The Source of one stream. An Instagram account id that is not given is fetched once."""
+    """The Source of one stream. An Instagram account id that is not given is fetched once.
+
+    `name` is what people call the page; without it, the page is called as in its threads.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class FacebookInbox:
         access: Access,
         gate: Gate,
         instagram_account_id: str | None = None,
+        name: str = "",
     ) -> None:
         self._stream = stream
         self._client = client
@@ -58,6 +63,7 @@ class FacebookInbox:
         self._calls = Calls(client, access, gate, stream.key)
         self._own_ids = OwnIds(filter(None, (stream.page_id, instagram_account_id)))
         self._calls.own_ids = self._own_ids.all
+        self._name = storable(name)[0]
         self._left_out: set[str] = set()  # fields that the API refuses by name
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
@@ -76,10 +82,15 @@ class FacebookInbox:
         if not isinstance(listed, Decoded):
             return listed
         left_out = tuple(sorted(self._left_out)) if request.detail is Detail.NESTED else None
-        fetched = Fetched(listed.value, listed.asked_at, listed.took_seconds, left_out)
+        batch = replace(listed.value, page=self._profile())
+        fetched = Fetched(batch, listed.asked_at, listed.took_seconds, left_out)
         if request.detail is Detail.SEPARATE and request.messages:
             return await self._add_messages(fetched, request.messages)
         return fetched
+
+    def _profile(self) -> Profile:
+        met = self._own_ids.profile
+        return Profile(self._name or met.name, met.username)
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Fetch one conversation, with up to `messages` of its messages, as a batch of one. Never raises, either."""

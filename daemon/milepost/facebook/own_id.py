@@ -7,7 +7,8 @@ certain: a customer is not in several threads with different people.
 
 from collections.abc import Iterable
 
-from milepost.core.model import OwnId, OwnIdState
+from milepost.core.model import OwnId, OwnIdState, Profile
+from milepost.core.texts import storable
 from milepost.facebook.wire import MAX_ID_CHARACTERS, People
 
 MIN_THREADS = 3  # with as many different people, before an id is taken as ours
@@ -26,6 +27,8 @@ class OwnIds:
         self._is_seen = False  # one that is expected has been among participants
         self._is_from_head = False  # the inbox has been read from its head
         self._evidence: dict[str, frozenset[str]] = {}  # the participants of the latest threads without us
+        self.profile = Profile()
+        """What our side is called in the threads: Messenger has a name for it, Instagram a user name."""
 
     @property
     def all(self) -> frozenset[str]:
@@ -51,6 +54,8 @@ class OwnIds:
         told: dict[str, frozenset[str]] = {}
         for thread_id, participants in threads:
             ids = {person.id for person in participants.data if person.id} if participants else set()
+            if not ids.isdisjoint(self.all):
+                self._meet(participants)
             if not self._expected.isdisjoint(ids) and self._taken not in ids:
                 return self._see_expected()
             if len(ids) > 1:
@@ -63,10 +68,22 @@ class OwnIds:
         is_all = is_end and self._is_from_head and not self._is_seen and bool(self._evidence)
         return OwnId(OwnIdState.UNKNOWN) if len(self._evidence) >= MIN_THREADS or is_all else None
 
+    def _meet(self, participants: People | None) -> None:
+        """Learn from a thread what we are called."""
+        for person in participants.data if participants else ():
+            if person.id in self.all:
+                self.profile = Profile(
+                    _name(person.name) or self.profile.name, _name(person.username) or self.profile.username
+                )
+
     def _see_expected(self) -> OwnId:
         self._is_seen, self._taken = True, None
         self._evidence.clear()
         return OwnId(OwnIdState.EXPECTED)
+
+
+def _name(text: str | None) -> str | None:
+    return storable(text)[0] if text else None
 
 
 def _common(threads: Iterable[frozenset[str]]) -> str | None:

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.reporting.advice import advice_on
+from milepost.reporting.backlog import describe_backlog
 from milepost.reporting.description import (
     Description,
     Level,
@@ -32,8 +33,6 @@ from milepost.reporting.description import (
 )
 from milepost.reporting.humanize import counted, lasting, on_one_line
 from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
-
-MAX_IDS = 10  # in the fields of a description
 
 
 class Ending(Struct, frozen=True):
@@ -95,7 +94,7 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
         case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
-            return _backlog(event, now)
+            return describe_backlog(event, now)
         case events.SweepCompleted() as event:
             return _sweep_completed(event, run, entry.stream)
         case events.RunEnded() as event:
@@ -276,53 +275,6 @@ def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:
 
 def _via(actor: str) -> str:
     return f" via {on_one_line(actor)}" if actor else ""
-
-
-# --- the backlog of messages ------------------------------------------------------------------------------------------
-
-GAP_ENDINGS = {
-    GapEnding.CLOSED: "all that was owed is stored",
-    GapEnding.THREAD_END: "its oldest message is stored",
-    GapEnding.GONE: "the conversation no longer exists",
-    GapEnding.FORGOTTEN: "the person it is about was erased",
-    GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
-}
-
-
-def _backlog(event: GapEvent, now: datetime) -> Description:
-    match event:
-        case MessagesOwed(gaps=gaps):
-            count = counted(len(gaps), "conversation")
-            sentence = (
-                f"{count} {'has' if len(gaps) == 1 else 'have'} more new messages than the list shows: they are owed"
-            )
-            ids = [gap.conversation_id for gap in gaps]
-            return Description("messages owed", sentence, fields={"conversations": ids[:MAX_IDS], "gaps": len(gaps)})
-        case MessagesRead(gap=gap, stored=stored, ending=ending):
-            then = "more are owed" if ending is None else GAP_ENDINGS[ending]
-            sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
-            counts = {"stored": stored, "stored_so_far": gap.stored}
-            return Description("messages read", sentence, _gap_level(ending), _gap_fields(gap, ending) | counts)
-        case MessagesFailed(gap=gap, problem=problem, ending=ending):
-            then = _next_reading(gap, now) if ending is None else GAP_ENDINGS[ending]
-            sentence = f"Older messages of a conversation could not be read; {then}: {on_one_line(problem)}"
-            fields = _gap_fields(gap, ending) | {"attempts": gap.attempts, "problem": str(problem)}
-            return Description("messages not read", sentence, Level.WARNING, fields)
-
-
-def _gap_level(ending: GapEnding | None) -> Level:
-    return Level.DEBUG if ending is None else Level.INFO
-
-
-def _gap_fields(gap: Gap, ending: GapEnding | None) -> dict[str, Any]:
-    fields = {"conversation": gap.conversation_id, "reached": gap.reached_at.isoformat()}
-    return fields if ending is None else fields | {"ending": ending.value}
-
-
-def _next_reading(gap: Gap, now: datetime) -> str:
-    if gap.retry_at is not None:
-        return f"next attempt at {clock(gap.retry_at, now)}"
-    return "the next run tries again" if gap.attempts else "it is tried again"
 
 
 # --- runs and streams -------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class DaemonStatus(Struct, frozen=True):
     """The daemon as a whole at the instant `at`, from its memory: it is known while the database is unavailable.
 
     `issues` are what is wrong with it, the most serious first. `queued` says by stream since when it has been waiting
-    for a slot, `slowed_down` by page how far apart its calls are, and why.
+    for a slot, `slowed_down` by page how far apart its calls are, and why, and `held_back` by page why older messages
+    wait.
     """
 
     at: datetime
@@ -57,6 +58,7 @@ class DaemonStatus(Struct, frozen=True):
     issues: tuple[Issue, ...]
     queued: Mapping[str, datetime]
     slowed_down: Mapping[str, str]
+    held_back: Mapping[str, str] = {}
 
 
 def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:

@@ -20,7 +20,8 @@ from milepost.core.problems import Problem
 from milepost.core.rate_limits import held_until, holder_of
 from milepost.core.retry import next_run_at
 from milepost.reporting.advice import advice_on
-from milepost.reporting.humanize import counted, on_one_line
+from milepost.reporting.backlog import backlog_in_words
+from milepost.reporting.humanize import on_one_line
 
 MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
 OPEN_DEAD_LETTERS = "what could not be read or written is kept as dead letters: `milepost dead-letters list` shows them"
@@ -72,6 +73,7 @@ class ConditionContext(Struct, frozen=True):
     store_outage: StoreOutage | None = None
     queued_since: datetime | None = None
     slowed_down: str | None = None
+    held_back: str | None = None
 
 
 class Wait(Struct, frozen=True):
@@ -263,8 +265,9 @@ def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     own_id = None if checkpoint.own_id is None else own_id_in_words(checkpoint.own_id)
     doubt = doubt_about(checkpoint)
     of_list = None if doubt is None else f"the list of conversations is not to be relied on: {doubt}"
-    of_request, of_backlog = _request_remark(checkpoint, context), _backlog_remark(checkpoint)
-    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog)
+    of_request, of_backlog = _request_remark(checkpoint, context), backlog_in_words(checkpoint)
+    held_back = context.held_back if of_backlog is not None else None
+    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog, held_back)
     return "; ".join(each for each in remarks if each is not None) or None
 
 
@@ -277,12 +280,6 @@ def _request_remark(checkpoint: Checkpoint, context: ConditionContext) -> str | 
     if checkpoint.left_out_fields:
         remarks.append(f"reads without {', '.join(checkpoint.left_out_fields)}, which the API refuses by name")
     return "; ".join(remarks) or None
-
-
-def _backlog_remark(checkpoint: Checkpoint) -> str | None:
-    if not checkpoint.backlog:
-        return None
-    return f"{counted(checkpoint.backlog, 'conversation')} with older messages that are still to be read"
 
 
 # --- words that other modules use, too --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import CommandDeferred
 from milepost.core.events import Reason, Resolution, RunStatus, Stage
+from milepost.core.gaps import HistoryLeft
 from milepost.core.model import Platform, Stream
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import Problem
@@ -200,7 +201,8 @@ class StreamStatus(Struct, frozen=True):
     names the streams). `page_name` is "" if it is unknown. `on_hold` is since when, and by whom, the stream is paused.
     `token_expires_at` is when its token, or the token's access to data, ends: null if it never does; like
     `token_is_valid`, null also as long as that is unknown. `message_backlog` counts conversations with older messages
-    that are still to be read.
+    that are still to be read; of these, `message_history` counts the ones whose histories are, and how many there were
+    since none was: null if none is.
     """
 
     stream: str
@@ -225,6 +227,7 @@ class StreamStatus(Struct, frozen=True):
     written: Written
     open_dead_letters: int
     message_backlog: int
+    message_history: HistoryLeft | None
     next_run_at: datetime | None
     run: RunView | None
     on_hold: OperatorPause | None
@@ -284,6 +287,7 @@ def as_of_daemon(context: ConditionContext, stream: Stream, daemon: DaemonStatus
         store_outage=outage_in(daemon.issues, daemon.at),
         queued_since=daemon.queued.get(stream.key),
         slowed_down=daemon.slowed_down.get(stream.page_id),
+        held_back=daemon.held_back.get(stream.page_id),
     )
 
 
@@ -319,6 +323,7 @@ def status_of(
         written=Written(total.inserted, total.updated, total.contacts, total.interaction_events),
         open_dead_letters=checkpoint.open_dead_letters,
         message_backlog=checkpoint.backlog,
+        message_history=checkpoint.history,
         next_run_at=now.next_run_at,
         run=None if run is None else run_view(stream, run),
         on_hold=checkpoint.operator_pause,

@@ -14,6 +14,7 @@ from milepost.settings.types import (
     FilePath,
     Flag,
     GraphId,
+    History,
     Number,
     OptionalAddress,
     OptionalGraphId,
@@ -135,6 +136,10 @@ class SyncSettings(Section):
     """The number of conversations requested at once."""
     messages_per_conversation: Whole = Field(20, ge=0, le=20)
     """How many of the newest messages come with each conversation; `0` copies contacts and conversations only."""
+    message_history_seconds: History = Field(90 * DAY, ge=0)
+    """How far back the messages of a conversation are read that is met for the first time: `none` but those that come
+    with it, `all`, or a duration. A longer one applies to what is stored after the next full sweep
+    (`milepost sync --full`)."""
     max_run_duration_seconds: Seconds = Field(270.0, ge=1, le=30 * DAY)
     """A run that lasts this long saves its position, and the next one continues."""
     max_batches_per_run: Whole = Field(500, ge=1, le=1_000_000)

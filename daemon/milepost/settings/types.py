@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Callable
+from math import inf
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,6 +38,17 @@ def format_duration(seconds: float) -> str:
         return "0"
     unit = next((unit for unit, size in _SECONDS.items() if seconds % size == 0), "ms")
     return f"{seconds / _SECONDS[unit]:g}{unit}"
+
+
+def parse_history(written: object) -> float:
+    """Return how far back histories are read, in seconds: `none` is 0, and `all` infinite. Raises as above."""
+    match written:
+        case "none":
+            return 0.0
+        case "all":
+            return inf
+        case _:
+            return parse_duration(written)
 
 
 # --- what is accepted -------------------------------------------------------------------------------------------------
@@ -162,6 +174,9 @@ Number = Annotated[float, BeforeValidator(as_if_written), Allowed("a number from
 Flag = Annotated[bool, BeforeValidator(as_if_written), Allowed("true or false")]
 Seconds = Annotated[
     float, BeforeValidator(parse_duration), Allowed("a duration from {low} to {high}, such as 90s", format_duration)
+]
+History = Annotated[
+    float, BeforeValidator(parse_history), Allowed("none, all, or a duration such as 90d", format_duration)
 ]
 Secret = Annotated[
     SecretStr,

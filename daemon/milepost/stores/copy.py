@@ -45,6 +45,7 @@ SOURCE = Table("source", ("place",))
 TABLES = (
     Table("forgotten", ("platform", "page_id", "kind", "id"), is_verbatim=True),
     JOURNAL,
+    Table("pages", ("platform", "page_id")),
     Table("contacts", ("platform", "page_id", "contact_id")),
     Table("conversations", ("conversation_id",)),
     Table("contact_interaction_events", ("event_id",)),

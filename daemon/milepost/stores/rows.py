@@ -9,10 +9,10 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap
-from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, Stream
-from milepost.core.ports import DueDeadLetter
+from milepost.core.gaps import Gap, GapAfter, gaps_after
+from milepost.core.journal import Codec, RunOf, instant_text, since_removal
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
+from milepost.core.ports import Commit, DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 
@@ -60,6 +60,24 @@ def _instant(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise StoreRefused(f"a stored row holds {text!r}, which is not a time", hint=RESTORE) from error
+
+
+def page_tuple(row: PageRow) -> tuple[Any, ...]:
+    """Return a page's columns."""
+    return (
+        row.platform,
+        row.page_id,
+        row.name,
+        row.username,
+        instant_text(row.first_seen_at),
+        instant_text(row.last_seen_at),
+    )
+
+
+def page_row(columns: tuple[Any, ...]) -> PageRow:
+    """Return the page of these columns."""
+    platform, page_id, name, username, first_seen_at, last_seen_at = columns
+    return PageRow(platform, page_id, name, username, _instant(first_seen_at), _instant(last_seen_at))
 
 
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
@@ -301,12 +319,26 @@ def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]
     return tuple(DueDeadLetter(dead_letter(columns[:-1]), columns[-1]) for columns in found)
 
 
+def gaps_of(commit: Commit) -> list[GapAfter]:
+    """Return the gaps that a commit is about, as they are after it."""
+    gaps: dict[str, GapAfter] = {}
+    for entry in since_removal(commit.entries):
+        gaps |= {each.gap.gap_id: each for each in gaps_after(entry.event)}
+    return list(gaps.values())
+
+
+def queue_of(gap: Gap) -> int:
+    """Return the queue that a gap is in: 0 between two sweeps, 1 history, 2 history that is at its limit."""
+    return gap.is_history + gap.is_at_limit
+
+
 def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
-    """Return the columns of an open gap: what people query, then the whole as JSON."""
+    """Return the columns of a gap that is kept: what people query, then the whole as JSON."""
     return (
         gap.gap_id,
         stream.key,
         gap.conversation_id,
+        queue_of(gap),
         instant_text(gap.owed_since),
         instant_text(gap.newest_at),
         instant_text(gap.reached_at),

@@ -414,6 +414,31 @@ def test_a_rate_limit_that_is_over_holds_no_other_stream() -> None:
     assert states(exposition)[OTHER.key] == "syncing"
 
 
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def infos(exposition: Exposition) -> list[dict[str, str]]:
+    return [
+        sample.labels
+        for family in families(exposition.expose())
+        for sample in family.samples
+        if sample.name == "milepost_stream_info"
+    ]
+
+
+def test_a_stream_has_the_name_of_its_page_and_what_it_is_called_later() -> None:
+    names = {STREAM.page_id: 'The "Bakery"'}
+    exposition = after(recorded(completed()), recorded(completed(), after=Checkpoint(OTHER)))
+    exposition.metrics.add_page_names(lambda: names)
+    bakery = {"stream": KEY, "platform": STREAM.platform.value, "page_id": STREAM.page_id}
+    other = {"stream": OTHER.key, "platform": "messenger", "page_id": "2", "page_name": "2"}
+    assert infos(exposition) == [bakery | {"page_name": 'The "Bakery"'}, other]
+    names[STREAM.page_id] = "Cakes"
+    assert infos(exposition) == [other, bakery | {"page_name": "Cakes"}]
+    exposition.follow(recorded(completed(), events.StreamRemoved("Ada")))
+    assert infos(exposition) == [other]
+
+
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +459,19 @@ def test_two_streams_of_a_page_share_its_budget_and_all_streams_the_apps() -> No
         usage_told(Usage(Scope.APP, "call_count", 1.2), stream=OTHER),
     )
     assert values(exposition, "rate_limit_usage_ratio", "scope") == {"page": 0.1, "app": 1.2}
+
+
+def test_each_stream_shows_the_fullest_budget_of_its_page() -> None:
+    exposition = after(
+        recorded(completed()),
+        recorded(completed(), after=Checkpoint(OTHER)),
+        usage_told(Usage(Scope.PAGE, "call_count", 0.4), Usage(Scope.PAGE, "total_time", 0.7)),
+        usage_told(Usage(Scope.APP, "call_count", 0.9)),
+    )
+    assert values(exposition, "stream_rate_limit_usage_ratio") == {"": 0.7}
+    assert f'milepost_stream_rate_limit_usage_ratio{{stream="{OTHER.key}"}}' not in exposition.expose().decode()
+    exposition.steady = USAGE_SECONDS
+    assert values(exposition, "stream_rate_limit_usage_ratio") == {}
 
 
 def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
@@ -526,11 +564,14 @@ def test_the_documentation_names_the_values_of_labels() -> None:
         assert f"`{remedy}`" in DOCUMENTATION, remedy
 
 
+INFOS = {"milepost_build_info", "milepost_stream_info"}
+
+
 def test_the_metrics_follow_the_conventions_of_prometheus() -> None:
     """They are those that `promtool check metrics` looks for."""
     for family in families(everything().expose()):
         assert family.documentation, family.name
-        assert not re.search(r"_(total|count|sum|bucket|info)$", family.name) or family.name == "milepost_build_info"
+        assert not re.search(r"_(total|count|sum|bucket|info)$", family.name) or family.name in INFOS
         assert not re.search(r"milliseconds|minutes|hours|[A-Z]|counter|gauge|histogram", family.name)
         if family.type == "histogram":
             assert family.name.endswith("_seconds")
@@ -560,6 +601,14 @@ def test_the_size_of_the_wal_is_exposed(tmp_path: Path) -> None:
     assert "milepost_store_wal_size_bytes 0.0\n" in exposition.expose().decode()
     (tmp_path / "milepost.db-wal").write_bytes(bytes(4_152))
     assert values(exposition, "store_wal_size_bytes") == {"": 4_152}
+
+
+def test_the_size_of_the_database_is_exposed(tmp_path: Path) -> None:
+    exposition = Exposition()
+    exposition.metrics.add_installation(lambda: 90.0, tmp_path / "milepost.db")
+    assert "milepost_store_size_bytes 0.0\n" in exposition.expose().decode()
+    (tmp_path / "milepost.db").write_bytes(bytes(8_192))
+    assert values(exposition, "store_size_bytes") == {"": 8_192}
 
 
 def test_a_disk_that_cannot_be_queried_hides_only_its_own_metrics(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -33,6 +33,11 @@ class Metrics:
         self._instruments = Instruments(self._registry)
         self._counters = Counters(self._instruments, steady)
         self._live = live
+        self._page_names: Callable[[], Mapping[str, str]] = dict
+
+    def add_page_names(self, page_names: Callable[[], Mapping[str, str]]) -> None:
+        """Name the streams after their pages: `page_names` returns the names by id, "" where one is unknown."""
+        self._page_names = page_names
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
         """Add the gauges of the installation: the sync interval, the clock, and what the database takes of its disk."""
@@ -74,8 +79,13 @@ class Metrics:
     def expose(self) -> bytes:
         """Return all metrics in the text format of Prometheus. May be called from another thread."""
         self._counters.set_usages()
+        page_names = self._page_names()
         for checkpoint, state in self._live.states():
-            _set_gauges(self._instruments.of_stream(checkpoint.stream.key), checkpoint, state)
+            stream = checkpoint.stream
+            series = self._instruments.of_stream(stream.key)
+            _set_gauges(series, checkpoint, state)
+            series.page_usage.set(self._counters.page_usage(stream.page_id))
+            self._instruments.name_stream(stream, page_names.get(stream.page_id) or stream.page_id)
         for stream in self._live.removed():
             self._instruments.drop_stream(stream.key)
         of_streams = "".join(family.write() for family in self._instruments.of_streams.all)
@@ -85,6 +95,7 @@ class Metrics:
 def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) -> None:
     series.dead_letters.set(checkpoint.open_dead_letters)
     series.message_backlog.set(checkpoint.backlog)
+    series.history_backlog.set(checkpoint.history.left if checkpoint.history is not None else 0)
     series.last_success.set(_timestamp(checkpoint.last_success_at))
     series.checkpoint.set(_timestamp(checkpoint.updated_at))
     token = checkpoint.token  # None: not checked yet
@@ -123,9 +134,10 @@ class _Discovery(Collector):
 
 
 class _Disk(Collector):
-    """Gauges of a database's WAL and its file system. There are none if those cannot be queried."""
+    """Gauges of a database's files and their file system. There are none if those cannot be queried."""
 
     def __init__(self, database: Path) -> None:
+        self._database = database
         self._folder = database.parent
         self._wal = database.with_name(f"{database.name}-wal")
 
@@ -133,9 +145,11 @@ class _Disk(Collector):
         """Yield the gauges. It blocks, and so must not run in the event loop."""
         try:
             usage = shutil.disk_usage(self._folder)
+            size_bytes = self._database.stat().st_size if self._database.exists() else 0
             wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
+        yield GaugeMetricFamily("milepost_store_size_bytes", "Size of the database file.", size_bytes)
         yield GaugeMetricFamily(
             "milepost_store_wal_size_bytes", "Size of the write-ahead log beside the database.", wal_bytes
         )

@@ -68,6 +68,12 @@ class Counters:
             else:
                 self._instruments.usage.remove(scope.value, kind)
 
+    def page_usage(self, page_id: str) -> float | None:
+        """Return the ratio of a page's fullest budget; None if none was reported within an hour."""
+        now = self._steady()
+        of_page = [ratios.get(page_id) for (scope, _), ratios in list(self._ratios.items()) if scope is not Scope.APP]
+        return max((ratio for ratio, at in filter(None, of_page) if now - at < USAGE_SECONDS), default=None)
+
     def _count(self, notice: Recorded) -> None:
         series = self._instruments.of_stream(notice.checkpoint.stream.key)
         for entry in notice.entries:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from milepost import __version__
 from milepost.core import doubts
 from milepost.core.events import TAGS, Reason, RunStatus, Stage
-from milepost.core.model import Scope
+from milepost.core.model import Scope, Stream
 from milepost.core.problems import ProblemKind
 from milepost.reporting.status import State
 from milepost.service.metrics.series import Family
@@ -77,6 +77,15 @@ class Instruments:
                 self._streams[key] = series
         return series
 
+    def name_stream(self, stream: Stream, page_name: str) -> None:
+        """Expose what the page of a stream is called, in place of what it was called before."""
+        series = self.of_stream(stream.key)
+        with self._creating:
+            if series.page_name != page_name:
+                self.of_streams.info.drop("stream", stream.key)
+                self.of_streams.info.add(stream.key, stream.platform.value, stream.page_id, page_name, value=1.0)
+                series.page_name = page_name
+
     def drop_stream(self, key: str) -> None:
         """Remove the series of a stream."""
         with self._creating:
@@ -110,6 +119,9 @@ class StreamFamilies:
         self.message_backlog = family(
             "gauge", "message_backlog", "Conversations with older messages that are still to be read."
         )
+        self.history_backlog = family(
+            "gauge", "message_history_backlog", "Of these, conversations whose histories are still to be read."
+        )
         self.last_success = family(
             "gauge", "last_success_timestamp_seconds", "Time of the last completed sweep; 0 is never."
         )
@@ -122,6 +134,12 @@ class StreamFamilies:
         self.token_valid = family("gauge", "token_valid", "1 if the token is valid, 0 if it is not.")
         self.own_id_unknown = family(
             "gauge", "own_id_unknown", "1 if our own id is in no thread and which participant is us cannot be told."
+        )
+        self.info = family(
+            "gauge", "stream_info", "1, with what the stream's page is called.", "platform", "page_id", "page_name"
+        )
+        self.page_usage = family(
+            "gauge", "stream_rate_limit_usage_ratio", "Used share of the page's fullest budget; 1 is all of it."
         )
         self.states = family("gauge", "stream_state", "1 for the current state of the stream.", "state")
         self.stopped = family(
@@ -148,11 +166,14 @@ class StreamSeries:
         self.replaced_characters = every.replaced_characters.add(stream)
         self.dead_letters = every.dead_letters.add(stream)
         self.message_backlog = every.message_backlog.add(stream)
+        self.history_backlog = every.history_backlog.add(stream)
         self.last_success = every.last_success.add(stream)
         self.checkpoint = every.checkpoint.add(stream)
         self.token_expiry = every.token_expiry.add(stream, value=None)
         self.token_valid = every.token_valid.add(stream, value=None)
         self.own_id_unknown = every.own_id_unknown.add(stream)
+        self.page_name: str | None = None  # of the series of `stream_info`, once there is one
+        self.page_usage = every.page_usage.add(stream, value=None)
         self.states = {state: every.states.add(stream, state.value) for state in State}
         self.stopped = {reason: every.stopped.add(stream, reason.value) for reason in STOPS}
         self.in_doubt = {kind: every.in_doubt.add(stream, kind.value) for kind in DOUBTS}

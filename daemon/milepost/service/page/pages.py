@@ -86,7 +86,7 @@ def _document(name: str, styles: Iterable[str], scripts: Iterable[str], words: M
     for key, value in (*words.items(), ("style", style), ("script", script)):
         html = html.replace(f"{{{{{key}}}}}", value)
     body = html.encode()
-    policy = POLICY.format(script=_digest(script), style=_digest(style))
+    policy = POLICY.format(script=digest(script), style=digest(style))
     return Document(body, policy, hashlib.sha256(body).hexdigest()[:32])
 
 
@@ -94,5 +94,6 @@ def _joined(names: Iterable[str], suffix: str) -> str:
     return "\n".join((FILES / f"{name}.{suffix}").read_text(encoding="utf-8") for name in names)
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """Return the digest by which a policy admits a style or a script."""
     return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

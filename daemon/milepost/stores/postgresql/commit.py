@@ -15,7 +15,6 @@ from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
-from milepost.core.gaps import gaps_after
 from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
@@ -154,6 +153,8 @@ class PostgresqlWriter(PostgresqlSession):
         if changes.own_id is not None:
             for statement in OWN:
                 await self.execute(statement, stream_parameters(each.stream) | {"own_id": changes.own_id})
+        if changes.page is not None:
+            await self.execute("upsert_page", _storable(rows.page_tuple(changes.page)))
         if changes.conversations:
             latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
             await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})
@@ -226,13 +227,12 @@ class PostgresqlWriter(PostgresqlSession):
                 await self.execute("delete_payload", (dead_letter.dead_letter_id,))
 
     async def _write_gaps(self, commit: Commit) -> None:
-        """Bring the backlog up to the entries."""
-        for entry in since_removal(commit.entries):
-            for each in gaps_after(entry.event):
-                if each.is_open:
-                    await self.execute("upsert_gap", _storable(rows.gap_tuple(entry.stream, each.gap)))
-                else:
-                    await self.execute("delete_gap", (each.gap.gap_id,))
+        """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
+        for each in rows.gaps_of(commit):
+            if each.is_kept:
+                await self.execute("upsert_gap", _storable(rows.gap_tuple(commit.checkpoint.stream, each.gap)))
+            else:
+                await self.execute("delete_gap", (each.gap.gap_id,))
 
     async def _write_events(self, changes: Changes, chunk_size: int) -> None:
         events = changes.interaction_events

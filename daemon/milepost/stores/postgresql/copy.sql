@@ -4,6 +4,7 @@
 -- name: counts
 SELECT 'forgotten', count(*) FROM forgotten
 UNION ALL SELECT 'journal', count(*) FROM journal
+UNION ALL SELECT 'pages', count(*) FROM pages
 UNION ALL SELECT 'contacts', count(*) FROM contacts
 UNION ALL SELECT 'conversations', count(*) FROM conversations
 UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
@@ -22,6 +23,11 @@ ORDER BY platform, page_id, kind, id;
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 ORDER BY seq;
+
+-- name: read_pages
+SELECT platform, page_id, name, username, instant_text(first_seen_at), instant_text(last_seen_at)
+FROM pages
+ORDER BY platform, page_id;
 
 -- name: read_contacts
 SELECT
@@ -73,6 +79,9 @@ COPY forgotten (platform, page_id, kind, id) FROM STDIN;
 -- name: add_journal
 COPY journal (seq, stream, version, run_id, recorded_at, type, data, hash) FROM STDIN;
 
+-- name: add_pages
+COPY pages (platform, page_id, name, username, first_seen_at, last_seen_at) FROM STDIN;
+
 -- name: add_contacts
 COPY contacts (
     platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
@@ -120,8 +129,9 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 -- name: hide_target
 -- Who opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
-    forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
-    dead_letter_payloads, missed_conversations, page_moves, message_backlog, webhook_events, source,
+    forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
+    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
+    webhook_events, source,
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
@@ -129,7 +139,8 @@ IN ACCESS EXCLUSIVE MODE;
 -- What a copy of Milepost's first versions left unfinished, and its mark, or the source that a start recorded.
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
-    forgotten, journal, checkpoints, runs, dead_letters, contacts, conversations, contact_interaction_events,
-    dead_letter_payloads, missed_conversations, page_moves, message_backlog, webhook_events, source,
+    forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
+    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
+    webhook_events, source,
     unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;

@@ -45,6 +45,14 @@ RETURNING seq;
 -- name: announce
 SELECT pg_notify(%(channel)s, '');
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 SELECT
@@ -163,10 +171,11 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 
 -- name: upsert_gap
 INSERT INTO message_backlog (
-    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (gap_id) DO UPDATE SET
+    queue = excluded.queue,
     owed_since = excluded.owed_since,
     newest_at = excluded.newest_at,
     reached_at = excluded.reached_at,
@@ -624,7 +633,7 @@ ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %s;
 
 -- name: open_gaps
--- The newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
 SELECT
     state::text,
     EXISTS (
@@ -632,8 +641,16 @@ SELECT
         WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation' AND id = conversation_id
     )
 FROM message_backlog
-WHERE stream = %(stream)s
-ORDER BY newest_at DESC, gap_id DESC
+WHERE stream = %(stream)s AND queue < 2
+ORDER BY queue, newest_at DESC, gap_id DESC
+LIMIT %(limit)s;
+
+-- name: gaps_at_limit
+-- Histories that were read back to a limit, but not to an earlier one.
+SELECT state::text
+FROM message_backlog
+WHERE stream = %(stream)s AND queue = 2 AND reached_at > %(newer_than)s
+ORDER BY reached_at DESC
 LIMIT %(limit)s;
 
 -- name: dead_letters_with_payloads
@@ -848,8 +865,8 @@ WHERE dead_letter_id = ANY (%s::text[]);
 
 -- name: stored_gaps
 SELECT
-    gap_id, stream, conversation_id, instant_text(owed_since), instant_text(newest_at), instant_text(reached_at), stored,
-    attempts, instant_text(retry_at), state::text
+    gap_id, stream, conversation_id, queue, instant_text(owed_since), instant_text(newest_at),
+    instant_text(reached_at), stored, attempts, instant_text(retry_at), state::text
 FROM message_backlog
 WHERE gap_id = ANY (%s::text[]);
 
@@ -1003,6 +1020,9 @@ DELETE FROM missed_conversations WHERE stream = %(stream)s;
 
 -- name: remove_stream_webhook_events
 DELETE FROM webhook_events WHERE stream = %(stream)s;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = %(platform)s AND page_id = %(page_id)s;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s;

@@ -15,8 +15,9 @@ from milepost.stores.postgresql.rights import make_private
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-SHOWN = ("contacts", "conversations", "contact_interaction_events", "runs")
+SHOWN = ("pages", "contacts", "conversations", "contact_interaction_events", "runs")
 SHOWN_BEFORE = ("checkpoints", "dead_letters")  # by earlier versions
+ONLY_IF_FREE = {"pages"}  # shown since 0.2: a name that an installation may have given away before
 DEFAULT_SCHEMA = "public"  # the only one in earlier versions
 
 # What has such a name, whether it is ours, and whether it reads with the privileges of whoever queries it.
@@ -44,7 +45,8 @@ WHERE relnamespace = to_regnamespace(%(view_schema)s) AND relname = ANY (%(names
 async def show_views(connection: Connection, dsn: Dsn) -> None:
     """Create the views in the schema `store.views`, and drop those of ours that are not wanted there or in `public`.
 
-    The caller begins the transaction and ends it. Raises StoreRefused if something else has such a name.
+    The caller begins the transaction and ends it. Raises StoreRefused if something else has such a name, unless earlier
+    versions left that name free.
     """
     for schema in {dsn.views, DEFAULT_SCHEMA} - {"", dsn.schema}:
         parameters = {"schema": dsn.schema, "view_schema": schema, "names": [*SHOWN, *SHOWN_BEFORE]}
@@ -56,6 +58,11 @@ async def show_views(connection: Connection, dsn: Dsn) -> None:
                 await _drop(connection, schema, name)
         for name in shown:
             is_ours, is_safe = there.get(name, (True, False))
+            if not is_ours and name in ONLY_IF_FREE:
+                log = structlog.get_logger("milepost")
+                hint = f"read {dsn.schema}.{name}; or rename what has its name, and restart"
+                log.warning("view is not shown, its name is taken", view=f"{schema}.{name}", hint=hint)
+                continue
             if not is_ours:
                 raise StoreRefused(
                     f"{schema}.{name} in {dsn.name} is not Milepost's, and so cannot be shown as a view",

@@ -6,7 +6,6 @@ from functools import partial
 from time import perf_counter
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.gaps import gaps_after
 from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
@@ -39,6 +38,8 @@ class SqliteWriter(SqliteSession):
         if changes.own_id is not None:
             for statement in OWN:
                 self.ask(statement, stream_parameters(stream) | {"own_id": changes.own_id})
+        if changes.page is not None:
+            self.ask("upsert_page", rows.page_tuple(changes.page))
         self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
         self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
         self._write_notes(stream, changes)
@@ -136,13 +137,11 @@ class SqliteWriter(SqliteSession):
         self._write_all("delete_payload", closed)
 
     def _write_gaps(self, commit: Commit) -> None:
-        """Bring the backlog up to the entries."""
-        for entry in since_removal(commit.entries):
-            for each in gaps_after(entry.event):
-                if each.is_open:
-                    self.ask("upsert_gap", rows.gap_tuple(entry.stream, each.gap))
-                else:
-                    self.ask("delete_gap", (each.gap.gap_id,))
+        """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
+        gaps = rows.gaps_of(commit)
+        kept = (rows.gap_tuple(commit.checkpoint.stream, each.gap) for each in gaps if each.is_kept)
+        self._write_all("upsert_gap", kept)
+        self._write_all("delete_gap", ((each.gap.gap_id,) for each in gaps if not each.is_kept))
 
     def refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         """Return the rows at fault, found by trying each alone, outside a transaction. Nothing is stored."""

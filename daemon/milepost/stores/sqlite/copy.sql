@@ -4,6 +4,7 @@
 -- name: counts
 SELECT 'forgotten', count(*) FROM forgotten
 UNION ALL SELECT 'journal', count(*) FROM journal
+UNION ALL SELECT 'pages', count(*) FROM pages
 UNION ALL SELECT 'contacts', count(*) FROM contacts
 UNION ALL SELECT 'conversations', count(*) FROM conversations
 UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
@@ -20,6 +21,11 @@ ORDER BY platform, page_id, kind, id;
 
 -- name: read_journal
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
+
+-- name: read_pages
+SELECT platform, page_id, name, username, first_seen_at, last_seen_at
+FROM pages
+ORDER BY platform, page_id;
 
 -- name: read_contacts
 SELECT platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
@@ -64,6 +70,9 @@ INSERT INTO forgotten (platform, page_id, kind, id) VALUES (?, ?, ?, ?);
 
 -- name: add_journal
 INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_pages
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: add_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
 from milepost.core.ports import DueDeadLetter, OpenGap
@@ -255,9 +256,15 @@ class SqliteSession:
         return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream.key, "limit": limit, **times}))
 
     def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps, the newest first."""
+        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         found = self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
+
+    def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
+        parameters = {"stream": stream.key, "newer_than": instant_text(later_than), "limit": limit}
+        found = self.ask("gaps_at_limit", parameters)
+        return tuple(rows.gap(state) for (state,) in found)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""

@@ -4,6 +4,14 @@
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
 
+-- name: upsert_page
+INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (platform, page_id) DO UPDATE SET
+    name = coalesce(excluded.name, pages.name),
+    username = coalesce(excluded.username, pages.username),
+    last_seen_at = excluded.last_seen_at;
+
 -- name: upsert_contacts
 INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -102,10 +110,11 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 
 -- name: upsert_gap
 INSERT INTO message_backlog (
-    gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (gap_id) DO UPDATE SET
+    queue = excluded.queue,
     owed_since = excluded.owed_since,
     newest_at = excluded.newest_at,
     reached_at = excluded.reached_at,
@@ -432,7 +441,7 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: open_gaps
--- The newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
 SELECT
     state,
     EXISTS (
@@ -440,8 +449,16 @@ SELECT
         WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation' AND id = conversation_id
     )
 FROM message_backlog
-WHERE stream = :stream
-ORDER BY newest_at DESC, gap_id DESC
+WHERE stream = :stream AND queue < 2
+ORDER BY queue, newest_at DESC, gap_id DESC
+LIMIT :limit;
+
+-- name: gaps_at_limit
+-- Histories that were read back to a limit, but not to an earlier one.
+SELECT state
+FROM message_backlog
+WHERE stream = :stream AND queue = 2 AND reached_at > :newer_than
+ORDER BY reached_at DESC
 LIMIT :limit;
 
 -- name: dead_letters_with_payloads
@@ -627,7 +644,7 @@ FROM dead_letters
 WHERE dead_letter_id IN (SELECT value FROM json_each(?));
 
 -- name: stored_gaps
-SELECT gap_id, stream, conversation_id, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
+SELECT gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 FROM message_backlog
 WHERE gap_id IN (SELECT value FROM json_each(?));
 
@@ -771,6 +788,9 @@ DELETE FROM missed_conversations WHERE stream = :stream;
 
 -- name: remove_stream_webhook_events
 DELETE FROM webhook_events WHERE stream = :stream;
+
+-- name: remove_stream_page
+DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;
 
 -- name: remove_stream_contacts
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id;

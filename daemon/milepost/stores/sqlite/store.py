@@ -17,6 +17,7 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
+from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
@@ -126,8 +127,12 @@ class SqliteStore:
         return await self._run(lambda session: session.due_dead_letters(stream, now, limit))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps, the newest first."""
+        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         return await self._run(lambda session: session.open_gaps(stream, limit))
+
+    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
+        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
+        return await self._run(lambda session: session.gaps_at_limit(stream, later_than, limit))
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""

@@ -87,7 +87,12 @@ function factsOf(stream) {
   const facts = [["Last success", ago(success), dated(success)]];
   if (stream.on_hold === null && next !== null) facts.push(["Next run", ahead(next), dated(next)]);
   if (deadLetters > 0) facts.push(["Dead letters", deadLetters.toLocaleString("en"), "", "warning"]);
-  if (backlog > 0) facts.push(["Older messages", `of ${counted(backlog, "conversation")}`]);
+  const history = stream.message_history ?? { left: 0, total: 0 };
+  if (backlog > history.left) facts.push(["Older messages", `of ${counted(backlog - history.left, "conversation")}`]);
+  if (history.left > 0) {
+    const [left, total] = [history.left, history.total].map((count) => count.toLocaleString("en"));
+    facts.push(["History", `${left} of ${total} to read`, `${left} of ${total} conversations still to read`]);
+  }
   return [...facts, ...tokenFacts(stream)];
 }
 

@@ -1,0 +1,159 @@
+"""When older messages are read: in the background of the sweeps, with what these leave of the page's calls."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.events import NO_TALLY, Reason, RunStatus
+from milepost.core.gaps import Gap
+from milepost.core.message_reading import is_parked
+from milepost.core.plan import Finish, Policy, RunBudget, Wait
+from milepost.core.ports import Usage
+from milepost.core.position import Phase
+from milepost.core.retry import JITTER
+
+COMPLETE = (RunStatus.COMPLETE, RunStatus.COMPLETE_WITH_ERRORS)
+MAX_PARKED = 3  # gaps that fail in a run, before it is assumed that all would
+MAX_USAGE_RATIO = 0.6  # of any budget of the page: the rest is for sweeps, and for others who make calls for it
+SHARE_WAIT_SECONDS = 1.0
+
+
+class Demand(Struct, frozen=True):
+    """What else the calls of the page are for: other calls that its budgets count, and the sweeps of its streams.
+
+    `usage` is the fullest of the budgets, as far as it is known. Since a sweep of the page began, `batches` requests
+    for lists were made, and `messages` for messages. `is_swept` if another stream of the page is being swept.
+    """
+
+    usage: Usage | None = None
+    batches: int = 0
+    messages: int = 0
+    is_swept: bool = False
+
+    @property
+    def leaves_share(self) -> bool:
+        """Whether the next call may be for messages: these get half of the calls while a sweep wants them, too."""
+        return self.messages < self.batches
+
+    @property
+    def leaves_budget(self) -> bool:
+        """Whether the budgets leave room for calls that can wait."""
+        return self.usage is None or self.usage.ratio <= MAX_USAGE_RATIO
+
+
+NO_DEMAND = Demand()
+
+
+class ReadGap(Struct, frozen=True):
+    """Read the next gap that is due."""
+
+
+class HoldBack(Struct, frozen=True):
+    """Leave the backlog to a later run: too much of this budget is used."""
+
+    usage: Usage
+
+
+def reading_ends_at(budget: RunBudget) -> datetime:
+    """Return when a run has to be done with older messages: at its own end, or earlier where a sweep is due by then."""
+    if not budget.interval_seconds:
+        return budget.deadline_at
+    earliest_seconds = budget.interval_seconds * (1 - JITTER)
+    return min(budget.deadline_at, budget.started_at + timedelta(seconds=earliest_seconds))
+
+
+def plan_backlog(
+    checkpoint: Checkpoint,
+    now: datetime,
+    budget: RunBudget,
+    held_until: datetime | None = None,
+    demand: Demand = NO_DEMAND,
+    requests: int = 0,
+) -> ReadGap | HoldBack | Wait | Finish | None:
+    """Return what to do about the backlog after a run, which has made so many `requests` for older messages.
+
+    None if there is nothing to do, or nothing can be done: a run that failed, was stopped, or met a rate limit that
+    lasts shows that calls are in vain for now. What has to wait for longer than the run is left to the next.
+    """
+    if not checkpoint.backlog or not _may_read(checkpoint, budget):
+        return None
+    if ending := _ending(checkpoint, now, budget, demand, requests):
+        return ending
+    wait_until, reason = held_until or now, Reason.RATE_LIMIT
+    if demand.is_swept and not demand.leaves_share:
+        wait_until, reason = max(wait_until, now + timedelta(seconds=SHARE_WAIT_SECONDS)), Reason.TIME_LIMIT
+    if wait_until <= now:
+        return ReadGap()
+    return Finish(reason) if wait_until >= budget.deadline_at else Wait(wait_until)
+
+
+def _ending(
+    checkpoint: Checkpoint, now: datetime, budget: RunBudget, demand: Demand, requests: int
+) -> HoldBack | Finish | None:
+    """Return why a run reads no further.
+
+    Even one that used up its time makes a request, or what is owed would never be read. One whose sweep is not complete
+    is followed by the next at once.
+    """
+    if budget.stops_for is not None:
+        return Finish(budget.stops_for)
+    if requests >= budget.max_batches:
+        return Finish(Reason.BATCH_LIMIT)
+    if requests and now >= budget.deadline_at:
+        return Finish(Reason.TIME_LIMIT)
+    if checkpoint.sweep is not None and not demand.leaves_share:
+        return Finish(Reason.TIME_LIMIT)
+    return HoldBack(demand.usage) if demand.usage is not None and not demand.leaves_budget else None
+
+
+def _may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
+    run = checkpoint.run
+    if run is None or run.run_id != budget.run_id or checkpoint.failure_streak or checkpoint.operator_pause:
+        return False
+    return run.status in COMPLETE or run.reason in {
+        Reason.TIME_LIMIT,
+        Reason.BATCH_LIMIT,
+    }
+
+
+def reads_between(checkpoint: Checkpoint, budget: RunBudget, demand: Demand, *, requests: int) -> bool:
+    """Return whether a run that is about to request its next batch requests older messages before.
+
+    It does so only while all goes well, and after what is new at the head of the inbox.
+    """
+    run, sweep = checkpoint.run, checkpoint.sweep
+    has_begun = checkpoint.unrecorded != NO_TALLY or (run is not None and run.run_id == budget.run_id)
+    reduced = checkpoint.reduced_request
+    is_in_trouble = checkpoint.retry or checkpoint.failure_streak or (reduced is not None and not reduced.good)
+    return (
+        checkpoint.backlog > 0
+        and sweep is not None
+        and sweep.position.phase is not Phase.HEAD
+        and has_begun
+        and not is_in_trouble
+        and requests < budget.max_batches
+        and demand.leaves_share
+        and demand.leaves_budget
+    )
+
+
+def next_gap(gaps: Iterable[Gap], tried: Collection[str], now: datetime, policy: Policy) -> Gap | Wait | None:
+    """Return the first of the gaps that can be read now, or when one can be; None if none can in this run.
+
+    One that was `tried` in this run, and failed as often as a run may try, is left to the next; after several of these,
+    so are the others.
+    """
+    latest = now + timedelta(seconds=policy.max_delay_seconds)  # a later retry was set by a clock that was ahead
+    parked, waits = 0, []
+    for gap in gaps:
+        if gap.gap_id in tried and is_parked(gap, policy):
+            parked += 1
+            if parked >= MAX_PARKED:
+                return None
+        elif gap.retry_at is None or not now < gap.retry_at <= latest:
+            return gap
+        else:
+            waits.append(gap.retry_at)
+    return Wait(min(waits)) if waits else None

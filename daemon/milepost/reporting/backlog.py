@@ -1,0 +1,86 @@
+"""The backlog of messages in words: what is owed, and what became of it."""
+
+from datetime import datetime
+from typing import Any
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.reporting.description import Description, Level, clock
+from milepost.reporting.humanize import counted, on_one_line
+
+MAX_IDS = 10  # in the fields of a description
+GAP_ENDINGS = {
+    GapEnding.CLOSED: "all that was owed is stored",
+    GapEnding.THREAD_END: "its oldest message is stored",
+    GapEnding.HISTORY_LIMIT: "they reach back to the limit of sync.message_history",
+    GapEnding.GONE: "the conversation no longer exists",
+    GapEnding.FORGOTTEN: "the person it is about was erased",
+    GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
+}
+
+
+def describe_backlog(event: GapEvent, now: datetime) -> Description:
+    """Return an entry of the backlog in words."""
+    match event:
+        case MessagesOwed(gaps=gaps):
+            return _owed(gaps)
+        case MessagesRead(gap=gap, stored=stored, ending=ending):
+            then = "more are owed" if ending is None else GAP_ENDINGS[ending]
+            sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
+            counts = {"stored": stored, "stored_so_far": gap.stored}
+            # There may be a history for each conversation of an inbox.
+            level = Level.DEBUG if ending is None or gap.is_history else Level.INFO
+            return Description("messages read", sentence, level, _gap_fields(gap, ending) | counts)
+        case MessagesFailed(gap=gap, problem=problem, ending=ending):
+            then = _next_reading(gap, now) if ending is None else GAP_ENDINGS[ending]
+            sentence = f"Older messages of a conversation could not be read; {then}: {on_one_line(problem)}"
+            fields = _gap_fields(gap, ending) | {"attempts": gap.attempts, "problem": str(problem)}
+            return Description("messages not read", sentence, Level.WARNING, fields)
+
+
+def backlog_in_words(checkpoint: Checkpoint) -> str | None:
+    """Return what is still to be read of older messages; None if nothing is."""
+    history = checkpoint.history
+    between = checkpoint.backlog - (history.left if history is not None else 0)
+    remarks = []
+    if between:
+        remarks.append(f"{counted(between, 'conversation')} with older messages that are still to be read")
+    if history is not None:
+        remarks.append(f"history: {history.left:,} of {counted(history.total, 'conversation')} still to read")
+    return "; ".join(remarks) or None
+
+
+def _owed(gaps: tuple[Gap, ...]) -> Description:
+    between, histories = [gap for gap in gaps if not gap.is_history], [gap for gap in gaps if gap.is_history]
+    said = []
+    if between:
+        said.append(f"{_conversations(between)} more new messages than the list shows: they are owed")
+    if histories:
+        said.append(f"{_conversations(histories)} older messages than the list shows{_how_far(histories)}")
+    fields = {"conversations": [gap.conversation_id for gap in gaps][:MAX_IDS], "gaps": len(gaps)}
+    if histories:
+        fields["histories"] = len(histories)
+    return Description("messages owed", "; ".join(said), Level.INFO if between else Level.DEBUG, fields)
+
+
+def _conversations(gaps: list[Gap]) -> str:
+    return f"{counted(len(gaps), 'conversation')} {'has' if len(gaps) == 1 else 'have'}"
+
+
+def _how_far(histories: list[Gap]) -> str:
+    at_limit = sum(gap.is_at_limit for gap in histories)
+    if not at_limit:
+        return ", which are read in the background"
+    of = "" if at_limit == len(histories) else f" of {at_limit:,}"
+    return f"; those{of} are beyond the limit of sync.message_history"
+
+
+def _gap_fields(gap: Gap, ending: GapEnding | None) -> dict[str, Any]:
+    fields = {"conversation": gap.conversation_id, "reached": gap.reached_at.isoformat()}
+    return fields if ending is None else fields | {"ending": ending.value}
+
+
+def _next_reading(gap: Gap, now: datetime) -> str:
+    if gap.retry_at is not None:
+        return f"next attempt at {clock(gap.retry_at, now)}"
+    return "the next run tries again" if gap.attempts else "it is tried again"
