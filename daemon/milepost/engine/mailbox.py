@@ -108,6 +108,11 @@ class Mailbox:
         """Whether a run was requested and has not begun."""
         return self._wanted is not None
 
+    @property
+    def wants_run(self) -> bool:
+        """Whether another run is wanted as soon as the current one can end."""
+        return self.run_requested or self.is_prompted
+
     def take_run_request(self) -> RunRequest | None:
         """Return the run that was requested, if one was, and clear the request."""
         wanted, self._wanted = self._wanted, None

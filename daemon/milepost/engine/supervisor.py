@@ -238,6 +238,7 @@ class Supervisor:
     async def _run(self, stream: Stream, *, full: bool = False) -> RunResult:
         async with self._engine.slots.hold(stream):
             budget = self._new_budget(self._engine.clock.now(), full=full)
+            budget = replace(budget, is_prompted=self._mailboxes[stream].is_prompted)
             self._mailboxes[stream].observe_run()
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=budget.run_id):
                 result = await bulkhead(f"stream {stream.key}", self._run_within(stream, budget))
