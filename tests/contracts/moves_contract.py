@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
+from milepost.core.gaps import Gap, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Committed, Rejected, Store
@@ -95,6 +96,21 @@ class MovesContract:
         assert (tally.inserted, tally.moved, tally.contacts, tally.interaction_events) == (1, 0, 1, 1)
         assert [(row.first_seen_at, row.username) for row in tables.contacts.values()] == [(NOON, "person1")]
         assert await forget(kept.store_url, OLD, "c_1") == Forgotten(1, 1, 2, 0)
+
+    async def test_what_is_owed_of_a_thread_is_known_to_the_page_that_takes_it_over(self, kept: StoreDump) -> None:
+        first, second = (Gap(f"g_{number}", f"t_{number}", NOON, at(-1), at(-9), at(-99), "c") for number in (1, 2))
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1), thread(2))
+            await read(store, STRANGER, thread(4))
+            for of, gaps in ((OLD, (first, second)), (STRANGER, (replace(first, gap_id="g_9"),))):
+                await store.commit(commit_after(await store.load(of), MessagesOwed(gaps)))
+
+            before = await store.known(keys_of(NEW, batch(thread(1), thread(3))))
+            await read(store, NEW, thread(1), now=at(60))
+            after = await store.known(keys_of(NEW, batch(thread(1), thread(3))))
+
+        assert before.owed_elsewhere == (first,)
+        assert after.owed_elsewhere == ()
 
     async def test_what_two_pages_read_at_once_is_counted_by_one_of_them(self, kept: StoreDump) -> None:
         """The second one has to look again: at a thread that both are the first to read, and at one that moves."""

@@ -76,9 +76,9 @@ KINDS = {
     Fault.SILENT: ProblemKind.TIMEOUT,
     Fault.RESET: ProblemKind.NETWORK,
     Fault.CUT_SHORT: ProblemKind.NETWORK,
-    Fault.TRUNCATED_JSON: ProblemKind.NONSENSE,
-    Fault.HTML: ProblemKind.NONSENSE,
-    Fault.REDIRECT: ProblemKind.NONSENSE,
+    Fault.TRUNCATED_JSON: ProblemKind.INVALID_RESPONSE,
+    Fault.HTML: ProblemKind.INVALID_RESPONSE,
+    Fault.REDIRECT: ProblemKind.INVALID_RESPONSE,
     Fault.OVERSIZE: ProblemKind.OVERSIZE,
     Fault.ERROR: ProblemKind.API,
 }
@@ -182,7 +182,7 @@ class SourceContract:
     async def test_a_conversation_without_an_id_cannot_be_reread(self, inbox: Inbox) -> None:
         outcome = await inbox.source.reread(f"sha256:{'0' * 64}", 2)
         assert isinstance(outcome, Refused)
-        assert outcome.problem.kind is ProblemKind.NONSENSE
+        assert outcome.problem.kind is ProblemKind.INVALID_RESPONSE
         assert inbox.calls == []
 
     async def test_behind_a_closed_gate_no_call_is_made(self, inbox: Inbox, gate: RecordingGate) -> None:

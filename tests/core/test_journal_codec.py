@@ -85,6 +85,12 @@ class TestEncoding:
         assert Codec().decode("batch_shrunk", shrunk) == BatchShrunk(5, Detail.NESTED, problem)
         assert Codec().encode(BatchShrunk(5, Detail.NESTED, problem)) == ("batch_shrunk", shrunk)
 
+    def test_an_entry_with_the_old_word_for_an_invalid_response_is_decoded(self) -> None:
+        problem = Problem(ProblemKind.INVALID_RESPONSE, "a page of HTML", http_status=502)
+        old = '{"limit":5,"detail":"nested","problem":{"kind":"nonsense","message":"a page of HTML","http_status":502}}'
+
+        assert Codec().decode("batch_shrunk", old) == BatchShrunk(5, Detail.NESTED, problem)
+
     def test_an_entry_older_than_batch_numbers_is_decoded(self) -> None:
         assert Codec().decode("batch_stored", STORED) == BatchStored(walking("x"), Tally(batches=1), batch=0)
 

@@ -84,7 +84,7 @@ LIMITS = [
     (Answer(None, http_status=429), Scope.PAGE, 0.0),
     (Answer(9_999, http_status=429), Scope.PAGE, 0.0),
     (Answer(9_999, http_status=429, is_transient=True), Scope.PAGE, 0.0),
-    (Answer(None, http_status=429, kind=ProblemKind.NONSENSE), Scope.PAGE, 0.0),
+    (Answer(None, http_status=429, kind=ProblemKind.INVALID_RESPONSE), Scope.PAGE, 0.0),
 ]
 
 
@@ -107,7 +107,7 @@ def test_each_limit_has_its_scope_and_least_wait(answer: Answer, scope: Scope, l
     [
         (ProblemKind.NETWORK, RETRY, RETRY),
         (ProblemKind.TIMEOUT, RETRY, RETRY),
-        (ProblemKind.NONSENSE, RETRY, RETRY),
+        (ProblemKind.INVALID_RESPONSE, RETRY, RETRY),
         (ProblemKind.API, RETRY, RETRY),
         (ProblemKind.OVERSIZE, SHRINK, RETRY),
         (ProblemKind.CURSOR_LOOP, RETRY, RESET),
@@ -130,7 +130,7 @@ def test_the_http_status_does_not_mislead(code: int, http_status: int, expected:
 
 
 @pytest.mark.parametrize("http_status", [400, 403, 404, 500, 502, 503])
-@pytest.mark.parametrize("kind", [ProblemKind.NONSENSE, ProblemKind.API])
+@pytest.mark.parametrize("kind", [ProblemKind.INVALID_RESPONSE, ProblemKind.API])
 def test_a_status_without_a_known_code_is_retried(kind: ProblemKind, http_status: int) -> None:
     assert remedy(problem(kind=kind, http_status=http_status)) is RETRY
 

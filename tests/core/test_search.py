@@ -34,9 +34,11 @@ from milepost.core.problems import Problem, ProblemKind
 FORMS = {
     "code 1": problem(1, http_status=500),
     "code 2": problem(2, http_status=500, is_transient=True),
-    "an HTML 502": Problem(ProblemKind.NONSENSE, "the response is not JSON: Sorry", http_status=502),
-    "a cut body": Problem(ProblemKind.NONSENSE, "the response is JSON cut short", http_status=200),
-    "null": Problem(ProblemKind.NONSENSE, "the response is JSON but neither a batch nor an error", http_status=200),
+    "an HTML 502": Problem(ProblemKind.INVALID_RESPONSE, "the response is not JSON: Sorry", http_status=502),
+    "a cut body": Problem(ProblemKind.INVALID_RESPONSE, "the response is JSON cut short", http_status=200),
+    "null": Problem(
+        ProblemKind.INVALID_RESPONSE, "the response is JSON but neither a batch nor an error", http_status=200
+    ),
     "code 960": problem(960),
     "code 100/2018001": problem(100, subcode=2_018_001),
     "code 100/33": problem(100, subcode=33),

@@ -18,7 +18,7 @@ from milepost.core.problems import ProblemKind
 from milepost.engine.supervisor import Schedule, Supervisor
 
 POLICY = Policy(batch_size=1)
-OUTAGE = problem(kind=ProblemKind.NONSENSE, http_status=500)
+OUTAGE = problem(kind=ProblemKind.INVALID_RESPONSE, http_status=500)
 UNKNOWN = problem(1, http_status=500)
 
 

@@ -239,7 +239,7 @@ class TestRedirect:
 
         async with serving(respond) as base_url:
             problem = await problem_at(base_url)
-        assert (problem.kind, problem.http_status) == (ProblemKind.NONSENSE, 302)
+        assert (problem.kind, problem.http_status) == (ProblemKind.INVALID_RESPONSE, 302)
         assert "evil.example.org" in problem.message
         assert "access_token" not in problem.message
 
@@ -263,7 +263,7 @@ class TestRedirect:
     async def test_a_redirect_without_a_valid_location_is_reported_too(self, location: bytes) -> None:
         async with sending(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: " + location + b"\r\n\r\n") as base_url:
             problem = await problem_at(base_url)
-        assert (problem.kind, problem.http_status) == (ProblemKind.NONSENSE, 307)
+        assert (problem.kind, problem.http_status) == (ProblemKind.INVALID_RESPONSE, 307)
         assert "password" not in problem.message
         assert len(problem.message.encode()) <= MAX_MESSAGE_CHARACTERS
 
@@ -341,7 +341,7 @@ class TestNetwork:
     )
     async def test_a_response_that_is_not_http_is_invalid(self, start: bytes) -> None:
         async with sending(start) as base_url:
-            assert (await problem_at(base_url)).kind is ProblemKind.NONSENSE
+            assert (await problem_at(base_url)).kind is ProblemKind.INVALID_RESPONSE
 
 
 class TestTimeout:
@@ -407,7 +407,7 @@ class TestOversize:
             case GraphResponse():
                 assert outcome.body == b"{}"
             case Refused():
-                assert outcome.problem.kind is ProblemKind.NONSENSE
+                assert outcome.problem.kind is ProblemKind.INVALID_RESPONSE
 
     async def test_a_body_of_exactly_the_limit_is_read(self) -> None:
         async def respond(_: web.Request) -> web.Response:

@@ -290,11 +290,11 @@ class TestPaging:
     )
     def test_a_next_without_a_usable_cursor_is_a_problem_not_the_end(self, next_url: object) -> None:
         problem = refused(encoded({"data": [GOOD], "paging": {"next": next_url}}))
-        assert (problem.kind, problem.http_status) == (ProblemKind.NONSENSE, 200)
+        assert (problem.kind, problem.http_status) == (ProblemKind.INVALID_RESPONSE, 200)
 
     @pytest.mark.parametrize("paging", ["--sanitized--", 7, True, [1]])
     def test_a_malformed_paging_is_a_problem_not_the_end(self, paging: object) -> None:
-        assert refused(encoded({"data": [GOOD], "paging": paging})).kind is ProblemKind.NONSENSE
+        assert refused(encoded({"data": [GOOD], "paging": paging})).kind is ProblemKind.INVALID_RESPONSE
 
 
 class TestLeniency:
@@ -583,7 +583,7 @@ class TestNoBatch:
     )
     def test_an_invalid_response_is_a_problem(self, body: bytes) -> None:
         problem = refused(body)
-        assert (problem.kind, problem.http_status) == (ProblemKind.NONSENSE, 200)
+        assert (problem.kind, problem.http_status) == (ProblemKind.INVALID_RESPONSE, 200)
 
     @pytest.mark.parametrize("depth", [100, 300, 500, 900, 990])
     def test_an_item_nested_to_any_depth_raises_nothing(self, depth: int) -> None:

@@ -91,7 +91,7 @@ class TestNames:
         assert refused_field(Problem(ProblemKind.API, text, code=100), REQUESTED) is None
 
     def test_only_the_api_names_fields(self) -> None:
-        assert refused_field(Problem(ProblemKind.NONSENSE, "link is not a valid field"), REQUESTED) is None
+        assert refused_field(Problem(ProblemKind.INVALID_RESPONSE, "link is not a valid field"), REQUESTED) is None
 
     @pytest.mark.parametrize("platform", Platform)
     def test_a_request_can_be_made_without_any_of_them(self, platform: Platform) -> None:

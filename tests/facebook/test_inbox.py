@@ -185,7 +185,7 @@ class TestRequest:
         api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()), status=500)
         outcome = await messenger(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
-        assert (outcome.problem.kind, outcome.problem.http_status) == (ProblemKind.NONSENSE, 500)
+        assert (outcome.problem.kind, outcome.problem.http_status) == (ProblemKind.INVALID_RESPONSE, 500)
 
     async def test_nothing_secret_is_in_a_repr(self, client: GraphClient) -> None:
         assert TOKEN not in repr(messenger(client))
@@ -235,7 +235,7 @@ class TestInstagramAccount:
         api.tells(PAGE_URL, payload)
         outcome = await instagram(client).fetch(Request(None, 1, 0))
         assert isinstance(outcome, Refused)
-        assert outcome.problem.kind is ProblemKind.NONSENSE
+        assert outcome.problem.kind is ProblemKind.INVALID_RESPONSE
 
     async def test_a_closed_gate_forbids_fetching_the_account(self, api: Api, client: GraphClient) -> None:
         assert await instagram(client, gate=RecordingGate(closed=True)).fetch(Request(None, 1, 0)) == Held()
@@ -410,7 +410,7 @@ class TestReread:
         threads, gate = Threads(), RecordingGate()
         async with inbox_of(threads, gate=gate) as inbox:
             problem = refused(await inbox.reread(no_id, 5))
-        assert problem.kind is ProblemKind.NONSENSE
+        assert problem.kind is ProblemKind.INVALID_RESPONSE
         assert (threads.requested, gate.refusals) == ([], [])
 
     async def test_messages_that_cannot_be_read_are_unreadable(self) -> None:

@@ -146,7 +146,7 @@ class TestPaging:
 
     @pytest.mark.parametrize("paging", [{"next": NEXT_URL}, "odd", 7])
     async def test_a_list_without_a_usable_cursor_is_a_problem(self, paging: object) -> None:
-        assert (await problem_of({"data": [page()], "paging": paging})).kind is ProblemKind.NONSENSE
+        assert (await problem_of({"data": [page()], "paging": paging})).kind is ProblemKind.INVALID_RESPONSE
 
 
 HEAVY = error(1, "Please reduce the amount of data you're asking for, then retry your request")

@@ -104,7 +104,7 @@ class TestNoEnvelope:
             b"<html><style>h1 {color: red}</style>\n<h1 id=sorry>Sorry,\n something &amp; else</h1> went wrong.</html>"
         )
         problem = problem_of(body, 502)
-        assert (problem.kind, problem.http_status, problem.code) == (ProblemKind.NONSENSE, 502, None)
+        assert (problem.kind, problem.http_status, problem.code) == (ProblemKind.INVALID_RESPONSE, 502, None)
         assert problem.message == "the response is not JSON: Sorry, something & else went wrong."
 
     def test_a_quotation_holds_no_token_and_is_short(self) -> None:
@@ -117,7 +117,7 @@ class TestNoEnvelope:
     )
     def test_what_may_be_part_of_a_conversation_is_not_quoted(self, body: bytes) -> None:
         problem = problem_of(body, 200)
-        assert (problem.kind, problem.message) == (ProblemKind.NONSENSE, "the response is not JSON")
+        assert (problem.kind, problem.message) == (ProblemKind.INVALID_RESPONSE, "the response is not JSON")
 
     def test_a_quotation_holds_no_email_address_and_nothing_unprintable(self) -> None:
         body = b"<p>&#xd83d;&#27;&#0;Ask nora.v@example.org</p>"
@@ -126,11 +126,11 @@ class TestNoEnvelope:
     @pytest.mark.parametrize("body", [b"", b"  \r\n"])
     def test_an_empty_body_is_an_invalid_response(self, body: bytes) -> None:
         problem = problem_of(body, 500)
-        assert (problem.kind, problem.message) == (ProblemKind.NONSENSE, "the response is empty")
+        assert (problem.kind, problem.message) == (ProblemKind.INVALID_RESPONSE, "the response is empty")
 
     @pytest.mark.parametrize("body", [b'{"error":{"code":190', b'{"error":' + b"[" * 100_000, b'{"a":NaN}'])
     def test_malformed_json_is_an_invalid_response(self, body: bytes) -> None:
-        assert problem_of(body, 400).kind is ProblemKind.NONSENSE
+        assert problem_of(body, 400).kind is ProblemKind.INVALID_RESPONSE
 
     @pytest.mark.parametrize("body", [b"", b"<html>slow down</html>", b"{}"])
     def test_a_429_without_an_envelope_still_calls_for_waiting(self, body: bytes) -> None:

@@ -64,7 +64,7 @@ async def test_the_health_of_a_token_is_read(facts: Json, health: TokenHealth) -
 async def test_an_invalid_response_is_a_problem(body: Json | bytes) -> None:
     found = await fetched_health(body)
     assert isinstance(found, Problem)
-    assert found.kind is ProblemKind.NONSENSE
+    assert found.kind is ProblemKind.INVALID_RESPONSE
 
 
 async def test_a_refusal_is_a_problem_without_the_token() -> None:

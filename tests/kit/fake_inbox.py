@@ -37,7 +37,7 @@ GONE = Problem(ProblemKind.API, "it does not exist", http_status=400, code=100, 
 SPOILT_LISTS = (  # forms in which one thread was seen to make every list with it fail
     UNKNOWN,
     *OUTAGES,
-    Problem(ProblemKind.NONSENSE, "JSON cut short", http_status=200),
+    Problem(ProblemKind.INVALID_RESPONSE, "JSON cut short", http_status=200),
     Problem(ProblemKind.API, "code 960", http_status=400, code=960),
     Problem(ProblemKind.API, "a missing object", http_status=400, code=100, subcode=2_018_001),
     Problem(ProblemKind.API, "an invalid parameter", http_status=400, code=100),

@@ -12,14 +12,14 @@ from milepost.core.problems import Problem, ProblemKind
 PAGE_LIMITS = (
     Problem(ProblemKind.API, "too many calls", http_status=400, code=613),
     Problem(ProblemKind.API, "too many calls to this page", http_status=403, code=80001, is_transient=False),
-    Problem(ProblemKind.NONSENSE, "slow down", http_status=429),
+    Problem(ProblemKind.INVALID_RESPONSE, "slow down", http_status=429),
     Problem(ProblemKind.API, "blocked for policy", http_status=400, code=368),
 )
 APP_LIMIT = Problem(ProblemKind.API, "application request limit reached", http_status=403, code=4)
 OUTAGES = (
     Problem(ProblemKind.NETWORK, "connection reset"),
     Problem(ProblemKind.TIMEOUT, "no answer"),
-    Problem(ProblemKind.NONSENSE, "a page of HTML", http_status=502),
+    Problem(ProblemKind.INVALID_RESPONSE, "a page of HTML", http_status=502),
     Problem(ProblemKind.API, "service down", http_status=500, code=2, is_transient=True),
     Problem(ProblemKind.API, "the object is gone, it says", http_status=400, code=100, subcode=33),
 )

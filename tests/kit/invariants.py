@@ -116,6 +116,8 @@ class Invariants:
     def link(self, stream: Stream, another: Stream) -> None:
         """Expect the rows of a stream to follow the page that reads them."""
         self.watch(another)
+        before, now = self.observed[stream], self.observed[another]
+        now.first_messages, now.given_up_older = before.first_messages, before.given_up_older
         self.linked = (stream, another)
         for linked in self.linked:
             self.disturbed(linked, "an account was linked to another page")
@@ -558,8 +560,13 @@ class Invariants:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 
     def _gives_up_older(self, stream: Stream, gap: Gap) -> None:
-        """Note that messages are given up because their thread is gone: it may come back."""
-        thread = self._thread(stream, gap.conversation_id)
+        """Note that messages are given up because their thread is gone: it may come back, or be of another page."""
+        threads = [self._thread(of, gap.conversation_id) for of in self._group(stream)]
+        thread = next((each for each in threads if each is not None), None)
+        if any(
+            each.conversation_id == gap.conversation_id for of, each in self.store.gaps.values() if of != stream.key
+        ):
+            return  # that page has taken over what is owed
         if thread is not None:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 

@@ -137,7 +137,15 @@ class MemoryStore:
                 snapshot = self.checkpoints.get(of)
                 last_success_at = rows.checkpoint(snapshot).last_success_at if snapshot is not None else None
                 moved_to[Stream.parse(of).page_id] = max(moved_at, last_success_at or moved_at)
-        return replace(known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages)
+        owed = tuple(
+            gap
+            for of, gap in self.gaps.values()
+            if gap.conversation_id in keys.conversations
+            and of in {f"{keys.stream.platform}:{page_id}" for page_id in pages}
+        )
+        return replace(
+            known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages, owed_elsewhere=owed
+        )
 
     def _later(self, stream: Stream) -> set[str]:
         """Return the stream, and those to which its rows have moved, however often."""

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import aiohttp
+import click
 import pytest
 from aiohttp import web
 
@@ -17,6 +18,7 @@ from kit.debian import needs
 from kit.installation import Installation
 from kit.loopback import serving
 from kit.simulated import BAKERY, frozen_world
+from milepost.cli import cli
 from milepost.simulator.server import SimulatorServer
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +126,37 @@ def test_the_checks_of_a_contributor_are_those_of_ci() -> None:
     ci = (ROOT / ".ci" / "run").read_text() + "".join(commands(ROOT / "README.md"))
     for command in re.split(r" && |\n", block.strip()):
         assert command in ci, command
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+NAMED = re.compile(r"^ *(?:sudo )?(?:\.venv/bin/)?milepost ([a-z][^#\n]*)|`milepost ([a-z][^`\n]*)`", re.MULTILINE)
+
+
+def unknown_words(words: list[str]) -> list[str]:
+    """Return the words of a command line that name no command, or no option of it."""
+    command: click.Command = cli
+    unknown = []
+    for word in words:
+        if isinstance(command, click.Group) and not word.startswith("-"):
+            found = command.get_command(click.Context(command), word)
+            if found is None:
+                return [word]
+            command = found
+        elif word.startswith("-") and word != "-":
+            options = {name for each in command.params for name in (*each.opts, *each.secondary_opts)} | {"--help"}
+            unknown += [] if word.partition("=")[0] in options else [word]
+    return unknown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_option_exists(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        pytest.skip("it names what was")
+    for matched in NAMED.finditer(page.read_text()):
+        text = re.split(r" [|>&]|;", matched[1] or matched[2])[0]
+        words = re.sub(r"[\[\]\\]", " ", text).split()
+        assert unknown_words(words) == [], f"milepost {text}"
 
 
 # --- links ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from kit.binary import milepost
 from kit.graph_answers import Json, error, instagram_person, listed, message, thread
-from kit.installation import Installation
+from kit.installation import Installation, on_both_databases
 from kit.loopback import serving
 
 OLD, NEW = "104000000000000001", "104000000000000002"
@@ -128,6 +128,27 @@ async def test_an_account_that_is_linked_to_another_page_takes_its_rows_along(in
 
     assert installation.rows("SELECT count(*) FROM contact_interaction_events WHERE text = 'said by 3'") == [(0,)]
     assert installation.rows("SELECT count(*) FROM conversations") == [(12,)]
+
+
+@on_both_databases
+async def test_a_person_forgotten_on_the_new_page_before_anything_has_moved_is_stored_on_neither(
+    installation: Installation,
+) -> None:
+    api = Api(OLD, *map(with_person, range(12)))
+    person = "1200000000000003"
+    async with installed(installation, api, page(OLD)) as base_url:
+        assert (await installation.sync()).code == 0
+
+        api.linked_to = NEW
+        installation.configure(base_url, page(NEW))
+        forgotten = await milepost(installation.folder, "contacts", "forget", "instagram", NEW, person, "--yes")
+        assert forgotten.code == 0, forgotten
+        assert f"a contact with this id on instagram:{OLD}" in forgotten.stdout
+        assert (await installation.sync()).code == 0
+
+    assert installation.rows(f"SELECT count(*) FROM contacts WHERE contact_id = '{person}'") == [(0,)]
+    assert installation.rows("SELECT count(*) FROM contact_interaction_events WHERE text = 'said by 3'") == [(0,)]
+    assert installation.rows("SELECT page_id, count(*) FROM conversations GROUP BY 1") == [(NEW, 11)]
 
 
 async def test_a_list_of_ids_stops_the_stream_instead_of_making_dead_letters(installation: Installation) -> None:

@@ -6,7 +6,7 @@ first time, the older ones are owed back to the limit of `sync.message_history`.
 `background`, and what that means in `message_reading`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -35,8 +35,8 @@ def owed(
     """Return the event of the messages that a batch shows to be owed, if there are any.
 
     `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
-    messages could not be read until now. One that is neither stored nor was refused by the store is met for the first
-    time; since `watermark`, it has nothing but news.
+    messages could not be read until now, or it moves here from another page. One that is neither stored nor was refused
+    by the store is met for the first time; since `watermark`, it has nothing but news.
     """
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
@@ -56,6 +56,7 @@ def owed(
         if opens:
             gap = _gap_below(stream, each, stored.updated_time if stored else None, context.now)
             gaps[gap.gap_id] = replace(gap, history_to=history_to)
+    gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
 
 
@@ -91,6 +92,14 @@ def history_from(now: datetime, policy: Policy) -> datetime:
     """Return the instant back to which histories are owed now."""
     seconds = policy.message_history_seconds
     return now - timedelta(seconds=seconds) if seconds < (now - EPOCH).total_seconds() else EPOCH
+
+
+def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap]:
+    """Yield what another page owed of conversations that move here: its token may not read them any more."""
+    for gap in known.owed_elsewhere:
+        if gap.conversation_id in found.changes.moved:
+            gap_id = sha256(f"{stream.key}\n{gap.gap_id}".encode()).hexdigest()[:16]
+            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None)
 
 
 def _is_open(subject: str, known: Known) -> bool:

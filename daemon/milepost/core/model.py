@@ -9,6 +9,8 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from milepost.core.gaps import Gap
+
 
 class Platform(StrEnum):
     """The platform of a page's conversations."""
@@ -371,7 +373,8 @@ class Known(Struct, frozen=True):
     the stream's conversations that are not marked as deleted, where that was asked for.
 
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
-    and `moved_to` are the pages to which rows of this page have moved, with the last sign of life of each.
+    `owed_elsewhere` is what those pages still owe of these conversations, and `moved_to` are the pages to which rows of
+    this page have moved, with the last sign of life of each.
     `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
     of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
     """
@@ -387,5 +390,6 @@ class Known(Struct, frozen=True):
     stored: int = 0
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
+    owed_elsewhere: tuple[Gap, ...] = ()
     left_behind: dict[str, str] = {}
     contact_pages: dict[str, frozenset[str]] = {}

@@ -15,7 +15,7 @@ class ProblemKind(StrEnum):
 
     NETWORK = "network"  # no connection, a reset, a name that does not resolve
     TIMEOUT = "timeout"  # no response in time
-    NONSENSE = "nonsense"  # no response of the Graph API: HTML, truncated JSON, wrong types, a redirect
+    INVALID_RESPONSE = "invalid_response"  # no response of the Graph API: HTML, truncated JSON, wrong types, a redirect
     OVERSIZE = "oversize"  # more bytes, values or items than any batch has
     API = "api"  # an error envelope of the Graph API
     MISCONFIGURED = "misconfigured"  # a response that shows a wrong setting, not a failure
@@ -26,6 +26,11 @@ class ProblemKind(StrEnum):
     MOST_MISSING = "most_missing"  # a full sweep did not find most of what is stored
     OUT_OF_ORDER = "out_of_order"  # the list is not ordered by updated_time
     NOT_MANAGED = "not_managed"  # the token used for discovery no longer manages the page
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ProblemKind | None":
+        """Read the word that journals of before have for an invalid response."""
+        return cls.INVALID_RESPONSE if value == "nonsense" else None
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):

@@ -242,7 +242,7 @@ def _redirect(response: aiohttp.ClientResponse) -> Problem:
     except ValueError:
         host = "an unreadable URL"
     message = f"a redirect to {host[:MAX_HOST_CHARACTERS]}; the Graph API never redirects"
-    return Problem(ProblemKind.NONSENSE, message, http_status=response.status)
+    return Problem(ProblemKind.INVALID_RESPONSE, message, http_status=response.status)
 
 
 def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: Proxy | None) -> Problem:
@@ -256,7 +256,7 @@ def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: P
         case aiohttp.ClientHttpProxyError(status=status):
             message = f"the proxy {proxy} (HTTPS_PROXY) makes no connection to {host}: HTTP {status}"
         case aiohttp.ClientResponseError():
-            return Problem(ProblemKind.NONSENSE, f"the response of {host} is not HTTP")
+            return Problem(ProblemKind.INVALID_RESPONSE, f"the response of {host} is not HTTP")
         case aiohttp.ClientConnectorCertificateError():
             message = f"the certificate of {host} is not trusted (SSL_CERT_FILE names those of a private authority)"
         case aiohttp.ClientConnectorDNSError():

@@ -95,7 +95,7 @@ class FacebookInbox:
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Fetch one conversation, with up to `messages` of its messages, as a batch of one. Never raises, either."""
         if not is_thread_id(conversation_id):
-            return Refused(Problem(ProblemKind.NONSENSE, "a conversation cannot be requested by this id"), 0.0)
+            return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
         missing = await self._fetch_own_ids()
         if missing is not None:
             return missing
@@ -108,7 +108,7 @@ class FacebookInbox:
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
         """Fetch messages of one conversation. Never raises, either."""
         if not is_thread_id(request.conversation_id):
-            return Refused(Problem(ProblemKind.NONSENSE, "a conversation cannot be requested by this id"), 0.0)
+            return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
         missing = await self._fetch_own_ids()
         if missing is not None:
             return missing

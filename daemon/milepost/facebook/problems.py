@@ -44,7 +44,7 @@ def problem_of_error(error: Any, http_status: int) -> Problem:  # noqa: ANN401 -
 
 def invalid_response(message: str, http_status: int) -> Problem:
     """Return the problem of a response that cannot be interpreted. The message must quote only what was redacted."""
-    return Problem(ProblemKind.NONSENSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
+    return Problem(ProblemKind.INVALID_RESPONSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
 
 
 def is_gone(problem: Problem) -> bool:

@@ -90,7 +90,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice(_WAIT, http_status=429),
     Advice(_UNLESS_IT_PERSISTS + "check the network and source.base_url", kind=ProblemKind.NETWORK),
     Advice(_UNLESS_IT_PERSISTS + "check the network and source.request_timeout", kind=ProblemKind.TIMEOUT),
-    Advice(_UNLESS_IT_PERSISTS + "check source.base_url and any proxy in between", kind=ProblemKind.NONSENSE),
+    Advice(_UNLESS_IT_PERSISTS + "check source.base_url and any proxy in between", kind=ProblemKind.INVALID_RESPONSE),
     Advice(_UNLESS_IT_PERSISTS + _REPORT),
 )
 # fmt: on

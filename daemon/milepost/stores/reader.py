@@ -1,6 +1,6 @@
 """Reading the journal, in the daemon's service or beside the daemon: follow it, list what it holds, check it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -51,10 +51,6 @@ class JournalReader(Protocol):
 
     async def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
-        ...
-
-    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
         ...
 
     async def seq_before(self, instant: datetime) -> int:

@@ -344,6 +344,26 @@ async def test_a_redrive_after_the_end_of_a_run_has_no_figures_of_it(tmp_path: P
     assert data(live[-1]).keys() == {"status", "message", "stream", "at", "type", "run"}
 
 
+async def test_a_sweep_that_left_dead_letters_in_an_earlier_run_says_so_wherever_reading_begins(tmp_path: Path) -> None:
+    path = tmp_path / "milepost.db"
+    migrate(path)
+    with_dead_letters = events.BatchStored(walking("a"), Tally(1, dead_lettered=2))
+    first = commit_after(
+        checkpoint_of(),
+        run_started(),
+        sweep_started(),
+        with_dead_letters,
+        RunEnded(RunStatus.PAUSED, Reason.TIME_LIMIT),
+    )
+    completed = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(1), has_errors=True)
+    second = commit_after(first.checkpoint, run_started(), completed, run_id="run-2")
+    write(path, first, second)
+    async with open_sqlite_reader(path) as journal_reader:
+        (last,) = await encoded(journal_reader, after=5)
+        assert data(last)["status"] == "complete_with_errors"
+        assert last == (await encoded(journal_reader))[-1]
+
+
 async def check_encoding(simulation: Simulation, directory: Path, after: int, page: int) -> None:
     path = directory / "milepost.db"
     migrate(path)

@@ -7,7 +7,6 @@ from operator import attrgetter
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Run
 from milepost.engine.feed import Recorded
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Status
 from milepost.stores.reader import JournalReader, StoredEntry
@@ -54,7 +53,7 @@ class RecentEvents:
         began_at = self.end
         while self.end < began_at + PAGE and (commit := self._commits.get(self.end + 1)) is not None:
             stored = [StoredEntry(seq, entry) for seq, entry in enumerate(commit.entries, start=self.end + 1)]
-            await self._append(stored, commit.checkpoint.run)
+            await self._append(stored)
         if self.end == began_at < self._newest:
             stored = await self._journal_reader.entries(after=self.end, limit=PAGE)
             await self._append(stored)
@@ -68,8 +67,8 @@ class RecentEvents:
         start = bisect_right(self._events, seq, key=attrgetter("seq"))
         return self._events[start : start + PAGE]
 
-    async def _append(self, stored: list[StoredEntry], latest: Run | None = None) -> None:
-        self._events += await self._encoder.encode(stored, latest)
+    async def _append(self, stored: list[StoredEntry]) -> None:
+        self._events += await self._encoder.encode(stored)
         if stored:
             self.end = stored[-1].seq
         if len(self._events) >= 2 * MAX_KEPT:  # seldom, as it moves them all

@@ -238,28 +238,15 @@ class EntryEncoder:
         self._journal_reader = journal_reader
         self._checkpoints: dict[Stream, Checkpoint] = {}  # as far as the open or latest run tells
 
-    async def encode(self, stored: Sequence[StoredEntry], latest: Run | None = None) -> list[EncodedEvent]:
-        """Encode entries that follow those encoded before. `latest` is a run whose outcome is known."""
+    async def encode(self, stored: Sequence[StoredEntry]) -> list[EncodedEvent]:
+        """Encode entries that follow those encoded before."""
         unknown = {each.entry.stream: each.entry.version for each in reversed(stored)}
         unknown = {stream: version for stream, version in unknown.items() if stream not in self._checkpoints}
         if unknown:
             self._checkpoints |= await self._journal_reader.within_runs(unknown)
-        with_errors = await self._completed_with_errors(stored, latest)
-        return [encoded(message_of(each.entry, self._run_after(each.entry, with_errors)), each.seq) for each in stored]
+        return [encoded(message_of(each.entry, self._run_after(each.entry)), each.seq) for each in stored]
 
-    async def _completed_with_errors(self, stored: Sequence[StoredEntry], latest: Run | None) -> frozenset[str]:
-        """Return which of the runs completed a sweep with dead letters.
-
-        A sweep takes many runs. Whether one of the earlier ones left dead letters, only its whole past can tell.
-        """
-        completed = {each.entry.run_id or "" for each in stored if isinstance(each.entry.event, events.SweepCompleted)}
-        known = frozenset[str]()
-        if latest is not None and latest.run_id in completed:
-            completed.remove(latest.run_id)
-            known = frozenset({latest.run_id} if has_errors(latest) else ())
-        return known | await self._journal_reader.completed_with_errors(completed) if completed else known
-
-    def _run_after(self, entry: Entry, with_errors: frozenset[str]) -> Run | None:
+    def _run_after(self, entry: Entry) -> Run | None:
         """Fold an entry, and return its run as it stands after it; None where none was open."""
         before = self._checkpoints[entry.stream].run
         after = self._checkpoints[entry.stream] = evolve(self._checkpoints[entry.stream], entry)
@@ -267,7 +254,8 @@ class EntryEncoder:
         if run is None or run.run_id != entry.run_id:
             return None
         if isinstance(entry.event, events.SweepCompleted):
-            has_left_errors = entry.run_id in with_errors
+            # An entry that is older than the field says it of its own run only, whose beginning is always known here.
+            has_left_errors = entry.event.has_errors or run.tally.dead_lettered
             return replace(run, status=RunStatus.COMPLETE_WITH_ERRORS if has_left_errors else RunStatus.COMPLETE)
         was_over = before is not None and before.run_id == entry.run_id and before.ended_at is not None
         return None if was_over else run

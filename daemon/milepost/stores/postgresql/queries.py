@@ -126,13 +126,15 @@ class PostgresqlSession:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
         moved_to = await self.ask("moved_to", page)
-        wanted = page | {"contacts": searchable(keys.contacts)}
+        wanted = page | {"contacts": searchable(keys.contacts), "conversations": searchable(keys.conversations)}
         of_contacts = await self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else []
         contact_pages = pages_by_contact((contact_id, page_id) for contact_id, page_id in of_contacts)
         pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
-        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", wanted | {"pages": list(pages)}))
+        there = wanted | {"pages": list(pages)}
+        contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", there))
         return replace(
             known,
+            owed_elsewhere=tuple(rows.gap(state) for (state,) in await self.ask("owed_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -237,10 +239,6 @@ class PostgresqlSession:
         parameters = {"stream": stream, "before": AFTER_ALL_RUNS if before is None else before, "limit": limit}
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in await self.ask(statement, parameters)]
-
-    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return frozenset(run_id for (run_id,) in await self.ask("completed_with_errors", (searchable(run_ids),)))
 
     async def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return a dead letter, without its payload."""

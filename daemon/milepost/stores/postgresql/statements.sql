@@ -230,8 +230,13 @@ SET
             WHERE conversations.conversation_id = said.conversation_id
         ),
         (
-            SELECT min(other.contact_id) FROM contact_interaction_events AS other
-            WHERE other.conversation_id = said.conversation_id AND other.contact_id <> %(own_id)s
+            -- OFFSET 0: or the planner would look for the least contact along an index of all contacts.
+            SELECT min(contact_id)
+            FROM (
+                SELECT contact_id FROM contact_interaction_events AS other
+                WHERE other.conversation_id = said.conversation_id AND other.contact_id <> %(own_id)s
+                OFFSET 0
+            ) AS others
         )
     )
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
@@ -403,6 +408,13 @@ WHERE
         )
     );
 
+-- name: owed_elsewhere
+-- What other pages owe of these conversations.
+SELECT state::text FROM message_backlog
+WHERE
+    stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page))
+    AND conversation_id = ANY (%(conversations)s::text[]);
+
 -- name: contact_pages
 -- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
 WITH RECURSIVE later (page_id) AS (
@@ -413,10 +425,11 @@ WITH RECURSIVE later (page_id) AS (
     JOIN page_moves AS move ON move.platform = %(platform)s AND move.previous_page_id = later.page_id
 )
 SELECT contact_id, page_id
-FROM conversations
-WHERE
-    platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later))
-    AND contact_id = ANY (%(contacts)s::text[]);
+FROM unnest(%(contacts)s::text[]) AS wanted
+CROSS JOIN LATERAL (
+    SELECT platform, page_id, contact_id FROM conversations WHERE contact_id = wanted OFFSET 0
+) AS stored
+WHERE platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later));
 
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
@@ -813,9 +826,6 @@ WHERE
         ), 0
     )
 ORDER BY version;
-
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id = ANY (%s::text[]) AND status = 'complete_with_errors';
 
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;

@@ -115,13 +115,18 @@ class SqliteSession:
         """Add what is known of the other pages under which some of the conversations stand."""
         page = stream_parameters(keys.stream)
         moved_to = self.ask("moved_to", page).fetchall()
-        wanted = page | {"contacts": rows.json_list(keys.contacts)}
+        wanted = page | {
+            "contacts": rows.json_list(keys.contacts),
+            "conversations": rows.json_list(keys.conversations),
+        }
         of_contacts = self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else ()
         contact_pages = pages_by_contact(of_contacts)
         pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
-        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", wanted | {"pages": rows.json_list(pages)}))
+        there = wanted | {"pages": rows.json_list(pages)}
+        contacts = map(rows.contact_row, self.ask("contacts_elsewhere", there))
         return replace(
             known,
+            owed_elsewhere=tuple(rows.gap(state) for (state,) in self.ask("owed_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -232,10 +237,6 @@ class SqliteSession:
         parameters = {"stream": stream, "before": AFTER_ALL if before is None else before, "limit": limit}
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in self.ask(statement, parameters)]
-
-    def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return frozenset(run_id for (run_id,) in self.ask("completed_with_errors", (rows.json_list(run_ids),)))
 
     def find_dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         """Return a dead letter, without its payload."""

@@ -73,10 +73,6 @@ class SqliteReader:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
         return await self._run(lambda session: session.within_runs(versions))
 
-    async def completed_with_errors(self, run_ids: Iterable[str]) -> frozenset[str]:
-        """Return those of these runs that completed a sweep with dead letters."""
-        return await self._run(lambda session: session.completed_with_errors(run_ids))
-
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
         return await self._run(lambda session: session.seq_before(instant))

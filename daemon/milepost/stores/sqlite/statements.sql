@@ -291,6 +291,13 @@ FROM contact_interaction_events
 WHERE conversation_id IN (SELECT value FROM json_each(:conversations)) AND platform = :platform AND page_id <> :page_id
 GROUP BY conversation_id;
 
+-- name: owed_elsewhere
+-- What other pages owe of these conversations.
+SELECT state FROM message_backlog
+WHERE
+    stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
+    AND conversation_id IN (SELECT value FROM json_each(:conversations));
+
 -- name: contact_pages
 -- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
 WITH RECURSIVE later (page_id) AS (
@@ -593,9 +600,6 @@ WHERE
         ), 0
     )
 ORDER BY version;
-
--- name: completed_with_errors
-SELECT run_id FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) AND status = 'complete_with_errors';
 
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
