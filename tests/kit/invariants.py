@@ -287,6 +287,8 @@ class Invariants:
                 self.disturbed(stream, "an operator discarded a dead letter")
             case DeadLetterClosed(by=by) | RedriveFailed(by=by) if by:
                 self.disturbed(stream, "an operator redrove a dead letter")
+            case MessagesRead() | MessagesFailed():
+                self.disturbed(stream, "older messages between two batches, or after a sweep")
             case _:
                 pass
 

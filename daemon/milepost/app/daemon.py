@@ -75,7 +75,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
         webhooks = Webhooks(parts)
         observers.metrics.register(webhooks.counter)
-        observers.health.watch_webhooks(webhooks.issues)
+        observers.health.watch_webhooks(webhooks.status, webhooks.issues)
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),

@@ -13,8 +13,8 @@ from milepost.engine.interrupt import Stop
 from milepost.engine.webhook_judge import WebhookJudge
 from milepost.engine.webhooks import WebhookWorker
 from milepost.facebook.webhooks import UpdateResult
-from milepost.reporting.health import Issue, IssueKind
-from milepost.service.metrics.webhooks import REQUEST, WebhookCounter
+from milepost.reporting.health import Issue, IssueKind, WebhookStatus
+from milepost.service.metrics.webhooks import EXPIRED, REQUEST, WebhookCounter
 from milepost.service.webhook_intake import WebhookIntake
 from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
@@ -66,6 +66,14 @@ class Webhooks:
         """Watch the pages' subscriptions until a stop is requested, if webhooks are taken."""
         if self._is_listening:
             await self.subscriptions.run(clock, stop)
+
+    def status(self) -> WebhookStatus | None:
+        """Return what has come since the start; None where webhooks are not taken."""
+        if not self._is_listening:
+            return None
+        totals = self.counter.totals
+        taken = sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
+        return WebhookStatus(taken, self._intake.latest_at, self.counter.missed)
 
     def issues(self) -> Iterator[Issue]:
         """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""

@@ -12,7 +12,7 @@ from milepost.cli.options import config_option, configured_streams, load_setting
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
 from milepost.core.position import Phase
-from milepost.reporting.health import DaemonStatus, in_a_sentence
+from milepost.reporting.health import DaemonStatus, in_a_sentence, webhooks_in_words
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
@@ -93,7 +93,13 @@ def rendered(status: Status) -> str:
     for stream, row in zip(status.streams, rows, strict=True):
         lines += row, *(f"  {line}" for line in _waiting(stream, status.at))
     written = in_columns([WRITTEN, *map(_written, status.streams)], right=frozenset(range(1, len(WRITTEN))))
-    return "\n".join([*wrong, *([""] if wrong else []), *lines, "", *written])
+    return "\n".join([*wrong, *([""] if wrong else []), *lines, "", *written, *_webhooks(status)])
+
+
+def _webhooks(status: Status) -> list[str]:
+    """Return what has come by webhooks, where a daemon takes them."""
+    webhooks = None if status.daemon is None else status.daemon.webhooks
+    return [] if webhooks is None else ["", webhooks_in_words(webhooks, status.at)]
 
 
 def _issues(status: Status) -> list[str]:

@@ -16,7 +16,7 @@ Events = tuple[WebhookEvent, ...]
 class WebhookIntake:
     """Stores the events of requests durably, and counts what came of each update.
 
-    `arrived` is called when there is something new.
+    `arrived` is called when there is something new; `latest_at` is when the latest body was taken.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class WebhookIntake:
         self._counter = counter
         self._now = now
         self._arrived = arrived
+        self.latest_at: datetime | None = None
         self._group_commit = GroupCommit[Events, frozenset[str]](self._write, MAX_GROUP)
 
     async def receive(self, body: bytes) -> None:
@@ -39,6 +40,7 @@ class WebhookIntake:
         updates = list(updates_in(body, self._route, self._now()))
         events = tuple(update.event for update in updates if update.event is not None)
         new = await self._group_commit.commit(events) if events else frozenset[str]()
+        self.latest_at = self._now()
         for update in updates:
             self._counter.count(update.field, _result(update, new).value)
         if new:

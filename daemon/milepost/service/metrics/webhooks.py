@@ -34,6 +34,7 @@ class WebhookCounter(Collector):
     def __init__(self, missing: Callable[[], Mapping[Stream, bool]]) -> None:
         self._missing = missing
         self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.missed = 0
         self._misses = Counter(
             "milepost_webhook_misses_total",
             "Messages that a sweep found and no webhook told of.",
@@ -62,6 +63,7 @@ class WebhookCounter(Collector):
 
     def count_misses(self, stream: Stream, count: int) -> None:
         """Count messages of which no webhook told."""
+        self.missed += count
         self._misses.labels(stream.key).inc(count)
 
     def count(self, field: str, result: str, by: int = 1) -> None:
