@@ -76,6 +76,18 @@ class WebhooksContract:
             assert waiting(kept) == ["m_3"]
             assert await store.webhooks.add([written("m_2")], at(60)) == frozenset(), "a late repetition is none"
 
+    async def test_a_revision_of_a_stored_message_is_claimed_once(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            edits = [
+                WebhookEvent(STREAM, WebhookKind.REVISION, message_id, "ada", NOON, which)
+                for message_id, which in (("m_1", "1"), ("m_1", "2"), ("m_2", "1"))
+            ]
+            assert len(await store.webhooks.add(edits, NOON)) == 3
+            assert await store.webhooks.claim(NOON) == (STREAM,)
+            assert await store.webhooks.claim(at(3600)) == ()
+        assert waiting(kept) == []
+
     async def test_messages_of_which_an_event_told_are_known(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_1")

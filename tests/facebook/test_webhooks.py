@@ -73,6 +73,21 @@ class TestMessages:
         assert found == Update("message_edits", None, written())
 
     @pytest.mark.parametrize(
+        ("told", "which"),
+        [
+            ({"message_edit": {"mid": "m_A", "text": "new", "num_edit": "1"}}, "1"),
+            ({"message_edit": {"mid": "m_A", "text": "newer", "num_edit": 2}}, "2"),
+            ({"message_edit": {"mid": "m_A", "text": "new"}}, "0"),
+            ({"message": {"mid": "m_A", "is_deleted": True}}, "0"),
+            ({"message": {"mid": "m_A", "is_deleted": "true"}}, "0"),
+        ],
+    )
+    def test_an_edit_and_an_unsent_message_are_events_of_their_own(self, told: Json, which: str) -> None:
+        event = update(between("9001", "101", **told)).event
+        assert event == WebhookEvent(PAGE, WebhookKind.REVISION, "m_A", "9001", NOON, which)
+        assert event.key != written().key
+
+    @pytest.mark.parametrize(
         "timestamp",
         [MILLISECONDS, str(MILLISECONDS), MILLISECONDS // 1000, str(MILLISECONDS // 1000)],
     )
@@ -110,9 +125,6 @@ class TestWhatIsNoEvent:
             ({"pass_thread_control": {"new_owner_app_id": "42"}}, "messaging_handovers"),
             ({"app_roles": {"42": ["primary_receiver"]}}, "messaging_handovers"),
             ({"policy_enforcement": {"action": "block"}}, "messaging_policy_enforcement"),
-            ({"message_edit": {"mid": "m_A", "text": "new", "num_edit": "1"}}, "message_edits"),
-            ({"message": {"mid": "m_A", "is_deleted": True}}, "messages"),
-            ({"message": {"mid": "m_A", "is_deleted": "true"}}, "messages"),
             ({"message": {"text": "without an id"}}, "messages"),
             ({"message": {"mid": "m_\0"}}, "messages"),
             ({"message": "m_A"}, "messages"),

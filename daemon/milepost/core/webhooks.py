@@ -18,21 +18,26 @@ class WebhookKind(StrEnum):
     """What an event says of its message."""
 
     MESSAGE = "message"  # it was written, by the contact or by the page
+    REVISION = "revision"  # it was edited or unsent: whoever reads it again sees that
 
 
 class WebhookEvent(Struct, frozen=True):
-    """An event about one message. `contact_id` is None where the event names nobody."""
+    """An event about one message. `contact_id` is None where the event names nobody.
+
+    `which` tells several revisions of a message apart.
+    """
 
     stream: Stream
     kind: WebhookKind
     message_id: str
     contact_id: str | None
     occurred_at: datetime
+    which: str = ""
 
     @property
     def key(self) -> str:
         """What a repetition of the event has in common with it."""
-        return f"{self.stream.key} {self.kind} {self.message_id}"
+        return f"{self.stream.key} {self.kind} {self.message_id} {self.which}".rstrip()
 
 
 class WebhookInbox(Protocol):
@@ -48,8 +53,8 @@ class WebhookInbox(Protocol):
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Return the streams that have to be read because of events that are due, which nobody else is given then.
 
-        Events whose message is stored are worked off. The others are due again after a while, and then once more: the
-        list may show a message later than the event, and a worker that has claimed one may die.
+        Events whose message is stored are worked off, and so are revisions. The others are due again after a while, and
+        then once more: the list may show a message later than the event, and a worker that has claimed one may die.
         """
         ...
 

@@ -110,26 +110,37 @@ def _update(item: Json, stream: Stream | None, account_id: str | None, at: datet
         return Update(field, UpdateResult.UNKNOWN_PAGE)
     people = [person for side in ("sender", "recipient") if (person := _id(_object(item, side).get("id"))) is not None]
     has_nobody = not people and key in ("message", "message_edit", "read")
-    if message_id is None or not _announces_message(key, detail):
+    kind = _kind(key, detail)
+    if message_id is None or kind is None:
         return Update(field, UpdateResult.WITHOUT_SENDER if has_nobody else UpdateResult.IGNORED)
     contact_id = next((person for person in people if person != account_id), None)
     occurred_at = _instant(item.get("timestamp"), at)
-    event = WebhookEvent(stream, WebhookKind.MESSAGE, _as_in_the_list(stream, message_id), contact_id, occurred_at)
+    which = "" if kind is WebhookKind.MESSAGE else str(_count(detail.get("num_edit")))
+    event = WebhookEvent(stream, kind, _as_in_the_list(stream, message_id), contact_id, occurred_at, which)
     return Update(field, UpdateResult.WITHOUT_SENDER if has_nobody else None, event)
 
 
-def _announces_message(key: str, detail: Json) -> bool:
-    """Return whether an update says that a message was written.
+def _kind(key: str, detail: Json) -> WebhookKind | None:
+    """Return what an update says of its message; None for nothing that is looked at.
 
-    A `message_edit` with `num_edit` 0 says so as well: it comes a second after the message, without its text.
+    A `message_edit` with `num_edit` 0 announces a message: it comes a second after it was written, without its text.
     """
     match key:
         case "message":
-            return not _is_true(detail.get("is_deleted"))
+            return WebhookKind.REVISION if _is_true(detail.get("is_deleted")) else WebhookKind.MESSAGE
         case "message_edit":
-            return str(detail.get("num_edit")) == "0" and not detail.get("text")
+            is_edit = _count(detail.get("num_edit")) or detail.get("text")
+            return WebhookKind.REVISION if is_edit else WebhookKind.MESSAGE
+        case "postback":
+            return WebhookKind.MESSAGE
         case _:
-            return key == "postback"
+            return None
+
+
+def _count(value: object) -> int:
+    """Return a small number, which may be written as text; 0 for what is none."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
 
 def _as_in_the_list(stream: Stream, message_id: str) -> str:

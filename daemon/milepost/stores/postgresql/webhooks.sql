@@ -41,7 +41,9 @@ WHERE
 -- What another worker is claiming at this moment is skipped.
 UPDATE webhook_events
 SET
-    due_at = CASE claims WHEN 0 THEN %(soon)s WHEN 1 THEN %(later)s ELSE %(never)s END::timestamptz,
+    due_at = CASE
+        WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN %(soon)s WHEN claims = 1 THEN %(later)s ELSE %(never)s
+    END::timestamptz,
     claims = claims + 1
 WHERE
     event_key IN (

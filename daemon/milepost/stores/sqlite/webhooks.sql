@@ -23,7 +23,9 @@ WHERE
 
 -- name: claim_webhook_events
 UPDATE webhook_events
-SET due_at = CASE claims WHEN 0 THEN :soon WHEN 1 THEN :later ELSE :never END, claims = claims + 1
+SET
+    due_at = CASE WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN :soon WHEN claims = 1 THEN :later ELSE :never END,
+    claims = claims + 1
 WHERE due_at <= :now
 RETURNING stream;
 
