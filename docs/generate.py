@@ -27,6 +27,7 @@ TYPES = {
     "Secret": "secret",
     "FilePath": "path",
     "Literal": "choice",
+    "HostNames": "list",
     "Platforms": "list",
     "Secrets": "list",
     "tuple": "list",

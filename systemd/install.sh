@@ -20,8 +20,9 @@ die() { say "$*" >&2; exit 1; }
 
 # Print a name for this checkout: the version, and a hash of everything that is installed.
 name_release() {
-    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
-    content=$(find daemon migrations docs systemd requirements.lock pyproject.toml -type f ! -name '*.pyc' -exec sha256sum {} + |
+    version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' daemon/milepost/__init__.py)
+    content=$(find daemon migrations docs systemd config.yaml requirements.lock pyproject.toml hatch_build.py -type f \
+        ! -name '*.pyc' -exec sha256sum {} + |
         sort -k 2 | sha256sum | cut -c 1-8)
     echo "$version-$content"
 }

@@ -1,3 +1,3 @@
 """Milepost copies a business's conversations out of the Graph API into a database, and never loses its place."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -179,7 +179,7 @@ def test_dead_letters_are_listed_while_a_daemon_runs(dead_letters: Path) -> None
 
 def test_long_subjects_and_reasons_keep_their_ends() -> None:
     subject, reason = f"t_{'1' * 60}_end", f"begin {'x' * 400} end"
-    line = rendered([dead_letter(subject=subject, reason=reason)], NOON).splitlines()[1]
+    line = rendered([dead_letter(subject=subject, reason=reason)], NOON)[1]
     assert len(line) < 180
     for piece in ("t_111", "1_end", "begin xxx", "xxx end"):
         assert piece in line
@@ -187,7 +187,7 @@ def test_long_subjects_and_reasons_keep_their_ends() -> None:
 
 def test_foreign_text_cannot_control_the_terminal() -> None:
     nasty = dead_letter(subject="t_\x1b[2J1", reason="a\x1b]0;owned\x07\nb\u202e", note="\x1b[31m", redrive_at=at(60))
-    told = rendered([nasty], NOON) + described(nasty, '{"x": "\\u001b[2J \u202e\x7f"', NOON)
+    told = "".join(rendered([nasty], NOON)) + described(nasty, '{"x": "\\u001b[2J \u202e\x7f"', NOON)
     told += described(nasty, '{"x": "\\u001b[2J \u202e"}', NOON)
     assert not [each for each in told if not each.isprintable() and each != "\n"]
 

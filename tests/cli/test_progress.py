@@ -28,38 +28,63 @@ def drawn(progress: Progress, stream: Stream) -> str:
 
 def test_a_line_shows_batches_conversations_rate_and_retries() -> None:
     checkpoint = given(run_started(), sweep_started(), BATCH)
-    assert line(checkpoint, NOON + timedelta(seconds=2), {}).split() == [
-        checkpoint.stream.key, "4", "batches", "200", "conversations", "100/s", "0", "retries", "walk",
+    assert line(checkpoint, NOON + timedelta(seconds=2), {}, "Corner Bakery").split() == [
+        "Corner", "Bakery", "walk", "200", "conversations", "100/s",
     ]  # fmt: skip
 
 
 def test_unchanged_batches_count_before_they_are_recorded() -> None:
     checkpoint = replace(given(run_started(), sweep_started(), BATCH), unrecorded=Tally(batches=2, unchanged=100))
-    assert " 6 batches      300 conversations" in line(checkpoint, NOON + timedelta(seconds=1), {})
+    assert "  300 conversations" in line(checkpoint, NOON + timedelta(seconds=1), {}, STREAM.key)
 
 
 def test_unchanged_batches_do_not_count_towards_the_previous_run() -> None:
     ended = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
     checkpoint = replace(ended, unrecorded=Tally(batches=2, unchanged=100))
-    assert line(checkpoint, at(3600), {}).split() == [checkpoint.stream.key, "2", "batches", "100", "conversations"]
+    assert line(checkpoint, at(3600), {}, STREAM.key).split() == [
+        checkpoint.stream.key,
+        "starting",
+        "100",
+        "conversations",
+    ]
+
+
+def test_a_full_sweep_of_a_known_inbox_has_a_bar() -> None:
+    first = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+    again = given(
+        run_started(), sweep_started(), events.BatchStored(walking("c"), Tally(batches=1, unchanged=75)), after=first
+    )
+    assert "  walk      ██████░░░░░░  50%  75 of 150  " in line(again, NOON + timedelta(seconds=1), {}, "Corner Bakery")
+
+
+def test_a_long_name_is_shortened_and_a_line_of_eighty_columns_holds_what_it_waits_for() -> None:
+    limited = given(run_started(), sweep_started(), BATCH, LIMITED)
+    shown = line(limited, NOON, rate_limits_of([limited]), "Bäckerei und Konditorei an der Ecke messenger")
+    assert "waits for the app's rate limit until 14:05 UTC" in shown[:80]
 
 
 def test_a_retry_is_shown_with_its_reason() -> None:
     checkpoint = given(run_started(), sweep_started(), events.FetchFailed(1, NETWORK, NOON + timedelta(seconds=2)))
-    assert line(checkpoint, NOON, {}).endswith("1 retries  retrying: it went wrong")
+    shown = line(checkpoint, NOON, {}, "Corner Bakery")
+    assert shown.split("  ")[0] == "Corner Bakery"
+    assert "  retrying: it went wrong  " in shown
+    assert shown.endswith("1 retry")
 
 
 def test_the_end_of_a_run_is_shown() -> None:
     done = given(run_started(), sweep_started(), BATCH, events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
-    assert line(done, NOON, {}).endswith("complete")
+    assert line(done, NOON, {}, "Corner Bakery").split() == ["Corner", "Bakery", "complete", "200", "conversations"]
 
 
 def test_a_wait_for_a_rate_limit_is_shown_with_its_end() -> None:
     limited = given(run_started(), sweep_started(), BATCH, LIMITED)
-    assert line(limited, NOON, rate_limits_of([limited])).endswith("waits for the app's rate limit until 14:05 UTC")
+    holds = rate_limits_of([limited])
+    assert (
+        line(limited, NOON, holds, "A").split("  ", 1)[1].strip().startswith("waits for the app's rate limit until 14")
+    )
     beyond_the_run = given(RunEnded(RunStatus.PAUSED, Reason.RATE_LIMIT), after=limited)
-    assert line(beyond_the_run, NOON, rate_limits_of([limited])).endswith("until 14:05 UTC")
-    assert line(limited, at(7500), rate_limits_of([limited])).endswith("walk")
+    assert "  waits for the app's rate limit until 14:05 UTC  " in line(beyond_the_run, NOON, holds, "A")
+    assert line(limited, at(7500), holds, "A").split()[1] == "walk"
 
 
 def test_a_limit_that_one_stream_reaches_is_shown_on_all_lines_until_it_ends() -> None:
@@ -71,7 +96,7 @@ def test_a_limit_that_one_stream_reaches_is_shown_on_all_lines_until_it_ends() -
     waits = f"waits for the app's rate limit (met by {STREAM.key}) until 14:05 UTC"
     assert waits in drawn(progress, Stream.parse("messenger:2"))
     progress.read(recorded(BATCH, after=limited.checkpoint))
-    assert drawn(progress, Stream.parse("messenger:2")).endswith("walk")
+    assert drawn(progress, Stream.parse("messenger:2")).split()[1] == "walk"
     progress.close()
 
 
@@ -84,7 +109,7 @@ def test_notices_without_a_checkpoint_draw_no_line() -> None:
 def test_foreign_text_cannot_control_the_terminal() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[2Jsecond")
     checkpoint = given(run_started(), sweep_started(), events.FetchFailed(1, foul, NOON + timedelta(seconds=2)))
-    assert line(checkpoint, NOON, {}).isprintable()
+    assert line(checkpoint, NOON, {}, STREAM.key).isprintable()
 
 
 def test_each_stream_has_a_line_of_its_own_on_the_terminal() -> None:

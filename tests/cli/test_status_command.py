@@ -25,6 +25,9 @@ from milepost.stores.sqlite.connection import lock_database
 COMPLETE = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))
 
 
+DOCS = Path(__file__).parents[2] / "docs"
+
+
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the database will be: the built-in settings apply in an empty directory."""
@@ -111,8 +114,10 @@ def test_json_has_every_key_in_every_state(database: Path) -> None:
     assert list(stream) == list(StreamStatus.__struct_fields__)
 
 
-def test_the_help_names_every_key_of_the_json() -> None:
-    text = command.get_help(click.Context(command))
+def test_the_help_is_short_and_names_the_page_that_explains_every_key_of_the_json() -> None:
+    assert len(command.get_help(click.Context(command)).splitlines()) <= 20
+    assert "docs/commands.md" in command.get_help(click.Context(command))
+    text = "".join((DOCS / page).read_text() for page in ("commands.md", "http-api.md", "metrics.md"))
     keys = {key for kind in (Status, StreamStatus, OpenSweep, Written) for key in kind.__struct_fields__}
     assert not [word for word in keys | {state.value for state in State} if word not in text]
 

@@ -38,13 +38,15 @@ STORED = events.BatchStored(walking("c1"), Tally(batches=12, inserted=600, conta
 
 def text(*checkpoints: Checkpoint, at_work: bool = True, configured: Sequence[Stream] | None = None) -> str:
     around = ConditionContext(at(240), at_work, 240.0, 50, rate_limits_of(checkpoints))
-    return rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
+    return "\n".join(
+        rendered(Status(around.now, "milepost.db", at_work, statuses(checkpoints, around, configured, {})))
+    )
 
 
 def text_of_daemon(daemon: DaemonStatus, *checkpoints: Checkpoint) -> str:
     around = ConditionContext(at(240), True, 240.0, 50, rate_limits_of(checkpoints))
     shown = statuses(checkpoints, around, None, {}, daemon)
-    return rendered(Status(around.now, "milepost.db", True, shown, daemon))
+    return "\n".join(rendered(Status(around.now, "milepost.db", True, shown, daemon)))
 
 
 def daemon_with(

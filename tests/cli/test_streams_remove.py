@@ -25,7 +25,7 @@ from stores.store_dump import SqliteDump
 
 OTHER = Stream(Platform.INSTAGRAM, "2")
 LETTER = DeadLetterOpened("d_1", Stage.FETCH, "t_9", "unreadable")
-REMOVED = f"{STREAM.key} (Corner Bakery): 1 contact, 1 conversation, 2 messages, 1 open dead letter"
+REMOVED = f"Corner Bakery ({STREAM.key}): 1 contact, 1 conversation, 2 messages, 1 open dead letter"
 STORE = "store: {url: 'sqlite:///milepost.db'}\n"
 PAGES = (
     f"{STORE}source: {{kind: facebook}}\n"
@@ -119,8 +119,8 @@ def test_on_a_terminal_it_shows_what_is_stored_and_asks_for_confirmation(
         os.close(theirs)
 
     assert done.returncode == code, done
-    shown = next(line for line in done.stdout.splitlines() if line.startswith(STREAM.key)).split()
-    assert shown == [STREAM.key, "Corner", "Bakery", "1", "1", "2", "1"]
+    shown = next(line for line in done.stdout.splitlines() if line.startswith("Corner Bakery ")).split()
+    assert shown == ["Corner", "Bakery", STREAM.key, "1", "1", "2", "1"]
     assert "is still configured" in done.stdout
     assert "for good? [y/N]" in done.stdout
     assert streams_in(kept) == left
@@ -152,7 +152,7 @@ async def test_a_configured_stream_that_was_never_synced_has_nothing_to_remove(k
 
     ended = await milepost(folder(kept), "streams", "remove", "messenger:77")
 
-    assert (ended.code, ended.stdout) == (0, "Nothing is stored for messenger:77 (Corner Bakery)\n")
+    assert (ended.code, ended.stdout) == (0, "Nothing is stored for Corner Bakery (messenger:77)\n")
 
 
 async def test_while_a_daemon_runs_it_is_refused_with_what_to_do(kept: SqliteDump) -> None:

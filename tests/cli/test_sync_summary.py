@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
-from milepost.cli.sync import rendered
+from milepost.cli.sync_summary import Synced, rendered
+from milepost.cli.terminal import Terminal
+from milepost.cli.titles import Titles
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
@@ -36,7 +38,7 @@ def explanations(*checkpoints: Checkpoint, of_run: bool = True) -> list[str]:
     around = ConditionContext(NOON, False, 300.0, 50, rate_limits_of(checkpoints))
     conditions = {each.stream: condition(each, around) for each in checkpoints}
     results = [RunResult(each.stream, each.run if of_run else None) for each in checkpoints]
-    lines = rendered(results, 1.0, conditions, NOON).splitlines()
+    lines = rendered(Synced(results, 1.0, conditions), NOON)
     return lines[lines.index("") + 3 :]
 
 
@@ -45,7 +47,7 @@ def after(*happened: events.Event, stream: Stream = STREAM) -> Checkpoint:
 
 
 def table(*results: RunResult) -> list[str]:
-    return rendered(results, 12.5, {}, NOON).splitlines()
+    return rendered(Synced(results, 12.5), NOON)
 
 
 def cells(line: str) -> list[str]:
@@ -72,10 +74,10 @@ def test_a_sync_that_read_nothing_does_not_claim_that_it_succeeded() -> None:
 
 
 def test_a_sync_without_streams_says_why_there_are_none() -> None:
-    lines = rendered([], 1.0, {}, NOON, DEAD_TOKEN).splitlines()
+    lines = rendered(Synced([], 1.0, undiscovered=DEAD_TOKEN), NOON)
     assert lines[-2] == "source.discover_pages: the pages could not be discovered: it went wrong (code 190)"
     assert "give source.access_token a new token" in lines[-1]
-    held = rendered([], 1.0, {}, NOON, Held()).splitlines()
+    held = rendered(Synced([], 1.0, undiscovered=Held()), NOON)
     assert held[-1] == "source.discover_pages: the pages were not discovered: a rate limit forbids the call"
 
 
@@ -152,3 +154,18 @@ def test_foreign_text_stays_on_its_line() -> None:
     foul = Problem(ProblemKind.API, "first\n\x1b[31msecond", code=190)
     lines = explanations(after(RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=foul)))
     assert lines[0] == f"{STREAM.key}: authorization: first \\x1b[31msecond (code 190)"
+
+
+def test_the_summary_fits_eighty_columns_with_the_names_of_pages_first() -> None:
+    results = [
+        RunResult(Stream.parse("messenger:61590023753730000"), DONE),
+        RunResult(Stream.parse("instagram:61590023753730000"), PAUSED),
+    ]
+    titles = Titles({"61590023753730000": "Corner Bakery"})
+    lines = rendered(Synced(results, 12.5, titles=titles), NOON, Terminal(80))
+    assert max(map(len, lines)) <= 80
+    heading, first, second, total, *_ = map(cells, lines)
+    assert (heading[:3], total[0]) == (["page", "stream", "status"], "total")
+    assert {"inserted", "dead-lettered"} <= set(heading)
+    assert (first[:2], second[:2]) == (["Corner", "Bakery"], ["Corner", "Bakery"])
+    assert "Corner Bakery (instagram:61590023753730000): batch limit; the next sync" in " ".join(lines)

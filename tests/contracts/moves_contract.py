@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
-from milepost.core.gaps import Gap, MessagesOwed
+from milepost.core.gaps import Gap, GapEnding, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream, Stretch
 from milepost.core.ports import Committed, Rejected, Store
@@ -108,9 +108,11 @@ class MovesContract:
             before = await store.known(keys_of(NEW, batch(thread(1), thread(3))))
             await read(store, NEW, thread(1), now=at(60))
             after = await store.known(keys_of(NEW, batch(thread(1), thread(3))))
+            open_gaps = await store.open_gaps(OLD, 9)
 
         assert before.owed_elsewhere == (first,)
         assert after.owed_elsewhere == ()
+        assert {each.gap.gap_id: each.ending for each in open_gaps} == {"g_1": GapEnding.MOVED, "g_2": None}
 
     async def test_what_two_pages_read_at_once_is_counted_by_one_of_them(self, kept: StoreDump) -> None:
         """The second one has to look again: at a thread that both are the first to read, and at one that moves."""

@@ -254,6 +254,21 @@ class EntriesContract:
         written = [StoredEntry(row.seq, row.entry()) for row in empty.tables().journal]
         assert seen == [placed for placed in written if followed in (None, placed.entry.stream.key)]
 
+    async def test_a_page_has_the_name_that_is_known_on_any_platform(self, empty: StoreDump) -> None:
+        pages = (
+            "('messenger', '9', 'Corner Bakery', NULL)",
+            "('instagram', '9', NULL, 'bakery')",
+            "('instagram', '8', NULL, 'bikes')",
+            "('messenger', '7', NULL, NULL)",
+        )
+        times = f"'{NOON:%Y-%m-%dT%H:%M:%S.000Z}', '{NOON:%Y-%m-%dT%H:%M:%S.000Z}'"
+        rows = ", ".join(f"{page[:-1]}, {times})" for page in pages)
+        empty.execute(
+            f"INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at) VALUES {rows}"
+        )
+        async with open_reader(empty.store_url) as journal_reader:
+            assert await journal_reader.page_names() == {"9": "Corner Bakery", "8": "bikes"}
+
     async def test_checkpoints_are_ordered_by_stream(self, filled: StoreDump) -> None:
         async with open_reader(filled.store_url) as journal_reader:
             found = await journal_reader.checkpoints()

@@ -1,5 +1,6 @@
 """core.backlog and core.message_reading: which messages are owed, and what reading them means."""
 
+from datetime import timedelta
 from math import inf
 
 import pytest
@@ -57,7 +58,7 @@ from milepost.core.message_reading import (
     MESSAGES_PER_REQUEST,
     ROUNDS,
     decide_messages,
-    forget_gap,
+    drop_gap,
     gap_in,
     payload_of,
     request_of,
@@ -72,7 +73,7 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.plan import EPOCH
-from milepost.core.ports import DueDeadLetter, MessagesOutcome
+from milepost.core.ports import DueDeadLetter, MessagesOutcome, OpenGap
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.records import Record
@@ -103,6 +104,12 @@ def stored(updated: float = -3600.0, *events: str) -> Known:
         {row.contact_id: row for row in rows.contacts},
         frozenset(events),
     )
+
+
+def elsewhere(updated: float, *events: str) -> Known:
+    """Return what a store holds of the conversation where it stands under another page."""
+    known = stored(updated, *events)
+    return replace(known, conversations={"t_1": replace(known.conversations["t_1"], page_id="another")})
 
 
 def owed_of(read: Conversation, known: Known, before: Checkpoint | None = None) -> list[Gap]:
@@ -157,9 +164,29 @@ class TestWhatIsOwed:
 
     def test_it_is_owed_where_the_store_refused_the_conversation_before(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", is_open=True)
-        (gap,) = owed_of(listed(-60, -30), Known(dead_letters={"t_1/row": dead_letter}))
+        before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
+        known = Known(dead_letters={"t_1/row": dead_letter})
+        (first,), (later,) = owed_of(listed(-60, -30), known), owed_of(listed(-60, -30), known, before)
 
-        assert gap.back_to == at(-60)
+        assert first.history_to == EPOCH
+        assert later.history_to == at(-3600) - timedelta(seconds=POLICY.watermark_overlap_seconds)
+
+    def test_what_another_page_owed_of_a_conversation_that_moves_here_is_owed(self) -> None:
+        owed_there = (GAP, replace(GAP, gap_id="g_9", conversation_id="t_9"))
+        known = replace(elsewhere(0.0, "m_0"), owed_elsewhere=owed_there)
+
+        (gap,) = owed_of(listed(0.0), known)
+
+        assert gap.gap_id != GAP.gap_id
+        assert replace(gap, gap_id=GAP.gap_id) == GAP
+
+    def test_what_is_owed_of_a_conversation_that_another_page_keeps_is_not_left_to_it(self) -> None:
+        known = replace(elsewhere(-3600), moved_to={"another": NOON})
+
+        (gap,) = owed_of(listed(-20, -10, 0.0), known)
+
+        assert OpenGap(gap, is_forgotten=False, has_moved=True).ending is None
+        assert OpenGap(replace(gap, is_elsewhere=False), is_forgotten=False, has_moved=True).ending is GapEnding.MOVED
 
     def test_nothing_is_owed_of_people_who_were_erased(self) -> None:
         assert owed_of(listed(-60, -30), replace(stored(), forgotten=frozenset({"t_1"}))) == []
@@ -237,6 +264,23 @@ class TestHistory:
         (gap,) = history_of(listed(-60, -30), before, message_history_seconds=0.0, watermark_overlap_seconds=600.0)
 
         assert gap.history_to == at(-4200)
+
+    def test_what_another_page_owed_of_a_conversation_that_moves_here_is_owed(self) -> None:
+        owed_there = (GAP, replace(GAP, gap_id="g_9", conversation_id="t_9"))
+        known = replace(elsewhere(0.0, "m_0"), owed_elsewhere=owed_there)
+
+        (gap,) = owed_of(listed(0.0), known)
+
+        assert gap.gap_id != GAP.gap_id
+        assert replace(gap, gap_id=GAP.gap_id) == GAP
+
+    def test_what_is_owed_of_a_conversation_that_another_page_keeps_is_not_left_to_it(self) -> None:
+        known = replace(elsewhere(-3600), moved_to={"another": NOON})
+
+        (gap,) = owed_of(listed(-20, -10, 0.0), known)
+
+        assert OpenGap(gap, is_forgotten=False, has_moved=True).ending is None
+        assert OpenGap(replace(gap, is_elsewhere=False), is_forgotten=False, has_moved=True).ending is GapEnding.MOVED
 
     def test_nothing_is_owed_of_people_who_were_erased(self) -> None:
         assert owed_of(listed(-60, -30), Known(forgotten=frozenset({"t_1"}))) == []
@@ -333,7 +377,9 @@ class TestReading:
 
         assert record.changes == Changes()
         assert read_of(record).ending is GapEnding.FORGOTTEN
-        assert forget_gap(DONE, GAP, budget()).events == (MessagesRead(GAP, ending=GapEnding.FORGOTTEN),)
+        assert drop_gap(DONE, GAP, GapEnding.FORGOTTEN, budget()).events == (
+            MessagesRead(GAP, ending=GapEnding.FORGOTTEN),
+        )
 
     def test_messages_that_the_store_refuses_become_dead_letters_one_by_one(self) -> None:
         rows = tuple(RefusedRow(Table.INTERACTION_EVENTS, key, "no") for key in ("m_-180", "m_-150"))

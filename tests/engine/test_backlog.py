@@ -381,6 +381,23 @@ async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
     assert endings(store)[-1] is GapEnding.FORGOTTEN
 
 
+async def test_of_a_conversation_that_has_moved_to_another_page_nothing_is_read() -> None:
+    """That page owes it by now, and this one's token may not read it any more."""
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
+    await bursts(parts, inbox, 25)
+    await one_run(parts, inbox).sync([STREAM])
+    calls = len(inbox.requests)
+    store.conversations["t_0"] = replace(store.conversations["t_0"], page_id="another")
+    store.moves[STREAM.key, f"{STREAM.platform}:another"] = parts.clock.now()
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (calls, 0)
+    assert endings(store)[-1] is GapEnding.MOVED
+
+
 # --- histories --------------------------------------------------------------------------------------------------------
 
 

@@ -218,6 +218,9 @@ class Invariants:
         assert after.sweep_is_recorded, "a stored checkpoint has a sweep that is not in its journal"
         if commit.changes.missed or commit.changes.found:
             self.disturbed(stream, "a full sweep noted what it missed")
+        for event in (entry.event for entry in fresh):
+            if isinstance(event, MessagesRead | MessagesFailed):
+                self.disturbed(stream, f"the backlog was read: {event.ending}")
         self._dead_letters_agree(stream, after)
         observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
@@ -279,6 +282,8 @@ class Invariants:
                 self.disturbed(stream, f"a walk started over: {problem.kind}")
             case StoreReturned():
                 self.disturbed(stream, "the store was away")
+            case MessagesRead() | MessagesFailed() if before.sweep is not None:
+                self.disturbed(stream, "older messages were read during a sweep")
             case StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked():
                 self.disturbed(stream, f"a command: {entry.type}")
                 if run is not None and run.ended_at is None:
@@ -287,8 +292,6 @@ class Invariants:
                 self.disturbed(stream, "an operator discarded a dead letter")
             case DeadLetterClosed(by=by) | RedriveFailed(by=by) if by:
                 self.disturbed(stream, "an operator redrove a dead letter")
-            case MessagesRead() | MessagesFailed():
-                self.disturbed(stream, "older messages between two batches, or after a sweep")
             case _:
                 pass
 
@@ -463,13 +466,14 @@ class Invariants:
     def _missing(self, stream: Stream, thread: Thread) -> list[Interaction]:
         """Return the messages that are not stored: of those that the list shows, of the history, and of those since.
 
-        Of a thread that came without messages, no others are owed.
+        Of a thread that came without messages, no others are owed, nor is the history of one that moved here.
         """
         listed = as_listed(thread, self.messages)
         first = self.observed[stream].first_messages.get(thread.thread_id)
         gaps = self._gaps_of(stream, thread.thread_id)
         limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
-        history = [] if first is None else [each for each in thread.messages[:first] if each.occurred_at > limit]
+        has_history = first is not None and stream not in self.linked
+        history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
         since = [] if first is None else thread.messages[first:]
         older = self._missing_events(stream, replace(listed, interactions=(*history, *since)))
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
@@ -565,10 +569,9 @@ class Invariants:
         """Note that messages are given up because their thread is gone: it may come back, or be of another page."""
         threads = [self._thread(of, gap.conversation_id) for of in self._group(stream)]
         thread = next((each for each in threads if each is not None), None)
-        if any(
-            each.conversation_id == gap.conversation_id for of, each in self.store.gaps.values() if of != stream.key
-        ):
-            return  # that page has taken over what is owed
+        others = {of.key for of in self.linked[-1:] if stream != of and stream in self.linked}
+        if any(of in others and each.conversation_id == gap.conversation_id for of, each in self.store.gaps.values()):
+            return  # the page that the account was linked to has taken over what is owed
         if thread is not None:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 

@@ -200,7 +200,12 @@ class MemoryStore:
             reverse=True,
         )
         return tuple(
-            OpenGap(gap, (stream.key, "conversation", gap.conversation_id) in self.forgotten) for gap in gaps[:limit]
+            OpenGap(
+                gap,
+                (stream.key, "conversation", gap.conversation_id) in self.forgotten,
+                has_moved=self.conversations.get(gap.conversation_id, stream).page_id != stream.page_id,
+            )
+            for gap in gaps[:limit]
         )
 
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:

@@ -53,6 +53,7 @@ OTHERWISE: dict[str, object] = {
     "webhooks.subscribe": True,
     "http.listen": "127.0.0.1:9000",
     "http.token": "token-of-the-listener",
+    "http.allowed_hosts": ("status.example.com",),
     "http.token_file": "http-token",
     "log.format": "json",
     "log.level": "debug",

@@ -437,6 +437,14 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     (
+        MessagesRead(GAP, ending=GapEnding.MOVED),
+        Description(
+            "messages read",
+            "0 older messages of a conversation stored; the conversation is another page's by now, which owes it",
+            fields=OF_GAP | {"ending": "moved", "stored": 0, "stored_so_far": 0},
+        ),
+    ),
+    (
         MessagesRead(replace(GAP, stored=90), 50),
         Description(
             "messages read",

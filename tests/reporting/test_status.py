@@ -408,7 +408,7 @@ class TestOnHold:
         assert operator_pause.wait == Wait("an operator to resume it", NOON, None)
         assert operator_pause.advice is not None
         assert operator_pause.advice.startswith("API from 10.0.0.7 paused it")
-        assert f"POST /api/streams/{STREAM.key}/resume" in operator_pause.advice
+        assert f"`milepost resume {STREAM.key}`" in operator_pause.advice
         assert operator_pause.next_run_at is None
 
     def test_a_paused_stream_hides_every_other_problem_until_it_is_resumed(self) -> None:

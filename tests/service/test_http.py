@@ -5,7 +5,7 @@ import errno
 import gzip
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,9 +45,16 @@ def all_routes(
 
 @asynccontextmanager
 async def client(
-    routes: Iterable[web.AbstractRouteDef], *, token: str = "", host: str = "127.0.0.1"
+    routes: Iterable[web.AbstractRouteDef],
+    *,
+    token: str = "",
+    host: str = "127.0.0.1",
+    allowed_hosts: Sequence[str] = (),
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    async with serve(host, 0, routes, token=token) as url, aiohttp.ClientSession(url) as session:
+    async with (
+        serve(host, 0, routes, token=token, allowed_hosts=allowed_hosts) as url,
+        aiohttp.ClientSession(url) as session,
+    ):
         yield session
 
 
@@ -204,6 +211,15 @@ async def test_every_name_of_the_loopback_is_accepted(name: str, port: str) -> N
         session.get("/metrics", headers={"Host": f"{name}{port}"}) as response,
     ):
         assert response.status == 200
+
+
+@pytest.mark.parametrize("name", ["status.example", "STATUS.example:8443"])
+async def test_a_name_that_the_configuration_allows_is_accepted_and_no_other(name: str) -> None:
+    async with client(all_routes(), allowed_hosts=["Status.Example"]) as session:
+        async with session.get("/metrics", headers={"Host": name}) as response:
+            assert response.status == 200
+        async with session.get("/metrics", headers={"Host": f"evil.{name}"}) as response:
+            assert response.status == 421
 
 
 async def test_health_is_answered_under_any_host_name() -> None:

@@ -431,6 +431,10 @@ def to_ghosts(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=Habits(ghost_chance=0.3, arrival_chance=0.3), refused_row_chance=0.0)
 
 
+def never_alone(*_: object) -> None:
+    """Read no thread alone before it becomes a dead letter."""
+
+
 def to_short_outages(scenario: Scenario) -> Scenario:
     """Let outages begin and end all the time."""
     climate = Climate(outage_chance=0.4, longest_seconds=2.0, with_unknown_errors=True)
@@ -545,7 +549,9 @@ MUTANTS = {
         "calls without end|does not end", patches={"milepost.core.failures.smaller": never_smaller}
     ),
     "an outage is taken for what a list holds": Mutant(
-        "can be read and was given up", patches={"milepost.engine.run.checked": blind}, narrowed=to_short_outages
+        "can be read and was given up",
+        patches={"milepost.engine.run.checked": blind, "milepost.engine.run.to_read_alone": never_alone},
+        narrowed=to_short_outages,
     ),
     "one look at the list is enough": Mutant(
         "can be read and was given up",

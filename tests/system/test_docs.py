@@ -149,10 +149,11 @@ def unknown_words(words: list[str]) -> list[str]:
     return unknown
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+OF_TODAY = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which names what was
+
+
+@pytest.mark.parametrize("page", OF_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_exists(page: Path) -> None:
-    if page.name == "CHANGELOG.md":
-        pytest.skip("it names what was")
     for matched in NAMED.finditer(page.read_text()):
         text = re.split(r" [|>&]|;", matched[1] or matched[2])[0]
         words = re.sub(r"[\[\]\\]", " ", text).split()

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -263,4 +263,72 @@ async def test_a_person_who_was_erased_is_not_read_any_more(installation: Instal
 
         assert world.calls_for_messages() == 0
         assert stored(installation, thread) == []
+        assert installation.rows("SELECT * FROM message_backlog") == []
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+@on_both_databases
+async def test_histories_are_read_after_a_first_copy_and_go_on_after_a_kill(
+    installation: Installation, edge: Edge
+) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        world.clock.now = datetime.now(UTC)
+        chosen = world.threads()[-4:]
+        world.arrive(chosen, (130, 130, 130, 130))
+        for call in (1, 3, 2):
+            async with started(installation.folder, "sync") as running:
+                edge.kills(running, call)
+                await until(lambda: running.has_ended)
+            assert installation.rows("SELECT 1 FROM message_backlog"), "it was killed too late to prove anything"
+        edge.works()
+        shown = await milepost(installation.folder, "status")
+        assert " of 4 conversations still to read" in shown.stdout, shown
+        world.calls_for_messages()
+
+        assert (await installation.sync()).code == 0
+
+        for thread in chosen:
+            assert stored(installation, thread) == world.readable(thread)
+        assert world.calls_for_messages() <= 4 * 3
+        assert entries(installation).count("messages_read") <= 4 * 3
+        assert installation.rows("SELECT * FROM message_backlog") == []
+        before = len(entries(installation))
+        assert (await installation.sync()).code == 0
+        assert world.calls_for_messages() == 0
+        assert len(entries(installation)) == before + 1
+    for command in ("verify", "rebuild", "verify"):
+        audited = await milepost(installation.folder, "journal", command)
+        assert audited.code == 0, audited
+
+
+@on_both_databases
+async def test_a_longer_history_is_read_on_by_a_full_sync_and_shown_until_then(installation: Installation) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        chosen = world.threads()[-2:]
+        world.clock.now = datetime.now(UTC) - timedelta(days=100)
+        world.arrive(chosen, (70, 45))
+        world.clock.now += timedelta(days=95)
+        world.arrive(chosen, (60, 30))
+        installation.configure_for(simulator, sync={"message_history": "none"})
+        assert (await installation.sync()).code == 0
+        assert world.calls_for_messages() == 0
+        assert [len(stored(installation, thread)) for thread in chosen] == [20, 20]
+        assert len(installation.rows("SELECT 1 FROM message_backlog WHERE queue = 2")) >= 2
+
+        installation.configure_for(simulator, sync={"message_history": "30d"})
+        assert (await installation.sync()).code == 0
+        assert world.calls_for_messages() == 0
+        assert (await installation.sync("--full")).code == 0
+        lengths = [len(stored(installation, thread)) for thread in chosen]
+        assert 60 <= lengths[0] < 60 + 50 + 1
+        installation.configure_for(simulator, sync={"message_history": "all"})
+        assert (await installation.sync("--full")).code == 0
+
+        for thread in chosen:
+            assert stored(installation, thread) == world.readable(thread)
         assert installation.rows("SELECT * FROM message_backlog") == []

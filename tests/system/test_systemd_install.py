@@ -11,7 +11,7 @@ from kit.systemd_service import BASE_URL, CONFIG, DATABASE, NOT_INSTALLED, PAGE,
 pytestmark = pytest.mark.timeout(600)
 
 RELEASES = "/opt/milepost/releases"
-NEWER = ("sed", "-i", 's/^version = .*/version = "9.9.9"/')
+NEWER = ("sed", "-i", 's/^__version__ = .*/__version__ = "9.9.9"/')
 
 
 def release(service: Service, link: str) -> str:
@@ -78,8 +78,7 @@ def test_an_upgrade_resumes_where_the_old_version_was_and_can_be_rolled_back(ser
     assert releases(service) == {old}, "the same was installed twice"
     assert service.lab.tried("readlink", "/opt/milepost/previous").returncode != 0
 
-    service.lab.run(*NEWER, f"{SOURCE}/pyproject.toml")
-    service.lab.run("sed", "-i", 's/"0.1.0"/"9.9.9"/', f"{SOURCE}/daemon/milepost/__init__.py")
+    service.lab.run(*NEWER, f"{SOURCE}/daemon/milepost/__init__.py")
     install(service.lab)
     new = release(service, "current")
     assert new.startswith("9.9.9-")

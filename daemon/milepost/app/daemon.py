@@ -267,7 +267,14 @@ async def serving(
             ]
         )
         served = [*routes, *routes_of(operations), *pages(asks_for_token=bool(token)), *runbooks()]
-        async with serve(http.host, http.port, served, token=token, wrong_tokens=wrong_tokens) as url:
+        async with serve(
+            http.host,
+            http.port,
+            served,
+            token=token,
+            wrong_tokens=wrong_tokens,
+            allowed_hosts=http.allowed_hosts,
+        ) as url:
             yield url
 
 

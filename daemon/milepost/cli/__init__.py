@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import click
+from click.shell_completion import CompletionItem
 
 from milepost import __version__
+from milepost.cli.groups import Group
 from milepost.core.errors import (
     BadConfiguration,
     ConfigurationAway,
@@ -22,6 +24,8 @@ from milepost.reporting.summary import ExitCode
 COMMANDS = {
     "run": "Run the daemon: sync every stream on its interval and serve HTTP, until SIGTERM.",
     "sync": "Sync the streams now, until each sweep is complete or a limit is reached.",
+    "pause": "Pause streams until they are resumed.",
+    "resume": "Resume paused streams, which syncs them at once.",
     "status": "Show the state of every stream.",
     "journal": "Follow, verify, rebuild or export the journal.",
     "backup": "Copy the database while the daemon keeps running.",
@@ -29,12 +33,13 @@ COMMANDS = {
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
     "streams": "Remove streams with their rows.",
     "contacts": "Erase a person on request.",
-    "config": "Check the configuration.",
+    "config": "Write a configuration to begin with, and check it.",
     "simulate": "Serve a simulated Graph API, for trying things out.",
+    "completion": "Write the completion script for a shell.",
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """Imports `milepost.cli.<name>` for the command of that name, and for no other."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -45,6 +50,11 @@ class _Lazy(click.Group):
             return None
         command: click.Command = import_module(f"milepost.cli.{cmd_name.replace('-', '_')}").command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Complete the name of a command, importing none."""
+        named = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -63,14 +73,24 @@ def main() -> None:
     try:
         cli(prog_name="milepost")
     except MilepostError as error:
-        click.echo(f"milepost: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  → {error.hint}", err=True)
+        _complain(f"milepost: {error.message}", *([f"  → {error.hint}"] if error.hint else []))
         _end(_exit_code(error))
     except OSError as error:  # of stdout or a file that an argument names; all other parts raise MilepostError
         where = f": {error.filename}" if error.filename else ""
-        click.echo(f"milepost: {error.strerror or error}{where}", err=True)
+        _complain(f"milepost: {error.strerror or error}{where}")
         _end(ExitCode.WITH_ERRORS)
+
+
+def _complain(*texts: str) -> None:
+    """Write lines to stderr, wrapped where that is a terminal."""
+    # Imported here, so that completion and help load as little as possible.
+    from milepost.cli.terminal import terminal_of  # noqa: PLC0415
+
+    terminal = terminal_of(sys.stderr, os.environ)
+    for text in texts:
+        # What is wrong with a configuration is a line for each mistake.
+        lines = [line for each in text.split("\n") for line in terminal.wrapped(each)]
+        click.echo("\n".join(lines), err=True)
 
 
 def _end(code: ExitCode) -> NoReturn:

@@ -1,23 +1,84 @@
-"""`milepost config`: checks the configuration before anything depends on it."""
+"""`milepost config`: writes a configuration to begin with, and checks one before anything depends on it."""
 
 import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import click
 
 from milepost.app.database import store_url_of
+from milepost.cli.atomic_file import atomic_file
+from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
+from milepost.cli.terminal import echo_wrapped
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
 
+DEFAULT = Path("config.yaml")
+FOR_FACEBOOK = """\
+# Milepost's configuration, for pages of your own. Fill in `pages`; docs/configuration.md explains every key, and
+# `milepost config check --online` reports mistakes and tries the tokens.
+#
+# Values shown are the defaults. ${NAME} and ${NAME:-default} read the environment; durations are
+# written 250ms, 270s, 4.5m, 1h, 7d. Settings to uncomment have no single space after their #.
 
-@click.group(name="config")
+"""
+
+
+@click.group(cls=Group, name="config")
 def command() -> None:
-    """Check the configuration."""
+    """Write a configuration to begin with, and check it."""
+
+
+@command.command()
+@click.option(
+    "-c", "--config", metavar="FILE", envvar="MILEPOST_CONFIG", default="config.yaml", show_default=True, help="Where."
+)
+@click.option("--facebook", "is_facebook", is_flag=True, help="For pages of your own, not for the simulated world.")
+def init(config: str, *, is_facebook: bool) -> None:
+    """Write a config.yaml in which every key is explained, with its default.
+
+    A file that exists is never overwritten. Only you can read the new one, in case you write secrets into it.
+
+    Exit codes: 0 written · 1 it cannot be written · 2 it exists
+    """
+    path = Path(config)
+    if os.path.lexists(path):
+        raise click.UsageError(f"{path} exists, and is left as it is; --config FILE names another one")
+    with atomic_file(path, force=False) as file:
+        file.write(sample(is_facebook=is_facebook).encode())
+    echo_wrapped([f"{path} is written", *_next_steps(path, is_facebook=is_facebook)])
+
+
+def sample(*, is_facebook: bool) -> str:
+    """Return the shipped configuration: that of the simulated world, or the same with a page to fill in."""
+    text = (files("milepost.cli") / "config.sample.yaml").read_text(encoding="utf-8")
+    if not is_facebook:
+        return text
+    _, _, rest = text.partition("\n\n")  # the introduction is about the simulated world
+    lines = [line[1:] if _is_of_pages(line) else line for line in rest.split("\n")]
+    # Few pages need it, and an invented one would be believed.
+    lines = [line.replace("    instagram_account_id:", "    # instagram_account_id:") for line in lines]
+    return FOR_FACEBOOK + "\n".join(lines).replace("kind: simulator   ", "kind: facebook    ", 1)
+
+
+def _is_of_pages(line: str) -> bool:
+    """Return whether a line is one of the block of pages, which has no space after its #."""
+    return line.startswith(("#pages:", "#  "))
+
+
+def _next_steps(path: Path, *, is_facebook: bool) -> list[str]:
+    option = "" if path == DEFAULT else f" -c {path}"
+    if not is_facebook:
+        return [f"  → `milepost run{option}` copies a simulated world, whose people are invented"]
+    return [
+        "  → fill in pages: the id, the name, and the variable or file that holds the access token",
+        f"  → `milepost config check --online{option}` tries the tokens; then `milepost run{option}`",
+    ]
 
 
 @command.command()
@@ -36,9 +97,8 @@ def check(config: str | None, *, online: bool) -> None:
     if path is None:
         click.echo("There is no config.yaml here: the built-in settings apply, with the simulator")
     else:
-        click.echo(f"{path} is valid")
-        click.echo("\n".join([_purpose(settings), *moved_keys(path, os.environ)]))
-        click.echo("\n".join(["", *_origins(secret_report(path, os.environ))]))
+        lines = [f"{path} is valid", _purpose(settings), *moved_keys(path, os.environ)]
+        echo_wrapped([*lines, "", *_origins(secret_report(path, os.environ))])
     if online:
         sys.exit(_try_tokens(settings))
 
@@ -53,7 +113,9 @@ def _purpose(settings: Settings) -> str:
 def _origins(origins: Sequence[SecretOrigin]) -> list[str]:
     lines = in_columns([(origin.key, origin.origin) for origin in origins])
     return [
-        f"{line}\n  → {origin.warning}" if origin.warning else line for line, origin in zip(lines, origins, strict=True)
+        text
+        for line, origin in zip(lines, origins, strict=True)
+        for text in (line, *([f"  → {origin.warning}"] if origin.warning else []))
     ]
 
 

@@ -5,7 +5,9 @@ import asyncio
 import click
 
 from milepost.app.database import store_url_of
+from milepost.cli.groups import Group
 from milepost.cli.options import config_option, confirm, demand_known, load_settings, yes_option
+from milepost.cli.terminal import echo_wrapped
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import in_columns, on_one_line
 from milepost.settings import Settings
@@ -15,7 +17,7 @@ from milepost.stores.open import forget, open_reader
 RIGHT = frozenset({1})
 
 
-@click.group(name="contacts")
+@click.group(cls=Group, name="contacts")
 def command() -> None:
     """Erase a person on request."""
 
@@ -40,7 +42,7 @@ def forget_(config: str | None, platform: str, page: str, contact: str, *, is_co
         confirm(f"Erase contact {contact} of {stream.key}, with their conversations and messages, for good?")
     forgotten = asyncio.run(_forget(settings, stream, contact))
     lines = [*_removed(forgotten, stream, contact), *_elsewhere(forgotten, stream), "", *_not_reached(settings)]
-    click.echo("\n".join(lines))
+    echo_wrapped(lines)
 
 
 async def _forget(settings: Settings, stream: Stream, contact: str) -> Forgotten:

@@ -4,17 +4,30 @@ import ipaddress
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar, assert_never
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
-from milepost.core.commands import DeadLetterCommand, Discard, Redrive
+from milepost.core.commands import (
+    DeadLetterCommand,
+    Discard,
+    PauseStream,
+    RecordTokenHealth,
+    Redrive,
+    ResumeStream,
+    StreamCommand,
+    SyncNow,
+)
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
+from milepost.core.model import Stream
 from milepost.reporting.health import DaemonStatus
 from milepost.reporting.views import ActionResult, closed, refused
 from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.api.dead_letters import DiscardBody
 from milepost.service.api.endpoint import Nothing
+from milepost.service.api.streams import PATH, SyncBody
 from milepost.service.auth import COMMAND_LINE
 from milepost.settings import HttpSettings
 
@@ -22,6 +35,32 @@ from milepost.settings import HttpSettings
 TIMEOUT = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
 
 STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+
+AnswerT = TypeVar("AnswerT")
+Body = Nothing | DiscardBody | SyncBody
+
+
+class OpenSweep(msgspec.Struct):
+    """How far a sweep is, batches that changed nothing and are in no journal included."""
+
+    conversations: int
+
+
+class WorkedStream(msgspec.Struct):
+    """What the daemon says of a stream. `is_configured` is whether it works it."""
+
+    stream: str
+    page_id: str
+    page_name: str
+    is_configured: bool | None
+    sweep: OpenSweep | None = None
+
+
+class _Listing(msgspec.Struct):
+    """A page of the listing of streams."""
+
+    streams: tuple[WorkedStream, ...]
+    next: str | None
 
 
 class Daemon:
@@ -32,25 +71,55 @@ class Daemon:
         self._url = url
 
     async def do(self, command: DeadLetterCommand) -> ActionResult:
-        """Have the daemon perform a command.
+        """Have the daemon perform a command on a dead letter. Raises as `ask` does."""
+        action, body = _request(command)
+        path = f"/api/dead-letters/{command.dead_letter_id}/{action}"
+        status, answer = await self._send("POST", path, body)
+        match status:
+            case 200 | 202:
+                return self._decode(answer, ActionResult)
+            case 404 if "no open dead letter" in _detail(answer):  # it was open a moment ago
+                return closed(command.dead_letter_id)
+            case 409:
+                return refused(command.dead_letter_id, _detail(answer))
+            case _:
+                raise self._failed(status, answer)
+
+    async def ask(self, stream: Stream, command: StreamCommand) -> None:
+        """Have the daemon execute a command for a stream.
 
         Raises:
             BadConfiguration: the daemon requires another token.
             StoreBusy: it does not answer.
             StoreAway: its database is unavailable.
-            MilepostError: the server is not a daemon of this version.
+            MilepostError: it cannot be done, or the server is not a daemon of this version.
         """
-        action, body = _request(command)
-        url = f"{self._url}/api/dead-letters/{command.dead_letter_id}/{action}"
+        action, body = _stream_request(command)
+        status, answer = await self._send("POST", f"{PATH}/{quote(stream.key)}/{action}", body)
+        match status:
+            case 200 | 202:
+                return
+            case 404 | 409 if _detail(answer):
+                raise MilepostError(_detail(answer))
+            case _:
+                raise self._failed(status, answer)
+
+    async def _send(self, method: str, path: str, body: Body | None = None) -> tuple[int, bytes]:
+        data = None if body is None else msgspec.json.encode(body)
         try:
             # A redirect would take the token along.
-            async with self._session.post(url, data=msgspec.json.encode(body), allow_redirects=False) as response:
-                return self._parse(command, response.status, await response.read())
+            async with self._session.request(
+                method, f"{self._url}{path}", data=data, allow_redirects=False
+            ) as response:
+                return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise StoreBusy(
-                f"another Milepost is using the database and does not answer at {self._url}: {_why(error)}",
-                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
-            ) from error
+            raise self._silent(_why(error)) from error
+
+    def _silent(self, why: str) -> StoreBusy:
+        return StoreBusy(
+            f"another Milepost is using the database and does not answer at {self._url}: {why}",
+            hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
+        )
 
     async def fetch_status(self) -> DaemonStatus | None:
         """Return the status of the daemon as a whole; None if it does not answer, or not to us."""
@@ -62,27 +131,34 @@ class Daemon:
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def _parse(self, command: DeadLetterCommand, status: int, body: bytes) -> ActionResult:
+    async def fetch_streams(self) -> list[WorkedStream]:
+        """Return the streams that the daemon knows. Raises as `ask` does."""
+        streams, after = list[WorkedStream](), ""
+        while True:
+            status, body = await self._send("GET", f"{PATH}?limit=1000&after={quote(after)}")
+            if status != 200:
+                raise self._failed(status, body)
+            page = self._decode(body, _Listing)
+            streams += page.streams
+            if page.next is None:
+                return streams
+            after = page.next
+
+    def _failed(self, status: int, body: bytes) -> MilepostError:
         match status:
-            case 200 | 202:
-                return self._decode(body)
             case 401:
-                raise BadConfiguration(
+                return BadConfiguration(
                     f"the daemon at {self._url} refuses the token",
                     hint="set http.token (or token_file) to what the daemon was started with",
                 )
-            case 404 if "no open dead letter" in _detail(body):  # it was open a moment ago
-                return closed(command.dead_letter_id)
-            case 409:
-                return refused(command.dead_letter_id, _detail(body))
             case 503:
-                raise StoreAway(f"the daemon at {self._url} cannot do it now: {_detail(body)}")
+                return StoreAway(f"the daemon at {self._url} cannot do it now: {_detail(body)}")
             case _:
-                raise self._unexpected(f"HTTP {status}: {_detail(body) or 'no reason given'}")
+                return self._unexpected(f"HTTP {status}: {_detail(body) or 'no reason given'}")
 
-    def _decode(self, body: bytes) -> ActionResult:
+    def _decode(self, body: bytes, kind: type[AnswerT]) -> AnswerT:
         try:
-            return msgspec.json.decode(body, type=ActionResult)
+            return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._unexpected("with something that is not an answer of this version") from error
 
@@ -119,12 +195,26 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(command: DeadLetterCommand) -> tuple[str, Nothing | DiscardBody]:
+def _request(command: DeadLetterCommand) -> tuple[str, Body]:
     match command:
         case Redrive():
             return "redrive", Nothing()
         case Discard(reason=reason):
             return "discard", DiscardBody(reason)
+
+
+def _stream_request(command: StreamCommand) -> tuple[str, Body]:
+    match command:
+        case SyncNow(full=full):
+            return "sync", SyncBody(full)
+        case PauseStream():
+            return "pause", Nothing()
+        case ResumeStream():
+            return "resume", Nothing()
+        case RecordTokenHealth():
+            raise TypeError("the daemon checks tokens itself")
+        case unknown:
+            assert_never(unknown)
 
 
 class _ProblemDetails(msgspec.Struct):

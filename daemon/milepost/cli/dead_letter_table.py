@@ -5,16 +5,25 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 import msgspec
+from msgspec.structs import replace
 
+from milepost.cli.terminal import PLAIN, Column, Terminal, elided, table
+from milepost.cli.titles import NO_TITLES, Titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.dead_letters import conversation_of
 from milepost.core.events import Stage
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, on_one_line
 from milepost.reporting.views import dead_letter_view
 
-HEADINGS = ("id", "stream", "stage", "subject", "opened", "attempts", "next redrive", "reason")
-ATTEMPTS, NEXT = HEADINGS.index("attempts"), HEADINGS.index("next redrive")
-
+NEXT = "next redrive"
+COLUMNS = (
+    Column("stage", rank=2),
+    Column("subject", shortest=12),
+    Column("opened", rank=3),
+    Column("attempts", is_right=True, rank=1),
+    Column(NEXT, rank=4),
+)
+REASON = Column("reason")
 MAX_SUBJECT = 32
 MAX_REASON = 60
 MEANINGS = {
@@ -24,36 +33,41 @@ MEANINGS = {
 }
 
 
-def rendered(dead_letters: Sequence[DeadLetter], now: datetime) -> str:
-    """Return the dead letters as a table, a line each."""
-    headings = list(HEADINGS)
+def rendered(
+    dead_letters: Sequence[DeadLetter], now: datetime, titles: Titles = NO_TITLES, terminal: Terminal = PLAIN
+) -> list[str]:
+    """Return the dead letters as lines: one each, and on a terminal one more for its reason, where that has room."""
+    streams = {dead_letter.stream for dead_letter in dead_letters}
+    columns = [Column("id"), *titles.columns(streams), *COLUMNS]
     if any(dead_letter.closed_at is not None for dead_letter in dead_letters):
-        headings[NEXT] += ", or closed"
-    return "\n".join(
-        in_columns([headings, *(_row(dead_letter, now) for dead_letter in dead_letters)], right=frozenset({ATTEMPTS}))
-    )
+        columns[-1] = replace(columns[-1], heading=f"{NEXT}, or closed")
+    rows = [
+        [dead_letter.dead_letter_id, *titles.cells(dead_letter.stream, streams), *_row(dead_letter, now)]
+        for dead_letter in dead_letters
+    ]
+    if terminal.width is None:
+        reasons = [shortened(dead_letter.reason, MAX_REASON) for dead_letter in dead_letters]
+        return table([*columns, REASON], [[*row, why] for row, why in zip(rows, reasons, strict=True)]).lines
+    shown = table(columns, rows, terminal)
+    lines = [shown.heading]
+    for dead_letter, line in zip(dead_letters, shown.rows, strict=True):
+        lines += line, *terminal.wrapped(f"  {on_one_line(dead_letter.reason)}")
+    return lines
 
 
-def _row(dead_letter: DeadLetter, now: datetime) -> tuple[str, ...]:
-    return (
-        dead_letter.dead_letter_id,
-        dead_letter.stream.key,
+def _row(dead_letter: DeadLetter, now: datetime) -> list[str]:
+    return [
         dead_letter.stage.value,
         shortened(dead_letter.subject, MAX_SUBJECT),
         ago(dead_letter.opened_at, now),
         f"{dead_letter.attempts:,}",
         _next(dead_letter, now),
-        shortened(dead_letter.reason, MAX_REASON),
-    )
+    ]
 
 
 def shortened(text: str, length: int) -> str:
-    """Shorten a text in its middle: ids differ at their ends."""
-    text = on_one_line(text)
-    if len(text) <= length:
-        return text
-    head = (length - 1) // 2
-    return f"{text[:head]}…{text[head + 1 - length :]}"
+    """Shorten an untrusted text in its middle: ids differ at their ends."""
+    return elided(on_one_line(text), length)
 
 
 def _next(dead_letter: DeadLetter, now: datetime) -> str:

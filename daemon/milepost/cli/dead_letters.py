@@ -11,7 +11,10 @@ import msgspec
 
 from milepost.app.database import store_url_of
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
+from milepost.cli.groups import Group
 from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
+from milepost.cli.terminal import echo, stdout_terminal
+from milepost.cli.titles import known_titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
@@ -27,7 +30,7 @@ MAX_CANDIDATES = 5
 PAGE = 500
 
 
-@click.group(name="dead-letters")
+@click.group(cls=Group, name="dead-letters")
 def command() -> None:
     """List, show, redrive or discard dead letters: what could not be read or written, kept for a redrive.
 
@@ -60,6 +63,7 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     number = 0
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
+        titles = await known_titles(settings, journal_reader)
         async for dead_letter in _dead_letters_of(journal_reader, stream, open_only=open_only):
             number += 1
             if writes_json:
@@ -71,7 +75,8 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     if not rows:
         click.echo(_none(stream, open_only=open_only))
         return
-    click.echo(rendered(rows, datetime.now(UTC)))
+    terminal = stdout_terminal()
+    echo(rendered(rows, datetime.now(UTC), titles, terminal), terminal)
     if number > MAX_ROWS:
         click.echo(f"… and {number - MAX_ROWS:,} more: --json lists them all")
 

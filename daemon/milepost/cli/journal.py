@@ -12,9 +12,20 @@ import click
 
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
-from milepost.cli.journal_lines import as_json, as_text, follow, reported_write_errors, show_newest, write_out
+from milepost.cli.groups import Group
+from milepost.cli.journal_lines import (
+    as_json,
+    as_text,
+    as_wrapped,
+    follow,
+    reported_write_errors,
+    show_newest,
+    write_out,
+)
 from milepost.cli.options import config_option, demand_known, load_settings, stream_option
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
+from milepost.cli.terminal import stdout_terminal
+from milepost.cli.titles import Titles, known_titles
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
 from milepost.stores.audit import Audit
@@ -25,7 +36,7 @@ from milepost.stores.url import StoreUrl
 MAX_LINES = 10_000
 
 
-@click.group(name="journal")
+@click.group(cls=Group, name="journal")
 def command() -> None:
     """Follow, verify, rebuild or export the journal: the append-only record of everything that happened."""
 
@@ -47,19 +58,28 @@ def command() -> None:
 def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
     """Show the newest entries, oldest first."""
     settings = load_settings(config)
-    write = as_json if writes_json else as_text
+    asyncio.run(_tail(settings, lines, stream, follows=follows, writes_json=writes_json))
+
+
+def _show(titles: Titles, *, writes_json: bool) -> Callable[[StoredEntry], None]:
+    """Return what shows an entry, as JSON or in words."""
+    terminal = stdout_terminal()
 
     def show(stored: StoredEntry) -> None:
-        click.echo(write(stored), nl=False)
+        if writes_json:
+            click.echo(as_json(stored), nl=False)
+        elif terminal.width is None:
+            click.echo(as_text(stored), nl=False)
+        else:
+            click.echo(as_wrapped(stored, titles, terminal), nl=False, color=terminal.has_colours)
 
-    asyncio.run(_tail(settings, lines, stream, show, follows=follows))
+    return show
 
 
-async def _tail(
-    settings: Settings, lines: int, stream: str | None, show: Callable[[StoredEntry], None], *, follows: bool
-) -> None:
+async def _tail(settings: Settings, lines: int, stream: str | None, *, follows: bool, writes_json: bool) -> None:
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
+        show = _show(await known_titles(settings, journal_reader), writes_json=writes_json)
         after = await show_newest(journal_reader, lines, stream, show)
         if follows:
             stopped = stopped_by_signals()

@@ -11,7 +11,10 @@ import click
 import msgspec
 from msgspec import Struct
 
+from milepost.cli.terminal import Terminal
+from milepost.cli.titles import Titles
 from milepost.core.errors import MilepostError, StoreAway
+from milepost.core.events import Entry
 from milepost.core.journal import instant_text
 from milepost.reporting.describe import describe
 from milepost.reporting.humanize import on_one_line
@@ -75,12 +78,25 @@ def as_json(stored: StoredEntry) -> bytes:
 def as_text(stored: StoredEntry) -> str:
     """Return an entry as a line for people: when, which stream, its seq and version, what happened, and details."""
     entry = stored.entry
+    when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    place = f"{entry.stream.key.ljust(_STREAM_WIDTH)}  #{stored.seq} v{entry.version}"
+    return f"{when}  {place}  {_words(entry)}\n"
+
+
+def as_wrapped(stored: StoredEntry, titles: Titles, terminal: Terminal) -> str:
+    """Return an entry as lines that fit a terminal: when, whose, what happened, and details."""
+    entry = stored.entry
+    when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    lines = terminal.wrapped(f"{when}  {titles.short(entry.stream)}  #{stored.seq}  {_words(entry)}")
+    lines[0] = lines[0].replace(titles.short(entry.stream), terminal.painted(titles.short(entry.stream), "cyan"), 1)
+    return "\n".join([*lines, ""])
+
+
+def _words(entry: Entry) -> str:
     description = describe(entry)
     fields = description.fields | ({"note": description.note} if description.note else {})
     details = "".join(f"  {name}={on_one_line(str(fields[name]))}" for name in (*_DETAILS, "note") if name in fields)
-    when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    place = f"{entry.stream.key.ljust(_STREAM_WIDTH)}  #{stored.seq} v{entry.version}"
-    return f"{when}  {place}  {description.sentence}{details}\n"
+    return f"{description.sentence}{details}"
 
 
 # --- many entries -----------------------------------------------------------------------------------------------------

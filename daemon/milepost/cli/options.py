@@ -1,16 +1,24 @@
 """What several commands take: the configuration, streams, and a confirmation."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
+from milepost.app.database import store_url_of
+from milepost.cli.groups import did_you_mean
+from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
 from milepost.settings import Settings, load_or_default
+from milepost.stores.open import has_database, open_reader
 from milepost.stores.reader import JournalReader
 
+MAX_NAMED = 12
+LIKENESS = 0.8  # all keys of a platform are half alike
 BY = "command line"  # the actor that the journal records
 
 config_option = click.option(
@@ -21,9 +29,6 @@ config_option = click.option(
     help="The configuration file. Default: MILEPOST_CONFIG, else config.yaml in the current directory, else the "
     "built-in settings.",
 )
-stream_option = click.option(
-    "--stream", metavar="STREAM", help="Only this stream: messenger:<page id> or instagram:<page id>."
-)
 yes_option = click.option("--yes", "is_confirmed", is_flag=True, help="Do not ask for confirmation.")
 
 
@@ -32,14 +37,20 @@ def load_settings(config: str | None) -> Settings:
     return load_or_default(None if config is None else Path(config), os.environ)
 
 
+def parse_streams(keys: Sequence[str]) -> list[Stream]:
+    """Parse the arguments STREAM, each once. Raises BadParameter for what is no stream."""
+    return [parse_stream(key) for key in dict.fromkeys(keys)]
+
+
 def parse_stream(key: str) -> Stream:
     """Parse the argument STREAM. Raises BadParameter for what is no stream."""
     try:
         return Stream.parse(key)
     except ValueError as error:
-        raise click.BadParameter(
-            f"{key!r} is not a stream; write messenger:<page id> or instagram:<page id>", param_hint="STREAM"
-        ) from error
+        platform, _, page_id = key.partition(":")
+        others = [f"{each.value}:{page_id}" for each in Platform] if page_id and platform else []
+        meant = did_you_mean(key, others, LIKENESS) or "; write messenger:<page id> or instagram:<page id>"
+        raise click.BadParameter(f"{key!r} is not a stream{meant}", param_hint="STREAM") from error
 
 
 def confirm(question: str, shown: Sequence[str] = ()) -> None:
@@ -52,6 +63,43 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
 
 
 # --- known streams ----------------------------------------------------------------------------------------------------
+
+
+def complete_stream(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Return the known streams that begin with what was typed, for the completion of a shell; none after an error."""
+    try:
+        settings = load_settings(ctx.params.get("config"))
+        known = asyncio.run(_known_streams(settings))
+    except (MilepostError, OSError):
+        return []
+    given = ctx.params.get("streams") or ()
+    return [
+        CompletionItem(key, help=name)
+        for key, name in sorted(known.items())
+        if key.startswith(incomplete) and key not in given
+    ]
+
+
+async def _known_streams(settings: Settings) -> dict[str, str]:
+    """Return the keys of the streams that are configured or stored, each with the name of its page."""
+    store_url, streams = store_url_of(settings), {*(configured_streams(settings) or ())}
+    names = {page.id: page.name for page in settings.pages if page.name}
+    if await has_database(store_url):
+        async with open_reader(store_url) as journal_reader:
+            streams |= {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
+            names = {**await journal_reader.page_names(), **names}
+    return {stream.key: names.get(stream.page_id, "") for stream in streams}
+
+
+streams_argument = click.argument(
+    "streams", metavar="STREAM...", nargs=-1, required=True, shell_complete=complete_stream
+)
+stream_option = click.option(
+    "--stream",
+    metavar="STREAM",
+    shell_complete=complete_stream,
+    help="Only this stream: messenger:<page id> or instagram:<page id>.",
+)
 
 
 def configured_streams(settings: Settings) -> Sequence[Stream] | None:
@@ -72,5 +120,16 @@ async def demand_known(
     configured = {each.key for each in configured_streams(settings) or ()}
     if stream is not None and stream not in {checkpoint.stream.key for checkpoint in checkpoints} | configured:
         stored = {checkpoint.stream.key for checkpoint in checkpoints if checkpoint.removed_at is None}
-        names = ", ".join(sorted(stored | configured)) or "none so far"
-        raise click.BadParameter(f"there is no stream {stream}; known are {names}", param_hint=given_as)
+        raise click.BadParameter(unknown_stream(stream, stored | configured), param_hint=given_as)
+
+
+def unknown_stream(stream: str, known: Iterable[str]) -> str:
+    """Return the message for a stream that does not exist: which one was meant, or which there are."""
+    keys = sorted(known)
+    return f"there is no stream {stream}{did_you_mean(stream, keys, LIKENESS) or f'; known are {named(keys)}'}"
+
+
+def named(keys: Sequence[str]) -> str:
+    """Return the keys of streams in words, of many the first ones."""
+    more = len(keys) - MAX_NAMED
+    return ", ".join([*keys[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])]) or "none so far"

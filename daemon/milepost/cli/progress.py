@@ -1,28 +1,41 @@
 """The live display of a sync: one line for each stream, drawn by tqdm on a terminal."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Never, TextIO, assert_never
 
 from tqdm import tqdm
 
+from milepost.cli.terminal import clipped, width_of
 from milepost.core.checkpoint import Checkpoint, RateLimit
-from milepost.core.events import NO_TALLY
+from milepost.core.events import NO_TALLY, Tally
 from milepost.core.model import Stream
 from milepost.core.rate_limits import by_page
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
-from milepost.reporting.humanize import clock, in_words, on_one_line
+from milepost.reporting.humanize import clock, counted, in_words, on_one_line
 from milepost.reporting.status import State, held_up, limit_on, rate_limits_of, state_of
+from milepost.reporting.views import open_sweep
+
+NAME_WIDTH = 27  # that of a key
+STATE_WIDTH = len("catch-up")
+BAR_WIDTH = 12
+EXTENT_WIDTH = len("1,000,000 conversations")
 
 
 class Progress:
-    """A reader of the feed that keeps one line for each stream."""
+    """A reader of the feed that keeps one line for each stream.
 
-    def __init__(self, now: Callable[[], datetime], out: TextIO) -> None:
+    `name` returns what to call a stream on its line.
+    """
+
+    def __init__(
+        self, now: Callable[[], datetime], out: TextIO, name: Callable[[Stream], str] = lambda stream: stream.key
+    ) -> None:
         self._now = now
         self._out = out
+        self._name = name
         self._bars: dict[Stream, tqdm[Never]] = {}
         self._checkpoints: dict[Stream, Checkpoint] = {}
 
@@ -30,29 +43,32 @@ class Progress:
         """Update the line of the stream, and all lines where a rate limit begins or ends that may hold up others."""
         match notice:
             case Recorded(checkpoint=checkpoint) | UnchangedRead(checkpoint=checkpoint):
-                before = self._checkpoints.get(checkpoint.stream)
-                self._checkpoints[checkpoint.stream] = checkpoint
-                has_new_limit = checkpoint.rate_limit != (before.rate_limit if before is not None else None)
-                self._draw(self._checkpoints.values() if has_new_limit else [checkpoint])
+                self.show(checkpoint)
             case StoreRetried(stream=stream, away_seconds=away_seconds):
                 reason = on_one_line(notice.reason)
-                self._show(stream, f"{stream}  the database has been unavailable for {away_seconds:.0f} s: {reason}")
+                away = f"the database has been unavailable for {away_seconds:.0f} s: {reason}"
+                self._draw(stream, f"{_padded(self._name(stream))}  {away}")
             case UsageReported() | SlotWaited():
                 pass
             case unknown:
                 assert_never(unknown)
+
+    def show(self, checkpoint: Checkpoint) -> None:
+        """Update the line of a stream that has got here, and of those that its rate limit concerns."""
+        before = self._checkpoints.get(checkpoint.stream)
+        self._checkpoints[checkpoint.stream] = checkpoint
+        has_new_limit = checkpoint.rate_limit != (before.rate_limit if before is not None else None)
+        now, near = self._now(), by_page(rate_limits_of(self._checkpoints.values()))
+        for each in self._checkpoints.values() if has_new_limit else [checkpoint]:
+            name = self._name(each.stream)
+            self._draw(each.stream, line(each, now, near(each.stream), name))
 
     def close(self) -> None:
         """Leave the lines as they are."""
         for bar in self._bars.values():
             bar.close()
 
-    def _draw(self, checkpoints: Iterable[Checkpoint]) -> None:
-        now, near = self._now(), by_page(rate_limits_of(self._checkpoints.values()))
-        for checkpoint in checkpoints:
-            self._show(checkpoint.stream, line(checkpoint, now, near(checkpoint.stream)))
-
-    def _show(self, stream: Stream, text: str) -> None:
+    def _draw(self, stream: Stream, text: str) -> None:
         if stream not in self._bars:
             self._bars[stream] = tqdm(
                 bar_format="{desc}", position=len(self._bars), file=self._out, dynamic_ncols=True, mininterval=0.1
@@ -60,18 +76,40 @@ class Progress:
         self._bars[stream].set_description_str(text)
 
 
-def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
-    """Return the progress of a stream's run in one line: batches, conversations, rate, retries, state."""
+def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit], name: str) -> str:
+    """Return the progress of a stream's run in one line.
+
+    What it is doing or waiting for comes first, as a narrow terminal cuts lines off; then how far it is, with a bar
+    where the number of conversations is known.
+    """
     run, passed = checkpoint.run, checkpoint.unrecorded
     if run is not None and run.ended_at is not None and passed != NO_TALLY:
         run = None  # it has ended, and the current one is not on record yet
     tally = passed + (run.tally if run is not None else NO_TALLY)
-    text = f"{checkpoint.stream.key:<32} {tally.batches:>5} batches {tally.conversations:>8,} conversations"
-    if run is None:
-        return text
-    seconds = ((run.ended_at or now) - run.started_at).total_seconds()
-    rate = tally.conversations / seconds if seconds > 0 else 0.0
-    return f"{text} {rate:>7,.0f}/s {run.retries:>3} retries  {_state(checkpoint, now, rate_limits)}"
+    state = "starting" if tally == NO_TALLY and run is None else _state(checkpoint, now, rate_limits)
+    parts = [_padded(name), f"{state:<{STATE_WIDTH}}", _extent(checkpoint, tally)]
+    if run is not None and run.ended_at is None:
+        seconds = (now - run.started_at).total_seconds()
+        parts.append(f"{tally.conversations / seconds if seconds > 0 else 0.0:,.0f}/s")
+    if run is not None and run.retries:
+        parts.append(counted(run.retries, "retry", "retries"))
+    return "  ".join(parts).rstrip()
+
+
+def _extent(checkpoint: Checkpoint, tally: Tally) -> str:
+    """Return how far a sweep is: as a bar where a full one is repeated, as the number of conversations elsewhere."""
+    sweep = open_sweep(checkpoint)
+    if sweep is None or not sweep.expected:
+        return f"{counted(tally.conversations, 'conversation'):<{EXTENT_WIDTH}}"
+    share = min(sweep.conversations / sweep.expected, 1.0)  # an estimate: more may have arrived
+    full = int(share * BAR_WIDTH)
+    bar = "█" * full + "░" * (BAR_WIDTH - full)
+    return f"{bar} {share:>4.0%}  {sweep.conversations:,} of {sweep.expected:,}"
+
+
+def _padded(name: str) -> str:
+    width = NAME_WIDTH - width_of(name)
+    return f"{name}{' ' * width}" if width >= 0 else clipped(name, NAME_WIDTH)
 
 
 def _state(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit]) -> str:
@@ -103,10 +141,10 @@ class BesideBars(io.TextIOBase):
 
 
 @contextmanager
-def progress_on_terminal(out: TextIO) -> Iterator[Progress]:
-    """Draw the progress on `out` during the block."""
+def progress_on_terminal(out: TextIO, name: Callable[[Stream], str]) -> Iterator[Progress]:
+    """Draw the progress on `out` during the block. `name` returns what to call a stream."""
     tqdm.monitor_interval = 0  # no thread of its own
-    progress = Progress(lambda: datetime.now(UTC), out)
+    progress = Progress(lambda: datetime.now(UTC), out, name)
     try:
         yield progress
     finally:

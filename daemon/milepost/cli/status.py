@@ -1,7 +1,7 @@
 """`milepost status`: the state of every stream, as tables for people or as JSON."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -9,66 +9,96 @@ import msgspec
 
 from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, configured_streams, load_settings
+from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
+from milepost.cli.titles import Titles, known_names
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
+from milepost.core.model import Stream
 from milepost.core.position import Phase
 from milepost.reporting.health import DaemonStatus, in_a_sentence, webhooks_in_words
-from milepost.reporting.humanize import ago, ahead, counted, in_columns, in_words, on_one_line, waiting
+from milepost.reporting.humanize import ago, ahead, counted, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
-from milepost.settings import HttpSettings
+from milepost.settings import HttpSettings, Settings
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 
-CONDITION = ("stream", "state", "open sweep", "last saved", "last success", "next run")
-WRITTEN = ("stream", "conversations", "updates", "contacts", "events", "open dead letters")
+CONDITION = (
+    Column("state", shortest=18),
+    Column("open sweep", rank=2),
+    Column("last saved", rank=1),
+    Column("last success", rank=4),
+    Column("next run", rank=3),
+)
+WRITTEN = (
+    Column("conversations", is_right=True),
+    Column("updates", is_right=True, rank=1),
+    Column("contacts", is_right=True, rank=2),
+    Column("events", is_right=True),
+    Column("open dead letters", is_right=True, rank=3),
+)
+GOOD, UNDER_WAY, WAITING, BAD = "green", "cyan", "yellow", "red"
+COLOURS = {
+    State.NEVER_SYNCED: None,
+    State.QUEUED: None,
+    State.SYNCING: UNDER_WAY,
+    State.RETRYING: WAITING,
+    State.RATE_LIMITED: WAITING,
+    State.COMPLETE: GOOD,
+    State.COMPLETE_WITH_ERRORS: WAITING,
+    State.PAUSED: WAITING,
+    State.FAILED: BAD,
+    State.STOPPED: BAD,
+    State.INTERRUPTED: WAITING,
+    State.ON_HOLD: WAITING,
+}
 
 
 @click.command(name="status")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, with times in ISO 8601.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object, as explained in docs/commands.md.")
 def command(config: str | None, *, as_json: bool) -> None:
     """Show every stream: its state, what it waits for, what was written, and when its next run is.
 
-    This reads the database, so it works whether the daemon is running or not; a daemon that runs is asked what is wrong
-    with it as a whole, which comes first. "next run" is an estimate; "conversations" counts new ones, "contacts" and
-    "events" count rows written.
-
-    The object of --json has at, database, is_at_work (whether a Milepost is using the database), streams and daemon
-    (what the daemon says of itself, as at /api/daemon; null if none answers). Each of the streams has stream, platform,
-    page_id, page_name, state (never_synced, queued, syncing, retrying, rate_limited, complete, complete_with_errors,
-    paused, failed, stopped, interrupted or on_hold), is_configured, waits_for (in words), since, until, reason and
-    problem (why it is not complete), advice (what a person can do), remark, retry_at, sweep (an open one: mode, phase,
-    batches, walk_started_at, reached_at, conversations, expected, walk_until), updated_at, last_success_at,
-    last_full_sweep_at, watermark, written (conversations_inserted, conversations_updated, contacts,
-    interaction_events), open_dead_letters, message_backlog (conversations with older messages that are still to be
-    read), message_history (left and total, of those whose histories are), next_run_at, run (the latest one), on_hold
-    (since and by, where an operator paused it), token_is_valid and
-    token_expires_at. Fields that do not apply are null.
+    It reads the database, whether the daemon is running or not. "next run" is an estimate; "conversations" counts new
+    ones, "contacts" and "events" count rows written. A narrow terminal shows fewer columns.
     """
     settings = load_settings(config)
     store_url = store_url_of(settings)
-    at_work, checkpoints, daemon = asyncio.run(_look(store_url, settings.http))
+    seen = asyncio.run(_look(settings, store_url))
     around = ConditionContext(
         datetime.now(UTC),
-        at_work,
+        seen.is_at_work,
         settings.sync.interval_seconds,
         settings.sync.batch_size,
-        rate_limits_of(checkpoints),
+        rate_limits_of(seen.checkpoints),
     )
-    page_names = {page.id: page.name for page in settings.pages}
-    streams = statuses(checkpoints, around, configured_streams(settings), page_names, daemon)
-    status = Status(around.now, str(store_url), at_work, streams, daemon)
-    click.echo(msgspec.json.format(msgspec.json.encode(status)) if as_json else rendered(status))
+    streams = statuses(seen.checkpoints, around, configured_streams(settings), seen.names, seen.daemon)
+    status = Status(around.now, str(store_url), seen.is_at_work, streams, seen.daemon)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(status)))
+    else:
+        terminal = stdout_terminal()
+        echo(rendered(status, terminal), terminal)
 
 
-async def _look(store_url: StoreUrl, http: HttpSettings) -> tuple[bool, Sequence[Checkpoint], DaemonStatus | None]:
+class _Seen(msgspec.Struct, frozen=True):
+    """Whether a Milepost is at work, what the database says, and what the daemon says of itself."""
+
+    is_at_work: bool
+    daemon: DaemonStatus | None
+    checkpoints: Sequence[Checkpoint] = ()
+    names: Mapping[str, str] = {}
+
+
+async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
     at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
-    daemon = await _ask_daemon(http) if at_work and http.port else None
+    daemon = await _ask_daemon(settings.http) if at_work and settings.http.port else None
     if not await has_database(store_url):
-        return at_work, (), daemon
+        return _Seen(at_work, daemon, names={page.id: page.name for page in settings.pages})
     async with open_reader(store_url) as journal_reader:
-        return at_work, await journal_reader.checkpoints(), daemon
+        names = await known_names(settings, journal_reader)
+        return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)
 
 
 async def _ask_daemon(http: HttpSettings) -> DaemonStatus | None:
@@ -82,41 +112,57 @@ async def _ask_daemon(http: HttpSettings) -> DaemonStatus | None:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def rendered(status: Status) -> str:
-    """Return what is wrong, and two tables for people, with what each stream waits for and what to do."""
-    wrong = _issues(status)
+def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
+    """Return the lines for people: what is wrong, and two tables with what each stream waits for and what to do."""
+    wrong = _issues(status, terminal)
     if not status.streams:
         nothing = "No stream has been synced yet: start with `milepost sync` or `milepost run`."
-        return "\n".join(wrong) if wrong else nothing
-    head, *rows = in_columns([CONDITION, *(_condition(stream, status) for stream in status.streams)])
-    lines = [head]
-    for stream, row in zip(status.streams, rows, strict=True):
-        lines += row, *(f"  {line}" for line in _waiting(stream, status.at))
-    written = in_columns([WRITTEN, *map(_written, status.streams)], right=frozenset(range(1, len(WRITTEN))))
-    return "\n".join([*wrong, *([""] if wrong else []), *lines, "", *written, *_webhooks(status)])
+        return wrong or [nothing]
+    streams = [Stream(stream.platform, stream.page_id) for stream in status.streams]
+    titles = Titles({stream.page_id: stream.page_name for stream in status.streams})
+    leading = titles.columns(streams)
+    conditions = table(
+        [*leading, *CONDITION],
+        [
+            [*titles.cells(stream, streams), *_condition(each, status)]
+            for stream, each in zip(streams, status.streams, strict=True)
+        ],
+        terminal,
+    )
+    lines = [conditions.heading]
+    for stream, row in zip(status.streams, conditions.rows, strict=True):
+        lines += row, *(line for text in _waiting(stream, status.at) for line in terminal.wrapped(f"  {text}"))
+    written = table(
+        [*leading, *WRITTEN],
+        [
+            [*titles.cells(stream, streams), *_written(each)]
+            for stream, each in zip(streams, status.streams, strict=True)
+        ],
+        terminal,
+    )
+    return [*wrong, *([""] if wrong else []), *lines, "", *written.lines, *_webhooks(status, terminal)]
 
 
-def _webhooks(status: Status) -> list[str]:
+def _webhooks(status: Status, terminal: Terminal) -> list[str]:
     """Return what has come by webhooks, where a daemon takes them."""
     webhooks = None if status.daemon is None else status.daemon.webhooks
-    return [] if webhooks is None else ["", webhooks_in_words(webhooks, status.at)]
+    return [] if webhooks is None else ["", *terminal.wrapped(webhooks_in_words(webhooks, status.at))]
 
 
-def _issues(status: Status) -> list[str]:
+def _issues(status: Status, terminal: Terminal) -> list[str]:
     """Return what is wrong with the daemon as a whole, before anything else."""
     lines = []
     for issue in status.daemon.issues if status.daemon is not None else ():
         sentence = in_a_sentence(issue, status.at)
-        lines.append(f"{sentence[0].upper()}{sentence[1:]}")
+        lines += terminal.wrapped(f"{sentence[0].upper()}{sentence[1:]}")
         if issue.advice is not None:
-            lines.append(f"  → {issue.advice}")
+            lines += terminal.wrapped(f"  → {issue.advice}")
     return lines
 
 
-def _condition(stream: StreamStatus, status: Status) -> tuple[str, ...]:
+def _condition(stream: StreamStatus, status: Status) -> tuple[str | Cell, ...]:
     return (
-        stream.stream,
-        _state(stream, status.at),
+        Cell(_state(stream, status.at), COLOURS[stream.state]),
         _sweep(stream.sweep),
         ago(stream.updated_at, status.at),
         ago(stream.last_success_at, status.at),
@@ -124,16 +170,16 @@ def _condition(stream: StreamStatus, status: Status) -> tuple[str, ...]:
     )
 
 
-def _written(stream: StreamStatus) -> tuple[str, ...]:
+def _written(stream: StreamStatus) -> tuple[str | Cell, ...]:
     written = stream.written
     counts = (
         written.conversations_inserted,
         written.conversations_updated,
         written.contacts,
         written.interaction_events,
-        stream.open_dead_letters,
     )
-    return (stream.stream, *(f"{count:,}" for count in counts))
+    open_dead_letters = stream.open_dead_letters
+    return (*(f"{count:,}" for count in counts), Cell(f"{open_dead_letters:,}", BAD if open_dead_letters else None))
 
 
 def _state(stream: StreamStatus, now: datetime) -> str:
@@ -163,6 +209,8 @@ def _next_run(stream: StreamStatus, status: Status) -> str:
         return "not configured"
     if not status.is_at_work:
         return "when the daemon runs"
+    if stream.state is State.ON_HOLD:
+        return "when resumed"
     if stream.next_run_at is None:
         return "under way"
     return ahead(stream.next_run_at, status.at)

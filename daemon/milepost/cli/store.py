@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from milepost.app.database import Holding, holdings, source_of, store_url_in, store_url_of
+from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.signals import interruptible_by_signals
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
@@ -32,7 +33,7 @@ MAX_FILE_BYTES = 16 * 1024
 LINE_SECONDS = 10.0
 
 
-@click.group(name="store")
+@click.group(cls=Group, name="store")
 def command() -> None:
     """Copy the database into another one, or switch it to another source."""
 

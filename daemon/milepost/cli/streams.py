@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from milepost.app.database import store_url_of
+from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
     config_option,
@@ -14,20 +15,26 @@ from milepost.cli.options import (
     confirm,
     demand_known,
     load_settings,
-    parse_stream,
+    parse_streams,
+    streams_argument,
     yes_option,
 )
+from milepost.cli.terminal import Column, Terminal, echo_wrapped, stdout_terminal, table
+from milepost.cli.titles import Titles, known_titles
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
-from milepost.reporting.humanize import counted, in_columns, on_one_line
+from milepost.reporting.humanize import counted
 from milepost.settings import Settings
 from milepost.stores.erasure import StreamRows
 from milepost.stores.open import is_at_work, open_reader, remove
 
-RIGHT = frozenset({2, 3, 4, 5})
+COLUMNS = tuple(
+    Column(heading, is_right=True, rank=rank)
+    for heading, rank in (("contacts", 1), ("conversations", 2), ("messages", None), ("open dead letters", None))
+)
 
 
-@click.group(name="streams")
+@click.group(cls=Group, name="streams")
 def command() -> None:
     """Remove streams with their rows."""
 
@@ -35,8 +42,8 @@ def command() -> None:
 @command.command(name="remove")
 @config_option
 @yes_option
-@click.argument("keys", metavar="STREAM...", nargs=-1, required=True)
-def remove_(config: str | None, keys: Sequence[str], *, is_confirmed: bool) -> None:
+@streams_argument
+def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -> None:
     """Remove everything stored for streams: contacts, conversations, messages, dead letters, runs and the checkpoint.
 
     STREAM is messenger:<page id> or instagram:<page id>; its page may have left the configuration. The journal keeps
@@ -47,25 +54,26 @@ def remove_(config: str | None, keys: Sequence[str], *, is_confirmed: bool) -> N
     Exit codes: 0 removed, or nothing was stored · 1 failed, and the message says why · 75 a daemon is using the
     database · 78 bad configuration or unusable database · 2 wrong usage
     """
-    settings = load_settings(config)
-    streams = [parse_stream(key) for key in dict.fromkeys(keys)]
-    stored = {stream: rows for stream, rows in asyncio.run(_stored(settings, streams)).items() if rows is not None}
-    for stream in streams:
+    settings, wanted = load_settings(config), parse_streams(streams)
+    terminal = stdout_terminal()
+    found, titles = asyncio.run(_stored(settings, wanted))
+    stored = {stream: rows for stream, rows in found.items() if rows is not None}
+    for stream in wanted:
         if stream not in stored:
-            click.echo(f"Nothing is stored for {_name(stream, settings)}")
+            click.echo(f"Nothing is stored for {titles.of(stream)}")
     if not stored:
         return
     if not is_confirmed:
         question = f"Remove {'it' if len(stored) == 1 else 'them'}, for good?"
-        confirm(question, [*_table(stored, settings), "", *_copied_again(list(stored), settings)])
+        confirm(question, [*_table(stored, titles, terminal), "", *_copied_again(list(stored), settings, titles)])
     for stream in stored:
         removed = asyncio.run(remove(store_url_of(settings), stream, BY, datetime.now(UTC)))
-        click.echo(_result(stream, removed, settings))
-    click.echo("\n".join(["", *_not_reached(list(stored), settings)]))
+        echo_wrapped([_result(stream, removed, titles)])
+    echo_wrapped(["", *_not_reached(list(stored), settings, titles)])
 
 
-async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream, StreamRows | None]:
-    """Return what is stored for each stream; None where nothing is.
+async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[Stream, StreamRows | None], Titles]:
+    """Return what is stored for each stream, None where nothing is, and the titles of streams.
 
     Raises BadParameter for a stream that never existed, StoreBusy where a daemon keeps it from being removed.
     """
@@ -79,16 +87,15 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> dict[Stream,
         for stream in streams:
             await demand_known(stream.key, journal_reader, settings, "STREAM")
         kept = {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
-        return {stream: await journal_reader.count_rows(stream) if stream in kept else None for stream in streams}
+        found = {stream: await journal_reader.count_rows(stream) if stream in kept else None for stream in streams}
+        return found, await known_titles(settings, journal_reader)
 
 
-def _table(stored: Mapping[Stream, StreamRows], settings: Settings) -> list[str]:
-    names = _page_names(settings)
-    heading = ("stream", "page", "contacts", "conversations", "messages", "open dead letters")
-    table = [
+def _table(stored: Mapping[Stream, StreamRows], titles: Titles, terminal: Terminal) -> list[str]:
+    streams = list(stored)
+    rows = [
         (
-            stream.key,
-            names.get(stream.page_id) or "-",
+            *titles.cells(stream, streams),
             f"{rows.contacts:,}",
             f"{rows.conversations:,}",
             f"{rows.interaction_events:,}",
@@ -96,22 +103,22 @@ def _table(stored: Mapping[Stream, StreamRows], settings: Settings) -> list[str]
         )
         for stream, rows in stored.items()
     ]
-    return in_columns([heading, *table], RIGHT)
+    return table([*titles.columns(streams), *COLUMNS], rows, terminal).lines
 
 
-def _result(stream: Stream, removed: StreamRows | None, settings: Settings) -> str:
+def _result(stream: Stream, removed: StreamRows | None, titles: Titles) -> str:
     if removed is None:  # somebody else removed it since it was counted
-        return f"Nothing is stored for {_name(stream, settings)} any more"
+        return f"Nothing is stored for {titles.of(stream)} any more"
     parts = (
         counted(removed.contacts, "contact"),
         counted(removed.conversations, "conversation"),
         counted(removed.interaction_events, "message"),
         counted(removed.open_dead_letters, "open dead letter"),
     )
-    return f"Removed {_name(stream, settings)}: {', '.join(parts)}"
+    return f"Removed {titles.of(stream)}: {', '.join(parts)}"
 
 
-def _not_reached(streams: Sequence[Stream], settings: Settings) -> list[str]:
+def _not_reached(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
     """Return what happens to the streams, and where else their rows may be."""
     store_url = store_url_of(settings)
     if store_url.file is not None:
@@ -119,7 +126,7 @@ def _not_reached(streams: Sequence[Stream], settings: Settings) -> list[str]:
     else:
         where = "the server's own files, until the tables are vacuumed, and its write-ahead log"
     return [
-        *_copied_again(streams, settings),
+        *_copied_again(streams, settings, titles),
         "The journal keeps the history: ids, counts and times, never names or texts.",
         "Not removed:",
         "  → backups and snapshots",
@@ -128,22 +135,13 @@ def _not_reached(streams: Sequence[Stream], settings: Settings) -> list[str]:
     ]
 
 
-def _copied_again(streams: Sequence[Stream], settings: Settings) -> list[str]:
+def _copied_again(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
     """Return which of the streams will be copied again, as far as that is known without asking the API."""
     configured = configured_streams(settings)
     if configured is None:
         return ["Pages that are still discovered or simulated are copied again from scratch."]
     return [
-        f"{_name(stream, settings)} is still configured: its next run copies it again from scratch."
+        f"{titles.of(stream)} is still configured: its next run copies it again from scratch."
         for stream in streams
         if stream in configured
     ]
-
-
-def _name(stream: Stream, settings: Settings) -> str:
-    name = _page_names(settings).get(stream.page_id)
-    return f"{stream.key} ({name})" if name else stream.key
-
-
-def _page_names(settings: Settings) -> dict[str, str]:
-    return {page.id: on_one_line(page.name) for page in settings.pages}

@@ -48,14 +48,15 @@ def owed(
         stored = known.conversations.get(each.conversation_id)
         if stored is None and not _is_open(row_of(each.conversation_id), known):
             opens = _shows_older(each, context.policy)
-            history_to = _history_limit(each, watermark, context)
         else:
             has_news = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
             opens = has_news and _may_have_older(each, context.policy)
-            history_to = None
         if opens:
             gap = _gap_below(stream, each, stored.updated_time if stored else None, context.now)
-            gaps[gap.gap_id] = replace(gap, history_to=history_to)
+            limit = None if stored else _history_limit(each, known, watermark, context)
+            is_elsewhere = stored is not None and stored.page_id != stream.page_id
+            is_elsewhere = is_elsewhere and each.conversation_id not in found.changes.moved
+            gaps[gap.gap_id] = replace(gap, history_to=limit, is_elsewhere=is_elsewhere)
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
 
@@ -76,16 +77,20 @@ def _shows_older(read: Conversation, policy: Policy) -> bool:
     return read.has_older or (count is not None and count > came)
 
 
-def _history_limit(read: Conversation, watermark: datetime | None, context: Context) -> datetime:
-    """Return how far back the history of a conversation is owed that is met now.
+def _history_limit(read: Conversation, known: Known, watermark: datetime | None, context: Context) -> datetime:
+    """Return how far back the messages of a conversation are owed of which no state is stored.
 
-    What has come since the sweep before is no history: it is owed whatever the limit.
+    What has come since the sweep before is no history: it is owed whatever the limit. Where the store refused the
+    conversation, all else was owed when it was met.
     """
     policy = context.policy
+    last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
+    if _is_open(row_of(read.conversation_id), known):
+        return last_read_at or EPOCH
     limit = history_from(context.now, policy)
     if not policy.message_history_seconds:
         limit = min(each.occurred_at for each in read.interactions)
-    return limit if watermark is None else min(limit, overlap_before(watermark, policy.watermark_overlap_seconds))
+    return min(limit, last_read_at or limit)
 
 
 def history_from(now: datetime, policy: Policy) -> datetime:
@@ -99,7 +104,7 @@ def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap
     for gap in known.owed_elsewhere:
         if gap.conversation_id in found.changes.moved:
             gap_id = sha256(f"{stream.key}\n{gap.gap_id}".encode()).hexdigest()[:16]
-            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None)
+            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
 
 
 def _is_open(subject: str, known: Known) -> bool:

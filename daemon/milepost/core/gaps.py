@@ -24,6 +24,8 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     many as usual). A failed request is retried at `retry_at`, or in the next run; `attempts` and `resets` count
     failures and lost cursors in a row.
 
+    `is_elsewhere` says that the conversation stood under another page when this was found, which does not know of it.
+
     A history is owed back to `history_to`. One that was read that far owes nothing, and is kept all the same: with an
     earlier limit, reading continues after its cursor.
     """
@@ -43,6 +45,7 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     resets: int = 0
     retry_at: datetime | None = None
     history_to: datetime | None = None
+    is_elsewhere: bool = False
 
     @property
     def is_history(self) -> bool:
@@ -63,6 +66,7 @@ class GapEnding(StrEnum):
     HISTORY_LIMIT = "history_limit"  # what is older is not owed
     GONE = "gone"  # the conversation no longer exists
     FORGOTTEN = "forgotten"  # the person it is about was erased
+    MOVED = "moved"  # another page has the conversation, and owes it
     DEAD_LETTER = "dead_letter"  # it cannot be read: a dead letter keeps what is owed
 
 

@@ -71,9 +71,9 @@ def _smaller(limit: int) -> int:
 # --- what it means ----------------------------------------------------------------------------------------------------
 
 
-def forget_gap(checkpoint: Checkpoint, gap: Gap, budget: RunBudget) -> Record:
-    """Return what to record of a gap whose person was erased."""
-    return Record((*unchanged_before(checkpoint, budget), MessagesRead(gap, ending=GapEnding.FORGOTTEN)))
+def drop_gap(checkpoint: Checkpoint, gap: Gap, ending: GapEnding, budget: RunBudget) -> Record:
+    """Return what to record of a gap that is not to be read any more."""
+    return Record((*unchanged_before(checkpoint, budget), MessagesRead(gap, ending=ending)))
 
 
 def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, context: Context) -> Pending:

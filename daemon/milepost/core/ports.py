@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, GapEnding
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope, Stream
 from milepost.core.problems import Problem
 
@@ -180,10 +180,21 @@ class DueDeadLetter(Struct, frozen=True):
 
 
 class OpenGap(Struct, frozen=True):
-    """A gap of which messages are still owed. It is not read any more if the person it is about was erased."""
+    """A gap of which messages are still owed. It is not read any more if it has an `ending`.
+
+    The person it is about may have been erased, and the conversation `has_moved` if it stands under another page.
+    """
 
     gap: Gap
     is_forgotten: bool
+    has_moved: bool = False
+
+    @property
+    def ending(self) -> GapEnding | None:
+        """Why nothing of it is to be read any more."""
+        if self.is_forgotten:
+            return GapEnding.FORGOTTEN
+        return GapEnding.MOVED if self.has_moved and not self.gap.is_elsewhere else None
 
 
 class Store(Protocol):

@@ -22,7 +22,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap
-from milepost.core.message_reading import decide_messages, forget_gap, request_of
+from milepost.core.message_reading import decide_messages, drop_gap, request_of
 from milepost.core.plan import RunBudget, Wait
 from milepost.core.ports import Held, MessagesAnswered, MessagesOutcome, OpenGap, Refused, Source, Usage
 from milepost.core.remedies import Remedy, rule_for
@@ -171,8 +171,8 @@ class BacklogReader:
     async def _read(self, checkpoint: Checkpoint, found: OpenGap) -> Checkpoint:
         """Read the next messages of a gap and settle them. Nothing changes if a stop or a rate limit comes first."""
         gap = found.gap
-        if found.is_forgotten:
-            return await self._stream_journal.record(checkpoint, forget_gap(checkpoint, gap, self._budget))
+        if (ending := found.ending) is not None:
+            return await self._stream_journal.record(checkpoint, drop_gap(checkpoint, gap, ending, self._budget))
         answer: MessagesAnswered = Held()
         async with self._engine.stop.interruptible():
             answer = await self._source.messages(request_of(gap))

@@ -15,6 +15,7 @@ GAP_ENDINGS = {
     GapEnding.HISTORY_LIMIT: "they reach back to the limit of sync.message_history",
     GapEnding.GONE: "the conversation no longer exists",
     GapEnding.FORGOTTEN: "the person it is about was erased",
+    GapEnding.MOVED: "the conversation is another page's by now, which owes it",
     GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
 }
 

@@ -250,7 +250,7 @@ def _recovery(state: State, checkpoint: Checkpoint) -> str:
 
 def _advice(checkpoint: Checkpoint, stream: Stream, wait: Wait | None) -> str | None:
     if checkpoint.operator_pause is not None:
-        how = f"resume it on the status page, or with POST /api/streams/{stream.key}/resume"
+        how = f"resume it on the status page, or with `milepost resume {stream.key}`"
         return f"{checkpoint.operator_pause.by} paused it: {how}"
     if wait is not None and wait.problem is not None:
         return advice_on(wait.problem, stream)

@@ -315,7 +315,7 @@ def status_of(
         advice=now.advice,
         remark=now.remark,
         retry_at=retry.retry_at if retry is not None and now.state is State.RETRYING and is_source else None,
-        sweep=_open_sweep(checkpoint),
+        sweep=open_sweep(checkpoint),
         updated_at=checkpoint.updated_at,
         last_success_at=checkpoint.last_success_at,
         last_full_sweep_at=checkpoint.last_full_sweep_at,
@@ -332,7 +332,8 @@ def status_of(
     )
 
 
-def _open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
+def open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
+    """Return the sweep that a stream has begun; None if it is complete."""
     sweep, total = checkpoint.sweep, checkpoint.total
     if sweep is None:
         return None

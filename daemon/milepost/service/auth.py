@@ -7,7 +7,7 @@ protocol"). A page whose own name was pointed at this machine (DNS rebinding) is
 
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from hashlib import sha256
 
@@ -125,18 +125,20 @@ def _is_guess(request: web.Request, sessions: Sessions) -> bool:
     return "Authorization" in request.headers or (cookie != "" and not sessions.is_signed(cookie))
 
 
-def require_local_name(listening_host: str) -> Middleware:
-    """Require a Host header that names this machine's loopback, or the host that is listened on; any port.
+def require_local_name(listening_host: str, allowed_hosts: Collection[str] = ()) -> Middleware:
+    """Require a Host header that names this machine's loopback, the host that is listened on, or an allowed one.
 
     The port may differ where a tunnel leads here; the name is what an attacker's page cannot forge.
     """
+    names = {name.lower() for name in (listening_host, *allowed_hosts)}
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = _host_of(request.headers.get("Host", ""))
-        if request.path not in OPEN_PATHS and host != listening_host.lower() and not is_loopback(host):
+        if request.path not in OPEN_PATHS and host not in names and not is_loopback(host):
             raise web.HTTPMisdirectedRequest(
-                text="without http.token, only requests to localhost, 127.0.0.1 or [::1] are answered"
+                text="without http.token, only requests to localhost, 127.0.0.1, [::1] and the names in "
+                "http.allowed_hosts are answered"
             )
         return await handler(request)
 

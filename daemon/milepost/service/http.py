@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -49,6 +49,7 @@ async def serve(
     *,
     token: str = "",
     wrong_tokens: WrongTokens | None = None,
+    allowed_hosts: Collection[str] = (),
 ) -> AsyncIterator[str]:
     """Serve the routes during the block, and yield the URL of the listener.
 
@@ -59,12 +60,13 @@ async def serve(
         token: what clients must send as `Authorization: Bearer …`, or have sent to /login, for everything but
             /healthz; with an empty one they must address the loopback or `host` by name instead.
         wrong_tokens: limits, counts and logs the wrong ones.
+        allowed_hosts: names by which clients may address it without a token, beside these.
 
     Raises:
         BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
-    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host)
+    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host, allowed_hosts)
     strangers = Strangers()
     hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(

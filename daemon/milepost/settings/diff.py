@@ -24,6 +24,7 @@ TAKES_RESTART = frozenset(
         "webhooks.listen",
         "webhooks.path",
         "http.listen",
+        "http.allowed_hosts",
         "http.token",
         "http.token_file",
         "log.format",

@@ -15,6 +15,7 @@ from milepost.settings.types import (
     Flag,
     GraphId,
     History,
+    HostNames,
     Number,
     OptionalAddress,
     OptionalGraphId,
@@ -212,6 +213,9 @@ class HttpSettings(Section):
     """The bearer token for everything but `/healthz`, at least 16 characters; required if `listen` is not loopback."""
     token_file: FilePath = ""
     """A file that holds it."""
+
+    allowed_hosts: HostNames = ()
+    """Names by which requests may address the daemon without a token, beside this machine's own; behind a proxy."""
 
     @property
     def host(self) -> str:

@@ -214,6 +214,11 @@ OptionalAddress = Annotated[
 UrlPath = Annotated[
     str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$"), Allowed("a path of letters, digits and -._~, such as /webhooks/meta")
 ]
+HostNames = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})$")], ...],
+    AfterValidator(_all_different),
+    Allowed("a list of host names without ports, such as [milepost, status.example.com]"),
+]
 Platforms = Annotated[
     tuple[Literal["messenger", "instagram"], ...],
     Field(min_length=1),

@@ -41,6 +41,10 @@ class JournalReader(Protocol):
         """Return the checkpoint of every stream, ordered by stream."""
         ...
 
+    async def page_names(self) -> dict[str, str]:
+        """Return the names of pages by id, as far as they are known."""
+        ...
+
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         """Return up to `limit` entries with a seq greater than `after`, oldest first."""
         ...

@@ -29,10 +29,15 @@ BODY_PROBLEMS = {
     422: "the body is JSON, but invalid; `detail` names what is wrong",
 }
 
+DESCRIPTION = (
+    "Conversations out of the Graph API: the state of every stream, its runs, journal and dead letters, and the "
+    "actions of an operator. Fields may be added to responses; none is renamed."
+)
+
 Schema = dict[str, Any]
 
 
-class Problem(Struct, frozen=True):
+class ProblemDetails(Struct, frozen=True):
     """Why a request failed (RFC 9457)."""
 
     type: str
@@ -64,7 +69,7 @@ def described(operations: Sequence[AnyOperation]) -> list[AnyOperation]:
 
 def document_of(operations: Sequence[AnyOperation]) -> Schema:
     """Return the OpenAPI document of the operations."""
-    kinds: list[Any] = [Problem]
+    kinds: list[Any] = [ProblemDetails]
     for each in operations:
         kinds += (
             kind for kind in (each.parameters, each.body, each.response) if kind is not None and kind not in kinds
@@ -80,17 +85,36 @@ def document_of(operations: Sequence[AnyOperation]) -> Schema:
         del components[_name(schemas[kind])]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Milepost", "version": __version__},
+        "info": {
+            "title": "Milepost",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "the daemon that serves this document"}],
         "security": [{"token": []}, {"session": []}, {}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(path) for path in paths)],
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": _simplified(components),
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "http.token, if it is set"},
                 "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "from POST /login"},
             },
         },
     }
+
+
+def _simplified(components: Mapping[str, Schema]) -> Schema:
+    """Return the schemas without a choice between anything and null, which is no choice and which linters refuse."""
+    simple: Schema = {}
+    for name, schema in components.items():
+        properties = {
+            key: {word: value for word, value in each.items() if word != "anyOf" or {} not in value}
+            for key, each in schema.get("properties", {}).items()
+        }
+        simple[name] = schema | ({"properties": properties} if properties else {})
+    return simple
 
 
 def _name(reference: Schema) -> str:
@@ -100,6 +124,7 @@ def _name(reference: Schema) -> str:
 def _operation(operation: AnyOperation, fields: Mapping[str, Schema], schemas: Mapping[Any, Schema]) -> Schema:
     described: Schema = {
         "operationId": operation.handle.__name__,
+        "tags": [_tag(operation.path)],
         "summary": operation.summary,
         "parameters": [_parameter(name, schema, operation.path) for name, schema in fields.items()],
         "responses": _responses(operation, schemas) | _problems(operation, schemas),
@@ -107,6 +132,11 @@ def _operation(operation: AnyOperation, fields: Mapping[str, Schema], schemas: M
     if operation.body is not None:
         described["requestBody"] = {"content": {"application/json": {"schema": schemas[operation.body]}}}
     return described
+
+
+def _tag(path: str) -> str:
+    """Return what an operation is about, by which clients group their methods: the first word of its path."""
+    return path.removeprefix("/api/").strip("/").partition("/")[0].removesuffix(".json")
 
 
 def _parameter(name: str, schema: Schema, path: str) -> Schema:
@@ -135,7 +165,7 @@ def _problems(operation: AnyOperation, schemas: Mapping[Any, Schema]) -> Schema:
     return {
         str(status): {
             "description": meaning,
-            "content": {"application/problem+json": {"schema": schemas[Problem]}},
+            "content": {"application/problem+json": {"schema": schemas[ProblemDetails]}},
         }
         for status, meaning in sorted((common | operation.problems).items())
     }

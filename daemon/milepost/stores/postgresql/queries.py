@@ -92,6 +92,10 @@ class PostgresqlSession:
         """Return the checkpoint of every stream, configured or not, ordered by stream."""
         return [rows.checkpoint(state) for (state,) in await self.ask("checkpoints", ())]
 
+    async def page_names(self) -> dict[str, str]:
+        """Return the names of pages by id, as far as they are known."""
+        return dict(await self.ask("page_names", ()))
+
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
         subjects = {storable(subject): subject for subject in keys.subjects}
@@ -261,7 +265,7 @@ class PostgresqlSession:
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         found = await self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
-        return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
+        return tuple(OpenGap(rows.gap(state), bool(forgotten), bool(moved)) for state, forgotten, moved in found)
 
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""

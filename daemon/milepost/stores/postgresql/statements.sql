@@ -646,12 +646,16 @@ ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %s;
 
 -- name: open_gaps
--- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased, or it moved.
 SELECT
     state::text,
     EXISTS (
         SELECT 1 FROM forgotten
         WHERE platform = %(platform)s AND page_id = %(page_id)s AND kind = 'conversation' AND id = conversation_id
+    ),
+    EXISTS (
+        SELECT 1 FROM conversations
+        WHERE conversations.conversation_id = message_backlog.conversation_id AND page_id <> %(page_id)s
     )
 FROM message_backlog
 WHERE stream = %(stream)s AND queue < 2
@@ -761,6 +765,13 @@ SELECT state::text FROM checkpoints WHERE stream = %s;
 
 -- name: checkpoints
 SELECT state::text FROM checkpoints ORDER BY stream;
+
+-- name: page_names
+-- Those with a name of their own last: a page may have one on one platform only.
+SELECT page_id, coalesce(name, username)
+FROM pages
+WHERE coalesce(name, username) IS NOT NULL
+ORDER BY name IS NOT NULL, page_id;
 
 -- name: entry_at
 SELECT seq, hash FROM journal WHERE stream = %s AND version = %s;

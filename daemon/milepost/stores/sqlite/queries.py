@@ -79,6 +79,10 @@ class SqliteSession:
         """Return the checkpoint of every stream, ordered by stream."""
         return [rows.checkpoint(state) for (state,) in self.ask("checkpoints")]
 
+    def page_names(self) -> dict[str, str]:
+        """Return the names of pages by id, as far as they are known."""
+        return dict(self.ask("page_names"))
+
     def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
         stream = keys.stream
@@ -259,7 +263,7 @@ class SqliteSession:
     def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
         found = self.ask("open_gaps", stream_parameters(stream) | {"limit": limit})
-        return tuple(OpenGap(rows.gap(state), bool(is_forgotten)) for state, is_forgotten in found)
+        return tuple(OpenGap(rows.gap(state), bool(forgotten), bool(moved)) for state, forgotten, moved in found)
 
     def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""

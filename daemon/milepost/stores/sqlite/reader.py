@@ -61,6 +61,10 @@ class SqliteReader:
         """Return the checkpoint of every stream, ordered by stream."""
         return await self._run(SqliteSession.checkpoints)
 
+    async def page_names(self) -> dict[str, str]:
+        """Return the names of pages by id, as far as they are known."""
+        return await self._run(SqliteSession.page_names)
+
     async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
         """Return up to `limit` entries with a seq greater than `after`, oldest first."""
         return await self._run(lambda session: session.entries(after=after, limit=limit, stream=stream))

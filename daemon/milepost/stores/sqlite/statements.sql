@@ -448,12 +448,16 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: open_gaps
--- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased.
+-- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased, or it moved.
 SELECT
     state,
     EXISTS (
         SELECT 1 FROM forgotten
         WHERE platform = :platform AND page_id = :page_id AND kind = 'conversation' AND id = conversation_id
+    ),
+    EXISTS (
+        SELECT 1 FROM conversations
+        WHERE conversations.conversation_id = message_backlog.conversation_id AND page_id <> :page_id
     )
 FROM message_backlog
 WHERE stream = :stream AND queue < 2
@@ -543,6 +547,13 @@ SELECT state FROM checkpoints WHERE stream = ?;
 
 -- name: checkpoints
 SELECT state FROM checkpoints ORDER BY stream;
+
+-- name: page_names
+-- Those with a name of their own last: a page may have one on one platform only.
+SELECT page_id, coalesce(name, username)
+FROM pages
+WHERE coalesce(name, username) IS NOT NULL
+ORDER BY name IS NOT NULL, page_id;
 
 -- name: entry_at
 SELECT seq, hash FROM journal WHERE stream = ? AND version = ?;

@@ -1,0 +1,27 @@
+"""Groups of commands that say which one was probably meant where there is none of a name."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+import click
+
+
+class Group(click.Group):
+    """A group of commands."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. Raises UsageError for an unknown one."""
+        name = args[0] if args else ""
+        if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        names = self.list_commands(ctx)
+        others = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
+        raise click.UsageError(f"there is no command {name!r}{others}", ctx)
+
+
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return a question that names what was probably meant, to end a message with; "" where nothing is as close."""
+    close: Sequence[str] = get_close_matches(word, list(known), n=1, cutoff=likeness)
+    return f"; did you mean {close[0]}?" if close else ""

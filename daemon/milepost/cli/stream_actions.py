@@ -1,0 +1,126 @@
+"""Pauses, resumes and syncs streams where a daemon works them, or in this process where none does.
+
+Only the process that works a stream of a SQLite database may write to its journal. In PostgreSQL anybody may: the
+workers follow the journal, wherever they run.
+"""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import click
+from msgspec import Struct
+
+from milepost.app.build import assembled
+from milepost.app.database import store_url_of
+from milepost.cli.daemon_client import Daemon, daemon_at
+from milepost.cli.options import unknown_stream
+from milepost.cli.terminal import echo_wrapped
+from milepost.cli.titles import Titles
+from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
+from milepost.core.errors import MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.model import Stream
+from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.reporting.summary import ExitCode
+from milepost.service.logs.output import logged
+from milepost.service.logs.redaction import Redactor
+from milepost.settings import Settings, secrets
+from milepost.stores.open import is_at_work
+
+
+class Operator(Struct, frozen=True, eq=False):
+    """Who executes commands for streams: a daemon, or this process.
+
+    `streams` are those that take commands, `titles` what people call them. `ask` raises MilepostError where a command
+    cannot be executed. `read` returns how many conversations each open sweep has read, as far as only the daemon knows.
+    `is_daemon` is whether a Milepost is at work on the streams.
+    """
+
+    streams: Sequence[Stream]
+    titles: Titles
+    ask: Callable[[Stream, StreamCommand], Awaitable[None]]
+    read: Callable[[], Awaitable[Mapping[Stream, int]]]
+    is_daemon: bool
+
+
+@asynccontextmanager
+async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) -> AsyncIterator[Operator]:
+    """Open the operator of the streams: of those that are worked, `for_runs`; otherwise also of those of the past.
+
+    Raises StoreBusy where a daemon works them and does not answer.
+    """
+    store_url = store_url_of(settings)
+    at_work = await is_at_work(store_url)
+    if at_work and store_url.file is not None:
+        async with daemon_at(settings.http) as daemon:
+            yield await _of_daemon(daemon)
+        return
+    async with assembled(settings if for_runs else _without_discovery(settings), stop) as parts:
+        streams = list(parts.supervisor.streams)
+        if not for_runs:
+            streams += [each.stream for each in await parts.store.checkpoints() if not each.removed_at]
+        yield Operator(
+            [*dict.fromkeys(streams)], Titles(parts.registry.page_names()), parts.supervisor.ask, _nothing, at_work
+        )
+
+
+def _without_discovery(settings: Settings) -> Settings:
+    """Return settings under which nobody waits for the API: the journal knows the pages that were discovered."""
+    source = settings.source.model_copy(update={"discover_pages": False})
+    return settings.model_copy(update={"source": source})
+
+
+async def _of_daemon(daemon: Daemon) -> Operator:
+    worked = [each for each in await daemon.fetch_streams() if each.is_configured]
+    titles = Titles({each.page_id: each.page_name for each in worked})
+
+    async def read() -> Mapping[Stream, int]:
+        try:
+            streams = await daemon.fetch_streams()
+        except MilepostError:  # it may be about to end, which others notice
+            return {}
+        return {Stream.parse(each.stream): each.sweep.conversations for each in streams if each.sweep is not None}
+
+    return Operator([Stream.parse(each.stream) for each in worked], titles, daemon.ask, read, is_daemon=True)
+
+
+async def _nothing() -> Mapping[Stream, int]:
+    return {}
+
+
+def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
+    """Raise BadParameter for the first stream that nobody works."""
+    for stream in wanted:
+        if stream not in streams:
+            message = unknown_stream(stream.key, [each.key for each in streams])
+            raise click.BadParameter(message, param_hint="STREAM")
+
+
+async def perform(settings: Settings, streams: Sequence[Stream], command: PauseStream | ResumeStream) -> ExitCode:
+    """Execute a command for each stream, print each result, and return the exit code."""
+    stop, log = Stop(), settings.log
+    is_refused = False
+    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+        async with stopping_on_signals(stop), operator(settings, stop) as who:
+            demand_worked(streams, who.streams)
+            for stream in streams:
+                if stop.is_requested:
+                    return ExitCode.PROGRESS_SAVED
+                result = await _result(who, stream, command)
+                is_refused = is_refused or isinstance(result, MilepostError)
+                echo_wrapped([f"{who.titles.of(stream)}: {result}"])
+    return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
+
+
+async def _result(who: Operator, stream: Stream, command: PauseStream | ResumeStream) -> str | MilepostError:
+    """Return what became of a command, in words. Raises what concerns all streams."""
+    try:
+        await who.ask(stream, command)
+    except (StoreAway, StoreBusy, StoreRefused):
+        raise
+    except MilepostError as error:
+        return error
+    if isinstance(command, PauseStream):
+        return f"paused; `milepost resume {stream.key}` resumes it"
+    return "resumed, and syncs at once" if who.is_daemon else "resumed; it syncs with the next run"

@@ -1,0 +1,215 @@
+"""Output that fits the terminal: its width and colours, tables that drop and shorten columns, and wrapped lines.
+
+A pipe gets everything, unshortened and without colours: what reads it can cut lines by itself. `COLUMNS`, where it is
+exported, counts there too, which is how watch(1) tells how wide its screen is.
+"""
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
+from unicodedata import combining, east_asian_width
+
+import click
+from msgspec import Struct
+from msgspec.structs import replace
+
+GAP = "  "
+MIN_WIDTH = 20
+
+
+class Terminal(Struct, frozen=True):
+    """Where output goes. `width` is None where lines may be as long as they are."""
+
+    width: int | None = None
+    has_colours: bool = False
+
+    def painted(self, text: str, colour: str | None, *, is_bold: bool = False) -> str:
+        """Return the text in a colour of click.style, where there are colours."""
+        if not self.has_colours or (colour is None and not is_bold):
+            return text
+        return click.style(text, fg=colour, bold=is_bold or None)
+
+    def wrapped(self, text: str) -> list[str]:
+        """Return a text as lines; those that continue another are indented by two spaces more."""
+        if self.width is None:
+            return [text]
+        indent = text[: len(text) - len(text.lstrip(" "))]
+        lines = textwrap.wrap(
+            text.lstrip(" "),
+            max(self.width, MIN_WIDTH),
+            initial_indent=indent,
+            subsequent_indent=f"{indent}{GAP}",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return lines or [text]
+
+
+PLAIN = Terminal()
+
+
+def stdout_terminal(environment: Mapping[str, str] | None = None) -> Terminal:
+    """Return what stdout is."""
+    return terminal_of(sys.stdout, os.environ if environment is None else environment)
+
+
+def terminal_of(out: TextIO, environment: Mapping[str, str]) -> Terminal:
+    """Return what an output is. NO_COLOR and TERM=dumb turn colours off, as for the log."""
+    is_terminal = out.isatty()
+    has_colours = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+    columns = environment.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return Terminal(int(columns), has_colours)
+    width = os.get_terminal_size(out.fileno()).columns if is_terminal else 0
+    return Terminal(width or None, has_colours)
+
+
+def echo(lines: Sequence[str], terminal: Terminal) -> None:
+    """Write lines to stdout."""
+    click.echo("\n".join(lines), color=terminal.has_colours)
+
+
+def echo_wrapped(texts: Sequence[str]) -> None:
+    """Write texts to stdout, each wrapped where that is a terminal."""
+    terminal = stdout_terminal()
+    echo([line for text in texts for line in terminal.wrapped(text)], terminal)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def width_of(text: str) -> int:
+    """Return how many cells of a terminal a text takes: two for each wide character, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
+def elided(text: str, width: int) -> str:
+    """Shorten a text in its middle: ids differ at both ends."""
+    if width_of(text) <= width:
+        return text
+    head_width = (width - 1) // 2
+    head, tail = _cut(text, head_width), _cut(text[::-1], width - 1 - head_width)[::-1]
+    return f"{head}…{tail}"
+
+
+def elided_key(text: str, width: int) -> str:
+    """Shorten the key of a stream: its platform stays whole."""
+    platform, colon, page_id = text.partition(":")
+    kept = f"{platform}{colon}"
+    return f"{kept}{elided(page_id, width - len(kept))}" if page_id else elided(text, width)
+
+
+def clipped(text: str, width: int) -> str:
+    """Shorten a text at its end, as a name."""
+    return text if width_of(text) <= width else f"{_cut(text, width - 1).rstrip()}…"
+
+
+def _cut(text: str, width: int) -> str:
+    while width_of(text) > width:
+        text = text[:-1]
+    return text
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+class Column(Struct, frozen=True):
+    """A column of a table.
+
+    `rank` says when it is dropped where the table is too wide: that with the lowest first, None never. `shortest` is
+    how far its cells may be shortened, by `shorten`; None not at all.
+    """
+
+    heading: str
+    is_right: bool = False
+    rank: int | None = None
+    shortest: int | None = None
+    shorten: Callable[[str, int], str] = elided
+
+
+class Cell(Struct, frozen=True):
+    """A text in a colour."""
+
+    text: str
+    colour: str | None = None
+
+
+Row = Sequence[str | Cell]
+
+
+class Table(Struct, frozen=True):
+    """A table as lines, its heading apart from its rows, and which of its columns are shown."""
+
+    heading: str
+    rows: list[str]
+    shown: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines."""
+        return [self.heading, *self.rows]
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row], terminal: Terminal = PLAIN) -> Table:
+    """Lay out rows, which have a cell for each column, so that they fit the terminal.
+
+    As many columns as fit are shown with what can be shortened as short as it may be; then that gets the room left.
+    """
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    natural = [
+        max(width_of(column.heading), *(width_of(row[index].text) for row in cells), 0)
+        for index, column in enumerate(columns)
+    ]
+    shown = _shown(columns, natural, terminal.width)
+    widths = _widths(columns, natural, shown, terminal.width)
+    heading = [Cell(column.heading) for column in columns]
+    lines = [_line(columns, row, widths, terminal) for row in cells]
+    unpainted = replace(terminal, has_colours=False)
+    head = terminal.painted(_line(columns, heading, widths, unpainted), None, is_bold=True)
+    return Table(head, lines, tuple(columns[index].heading for index in shown))
+
+
+def _shown(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
+    shown = list(range(len(columns)))
+    least = [min(natural[index], _shortest(column, natural[index])) for index, column in enumerate(columns)]
+    while width is not None and _total([least[index] for index in shown]) > width:
+        droppable = [index for index in shown if columns[index].rank is not None]
+        if not droppable:
+            break
+        shown.remove(min(droppable, key=lambda index: columns[index].rank or 0))
+    return shown
+
+
+def _shortest(column: Column, natural: int) -> int:
+    return natural if column.shortest is None else max(column.shortest, width_of(column.heading))
+
+
+def _widths(
+    columns: Sequence[Column], natural: Sequence[int], shown: Sequence[int], width: int | None
+) -> dict[int, int]:
+    widths = {index: natural[index] for index in shown}
+    excess = 0 if width is None else _total(list(widths.values())) - width
+    for index in sorted(shown, key=lambda index: _shortest(columns[index], natural[index]) - natural[index]):
+        taken = max(0, min(excess, natural[index] - _shortest(columns[index], natural[index])))
+        widths[index] -= taken
+        excess -= taken
+    return widths
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Mapping[int, int], terminal: Terminal) -> str:
+    texts, last = list[str](), max(widths, default=-1)
+    for index, width in widths.items():
+        text = columns[index].shorten(row[index].text, width)
+        padding = " " * (width - width_of(text))
+        painted = terminal.painted(text, row[index].colour)
+        is_end = index == last
+        texts.append(f"{padding}{painted}" if columns[index].is_right else painted if is_end else f"{painted}{padding}")
+    return GAP.join(texts).rstrip()

@@ -1,0 +1,33 @@
+"""What a package index shows: the README with links that work there, and where the project lives."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+PICTURE = re.compile(r"!\[([^\]]*)\]\((?!https?:|#)([^)]+)\)")
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)")
+URLS = {
+    "Documentation": "blob/main/docs/quick-start.md",
+    "Changelog": "blob/main/CHANGELOG.md",
+    "Issues": "issues",
+    "Source": "",
+}
+
+
+class CustomMetadataHook(MetadataHookInterface):
+    """Fills in the README and the URLs from `home`, which pyproject.toml configures."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set both; called by hatchling."""
+        home, version = self.config["home"].rstrip("/"), metadata["version"]
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        metadata["readme"] = {"content-type": "text/markdown", "text": absolute(text, home, f"v{version}")}
+        metadata["urls"] = {name: f"{home}/{path}".rstrip("/") for name, path in URLS.items()}
+
+
+def absolute(text: str, home: str, tag: str) -> str:
+    """Return a page with its relative links and pictures as URLs of this version."""
+    text = PICTURE.sub(rf"![\1]({home}/raw/{tag}/\2)", text)
+    return LINK.sub(rf"[\1]({home}/blob/{tag}/\2)", text)
