@@ -5,8 +5,9 @@ import hmac
 import json
 import re
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
 import aiohttp
@@ -182,3 +183,13 @@ async def test_a_secret_that_is_wrong_is_said_by_the_status(installation: Instal
             issues = (await response.json())["issues"]
     said = [issue["what"] for issue in issues if issue["kind"] == "webhooks"]
     assert said == ["webhooks come, and none is signed with a known secret"]
+
+
+async def test_what_is_refused_while_the_database_is_locked_comes_again(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        _, message_id = hooks.arrive()
+        with closing(sqlite3.connect(installation.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert await hooks.send(message_id) == 503
+        assert await hooks.send(message_id) == 200
+        await hooks.stored(message_id)
