@@ -9,11 +9,14 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
 from kit.binary import Running, started, until
-from kit.installation import Installation, on_both_databases
+from kit.fleet import fleet
+from kit.installation import Installation, PostgresqlInstallation, on_both_databases
+from kit.postgres import Database
 from kit.simulated import BICYCLES, NOW, frozen_world
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.webhooks import parse_webhook_faults
@@ -193,3 +196,26 @@ async def test_what_is_refused_while_the_database_is_locked_comes_again(installa
             assert await hooks.send(message_id) == 503
         assert await hooks.send(message_id) == 200
         await hooks.stored(message_id)
+
+
+async def test_any_of_several_workers_takes_webhooks_for_all(tmp_path: Path, database: Database) -> None:
+    """Each message is told to one worker, the next to the other; a repetition goes to both."""
+    async with (
+        frozen_world(40, pages=(BICYCLES,), app_secret=SECRET) as simulator,
+        fleet(tmp_path, database, simulator) as workers,
+        aiohttp.ClientSession() as session,
+    ):
+        joined = [await workers.join(webhooks=HOOKS, source=SOURCE, sync={"interval": "1h"}) for _ in range(2)]
+        await workers.complete(1)
+        kept = PostgresqlInstallation(tmp_path, database)
+        members = [Hooked(kept, simulator, each, await url_of(each), session) for each in joined]
+        arrived = []
+        for number in range(6):
+            _, message_id = members[0].arrive()
+            arrived.append(message_id)
+            assert await members[number % 2].send(message_id) == 200
+            await members[0].stored(message_id)
+        before = simulator.requests.total
+        assert [await each.send(*arrived) for each in members] == [200, 200]
+        await until(lambda: not kept.rows("SELECT 1 FROM webhook_events WHERE due_at IS NOT NULL"))
+        assert simulator.requests.total == before

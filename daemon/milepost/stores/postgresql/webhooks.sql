@@ -24,6 +24,7 @@ ON CONFLICT (event_key) DO NOTHING
 RETURNING event_key;
 
 -- name: settle_webhook_events
+-- OFFSET 0 keeps the planner from reading all messages to join them: each is looked up by its key.
 UPDATE webhook_events
 SET due_at = NULL
 WHERE
@@ -32,7 +33,7 @@ WHERE
         FROM webhook_events
         WHERE
             due_at IS NOT NULL AND kind = 'message'
-            AND EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id)
+            AND EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id OFFSET 0)
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     );
