@@ -39,12 +39,12 @@ def test_events_are_worked_off_without_reading_all_messages(database: Database) 
     database.sql(
         "INSERT INTO contact_interaction_events"
         " (event_id, conversation_id, platform, page_id, direction, kind, occurred_at)"
-        " SELECT 'm_' || n, 't_1', 'messenger', '1', 'in', 'message', now() FROM generate_series(1, 20000) AS n"
+        " SELECT 'm_' || n, 't_1', 'messenger', '1', 'in', 'message', now() FROM generate_series(1, 2000) AS n"
     )
     database.sql(
         "INSERT INTO webhook_events"
         " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(), now(), 0"
-        " FROM generate_series(1, 5000) AS n"
+        " FROM generate_series(1, 50000) AS n"
     )
     plan = "\n".join(line for (line,) in database.sql(f"EXPLAIN {load_statements('postgresql', 'webhooks')[SETTLE]}"))
     assert "Seq Scan on contact_interaction_events" not in plan
