@@ -108,6 +108,11 @@ class Thread:
     def contact_id(self) -> str:
         return f"c_{self.thread_id}"
 
+    @property
+    def is_well_alone(self) -> bool:
+        """Whether only lists with it fail: one in four can be read by itself, however sick it is."""
+        return int(self.thread_id.removeprefix("t_")) % 4 == 0
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -270,8 +275,9 @@ class Inbox:
         thread = self.threads.get(conversation_id)
         if problem is None and thread is None:
             problem = GONE
-        if problem is None and thread is not None and not thread.health.bears(self._detail(Detail.SEPARATE, messages)):
-            problem = thread.refusal
+        if problem is None and thread is not None and not thread.is_well_alone:
+            is_sick = not thread.health.bears(self._detail(Detail.SEPARATE, messages))
+            problem = thread.refusal if is_sick else None
         if problem is not None or thread is None:
             return Refused(problem or GONE, took_seconds)
         return Fetched(Batch(*_as_listed([thread], messages, None)), asked_at, took_seconds)

@@ -8,6 +8,7 @@ from statistics import mean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from milepost.core.errors import BadConfiguration
 from milepost.simulator.arrivals import Arrivals, instant_us
@@ -63,6 +64,26 @@ class TestArrivals:
         arrivals = Arrivals(seed=seed, conversations=5, gap_us=gap_us, anchor_us=0, end_at_anchor=False)
         slot = arrivals.slot_at(at_us)
         assert arrivals.instant_of(slot) <= at_us < arrivals.instant_of(slot + 1)
+
+
+class TestLongThreads:
+    def test_one_in_a_hundred_is_long_and_the_others_are_as_they_were(self) -> None:
+        plan = WorldPlan(seed=7, pages=1, conversations=400, arrivals_per_minute=0)
+        before, after = truth(World(plan)), truth(World(replace(plan, longest_thread=3000)))
+        grown = {row.id for row, other in zip(after, before, strict=True) if row.message_count != other.message_count}
+
+        assert [row.id for row in before] == [row.id for row in after]
+        assert 1 <= len(grown) <= 20
+        assert max(row.message_count for row in after) > 500
+
+    def test_all_of_its_messages_can_be_read(self) -> None:
+        world = World(WorldPlan(seed=7, pages=1, conversations=400, arrivals_per_minute=0, longest_thread=3000))
+        inbox = world.inboxes[0]
+        longest = max(inbox.threads(instant_us(NOON)), key=lambda thread: thread.message_count)
+        messages = inbox.messages(longest, instant_us(NOON))
+
+        assert len({each.id for each in messages}) == longest.message_count > 500
+        assert list(messages) == sorted(messages, key=lambda each: each.at_us, reverse=True)
 
 
 class TestPurity:

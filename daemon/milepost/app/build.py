@@ -31,6 +31,7 @@ from milepost.stores.open import OpenStore, open_store
 # The embedded world: large enough to watch a sweep progress at two calls a second, small enough to see it end.
 SIMULATED_PAGES = 2
 SIMULATED_CONVERSATIONS = 500
+SIMULATED_LONGEST_THREAD = 200
 
 
 class Parts(Struct, frozen=True, eq=False):
@@ -159,7 +160,9 @@ async def _simulated_world(settings: Settings, clock: Clock) -> AsyncIterator[_W
     from milepost.simulator.plan import WorldPlan  # noqa: PLC0415
     from milepost.simulator.server import SimulatorServer  # noqa: PLC0415
 
-    plan = WorldPlan(conversations=SIMULATED_CONVERSATIONS, pages=SIMULATED_PAGES)
+    plan = WorldPlan(
+        conversations=SIMULATED_CONVERSATIONS, pages=SIMULATED_PAGES, longest_thread=SIMULATED_LONGEST_THREAD
+    )
     app_secret = settings.source.app_secret.get_secret_value()
     async with SimulatorServer(plan, clock=clock.now, app_secret=app_secret) as simulator:
         pages = [

@@ -47,6 +47,13 @@ class Hooks(NamedTuple):
     show_default=True,
     help="Messages per minute and inbox.",
 )
+@click.option(
+    "--longest-thread",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="Messages in the longest threads, of which there are a few.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same world.")
 @click.option(
     "--faults",

@@ -6,7 +6,7 @@ first time, the older ones are owed back to the limit of `sync.message_history`.
 `background`, and what that means in `message_reading`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -18,7 +18,7 @@ from milepost.core.dead_letters import messages_of, row_of
 from milepost.core.gaps import Gap, MessagesOwed
 from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, remembered
-from milepost.core.model import Batch, Conversation, Known, Stream
+from milepost.core.model import Batch, Conversation, Interaction, Known, Stream
 from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
@@ -41,17 +41,13 @@ def owed(
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
     for each in remembered(batch.conversations, known):
-        if not each.interactions or not known.interaction_events.isdisjoint(
-            message.event_id for message in each.interactions
-        ):
-            continue
         stored = known.conversations.get(each.conversation_id)
         if stored is None and not _is_open(row_of(each.conversation_id), known):
             opens = _shows_older(each, context.policy)
         else:
             has_news = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
             opens = has_news and _may_have_older(each, context.policy)
-        if opens:
+        if opens and _are_unknown(each.interactions, known):
             gap = _gap_below(stream, each, stored.updated_time if stored else None, context.now)
             limit = None if stored else _history_limit(each, known, watermark, context)
             is_elsewhere = stored is not None and stored.page_id != stream.page_id
@@ -59,6 +55,10 @@ def owed(
             gaps[gap.gap_id] = replace(gap, history_to=limit, is_elsewhere=is_elsewhere)
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
+
+
+def _are_unknown(messages: Collection[Interaction], known: Known) -> bool:
+    return bool(messages) and known.interaction_events.isdisjoint(each.event_id for each in messages)
 
 
 def _may_have_older(read: Conversation, policy: Policy) -> bool:

@@ -18,6 +18,7 @@ MAX_DETAILED_MESSAGES = 20
 
 MAX_RECEIVED_NOW = 10_000  # where nobody takes them
 _INDEX_BITS = 28
+_LONG_SHARE = 0.01
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
@@ -90,6 +91,7 @@ class Inbox:
         self._seed = seeded.number(plan.seed, page.id, platform)
         self.salt = self._seed % (1 << 32)
         self._chapter_mean = 2 * plan.messages_per_conversation - 2
+        self._longest = plan.longest_thread
         self._arrivals = Arrivals(
             seed=self._seed,
             conversations=plan.conversations,
@@ -238,8 +240,10 @@ class Inbox:
         """Return the thread's number of messages: it grows by one each round until its chapter ends, then starts over.
 
         The lengths of chapters are distributed exponentially (most threads are short, a few are long), so that the
-        average over all threads is the plan's.
+        average over all threads is the plan's. The long ones are beside that, and of any length up to the longest.
         """
+        if self._longest and seeded.share(self._seed, index, "long") < _LONG_SHARE:
+            return 1 + (round_ + seeded.number(self._seed, index, "phase")) % self._longest
         chapter = 1 + round(-math.log(1 - seeded.share(self._seed, index, "chapter")) * self._chapter_mean)
         return 1 + (round_ + seeded.number(self._seed, index, "phase")) % chapter
 

@@ -40,7 +40,8 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a world; equal plans make equal worlds.
 
     `conversations` and `arrivals_per_minute` are those of each stream (a page on a platform);
-    `messages_per_conversation` is an average. Nothing arrives after `frozen_at`; with `arrivals_per_minute=0`
+    `messages_per_conversation` is an average; beside it, one thread in a hundred grows up to `longest_thread` messages
+    (0: none does). Nothing arrives after `frozen_at`; with `arrivals_per_minute=0`
     it defaults to the beginning of 2026, and the past has one message a minute.
 
     Raises:
@@ -51,6 +52,7 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
     pages: int | tuple[SimulatedPage, ...] = 2
     conversations: int = 1000
     messages_per_conversation: float = 5.0
+    longest_thread: int = 0
     arrivals_per_minute: float = 6.0
     frozen_at: datetime | None = None
 
@@ -58,6 +60,7 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
         _within("pages", self.pages if isinstance(self.pages, int) else len(self.pages), 0, 10_000)
         _within("conversations", self.conversations, 0, _MAX_CONVERSATIONS)
         _within("messages_per_conversation", self.messages_per_conversation, 1, 10_000)
+        _within("longest_thread", self.longest_thread, 0, 100_000)
         _within("arrivals_per_minute", self.arrivals_per_minute, 0, 600_000)
         if self.frozen_at is not None and self.frozen_at.tzinfo is None:
             raise BadConfiguration("frozen_at has no time zone", hint="write it with one, like 2026-01-01T00:00:00Z")

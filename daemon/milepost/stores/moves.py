@@ -37,8 +37,8 @@ def written_of(commit: Commit) -> tuple[str, ...]:
     if commit.known is None:
         return ()
     changes = commit.changes
-    written = [row.conversation_id for row in changes.conversations]
-    return tuple(dict.fromkeys((*written, *(row.conversation_id for row in changes.interaction_events))))
+    written = {row.conversation_id for row in changes.conversations}
+    return (*written, *({row.conversation_id for row in changes.interaction_events} - written))
 
 
 def demand_known(commit: Commit, states: Iterable[tuple[str, str, str]]) -> None:

@@ -176,6 +176,8 @@ class PostgresqlWriter(PostgresqlSession):
             if await self.ask("count_links", stream_parameters(stream)) != links_before:
                 linked = {"pages": list(await self.linked_pages(stream))}
                 forgotten = await self.ask("forgotten_contacts", stream_parameters(stream) | linked)
+                if forgotten:
+                    await self.execute("lock_commits")  # or one of the other page might bring them back meanwhile
                 for (contact_id,) in forgotten:
                     await self.erase(stream, contact_id)
 
