@@ -45,8 +45,10 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("path")
     parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--synchronous", choices=["full", "normal"], default="full")
     arguments = parser.parse_args()
-    async with open_store(StoreUrl(f"sqlite:///{arguments.path}")) as store:
+    store_url = StoreUrl(f"sqlite:///{arguments.path}")
+    async with open_store(store_url, synchronous=arguments.synchronous) as store:
         intake = WebhookIntake(
             store.webhooks, lambda _, __: PAGE, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
         )

@@ -27,12 +27,13 @@ class TestDeath:
 
     COUNT = 6
 
-    @pytest.fixture
-    def directory(self, tmp_path: Path) -> Path:
+    @pytest.fixture(params=["full", "normal"])
+    def directory(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         """Return where the process had its database; its record is beside it."""
         directory = tmp_path / "directory"
         directory.mkdir()
-        life = [sys.executable, "-m", "stores.take_webhooks", str(directory / "milepost.db"), f"--count={self.COUNT}"]
+        options = [f"--count={self.COUNT}", f"--synchronous={request.param}"]
+        life = [sys.executable, "-m", "stores.take_webhooks", str(directory / "milepost.db"), *options]
         assert outcome([*recording(directory.with_name("record")), *life])[-1] == "done"
         return directory
 

@@ -1,7 +1,8 @@
 """The webhook events in a SQLite database."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 from milepost.core.journal import instant_text
@@ -24,7 +25,7 @@ class SqliteWebhookInbox:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
 
         def add(connection: sqlite3.Connection) -> frozenset[str]:
-            with transaction(connection):
+            with _durable(connection), transaction(connection):
                 return frozenset(event.key for event in events if self._add(connection, event, now))
 
         return await self._database.write(add)
@@ -54,6 +55,7 @@ class SqliteWebhookInbox:
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         def trim(connection: sqlite3.Connection) -> int:
+            connection.execute("PRAGMA secure_delete = ON")  # their people may be erased when nothing names them here
             with transaction(connection):
                 old = connection.execute(self._sql["delete_old_webhook_events"], limits).fetchall()
                 beyond = connection.execute(self._sql["delete_webhook_events_beyond"], limits).fetchall()
@@ -64,3 +66,14 @@ class SqliteWebhookInbox:
     def _add(self, connection: sqlite3.Connection, event: WebhookEvent, now: datetime) -> bool:
         columns = {**event_columns(event), "stream": event.stream.key, "now": instant_text(now)}
         return connection.execute(self._sql["add_webhook_event"], columns).rowcount > 0
+
+
+@contextmanager
+def _durable(connection: sqlite3.Connection) -> Iterator[None]:
+    """Wait for the disk at each commit in the block, also with `synchronous: normal`: webhooks do not come again."""
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA synchronous = {level}")
