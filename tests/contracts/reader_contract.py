@@ -23,7 +23,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, prepare
 from milepost.stores import rows
 from milepost.stores.open import open_reader, open_store
-from milepost.stores.reader import DeadLetterState, StoredEntry
+from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from stores.histories import live, stream
 from stores.store_dump import StoreDump
 
@@ -368,6 +368,17 @@ class DeadLettersContract:
                     "{}" if dead_letter.closed_at is None else None,
                 )
             assert await journal_reader.dead_letter("unknown") is None
+
+    async def test_a_stored_conversation_has_its_link_and_the_name_of_its_contact(self, filled: StoreDump) -> None:
+        tables = filled.tables()
+        contacts = {(each.platform, each.page_id, each.contact_id): each for each in tables.contacts.values()}
+        async with open_reader(filled.store_url) as journal_reader:
+            found = await journal_reader.threads([*tables.conversations, "unknown"])
+        assert found.keys() == tables.conversations.keys() != set()
+        for key, row in tables.conversations.items():
+            contact = contacts.get((row.platform, row.page_id, row.contact_id or ""))
+            name = None if contact is None else contact.name or contact.username
+            assert found[key] == Thread(name, row.link)
 
     async def test_an_unreadable_dead_letter_says_how_to_repair_it(self, filled: StoreDump) -> None:
         filled.execute("UPDATE dead_letters SET resolution = 'lost'")

@@ -151,7 +151,7 @@ def test_a_retry_waits_from_the_failure_to_the_next_attempt() -> None:
 
 def test_a_limit_is_waited_for_since_it_was_first_met() -> None:
     found = condition_after(*WALKING, LIMITED)
-    assert found.wait == Wait("the page's rate limit", at(-60), at(120), RATE_LIMIT)
+    assert found.wait == Wait("the page's rate limit", at(-60), at(120), RATE_LIMIT, Scope.PAGE)
     assert found.advice is not None
     assert found.advice.startswith("nothing to do")
     assert found.next_run_at is None  # the run continues by itself
@@ -166,7 +166,9 @@ def test_the_next_run_does_not_begin_before_a_rate_limit_ends() -> None:
 
 def test_the_apps_limit_that_one_stream_met_is_waited_for_by_another_and_named() -> None:
     waiting = condition_of(given(*WALKING), NOON, limited(OTHER, Scope.APP))
-    expected = Wait("the app's rate limit (met by messenger:2)", NOON, at(120 + PROBE_LEAD_SECONDS), RATE_LIMIT)
+    expected = Wait(
+        "the app's rate limit (met by messenger:2)", NOON, at(120 + PROBE_LEAD_SECONDS), RATE_LIMIT, Scope.APP
+    )
     assert (waiting.state, waiting.wait) == (State.RATE_LIMITED, expected)
 
 

@@ -27,7 +27,7 @@ from milepost.core.gaps import MessagesFailed
 from milepost.core.journal import Codec, seal
 from milepost.core.position import Mode
 from milepost.service import activity as module
-from milepost.service.activity import BUCKETS, Activity, Counts, Past, counts, recent_activity
+from milepost.service.activity import BUCKETS, Activity, Counts, Past, Window, counts, recent_activity
 from milepost.service.api.endpoint import routes_of
 from milepost.service.http import serve
 from milepost.stores.sqlite.migrate import migrate
@@ -166,6 +166,39 @@ async def test_a_start_loads_the_last_hour_from_the_journal(tmp_path: Path) -> N
     assert sums(again.past()).conversations > 0
 
 
+def test_a_day_is_kept_in_buckets_of_five_minutes() -> None:
+    now = Time()
+    activity = Activity(now)
+    activity.read(recorded(events.FetchFailed(1, NETWORK, NOON)))
+    now.now = at(23 * 3600)
+    day = activity.past(None, Window.DAY)
+    assert (day.step_seconds, len(day.buckets)) == (300, 288)
+    assert [bucket.at for bucket in day.buckets if bucket.retries] == [NOON]
+    assert sums(activity.past()) == Counts(), "it is no longer within the hour"
+
+
+def test_the_delay_is_the_longest_that_a_message_can_have_waited() -> None:
+    """A message that came just after a sweep had looked is copied by the next one."""
+    activity = Activity(Time(at(400)))
+    for started_at, completed_at in ((0, 20), (300, 340), (345, 350)):
+        sweep = events.SweepCompleted(Mode.INCREMENTAL, at(-9999), at(started_at), events.Tally(batches=1))
+        activity._count(entries(sweep, recorded_at=at(completed_at))[0])
+    delays = [bucket.delay_seconds for bucket in activity.past().buckets if bucket.delay_seconds is not None]
+    assert delays == [340, 50]
+    day = activity.past(None, Window.DAY)
+    assert max(bucket.delay_seconds or 0 for bucket in day.buckets) == 340
+
+
+async def test_a_day_of_one_stream_is_refused() -> None:
+    async with (
+        serve("127.0.0.1", 0, routes_of(recent_activity(Activity(Time()).past))) as url,
+        aiohttp.ClientSession(url) as session,
+        session.get(f"/api/activity?stream={STREAM.key}&window=day") as response,
+    ):
+        assert response.status == 400
+        assert "window" in (await response.json())["detail"]
+
+
 async def test_a_start_reads_a_bounded_number_of_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LOADED", 7)
     path = tmp_path / "milepost.db"
@@ -197,6 +230,7 @@ async def test_the_api_serves_the_activity_of_all_streams_and_of_one() -> None:
             assert shown["buckets"][-1] == {
                 "at": "2026-03-01T12:00:30Z",
                 "conversations": 0,
+                "delay_seconds": None,
                 "failed_batches": 0,
                 "retries": 0,
             }

@@ -5,11 +5,15 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import StrEnum
 
 import aiohttp
 import pytest
 
 from milepost import __version__
+from milepost.reporting.health import IssueKind
+from milepost.reporting.status import State
+from milepost.service.events.messages import Status
 from milepost.service.http import serve
 from milepost.service.page.pages import FILES, LOGIN_SCRIPTS, STATUS_SCRIPTS, Document, login_page, pages, status_page
 
@@ -73,6 +77,18 @@ def test_no_text_of_the_api_can_become_markup() -> None:
 
 def test_every_script_is_in_a_page() -> None:
     assert {*STATUS_SCRIPTS, *LOGIN_SCRIPTS} == {script.stem for script in (FILES / "scripts").glob("*.js")}
+
+
+@pytest.mark.parametrize(
+    ("script", "table", "kinds"),
+    [("health", "ISSUE_TONES", IssueKind), ("states", "STATES", State), ("states", "STATUSES", Status)],
+)
+def test_the_page_knows_every_issue_state_and_status(script: str, table: str, kinds: type[StrEnum]) -> None:
+    found = re.search(
+        rf"const {table} = {{(.*?)^}};", (FILES / f"scripts/{script}.js").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert found is not None
+    assert set(re.findall(r"^  (\w+):", found[1], re.MULTILINE)) == {kind.value for kind in kinds}
 
 
 def test_the_page_shows_the_version() -> None:

@@ -47,7 +47,6 @@ from milepost.core.model import (
     MessagePage,
     RefusedRow,
     Stream,
-    Stretch,
 )
 from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
@@ -56,6 +55,7 @@ from milepost.core.position import Position
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
+from milepost.core.spans import Stretch
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
 

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from kit.builders import NOON, STREAM, sweep_started, walking
 from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
 from milepost.core.events import BatchStored, RunStarted, Tally
-from milepost.core.model import Changes, Keys, Stretch
+from milepost.core.model import Changes, Keys
+from milepost.core.spans import Stretch
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import NO_TIMEOUT
 from milepost.stores.sql import load_statements
@@ -40,6 +41,7 @@ READ_A_PAGE = {
     "remove_stream_conversations",
     "remove_stream_gaps",
     "remove_stream_runs",
+    "payloads_about",  # of the open dead letters of a stream, where a message was unsent
 }
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
 HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
@@ -106,6 +108,12 @@ NAMED: dict[str, object] = {
     "conversations": THREADS,
     "contacts": PEOPLE,
     "interaction_events": MESSAGES,
+    "conversation_id": "t_7",
+    "back_to": SWEEP_STARTED_AT,
+    "newest_at": "2036-03-01T00:00:00Z",
+    "as_of": SWEEP_STARTED_AT,
+    "oldest": [SWEEP_STARTED_AT] * KEYS,
+    "newest": ["2036-03-01T00:00:00Z"] * KEYS,
     "subjects": THREADS,
     "seen": THREADS,
     "has_stretch": True,

@@ -26,11 +26,13 @@ from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
 from milepost.service.api.daemon import daemon_status
+from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
+from milepost.service.api.overview import overview_changes
 from milepost.service.api.runs import runs
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
@@ -256,12 +258,14 @@ async def serving(
     async with background_work() as background:
         operations = described(
             [
-                *_stream_operations(parts, shown, background),
+                *_stream_operations(settings, parts, shown, background),
                 *daemon_status(shown.daemon),
                 *runs(journal_reader),
                 *journal(journal_reader),
                 *dead_letters(journal_reader),
                 *dead_letter_actions(background, parts.supervisor.do, parts.store.find_open_dead_letters),
+                *dead_letter_groups(journal_reader),
+                *dead_letter_group_actions(background, parts.supervisor.do, journal_reader),
                 *shown.operations,
                 *login(Sessions(token) if token else None, wrong_tokens, parts.clock.now),
             ]
@@ -278,7 +282,9 @@ async def serving(
             yield url
 
 
-def _stream_operations(parts: Parts, shown: Shown, background: BackgroundWork) -> list[AnyOperation]:
+def _stream_operations(
+    settings: Settings, parts: Parts, shown: Shown, background: BackgroundWork
+) -> list[AnyOperation]:
     supervisor, names = parts.supervisor, parts.registry.page_names
 
     def keys() -> Sequence[str]:
@@ -288,4 +294,5 @@ def _stream_operations(parts: Parts, shown: Shown, background: BackgroundWork) -
         return parts.reloader.settings.sync
 
     overview = Overview(shown.journal_reader, shown.live, parts.clock.now, keys, names, sync_settings, shown.daemon)
-    return [*streams(overview), *stream_actions(background, supervisor.ask, keys)]
+    changes = overview_changes(overview, parts.clock.now(), is_simulated=settings.source.kind == "simulator")
+    return [*streams(overview), *changes, *stream_actions(background, supervisor.ask, keys)]

@@ -21,10 +21,21 @@ from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, MissedReason
 from milepost.core.message_reading import decide_messages, drop_gap, request_of
+from milepost.core.missed import is_beyond_window
+from milepost.core.model import MessagePage
 from milepost.core.plan import RunBudget, Wait
-from milepost.core.ports import Held, MessagesAnswered, MessagesOutcome, OpenGap, Refused, Source, Usage
+from milepost.core.ports import (
+    Held,
+    MessagesAnswered,
+    MessagesFetched,
+    MessagesOutcome,
+    OpenGap,
+    Refused,
+    Source,
+    Usage,
+)
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
@@ -174,8 +185,12 @@ class BacklogReader:
         if (ending := found.ending) is not None:
             return await self._stream_journal.record(checkpoint, drop_gap(checkpoint, gap, ending, self._budget))
         answer: MessagesAnswered = Held()
-        async with self._engine.stop.interruptible():
-            answer = await self._source.messages(request_of(gap))
+        now = self._engine.clock.now()
+        if is_beyond_window(checkpoint.window_at, gap, now):
+            answer = MessagesFetched(MessagePage((), withheld=MissedReason.WINDOW), now, 0.0)
+        else:
+            async with self._engine.stop.interruptible():
+                answer = await self._source.messages(request_of(gap))
         if isinstance(answer, Held):
             return checkpoint
         self._requests += 1

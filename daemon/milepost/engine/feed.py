@@ -23,8 +23,9 @@ class Recorded(Struct, frozen=True):
     """Entries were committed; `checkpoint` is the stream's after them.
 
     `fetch_seconds` is how long the source took, if the entries are the outcome of a fetch; `commit_seconds` how long
-    the commit took, including the wait for the database connection. `recent` are the new messages of the last day, by
-    id, with their times; those that another process committed are not known.
+    the commit took, including the wait for the database connection. `arrived` are the times of the messages that are
+    new since the last sweep, and `recent` the new messages of the last day, by id, with their times; those that another
+    process committed are not known.
     """
 
     entries: tuple[Entry, ...]
@@ -32,6 +33,7 @@ class Recorded(Struct, frozen=True):
     checkpoint: Checkpoint
     commit_seconds: float
     fetch_seconds: float | None
+    arrived: tuple[datetime, ...] = ()
     recent: tuple[tuple[str, datetime], ...] = ()
 
 

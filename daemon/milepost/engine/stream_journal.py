@@ -137,7 +137,9 @@ class StreamJournal:
         seconds = perf_counter() - began
         self._engine.rate_limits.observe(commit.checkpoint)
         recent = _recent(commit, self._engine.clock.now())
-        self._engine.feed.publish(Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds, recent))
+        self._engine.feed.publish(
+            Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds, record.arrived, recent)
+        )
         if record.events and self._store_retry.outage():  # since this commit, whose outcome was unknown at first
             return await self._commit(commit.checkpoint, Record(()), run_id)
         return commit.checkpoint

@@ -20,7 +20,7 @@ from milepost.core.problems import Problem
 from milepost.core.rate_limits import held_until, holder_of
 from milepost.core.retry import next_run_at
 from milepost.reporting.advice import advice_on
-from milepost.reporting.backlog import backlog_in_words
+from milepost.reporting.backlog import backlog_in_words, missed_in_words
 from milepost.reporting.humanize import on_one_line
 
 MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
@@ -77,12 +77,16 @@ class ConditionContext(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """What a stream waits for. `until` is None if it is unknown, and an estimate for a next run."""
+    """What a stream waits for. `until` is None if it is unknown, and an estimate for a next run.
+
+    `scope` is that of the rate limit that it waits for, if it is one: the app's holds up every stream.
+    """
 
     waits_for: str
     since: datetime | None
     until: datetime | None
     problem: Problem | None = None
+    scope: Scope | None = None
 
 
 class Condition(Struct, frozen=True):
@@ -193,7 +197,9 @@ def limit_on(stream: Stream, rate_limits: Mapping[Stream, RateLimit], now: datet
         return None
     rate_limit = rate_limits[holder]
     met_by = "" if holder == stream else f" (met by {holder.key})"
-    return Wait(f"{limit_in_words(rate_limit.scope)}{met_by}", rate_limit.since, until, rate_limit.problem)
+    return Wait(
+        f"{limit_in_words(rate_limit.scope)}{met_by}", rate_limit.since, until, rate_limit.problem, rate_limit.scope
+    )
 
 
 def _next_run_at(run: Run | None, hold: Wait | None, context: ConditionContext) -> datetime | None:
@@ -267,7 +273,8 @@ def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     of_list = None if doubt is None else f"the list of conversations is not to be relied on: {doubt}"
     of_request, of_backlog = _request_remark(checkpoint, context), backlog_in_words(checkpoint)
     held_back = context.held_back if of_backlog is not None else None
-    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog, held_back)
+    missed = None if checkpoint.missed is None else missed_in_words(checkpoint.missed)
+    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog, held_back, missed)
     return "; ".join(each for each in remarks if each is not None) or None
 
 

@@ -1,6 +1,6 @@
 """Reading the journal, in the daemon's service or beside the daemon: follow it, list what it holds, check it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -32,6 +32,13 @@ class StoredEntry(Struct, frozen=True):
 
     seq: int
     entry: Entry
+
+
+class Thread(Struct, frozen=True):
+    """Who a stored conversation is with, and its `link` as the API has it; each None if that is unknown."""
+
+    contact_name: str | None
+    link: str | None
 
 
 class JournalReader(Protocol):
@@ -73,6 +80,10 @@ class JournalReader(Protocol):
 
     async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
         """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
+        ...
+
+    async def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
+        """Return who those of these conversations are with that are stored, and where Meta shows them."""
         ...
 
     async def count_rows(self, stream: Stream) -> StreamRows:

@@ -18,6 +18,7 @@ from kit.builders import (
     APP_LIMIT,
     DEAD_TOKEN,
     GAP,
+    MISSED,
     NETWORK,
     NOON,
     RUN_ID,
@@ -39,7 +40,7 @@ from kit.simulation_setting import Scenario
 from milepost.core import events
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode
 from milepost.reporting.describe import describe
@@ -50,10 +51,11 @@ from reporting.test_describe import BEFORE, TALLY
 from service.events.journals import write, write_lives, write_simulated
 from stores.histories import commit_after
 
-SO_FAR = {"batches": 2, "failedBatches": 1, "successRate": 66.7, "duration": 30.0}
-COUNTS = {"inserted": 50, "updated": 3, "skipped": 2, "dead_lettered": 1}
-AFTER = {"batches": 3, "failedBatches": 1, "successRate": 75.0, "duration": 30.0}
-IN_ALL = {"inserted": 59, "updated": 3, "skipped": 2, "dead_lettered": 1}
+DURATION = {"duration": "30s", "duration_seconds": 30.0}
+SO_FAR = {"batches": 3, "failedBatches": 1, "successRate": "66%", "success_rate": 66.7, **DURATION}
+COUNTS = {"inserted": 50, "updated": 3, "skipped": 1, "unchanged": 2, "deadLettered": 1}
+AFTER = {"batches": 4, "failedBatches": 1, "successRate": "75%", "success_rate": 75.0, **DURATION}
+IN_ALL = {"inserted": 59, "updated": 3, "skipped": 1, "unchanged": 2, "deadLettered": 1}
 BY = "status page from 127.0.0.1"
 
 CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
@@ -64,12 +66,12 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (
         events.BatchStored(walking("b"), Tally(batches=3, updated=1, unchanged=149)),
         "progress",
-        {"batch": 5, "updated": 1, "skipped": 149, "batches": 5},
+        {"batch": 5, "updated": 1, "skipped": 0, "unchanged": 149, "batches": 6},
     ),
     (
         events.BatchStored(catching_up(), Tally(batches=1, unchanged=50)),
         "progress",
-        {"batch": 3, "inserted": 0, "skipped": 50},
+        {"batch": 3, "inserted": 0, "unchanged": 50},
     ),
     (
         events.FetchFailed(1, NETWORK, at(34)),
@@ -79,7 +81,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (
         events.BatchFailed(Stage.FETCH, 3, NETWORK),
         "batch_failed",
-        {"batch": 3, "failedBatches": 2, "successRate": 50.0},
+        {"batch": 3, "batches": 4, "failedBatches": 2, "successRate": "50%"},
     ),
     (
         events.RateLimited(Scope.APP, 1, at(30), at(7500), APP_LIMIT),
@@ -107,7 +109,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (
         events.SweepCompleted(Mode.FULL, NOON, NOON, replace(TALLY, dead_lettered=0)),
         "complete",
-        {**IN_ALL, "dead_lettered": 0, **AFTER},
+        {**IN_ALL, "skipped": 0, "deadLettered": 0, **AFTER},
     ),
     (events.SweepCompleted(Mode.FULL, NOON, NOON, TALLY), "complete_with_errors", {**IN_ALL, **AFTER}),
     *(
@@ -122,8 +124,8 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
         )
     ),
     (RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, walking("b"), problem=NETWORK), "paused", SO_FAR),
-    (RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED), "paused", {"batches": 2}),
-    (RunEnded(RunStatus.INTERRUPTED, Reason.BROKE_OFF), "paused", {"batches": 2}),
+    (RunEnded(RunStatus.INTERRUPTED, Reason.PROCESS_DIED), "paused", {"batches": 3}),
+    (RunEnded(RunStatus.INTERRUPTED, Reason.BROKE_OFF), "paused", {"batches": 3}),
     (RunEnded(RunStatus.STOPPED, Reason.AUTHORIZATION, problem=DEAD_TOKEN), "stopped", SO_FAR),
     (RunEnded(RunStatus.STOPPED, Reason.CONFIGURATION), "stopped", SO_FAR),
     (events.StoreReturned(12.3, 3), "progress", SO_FAR),
@@ -134,6 +136,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (MessagesOwed((GAP,)), "progress", SO_FAR),
     (MessagesRead(GAP, 50), "progress", SO_FAR),
     (MessagesFailed(GAP, NETWORK), "retrying", SO_FAR),
+    (MessagesMissed((MISSED,)), "progress", SO_FAR),
     (events.TokenChecked(TokenHealth(is_valid=False)), "progress", SO_FAR),
     (events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)), "progress", SO_FAR),
     (events.StreamRemoved(BY), "progress", {}),
@@ -216,7 +219,7 @@ def test_an_unchanged_batch_is_progress_without_a_type() -> None:
         )
         message = fields_of(live_message(notice, at(7)))
         assert (message["status"], message["message"]) == ("progress", f"Batch {batch}: nothing new")
-        assert (message["batch"], message["skipped"], message["stream"]) == (batch, 50, STREAM.key)
+        assert (message["batch"], message["unchanged"], message["stream"]) == (batch, 50, STREAM.key)
         assert message["at"] == "2026-03-01T12:00:07Z"
         assert "type" not in message
 
@@ -262,13 +265,35 @@ def test_the_names_that_front_ends_know_never_change() -> None:
         "inserted",
         "updated",
         "skipped",
-        "dead_lettered",
+        "unchanged",
+        "deadLettered",
         "batches",
         "failedBatches",
         "successRate",
+        "success_rate",
         "duration",
+        "duration_seconds",
         "until",
+        "times",
+        "streams",
     )
+
+
+def test_a_front_end_of_the_original_kind_gets_every_field_in_its_form() -> None:
+    """A front end that shows toasts prints these as they are: `${successRate} in ${duration}`."""
+    tally = Tally(batches=1, inserted=50, updated=3, unchanged=40, dead_lettered=2)
+    (entry,) = entries(events.SweepCompleted(Mode.FULL, NOON, NOON, tally), after=BEFORE, recorded_at=at(75.4))
+    shown = fields_of(message_of(entry, evolve(BEFORE, entry).run))
+    assert shown["skipped"] == shown["deadLettered"] == 2, "rows lost to a dead letter, and none that are stored"
+    assert shown["batches"] == 4, "the failed one included"
+    assert (shown["failedBatches"], shown["successRate"], shown["duration"]) == (1, "75%", "75s")
+    assert (shown["success_rate"], shown["duration_seconds"]) == (75.0, 75.4)
+
+
+def test_a_run_with_a_failed_batch_is_never_wholly_successful() -> None:
+    many = given(events.BatchStored(walking("c"), Tally(batches=9_998)), after=BEFORE)
+    (entry,) = entries(events.BatchFailed(Stage.FETCH, 3, NETWORK), after=many, recorded_at=at(30))
+    assert fields_of(message_of(entry, evolve(many, entry).run))["successRate"] == "99%"
 
 
 # --- the journal encoded ----------------------------------------------------------------------------------------------

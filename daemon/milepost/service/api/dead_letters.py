@@ -1,6 +1,8 @@
 """`/api/dead-letters`: what could not be read or written, and its redrive or discard."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
@@ -8,6 +10,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
+from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
 from milepost.core.ports import DueDeadLetter
@@ -26,10 +29,14 @@ from milepost.service.api.endpoint import (
     page_of,
 )
 from milepost.service.auth import actor_of
-from milepost.stores.reader import DeadLetterState, JournalReader
+from milepost.stores.reader import DeadLetterState, JournalReader, Thread
 
 PATH = "/api/dead-letters"
 ITEM_PATH = f"{PATH}/{{dead_letter_id}}"
+
+MAX_SEARCHED = 1_000  # dead letters at a time, for those of a group
+META = ("https://www.facebook.com/", "https://business.facebook.com/", "https://www.instagram.com/")
+_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ where one cause is told of many threads
 
 _Id = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="the dead letter's id")]
 _Cursor = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=CURSOR_DESCRIPTION)]
@@ -45,6 +52,9 @@ class DeadLettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
     state: Annotated[DeadLetterState, Meta(description="only dead letters in this state")] = DeadLetterState.OPEN
     after: _Cursor | None = None
     limit: Limit = 100
+    group: Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="only those of this group")] | None = (
+        None
+    )
 
 
 class DeadLetterParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,10 +63,18 @@ class DeadLetterParameters(Struct, frozen=True, forbid_unknown_fields=True):
     dead_letter_id: _Id
 
 
+class ListedDeadLetter(DeadLetterView, frozen=True):
+    """A dead letter with its `group`, and who the conversation is with, and where Meta shows it, if it is stored."""
+
+    group: str
+    contact_name: str | None
+    link: str | None
+
+
 class DeadLetters(Struct, frozen=True):
     """Dead letters, oldest first. `next` is null on the last page."""
 
-    dead_letters: tuple[DeadLetterView, ...]
+    dead_letters: tuple[ListedDeadLetter, ...]
     next: str | None
 
 
@@ -66,16 +84,19 @@ class DeadLetterWithPayload(DeadLetterView, frozen=True):
     payload: Annotated[msgspec.Raw | None, Meta(description="any JSON")]
 
 
+def group_of(dead_letter: DeadLetter) -> str:
+    """Return the id of the group of a dead letter: those of one stage and reason, ids in the reason aside."""
+    return sha256(f"{dead_letter.stage}\n{_GROUPED_APART.sub('…', dead_letter.reason)}".encode()).hexdigest()[:16]
+
+
 def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare the operations that read dead letters."""
 
     async def list_dead_letters(call: Call[DeadLettersQuery, None]) -> Reply[DeadLetters]:
         query = call.parameters
-        found = await journal_reader.dead_letters(
-            query.state, stream=query.stream, after=query.after, limit=query.limit + 1
-        )
-        page, cursor = page_of([dead_letter_view(each) for each in found], query.limit, _id_of)
-        return Reply(DeadLetters(page, cursor))
+        page, cursor = page_of(await _found(journal_reader, query), query.limit, _id_of)
+        threads = await journal_reader.threads({conversation_of(each.subject) for each in page})
+        return Reply(DeadLetters(tuple(_listed(each, threads) for each in page), cursor))
 
     async def show_dead_letter(call: Call[DeadLetterParameters, None]) -> Reply[DeadLetterWithPayload]:
         found = await journal_reader.dead_letter(call.parameters.dead_letter_id)
@@ -105,6 +126,41 @@ def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     return [listing, showing]
 
 
+async def _found(journal_reader: JournalReader, query: DeadLettersQuery) -> list[DeadLetter]:
+    """Return the dead letters of a page, and one more if there is any."""
+    found, after = list[DeadLetter](), query.after
+    while len(found) <= query.limit:
+        size = query.limit + 1 if query.group is None else MAX_SEARCHED
+        page = await journal_reader.dead_letters(query.state, stream=query.stream, after=after, limit=size)
+        found += (each for each in page if query.group in (None, group_of(each)))
+        if len(page) < size:
+            break
+        after = page[-1].dead_letter_id
+    return found[: query.limit + 1]
+
+
+def _listed(dead_letter: DeadLetter, threads: Mapping[str, Thread]) -> ListedDeadLetter:
+    thread = threads.get(conversation_of(dead_letter.subject), Thread(None, None))
+    link = None if thread.link is None else link_to(thread.link)
+    return ListedDeadLetter(
+        **asdict(dead_letter_view(dead_letter)),
+        group=group_of(dead_letter),
+        contact_name=thread.contact_name,
+        link=link,
+    )
+
+
+def conversation_of(subject: str) -> str:
+    """Return the conversation that a subject is about: its messages, or the older ones, are parts of it."""
+    return subject.partition("/")[0]
+
+
+def link_to(link: str) -> str | None:
+    """Return a conversation's link as a browser can follow it: the API leaves out the host. None if it is no link."""
+    whole = f"https://www.facebook.com{link}" if link.startswith("/") and not link.startswith("//") else link
+    return whole if whole.startswith(META) else None
+
+
 def _as_json(payload: str) -> msgspec.Raw:
     """Return a payload as it is if it is JSON, as every one is that nobody has tampered with; otherwise as a string."""
     try:
@@ -114,7 +170,7 @@ def _as_json(payload: str) -> msgspec.Raw:
     return msgspec.Raw(payload.encode())
 
 
-def _id_of(dead_letter: DeadLetterView) -> str:
+def _id_of(dead_letter: DeadLetter) -> str:
     return dead_letter.dead_letter_id
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct, inspect
 from milepost.core.errors import MilepostError
 
 JSON = "application/json"
+COMPRESSED_BYTES = 1_000  # less would not be smaller by much
 MAX_BODY_SECONDS = 10.0
 MAX_RESPONSE_SECONDS = 10.0  # for the store; a page of any listing takes it milliseconds
 
@@ -141,6 +142,8 @@ def _encode(request: web.Request, reply: Reply[Any]) -> web.Response:
     if reply.response is not None:
         response.body = msgspec.json.encode(reply.response)
         response.content_type = JSON
+        if len(response.body) > COMPRESSED_BYTES:
+            response.enable_compression()  # if the client takes it
     return response
 
 

@@ -20,6 +20,7 @@ from milepost.service.events.messages import EncodedEvent, encoded, live_message
 from milepost.stores.reader import JournalReader
 
 BEAT_SECONDS = 0.2
+DIGEST_SECONDS = 3.0  # between two digests
 HEARTBEAT_SECONDS = 15.0
 MAX_READERS = 500
 RETRY_MILLISECONDS = 3_000
@@ -155,6 +156,8 @@ class Broadcast:
                 beat = self._beat
                 while (chunk := await reader.next_chunk()) is not None:
                     yield chunk
+                    if query.is_digest:
+                        await self._rest()
                 if chunk := reader.matching(live):
                     yield chunk
                 if self._is_over:
@@ -168,6 +171,12 @@ class Broadcast:
                     # With the seq, so that a reader who wants little reconnects where it was, not at its last event.
                     yield b": alive\nid: %d\n\n" % reader.seq
                     due_at, live = self._next_heartbeat_at(), ()
+
+    async def _rest(self) -> None:
+        """Wait until another digest is due, or the daemon ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DIGEST_SECONDS):
+                await self._ending.wait()
 
     def _next_heartbeat_at(self) -> float:
         return asyncio.get_running_loop().time() + self._heartbeat_seconds

@@ -2,12 +2,13 @@
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from msgspec import Struct
 
 from milepost.engine.feed import Recorded
+from milepost.service.events.digest import digest_of
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Status
 from milepost.stores.reader import JournalReader, StoredEntry
 
@@ -79,13 +80,15 @@ class RecentEvents:
 class EventQuery(Struct, frozen=True):
     """Which events a reader wants: of these streams, with these statuses; where none is named, of all.
 
-    It begins after the seq `after`; where that is None, with the newest `last` entries of its streams.
+    It begins after the seq `after`; where that is None, with the newest `last` entries of its streams. A reader of a
+    `digest` gets the last of similar events instead of each, and none older than those that are kept for all.
     """
 
     streams: tuple[str, ...] = ()
     statuses: frozenset[Status] = frozenset()
     after: int | None = None
     last: int = 0
+    is_digest: bool = False
 
 
 class EventReader:
@@ -123,6 +126,8 @@ class EventReader:
 
     async def next_chunk(self) -> bytes | None:
         """Move on, and return the next bytes to send; None where there are no more events."""
+        if self._query.is_digest:
+            return self._next_digest()
         while self.seq < self._recent.end:
             if self.seq < self._recent.begins_after:
                 page = await self._reread()
@@ -136,12 +141,22 @@ class EventReader:
 
     def matching(self, page: Iterable[EncodedEvent]) -> bytes:
         """Return those of the events that the reader wants, as they are sent."""
+        return b"".join(event.wire for event in self._wanted(page))
+
+    def _next_digest(self) -> bytes | None:
+        """Move to the end of what there is, and return its digest."""
+        events = list[EncodedEvent]()
+        self.seq = max(self.seq, self._recent.begins_after)
+        while page := self._recent.after(self.seq):
+            self.seq = page[-1].seq
+            events += self._wanted(page)
+        return digest_of(events) or None
+
+    def _wanted(self, page: Iterable[EncodedEvent]) -> Iterator[EncodedEvent]:
         streams, statuses = self._query.streams, self._query.statuses
-        return b"".join(
-            event.wire
-            for event in page
-            if (not streams or event.stream in streams) and (not statuses or event.status in statuses)
-        )
+        for event in page:
+            if (not streams or event.stream in streams) and (not statuses or event.status in statuses):
+                yield event
 
     async def _reread(self) -> list[EncodedEvent]:
         """Read a page of events that are no longer kept for all."""

@@ -17,7 +17,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe
@@ -26,7 +26,13 @@ from milepost.reporting.humanize import ahead
 from milepost.reporting.summary import Totals
 from milepost.stores.reader import JournalReader, StoredEntry
 
-RENAMED = {"failed_batches": "failedBatches", "success_rate": "successRate"}  # as front ends have always read them
+# As front ends have always read them; `success_rate` and `duration_seconds`, which came later, are numbers.
+RENAMED = {
+    "dead_lettered": "deadLettered",
+    "failed_batches": "failedBatches",
+    "success_text": "successRate",
+    "duration_text": "duration",
+}
 
 
 class Status(StrEnum):
@@ -51,8 +57,10 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENA
     """An event, as JSON. What does not apply is left out.
 
     `type` is the tag of the journal entry; an event without one is live only and not in the journal. Of a batch,
-    `inserted`, `updated`, `skipped` (unchanged) and `dead_lettered` are its own; of the end of a run, the run's.
-    `batches`, `failed_batches`, `success_rate` (per cent) and `duration` (seconds) are those of the run so far.
+    `inserted`, `updated`, `skipped` (lost to a dead letter, as `dead_lettered`) and `unchanged` are its own; of the end
+    of a run, the run's. `batches` (failed ones included), `failed_batches`, the success rate (in per cent) and the
+    duration are those of the run so far: each of the latter two as text, such as "98%" and "12s", and as a number. In a
+    digest, `times` is how many events it stands for, the last of which it is, and `streams` of how many streams.
     """
 
     status: Status
@@ -65,12 +73,17 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENA
     inserted: int | None = None
     updated: int | None = None
     skipped: int | None = None
+    unchanged: int | None = None
     dead_lettered: int | None = None
     batches: int | None = None
     failed_batches: int | None = None
+    success_text: str | None = None
     success_rate: float | None = None
-    duration: float | None = None
+    duration_text: str | None = None
+    duration_seconds: float | None = None
     until: datetime | None = None
+    times: int | None = None
+    streams: int | None = None
 
 
 # Of the runs that end before their sweep does and need nobody; all others are `paused`.
@@ -127,6 +140,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: C901, PLR0911  (o
             | events.BatchStored()
             | MessagesOwed()
             | MessagesRead()
+            | MessagesMissed()
             | events.StoreReturned()
             | events.FieldsLeftOut()
             | events.DeadLetterClosed()
@@ -191,7 +205,8 @@ def _counts(tally: Tally) -> dict[str, Any]:
     return {
         "inserted": tally.inserted,
         "updated": tally.updated,
-        "skipped": tally.unchanged,
+        "skipped": tally.dead_lettered,
+        "unchanged": tally.unchanged,
         "dead_lettered": tally.dead_lettered,
     }
 
@@ -201,14 +216,17 @@ def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
     if run is None:
         return {}
     rate = Totals(run.tally, run.retries, run.failed_batches).success_rate
-    figures = {
-        "batches": run.tally.batches,
+    figures: dict[str, Any] = {
+        "batches": run.tally.batches + run.failed_batches,
         "failed_batches": run.failed_batches,
-        "success_rate": None if rate is None else round(100 * rate, 1),
     }
+    if rate is not None:
+        # Rounded down, so that "100%" is said of nothing that failed.
+        figures |= {"success_rate": round(100 * rate, 1), "success_text": f"{int(100 * rate)}%"}
     if run.status is RunStatus.INTERRUPTED:  # nobody saw when that one ended
         return figures
-    return figures | {"duration": round(max(0.0, (entry.recorded_at - run.started_at).total_seconds()), 1)}
+    seconds = round(max(0.0, (entry.recorded_at - run.started_at).total_seconds()), 1)
+    return figures | {"duration_seconds": seconds, "duration_text": f"{seconds:.0f}s"}
 
 
 # --- on the wire ------------------------------------------------------------------------------------------------------
@@ -217,18 +235,20 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event as it is sent: its seq (0 where it is live only), what readers filter by, and the bytes."""
+    """An event as it is sent: its seq (0 where it is live only), what readers tell it by, and the bytes."""
 
     seq: int
     stream: str
     status: Status
     wire: bytes
+    type: str = ""
 
 
 def encoded(message: Message, seq: int = 0) -> EncodedEvent:
     """Encode a message as a server-sent event (WHATWG HTML, "Server-sent events"); JSON holds no line break."""
     event_id = b"id: %d\n" % seq if seq else b""
-    return EncodedEvent(seq, message.stream, message.status, b"%bdata: %b\n\n" % (event_id, _encode(message)))
+    wire = b"%bdata: %b\n\n" % (event_id, _encode(message))
+    return EncodedEvent(seq, message.stream, message.status, wire, message.type or "")
 
 
 class EntryEncoder:

@@ -23,8 +23,9 @@ POLICY = (
 )
 # In the order in which they run: the top level of a script uses only what comes before it.
 STATUS_SCRIPTS = (
-    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "rates", "card", "streams",
-    "verdict", "chart", "toasts", "feed", "dead-letters", "refresh", "page",
+    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "stream", "card", "table",
+    "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
+    "dead-letter-groups", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")
 

@@ -39,14 +39,15 @@ ORDER BY platform, page_id, contact_id;
 -- name: read_conversations
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    instant_text(updated_time), instant_text(first_synced_at), instant_text(synced_at), instant_text(deleted_at)
+    instant_text(updated_time), instant_text(first_synced_at), instant_text(synced_at), instant_text(deleted_at),
+    messages_fingerprint
 FROM conversations
 ORDER BY conversation_id;
 
 -- name: read_contact_interaction_events
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
-    instant_text(occurred_at)
+    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at)
 FROM contact_interaction_events
 ORDER BY event_id;
 
@@ -90,12 +91,13 @@ COPY contacts (
 -- name: add_conversations
 COPY conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
 ) FROM STDIN;
 
 -- name: add_contact_interaction_events
 COPY contact_interaction_events (
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    edited_at, deleted_at
 ) FROM STDIN;
 
 -- name: add_dead_letter_payloads

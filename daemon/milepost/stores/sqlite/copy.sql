@@ -35,12 +35,14 @@ ORDER BY platform, page_id, contact_id;
 -- name: read_conversations
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
 FROM conversations
 ORDER BY conversation_id;
 
 -- name: read_contact_interaction_events
-SELECT event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+SELECT
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    edited_at, deleted_at
 FROM contact_interaction_events
 ORDER BY event_id;
 
@@ -81,15 +83,16 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- name: add_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_contact_interaction_events
 INSERT INTO contact_interaction_events (
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    edited_at, deleted_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_dead_letter_payloads
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?);

@@ -17,7 +17,7 @@ from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.erasure import StreamRows
-from milepost.stores.reader import DeadLetterState, StoredEntry
+from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
@@ -95,6 +95,10 @@ class SqliteReader:
         """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
         found = await self._run(lambda session: session.dead_letters_with_payloads((dead_letter_id,)))
         return (found[0].dead_letter, found[0].payload) if found else None
+
+    async def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
+        """Return who those of these conversations are with that are stored, and where Meta shows them."""
+        return await self._run(lambda session: session.threads(conversation_ids))
 
     async def count_rows(self, stream: Stream) -> StreamRows:
         """Count what is stored of a stream."""

@@ -1,141 +1,291 @@
-// The last hour: conversations per second as an area, retries and failed batches as bars below it.
+// The chart of what was done: how fast, how late and with how many errors, of all streams together.
 
-const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 176;
-const BARS = 44; // of the height, for the bars
-const LEFT = 34;
-const ROWS_OF = 20; // buckets, for the table
+const BANDS = { // in the height of the chart
+  rate: { top: 20, floor: 96 },
+  delay: { top: 122, floor: 160 },
+  errors: { top: 186, floor: 212 },
+};
+const CHART_HEIGHT = 232;
+const LEFT = 46;
+const RIGHT = 6;
+const TICK_WIDTH = 72;
+const TABLE_ROWS = 12;
 
-let activity = null;
+/** The windows that can be chosen, in seconds. */
+const WINDOWS = { 3600: "1 h", 21600: "6 h", 86400: "24 h" };
+const HOUR = 3600; // longer ones are kept in longer steps
+const SHORTEST = 300;
+const LONGEST = 86400;
+const AVERAGED = { 15: 4, 300: 3 }; // buckets in a moving average, by their length: a minute, a quarter of an hour
 
-function updateActivity(found) {
-  activity = { ...found, buckets: found.buckets.slice(0, -1) }; // the last one is not over yet
+let hour = null;
+let wholeDay = null;
+let chosenWindow = null; // by the reader; until then as long as the daemon has been running
+let daemonStartedAt = null;
+let points = []; // what is drawn
+let pointed = null; // the index of the point under the crosshair
+
+async function refreshActivity() {
+  hour = withAverages(await request("/api/activity"));
+  if (windowShown() > HOUR) wholeDay = withAverages(await request("/api/activity?window=day"));
+  showActivity();
+}
+
+/** Add to each bucket the moving average of the rate: the only source of rates on this page. */
+function withAverages({ buckets, step_seconds: step }) {
+  const whole = buckets.slice(0, -1); // the last one is not over yet
+  const length = AVERAGED[step] ?? 1;
+  let sum = 0;
+  const found = whole.map((bucket, index) => {
+    sum += bucket.conversations - (whole[index - length]?.conversations ?? 0);
+    return { ...bucket, time: Date.parse(bucket.at) / 1000 + step, rate: sum / (step * Math.min(index + 1, length)) };
+  });
+  return { step, buckets: found, current: buckets.at(-1) };
+}
+
+/** Return how far back to look: as chosen, or back to when the daemon started, or to the first of what it has read. */
+function windowShown() {
+  return chosenWindow ?? Math.max(SHORTEST, Math.min(LONGEST, knownSeconds()));
+}
+
+/** Return for how long anything is known. */
+function knownSeconds() {
+  const first = hour?.buckets.find((bucket) => bucket.conversations + bucket.retries + bucket.failed_batches > 0);
+  const begins = [daemonStartedAt, first?.at].filter(Boolean).map((instant) => Date.parse(instant));
+  return begins.length === 0 ? 0 : (now() - Math.min(...begins)) / 1000;
+}
+
+function showActivity() {
+  const seconds = windowShown();
+  const source = seconds > HOUR ? wholeDay : hour;
+  if (source === null || hour === null) return;
+  points = source.buckets.slice(-Math.round(seconds / source.step));
+  showFigures();
+  showSummary(seconds, [...points, source.current]);
+  showTable(seconds, [...points, source.current]);
+  const options = Object.entries(WINDOWS).map(([value, words]) => [value, words, "idle"]);
+  showChips(byId("windows"), [["", "All", "idle"], ...options], String(chosenWindow ?? ""), chooseWindow);
   drawChart();
-  const { conversations, retries, failed_batches: failed } = totalOf(found.buckets);
+}
+
+async function chooseWindow(seconds) {
+  chosenWindow = seconds === "" ? null : Number(seconds);
+  pointed = null;
+  if (windowShown() > HOUR && wholeDay === null) await refreshPart("activity", refreshActivity);
+  else showActivity();
+}
+
+function totalOf(buckets) {
+  const sum = (name) => buckets.reduce((total, bucket) => total + bucket[name], 0);
+  const delays = buckets.map((bucket) => bucket.delay_seconds).filter((delay) => delay !== null);
+  return {
+    conversations: sum("conversations"), retries: sum("retries"), failed: sum("failed_batches"),
+    delay: delays.length > 0 ? Math.max(...delays) : null,
+  };
+}
+
+function showFigures() {
+  const { conversations, retries, failed, delay } = totalOf([...hour.buckets, hour.current]);
+  setText(byId("figure-read"), NUMBER.format(conversations));
+  setText(byId("figure-retries"), NUMBER.format(retries));
+  setText(byId("figure-failed"), NUMBER.format(failed));
+  setText(byId("figure-delay"), delay === null ? "–" : brief(delay));
+  setText(byId("figure-rate"), perSecond(rateNow()));
+}
+
+/** Return the moving average up to now: the bucket that is not over yet counts as far as it goes. */
+function rateNow() {
+  const { step, buckets, current } = hour;
+  const recent = buckets.slice(1 - AVERAGED[step]);
+  const seconds = recent.length * step + secondsSince(current.at);
+  return totalOf([...recent, current]).conversations / Math.max(1, Math.min(seconds, knownSeconds()));
+}
+
+function showSummary(seconds, buckets) {
+  const { conversations, retries, failed } = totalOf(buckets);
   const parts = [
     `${counted(conversations, "conversation")} read`,
     counted(retries, "retry", "retries"),
     counted(failed, "failed batch", "failed batches"),
   ];
-  setText(byId("chart-summary"), `${parts.join(", ")} in the last hour.`);
-  setText(byId("figure-read"), conversations.toLocaleString("en"));
-  setText(byId("figure-retries"), retries.toLocaleString("en"));
-  setText(byId("figure-failed"), failed.toLocaleString("en"));
-  setText(byId("figure-rate"), perSecond((activity.buckets.at(-1)?.conversations ?? 0) / found.step_seconds));
-  showTable(found.buckets);
-}
-
-function totalOf(buckets) {
-  const sum = (name) => buckets.reduce((total, bucket) => total + bucket[name], 0);
-  return { conversations: sum("conversations"), retries: sum("retries"), failed_batches: sum("failed_batches") };
+  setText(byId("chart-summary"), `${parts.join(", ")} in the last ${lasting(seconds)}.`);
 }
 
 // --- drawing --------------------------------------------------------------------------------------------------------
 
 function drawChart() {
-  if (activity === null) return;
   const svg = byId("chart");
   const width = svg.clientWidth || 600;
-  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-  const { buckets, step_seconds: step } = activity;
-  const x = (index) => LEFT + (index * (width - LEFT)) / Math.max(1, buckets.length - 1);
-  const title = svg.querySelector("title");
+  if (points.length === 0) return;
+  svg.setAttribute("viewBox", `0 0 ${width} ${CHART_HEIGHT}`);
+  const from = points[0].time;
+  const to = points.at(-1).time;
+  const x = (time) => LEFT + ((time - from) * (width - LEFT - RIGHT)) / Math.max(1, to - from);
   svg.replaceChildren(
-    title,
-    ...scaleOf(buckets, step, width),
-    areaOf(buckets, step, x),
-    ...barsOf(buckets, x),
-    ...timesOf(buckets, x, width),
+    svg.querySelector("title"),
+    ...timesOf(from, to, x, width),
+    ...bandOf(BANDS.rate, "conversations/s", roundTop(most("rate"), [1, 2, 5]), perSecond, width),
+    areaOf(x),
+    ...bandOf(BANDS.delay, "longest delay", topOfDelay(), brief, width),
+    ...delaysOf(x),
+    ...bandOf(BANDS.errors, "errors", topOfErrors(), NUMBER.format, width),
+    ...errorsOf(x),
+    shape("line", { class: "here", y1: BANDS.rate.top, y2: BANDS.errors.floor }),
   );
+  showPoint(x);
 }
 
-function shape(name, attributes, text = "") {
-  const created = document.createElementNS(SVG, name);
-  for (const [attribute, value] of Object.entries(attributes)) created.setAttribute(attribute, value);
-  created.textContent = text;
-  return created;
+function most(name) {
+  return Math.max(0, ...points.map((point) => point[name] ?? 0));
 }
 
-const CEILING = 10;
-const FLOOR = HEIGHT - BARS - 18; // of the area
-const GROUND = HEIGHT - 16; // of the bars
-
-function topOf(buckets, step) {
-  const most = Math.max(1, ...buckets.map((bucket) => bucket.conversations / step));
-  const size = 10 ** Math.floor(Math.log10(most));
-  return size * [1, 2, 5, 10].find((times) => size * times >= most);
+/** Return a round number that is not below `value`, and at least 1. */
+function roundTop(value, steps) {
+  const size = 10 ** Math.floor(Math.log10(Math.max(1, value)));
+  return size * [...steps, 10].find((times) => size * times >= Math.max(1, value));
 }
 
-function scaleOf(buckets, step, width) {
-  const top = topOf(buckets, step);
-  return [0, 0.5, 1].flatMap((share) => {
-    const y = FLOOR - share * (FLOOR - CEILING);
-    return [
-      shape("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }),
-      shape("text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" }, perSecond(top * share)),
-    ];
+const ROUND_DELAYS = [10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400];
+
+function topOfDelay() {
+  const longest = most("delay_seconds");
+  return ROUND_DELAYS.find((seconds) => seconds >= longest) ?? 86400 * Math.ceil(longest / 86400);
+}
+
+function topOfErrors() {
+  return roundTop(Math.max(0, ...points.map((point) => point.retries + point.failed_batches)), [1, 2, 5]);
+}
+
+function yIn({ top, floor }, value, atMost) {
+  return floor - (Math.min(value, atMost) / atMost) * (floor - top);
+}
+
+/** Draw the frame of a band: its name with the unit, and its scale. */
+function bandOf(band, name, top, inUnits, width) {
+  return [
+    shape("text", { x: LEFT, y: band.top - 7, class: "name" }, name),
+    ...[0, 1].flatMap((share) => {
+      const y = yIn(band, share, 1);
+      return [
+        shape("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }),
+        shape("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, inUnits(share * top)),
+      ];
+    }),
+  ];
+}
+
+function areaOf(x) {
+  const top = roundTop(most("rate"), [1, 2, 5]);
+  const { floor } = BANDS.rate;
+  const line = points.map(({ time, rate }) => `${x(time).toFixed(1)},${yIn(BANDS.rate, rate, top).toFixed(1)}`);
+  return shape("path", { class: "reading", d: `M${x(points[0].time)},${floor} L${line.join(" L")} L${x(points.at(-1).time)},${floor}` });
+}
+
+function delaysOf(x) {
+  const top = topOfDelay();
+  const measured = points.filter((point) => point.delay_seconds !== null);
+  const at = ({ time, delay_seconds: delay }) => [x(time).toFixed(1), yIn(BANDS.delay, delay, top).toFixed(1)];
+  const line = shape("path", { class: "delay", d: measured.length > 1 ? `M${measured.map((point) => at(point).join(",")).join(" L")}` : "" });
+  const dots = measured.length > 60 ? [] : measured.map((point) => {
+    const [cx, cy] = at(point);
+    return shape("circle", { class: "delay", cx, cy, r: 2 });
   });
+  return [line, ...dots];
 }
 
-function areaOf(buckets, step, x) {
-  const top = topOf(buckets, step);
-  const height = (conversations) => (conversations / step / top) * (FLOOR - CEILING);
-  const points = buckets.map(({ conversations }, index) => {
-    return `${x(index).toFixed(1)},${(FLOOR - height(conversations)).toFixed(1)}`;
-  });
-  const path = `M${x(0)},${FLOOR} L${points.join(" L")} L${x(buckets.length - 1)},${FLOOR}`;
-  return shape("path", { class: "reading", d: buckets.length ? path : "" });
-}
-
-function barsOf(buckets, x) {
-  const most = Math.max(3, ...buckets.map((bucket) => bucket.retries + bucket.failed_batches));
-  const height = (count) => (count === 0 ? 0 : Math.max(3, (count / most) * (BARS - 6)));
-  return buckets.flatMap(({ retries, failed_batches: failed }, index) => {
-    const bar = (name, count, ground) => {
-      const size = { width: 3, height: height(count) };
-      return shape("rect", { class: name, x: x(index) - 1.5, y: ground - height(count), ...size });
+function errorsOf(x) {
+  const top = topOfErrors();
+  const { floor } = BANDS.errors;
+  return points.flatMap(({ time, retries, failed_batches: failed }) => {
+    const bar = (name, from, to) => {
+      const y = yIn(BANDS.errors, to, top);
+      const height = Math.max(2, yIn(BANDS.errors, from, top) - y);
+      return shape("rect", { class: name, x: x(time) - 1.5, y: Math.min(y, floor - 2), width: 3, height });
     };
     return [
-      ...(failed > 0 ? [bar("failed", failed, GROUND)] : []),
-      ...(retries > 0 ? [bar("retries", retries, GROUND - height(failed))] : []),
+      ...(failed > 0 ? [bar("failed", 0, failed)] : []),
+      ...(retries > 0 ? [bar("retries", failed, failed + retries)] : []),
     ];
   });
 }
 
-function timesOf(buckets, x, width) {
-  const every = width < 480 ? 80 : 40;
-  const ground = shape("line", { class: "grid", x1: LEFT, x2: width, y1: GROUND, y2: GROUND });
-  const marks = buckets.flatMap(({ at }, index) => {
-    if (index % every !== 0 || index === 0) return [];
-    return [shape("text", { x: x(index), y: HEIGHT - 3, "text-anchor": "middle" }, clock(at))];
-  });
-  return [ground, ...marks];
+const TICKS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200];
+
+/** Mark round times of the reader's day. */
+function timesOf(from, to, x, width) {
+  const atMost = Math.max(2, Math.floor((width - LEFT) / TICK_WIDTH));
+  const step = TICKS.find((seconds) => (to - from) / seconds <= atMost) ?? TICKS.at(-1);
+  const offset = -60 * new Date(1000 * to).getTimezoneOffset();
+  const marks = [];
+  for (let time = Math.ceil((from + offset) / step) * step - offset; time <= to; time += step) {
+    const at = x(time);
+    marks.push(shape("line", { class: "grid", x1: at, x2: at, y1: BANDS.rate.top, y2: BANDS.errors.floor + 4 }));
+    const isAtEdge = at < LEFT + 14 || at > width - 22;
+    if (!isAtEdge) marks.push(shape("text", { x: at, y: CHART_HEIGHT - 4, "text-anchor": "middle" }, clock(1000 * time)));
+  }
+  return marks;
 }
 
-/** Show the numbers of the bucket under the pointer. */
-function pointAt(event) {
-  if (activity === null) return;
+// --- the crosshair --------------------------------------------------------------------------------------------------
+
+function wireChart() {
   const svg = byId("chart");
-  const share = (event.offsetX - LEFT) / (svg.clientWidth - LEFT);
-  const { buckets, step_seconds: step } = activity;
-  const bucket = buckets[Math.round(share * (buckets.length - 1))];
-  if (bucket === undefined) return;
-  const { at, conversations, retries, failed_batches: failed } = bucket;
-  const numbers = [`${perSecond(conversations / step)}/s`, counted(retries, "retry", "retries"), `${failed} failed`];
-  setText(byId("chart-point"), `${clock(at, { seconds: true })}: ${numbers.join(", ")}`);
+  new ResizeObserver(drawChart).observe(svg);
+  svg.onpointermove = (event) => pointAt((event.offsetX - LEFT) / (svg.clientWidth - LEFT - RIGHT));
+  svg.onpointerleave = svg.onblur = () => { pointed = null; drawChart(); };
+  svg.onkeydown = ({ key }) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[key];
+    if (move === undefined || points.length === 0) return;
+    pointed = Math.max(0, Math.min(points.length - 1, (pointed ?? points.length) + move));
+    drawChart();
+  };
+}
+
+function pointAt(share) {
+  if (points.length === 0) return;
+  const found = Math.round(Math.max(0, Math.min(1, share)) * (points.length - 1));
+  if (found === pointed) return;
+  pointed = found;
+  drawChart();
+}
+
+/** Show the crosshair and the numbers at the point it is on. */
+function showPoint(x) {
+  const point = pointed === null ? undefined : points[pointed];
+  const line = byId("chart").querySelector(".here");
+  const tip = byId("chart-point");
+  tip.hidden = point === undefined;
+  line.classList.toggle("unseen", point === undefined);
+  if (point === undefined) return;
+  const { time, at, rate, delay_seconds: delay, retries, failed_batches: failed } = point;
+  line.setAttribute("x1", x(time));
+  line.setAttribute("x2", x(time));
+  const rows = [
+    clock(at, { seconds: true }),
+    `${perSecond(rate)} conversations/s`,
+    delay === null ? "no sweep ended" : `delay up to ${brief(delay)}`,
+    `${counted(retries, "retry", "retries")}, ${failed} failed`,
+  ];
+  tip.replaceChildren(...rows.map((row) => element("span", row)));
+  const width = byId("chart").clientWidth;
+  tip.classList.toggle("left", x(time) > width / 2);
+  tip.style.left = `${x(time)}px`;
 }
 
 // --- the table ------------------------------------------------------------------------------------------------------
 
-function showTable(buckets) {
+function showTable(seconds, buckets) {
+  const size = Math.ceil(buckets.length / TABLE_ROWS);
   const rows = [];
-  for (let first = 0; first < buckets.length; first += ROWS_OF) {
-    const { conversations, retries, failed_batches: failed } = totalOf(buckets.slice(first, first + ROWS_OF));
+  for (let end = buckets.length; end > 0; end -= size) {
+    const some = buckets.slice(Math.max(0, end - size), end);
+    const { conversations, retries, failed, delay } = totalOf(some);
     const row = document.createElement("tr");
-    const head = element("th", clock(buckets[first].at));
+    const head = element("th", clock(some[0].at, { seconds: seconds <= HOUR }));
     head.scope = "row";
-    row.append(head, ...[conversations, retries, failed].map((count) => element("td", count.toLocaleString("en"))));
+    const numbers = [conversations, retries, failed].map((count) => element("td", NUMBER.format(count)));
+    row.append(head, ...numbers, element("td", delay === null ? "–" : brief(delay)));
     rows.push(row);
   }
-  byId("chart-table").tBodies[0].replaceChildren(...rows.reverse());
+  byId("chart-table").tBodies[0].replaceChildren(...rows);
 }

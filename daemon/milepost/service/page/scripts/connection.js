@@ -7,13 +7,17 @@ const OUTAGE = "This page resumes by itself when the daemon is back. "
 const unreachable = new Map(); // which of "events" and "answers", and since when
 
 function markReachable(what) {
-  unreachable.delete(what);
-  showConnection();
+  if (unreachable.delete(what)) showConnection();
 }
 
 function markUnreachable(what) {
   if (!unreachable.has(what)) unreachable.set(what, now());
   showConnection();
+}
+
+/** Whether the daemon answers no requests, so that no button would do anything. */
+function isAway() {
+  return unreachable.has("answers");
 }
 
 /**
@@ -33,5 +37,15 @@ function showConnection() {
   setTone(byId("connection"), tone);
   setText(byId("connection").querySelector("span"), words);
   document.body.classList.toggle("stale", isOutage || issueOf("store_away") !== null);
+  document.body.classList.toggle("away", isAway());
+  for (const button of document.querySelectorAll("button.acts")) switchOff(button);
   showNotice("connection", isOutage ? OUTAGE : null);
+}
+
+/** Switch a button off while its action runs, or while the daemon is away. `disabled` would take the focus away. */
+function switchOff(button, isBusy = button.dataset.busy !== undefined) {
+  if (isBusy) button.dataset.busy = "";
+  else delete button.dataset.busy;
+  if (isBusy || isAway()) button.setAttribute("aria-disabled", "true");
+  else button.removeAttribute("aria-disabled");
 }

@@ -5,8 +5,10 @@ const ACTION_TIMEOUT_MS = 35_000; // the daemon answers after 30 s at most, and 
 const RECONNECT_MS = 3_000;
 const LAST_EVENTS = 50;
 const MAX_LAST_EVENTS = 500;
+const HEADER_BYTES = 800; // of a request and its response, about
 
 let aheadMs = 0; // of the daemon's clock, to this machine's
+let bytesOnWire = 0; // of requests, events aside; so that a page that is left open all day costs little
 
 function now() {
   return new Date(Date.now() + aheadMs);
@@ -33,6 +35,7 @@ async function request(path, body) {
     const isLate = error.name === "TimeoutError";
     throw new RequestError(isLate ? "the daemon did not answer in time" : "the daemon is unreachable", 0);
   }
+  bytesOnWire += HEADER_BYTES + Number(response.headers.get("Content-Length")); // as it was sent, compressed
   if (response.status === 401) location.reload(); // the daemon then shows the login page
   if (!response.ok) throw new RequestError(await reasonOf(response), response.status);
   return response.status === 204 ? null : response.json();
@@ -47,28 +50,20 @@ async function reasonOf(response) {
   }
 }
 
-/** Request all pages of a list. */
-async function requestAll(path, name) {
-  const found = [];
-  let answer = { next: null };
-  do {
-    const after = answer.next === null ? "" : `&after=${encodeURIComponent(answer.next)}`;
-    answer = await request(`${path}?limit=1000${after}`);
-    found.push(...answer[name]);
-  } while (answer.next !== null);
-  if (answer.at) aheadMs = new Date(answer.at) - Date.now();
-  return found;
-}
-
 /**
- * Subscribe to the events for good. After a broken connection the browser reconnects by itself, with the id of the last
- * event; if it has given up, because something else answered, this starts anew and skips events that it has seen.
- * An event without a type is sent live only, and has no id of its own.
+ * Subscribe to a digest of all events, or to those of one stream, for good. After a broken connection the browser
+ * reconnects by itself, with the id of the last event; if it has given up, because something else answered, this starts
+ * anew and skips events that it has seen. An event without a type is sent live only, and has no id of its own.
+ * Returns a function that ends it.
  */
-function subscribe({ onEvent, onConnected, onDisconnected }) {
+function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {}, last = LAST_EVENTS, stream = null }) {
   let lastId = 0;
+  let source = null;
+  let isOver = false;
   const connect = () => {
-    const source = new EventSource(`/api/events?last=${lastId ? MAX_LAST_EVENTS : LAST_EVENTS}`);
+    if (isOver) return;
+    const filter = stream === null ? "&digest=true" : `&stream=${encodeURIComponent(stream)}`;
+    source = new EventSource(`/api/events?last=${lastId ? MAX_LAST_EVENTS : last}${filter}`);
     source.onopen = onConnected;
     source.onmessage = ({ data, lastEventId }) => {
       const event = JSON.parse(data);
@@ -83,4 +78,8 @@ function subscribe({ onEvent, onConnected, onDisconnected }) {
     };
   };
   connect();
+  return () => {
+    isOver = true;
+    source.close();
+  };
 }

@@ -1,7 +1,6 @@
-// Dead letters: what could not be read or written, and the actions on them.
+// Dead letters: what could not be read or written, and the actions on one of them.
 
-const DEAD_LETTERS_AT_ONCE = 10;
-const MAX_SUBJECT = 44;
+const MAX_SUBJECT = 28;
 const MEANINGS = {
   fetch: "could not be read",
   store: "was refused by the database",
@@ -13,68 +12,65 @@ const RESOLUTIONS = {
   discarded: "Discarded",
   forgotten: "Erased with its contact",
 };
+const MAX_REASON = 140; // characters; the rest is shown on demand
 
-const deadLetterRows = new Map(); // by id
-let maxDeadLetters = DEAD_LETTERS_AT_ONCE;
+let isSimulated = false; // or else a link to Meta would lead nowhere
 
-async function refreshDeadLetters() {
-  const which = byId("of-dead-letters").value;
-  const { dead_letters: deadLetters, next } = await request(`/api/dead-letters?state=${which}&limit=${maxDeadLetters}`);
-  const ids = new Set(deadLetters.map((deadLetter) => deadLetter.dead_letter_id));
-  for (const id of deadLetterRows.keys()) if (!ids.has(id)) deadLetterRows.delete(id);
-  for (const deadLetter of deadLetters) {
-    const id = deadLetter.dead_letter_id;
-    if (!deadLetterRows.has(id)) deadLetterRows.set(id, makeDeadLetter(deadLetter));
-    showDeadLetter(deadLetterRows.get(id), deadLetter);
-  }
-  const rows = deadLetters.map((deadLetter) => deadLetterRows.get(deadLetter.dead_letter_id));
-  keepFocusNear(() => arrange(byId("dead-letters-list"), rows));
-  byId("dead-letters-list").removeAttribute("aria-busy");
-  byId("more-dead-letters").hidden = next === null;
-  byId("dead-letters-empty").hidden = deadLetters.length > 0;
-  const none = which === "open" ? "None open: everything was read and written." : "There are none.";
-  setText(byId("dead-letters-empty"), none);
+function deadLetterTitle(deadLetter) {
+  return `${subjectInWords(deadLetter)} ${MEANINGS[deadLetter.stage] ?? ""}`;
 }
 
-/** If the focused dead letter disappears, move the focus to the section, so that keys continue from there. */
-function keepFocusNear(change) {
-  const hasFocus = () => byId("dead-letters-list").contains(document.activeElement);
-  const hadFocus = hasFocus();
-  change();
-  if (hadFocus && !hasFocus()) byId("dead-letters").focus({ preventScroll: true });
+function subjectInWords({ contact_name: name, subject }) {
+  return name === null ? shortened(subject, MAX_SUBJECT) : `The conversation with ${name}`;
 }
 
 function makeDeadLetter(deadLetter) {
   const row = fromTemplate("a-dead-letter");
   const id = deadLetter.dead_letter_id;
   row.dataset.deadLetter = id;
-  const title = row.querySelector("h3");
+  const title = row.querySelector("h4");
   title.id = `dead-letter-${id}`;
-  for (const button of row.querySelectorAll("button, summary")) button.setAttribute("aria-describedby", title.id);
+  for (const each of row.querySelectorAll("button, summary, a")) each.setAttribute("aria-describedby", title.id);
   row.querySelector("details").ontoggle = (toggled) => toggled.target.open && showPayload(row, id);
-  row.querySelector(".redrive").onclick = ({ target }) => {
-    actOnDeadLetter(target, deadLetter, "redrive", {}, (words) => toast("stopped", words));
+  row.querySelector(".redrive").onclick = ({ currentTarget }) => {
+    actOnDeadLetter(currentTarget, deadLetter, "redrive", {}, (words) => toast("stopped", words));
   };
-  row.querySelector(".discard").onclick = () => askForReason(deadLetter);
+  const words = subjectInWords(deadLetter);
+  row.querySelector(".discard").onclick = () => askForReason("Discard a dead letter", words, (button, reason, onError) => {
+    return actOnDeadLetter(button, deadLetter, "discard", { reason }, onError);
+  });
   return row;
 }
 
-function showDeadLetter(row, deadLetter) {
+function showDeadLetter(row, deadLetter, { isInGroup }) {
   const isOpen = deadLetter.closed_at === null;
   setTone(row, isOpen ? "warning" : "done");
-  row.querySelector("h3").title = deadLetter.subject;
-  setText(row.querySelector("h3"), `${shortened(deadLetter.subject, MAX_SUBJECT)} ${MEANINGS[deadLetter.stage] ?? ""}`);
+  row.querySelector("h4").title = deadLetter.subject;
+  setText(row.querySelector("h4"), deadLetterTitle(deadLetter));
   setText(row.querySelector(".state"), isOpen ? "" : RESOLUTIONS[deadLetter.resolution] ?? deadLetter.resolution);
-  setText(row.querySelector(".reason"), deadLetter.reason);
+  showReason(row.querySelector(".reason"), isInGroup ? "" : deadLetter.reason);
   setText(row.querySelector(".facts"), deadLetterFacts(deadLetter).join(" · "));
   row.querySelector(".buttons").hidden = row.querySelector("details").hidden = !isOpen;
+  const link = row.querySelector("a");
+  link.hidden = deadLetter.link === null || isSimulated;
+  if (!link.hidden) link.href = deadLetter.link;
+}
+
+/** Show a reason, of a long one the beginning and the whole as a title. */
+function showReason(target, reason) {
+  const text = localized(reason);
+  setText(target, text.length > MAX_REASON ? `${text.slice(0, MAX_REASON)} …` : text);
+  target.title = text.length > MAX_REASON ? text : "";
 }
 
 function deadLetterFacts({ stream, opened_at: opened, attempts, redrive_at: next, closed_at: closed, note }) {
   const retries = attempts === 0 ? "not retried yet" : counted(attempts, "failed retry", "failed retries");
-  const end = closed !== null ? `closed ${ago(closed)}${note ? `: ${note}` : ""}`
-    : next === null ? "no automatic retry" : `next retry ${ahead(next)}`;
+  const end = closed !== null ? `closed ${ago(closed)}${note ? `: ${note}` : ""}` : nextRetry(next);
   return [nameByKey(stream), `opened ${ago(opened)}`, retries, end];
+}
+
+function nextRetry(next) {
+  return next === null ? "no automatic retry" : `next retry ${ahead(next)}`;
 }
 
 async function showPayload(row, id) {
@@ -94,45 +90,48 @@ const OUTCOMES = {
   closed: (subject) => ["done", `${subject} is resolved and closed`],
   failed: (subject, { reason, redrive_at: next }) => {
     const then = next === null ? "No automatic retry" : `Next retry ${ahead(next)}`;
-    return ["warning", `${subject} failed again: ${reason}. ${then}`];
+    return ["warning", `${subject} failed again: ${localized(reason)}. ${then}`];
   },
-  held: (subject, { reason }) => ["waiting", `${subject} was not retried: ${reason}`],
+  held: (subject, { reason }) => ["waiting", `${subject} was not tried: ${localized(reason)}`],
   accepted: (subject) => ["working", `${subject} takes longer and continues in the background`],
 };
 
 /** Act on a dead letter; return whether the daemon accepted it. */
-async function actOnDeadLetter(button, { dead_letter_id: id, subject }, action, body, onError) {
-  if (button.getAttribute("aria-disabled") === "true") return false;
-  button.setAttribute("aria-disabled", "true");
-  try {
-    const result = await request(`/api/dead-letters/${id}/${action}`, body);
-    const [tone, words] = OUTCOMES[result.outcome](shortened(subject, MAX_SUBJECT), result);
+function actOnDeadLetter(button, deadLetter, action, body, onError) {
+  const id = deadLetter.dead_letter_id;
+  return perform(button, `/api/dead-letters/${id}/${action}`, body, onError, (result) => {
+    const [tone, words] = OUTCOMES[result.outcome](subjectInWords(deadLetter), result);
     toast(tone, words, `dead letter ${id}`);
+  });
+}
+
+/** Have the daemon do something with dead letters; return whether it has accepted it. */
+async function perform(button, path, body, onError, onDone) {
+  if (button.getAttribute("aria-disabled") === "true") return false;
+  switchOff(button, true);
+  try {
+    onDone(await request(path, body));
     return true;
   } catch (error) {
     onError(`Action failed: ${error.message}`);
     return false;
   } finally {
-    button.removeAttribute("aria-disabled");
-    refreshSoon();
+    switchOff(button, false);
+    refreshSoon({ deadLetters: true, isUrgent: true });
   }
 }
 
-function askForReason(deadLetter) {
+/** Ask why something is discarded, and have `discard` do it. */
+function askForReason(title, subject, discard) {
   const dialog = byId("discard");
-  setText(byId("discard-subject"), deadLetter.subject);
+  setText(byId("discard-title"), title);
+  setText(byId("discard-subject"), subject);
   setText(byId("discard-error"), "");
   dialog.querySelector("form").reset();
   dialog.querySelector("form").onsubmit = async (submitted) => {
     submitted.preventDefault();
-    const reason = byId("discard-reason").value;
     const onError = (words) => setText(byId("discard-error"), words);
-    if (await actOnDeadLetter(submitted.submitter, deadLetter, "discard", { reason }, onError)) dialog.close();
+    if (await discard(submitted.submitter, byId("discard-reason").value, onError)) dialog.close();
   };
   dialog.showModal();
-}
-
-function showMoreDeadLetters() {
-  maxDeadLetters = Math.min(1000, maxDeadLetters + DEAD_LETTERS_AT_ONCE);
-  refreshSoon();
 }

@@ -1,5 +1,7 @@
 // DOM helpers. Whatever the daemon sends is only ever set as text, so that none of it becomes markup.
 
+const SVG = "http://www.w3.org/2000/svg";
+
 function byId(id) {
   return document.getElementById(id);
 }
@@ -22,9 +24,27 @@ function setTextWithCode(target, text) {
 }
 
 /** Create an element with a text in it. */
-function element(name, text) {
+function element(name, text, className = "") {
   const created = document.createElement(name);
   created.textContent = text;
+  if (className !== "") created.className = className;
+  return created;
+}
+
+/** Create a text that is shown on demand. */
+function onDemand(summary, text) {
+  const details = document.createElement("details");
+  const words = document.createElement("p");
+  setTextWithCode(words, text);
+  details.append(element("summary", summary), words);
+  return details;
+}
+
+/** Create a shape of a chart. */
+function shape(name, attributes, text = "") {
+  const created = document.createElementNS(SVG, name);
+  for (const [attribute, value] of Object.entries(attributes)) created.setAttribute(attribute, value);
+  if (text !== "") created.textContent = text;
   return created;
 }
 
@@ -58,4 +78,22 @@ function showFacts(list, facts) {
     fact.append(element("dt", term), value);
     return fact;
   }));
+}
+
+/** Set the options of a row of chips: `[value, words, tone]` each, one of them chosen. */
+function showChips(row, options, chosen, onChoice) {
+  const key = JSON.stringify([options, chosen]);
+  if (row.dataset.key === key) return;
+  row.dataset.key = key;
+  const focused = row.contains(document.activeElement) ? document.activeElement.value : null;
+  row.replaceChildren(...options.map(([value, words, tone]) => {
+    const chip = fromTemplate("a-chip");
+    chip.value = value;
+    chip.setAttribute("aria-pressed", String(value === chosen));
+    setTone(chip, tone);
+    setText(chip.querySelector("span"), words);
+    chip.onclick = () => onChoice(value);
+    return chip;
+  }));
+  if (focused !== null) [...row.children].find((chip) => chip.value === focused)?.focus({ preventScroll: true });
 }

@@ -1,42 +1,72 @@
-// The feed of events, newest first, and the toasts that some of them make.
+// The feed of events, newest first. Events of the same kind become one row that counts them.
 
 const MAX_EVENTS = 200;
-const FRESH_MS = 10_000; // older events are from before an outage, and announce nothing
+const FOLD_MS = 60_000; // since the last one of its kind
 
-const kinds = new Map(); // by status: the streams that its toast is about
-let pendingRows = [];
+const latestRows = new Map(); // by kind
+let pendingEvents = [];
 
 function addEvent(event, id) {
-  const row = eventRow(event, id);
-  if (pendingRows.length === 0) requestAnimationFrame(showEvents);
-  pendingRows.push(row);
-  if (pendingRows.length > MAX_EVENTS) pendingRows.shift();
-  if (now() - new Date(event.at) < FRESH_MS) announce(event);
+  if (pendingEvents.length === 0) requestAnimationFrame(showEvents);
+  pendingEvents.push([event, id]);
+}
+
+/** Show the events since the last frame. */
+function showEvents() {
+  const feed = byId("feed");
+  for (const [event, id] of pendingEvents) feed.prepend(foldedRow(event, id));
+  pendingEvents = [];
+  while (feed.children.length > MAX_EVENTS) feed.lastElementChild.remove();
+  showWhichEvents();
+}
+
+/** Return the row of an event: a recent one of its kind, which now counts this one, too, or a new one. */
+function foldedRow(event, id) {
+  const kind = [event.status, event.type, event.streams > 1 ? "" : event.stream].join(" ");
+  const before = latestRows.get(kind);
+  const isRecent = before?.isConnected && Date.parse(event.at) - Date.parse(before.dataset.at) < FOLD_MS;
+  const row = isRecent ? before : eventRow(event, id);
+  if (isRecent) showEvent(row, event, id);
+  latestRows.delete(kind); // and so the oldest comes first
+  latestRows.set(kind, row);
+  if (latestRows.size > MAX_EVENTS) latestRows.delete(latestRows.keys().next().value);
+  return row;
 }
 
 function eventRow(event, id) {
-  const status = statusOf(event);
   const row = fromTemplate("an-event");
-  if (id !== null) row.dataset.seq = id;
+  const status = statusOf(event);
   row.dataset.status = event.status;
+  row.dataset.times = 0;
   if (status.isProblem) row.dataset.problem = "";
   setTone(row, status.tone);
-  setText(row.querySelector(".what"), event.message);
-  setText(row.querySelector(".which"), nameByKey(event.stream));
+  showEvent(row, event, id);
+  return row;
+}
+
+function showEvent(row, event, id) {
+  if (id !== null) row.dataset.seq = id;
+  row.dataset.at = event.at;
+  const times = Number(row.dataset.times) + (event.times ?? 1);
+  row.dataset.times = times;
+  const words = localized(event.message, event.at);
+  setText(row.querySelector(".what"), words.split(" What to do: ")[0]); // which the stream says
+  row.title = words;
+  setText(row.querySelector(".times"), times > 1 ? `×${NUMBER.format(times)}` : "");
+  row.dataset.stream = event.streams > 1 ? "" : event.stream;
+  const which = event.streams > 1 ? counted(event.streams, "stream") : nameByKey(event.stream);
+  setText(row.querySelector(".which"), which);
   const time = row.querySelector("time");
   time.dateTime = event.at;
   time.title = inFull(event.at);
   setText(time, clock(event.at, { seconds: true }));
-  return row;
 }
 
-/** Show the events since the last frame: a thousand streams send more than can be shown one by one. */
-function showEvents() {
-  const feed = byId("feed");
-  feed.prepend(...pendingRows.reverse());
-  pendingRows = [];
-  while (feed.children.length > MAX_EVENTS) feed.lastElementChild.remove();
-  showWhichEvents();
+/** Name the streams of events that came before the names. */
+function nameEvents() {
+  for (const row of byId("feed").querySelectorAll("li")) {
+    if (row.dataset.stream !== "") setText(row.querySelector(".which"), nameByKey(row.dataset.stream));
+  }
 }
 
 function showWhichEvents() {
@@ -45,14 +75,4 @@ function showWhichEvents() {
   feed.classList.toggle("problems", onlyProblems);
   byId("feed-empty").hidden = feed.querySelector(onlyProblems ? "[data-problem]" : "li") !== null;
   setText(byId("feed-empty"), onlyProblems ? "No problems among the latest events." : "No events yet.");
-}
-
-/** Announce an event in a toast, and many of a kind in one. */
-function announce(event) {
-  const { tone, toast: title } = statusOf(event);
-  if (title === undefined || event.type === "redrive_failed") return; // whoever requested it gets a toast anyway
-  const about = toasts.has(event.status) ? kinds.get(event.status) : new Set();
-  kinds.set(event.status, about.add(event.stream));
-  const one = `${nameByKey(event.stream)}: ${event.message}`;
-  toast(tone, about.size > 1 ? `${title}: ${counted(about.size, "stream")}` : one, event.status);
 }

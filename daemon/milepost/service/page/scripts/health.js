@@ -20,7 +20,9 @@ let issues = []; // the most serious first
 function updateDaemon(status) {
   for (const { kind } of issues) showNotice(kind, null);
   ({ issues } = status);
-  for (const issue of issues) if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, issueInWords(issue));
+  for (const issue of issues) {
+    if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, ...issueInWords(issue));
+  }
   showConnection();
   if (issues.length > 0 || streams.length > 0) showVerdict();
 }
@@ -29,24 +31,23 @@ function issueOf(kind) {
   return issues.find((issue) => issue.kind === kind) ?? null;
 }
 
-/** Return an issue in sentences. */
-function issueInWords(issue) {
-  return `${capitalized(issue.what)}${detailsOf(issue)}`;
+/** Return an issue in a sentence, and why it is so with what a person can do. */
+function issueInWords({ what, since, reason, advice }) {
+  const begin = since === null ? "" : ` since ${clock(since)}`;
+  return [`${capitalized(what)}${begin}.`, inSentences(reason, advice)];
 }
 
-/** Return since when something is wrong, why, and what a person can do. */
-function detailsOf({ since, reason, advice }) {
-  const begin = since === null ? "" : ` since ${clock(since)}`;
-  const why = reason === null ? "." : `: ${reason}.`;
-  return `${begin}${why}${advice === null ? "" : ` ${capitalized(advice)}.`}`;
+function inSentences(...parts) {
+  const said = parts.filter((part) => part !== null && part !== "");
+  return said.map((part) => `${capitalized(localized(part)).replace(/\.$/, "")}.`).join(" ");
 }
 
 /** Return the verdict on what keeps everything from being copied, above that on the streams; null if nothing does. */
 function verdictOnIssues({ words, more }) {
   const worst = issues.find(({ kind }) => ISSUE_TONES[kind] === "stopped");
   if (worst === undefined) return null;
-  const details = capitalized(detailsOf({ ...worst, since: null }).replace(/^[.:] ?/, ""));
   const since = worst.since === null ? "" : `Since ${clock(worst.since)}`;
   const onStreams = streams.length > 0 ? [words, more] : [];
+  const details = inSentences(worst.reason, worst.advice);
   return { tone: "stopped", words: capitalized(worst.what), more: [since, details, ...onStreams].filter(Boolean).join(" · ") };
 }

@@ -8,8 +8,14 @@ function onEvent(event, id) {
 /** After an outage anything may have changed, even the page itself. */
 function onConnected() {
   markReachable("events");
-  refreshSoon();
+  refreshSoon({ deadLetters: true });
   checkForNewPage();
+}
+
+/** Without events, whether the daemon answers at all is known only by asking. */
+function onDisconnected() {
+  markUnreachable("events");
+  refreshSoon({ isUrgent: true });
 }
 
 let etag = null;
@@ -32,12 +38,24 @@ async function signOut() {
   }
 }
 
+function showWorld({ is_simulated: isOfSimulator, started_at: startedAt }) {
+  isSimulated = isOfSimulator;
+  byId("simulated").hidden = !isSimulated;
+  daemonStartedAt = startedAt;
+}
+
+const TICKS_OF_TABLE = 5; // its words are as short as `4 min`
+
+let ticks = 0;
+
 /** Update whatever is relative to the current time. */
 function tick() {
   if (document.hidden) return;
-  showConnection();
-  if (streams.length > 0) showStreams();
-  if (streams.length > 0 || outageSince() !== null) showVerdict();
+  ticks += 1;
+  if (unreachable.size > 0) showConnection();
+  if (streams.length === 0) {
+    if (outageSince() !== null) showVerdict();
+  } else if (!isTable || ticks % TICKS_OF_TABLE === 0) showAll();
 }
 
 function wire() {
@@ -45,23 +63,32 @@ function wire() {
   byId("sign-out").onclick = signOut;
   byId("reload").onclick = () => location.reload();
   byId("streams-filter").onsubmit = (submitted) => submitted.preventDefault();
-  byId("find").oninput = byId("of-state").onchange = filterStreams;
+  byId("find").oninput = findStreams;
   byId("more-streams").onclick = showMoreStreams;
-  byId("of-dead-letters").onchange = () => { maxDeadLetters = DEAD_LETTERS_AT_ONCE; refreshSoon(); };
+  byId("of-dead-letters").onchange = () => {
+    maxDeadLetters = DEAD_LETTERS_AT_ONCE;
+    refreshSoon({ deadLetters: true, isUrgent: true });
+  };
   byId("more-dead-letters").onclick = showMoreDeadLetters;
   byId("discard-cancel").onclick = () => byId("discard").close();
+  byId("drawer-close").onclick = closeDrawer;
+  wireButtons(byId("drawer"), () => streamByKey(drawerKey));
+  document.onkeydown = ({ key }) => {
+    if (key === "Escape" && !byId("discard").open) closeDrawer();
+  };
   for (const choice of document.querySelectorAll("[name=which]")) choice.onchange = showWhichEvents;
-  byId("chart").onpointermove = pointAt;
-  byId("chart").onpointerleave = () => setText(byId("chart-point"), "");
-  new ResizeObserver(drawChart).observe(byId("chart"));
-  document.onvisibilitychange = () => refreshSoon();
+  wireChart();
+  document.onvisibilitychange = () => refreshSoon({ isUrgent: true });
   setInterval(tick, 1000);
 }
 
 showTheme(chosenTheme());
 setText(byId("zone"), zoneInWords());
+makeTableHead();
+const opened = readFilter();
 wire();
 await refreshDaemon();
 await refresh();
-subscribe({ onEvent, onConnected, onDisconnected: () => markUnreachable("events") });
+if (opened !== null && streamByKey(opened) !== undefined) openDrawer(opened);
+subscribe({ onEvent, onConnected, onDisconnected });
 await Promise.all([refreshForever(), watchDaemonForever()]);

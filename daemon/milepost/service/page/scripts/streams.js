@@ -1,8 +1,8 @@
-// The list of streams: which are shown, and in which order.
+// The streams: what is known of them, and the list, as cards where they are few and as a table where they are many.
 
-const STREAMS_AT_ONCE = 24;
-const IN_ORDER = new Intl.Collator("en", { numeric: true });
-const ATTENTION = ["stopped", "failed", "interrupted"]; // are listed first
+const MANY = 8;
+const CARDS_AT_ONCE = 24;
+const ROWS_AT_ONCE = 100;
 
 const NONE_CHOSEN = "No stream matches. Try another name, or all states.";
 const NONE = "There are no streams yet. Add your pages under `pages` in config.yaml: "
@@ -10,18 +10,51 @@ const NONE = "There are no streams yet. Add your pages under `pages` in config.y
 
 const NONE_DISCOVERED = "There are no streams, because the pages cannot be discovered.";
 
-const cards = new Map(); // by stream
+const known = new Map(); // by key, as the daemon has told
+const shownByKey = new Map(); // cards or rows
 let streams = [];
 let namesByKey = new Map();
-let maxShown = STREAMS_AT_ONCE;
+let tag = null; // of what is known
+let maxShown = CARDS_AT_ONCE;
+let isTable = false;
 
-function updateStreams(found) {
-  streams = found;
+/** Take in all streams, or what has changed of them. */
+function updateStreams(changes) {
+  if (changes.since === null) known.clear();
+  for (const [key, fields] of Object.entries(changes.streams)) known.set(key, merged(known.get(key), fields));
+  for (const key of changes.removed) known.delete(key);
+  aheadMs = new Date(changes.at) - Date.now();
+  const before = streams;
+  ({ tag } = changes);
+  streams = [...known.values()];
   namesByKey = new Map(streams.map((stream) => [stream.stream, `${nameOf(stream)} · ${platformOf(stream)}`]));
-  const at = now();
-  for (const stream of streams) sample(stream, at);
+  if (streams.length > MANY !== isTable || before.length === 0) chooseForm();
+  if (before.length > 0) announceNeeds(before, streams);
+  if (before.length !== streams.length) nameEvents();
+  showAll();
+}
+
+/** Merge changed fields, in nested objects likewise. */
+function merged(before, fields) {
+  if (typeof before !== "object" || before === null) return fields;
+  const after = { ...before };
+  for (const [name, value] of Object.entries(fields)) {
+    const isNested = typeof value === "object" && value !== null && !Array.isArray(value);
+    after[name] = isNested ? merged(before[name], value) : value;
+  }
+  return after;
+}
+
+function showAll() {
+  findCauses(streams);
+  showCauses();
   showStreams();
   showVerdict();
+  showDrawer();
+}
+
+function streamByKey(key) {
+  return known.get(key);
 }
 
 /** Return the name of a stream that an event or a dead letter refers to. */
@@ -29,64 +62,50 @@ function nameByKey(key) {
   return namesByKey.get(key) ?? key;
 }
 
+function atOnce() {
+  return isTable ? ROWS_AT_ONCE : CARDS_AT_ONCE;
+}
+
+function chooseForm() {
+  isTable = streams.length > MANY;
+  shownByKey.clear();
+  maxShown = atOnce();
+  document.body.classList.toggle("many", isTable);
+  byId("cards").hidden = isTable;
+  byId("table").hidden = !isTable;
+  byId("cards").replaceChildren();
+  byId("table").tBodies[0].replaceChildren();
+}
+
 function showStreams() {
   const chosen = inOrder(streams.filter(isChosen));
   const shown = chosen.slice(0, maxShown);
-  for (const key of cards.keys()) if (!shown.some((stream) => stream.stream === key)) cards.delete(key);
+  const keys = new Set(shown.map(({ stream }) => stream));
+  const [list, make, show] = isTable ? [byId("table").tBodies[0], makeRow, showRow] : [byId("cards"), makeCard, showCard];
+  for (const key of shownByKey.keys()) if (!keys.has(key)) shownByKey.delete(key);
   for (const stream of shown) {
-    if (!cards.has(stream.stream)) cards.set(stream.stream, makeCard(stream));
-    showCard(cards.get(stream.stream), stream);
+    if (!shownByKey.has(stream.stream)) shownByKey.set(stream.stream, make(stream));
+    show(shownByKey.get(stream.stream), stream);
   }
-  arrange(byId("cards"), shown.map((stream) => cards.get(stream.stream)));
+  arrange(list, shown.map((stream) => shownByKey.get(stream.stream)));
+  if (isTable) showOrder(wanted);
   byId("cards").removeAttribute("aria-busy");
   showCounts(chosen.length, shown.length);
-  showStates();
-}
-
-function isChosen(stream) {
-  const wanted = byId("find").value.trim().toLowerCase();
-  const state = byId("of-state").value;
-  const text = `${nameOf(stream)} ${stream.stream}`.toLowerCase();
-  return text.includes(wanted) && (state === "" || stream.state === state);
-}
-
-/** Sort the streams that need a person first, and the others by name: nothing jumps while they work. */
-function inOrder(found) {
-  const rank = ({ state }) => (ATTENTION.includes(state) ? ATTENTION.indexOf(state) : ATTENTION.length);
-  const ranked = found.map((stream) => ({ stream, rank: rank(stream), name: nameByKey(stream.stream) }));
-  ranked.sort((one, other) => one.rank - other.rank || IN_ORDER.compare(one.name, other.name));
-  return ranked.map(({ stream }) => stream);
+  showGroups();
 }
 
 function showCounts(chosen, shown) {
   setText(byId("streams-count"), chosen === streams.length ? String(chosen || "") : `${chosen} of ${streams.length}`);
   byId("more-streams").hidden = shown === chosen;
-  setText(byId("more-streams"), `Show more (${(chosen - shown).toLocaleString("en")} left)`);
+  setText(byId("more-streams"), `Show more (${NUMBER.format(chosen - shown)} left)`);
   byId("streams-empty").hidden = chosen > 0;
+  byId("table").hidden = !isTable || chosen === 0;
+  byId("groups").hidden = streams.length < 2;
   const none = issueOf("discovery_failed") === null ? NONE : NONE_DISCOVERED;
   setTextWithCode(byId("streams-empty"), streams.length > 0 ? NONE_CHOSEN : none);
 }
 
-/** Offer those states to filter by that some stream is in. */
-function showStates() {
-  const select = byId("of-state");
-  const counts = Map.groupBy(streams, (stream) => stream.state);
-  const offered = Object.keys(STATES).filter((state) => counts.has(state) || select.value === state);
-  const options = offered.map((state) => [state, `${STATES[state].words} (${counts.get(state)?.length ?? 0})`]);
-  const key = JSON.stringify(options);
-  if (select.dataset.key === key) return;
-  select.dataset.key = key;
-  const chosen = select.value;
-  select.replaceChildren(new Option("All states", ""), ...options.map(([state, words]) => new Option(words, state)));
-  select.value = chosen;
-}
-
-function filterStreams() {
-  maxShown = STREAMS_AT_ONCE;
-  showStreams();
-}
-
 function showMoreStreams() {
-  maxShown += STREAMS_AT_ONCE;
+  maxShown += atOnce();
   showStreams();
 }

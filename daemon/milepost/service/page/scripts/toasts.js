@@ -1,4 +1,4 @@
-// Toasts: one of a kind at a time, and few at once. The feed has every event.
+// Toasts: what came of this person's own actions, and what newly needs a person. The feed has everything else.
 
 const MAX_TOASTS = 3;
 const CALM_MS = 6_000;
@@ -32,4 +32,16 @@ function fade(kind) {
   const shown = toasts.get(kind);
   if (shown.box.matches(":hover, :focus-within")) shown.timer = setTimeout(() => fade(kind), CALM_MS);
   else dismiss(kind);
+}
+
+/** Announce the streams that need a person now and did not before. */
+function announceNeeds(before, after) {
+  const states = new Map(before.map((stream) => [stream.stream, stream.state]));
+  const needy = after.filter(({ stream, state }) => {
+    return state === "stopped" && states.has(stream) && states.get(stream) !== "stopped";
+  });
+  if (needy.length === 0) return;
+  const names = needy.slice(0, 3).map((stream) => nameByKey(stream.stream)).join(", ");
+  const words = needy.length > 3 ? `${counted(needy.length, "stream")} need you` : `${names} ${needy.length > 1 ? "need" : "needs"} you`;
+  toast("stopped", words, "needs");
 }

@@ -25,19 +25,16 @@ const VERDICTS = [
 ];
 
 function verdictOn(found) {
+  const isTold = causes.some(({ streams: held }) => held.length === found.length); // why they wait
   const all = VERDICTS.map((verdict) => {
-    return { ...verdict, count: found.filter(({ state }) => verdict.states.includes(state)).length };
+    const count = found.filter(({ state }) => verdict.states.includes(state)).length;
+    return isTold && verdict.tone === "waiting" ? { ...verdict, count, one: "waits", many: "wait" } : { ...verdict, count };
   });
   const applicable = all.filter(({ count }) => count > 0);
   if (applicable.length === 0) return { tone: "idle", words: "There are no streams yet", more: "" };
   const [{ tone, count, one, many }, ...others] = applicable;
   const more = others.map((other) => `${other.count} ${other.count === 1 ? other.one : other.many}`).join(" · ");
-  return { tone, words: `${ofAll(count, found.length)} ${count === 1 ? one : many}`, more };
-}
-
-function ofAll(count, all) {
-  if (count < all) return `${count} of ${counted(all, "stream")}`;
-  return all === 1 ? "The stream" : `All ${counted(all, "stream")}`;
+  return { tone, words: `${capitalized(ofStreams(count, found.length))} ${count === 1 ? one : many}`, more };
 }
 
 /** Return the verdict on an unreachable daemon, with the last known one; null if it is reachable. */
@@ -56,6 +53,6 @@ function showVerdict() {
   setText(byId("verdict-more"), more || "\u00a0");
   document.title = ["stopped", "warning"].includes(tone) ? `${words} · Milepost` : "Milepost";
   const deadLetters = streams.reduce((sum, stream) => sum + stream.open_dead_letters, 0);
-  setText(byId("figure-dead-letters"), deadLetters.toLocaleString("en"));
-  setText(byId("dead-letters-count"), deadLetters > 0 ? `${deadLetters.toLocaleString("en")} open` : "");
+  setText(byId("figure-dead-letters"), NUMBER.format(deadLetters));
+  setText(byId("dead-letters-count"), deadLetters > 0 ? `${NUMBER.format(deadLetters)} open` : "");
 }

@@ -1,0 +1,144 @@
+// The list of dead letters: the open ones by their reason, as one cause makes many of them; the others one by one.
+
+const DEAD_LETTERS_AT_ONCE = 10;
+const FEW_DEAD_LETTERS = 5; // that need no asking for
+
+const groupRows = new Map(); // by group
+const deadLetterRows = new Map(); // by id
+const shownOfGroup = new Map(); // how many members of a group are wanted
+let maxDeadLetters = DEAD_LETTERS_AT_ONCE;
+
+async function refreshDeadLetters() {
+  const which = byId("of-dead-letters").value;
+  const rows = which === "open" ? await openDeadLetters() : await deadLettersIn(which);
+  keepFocusNear(() => arrange(byId("dead-letters-list"), rows));
+  byId("dead-letters-list").removeAttribute("aria-busy");
+  byId("dead-letters-empty").hidden = rows.length > 0;
+  const none = which === "open" ? "None open: everything was read and written." : "There are none.";
+  setText(byId("dead-letters-empty"), none);
+}
+
+/** Return a row for each group of open dead letters. */
+async function openDeadLetters() {
+  const { groups } = await request("/api/dead-letters/groups");
+  const count = groups.reduce((sum, group) => sum + group.count, 0);
+  for (const { group } of groups) if (count <= FEW_DEAD_LETTERS) shownOfGroup.set(group, FEW_DEAD_LETTERS);
+  const found = new Set(groups.map(({ group }) => group));
+  for (const group of groupRows.keys()) if (!found.has(group)) groupRows.delete(group);
+  deadLetterRows.clear();
+  byId("more-dead-letters").hidden = true;
+  await Promise.all(groups.map(async (group) => {
+    const row = groupRows.get(group.group) ?? makeGroup(group);
+    groupRows.set(group.group, row);
+    showGroup(row, group);
+    await showMembers(row, group);
+  }));
+  return groups.map(({ group }) => groupRows.get(group));
+}
+
+/** Return a row for each dead letter in a state. */
+async function deadLettersIn(state) {
+  const { dead_letters: found, next } = await request(`/api/dead-letters?state=${state}&limit=${maxDeadLetters}`);
+  groupRows.clear();
+  byId("more-dead-letters").hidden = next === null;
+  return rowsOf(deadLetterRows, found, { isInGroup: false });
+}
+
+function rowsOf(rows, deadLetters, how) {
+  const ids = new Set(deadLetters.map((deadLetter) => deadLetter.dead_letter_id));
+  for (const id of rows.keys()) if (!ids.has(id)) rows.delete(id);
+  return deadLetters.map((deadLetter) => {
+    const id = deadLetter.dead_letter_id;
+    if (!rows.has(id)) rows.set(id, makeDeadLetter(deadLetter));
+    showDeadLetter(rows.get(id), deadLetter, how);
+    return rows.get(id);
+  });
+}
+
+/** If the focused dead letter disappears, move the focus to the section, so that keys continue from there. */
+function keepFocusNear(change) {
+  const hasFocus = () => byId("dead-letters-list").contains(document.activeElement);
+  const hadFocus = hasFocus();
+  change();
+  if (hadFocus && !hasFocus()) byId("dead-letters").focus({ preventScroll: true });
+}
+
+// --- a group --------------------------------------------------------------------------------------------------------
+
+function makeGroup({ group }) {
+  const row = fromTemplate("a-group");
+  row.members = new Map();
+  const title = row.querySelector("h3");
+  title.id = `group-${group}`;
+  for (const each of row.querySelectorAll(".head button, .head ~ .buttons button")) {
+    each.setAttribute("aria-describedby", title.id);
+  }
+  row.querySelector(".redrive").onclick = ({ currentTarget }) => {
+    actOnGroup(currentTarget, group, "redrive", {}, (words) => toast("stopped", words));
+  };
+  row.querySelector(".discard").onclick = () => askForReason("Discard dead letters", title.textContent, (button, reason, onError) => {
+    return actOnGroup(button, group, "discard", { reason }, onError);
+  });
+  row.querySelector(".members").onclick = () => {
+    if (shownOfGroup.has(group)) shownOfGroup.delete(group);
+    else shownOfGroup.set(group, DEAD_LETTERS_AT_ONCE);
+    refreshSoon({ deadLetters: true, isUrgent: true });
+  };
+  row.querySelector(".more button").onclick = () => {
+    shownOfGroup.set(group, Math.min(1000, shownOfGroup.get(group) + 5 * DEAD_LETTERS_AT_ONCE));
+    refreshSoon({ deadLetters: true, isUrgent: true });
+  };
+  return row;
+}
+
+function showGroup(row, group) {
+  const { count, streams: ofStreams_, opened_at: opened, latest_at: latest, redrive_at: next } = group;
+  const isOne = count === 1;
+  for (const each of row.querySelectorAll(":scope > .head, :scope > .reason, :scope > .facts, :scope > .buttons")) {
+    each.hidden = isOne;
+  }
+  setTone(row, "warning");
+  setText(row.querySelector("h3"), `${counted(count, "conversation")} ${meaningOfMany(group.stage)}`);
+  showReason(row.querySelector(".reason"), group.reason);
+  const span = `opened ${ago(opened)} to ${ago(latest)}`;
+  setText(row.querySelector(".facts"), [counted(ofStreams_, "stream"), span, nextRetry(next)].join(" · "));
+  const isShown = shownOfGroup.has(group.group);
+  setText(row.querySelector(".members"), isShown ? "Hide them" : "Show them");
+  row.querySelector(".members").setAttribute("aria-expanded", String(isShown));
+}
+
+function meaningOfMany(stage) {
+  return { fetch: "could not be read", store: "were refused by the database", events: "have messages that the database refused" }[stage]
+    ?? "failed";
+}
+
+async function showMembers(row, { group, count }) {
+  const limit = count === 1 ? 1 : shownOfGroup.get(group) ?? 0;
+  const list = row.querySelector("ul");
+  row.querySelector(".more").hidden = limit === 0 || limit >= count;
+  if (limit === 0) {
+    row.members.clear();
+    list.replaceChildren();
+    return;
+  }
+  const { dead_letters: found } = await request(`/api/dead-letters?group=${group}&limit=${limit}`);
+  arrange(list, rowsOf(row.members, found, { isInGroup: count > 1 }));
+}
+
+function actOnGroup(button, group, action, body, onError) {
+  return perform(button, `/api/dead-letters/groups/${group}/${action}`, body, onError, (result) => {
+    toast(...groupOutcome(result), `group ${group}`);
+  });
+}
+
+function groupOutcome({ count, closed, failed, held, is_over: isOver }) {
+  if (!isOver) return ["working", `${counted(count, "dead letter")}: this takes longer and continues in the background`];
+  const parts = [[closed, "closed"], [failed, "failed again"], [held, "were not tried, because of a rate limit or a stop"]];
+  const words = parts.filter(([number]) => number > 0).map(([number, what]) => `${NUMBER.format(number)} ${what}`);
+  return [failed + held > 0 ? "warning" : "done", `${counted(count, "dead letter")}: ${words.join(", ")}`];
+}
+
+function showMoreDeadLetters() {
+  maxDeadLetters = Math.min(1000, maxDeadLetters + DEAD_LETTERS_AT_ONCE);
+  refreshSoon({ deadLetters: true, isUrgent: true });
+}

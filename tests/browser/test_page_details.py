@@ -1,0 +1,107 @@
+"""What the status page says in detail: dead letters by reason, times of the reader's zone, where it all comes from."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from playwright.async_api import Browser, Locator, Page, expect
+
+from browser.test_troubles import right
+from kit.binary import started
+from kit.browser import visiting
+from kit.installation import Installation
+from kit.simulated import BICYCLES, frozen_world
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+STREAM = f"messenger:{BICYCLES.id}"
+SMALL_BATCHES = {"batch_size": 20, "interval": "1h"}
+POISONED = 7
+
+
+def groups(page: Page) -> Locator:
+    return page.locator("#dead-letters-list > .group")
+
+
+async def test_dead_letters_of_one_reason_are_one_group_to_act_on_at_once(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        ill = [each.id for each in simulator.world.truth(BICYCLES.id, "messenger", right())[3 : 3 + 5 * POISONED : 5]]
+        for thread in ill:
+            simulator.world.poison(thread)
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await expect(page.locator("#figure-dead-letters")).to_have_text(str(POISONED))
+            heading = groups(page).get_by_role("heading", name=re.compile("could not be read"))
+            texts = await heading.all_inner_texts()
+            assert sum(int(text.split()[0]) for text in texts if text[0].isdigit()) in {POISONED, POISONED - 1}
+            largest = groups(page).first
+            await expect(largest.locator(".dead-letter")).to_have_count(0)
+            await largest.get_by_role("button", name="Show them").click()
+            await expect(largest.locator(".dead-letter").first).to_be_visible()
+            assert await visit.faults() == []
+            for thread in ill:
+                simulator.world.cure(thread)
+            while await groups(page).count():
+                number = await groups(page).count()
+                await groups(page).first.get_by_role("button", name=re.compile("Try all again|Retry now")).first.click()
+                await expect(page.locator(".toast", has_text="closed").first).to_be_visible()
+                await expect(groups(page)).not_to_have_count(number)
+            await expect(page.locator("#dead-letters-empty")).to_contain_text("None open")
+    assert {row[0] for row in installation.rows("SELECT resolution FROM dead_letters")} == {"redriven"}
+
+
+async def test_a_dead_letter_of_a_stored_conversation_names_its_contact_and_leads_to_the_thread(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BICYCLES,), clock=right) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, card = visit.page, visit.page.locator(".card")
+            await expect(card.locator(".state")).to_have_text("Up to date")
+            ((thread, name, link),) = installation.rows(
+                "SELECT conversation_id, name, link "
+                "FROM conversations JOIN contacts USING (platform, page_id, contact_id) "
+                "WHERE name IS NOT NULL AND link IS NOT NULL ORDER BY updated_time DESC LIMIT 1"
+            )
+            simulator.world.receive(BICYCLES.id, "messenger", right(), thread)
+            simulator.world.poison(thread)
+            await card.get_by_role("button", name="Sync now").click()
+            letter = page.locator(".dead-letter")
+            await expect(letter.get_by_role("heading")).to_contain_text(f"The conversation with {name}")
+            await expect(letter.get_by_role("link", name="Open at Meta")).to_have_attribute(
+                "href", f"https://www.facebook.com{link}"
+            )
+
+
+async def test_times_are_those_of_the_reader(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            session = await page.context.new_cdp_session(page)
+            await session.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})
+            await page.reload()
+            simulator.limit(613, seconds=7200, page_id=BICYCLES.id)
+            await page.locator(".card").get_by_role("button", name="Full sweep").click()
+            row = page.locator('#feed [data-status="rate_limited"]').first
+            await expect(row).to_be_visible()
+            at = datetime.fromisoformat(await row.locator("time").get_attribute("datetime") or "")
+            assert (at.astimezone(UTC) + timedelta(hours=9)).strftime("%H:%M:%S") == await row.locator(
+                "time"
+            ).inner_text()
+            for text in (await row.inner_text(), await page.locator(".card").inner_text()):
+                assert "UTC" not in text
+            await expect(page.locator("#zone")).to_be_visible()
+
+
+async def test_a_simulated_world_says_so_and_a_first_sweep_how_far_back_it_is(
+    installation: Installation, browser: Browser
+) -> None:
+    installation.config.write_text("http: {listen: '127.0.0.1:0'}\nsync: {batch_size: 5}\n")
+    async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+        await expect(visit.page.locator("#simulated")).to_contain_text("Simulated world")
+        await expect(visit.page.locator(".card .doing").first).to_have_text(
+            re.compile(r"Full sweep: [\d,]+ conversations, back to \w+ \d+")
+        )
