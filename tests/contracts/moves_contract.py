@@ -13,9 +13,10 @@ from kit.builders import NOON, at, batch, contact, conversation, message, sweep_
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
-from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream, Stretch
+from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
 from milepost.core.position import Mode
+from milepost.core.spans import Stretch
 from milepost.stores.erasure import Forgotten
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row

@@ -24,10 +24,10 @@ from milepost.core.model import (
     KnownDeadLetter,
     Platform,
     Stream,
-    Stretch,
 )
 from milepost.core.ports import DueDeadLetter, OpenGap, Store
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.spans import Stretch
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 
 Forget = Callable[[Stream, str], Awaitable[tuple[int, int, int, int]]]

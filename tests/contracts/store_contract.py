@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import ClassVar
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import Commit, Committed, Rejected, Store
+from milepost.core.spans import Reading, ThreadSpan
 from stores.any_rows import any_changes
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, next_commit, page_row, stream
 
@@ -360,6 +362,70 @@ class StoreContract:
         await commit(store, changes=Changes(interaction_events=(event_row(text="gone"), event_row("m_2"))))
 
         assert (await look()).interaction_events == {"m_1": first, "m_2": event_row("m_2")}
+
+    async def test_an_interaction_event_is_revised_where_it_is_stored(self, store: Store, look: Look) -> None:
+        await commit(store, changes=Changes(interaction_events=(event_row("m_1"), event_row("m_2"))))
+        edited = replace(event_row("m_1", text="hallo"), attachments='[{"type":"file"}]', edited_at=at(9))
+        unsent = replace(event_row("m_2", text=None), deleted_at=at(9))
+
+        await commit(store, changes=Changes(revised=(edited, unsent, replace(event_row("m_3"), edited_at=at(9)))))
+
+        assert (await look()).interaction_events == {"m_1": edited, "m_2": unsent}
+        changed_its_mind = replace(unsent, text="hello", deleted_at=None)
+        await commit(store, changes=Changes(revised=(changed_its_mind,)))
+        assert (await look()).interaction_events == {"m_1": edited, "m_2": changed_its_mind}
+
+    async def test_what_was_unsent_is_erased_from_the_payloads_of_open_dead_letters(
+        self, store: Store, look: Look
+    ) -> None:
+        row, others = event_row("m_1", text="a secret"), event_row("m_2", text="no secret")
+        kept = msgspec.json.encode(Changes(interaction_events=(row, others))).decode()
+        raw = '{"id":"t_1","messages":{"data":[{"id":"m_1","message":"a secret","attachments":{"data":[]}}]}}'
+        cut_short = '{"cut_short":"{\\"id\\":\\"m_1\\",\\"message\\":\\"a secret"}'
+        for key, payload in (("d_1", kept), ("d_2", raw), ("d_3", cut_short)):
+            opened = DeadLetterOpened(key, Stage.EVENTS, f"t_1/events/{key}", "why")
+            await commit(store, opened, changes=Changes(payloads=(DeadLetterPayload(key, payload),)))
+        await commit(store, changes=Changes(interaction_events=(row, others)))
+
+        await commit(store, changes=Changes(revised=(replace(row, text=None, deleted_at=at(9)),)))
+
+        payloads = (await look()).payloads
+        assert payloads.keys() == {"d_1", "d_2", "d_3"}
+        assert not any("a secret" in payload for payload in payloads.values())
+        (left, other) = msgspec.json.decode(payloads["d_1"], type=Changes).interaction_events
+        assert (left, other) == (replace(row, text=None), others)
+
+    async def test_the_messages_of_a_reading_are_known_unless_its_fingerprint_is_that_of_the_conversation(
+        self, store: Store
+    ) -> None:
+        rows = tuple(replace(event_row(f"m_{n}"), occurred_at=at(n)) for n in range(5))
+        edited = replace(rows[2], text="hallo", edited_at=at(9))
+        with_print = replace(conversation_row(), messages_fingerprint="abc")
+        await commit(store, changes=Changes((with_print, conversation_row("t_2")), interaction_events=rows))
+        await commit(store, changes=Changes(revised=(edited,)))
+
+        async def known(fingerprint: str | None, thread: str = "t_1") -> dict[str, InteractionEventRow]:
+            reading = Reading(thread, at(1), at(3), fingerprint)
+            return (await store.known(Keys(STREAM, ("t_1", "t_2"), readings=(reading,)))).messages
+
+        between = {"m_1": rows[1], "m_2": edited, "m_3": rows[3]}
+        assert await known("another") == between
+        assert await known(None) == between
+        assert await known("abc") == {}
+        assert await known("another", "t_unknown") == await known("another", "t_2") == {}
+
+    async def test_messages_are_counted_without_those_that_were_unsent(self, store: Store) -> None:
+        rows = tuple(replace(event_row(f"m_{n}"), occurred_at=at(n)) for n in range(5))
+        await commit(store, changes=Changes(interaction_events=(*rows, event_row("m_x", conversation_id="t_2"))))
+        await commit(store, changes=Changes(revised=(replace(rows[0], text=None, deleted_at=at(9)),)))
+
+        async def counted(newest: int, as_of: int) -> tuple[int, int]:
+            known = await store.known(Keys(STREAM, counts_messages=ThreadSpan("t_1", at(2), at(newest), at(as_of))))
+            return known.stored_messages, known.stored_below
+
+        assert await counted(4, as_of=10) == (4, 2)
+        assert await counted(3, as_of=10) == (3, 2)
+        assert await counted(4, as_of=8) == (5, 3)
 
     async def test_the_payload_of_a_dead_letter_stays_out_of_the_journal(self, store: Store, look: Look) -> None:
         opened = DeadLetterOpened("d_1", Stage.FETCH, "t_bad", "id: expected str")

@@ -124,7 +124,7 @@ class TestWhatIsOwed:
     def test_messages_between_the_list_and_the_stored_state_are_owed(self) -> None:
         (gap,) = owed_of(listed(-60, -30, -10), stored(-3600, "m_-3600"))
 
-        assert gap == Gap(gap.gap_id, "t_1", NOON, at(-10), at(-60), at(-3600), cursor="older")
+        assert gap == Gap(gap.gap_id, "t_1", NOON, at(-10), at(-60), at(-3600), cursor="older", listed=3)
 
     def test_it_is_recorded_with_the_batch_that_stores_the_newest(self) -> None:
         known = stored(-3600, "m_-3600")
@@ -348,7 +348,13 @@ class TestReading:
 
     def test_it_ends_with_the_conversation(self) -> None:
         assert read_of(settled(messages_fetched(*newest(-180)), stored())).ending is GapEnding.THREAD_END
-        assert read_of(settled(messages_fetched(), stored())).ending is GapEnding.THREAD_END
+        begun_anew = replace(GAP, resets=1)
+        assert read_of(settled(messages_fetched(), stored(), gap=begun_anew)).ending is GapEnding.THREAD_END
+
+    def test_an_empty_answer_to_a_cursor_may_be_that_of_a_dead_one_so_reading_begins_anew(self) -> None:
+        event = read_of(settled(messages_fetched(), stored()))
+
+        assert (event.ending, event.gap.cursor, event.gap.resets) == (None, None, 1)
 
     def test_a_history_ends_at_its_limit(self) -> None:
         page = messages_fetched(*newest(-4000, -180), next_cursor="oldest")

@@ -29,10 +29,11 @@ from kit.decisions import decision_on, looked_up, record, then
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.events import BatchShrunk, BatchStored, Reason, SweepCompleted, Tally
 from milepost.core.merge import difference
-from milepost.core.model import Detail, Keys, Known, Stretch
+from milepost.core.model import Detail, Keys, Known
 from milepost.core.ports import Fetched
 from milepost.core.position import Mode, Position
 from milepost.core.records import conclude
+from milepost.core.spans import Stretch
 
 WALKED_BEFORE = given(SweepCompleted(Mode.FULL, at(-86400), at(-86400), Tally(batches=1)), run_id="run-0")
 FORCED = context(during=budget(wants_full=True))

@@ -36,6 +36,7 @@ class TestTags:
             "fetch_failed",
             "fields_left_out",
             "messages_failed",
+            "messages_missed",
             "messages_owed",
             "messages_read",
             "own_id_checked",

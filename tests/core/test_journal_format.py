@@ -3,7 +3,8 @@
 The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, the first 52 from one
 that could not remove streams, the first 53 from one that did not number batches, the first 58 from one that did not
 check which participant is us, the first 61 from one that left no fields out, the first 62 from one that believed
-whatever a list answered, and the first 73 from one that read no older messages.
+whatever a list answered, the first 73 from one that read no older messages, and the first 80 from one that did not say
+what the API withholds.
 """
 
 from datetime import datetime
@@ -14,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.memory_store import JournalRow
-from milepost.core.checkpoint import Checkpoint, Doubt, Run
+from milepost.core.checkpoint import Checkpoint, Doubt, MissedSoFar, Run
 from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
 from milepost.core.journal import Codec, check_link
@@ -30,6 +31,7 @@ WITHOUT_REMOVALS = 52
 WITHOUT_NUMBERS = 53
 WITHOUT_DOUBTS = 62
 WITHOUT_BACKLOG = 73
+WITHOUT_MISSED = 80
 
 
 @pytest.fixture(scope="module")
@@ -156,4 +158,13 @@ def test_what_is_owed_is_read_to_the_end(checkpoints: list[Checkpoint]) -> None:
     backlog = [after.backlog for after in checkpoints]
 
     assert set(backlog[:WITHOUT_BACKLOG]) == {0}
-    assert backlog[WITHOUT_BACKLOG:] == [0, 0, 1, 1, 1, 1, 0]
+    assert backlog[WITHOUT_BACKLOG:WITHOUT_MISSED] == [0, 0, 1, 1, 1, 1, 0]
+
+
+def test_what_is_withheld_is_missed_and_no_longer_owed(checkpoints: list[Checkpoint]) -> None:
+    before, owing, missing, after = checkpoints[WITHOUT_MISSED - 1 : WITHOUT_MISSED + 3]
+
+    assert [each.backlog for each in (before, owing, missing, after)] == [0, 1, 1, 0]
+    assert (before.missed, before.window_at) == (None, None)
+    assert missing.missed == after.missed == MissedSoFar(41, datetime.fromisoformat("2026-03-01T13:56:00.250Z"))
+    assert (missing.window_at, after.window_at) == (None, datetime.fromisoformat("2026-03-01T13:56:00.250Z"))

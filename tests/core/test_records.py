@@ -1,20 +1,29 @@
-"""records.conclude and records.recover: the ends of runs that no outcome ends."""
+"""core.records: the ends of runs that no outcome ends, and what of a record has just arrived."""
+
+from datetime import datetime
 
 from msgspec.structs import replace
 
 from kit.builders import (
+    GAP,
     NETWORK,
     NOON,
     at,
     budget,
     catching_up,
     checkpoint_of,
+    context,
+    conversation,
+    fetched,
     given,
+    message,
+    messages_fetched,
     run_started,
     sweep_started,
     walking,
 )
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
+from milepost.core.decide import decide
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -27,6 +36,8 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import skip_unchanged
+from milepost.core.message_reading import decide_messages
+from milepost.core.model import Known
 from milepost.core.position import Mode
 from milepost.core.records import Record, conclude, recover
 
@@ -111,3 +122,32 @@ class TestRecover:
         assert record is not None
 
         assert recover(given(*record.events, after=checkpoint)) is None
+
+
+class TestWhatHasArrived:
+    """The messages whose delay says how soon new ones are stored."""
+
+    def arrived(self, watermark: datetime | None, *seconds: float) -> tuple[datetime, ...]:
+        before = replace(checkpoint_of(), watermark=watermark)
+        messages = [message(f"m_{each:g}", at(each)) for each in sorted(seconds, reverse=True)]
+        batch = fetched(conversation("t_1", at(max(seconds)), messages=messages))
+        found = decide(before, batch, context()).record(Known())
+        assert isinstance(found, Record)
+        return found.arrived
+
+    def test_they_are_those_since_the_last_sweep(self) -> None:
+        assert self.arrived(NOON, -60, 0, 60, 90) == (at(90), at(60))
+
+    def test_a_first_copy_has_none(self) -> None:
+        assert self.arrived(None, -60, 60) == ()
+
+    def test_messages_between_two_sweeps_that_are_read_later_are_among_them(self) -> None:
+        page = messages_fetched(message("m_2", at(-180)), message("m_1", at(-4000)))
+        gap = replace(GAP, back_to=at(-3600))
+
+        between = decide_messages(checkpoint_of(), gap, page, context()).record(Known())
+        history = decide_messages(checkpoint_of(), replace(gap, history_to=at(-9000)), page, context()).record(Known())
+
+        assert isinstance(between, Record)
+        assert isinstance(history, Record)
+        assert (between.arrived, history.arrived) == ((at(-180),), ())

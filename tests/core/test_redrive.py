@@ -338,10 +338,23 @@ class TestUnchangedBatches:
         )
 
 
+def test_messages_that_are_written_late_are_compared_with_the_next_answer() -> None:
+    """They may have been edited or unsent since they were read, while the fingerprint says that nothing has changed."""
+    whole = record(decision_on(walking_since_noon(), fetched(READ), context()))
+    known = Known({row.conversation_id: row for row in whole.changes.conversations})
+    assert [row.messages_fingerprint for row in known.conversations.values()] != [None]
+
+    changes = redriven(CHUNK, known=known).changes
+
+    assert len(changes.interaction_events) > 0
+    assert [row.messages_fingerprint for row in changes.conversations] == [None]
+
+
 def test_kept_rows_have_the_values_of_the_batch() -> None:
     (row,) = redriven(ROW).changes.conversations
     whole = record(decision_on(walking_since_noon(), fetched(READ), context())).changes.conversations[0]
 
     assert isinstance(row, ConversationRow)
-    assert replace(row, first_synced_at=NOON, synced_at=NOON) == replace(whole, first_synced_at=NOON, synced_at=NOON)
+    now = {"first_synced_at": NOON, "synced_at": NOON, "messages_fingerprint": None}
+    assert replace(row, **now) == replace(whole, **now)
     assert batch(READ).conversations == (READ,)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Event, Reason, RunStarted, StreamRemoved, SweepStarted, Tally
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, Missed, MissedReason
 from milepost.core.journal import Codec, seal
 from milepost.core.model import (
     Batch,
@@ -113,6 +113,7 @@ UNKNOWN = problem(1)
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
 
 
+MISSED = Missed("t_1", MissedReason.WINDOW, at(-3600), at(-120), 40, is_estimate=True)
 GAP = Gap("g_1", "t_1", NOON, at(-60), at(-120), at(-3600), cursor="older")
 
 

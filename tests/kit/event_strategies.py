@@ -33,7 +33,16 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+)
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
@@ -67,6 +76,19 @@ gaps = st.builds(
     st.none() | instants,
     *[st.just(0) | counts] * 4,
     st.none() | instants,
+    st.none() | instants,
+    st.booleans(),
+    st.just(0) | counts,
+    st.none() | counts,
+)
+missed = st.builds(
+    Missed,
+    texts,
+    st.sampled_from(MissedReason),
+    st.none() | instants,
+    instants,
+    st.none() | counts,
+    is_estimate=st.booleans(),
 )
 gap_endings = st.none() | st.sampled_from(GapEnding)
 positions = st.builds(
@@ -108,9 +130,10 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
         st.none() | problems,
     ),
     StoreReturned: st.builds(StoreReturned, durations, counts),
-    MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, max_size=3).map(tuple)),
-    MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings),
+    MessagesOwed: st.builds(MessagesOwed, st.lists(gaps, min_size=1, max_size=3).map(tuple)),
+    MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings, counts, counts),
     MessagesFailed: st.builds(MessagesFailed, gaps, problems, gap_endings),
+    MessagesMissed: st.builds(MessagesMissed, st.lists(missed, min_size=1, max_size=3).map(tuple)),
     StreamPaused: st.builds(StreamPaused, texts),
     StreamResumed: st.builds(StreamResumed, texts),
     StreamRemoved: st.builds(StreamRemoved, texts),

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from random import Random
 
+from msgspec.structs import replace as replace_struct
+
 from kit.builders import NOON
 from kit.fake_outages import OUTAGES, UNKNOWN, Climate, Outages
 from kit.virtual_time import VirtualTime
@@ -69,6 +71,9 @@ class Habits:
     new_thread_chance: float = 0.2
     burst_chance: float = 0.0  # that more messages than one arrive at once
     longest_burst: int = 30
+    edit_chance: float = 0.0  # that a message becomes another one
+    unsend_chance: float = 0.0  # that a message is no longer there
+    window: int = 0  # of a thread, only so many of the newest messages can be read; 0: all
     longest_past: int = 0  # messages of a thread from before it was listed first
     unreadable_chance: float = 0.0
     sick_chance: float = 0.0
@@ -98,11 +103,17 @@ class Thread:
     thread_id: str
     updated_time: datetime
     moved_at: datetime
-    messages: list[Interaction] = field(default_factory=list)
+    messages: list[Interaction] = field(default_factory=list)  # those that were unsent included
+    unsent: set[str] = field(default_factory=set)
     is_readable: bool = True
     health: Health = Health.GOOD
     refusal: Problem = UNKNOWN  # of what its health does not bear
     was_ever_sick: bool = False
+
+    @property
+    def there(self) -> list[Interaction]:
+        """The messages that were not unsent."""
+        return [each for each in self.messages if each.event_id not in self.unsent]
 
     @property
     def contact_id(self) -> str:
@@ -167,6 +178,10 @@ class Inbox:
             self.delete(self.random.choice(list(self.threads.values())))
         if self.threads and self._happens(self.habits.sick_chance):
             self.random.choice(list(self.threads.values())).health = Health.GOOD
+        if self.habits.edit_chance and self.threads and self._happens(self.habits.edit_chance):
+            self.edit(self.random.choice(list(self.threads.values())))
+        if self.habits.unsend_chance and self.threads and self._happens(self.habits.unsend_chance):
+            self.unsend(self.random.choice(list(self.threads.values())))
 
     def new_thread(self) -> None:
         thread = Thread(self.world.new_thread_id(), self.now, self.now)
@@ -202,6 +217,17 @@ class Inbox:
         thread.messages.append(Interaction(event_id, Direction.IN, "message", self.now, text=event_id))
         place = self._place_of_arrival()
         self.listing.insert(place, Listed(self._rank_at(place), thread))
+
+    def edit(self, thread: Thread) -> None:
+        """Make one of the newest messages another one, which moves nothing."""
+        message = self.random.choice(thread.there[-8:])
+        edited = replace_struct(message, text=f"{message.text}, edited")
+        thread.messages[thread.messages.index(message)] = edited
+
+    def unsend(self, thread: Thread) -> None:
+        """Take one of the newest messages back, which moves nothing; a thread has a message always."""
+        if len(thread.there) > 1:
+            thread.unsent.add(self.random.choice(thread.there[-8:]).event_id)
 
     def move_to(self, other: "Inbox") -> None:
         """Let another page have the threads, which keep their ids; those that are gone may come back there."""
@@ -280,7 +306,8 @@ class Inbox:
             problem = thread.refusal if is_sick else None
         if problem is not None or thread is None:
             return Refused(problem or GONE, took_seconds)
-        return Fetched(Batch(*_as_listed([thread], messages, None)), asked_at, took_seconds)
+        batch = Batch(*_as_listed([thread], messages, None, self.habits.window))
+        return Fetched(batch, asked_at, took_seconds)
 
     def messages(self, request: MessagesRequest) -> MessagesOutcome:
         """Answer a call for messages of one conversation; its cursors are the ids of messages."""
@@ -298,15 +325,22 @@ class Inbox:
         return MessagesFetched(self._page(thread, request), asked_at, took_seconds)
 
     def _page(self, thread: Thread, request: MessagesRequest) -> MessagePage:
-        newest_first = thread.messages[::-1]
         after, _, hops = (request.cursor or "").partition("/")
-        start = [each.event_id for each in newest_first].index(after) + 1 if after else 0
+        ids = [each.event_id for each in thread.messages]
+        below = set(ids[: ids.index(after)] if after else ids)
+        newest_first = thread.there[::-1]
+        start = sum(each.event_id not in below for each in newest_first)
+        if self.habits.window and start >= self.habits.window:
+            return MessagePage(())  # though the answer before said that there are more
+        newest_first = newest_first[: self.habits.window or None]
+        is_last_there = len(newest_first) == len(thread.there)
         is_empty = start > 0 and int(hops or 0) < 3 and self._happens(self.habits.empty_chance)
         shown = newest_first[start : start + (0 if is_empty else self.random.randint(1, request.limit))]
         next_cursor = f"{shown[-1].event_id if shown else after}/{0 if shown else int(hops or 0) + 1}"
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
-        return MessagePage(tuple(shown), next_cursor if start + len(shown) < len(newest_first) else None)
+        has_more = start + len(shown) < len(newest_first) or not is_last_there
+        return MessagePage(tuple(shown), next_cursor if has_more else None)
 
     def _bad_cursor(self, cursor: str | None) -> Problem | None:
         if cursor is None:
@@ -369,7 +403,7 @@ class Inbox:
         spoilt = next((thread for thread in threads if not thread.health.bears(detail)), None)
         if spoilt is not None:
             return TOO_HEAVY if spoilt.health is Health.HEAVY else spoilt.refusal
-        nested = sum(min(len(thread.messages), request.messages) for thread in threads)
+        nested = sum(min(len(thread.there), request.messages) for thread in threads)
         if detail is Detail.NESTED and len(threads) > 1 and nested > self.habits.max_messages:
             return OVERSIZE
         has_more = start + size < len(self.listing) or (size == 0 and hops < 3)
@@ -384,7 +418,7 @@ class Inbox:
         if detail is Detail.POSITION:
             positions = tuple(Conversation(each.thread_id, each.updated_time) for each in threads)
             return Batch(positions, next_cursor)
-        return Batch(*_as_listed(threads, listed_messages, next_cursor))
+        return Batch(*_as_listed(threads, listed_messages, next_cursor, self.habits.window))
 
     def _start(self, cursor: str | None) -> tuple[int, int]:
         """Find where a cursor leads to, and how many empty answers led to it."""
@@ -449,8 +483,8 @@ class World:
 
     def settle(self) -> None:
         """Cease: nothing arrives any more, every call is answered, and what was left behind disappears."""
-        calm = Habits(arrival_chance=0.0)
-        self.habits = replace(calm, max_messages=self.habits.max_messages, counts_offsets=self.habits.counts_offsets)
+        calm, habits = Habits(arrival_chance=0.0, window=self.habits.window), self.habits
+        self.habits = replace(calm, max_messages=habits.max_messages, counts_offsets=habits.counts_offsets)
         self.outages.clear()
         for inbox in self.inboxes.values():
             inbox.settle()
@@ -462,9 +496,9 @@ class World:
 
 
 def _as_listed(
-    threads: list[Thread], messages: int, next_cursor: str | None
+    threads: list[Thread], messages: int, next_cursor: str | None, window: int
 ) -> tuple[tuple[Conversation, ...], str | None, tuple[Unreadable, ...]]:
-    good = tuple(as_listed(thread, messages) for thread in threads if thread.is_readable)
+    good = tuple(as_listed(thread, messages, window) for thread in threads if thread.is_readable)
     bad = tuple(
         Unreadable(
             thread.thread_id,
@@ -477,18 +511,20 @@ def _as_listed(
     return good, next_cursor, bad
 
 
-def as_listed(thread: Thread, messages: int) -> Conversation:
-    """Return a thread as the API lists it, with its newest messages."""
-    newest_first = tuple(reversed(thread.messages))[:messages]
+def as_listed(thread: Thread, messages: int, window: int) -> Conversation:
+    """Return a thread as the API lists it, with its newest messages: no more than the window has, if there is one."""
+    there = thread.there
+    newest_first = tuple(reversed(there))[: min(messages, window or messages)]
+    has_older = len(there) > len(newest_first) > 0
     return Conversation(
         thread.thread_id,
         thread.updated_time,
         contact=Contact(thread.contact_id, f"the contact of {thread.thread_id}"),
-        snippet=thread.messages[-1].text,
-        message_count=len(thread.messages),
+        snippet=there[-1].text,
+        message_count=len(there),
         interactions=newest_first,
-        has_older=len(thread.messages) > messages > 0,
-        older_cursor=newest_first[-1].event_id if len(thread.messages) > messages > 0 else None,
+        has_older=has_older,
+        older_cursor=newest_first[-1].event_id if has_older else None,
     )
 
 

@@ -38,10 +38,10 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.journal import GapOf, RunOf, check_link, dead_letter_after, project
 from milepost.core.message_reading import gap_in
-from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
+from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, InteractionEventRow, Scope, Stream
 from milepost.core.plan import EPOCH, RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
 from milepost.core.position import Mode, Phase
@@ -78,6 +78,7 @@ class Observed:
         self.run_ids: set[str] = set()
         self.ended_runs: set[str] = set()
         self.histories: set[str] = set()  # by gap
+        self.missed: dict[str, list[Missed]] = {}  # by thread
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Invariants:
         self.watch(another)
         before, now = self.observed[stream], self.observed[another]
         now.first_messages, now.given_up_older = before.first_messages, before.given_up_older
+        now.missed = before.missed
         self.linked = (stream, another)
         for linked in self.linked:
             self.disturbed(linked, "an account was linked to another page")
@@ -196,6 +198,7 @@ class Invariants:
         is_of_backlog = any(isinstance(entry.event, MessagesRead) for entry in commit.entries)
         assert not again or (stream in self.linked and is_of_backlog), "an interaction event is written again"
         self._written_before = len(again)  # older ones that the other page read as well: kept once, counted by both
+        self._revisions_are_true(stream, changes)
         dead_letters = [row.dead_letter_id for row in changes.payloads]
         assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
 
@@ -297,12 +300,7 @@ class Invariants:
 
     def _entry_is_sound(self, stream: Stream, entry: Entry) -> None:
         observed, event = self.observed[stream], entry.event
-        if isinstance(event, MessagesOwed):
-            self.seen["messages were owed"] += 1
-            for gap in event.gaps if any(each.is_history for each in event.gaps) else ():
-                is_again = gap.gap_id in observed.histories
-                self.seen[f"a history was {'owed further back' if is_again else 'owed'}"] += 1
-                observed.histories.add(gap.gap_id)
+        self._note_messages(stream, event)
         if isinstance(event, MessagesFailed) and event.ending is GapEnding.GONE:
             self._gives_up_older(stream, event.gap)
         dead_letter = dead_letter_after(entry, observed.dead_letters.get)
@@ -324,6 +322,24 @@ class Invariants:
             observed.held_until = {}
         if dead_letter is not None:
             observed.dead_letters[dead_letter.dead_letter_id] = dead_letter
+
+    def _note_messages(self, stream: Stream, event: Event) -> None:
+        observed = self.observed[stream]
+        match event:
+            case MessagesOwed(gaps=gaps):
+                self.seen["messages were owed"] += 1
+                for gap in gaps if any(each.is_history for each in gaps) else ():
+                    is_again = gap.gap_id in observed.histories
+                    self.seen[f"a history was {'owed further back' if is_again else 'owed'}"] += 1
+                    observed.histories.add(gap.gap_id)
+            case MessagesMissed(missed=missed):
+                for each in missed:
+                    self.seen[f"messages were missed: {each.reason}"] += 1
+                    observed.missed.setdefault(each.conversation_id, []).append(each)
+            case MessagesRead():  # in the background of a run that may find nothing itself
+                observed.is_undisturbed = False
+            case _:
+                pass
 
     def _is_guilty(self, stream: Stream, opened: DeadLetterOpened) -> None:
         """No thread becomes a dead letter that could be read all the time, whatever else failed.
@@ -440,7 +456,7 @@ class Invariants:
         """Whether a thread is stored in its newest state with its messages, or is a dead letter, or was given up."""
         if self._is_excused(stream, thread.thread_id):
             return True
-        subjects = self._open_subjects(stream)
+        subjects = {subject for of in self._group(stream) for subject in self._open_subjects(of)}
         if thread.thread_id in subjects:
             return True
         if self._stored_at(stream, thread.thread_id) < thread.updated_time:
@@ -468,16 +484,35 @@ class Invariants:
 
         Of a thread that came without messages, no others are owed, nor is the history of one that moved here.
         """
-        listed = as_listed(thread, self.messages)
+        listed = as_listed(thread, self.messages, self.world.habits.window)
         first = self.observed[stream].first_messages.get(thread.thread_id)
+        if thread.unsent:  # older ones have come in their place, and moved nothing
+            came = -len(listed.interactions) if first is None else first
+            known = {each.event_id for each in thread.messages[came:]}
+            listed = replace(listed, interactions=tuple(each for each in listed.interactions if each.event_id in known))
         gaps = self._gaps_of(stream, thread.thread_id)
         limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
+        readable = {each.event_id for each in thread.there if not self._is_missed(stream, thread, each)}
         has_history = first is not None and stream not in self.linked
         history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
         since = [] if first is None else thread.messages[first:]
-        older = self._missing_events(stream, replace(listed, interactions=(*history, *since)))
+        older = self._missing_events(stream, replace(listed, interactions=(*history, *since))) & readable
         missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
+        missing -= {each.event_id for each in thread.there} - readable if thread.unsent else set()
         return [each for each in thread.messages if each.event_id in missing]
+
+    def _is_missed(self, stream: Stream, thread: Thread, message: Interaction) -> bool:
+        """Whether it is on record that the API withholds the message, which it does beyond the window.
+
+        What was unsent makes the API's count no proof that something is missing.
+        """
+        window = self.world.habits.window
+        if window and thread.unsent and message not in thread.there[-window:]:
+            return True
+        return any(
+            (each.from_at is None or each.from_at <= message.occurred_at) and message.occurred_at <= each.until_at
+            for each in self.observed[stream].missed.get(thread.thread_id, ())
+        )
 
     def _owed_of(self, stream: Stream, thread_id: str) -> list[Gap]:
         """Return what is owed of a thread, by the backlog or by dead letters."""
@@ -636,6 +671,30 @@ class Invariants:
                 f"{dead_letter.subject} can be read and is a dead letter still"
             )
 
+    def _messages_are_as_they_are(self, thread: Thread, true: Conversation) -> None:
+        """What the list shows has its text, and what was unsent in between has none."""
+        stored = self.store.interaction_events
+        for each in true.interactions:
+            assert stored[each.event_id].text == each.text, f"{each.event_id} was edited, and is as it was"
+        is_whole = len(true.interactions) >= self.messages or not true.has_older
+        missing = [stored[key] for key in thread.unsent & stored.keys() if _is_in(true, stored[key])]
+        if is_whole and len(missing) <= len(true.interactions):
+            assert all(row.deleted_at is not None for row in missing), "what was unsent has its text still"
+
+    def _revisions_are_true(self, stream: Stream, changes: Changes) -> None:
+        """Only what was unsent is taken for unsent, and only what was edited for edited."""
+        for row in changes.revised:
+            of_group = (self._thread(each, row.conversation_id) for each in self._group(stream))
+            thread = next(each for each in of_group if each is not None)
+            if row.deleted_at is not None:
+                self.seen["a message was unsent"] += 1
+                assert row.event_id in thread.unsent, f"{row.event_id} is there and was taken for unsent"
+                assert (row.text, row.attachments) == (None, None), f"{row.event_id} was unsent and has its text"
+            else:
+                self.seen["a message was edited"] += 1
+                (message,) = (each for each in thread.messages if each.event_id == row.event_id)
+                assert (message.text or "").startswith(row.text or " "), f"{row.event_id} never had that text"
+
     def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
         rows = {row.conversation_id: row for row in self._rows(stream)}
         strange = rows.keys() - inbox.threads.keys() - inbox.gone.keys()
@@ -644,11 +703,12 @@ class Invariants:
             if self._is_forgotten(stream, thread.contact_id):
                 assert thread.thread_id not in self.store.conversations, f"{thread.contact_id} was forgotten"
                 continue
-            true, stored = as_listed(thread, self.messages), rows[thread.thread_id]
+            true, stored = as_listed(thread, self.messages, self.world.habits.window), rows[thread.thread_id]
             assert stored.deleted_at is None, f"{thread.thread_id} is there and marked as deleted"
             assert stored.updated_time == true.updated_time
             assert (stored.snippet, stored.message_count) == (true.snippet, true.message_count)
             assert {event.event_id for event in true.interactions} <= self.store.interaction_events.keys()
+            self._messages_are_as_they_are(thread, true)
             lost = {each.event_id for each in self._missing(stream, thread)}
             assert not lost, f"{lost} were never stored"
         for platform, page_id, contact_id in self.store.contacts:
@@ -662,6 +722,11 @@ class Invariants:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
                 assert row.page_id == stream.page_id, f"{key} did not follow its thread"
+
+
+def _is_in(read: Conversation, row: InteractionEventRow) -> bool:
+    times = [each.occurred_at for each in read.interactions]
+    return bool(times) and min(times) < row.occurred_at < max(times)
 
 
 def covers(gap: Gap, thread: Thread, message: Interaction) -> bool:

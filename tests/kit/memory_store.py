@@ -29,11 +29,12 @@ from milepost.core.model import (
     PageRow,
     RefusedRow,
     Stream,
-    Stretch,
     Table,
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.retry import latest_redrive
+from milepost.core.revisions import erased_in, to_look_up, unsent_in
+from milepost.core.spans import Stretch
 from milepost.stores import rows
 from milepost.stores.moves import Outdated, demand_known, written_of
 
@@ -94,6 +95,15 @@ class MemoryStore:
             if (key := (stream.platform.value, stream.page_id, contact_id)) in self.contacts
         }
         noted = {key for key, note in self.missed.items() if note == (stream.key, keys.full_sweep_at)}
+        span = keys.counts_messages
+        counted = [
+            row
+            for row in self.interaction_events.values()
+            if span is not None
+            and row.conversation_id == span.conversation_id
+            and row.occurred_at <= span.newest_at
+            and (row.deleted_at is None or row.deleted_at > span.as_of)
+        ]
         known = Known(
             {key: self.conversations[key] for key in keys.conversations if key in self.conversations},
             contacts,
@@ -107,6 +117,9 @@ class MemoryStore:
             missed=frozenset(noted.intersection(keys.conversations)),
             all_missed=len(noted),
             stored=self._count_stored(stream) if keys.counts_stored else 0,
+            stored_messages=len(counted),
+            messages=self._known_messages(keys),
+            stored_below=sum(row.occurred_at <= span.back_to for row in counted) if span is not None else 0,
             left_behind={
                 event.conversation_id: event.page_id
                 for event in self.interaction_events.values()
@@ -153,6 +166,14 @@ class MemoryStore:
         while more := {of for previous, of in self.moves if previous in later} - later:
             later |= more
         return later
+
+    def _known_messages(self, keys: Keys) -> dict[str, InteractionEventRow]:
+        return {
+            row.event_id: row
+            for wanted in to_look_up(keys, self.conversations)
+            for row in self.interaction_events.values()
+            if row.conversation_id == wanted.conversation_id and wanted.oldest_at <= row.occurred_at <= wanted.newest_at
+        }
 
     def _count_stored(self, stream: Stream) -> int:
         of_stream = (stream.platform.value, stream.page_id, None)
@@ -399,6 +420,23 @@ class MemoryStore:
         for event in changes.interaction_events:
             if event.conversation_id not in gone and not self.is_forgotten(event):
                 self.interaction_events.setdefault(event.event_id, event)
+        self._revise(changes)
+
+    def _revise(self, changes: Changes) -> None:
+        for event in changes.revised:
+            if event.event_id in self.interaction_events:
+                self.interaction_events[event.event_id] = replace(
+                    self.interaction_events[event.event_id],
+                    kind=event.kind,
+                    text=event.text,
+                    attachments=event.attachments,
+                    edited_at=event.edited_at,
+                    deleted_at=event.deleted_at,
+                )
+        unsent = unsent_in(changes)
+        for dead_letter_id, payload in self.payloads.items():
+            if any(each in payload for each in unsent):
+                self.payloads[dead_letter_id] = erased_in(payload, unsent)
 
     def _write_notes(self, stream: Stream, changes: Changes) -> None:
         for key in changes.found:
@@ -537,7 +575,7 @@ def _names(changes: Changes) -> Iterator[tuple[Table, str]]:
     """Name the rows that a store may refuse."""
     yield from ((Table.CONVERSATIONS, row.conversation_id) for row in changes.conversations)
     yield from ((Table.CONTACTS, row.contact_id) for row in changes.contacts)
-    yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in changes.interaction_events)
+    yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in (*changes.interaction_events, *changes.revised))
 
 
 def _is_due(redrive_at: datetime | None, now: datetime) -> bool:

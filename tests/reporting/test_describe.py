@@ -9,6 +9,7 @@ from kit.builders import (
     APP_LIMIT,
     DEAD_TOKEN,
     GAP,
+    MISSED,
     NETWORK,
     NOON,
     RATE_LIMIT,
@@ -27,7 +28,15 @@ from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import (
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+)
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
@@ -486,6 +495,57 @@ CASES: list[tuple[events.Event, Description]] = [
             f"Older messages of a conversation could not be read; a dead letter keeps what is owed: {NETWORK}",
             WARNING,
             OF_GAP | {"ending": "dead_letter", "attempts": 0, "problem": str(NETWORK)},
+        ),
+    ),
+    (
+        MessagesRead(replace(GAP, stored=90), 50, edited=1, unsent=2),
+        Description(
+            "messages read",
+            "50 older messages of a conversation stored; more are owed",
+            DEBUG,
+            OF_GAP | {"stored": 50, "stored_so_far": 90, "edited": 1, "unsent": 2},
+        ),
+    ),
+    (
+        MessagesRead(replace(GAP, stored=40), ending=GapEnding.WITHHELD),
+        Description(
+            "messages read",
+            "0 older messages of a conversation stored; the API withholds the rest",
+            fields=OF_GAP | {"ending": "withheld", "stored": 0, "stored_so_far": 40},
+        ),
+    ),
+    (
+        MessagesMissed((MISSED,)),
+        Description(
+            "messages missed",
+            "About 40 messages of a conversation cannot be read, from 11:00:00 UTC to 11:58:00 UTC: "
+            "the API lists no older ones",
+            WARNING,
+            {
+                "conversations": ["t_1"],
+                "messages": 40,
+                "from": "2026-03-01T11:00:00+00:00",
+                "until": "2026-03-01T11:58:00+00:00",
+                "reasons": ["window"],
+            },
+            "they are not asked for again",
+        ),
+    ),
+    (
+        MessagesMissed((MISSED, Missed("t_2", MissedReason.NO_CONTENT, at(-60), at(-30), 2))),
+        Description(
+            "messages missed",
+            "About 42 messages of 2 conversations cannot be read, from 11:00:00 UTC to 11:59:30 UTC: "
+            "the API lists no older ones and the API lists them without content",
+            WARNING,
+            {
+                "conversations": ["t_1", "t_2"],
+                "messages": 42,
+                "from": "2026-03-01T11:00:00+00:00",
+                "until": "2026-03-01T11:59:30+00:00",
+                "reasons": ["no_content", "window"],
+            },
+            "they are not asked for again",
         ),
     ),
     (

@@ -74,6 +74,7 @@ def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
         first_synced_at=instants,
         synced_at=instants,
         deleted_at=perhaps(instants),
+        messages_fingerprint=perhaps(words),
     )
     contacts = st.builds(
         ContactRow,

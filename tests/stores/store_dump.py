@@ -152,8 +152,6 @@ def projections(path: Path) -> dict[str, Rows]:
 
 
 def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, at = columns
-    at = datetime.fromisoformat(at)
-    return InteractionEventRow(
-        event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, at
-    )
+    *texts, occurred_at, edited_at, deleted_at = columns
+    times = (None if text is None else datetime.fromisoformat(text) for text in (occurred_at, edited_at, deleted_at))
+    return InteractionEventRow(*texts, *times)

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from kit.builders import NOON, STREAM, sweep_started, walking
 from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
 from milepost.core.events import BatchStored, RunStarted, Tally
-from milepost.core.model import Changes, Keys, Stretch
+from milepost.core.model import Changes, Keys
+from milepost.core.spans import Stretch
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import NO_TIMEOUT
 from milepost.stores.sql import load_statements
@@ -29,17 +30,19 @@ from stores.test_postgresql_plans import READ_EVERYTHING
 
 SQL = load_statements("postgresql")
 # They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, when a
-# stream is removed, when an id turns out to be ours, and to judge the end of a full sweep.
+# stream is removed or an account moves, when an id turns out to be ours, and to judge the end of a full sweep.
 READ_A_PAGE = {
     "clear_own_contact",
     "count_stored",
     "forget_conversations",
     "forgotten_contacts",
     "is_about_forgotten",
+    "owed_elsewhere",
     "remove_stream_contacts",
     "remove_stream_conversations",
     "remove_stream_gaps",
     "remove_stream_runs",
+    "payloads_about",  # of the open dead letters of a stream, where a message was unsent
 }
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
 HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
@@ -106,6 +109,12 @@ NAMED: dict[str, object] = {
     "conversations": THREADS,
     "contacts": PEOPLE,
     "interaction_events": MESSAGES,
+    "conversation_id": "t_7",
+    "back_to": SWEEP_STARTED_AT,
+    "newest_at": "2036-03-01T00:00:00Z",
+    "as_of": SWEEP_STARTED_AT,
+    "oldest": [SWEEP_STARTED_AT] * KEYS,
+    "newest": ["2036-03-01T00:00:00Z"] * KEYS,
     "subjects": THREADS,
     "seen": THREADS,
     "has_stretch": True,
@@ -132,6 +141,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "stored_checkpoints": (["messenger:1"],),
     "stored_runs": (RUNS,),
     "stored_dead_letters": (DEAD_LETTERS,),
+    "threads": (THREADS,),
     "stored_gaps": ([each.replace("d_", "g_") for each in DEAD_LETTERS],),
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),

@@ -18,8 +18,9 @@ from kit.small_disk import small_disk
 from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, RowsRejected, StoreAway, StoreRefused
-from milepost.core.model import Keys, Stretch
+from milepost.core.model import Keys
 from milepost.core.ports import Commit, Committed
+from milepost.core.spans import Stretch
 from milepost.stores.reader import DeadLetterState
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.reader import open_sqlite_reader

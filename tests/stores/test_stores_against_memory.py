@@ -23,8 +23,9 @@ from milepost.core.events import (
     Stage,
     StreamRemoved,
 )
-from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream, Stretch
+from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Store
+from milepost.core.spans import Stretch
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import PostgresDump, SqliteDump, StoreDump

@@ -11,6 +11,7 @@ import pytest
 from kit.binary import Running, milepost, started, until
 from kit.installation import Installation, on_both_databases
 from kit.simulated import BICYCLES, Clock, frozen_world
+from milepost.core.gaps import MessagesMissed
 from milepost.simulator import refusals
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
@@ -18,7 +19,6 @@ from milepost.simulator.messages import Node
 from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.requests import ApiRequest
 from milepost.simulator.server import SimulatorServer
-from milepost.stores import rows
 
 BURSTS = (20, 21, 45, 70)
 PHOTOS = SimulatedPage(
@@ -106,6 +106,17 @@ class Burst:
 def stored(installation: Installation, thread_id: str) -> list[str]:
     query = "SELECT event_id FROM contact_interaction_events WHERE conversation_id = ?"
     return sorted(event_id for (event_id,) in installation.rows(query, thread_id))
+
+
+def missed(installation: Installation) -> list[tuple[str, str, int]]:
+    """Return what is on record as missed: the conversation, why, and how many, give or take the API's estimate."""
+    found = installation.rows("SELECT data FROM journal WHERE type = 'messages_missed' ORDER BY seq")
+    events = [msgspec.json.decode(data, type=MessagesMissed) for (data,) in found]
+    return [
+        (each.conversation_id, each.reason.value, (each.count or 0) // 5 * 5)
+        for event in events
+        for each in event.missed
+    ]
 
 
 def entries(installation: Installation) -> list[str]:
@@ -225,19 +236,124 @@ async def test_a_backlog_is_shown_until_it_is_read(installation: Installation, e
         assert "older messages" not in shown.stdout
 
 
-async def test_what_instagram_does_not_show_ends_the_gap(installation: Installation) -> None:
+@on_both_databases
+async def test_what_instagram_withholds_is_said_once_and_not_asked_for_again(installation: Installation) -> None:
+    world = Burst(PHOTOS)
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        first, second = world.threads()[-2:]
+        before = set(stored(installation, first))
+        world.arrive([first], [60])
+
+        result = await installation.sync()
+
+        assert result.code == 0
+        assert "messages missed" in result.stderr
+        assert set(stored(installation, first)) == before | set(world.readable(first))
+        assert missed(installation) == [(first, "window", 40)]
+        assert installation.rows("SELECT 1 FROM message_backlog WHERE conversation_id = ?", first) == []
+        shown = await milepost(installation.folder, "status")
+        assert "messages so far that the API withholds" in shown.stdout
+        tail = await milepost(installation.folder, "journal", "tail")
+        assert "the API lists no older ones" in tail.stdout
+        world.calls_for_messages()
+        world.arrive([second], [45])
+        assert (await installation.sync()).code == 0
+        assert world.calls_for_messages() == 0, "a stream whose API ends at a window was asked again"
+        assert missed(installation) == [(first, "window", 40), (second, "window", 25)]
+        entries_before = len(entries(installation))
+        assert (await installation.sync()).code == 0
+        assert len(entries(installation)) == entries_before + 1
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+
+
+async def test_twenty_new_messages_on_instagram_are_all_there_and_none_is_missed(installation: Installation) -> None:
     world = Burst(PHOTOS)
     async with world.serving() as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
         (thread,) = world.threads()[-1:]
-        world.arrive([thread], [60])
+        world.arrive([thread], [20])
 
         assert (await installation.sync()).code == 0
 
         assert set(world.readable(thread)) <= set(stored(installation, thread))
-        (state,) = (state for (state,) in installation.rows("SELECT state FROM checkpoints"))
-        assert rows.checkpoint(state).backlog == 0
+        assert [count for _, _, count in missed(installation) if count > 1] == []  # the API's estimate may be one off
+
+
+@on_both_databases
+async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: Installation) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        (thread,) = world.threads()[:1]
+        world.arrive([thread], [1])
+        world.arrive([thread], [1])
+        world.arrive([thread], [1])
+        assert (await installation.sync()).code == 0
+        query = "SELECT event_id FROM contact_interaction_events WHERE conversation_id = ? ORDER BY occurred_at DESC"
+        newest, between, older = [event_id for (event_id,) in installation.rows(query, thread)[:3]]
+        before = len(entries(installation))
+        simulator.world.edit(thread, newest, "another text")
+        simulator.world.unsend(thread, between)
+        simulator.world.empty(thread, older)
+
+        assert (await installation.sync()).code == 0
+
+        def row(event_id: str) -> tuple[object, ...]:
+            columns = "kind, text, edited_at IS NOT NULL, deleted_at IS NOT NULL"
+            (found,) = installation.rows(
+                f"SELECT {columns} FROM contact_interaction_events WHERE event_id = ?", event_id
+            )
+            return found
+
+        assert tuple(row(newest))[1:] == ("another text", True, False)
+        assert tuple(row(between))[1:] == (None, False, True)
+        assert tuple(row(older))[2:] == (False, False), "a placeholder is no edit"
+        assert len(entries(installation)) == before + 1
+        (summary,) = installation.rows("SELECT data FROM journal ORDER BY seq DESC LIMIT 1")
+        tally = msgspec.json.decode(summary[0])["tally"]
+        assert {name: tally.get(name, 0) for name in ("updated", "edited", "unsent", "interaction_events")} == {
+            "updated": 1,
+            "edited": 1,
+            "unsent": 1,
+            "interaction_events": 0,
+        }
+        assert (await installation.sync()).code == 0
+        assert len(entries(installation)) == before + 2
+        (quiet,) = installation.rows("SELECT data FROM journal ORDER BY seq DESC LIMIT 1")
+        assert "edited" not in quiet[0]
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+
+
+@on_both_databases
+async def test_a_message_without_content_is_said_to_be_missed(installation: Installation) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        thread = world.threads()[0]
+        inbox = simulator.world.inbox_with(thread)
+        found = simulator.world.find(thread, world.clock())
+        assert inbox is not None
+        assert found is not None
+        simulator.world.empty(thread, found.newest[0].id)
+
+        assert (await installation.sync()).code == 0
+
+        data = [data for (data,) in installation.rows("SELECT data FROM journal WHERE type = 'messages_missed'")]
+        ((missed,),) = (msgspec.json.decode(each, type=MessagesMissed).missed for each in data)
+        assert (missed.conversation_id, missed.reason, missed.count, missed.is_estimate) == (
+            thread,
+            "no_content",
+            1,
+            False,
+        )
+        query = "SELECT kind, text FROM contact_interaction_events WHERE event_id = ?"
+        assert [tuple(row) for row in installation.rows(query, found.newest[0].id)] == [("unavailable", None)]
 
 
 @on_both_databases

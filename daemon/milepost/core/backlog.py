@@ -117,7 +117,17 @@ def _gap_below(stream: Stream, read: Conversation, back_to: datetime | None, now
     oldest = read.interactions[-1].event_id
     named = f"{stream.key}\n{read.conversation_id}\n{oldest}\n{instant_text(now)}"
     gap_id = sha256(named.encode()).hexdigest()[:16]
-    return Gap(gap_id, read.conversation_id, now, max(times), min(times), back_to or min(times), read.older_cursor)
+    return Gap(
+        gap_id,
+        read.conversation_id,
+        now,
+        max(times),
+        min(times),
+        back_to or min(times),
+        read.older_cursor,
+        listed=len(read.interactions),
+        message_count=read.message_count,
+    )
 
 
 def earlier_limit(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> datetime | None:

@@ -140,6 +140,13 @@ class OperatorPause(Struct, frozen=True, omit_defaults=True):
     by: str
 
 
+class MissedSoFar(Struct, frozen=True, omit_defaults=True):
+    """The messages that the API has withheld from the stream so far, the latest of them on record since `latest_at`."""
+
+    messages: int
+    latest_at: datetime
+
+
 class Run(Struct, frozen=True, omit_defaults=True):
     """The stream's latest run, open or ended."""
 
@@ -214,6 +221,8 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     open_dead_letters: int = 0
     backlog: int = 0  # open gaps: conversations with older messages that are still to be read
     history: HistoryLeft | None = None  # of the backlog, what is history
+    missed: MissedSoFar | None = None
+    window_at: datetime | None = None  # since when the API is known to have no messages beyond the newest of a thread
     left_out_fields: tuple[str, ...] = ()  # of those that are requested
     given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between

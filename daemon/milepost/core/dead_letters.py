@@ -34,6 +34,7 @@ from milepost.core.model import (
 )
 from milepost.core.problems import Problem
 from milepost.core.retry import redrive_seconds
+from milepost.core.revisions import tally_of
 
 MAX_REASON_CHARACTERS = 500
 
@@ -141,7 +142,7 @@ def withhold_each(
     Older messages come in pages of any size: which of them make a chunk is not the same each time.
     """
     reasons = {(row.table, row.key): row.reason for row in refused}
-    kept, failed = _partition(rows, lambda row: (Table.INTERACTION_EVENTS, row.event_id), reasons)
+    kept, failed = _partition(rows, _key_of_event, reasons)
     return kept, [failure for each in failed for failure in _event_failures([each])]
 
 
@@ -155,8 +156,12 @@ def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Differ
         changes.conversations, lambda row: (Table.CONVERSATIONS, row.conversation_id), reasons
     )
     contacts, refused_contacts = _partition(changes.contacts, lambda row: (Table.CONTACTS, row.contact_id), reasons)
-    events, refused_events = _partition(
-        changes.interaction_events, lambda row: (Table.INTERACTION_EVENTS, row.event_id), reasons
+    events, refused_events = _partition(changes.interaction_events, _key_of_event, reasons)
+    revised, unrevised = _partition(changes.revised, _key_of_event, reasons)
+    of_revised = tally_of(revised)
+    unlike = {row.conversation_id for row, _ in (*refused_events, *unrevised)}  # what the fingerprint says is stored
+    conversations = tuple(
+        replace(row, messages_fingerprint=None) if row.conversation_id in unlike else row for row in conversations
     )
     inserted = sum(row.first_synced_at == row.synced_at for row, _ in refused_rows)
     tally = replace(
@@ -164,15 +169,23 @@ def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Differ
         inserted=tally.inserted - inserted,
         updated=tally.updated - (len(refused_rows) - inserted),
         contacts=len(contacts),
-        interaction_events=len(events),
+        interaction_events=len(events) + of_revised.interaction_events,
+        edited=of_revised.edited,
+        unsent=of_revised.unsent,
     )
-    written = replace(changes, conversations=conversations, contacts=contacts, interaction_events=events)
+    written = replace(
+        changes, conversations=conversations, contacts=contacts, interaction_events=events, revised=revised
+    )
     failures = (
         *(_conversation_failure(row, reason) for row, reason in refused_rows),
         *(_contact_failure(row, reason) for row, reason in refused_contacts),
-        *_event_failures(refused_events),
+        *_event_failures((*refused_events, *unrevised)),
     )
     return Difference(written, tally), failures
+
+
+def _key_of_event(row: InteractionEventRow) -> tuple[Table, str]:
+    return Table.INTERACTION_EVENTS, row.event_id
 
 
 def _partition(
@@ -306,4 +319,7 @@ def _has_news(conversation: Conversation, known: Known) -> bool:
 
 
 def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failure:
-    return Failure(subject, stage, reason[:MAX_REASON_CHARACTERS], _encode(rows).decode())
+    kept = msgspec.to_builtins(rows)
+    for row in kept.get("conversations", ()):  # not in payloads of before, whose fingerprints must stay the same
+        row.pop("messages_fingerprint", None)
+    return Failure(subject, stage, reason[:MAX_REASON_CHARACTERS], _encode(kept).decode())

@@ -14,15 +14,17 @@ from milepost.core.events import (
     BatchStored,
     DeadLetterClosed,
     DeadLetterOpened,
+    Event,
     OwnIdChecked,
     SweepCompleted,
     Tally,
 )
 from milepost.core.failures import exonerate, mistaken, on_refusal
-from milepost.core.gaps import MessagesOwed
+from milepost.core.gaps import MessagesMissed, MessagesOwed
 from milepost.core.head import walk_after_head
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow, Stretch
+from milepost.core.missed import recorded, without_content
+from milepost.core.model import Batch, Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
 from milepost.core.plan import (
     Policy,
     batches_read,
@@ -41,7 +43,9 @@ from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form
-from milepost.core.records import Context, Decided, Decision, Pending, Record, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings
+from milepost.core.revisions import readings, with_revisions
+from milepost.core.spans import Stretch
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
 MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
@@ -162,14 +166,14 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget)
         number = batches_read(checkpoint, budget) + result.tally.batches
         stored = BatchStored(position, checkpoint.unrecorded + result.tally, number, problem)
-        return Record((*opening, *result.news, *result.events, stored), self._with_page(result.changes))
+        return self._record((*opening, *result.news, *result.events, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
         stream, batch, now = self.keys.stream, self.batch, self.context.now
         is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
-        found = difference(stream, readable, known, now)
+        found = with_revisions(difference(stream, readable, known, now), readable, self.keys.readings, known, now)
         written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
@@ -189,7 +193,8 @@ class PendingBatch(Struct, frozen=True):
         )
         closed = recovered(readable, self.detail, failures, known)
         gaps = owed(stream, readable, found, known, self.context, self.checkpoint.watermark)
-        return _BatchResult(changes, (*dead_letters, *closed, *gaps), tally, news)
+        missed = () if self.detail.leaves_out else recorded(*without_content(written.changes.interaction_events))
+        return _BatchResult(changes, (*dead_letters, *closed, *missed, *gaps), tally, news)
 
     def _complete(self, result: "_BatchResult", known: Known, progress: Progress, problem: Problem | None) -> Record:
         sweep, budget, now = self.sweep, self.context.budget, self.context.now
@@ -210,7 +215,11 @@ class PendingBatch(Struct, frozen=True):
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.events or result.news else ()
-        return Record((*opening, *result.news, *result.events, completed), self._with_page(changes))
+        return self._record((*opening, *result.news, *result.events, completed), changes)
+
+    def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
+        """Record a batch, with the page that was read and the messages that are new since the last sweep."""
+        return Record(events, self._with_page(changes), arrived_since(self.checkpoint.watermark, changes))
 
     def _with_page(self, changes: Changes) -> Changes:
         """Add the page that was read, if the source says what it is called."""
@@ -223,11 +232,11 @@ class PendingBatch(Struct, frozen=True):
 class _BatchResult(Struct, frozen=True):
     """The result of a batch: rows to write, what else to record, the counts, and news of our own id.
 
-    To be recorded are dead letters that are opened or closed, and messages that are owed.
+    To be recorded are dead letters that are opened or closed, and messages that are missed or owed.
     """
 
     changes: Changes
-    events: tuple[DeadLetterOpened | DeadLetterClosed | MessagesOwed, ...]
+    events: tuple[DeadLetterOpened | DeadLetterClosed | MessagesMissed | MessagesOwed, ...]
     tally: Tally
     news: tuple[OwnIdChecked, ...]
 
@@ -250,6 +259,7 @@ def _pending_batch(
         full_sweep_at=sweep.walk_started_at if _notes_missed(checkpoint, sweep) else None,
         stretch=_stretch(checkpoint, sweep, batch),
         counts_stored=_may_complete(checkpoint, sweep, batch),
+        readings=readings(batch, detail, context.policy.messages_per_conversation),
     )
     return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.gaps import GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
@@ -35,6 +35,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     deleted: int = 0  # conversations that a full sweep no longer saw
     replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
     moved: int = 0  # conversations, among those updated, that stood under another page
+    edited: int = 0  # messages whose content was read again and is another
+    unsent: int = 0  # messages that are no longer there: their content was erased
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -56,6 +58,8 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.deleted + other.deleted,
             self.replaced_characters + other.replaced_characters,
             self.moved + other.moved,
+            self.edited + other.edited,
+            self.unsent + other.unsent,
         )
 
     @property
@@ -65,14 +69,9 @@ class Tally(Struct, frozen=True, omit_defaults=True):
 
     @property
     def has_changes(self) -> bool:
-        """Whether any row was written or dead letter opened.
-
-        A batch without changes is not journaled until a later entry covers it, so at most the last of the batches in
-        an entry's tally has changes.
-        """
-        return any(
-            (self.inserted, self.updated, self.dead_lettered, self.contacts, self.interaction_events, self.deleted)
-        )
+        """Whether any row was written or dead letter opened: of an entry's batches at most the last one has changes."""
+        written = self.contacts, self.interaction_events, self.edited, self.unsent
+        return any((self.inserted, self.updated, self.dead_lettered, self.deleted, *written))
 
 
 NO_TALLY = Tally()
@@ -377,6 +376,7 @@ TAGS: dict[type[Event], str] = {
     MessagesOwed: "messages_owed",
     MessagesRead: "messages_read",
     MessagesFailed: "messages_failed",
+    MessagesMissed: "messages_missed",
     StreamPaused: "stream_paused",
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",

@@ -9,6 +9,7 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     FailureStreak,
+    MissedSoFar,
     OperatorPause,
     RateLimit,
     RetryState,
@@ -46,8 +47,18 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import Gap, GapEnding, GapEvent, HistoryLeft, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    GapEvent,
+    HistoryLeft,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+)
 from milepost.core.head import is_of_head, resumed, return_to_walk
+from milepost.core.missed import window_after
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
 from milepost.core.position import Mode, Phase, Position
@@ -99,7 +110,7 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:  # noqa: C901  (
             after = _after_refusal(after, event)
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
-        case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
+        case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
             after = _after_gap_event(after, entry, event)
         case (
             StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
@@ -155,14 +166,21 @@ def _after_dead_letter(
 
 
 def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Checkpoint:
-    """Count the open gaps, and what was read of them and could not be read in the run."""
+    """Count the open gaps, what was read of them and could not be read in the run, and what is missed."""
     run = checkpoint.run if checkpoint.run is not None and checkpoint.run.run_id == entry.run_id else None
     match event:
         case MessagesOwed(gaps=gaps):
             return _with_owed(checkpoint, [gap for gap in gaps if not gap.is_at_limit])
-        case MessagesRead(stored=stored, dead_lettered=dead_lettered, ending=ending):
-            checkpoint = replace(checkpoint, rate_limit=None)
-            tally = Tally(interaction_events=stored, dead_lettered=dead_lettered)
+        case MessagesMissed(messages=messages):
+            before = checkpoint.missed.messages if checkpoint.missed is not None else 0
+            return replace(checkpoint, missed=MissedSoFar(before + messages, entry.recorded_at))
+        case MessagesRead(gap=gap, stored=stored, dead_lettered=dead_lettered, ending=ending) as read:
+            is_withheld = ending is GapEnding.WITHHELD
+            window_at = window_after(checkpoint.window_at, gap, entry.recorded_at, is_withheld=is_withheld)
+            checkpoint = replace(checkpoint, rate_limit=None, window_at=window_at)
+            tally = Tally(
+                interaction_events=stored, dead_lettered=dead_lettered, edited=read.edited, unsent=read.unsent
+            )
         case MessagesFailed(ending=ending):
             tally = Tally(dead_lettered=int(ending is GapEnding.DEAD_LETTER))
         case unknown:

@@ -18,11 +18,12 @@ class Gap(Struct, frozen=True, omit_defaults=True):
 
     That was the state at `back_to`: a stored message that is older ends the gap. Newer ones do not: they may have been
     stored since. Reading continues after `cursor`; without one it begins at the newest message.
-    Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `stored` counts
-    the messages that were stored since. `walked_to` is how far reading has come since it last began at the newest
-    message, and `idle` counts the requests since that led no further. `limit` is how many to request at a time (0: as
-    many as usual). A failed request is retried at `retry_at`, or in the next run; `attempts` and `resets` count
-    failures and lost cursors in a row.
+    Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `listed` counts
+    the messages that the list showed (0 in entries that are older than the field), `message_count` is its estimate of
+    how many there were in all, and `stored` counts those that were stored since. `walked_to` is how far reading has
+    come since it last began at the newest message, and `idle` counts the requests since that led no further. `limit` is
+    how many to request at a time (0: as many as usual). A failed request is retried at `retry_at`, or in the next run;
+    `attempts` and `resets` count failures and lost cursors in a row.
 
     `is_elsewhere` says that the conversation stood under another page when this was found, which does not know of it.
 
@@ -46,6 +47,8 @@ class Gap(Struct, frozen=True, omit_defaults=True):
     retry_at: datetime | None = None
     history_to: datetime | None = None
     is_elsewhere: bool = False
+    listed: int = 0
+    message_count: int | None = None
 
     @property
     def is_history(self) -> bool:
@@ -63,6 +66,7 @@ class GapEnding(StrEnum):
 
     CLOSED = "closed"  # a message was reached that was stored before
     THREAD_END = "thread_end"  # the oldest message of the conversation was read
+    WITHHELD = "withheld"  # the API withholds the rest, which is on record as missed
     HISTORY_LIMIT = "history_limit"  # what is older is not owed
     GONE = "gone"  # the conversation no longer exists
     FORGOTTEN = "forgotten"  # the person it is about was erased
@@ -82,13 +86,16 @@ class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Older messages of a conversation were read and `stored` of them were new; `gap` is what is owed after that.
 
-    `dead_lettered` counts the dead letters that were opened. Nothing is owed any more if there is an `ending`.
+    `dead_lettered` counts the dead letters that were opened, `edited` and `unsent` the stored messages that turned out
+    to be. Nothing is owed any more if there is an `ending`.
     """
 
     gap: Gap
     stored: int = 0
     dead_lettered: int = 0
     ending: GapEnding | None = None
+    edited: int = 0
+    unsent: int = 0
 
 
 class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -102,7 +109,41 @@ class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     ending: GapEnding | None = None
 
 
-GapEvent = MessagesOwed | MessagesRead | MessagesFailed
+class MissedReason(StrEnum):
+    """Why messages of a conversation cannot be had."""
+
+    WINDOW = "window"  # the API lists no older ones, though there are
+    NO_CONTENT = "no_content"  # the API lists them without their content
+    DELETED = "deleted"  # the API answers that they, or their conversation, are deleted
+
+
+class Missed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Messages of a conversation that the API withholds, between `from_at` and `until_at`.
+
+    `from_at` is None if they are all that is older, `count` where it cannot be told how many they are; the count
+    `is_estimate` if it follows from `message_count`.
+    """
+
+    conversation_id: str
+    reason: MissedReason
+    from_at: datetime | None
+    until_at: datetime
+    count: int | None = None
+    is_estimate: bool = False
+
+
+class MessagesMissed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The API withholds messages: they are not stored, and are not asked for again."""
+
+    missed: tuple[Missed, ...]
+
+    @property
+    def messages(self) -> int:
+        """How many messages are missed; where that cannot be told, one for each conversation."""
+        return sum(1 if each.count is None else each.count for each in self.missed)
+
+
+GapEvent = MessagesOwed | MessagesRead | MessagesFailed | MessagesMissed
 
 
 class HistoryLeft(Struct, frozen=True):

@@ -24,15 +24,36 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead, Missed, MissedReason
 from milepost.core.merge import new_events
-from milepost.core.model import Changes, ConversationRow, Keys, Known, MessagePage, RefusedRow, Stream
+from milepost.core.missed import (
+    ends_with,
+    gone,
+    is_doubtful_end,
+    recorded,
+    says_deleted,
+    withheld_below,
+    without_content,
+)
+from milepost.core.model import (
+    Changes,
+    ConversationRow,
+    InteractionEventRow,
+    Keys,
+    Known,
+    MessagePage,
+    RefusedRow,
+    Stream,
+    Table,
+)
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decided, Pending, Record, unchanged_before
+from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
+from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
+from milepost.core.spans import Reading, ThreadSpan
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4
@@ -83,6 +104,9 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
             if problem := vain(gap, page):
                 return Decided(_on_refusal(checkpoint, gap, problem, context))
             return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, context.refused))
+        case Refused(problem=problem) if says_deleted(problem) and _limit_of(gap) == 1:
+            page = MessagePage((), withheld=MissedReason.DELETED)
+            return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, ()))
         case Refused(problem=problem) as refused:
             return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
 
@@ -94,7 +118,7 @@ def vain(gap: Gap, page: MessagePage) -> Problem | None:
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:
     """Return the keys of all rows that messages may touch, and of the dead letters about those that were refused."""
-    events = tuple(each.event_id for each in page.interactions)
+    events = (*(each.event_id for each in page.interactions), *page.bare_ids)
     return Keys(
         checkpoint.stream,
         conversations=(gap.conversation_id,),
@@ -104,7 +128,20 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
             *(each.subject for each in page.unreadable),
             *subjects_of_events(gap.conversation_id, events, refused),
         ),
+        counts_messages=span_of(gap) if ends_with(page) else None,
+        readings=(_reading(gap, page),) if page.interactions else (),
     )
+
+
+def span_of(gap: Gap) -> ThreadSpan:
+    """Return the messages that the list counted which showed the gap."""
+    return ThreadSpan(gap.conversation_id, gap.back_to, gap.newest_at, gap.owed_since)
+
+
+def _reading(gap: Gap, page: MessagePage) -> Reading:
+    is_full = page.next_cursor is None or len(page.interactions) >= _limit_of(gap)
+    is_whole = is_full and not (page.unreadable or page.bare_ids)
+    return reading(gap.conversation_id, page.interactions, is_whole=is_whole)
 
 
 class PendingMessages(Struct, frozen=True):
@@ -121,19 +158,29 @@ class PendingMessages(Struct, frozen=True):
         read = read_page(self.keys.stream, self.gap, self.page, self.context, known)
         if read.ending is None and read.gap.idle > MAX_IDLE:
             return _on_refusal(self.checkpoint, self.gap, NO_PROGRESS, self.context)
-        event = MessagesRead(read.gap, read.tally.interaction_events, read.tally.dead_lettered, read.ending)
+        tally = read.tally
+        event = MessagesRead(
+            read.gap,
+            tally.interaction_events,
+            tally.dead_lettered,
+            read.ending,
+            edited=tally.edited,
+            unsent=tally.unsent,
+        )
         before = unchanged_before(self.checkpoint, self.context.budget)
-        return Record((*before, *read.dead_letters, event), read.changes)
+        arrived = arrived_since(None if self.gap.is_history else self.gap.back_to, read.changes)
+        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), read.changes, arrived)
 
 
 class PageRead(Struct, frozen=True):
-    """What messages come to: the rows to write, the dead letters to open, and the gap after them."""
+    """What messages come to: rows to write, dead letters to open, what is missed, and the gap after them."""
 
     changes: Changes
     dead_letters: tuple[DeadLetterOpened, ...]
     tally: Tally
     gap: Gap
     ending: GapEnding | None
+    missed: tuple[Missed, ...] = ()
 
 
 def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, known: Known) -> PageRead:
@@ -143,10 +190,25 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
     row = known.conversations.get(gap.conversation_id) or _unstored_row(stream, gap, context.now)
     new = {each.event_id: each for each in new_events(row, page.interactions, known)}
     written, unwritten = withhold_each(new.values(), context.refused)
-    dead_letters, payloads = opened(stream, (*unread_items(page.unreadable, known), *unwritten), known, context.now)
-    tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters))
+    changed, unchanged = withhold_each(_revised(gap, page, known, context.now), context.refused)
+    failures = (*unread_items(page.unreadable, known), *unwritten, *unchanged)
+    dead_letters, payloads = opened(stream, failures, known, context.now)
+    tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters)) + tally_of(changed)
     after, ending = _gap_after(gap, page, known, stored=len(written))
-    return PageRead(Changes(interaction_events=written, payloads=payloads), dead_letters, tally, after, ending)
+    missed = without_content(written)
+    below = withheld_below(stream, gap, after, page, known, written) if ending is GapEnding.THREAD_END else None
+    if below is not None:
+        missed, ending = (*missed, below), GapEnding.WITHHELD
+    # The fingerprint is of the messages as they were; a row that the store refuses keeps it.
+    is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
+    has_row = gap.conversation_id in known.conversations and not is_refused
+    touched = (without_fingerprint(row),) if changed and has_row else ()
+    changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
+    return PageRead(changes, dead_letters, tally, after, ending, missed)
+
+
+def _revised(gap: Gap, page: MessagePage, known: Known, now: datetime) -> tuple[InteractionEventRow, ...]:
+    return tuple(revised(_reading(gap, page), page.interactions, known, now)) if known.messages else ()
 
 
 def _unstored_row(stream: Stream, gap: Gap, now: datetime) -> ConversationRow:
@@ -185,11 +247,15 @@ def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tup
         retry_at=None,
     )
     # No stored message ends a history: it may be its own, or one from beyond the end of a gap that was read since.
+    # Nor does one that this very gap has brought, where its conversation was stored without messages.
+    before = min(gap.back_to, gap.reached_at)
     if not gap.is_history and any(
-        each.event_id in known.interaction_events and each.occurred_at < gap.back_to for each in messages
+        each.event_id in known.interaction_events and each.occurred_at < before for each in messages
     ):
         return after, GapEnding.CLOSED
-    if page.next_cursor is None:
+    if is_doubtful_end(gap, page):
+        return _from_the_newest(after), None
+    if ends_with(page):
         return after, GapEnding.THREAD_END
     is_at_limit = gap.history_to is not None and oldest <= gap.history_to
     return after, GapEnding.HISTORY_LIMIT if is_at_limit else None
@@ -206,7 +272,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        return Record((*before, failed))
+        return Record((*before, *recorded(*([gone(gap)] if ending is GapEnding.GONE else [])), failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
     )
@@ -221,7 +287,7 @@ def _after_failure(gap: Gap, problem: Problem, rule: Rule, context: Context) -> 
         if gap.resets >= MAX_RESETS:
             return _from_the_newest(gap), GapEnding.DEAD_LETTER
         return _from_the_newest(gap), None
-    if rule.remedy is Remedy.SHRINK and size > 1:
+    if size > 1 and (rule.remedy is Remedy.SHRINK or says_deleted(problem)):  # of the newer ones it may have some
         return replace(gap, limit=_smaller(size), attempts=0, retry_at=None), None
     after = replace(gap, attempts=gap.attempts + 1)
     if not is_parked(after, policy):

@@ -9,7 +9,8 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, MissedReason
+from milepost.core.spans import Reading, Stretch, ThreadSpan
 
 
 class Platform(StrEnum):
@@ -77,6 +78,7 @@ class Scope(StrEnum):
 
 
 LEAN_MESSAGES = 5  # of the newest
+UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, or older than what the API gives out
 
 
 class Detail(StrEnum):
@@ -207,11 +209,13 @@ class Batch(Struct, frozen=True):
 
 
 class MessagePage(Struct, frozen=True):
-    """Messages of one conversation, newest first. `next_cursor` is None if these are its oldest."""
+    """Messages of one conversation, newest first, and the `bare_ids` of those of which the API has no more."""
 
     interactions: tuple[Interaction, ...]
-    next_cursor: str | None = None
+    next_cursor: str | None = None  # None if these are its oldest
     unreadable: tuple[Unreadable, ...] = ()
+    bare_ids: tuple[str, ...] = ()
+    withheld: MissedReason | None = None  # of an empty page: why no more can be had
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
@@ -257,10 +261,11 @@ class ConversationRow(Struct, frozen=True):
     first_synced_at: datetime
     synced_at: datetime
     deleted_at: datetime | None = None
+    messages_fingerprint: str | None = None
 
 
-class InteractionEventRow(Struct, frozen=True):
-    """A row of `contact_interaction_events`, its columns in order. Written once; whose it is can still turn out."""
+class InteractionEventRow(Struct, frozen=True, omit_defaults=True):
+    """A row of `contact_interaction_events`, its columns in order. An unsent message (`deleted_at`) has no content."""
 
     event_id: str
     conversation_id: str
@@ -272,6 +277,8 @@ class InteractionEventRow(Struct, frozen=True):
     text: str | None
     attachments: str | None
     occurred_at: datetime
+    edited_at: datetime | None = None
+    deleted_at: datetime | None = None
 
 
 class DeadLetterPayload(Struct, frozen=True):
@@ -279,20 +286,6 @@ class DeadLetterPayload(Struct, frozen=True):
 
     dead_letter_id: str
     payload: str
-
-
-class Stretch(Struct, frozen=True):
-    """The stretch of an inbox that a batch of a full sweep covers, and the conversations `seen` in it.
-
-    Both bounds are exclusive, because threads of the neighbouring batch may have the same time; None is the end of the
-    inbox. Such threads are in the stretch of the last batch with that time, where those `seen` before are known.
-    `sweep_started_at` identifies the sweep.
-    """
-
-    sweep_started_at: datetime
-    older_than: datetime | None
-    newer_than: datetime | None
-    seen: tuple[str, ...]
 
 
 class Changes(Struct, frozen=True, omit_defaults=True):
@@ -305,7 +298,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
     `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
-    read, which alone makes no commit.
+    read, which alone makes no commit. `revised` are stored messages that were edited or unsent, as they are now.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -319,14 +312,15 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     moved: tuple[str, ...] = ()
     own_id: str | None = None
     page: PageRow | None = None
+    revised: tuple[InteractionEventRow, ...] = ()
 
 
 class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
     `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`, and
-    `locates_contacts` for `Known.contact_pages`.
+    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`,
+    `locates_contacts` for `contact_pages`, `counts_messages` for the numbers of messages, `readings` for `messages`.
     """
 
     stream: Stream
@@ -338,6 +332,8 @@ class Keys(Struct, frozen=True):
     stretch: Stretch | None = None
     counts_stored: bool = False
     locates_contacts: bool = False
+    counts_messages: ThreadSpan | None = None
+    readings: tuple[Reading, ...] = ()
 
 
 class KnownDeadLetter(Struct, frozen=True):
@@ -370,8 +366,8 @@ class Known(Struct, frozen=True):
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
     full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
     `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
-    the stream's conversations that are not marked as deleted, where that was asked for.
-
+    its conversations that are not marked as deleted, `stored_messages` and `stored_below` the messages of a span, and
+    `messages` are those of readings with another fingerprint than their conversation, each where it was asked for.
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
     `owed_elsewhere` is what those pages still owe of these conversations, and `moved_to` are the pages to which rows of
     this page have moved, with the last sign of life of each.
@@ -388,6 +384,9 @@ class Known(Struct, frozen=True):
     missed: frozenset[str] = frozenset()
     all_missed: int = 0
     stored: int = 0
+    stored_messages: int = 0
+    stored_below: int = 0
+    messages: dict[str, InteractionEventRow] = {}
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
     owed_elsewhere: tuple[Gap, ...] = ()

@@ -31,11 +31,19 @@ from milepost.core.progress import futility, has_moved
 class Record(Struct, frozen=True):
     """Rows to store and events to append, in one transaction.
 
-    Rows that the store refuses go back to `decide` as part of its context.
+    Rows that the store refuses go back to `decide` as part of its context. `arrived` are the times of those messages
+    among them that are new since the last sweep, and so neither history nor part of a first copy.
     """
 
     events: tuple[Event, ...]
     changes: Changes = Changes()
+    arrived: tuple[datetime, ...] = ()
+
+
+def arrived_since(instant: datetime | None, changes: Changes) -> tuple[datetime, ...]:
+    """Return the times of the new messages since an instant; none without one, as in a first copy."""
+    times = (row.occurred_at for row in changes.interaction_events)
+    return () if instant is None else tuple(each for each in times if each > instant)
 
 
 Decision = Record | BatchUnchanged

@@ -30,15 +30,25 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import GapEnding, MessagesOwed
+from milepost.core.gaps import GapEnding, MessagesOwed, MissedReason
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import gap_in, keys_of_page, payload_of, read_page, request_of, vain
-from milepost.core.model import Batch, Changes, DeadLetterPayload, Detail, Keys, Known, MessagePage
+from milepost.core.missed import recorded, says_deleted, without_content
+from milepost.core.model import (
+    Batch,
+    Changes,
+    DeadLetterPayload,
+    Detail,
+    Keys,
+    Known,
+    MessagePage,
+)
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.revisions import readings, with_older_messages, with_revisions
 from milepost.core.texts import storable
 
 TEXTS = ("name", "username", "link", "snippet", "text")  # the columns that hold what people wrote
@@ -71,10 +81,15 @@ def redrive(
     """
     stream = checkpoint.stream
     rows, replaced = _rows(due)
+    if isinstance(outcome, Refused) and says_deleted(outcome.problem) and is_of_older(due.dead_letter.subject):
+        page = MessagePage((), withheld=MissedReason.DELETED)
+        outcome = MessagesFetched(page, context.now, outcome.took_seconds)
     keys: Keys | None = None
     match outcome:
         case Fetched(batch=batch):
-            keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused))
+            asked = context.policy.messages_per_conversation
+            shown = readings(batch, Detail.NESTED, asked)
+            keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused), readings=shown)
         case MessagesFetched(page=page):
             keys = keys_of_page(checkpoint, gap_in(due.payload or ""), page, context.refused)
         case Refused():
@@ -150,7 +165,7 @@ class PendingRedrive(Struct, frozen=True):
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
         is_kept = read.ending in {None, GapEnding.HISTORY_LIMIT}
         rest = (MessagesOwed((read.gap,)),) if is_kept else ()
-        return Record((*read.dead_letters, closed, *rest), read.changes)
+        return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), read.changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
@@ -164,7 +179,8 @@ class PendingRedrive(Struct, frozen=True):
         written = newer(self.rows, known, context.now)
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
         closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
-        return Record((closed,), written.changes)
+        missed = recorded(*without_content(written.changes.interaction_events))
+        return Record((*missed, closed), with_older_messages(written.changes, known))
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:
@@ -204,7 +220,8 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
     stream = checkpoint.stream
-    whole = difference(stream, batch, known, now)
+    shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
+    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now)
     found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
     reasons = {each.subject: each.reason for each in failures}
@@ -213,6 +230,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
     others: tuple[Event, ...] = (
         *dead_letters,
         *(each for each in closed if each.dead_letter_id != dead_letter.dead_letter_id),
+        *recorded(*without_content(found.changes.interaction_events)),
         *owed(stream, batch, whole, known, context),
     )
     changes = replace(found.changes, payloads=payloads)

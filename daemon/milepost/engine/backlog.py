@@ -21,10 +21,21 @@ from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, MissedReason
 from milepost.core.message_reading import decide_messages, drop_gap, request_of
+from milepost.core.missed import is_beyond_window
+from milepost.core.model import MessagePage
 from milepost.core.plan import RunBudget, Wait
-from milepost.core.ports import Held, MessagesAnswered, MessagesOutcome, OpenGap, Refused, Source, Usage
+from milepost.core.ports import (
+    Held,
+    MessagesAnswered,
+    MessagesFetched,
+    MessagesOutcome,
+    OpenGap,
+    Refused,
+    Source,
+    Usage,
+)
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
@@ -118,7 +129,7 @@ class BacklogReader:
         held_until = engine.rate_limits.held_until(self._stream_journal.stream)
         now, demand = engine.clock.now(), self._demand()
         match plan_backlog(checkpoint, now, budget, held_until, demand=demand, requests=self._requests):
-            case ReadGap() | Wait() if self._mailbox.is_outdated or (self._mailbox.run_requested and self._requests):
+            case ReadGap() | Wait() if self._mailbox.is_outdated or (self._mailbox.wants_run and self._requests):
                 return None
             case ReadGap() | Wait() if self._mailbox.interrupt.is_set:
                 return await self._commands.run_commands(checkpoint)
@@ -174,8 +185,12 @@ class BacklogReader:
         if (ending := found.ending) is not None:
             return await self._stream_journal.record(checkpoint, drop_gap(checkpoint, gap, ending, self._budget))
         answer: MessagesAnswered = Held()
-        async with self._engine.stop.interruptible():
-            answer = await self._source.messages(request_of(gap))
+        now = self._engine.clock.now()
+        if is_beyond_window(checkpoint.window_at, gap, now):
+            answer = MessagesFetched(MessagePage((), withheld=MissedReason.WINDOW), now, 0.0)
+        else:
+            async with self._engine.stop.interruptible():
+                answer = await self._source.messages(request_of(gap))
         if isinstance(answer, Held):
             return checkpoint
         self._requests += 1
@@ -195,12 +210,13 @@ class BacklogReader:
         self._is_in_vain = is_stop or self._failures_in_a_row >= MAX_PARKED * self._engine.policy.attempts
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
-        """Wait without a slot. A command ends the wait."""
+        """Wait without a slot. A command or news ends the wait."""
         engine = self._engine
         async with (
             engine.slots.released(self._stream_journal.stream),
             engine.stop.interruptible(),
             self._mailbox.interrupt.interruptible(),
+            self._mailbox.prompted.interruptible(),
         ):
             await engine.clock.sleep_until(until)
         return checkpoint

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from msgspec import Struct
 
@@ -22,7 +23,9 @@ class Recorded(Struct, frozen=True):
     """Entries were committed; `checkpoint` is the stream's after them.
 
     `fetch_seconds` is how long the source took, if the entries are the outcome of a fetch; `commit_seconds` how long
-    the commit took, including the wait for the database connection.
+    the commit took, including the wait for the database connection. `arrived` are the times of the messages that are
+    new since the last sweep, and `recent` the new messages of the last day, by id, with their times; those that another
+    process committed are not known.
     """
 
     entries: tuple[Entry, ...]
@@ -30,6 +33,8 @@ class Recorded(Struct, frozen=True):
     checkpoint: Checkpoint
     commit_seconds: float
     fetch_seconds: float | None
+    arrived: tuple[datetime, ...] = ()
+    recent: tuple[tuple[str, datetime], ...] = ()
 
 
 class UnchangedRead(Struct, frozen=True):

@@ -6,7 +6,7 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
-from milepost.core.model import Direction, Interaction
+from milepost.core.model import UNAVAILABLE, Direction, Interaction
 from milepost.core.texts import storable
 from milepost.facebook.redaction import unsigned
 from milepost.facebook.wire import Message, SentAttachment, Share, StoryItem, kept_id
@@ -22,7 +22,7 @@ class Kind(StrEnum):
     STICKER = "sticker"
     ATTACHMENT = "attachment"
     SHARE = "share"
-    UNAVAILABLE = "unavailable"  # has no content: deleted, or older than the newest 20 of its thread
+    UNAVAILABLE = UNAVAILABLE  # has no content: deleted, or older than the newest 20 of its thread
 
 
 class Attachment(Struct, frozen=True, omit_defaults=True):

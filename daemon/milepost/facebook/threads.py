@@ -105,9 +105,21 @@ def with_messages(
 
 def message_page(items: list[Any], next_cursor: str | None, own_ids: frozenset[str]) -> MessagePage:
     """Return messages of a thread that were requested by themselves, which do not say whose thread it is."""
-    interactions, refused = _read_messages(items, own_ids, None)
+    bare = [item for item in items if _is_bare(item)]
+    whole = [item for item in items if not _is_bare(item)] if bare else items
+    interactions, refused = _read_messages(whole, own_ids, None)
     unreadable = (_unreadable(None, NO_TIME_OR_ID, refused),) if refused else ()
-    return MessagePage(interactions, next_cursor, unreadable)
+    return MessagePage(interactions, next_cursor, unreadable, tuple(item["id"] for item in bare))
+
+
+def _is_bare(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape
+    """Return whether there is no more of a message than its id (captured in 2017: beyond the newest of a thread)."""
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("id"), str)
+        and is_thread_id(message["id"])
+        and not any(value for name, value in message.items() if name != "id")
+    )
 
 
 def _read_messages(

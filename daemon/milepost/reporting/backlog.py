@@ -3,8 +3,18 @@
 from datetime import datetime
 from typing import Any
 
-from milepost.core.checkpoint import Checkpoint
-from milepost.core.gaps import Gap, GapEnding, GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.checkpoint import Checkpoint, MissedSoFar
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    GapEvent,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+)
 from milepost.reporting.description import Description, Level, clock
 from milepost.reporting.humanize import counted, on_one_line
 
@@ -13,10 +23,16 @@ GAP_ENDINGS = {
     GapEnding.CLOSED: "all that was owed is stored",
     GapEnding.THREAD_END: "its oldest message is stored",
     GapEnding.HISTORY_LIMIT: "they reach back to the limit of sync.message_history",
+    GapEnding.WITHHELD: "the API withholds the rest",
     GapEnding.GONE: "the conversation no longer exists",
     GapEnding.FORGOTTEN: "the person it is about was erased",
     GapEnding.MOVED: "the conversation is another page's by now, which owes it",
     GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
+}
+WITHHELD = {
+    MissedReason.WINDOW: "the API lists no older ones",
+    MissedReason.NO_CONTENT: "the API lists them without content",
+    MissedReason.DELETED: "the API says that they are deleted",
 }
 
 
@@ -25,10 +41,11 @@ def describe_backlog(event: GapEvent, now: datetime) -> Description:
     match event:
         case MessagesOwed(gaps=gaps):
             return _owed(gaps)
-        case MessagesRead(gap=gap, stored=stored, ending=ending):
+        case MessagesRead(gap=gap, stored=stored, ending=ending) as read:
             then = "more are owed" if ending is None else GAP_ENDINGS[ending]
             sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
-            counts = {"stored": stored, "stored_so_far": gap.stored}
+            revised = {"edited": read.edited, "unsent": read.unsent}
+            counts = {"stored": stored, "stored_so_far": gap.stored} | {k: v for k, v in revised.items() if v}
             # There may be a history for each conversation of an inbox.
             level = Level.DEBUG if ending is None or gap.is_history else Level.INFO
             return Description("messages read", sentence, level, _gap_fields(gap, ending) | counts)
@@ -37,6 +54,8 @@ def describe_backlog(event: GapEvent, now: datetime) -> Description:
             sentence = f"Older messages of a conversation could not be read; {then}: {on_one_line(problem)}"
             fields = _gap_fields(gap, ending) | {"attempts": gap.attempts, "problem": str(problem)}
             return Description("messages not read", sentence, Level.WARNING, fields)
+        case MessagesMissed() as event:
+            return _missed(event, now)
 
 
 def backlog_in_words(checkpoint: Checkpoint) -> str | None:
@@ -49,6 +68,38 @@ def backlog_in_words(checkpoint: Checkpoint) -> str | None:
     if history is not None:
         remarks.append(f"history: {history.left:,} of {counted(history.total, 'conversation')} still to read")
     return "; ".join(remarks) or None
+
+
+def missed_in_words(missed: MissedSoFar) -> str:
+    """Return how many messages the API has withheld."""
+    return f"{counted(missed.messages, 'message')} so far that the API withholds"
+
+
+def _missed(event: MessagesMissed, now: datetime) -> Description:
+    missed = event.missed
+    is_exact = not any(each.is_estimate or each.count is None for each in missed)
+    count = ("" if is_exact else "about ") + counted(event.messages, "message")
+    threads = "a conversation" if len(missed) == 1 else counted(len(missed), "conversation")
+    from_at, until_at = _since(missed), max(each.until_at for each in missed)
+    span = f"up to {clock(until_at, now)}"
+    if from_at is not None:
+        span = f"from {clock(from_at, now)} to {clock(until_at, now)}"
+    why = " and ".join(WITHHELD[each] for each in MissedReason if any(each is one.reason for one in missed))
+    sentence = f"{count[0].upper()}{count[1:]} of {threads} cannot be read, {span}: {why}"
+    fields = {
+        "conversations": [each.conversation_id for each in missed][:MAX_IDS],
+        "messages": event.messages,
+        "from": None if from_at is None else from_at.isoformat(),
+        "until": until_at.isoformat(),
+        "reasons": sorted({each.reason.value for each in missed}),
+    }
+    return Description("messages missed", sentence, Level.WARNING, fields, "they are not asked for again")
+
+
+def _since(missed: tuple[Missed, ...]) -> datetime | None:
+    """Return from when on messages are missed; None if that is the beginning of a conversation."""
+    instants = [each.from_at for each in missed if each.from_at is not None]
+    return min(instants) if len(instants) == len(missed) else None
 
 
 def _owed(gaps: tuple[Gap, ...]) -> Description:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.core.position import Mode, Phase
@@ -93,7 +93,7 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
             return _stream_refused(event, entry.stream, now)
         case events.DeadLetterOpened() | events.RedriveFailed() | events.DeadLetterClosed() as event:
             return _dead_letter(event, now)
-        case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
+        case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
             return describe_backlog(event, now)
         case events.SweepCompleted() as event:
             return _sweep_completed(event, run, entry.stream)

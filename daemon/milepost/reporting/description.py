@@ -49,6 +49,8 @@ def in_brief(tally: Tally) -> str:
         (tally.moved, f"{tally.moved:,} of them moved here from another page"),
         (tally.unchanged, f"{tally.unchanged:,} unchanged"),
         (tally.deleted, f"{tally.deleted:,} deleted"),
+        (tally.edited, f"{counted(tally.edited, 'message')} edited"),
+        (tally.unsent, f"{counted(tally.unsent, 'message')} unsent"),
         (tally.dead_lettered, counted(tally.dead_lettered, "dead letter")),
         (tally.replaced_characters, f"{counted(tally.replaced_characters, 'character')} replaced"),
     )

@@ -20,7 +20,7 @@ from milepost.core.problems import Problem
 from milepost.core.rate_limits import held_until, holder_of
 from milepost.core.retry import next_run_at
 from milepost.reporting.advice import advice_on
-from milepost.reporting.backlog import backlog_in_words
+from milepost.reporting.backlog import backlog_in_words, missed_in_words
 from milepost.reporting.humanize import on_one_line
 
 MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
@@ -273,7 +273,8 @@ def _remark(checkpoint: Checkpoint, context: ConditionContext) -> str | None:
     of_list = None if doubt is None else f"the list of conversations is not to be relied on: {doubt}"
     of_request, of_backlog = _request_remark(checkpoint, context), backlog_in_words(checkpoint)
     held_back = context.held_back if of_backlog is not None else None
-    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog, held_back)
+    missed = None if checkpoint.missed is None else missed_in_words(checkpoint.missed)
+    remarks = (own_id, of_list, of_request, context.slowed_down, of_backlog, held_back, missed)
     return "; ".join(each for each in remarks if each is not None) or None
 
 

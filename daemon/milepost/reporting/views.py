@@ -202,7 +202,8 @@ class StreamStatus(Struct, frozen=True):
     `token_expires_at` is when its token, or the token's access to data, ends: null if it never does; like
     `token_is_valid`, null also as long as that is unknown. `message_backlog` counts conversations with older messages
     that are still to be read; of these, `message_history` counts the ones whose histories are, and how many there were
-    since none was: null if none is. `rate_limit_scope` is whose rate limit it waits for: one of the app
+    since none was: null if none is. `messages_missed` counts the messages that the API has withheld so far, the latest
+    of them on record since `messages_missed_at`. `rate_limit_scope` is whose rate limit it waits for: one of the app
     holds up all streams.
     """
 
@@ -229,6 +230,8 @@ class StreamStatus(Struct, frozen=True):
     open_dead_letters: int
     message_backlog: int
     message_history: HistoryLeft | None
+    messages_missed: int
+    messages_missed_at: datetime | None
     next_run_at: datetime | None
     run: RunView | None
     on_hold: OperatorPause | None
@@ -301,6 +304,7 @@ def status_of(
     run, retry, total, token = checkpoint.run, checkpoint.retry, checkpoint.total, checkpoint.token
     is_worked = context.is_at_work and is_configured is not False
     now = condition(checkpoint, replace(context, is_at_work=is_worked))
+    missed = checkpoint.missed
     wait, is_source = now.wait, context.store_outage is None  # or else the database is what is retried
     return StreamStatus(
         stream=stream.key,
@@ -326,6 +330,8 @@ def status_of(
         open_dead_letters=checkpoint.open_dead_letters,
         message_backlog=checkpoint.backlog,
         message_history=checkpoint.history,
+        messages_missed=missed.messages if missed is not None else 0,
+        messages_missed_at=missed.latest_at if missed is not None else None,
         next_run_at=now.next_run_at,
         run=None if run is None else run_view(stream, run),
         on_hold=checkpoint.operator_pause,

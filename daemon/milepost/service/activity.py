@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from milepost.core import events
 from milepost.core.events import Entry
-from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
 from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, StreamKey
@@ -97,7 +97,7 @@ def counts(entry: Entry) -> Counts | None:  # noqa: C901, PLR0911  (one line for
             return None
         case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.OwnIdChecked():
             return None
-        case MessagesOwed() | MessagesRead():
+        case MessagesOwed() | MessagesRead() | MessagesMissed():
             return None
         case unknown:
             assert_never(unknown)

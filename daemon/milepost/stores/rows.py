@@ -15,6 +15,7 @@ from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow
 from milepost.core.ports import Commit, DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
+from milepost.core.spans import ThreadSpan
 
 
 def _as_text(value: object) -> str:
@@ -60,6 +61,10 @@ def _instant(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise StoreRefused(f"a stored row holds {text!r}, which is not a time", hint=RESTORE) from error
+
+
+def _optional_instant(text: str | None) -> datetime | None:
+    return None if text is None else _instant(text)
 
 
 def page_tuple(row: PageRow) -> tuple[Any, ...]:
@@ -125,6 +130,7 @@ def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
         instant_text(row.first_synced_at),
         instant_text(row.synced_at),
         _optional_text(row.deleted_at),
+        row.messages_fingerprint,
     )
 
 
@@ -143,8 +149,19 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
         updated_time=_instant(columns[9]),
         first_synced_at=_instant(columns[10]),
         synced_at=_instant(columns[11]),
-        deleted_at=None if columns[12] is None else _instant(columns[12]),
+        deleted_at=_optional_instant(columns[12]),
+        messages_fingerprint=columns[13],
     )
+
+
+def span_parameters(span: ThreadSpan) -> dict[str, str]:
+    """Return the parameters of the statement that counts messages of a conversation."""
+    return {
+        "conversation_id": span.conversation_id,
+        "back_to": instant_text(span.back_to),
+        "newest_at": instant_text(span.newest_at),
+        "as_of": instant_text(span.as_of),
+    }
 
 
 def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
@@ -161,6 +178,24 @@ def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
         row.attachments,
         instant_text(row.occurred_at),
     )
+
+
+def interaction_event_row(columns: tuple[Any, ...]) -> InteractionEventRow:
+    """Return the interaction event of these columns."""
+    times: tuple[Any, ...] = (_instant(columns[9]), *map(_optional_instant, columns[10:]))
+    return InteractionEventRow(*(columns[:9] + times))
+
+
+def revision(row: InteractionEventRow) -> dict[str, str | None]:
+    """Return what of an interaction event changes if it is edited or unsent."""
+    return {
+        "event_id": row.event_id,
+        "kind": row.kind,
+        "text": row.text,
+        "attachments": row.attachments,
+        "edited_at": _optional_text(row.edited_at),
+        "deleted_at": _optional_text(row.deleted_at),
+    }
 
 
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
@@ -359,6 +394,6 @@ def gap(state: str) -> Gap:
         ) from error
 
 
-def json_list(ids: Iterable[str]) -> str:
-    """Return ids as the JSON array that `json_each` reads: any number of them is one parameter."""
+def json_list(ids: Iterable[object]) -> str:
+    """Return ids, or lists of texts, as the JSON array that `json_each` reads: any number of them is one parameter."""
     return _encode(list(ids)).decode()

@@ -18,6 +18,7 @@ from kit.builders import (
     APP_LIMIT,
     DEAD_TOKEN,
     GAP,
+    MISSED,
     NETWORK,
     NOON,
     RUN_ID,
@@ -39,7 +40,7 @@ from kit.simulation_setting import Scenario
 from milepost.core import events
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode
 from milepost.reporting.describe import describe
@@ -135,6 +136,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (MessagesOwed((GAP,)), "progress", SO_FAR),
     (MessagesRead(GAP, 50), "progress", SO_FAR),
     (MessagesFailed(GAP, NETWORK), "retrying", SO_FAR),
+    (MessagesMissed((MISSED,)), "progress", SO_FAR),
     (events.TokenChecked(TokenHealth(is_valid=False)), "progress", SO_FAR),
     (events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)), "progress", SO_FAR),
     (events.StreamRemoved(BY), "progress", {}),

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from kit.builders import (
     BAD_VERSION,
     DEAD_TOKEN,
+    MISSED,
     NETWORK,
     NOON,
     RATE_LIMIT,
@@ -36,6 +38,7 @@ from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_to
 from milepost import __version__
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.gaps import MessagesMissed
 from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
 from milepost.core.position import Mode
@@ -543,6 +546,26 @@ def test_waits_for_slots_are_observed_whoever_waited() -> None:
     exposition = after(SlotWaited(0.0), SlotWaited(4.0))
     assert values(exposition, "slot_wait_seconds_count") == {"": 2}
     assert values(exposition, "slot_wait_seconds_sum") == {"": 4}
+
+
+def test_the_delay_of_what_has_arrived_is_from_when_it_was_sent_until_it_was_recorded() -> None:
+    notice = recorded(events.SweepCompleted(Mode.FULL, NOON, NOON, ONE_BATCH))
+    assert isinstance(notice, Recorded)
+    stored_at = notice.entries[-1].recorded_at
+    sent_at = (stored_at - timedelta(seconds=40), stored_at + timedelta(seconds=2))  # by another clock
+
+    exposition = after(replace(notice, arrived=sent_at), notice)
+
+    assert values(exposition, "message_delay_seconds_count") == {"": 2}
+    assert values(exposition, "message_delay_seconds_sum") == {"": 40}
+
+
+def test_missed_messages_are_counted_and_one_for_a_conversation_where_their_number_is_unknown() -> None:
+    unknown = replace(MISSED, count=None, is_estimate=False)
+
+    exposition = after(recorded(MessagesMissed((MISSED, unknown))))
+
+    assert values(exposition, "messages_missed_total") == {"": 41}
 
 
 def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None:

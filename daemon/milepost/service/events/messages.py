@@ -17,7 +17,7 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe
@@ -140,6 +140,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: C901, PLR0911  (o
             | events.BatchStored()
             | MessagesOwed()
             | MessagesRead()
+            | MessagesMissed()
             | events.StoreReturned()
             | events.FieldsLeftOut()
             | events.DeadLetterClosed()

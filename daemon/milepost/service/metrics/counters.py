@@ -11,7 +11,7 @@ from typing import assert_never
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import GapEvent, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Scope, Stream
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
@@ -79,6 +79,9 @@ class Counters:
         for entry in notice.entries:
             self._instruments.journal_entries[entry.type].inc()
             self._count_entry(series, entry, notice)
+        for sent_at in notice.arrived:
+            delay = notice.entries[-1].recorded_at - sent_at
+            self._instruments.message_delay.observe(max(0.0, delay.total_seconds()))  # clocks may differ
         self._instruments.journal_append.observe(notice.commit_seconds)
         if notice.fetch_seconds is not None:
             self._observe(Stage.FETCH, notice.fetch_seconds)
@@ -103,7 +106,7 @@ class Counters:
             case events.RedriveFailed(tally=tally):
                 _count_rows(series, tally)
                 series.redrives["failed"].inc()
-            case MessagesOwed() | MessagesRead() | MessagesFailed() as event:
+            case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
                 self._count_gap_event(series, event)
             case (
                 events.RunStarted()
@@ -145,6 +148,8 @@ class Counters:
                 series.interaction_events.inc(stored)
             case MessagesFailed(problem=problem):
                 self._count_error(problem, rule_for(problem, has_cursor=True).remedy)
+            case MessagesMissed(messages=messages):
+                series.messages_missed.inc(messages)
             case MessagesOwed():
                 pass
 

@@ -31,6 +31,7 @@ ENDINGS: tuple[RunStatus, ...] = tuple(status for status in RunStatus if status 
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_BUCKETS = (*COMMIT_BUCKETS, 30.0, 60.0)  # as far as source.request_timeout usually goes
 RUN_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 270.0, 300.0, 600.0, 1800.0, 3600.0)
+DELAY_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 43200.0, 86400.0)
 
 
 class Instruments:
@@ -60,6 +61,9 @@ class Instruments:
         self.run_duration = histogram("run_duration_seconds", "Duration of runs.", RUN_BUCKETS, "status")
         self.journal_append = histogram(
             "journal_append_duration_seconds", "Duration of commits to the journal.", COMMIT_BUCKETS
+        )
+        self.message_delay = histogram(
+            "message_delay_seconds", "From when a message was sent until it is stored.", DELAY_BUCKETS
         )
         self.slot_wait = histogram("slot_wait_seconds", "Time that streams waited for a slot.", RUN_BUCKETS)
         Info("milepost_build", "The running version.", registry=registry).info({"version": __version__})
@@ -110,6 +114,7 @@ class StreamFamilies:
         self.runs = family("counter", "runs_total", "Completed runs by status.", "status")
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
+        self.messages_missed = family("counter", "messages_missed_total", "Messages that the API withholds.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
         self.replaced_characters = family(
             "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
@@ -161,6 +166,7 @@ class StreamSeries:
         self.runs = {status: every.runs.add(stream, status.value) for status in ENDINGS}
         self.conversations = {result: every.conversations.add(stream, result) for result in CONVERSATION_RESULTS}
         self.interaction_events = every.interaction_events.add(stream)
+        self.messages_missed = every.messages_missed.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
         self.replaced_characters = every.replaced_characters.add(stream)

@@ -18,6 +18,7 @@ from milepost.core.events import Entry
 from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
+from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
@@ -98,7 +99,16 @@ class PostgresqlWriter(PostgresqlSession):
             subject = known.subject if known else ""
             if not (has_forgotten and await self.is_about_forgotten(stream, subject, each.payload)):
                 payloads.append((each.dead_letter_id, each.payload))
-        return Prepared(commit, changes, tuple(dead_letters.values()), tuple(payloads))
+        erased = await self._without_unsent(stream, changes)
+        return Prepared(commit, changes, tuple(dead_letters.values()), (*erased, *payloads))
+
+    async def _without_unsent(self, stream: Stream, changes: Changes) -> list[tuple[str, str]]:
+        """Return the payloads of dead letters about unsent messages, without the content of those."""
+        event_ids = unsent_in(changes)
+        if not event_ids:
+            return []
+        found = await self.ask("payloads_about", {"stream": stream.key, "event_ids": searchable(event_ids)})
+        return [(dead_letter_id, erased_in(payload, event_ids)) for dead_letter_id, payload in found]
 
     async def _dead_letters_after(self, commit: Commit) -> dict[str, DeadLetter]:
         """Return the dead letters that the entries change, as they leave them."""
@@ -129,7 +139,7 @@ class PostgresqlWriter(PostgresqlSession):
         async with self.connection.pipeline() as pipeline:
             for each in group:
                 await self._write_rows(each)
-            if any(each.changes.interaction_events for each in group):
+            if any(each.changes.interaction_events or each.changes.revised for each in group):
                 await pipeline.sync()
                 events_began = perf_counter()
                 for each in group:
@@ -187,6 +197,7 @@ class PostgresqlWriter(PostgresqlSession):
         who: dict[str, object] = {**contact_parameters(stream, contact_id), "pages": pages}
         await self.execute("forget_contact", who)
         await self.execute("forget_conversations", who)
+        await self.execute("erase_webhook_events", who)
         forgotten = Forgotten(
             contacts=(await self.execute("erase_contact", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,
@@ -240,6 +251,8 @@ class PostgresqlWriter(PostgresqlSession):
         for start in range(0, len(events), chunk_size):
             chunk = json_rows(events[start : start + chunk_size])
             await self.execute("insert_interaction_events", {"rows": chunk})
+        if changes.revised:
+            await self.execute("revise_interaction_events", {"rows": json_rows(changes.revised)})
 
     # --- what is refused ---
 
@@ -250,6 +263,7 @@ class PostgresqlWriter(PostgresqlSession):
             (Table.CONVERSATIONS, "upsert_conversations", "conversation_id", changes.conversations),
             (Table.CONTACTS, "upsert_contacts", "contact_id", changes.contacts),
             (Table.INTERACTION_EVENTS, "insert_interaction_events", "event_id", changes.interaction_events),
+            (Table.INTERACTION_EVENTS, "revise_interaction_events", "event_id", changes.revised),
         ):
             found = await self._refused_among(statement, offered)
             refused += (RefusedRow(table, getattr(row, key), reason) for row, reason in found)

@@ -13,9 +13,20 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import ContactRow, ConversationRow, DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
+from milepost.core.model import (
+    ContactRow,
+    ConversationRow,
+    DataSource,
+    InteractionEventRow,
+    Keys,
+    Known,
+    KnownDeadLetter,
+    Stream,
+)
 from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
+from milepost.core.revisions import to_look_up
+from milepost.core.spans import Stretch
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
@@ -121,6 +132,8 @@ class PostgresqlSession:
             missed,
             all_missed,
             await self._count_stored(keys),
+            *await self._count_messages(keys),
+            await self._known_messages(keys, {row.conversation_id: row for row in found.conversations}),
             left_behind=dict(found.left_behind),
         )
         pages = pages_elsewhere(known, keys.stream)
@@ -166,6 +179,27 @@ class PostgresqlSession:
             return 0
         ((stored,),) = await self.ask("count_stored", stream_parameters(keys.stream))
         return int(stored)
+
+    async def _count_messages(self, keys: Keys) -> tuple[int, int]:
+        """Return `stored_messages` and `stored_below` of Known."""
+        if keys.counts_messages is None:
+            return 0, 0
+        ((stored, below),) = await self.ask("count_messages", rows.span_parameters(keys.counts_messages))
+        return int(stored), int(below)
+
+    async def _known_messages(
+        self, keys: Keys, conversations: Mapping[str, ConversationRow]
+    ) -> dict[str, InteractionEventRow]:
+        wanted = to_look_up(keys, conversations)
+        if not wanted:
+            return {}
+        spans = {
+            "conversations": [each.conversation_id for each in wanted],
+            "oldest": [each.oldest_at for each in wanted],
+            "newest": [each.newest_at for each in wanted],
+        }
+        found = map(rows.interaction_event_row, await self.ask("known_messages", spans))
+        return {row.event_id: row for row in found}
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

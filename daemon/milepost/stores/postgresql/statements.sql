@@ -71,16 +71,16 @@ ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
 -- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
 )
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     date_trunc('milliseconds', updated_time), date_trunc('milliseconds', first_synced_at),
-    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at)
+    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint
 FROM json_to_recordset(%(rows)s::json) AS offered (
     conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
     message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
-    first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz
+    first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
 )
 ON CONFLICT (conversation_id) DO UPDATE SET
     contact_id = excluded.contact_id,
@@ -91,10 +91,11 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     can_reply = excluded.can_reply,
     updated_time = excluded.updated_time,
     synced_at = excluded.synced_at,
-    deleted_at = excluded.deleted_at;
+    deleted_at = excluded.deleted_at,
+    messages_fingerprint = excluded.messages_fingerprint;
 
 -- name: insert_interaction_events
--- A conversation may come twice in a group of commits; its events are written once and never changed.
+-- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
 )
@@ -106,6 +107,28 @@ FROM json_to_recordset(%(rows)s::json) AS offered (
     text text, attachments text, occurred_at timestamptz
 )
 ON CONFLICT (event_id) DO NOTHING;
+
+-- name: revise_interaction_events
+UPDATE contact_interaction_events AS stored
+SET
+    kind = offered.kind,
+    text = offered.text,
+    attachments = offered.attachments::json,
+    edited_at = date_trunc('milliseconds', offered.edited_at),
+    deleted_at = date_trunc('milliseconds', offered.deleted_at)
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
+)
+WHERE stored.event_id = offered.event_id;
+
+-- name: payloads_about
+-- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
+SELECT dead_letter_id, payload
+FROM dead_letters
+JOIN dead_letter_payloads USING (dead_letter_id)
+WHERE
+    stream = %(stream)s AND closed_at IS NULL
+    AND EXISTS (SELECT 1 FROM unnest(%(event_ids)s::text[]) AS unsent WHERE strpos(payload, unsent) > 0);
 
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (%s, %s)
@@ -537,6 +560,21 @@ SELECT json_build_object(
     )
 )::text;
 
+-- name: known_messages
+-- The stored messages of some conversations, each from one instant to another, one conversation at a time as in `known`.
+SELECT
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
+    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at)
+FROM
+    unnest(%(conversations)s::text[], %(oldest)s::timestamptz[], %(newest)s::timestamptz[])
+    AS wanted (of_conversation, oldest_at, newest_at)
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM contact_interaction_events
+    WHERE conversation_id = of_conversation AND occurred_at BETWEEN oldest_at AND newest_at
+    OFFSET 0
+) AS stored;
+
 -- name: known_of_sweep
 -- For a full sweep: how many conversations it misses in this stretch that are not noted yet, which of the batch are
 -- noted, and how many of the stream are.
@@ -575,6 +613,13 @@ SELECT
 SELECT count(*)
 FROM conversations
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND deleted_at IS NULL;
+
+-- name: count_messages
+SELECT count(*), count(*) FILTER (WHERE occurred_at <= %(back_to)s)
+FROM contact_interaction_events
+WHERE
+    conversation_id = %(conversation_id)s AND occurred_at <= %(newest_at)s
+    AND (deleted_at IS NULL OR deleted_at > %(as_of)s);
 
 -- name: forgotten_among
 -- A conversation keeps its id on any page.
@@ -969,6 +1014,27 @@ WHERE
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
     );
 
+-- name: erase_webhook_events
+-- Before their messages: some events name nobody but a message.
+DELETE FROM webhook_events
+WHERE
+    stream = ANY (ARRAY(SELECT %(platform)s || ':' || page_id FROM unnest(%(pages)s::text[]) AS page_id))
+    AND (
+        contact_id = %(contact_id)s
+        OR message_id IN (
+            SELECT event_id
+            FROM contact_interaction_events
+            WHERE
+                platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+                AND (
+                    contact_id = %(contact_id)s
+                    OR conversation_id IN (
+                        SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation'
+                    )
+                )
+        )
+    );
+
 -- name: erase_notes
 DELETE FROM missed_conversations
 WHERE
@@ -1023,6 +1089,9 @@ DELETE FROM message_backlog WHERE stream = %(stream)s;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = %(stream)s;
+
+-- name: remove_stream_webhook_events
+DELETE FROM webhook_events WHERE stream = %(stream)s;
 
 -- name: remove_stream_page
 DELETE FROM pages WHERE platform = %(platform)s AND page_id = %(page_id)s;

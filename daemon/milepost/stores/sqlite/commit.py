@@ -9,11 +9,12 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
+from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
 from milepost.stores.sql import stream_parameters
-from milepost.stores.sqlite.queries import SqliteSession, stretch_parameters
+from milepost.stores.sqlite.queries import Parameters, SqliteSession, stretch_parameters
 
 # How SQLite, its module and our rows refuse a row.
 REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused, Outdated)
@@ -50,6 +51,9 @@ class SqliteWriter(SqliteSession):
             self.ask("upsert_run", rows.run_tuple(commit.checkpoint.stream, commit.run))
         rows_done = perf_counter()
         self._write_events(changes.interaction_events, events_chunk_size)
+        if changes.revised:
+            self.connection.executemany(self.sql["revise_interaction_events"], map(rows.revision, changes.revised))
+            self._erase_unsent(stream, changes)
         events_done = perf_counter()
         return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
 
@@ -71,6 +75,14 @@ class SqliteWriter(SqliteSession):
             chunk = events[start : start + chunk_size]
             self._write_all("insert_interaction_events", map(rows.interaction_event_tuple, chunk))
 
+    def _erase_unsent(self, stream: Stream, changes: Changes) -> None:
+        """Erase the content of unsent messages from the payloads of dead letters."""
+        event_ids = unsent_in(changes)
+        if event_ids:
+            about = {"stream": stream.key, "event_ids": rows.json_list(event_ids)}
+            for dead_letter_id, payload in self.ask("payloads_about", about).fetchall():
+                self.ask("upsert_payload", (dead_letter_id, erased_in(payload, event_ids)))
+
     def _link(self, stream: Stream, commit: Commit) -> None:
         """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
         if commit.changes.moved:
@@ -89,6 +101,7 @@ class SqliteWriter(SqliteSession):
         who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
         self.ask("forget_contact", who)
         self.ask("forget_conversations", who)
+        self.ask("erase_webhook_events", who)
         forgotten = Forgotten(
             contacts=self.ask("erase_contact", who).rowcount,
             conversations=self.ask("erase_conversations", who).rowcount,
@@ -157,7 +170,7 @@ class SqliteWriter(SqliteSession):
         return tuple(refused)
 
 
-def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], tuple[str | int | None, ...]]]]:
+def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], Parameters]]]:
     for conversation in changes.conversations:
         columns = partial(rows.conversation_tuple, conversation)
         yield Table.CONVERSATIONS, conversation.conversation_id, "upsert_conversations", columns
@@ -166,6 +179,8 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
     for event in changes.interaction_events:
         columns = partial(rows.interaction_event_tuple, event)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
+    for event in changes.revised:
+        yield Table.INTERACTION_EVENTS, event.event_id, "revise_interaction_events", partial(rows.revision, event)
 
 
 def reason_of(error: Exception) -> str:

@@ -12,9 +12,19 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
 from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
-from milepost.core.model import DataSource, Keys, Known, KnownDeadLetter, Stream, Stretch
+from milepost.core.model import (
+    ConversationRow,
+    DataSource,
+    InteractionEventRow,
+    Keys,
+    Known,
+    KnownDeadLetter,
+    Stream,
+)
 from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
+from milepost.core.revisions import to_look_up
+from milepost.core.spans import Stretch
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
@@ -102,6 +112,8 @@ class SqliteSession:
             missed,
             all_missed,
             self._count_stored(keys),
+            *self._count_messages(keys),
+            self._known_messages(keys, conversations),
             left_behind=self._left_behind(keys, conversations),
         )
         pages = pages_elsewhere(known, stream)
@@ -165,6 +177,23 @@ class SqliteSession:
             return 0
         (stored,) = self.ask("count_stored", stream_parameters(keys.stream)).fetchone()
         return int(stored)
+
+    def _count_messages(self, keys: Keys) -> tuple[int, int]:
+        """Return `stored_messages` and `stored_below` of Known."""
+        if keys.counts_messages is None:
+            return 0, 0
+        stored, below = self.ask("count_messages", rows.span_parameters(keys.counts_messages)).fetchone()
+        return stored, below
+
+    def _known_messages(
+        self, keys: Keys, conversations: Mapping[str, ConversationRow]
+    ) -> dict[str, InteractionEventRow]:
+        wanted = to_look_up(keys, conversations)
+        if not wanted:
+            return {}
+        spans = [(each.conversation_id, instant_text(each.oldest_at), instant_text(each.newest_at)) for each in wanted]
+        found = map(rows.interaction_event_row, self.ask("known_messages", (rows.json_list(spans),)))
+        return {row.event_id: row for row in found}
 
     def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
         """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""

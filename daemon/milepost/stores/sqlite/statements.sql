@@ -24,9 +24,9 @@ ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
 -- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (conversation_id) DO UPDATE SET
     contact_id = excluded.contact_id,
     link = excluded.link,
@@ -36,15 +36,30 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     can_reply = excluded.can_reply,
     updated_time = excluded.updated_time,
     synced_at = excluded.synced_at,
-    deleted_at = excluded.deleted_at;
+    deleted_at = excluded.deleted_at,
+    messages_fingerprint = excluded.messages_fingerprint;
 
 -- name: insert_interaction_events
--- A conversation may come twice in a group of commits; its events are written once and never changed.
+-- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING;
+
+-- name: revise_interaction_events
+UPDATE contact_interaction_events
+SET kind = :kind, text = :text, attachments = :attachments, edited_at = :edited_at, deleted_at = :deleted_at
+WHERE event_id = :event_id;
+
+-- name: payloads_about
+-- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
+SELECT dead_letter_id, payload
+FROM dead_letters
+JOIN dead_letter_payloads USING (dead_letter_id)
+WHERE
+    stream = :stream AND closed_at IS NULL
+    AND EXISTS (SELECT 1 FROM json_each(:event_ids) WHERE instr(payload, value));
 
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?)
@@ -351,7 +366,7 @@ SELECT page_id FROM linked;
 -- name: known_conversations
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
 FROM conversations
 WHERE conversation_id IN (SELECT value FROM json_each(?));
 
@@ -366,6 +381,17 @@ WHERE platform = ? AND page_id = ? AND contact_id IN (SELECT value FROM json_eac
 
 -- name: known_interaction_events
 SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value FROM json_each(?));
+
+-- name: known_messages
+-- The stored messages of some conversations, each from one instant to another.
+SELECT
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    edited_at, deleted_at
+FROM json_each(?)
+CROSS JOIN contact_interaction_events
+WHERE
+    conversation_id = json_extract(value, '$[0]')
+    AND occurred_at BETWEEN json_extract(value, '$[1]') AND json_extract(value, '$[2]');
 
 -- name: known_dead_letters
 SELECT subject, opened_at, dead_letter_id, fingerprint, closed_at IS NULL
@@ -399,6 +425,13 @@ SELECT count(*) FROM missed_conversations WHERE stream = ? AND sweep_started_at 
 
 -- name: count_stored
 SELECT count(*) FROM conversations WHERE platform = :platform AND page_id = :page_id AND deleted_at IS NULL;
+
+-- name: count_messages
+SELECT count(*), count(CASE WHEN occurred_at <= :back_to THEN 1 END)
+FROM contact_interaction_events
+WHERE
+    conversation_id = :conversation_id AND occurred_at <= :newest_at
+    AND (deleted_at IS NULL OR deleted_at > :as_of);
 
 -- name: has_forgotten
 SELECT 1 FROM forgotten WHERE platform = :platform LIMIT 1;
@@ -738,6 +771,25 @@ WHERE
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
     );
 
+-- name: erase_webhook_events
+-- Before their messages: some events name nobody but a message.
+DELETE FROM webhook_events
+WHERE
+    stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
+    AND (
+        contact_id = :contact_id
+        OR message_id IN (
+            SELECT event_id
+            FROM contact_interaction_events
+            WHERE
+                platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+                AND (
+                    contact_id = :contact_id
+                    OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
+                )
+        )
+    );
+
 -- name: erase_notes
 DELETE FROM missed_conversations
 WHERE
@@ -787,6 +839,9 @@ DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_webhook_events
+DELETE FROM webhook_events WHERE stream = :stream;
 
 -- name: remove_stream_page
 DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;

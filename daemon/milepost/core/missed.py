@@ -1,0 +1,168 @@
+"""Messages that the API withholds: what is on record of them, and how an answer shows that there are some.
+
+On Instagram the API has only the newest 20 messages of a conversation (Meta, "Conversations"); an older one is answered
+as deleted (code 9000001), or listed without content. Nothing can be done about such messages but to say so: they are
+neither stored nor owed, and are not asked for again.
+"""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+
+from milepost.core.gaps import Gap, MessagesMissed, Missed, MissedReason
+from milepost.core.model import (
+    UNAVAILABLE,
+    InteractionEventRow,
+    Known,
+    MessagePage,
+    Platform,
+    Stream,
+)
+from milepost.core.problems import Problem
+
+WINDOW = 20  # messages of a conversation: a list never shows more, and an API that ends there has no more
+WINDOW_LASTS = timedelta(days=7)  # before it is tried again whether a stream's API still ends there
+LEAST_SURPLUS = 2  # by which an estimate of the number of messages must exceed what is stored
+SURPLUS_SHARE = 20  # or by one in so many of them
+DELETED = 9000001  # the code for a message that was deleted or is older than the newest 20 (Meta, "Conversations")
+
+
+def recorded(*missed: Missed) -> tuple[MessagesMissed, ...]:
+    """Return the event of what is missed, if anything is."""
+    return (MessagesMissed(missed),) if missed else ()
+
+
+# --- messages without content -----------------------------------------------------------------------------------------
+
+
+def without_content(new: Iterable[InteractionEventRow]) -> tuple[Missed, ...]:
+    """Return those of the new messages that came without any content, by conversation."""
+    times: dict[str, list[datetime]] = {}
+    for row in new:
+        if row.kind == UNAVAILABLE and row.text is None and row.attachments is None:
+            times.setdefault(row.conversation_id, []).append(row.occurred_at)
+    return tuple(
+        Missed(conversation_id, MissedReason.NO_CONTENT, min(instants), max(instants), len(instants))
+        for conversation_id, instants in times.items()
+    )
+
+
+# --- a conversation that ends too soon --------------------------------------------------------------------------------
+
+
+def ends_with(page: MessagePage) -> bool:
+    """Return whether reading ends with a page: behind messages of which it has only the ids, others have no more."""
+    return page.next_cursor is None or bool(page.bare_ids)
+
+
+def is_doubtful_end(gap: Gap, page: MessagePage) -> bool:
+    """Return whether an end is not believed yet: an old cursor may be answered by an empty list, without an error."""
+    is_empty = not (page.interactions or page.bare_ids or page.unreadable)
+    has_next = page.next_cursor is not None or page.withheld is not None
+    return is_empty and not has_next and gap.cursor is not None and not gap.resets
+
+
+def withheld_below(
+    stream: Stream, before: Gap, gap: Gap, page: MessagePage, known: Known, new: Collection[InteractionEventRow]
+) -> Missed | None:
+    """Return what is missed of a gap that ends with a page before any stored message; None if all of it was read.
+
+    That is the gap `before` the page, and after it. `new` are the messages of the page that are stored with it.
+    """
+    if gap.is_at_limit or _reaches_stored(before, page, known):
+        return None
+    counted = _counted(page, known)
+    missing = _estimated(gap, known, new) if counted is None else counted
+    has_hole = gap.walked_to is not None and gap.walked_to > gap.newest_at
+    if not (has_hole or _is_cut(stream, gap, page, known, missing)):
+        return None
+    if missing is not None and missing <= 0:
+        missing = None
+    return Missed(
+        gap.conversation_id,
+        page.withheld or (MissedReason.NO_CONTENT if page.bare_ids else MissedReason.WINDOW),
+        _from_at(gap),
+        # A walk from the newest message on may end above where the list had ended: what arrived since fills the window.
+        gap.reached_at if gap.walked_to is None else max(gap.reached_at, gap.walked_to),
+        missing,
+        is_estimate=missing is not None and counted is None,
+    )
+
+
+def _counted(page: MessagePage, known: Known) -> int | None:
+    """Return how many messages have no more than an id; None if there are others behind them."""
+    bare = set(page.bare_ids)
+    unknown = bare - known.interaction_events
+    return len(unknown) if bare and (page.next_cursor is None or unknown != bare) else None
+
+
+def _estimated(gap: Gap, known: Known, new: Collection[InteractionEventRow]) -> int | None:
+    """Return how many of the messages that the list counted are neither stored nor on the page; None if it did not."""
+    came = sum(each.occurred_at <= gap.newest_at for each in new)
+    return None if gap.message_count is None else gap.message_count - known.stored_messages - came
+
+
+def _is_cut(stream: Stream, gap: Gap, page: MessagePage, known: Known, missing: int | None) -> bool:
+    """Return whether messages are missing behind a page.
+
+    `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
+    there are more, makes a difference of one message count.
+    """
+    has_below = bool(page.bare_ids) or (known.stored_below > 0 and not gap.is_history)
+    is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
+    if missing is None:
+        return has_below or (is_promised and stream.platform is Platform.INSTAGRAM)
+    if has_below or is_promised:
+        return missing > 0
+    return missing > max(LEAST_SURPLUS, (gap.message_count or 0) // SURPLUS_SHARE)
+
+
+def gone(gap: Gap) -> Missed:
+    """Return what is missed of a gap whose conversation no longer exists."""
+    return Missed(gap.conversation_id, MissedReason.DELETED, _from_at(gap), gap.reached_at)
+
+
+def _from_at(gap: Gap) -> datetime | None:
+    """Return when the messages of a gap begin; None if that is unknown, as its state was stored without messages."""
+    return None if gap.is_history or gap.back_to >= gap.reached_at else gap.back_to
+
+
+def _reaches_stored(gap: Gap, page: MessagePage, known: Known) -> bool:
+    """Return whether a page reaches the stored state, of which only the newest message may be left."""
+    return not gap.is_history and any(
+        each.event_id in known.interaction_events
+        and each.occurred_at <= gap.back_to
+        and each.occurred_at < gap.reached_at
+        for each in page.interactions
+    )
+
+
+# --- a stream whose API ends at a window ------------------------------------------------------------------------------
+
+
+def is_beyond_window(window_at: datetime | None, gap: Gap, now: datetime) -> bool:
+    """Return whether a gap need not be asked for: the stream's API was seen to end where the list did, at `window_at`.
+
+    That is tried again after some days: the platform may have changed its mind.
+    """
+    return (
+        window_at is not None
+        and timedelta() <= now - window_at < WINDOW_LASTS
+        and gap.listed >= WINDOW
+        and not gap.stored
+    )
+
+
+def window_after(before: datetime | None, gap: Gap, recorded_at: datetime, *, is_withheld: bool) -> datetime | None:
+    """Return since when the stream's API is known to end at the window, after messages of a gap were read."""
+    if gap.listed < WINDOW:
+        return before
+    if gap.stored:
+        return None
+    if not is_withheld:
+        return before
+    return before if before is not None and recorded_at - before < WINDOW_LASTS else recorded_at
+
+
+def says_deleted(problem: Problem) -> bool:
+    """Return whether the API refuses messages because they are deleted, or too old, which it does not tell apart."""
+    return problem.code == DELETED

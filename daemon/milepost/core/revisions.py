@@ -1,0 +1,256 @@
+"""Messages that are read again: which were edited, and which were unsent since.
+
+The platform tells neither, and an edit need not move a conversation's `updated_time`. So each row of `conversations`
+has a fingerprint of the messages that came with it; the stored ones are looked up only where an answer has another one.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.events import Tally
+from milepost.core.merge import Difference, remembered
+from milepost.core.model import (
+    UNAVAILABLE,
+    Batch,
+    Changes,
+    Conversation,
+    ConversationRow,
+    Detail,
+    Interaction,
+    InteractionEventRow,
+    Keys,
+    Known,
+)
+from milepost.core.spans import Reading
+
+ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
+IDS = ("event_id", "id")
+
+_encode = msgspec.msgpack.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+
+class Attached(Struct, frozen=True):
+    """What tells one attachment from another. Its URL is not the same at each reading (captured: dead in 35 h)."""
+
+    type: str
+    id: str | None = None
+
+
+_decode_attached = msgspec.json.Decoder(tuple[Attached, ...]).decode
+
+
+# --- what has to be known ---------------------------------------------------------------------------------------------
+
+
+def readings(batch: Batch, detail: Detail, asked: int) -> tuple[Reading, ...]:
+    """Return what a batch shows of the messages of its conversations; `asked` is how many were asked for of each."""
+    unreadable = {each.subject.removesuffix("/messages") for each in batch.unreadable}
+    times = Counter(each.conversation_id for each in batch.conversations)
+    has_all = not detail.leaves_out
+    return tuple(
+        reading(
+            each.conversation_id,
+            each.interactions,
+            is_whole=has_all
+            and (len(each.interactions) >= asked or not each.has_older)
+            and each.conversation_id not in unreadable
+            and times[each.conversation_id] == 1,
+        )
+        for each in batch.conversations
+        if each.interactions
+    )
+
+
+def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole: bool) -> Reading:
+    """Return what an answer shows of a conversation's messages.
+
+    It `is_whole` if all that is there between its oldest and its newest message is in it: it is not known to be cut
+    short, has as many messages as were asked for, or else the oldest of the conversation, and all of them can be read.
+    """
+    times = [each.occurred_at for each in messages]
+    return Reading(conversation_id, min(times), max(times), _fingerprint(messages) if is_whole else None)
+
+
+def _fingerprint(messages: Iterable[Interaction]) -> str:
+    parts: list[str | None] = []
+    for each in messages:
+        parts += (each.event_id, each.text, each.attachments)
+    return f"{crc32(_encode(parts)):08x}"
+
+
+def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list[Reading]:
+    """Return the readings whose messages have to be compared with the stored ones."""
+    return [
+        each
+        for each in keys.readings
+        if (row := conversations.get(each.conversation_id)) is not None
+        and (each.fingerprint is None or each.fingerprint != row.messages_fingerprint)
+    ]
+
+
+# --- what that shows --------------------------------------------------------------------------------------------------
+
+
+def revised(
+    one: Reading, messages: Collection[Interaction], known: Known, now: datetime
+) -> Iterator[InteractionEventRow]:
+    """Yield the stored messages that an answer shows to be edited, unsent, or there after all, as they are now."""
+    read = {each.event_id: each for each in messages}
+    for each in read.values():
+        stored = known.messages.get(each.event_id)
+        if stored is not None and (row := _read_again(stored, each, now)) != stored:
+            yield row
+    if one.fingerprint is None:
+        return
+    unsent = [
+        stored
+        for stored in known.messages.values()
+        if stored.conversation_id == one.conversation_id
+        and stored.event_id not in read
+        and stored.deleted_at is None
+        # The order inside one second is not promised: what shares one with an edge may lie beyond it.
+        and one.oldest_at < stored.occurred_at < one.newest_at
+    ]
+    if len(unsent) <= len(read):  # an answer that misses more than it has is not believed
+        for stored in unsent:
+            yield replace(stored, text=None, attachments=None, deleted_at=now)
+
+
+def _read_again(stored: InteractionEventRow, read: Interaction, now: datetime) -> InteractionEventRow:
+    """Return a stored message after it was read again. What an answer leaves out, as in a placeholder, is no edit."""
+    if read.text is None and read.attachments is None:
+        return stored
+    text = stored.text if read.text is None else read.text
+    has_others = _has_other_attachments(stored.attachments, read.attachments)
+    attachments = read.attachments if has_others else stored.attachments
+    if (text, attachments) == (stored.text, stored.attachments):
+        return stored if stored.deleted_at is None else replace(stored, deleted_at=None)
+    had_content = stored.text is not None or stored.attachments is not None
+    is_first = stored.kind == UNAVAILABLE or not had_content
+    return replace(
+        stored,
+        kind=read.kind if is_first else stored.kind,
+        text=text,
+        attachments=attachments,
+        edited_at=now if had_content else stored.edited_at,
+        deleted_at=None,
+    )
+
+
+def _has_other_attachments(stored: str | None, read: str | None) -> bool:
+    """Return whether attachments that were read are others than the stored ones, as far as that can be told."""
+    if read is None or read == stored:
+        return False
+    if stored is None:
+        return True
+    before, after = _decode_attached(stored), _decode_attached(read)
+    if any(each.id is None for each in (*before, *after)):
+        return False
+    return Counter(before) != Counter(after)
+
+
+def with_revisions(
+    found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, now: datetime
+) -> Difference:
+    """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
+    fingerprints = {each.conversation_id: each.fingerprint for each in shown}
+    for each in batch.conversations:  # a row that the store refused before: its messages were not looked up
+        is_met = each.conversation_id not in known.conversations
+        if is_met and any(message.event_id in known.interaction_events for message in each.interactions):
+            fingerprints[each.conversation_id] = None
+    conversations = {row.conversation_id: row for row in found.changes.conversations}
+    rows = _revised_in(remembered(batch.conversations, known), shown, known, now) if known.messages else ()
+    for conversation_id in {row.conversation_id for row in rows} - conversations.keys():
+        stored = known.conversations.get(conversation_id)
+        if stored is not None:
+            conversations[conversation_id] = replace(stored, synced_at=now)
+    more = len(conversations) - len(found.changes.conversations)
+    return Difference(
+        replace(
+            found.changes,
+            conversations=tuple(
+                replace(row, messages_fingerprint=fingerprints.get(row.conversation_id))
+                for row in conversations.values()
+            ),
+            revised=rows,
+        ),
+        found.tally + replace(tally_of(rows), updated=more, unchanged=-more),
+    )
+
+
+def _revised_in(
+    read: Iterable[Conversation], shown: Iterable[Reading], known: Known, now: datetime
+) -> tuple[InteractionEventRow, ...]:
+    by_id = {each.conversation_id: each for each in shown}
+    rows = (
+        row
+        for each in read
+        if each.conversation_id in by_id and not _is_older(each, known)
+        for row in revised(by_id[each.conversation_id], each.interactions, known, now)
+    )
+    return tuple({row.event_id: row for row in rows}.values())
+
+
+def _is_older(read: Conversation, known: Known) -> bool:
+    """Return whether an answer is of an older state than the stored one."""
+    stored = known.conversations.get(read.conversation_id)
+    return stored is not None and read.updated_time < stored.updated_time
+
+
+def tally_of(rows: Iterable[InteractionEventRow]) -> Tally:
+    """Count revised messages: a message whose content came later, or that is there after all, counts as written."""
+    counted = Counter(
+        "unsent" if row.deleted_at is not None else "edited" if row.edited_at is not None else "interaction_events"
+        for row in rows
+    )
+    return Tally(**counted)
+
+
+def without_fingerprint(row: ConversationRow) -> ConversationRow:
+    """Return a conversation whose stored messages are not those of an answer any more, so that they are looked up."""
+    return replace(row, messages_fingerprint=None)
+
+
+def with_older_messages(changes: Changes, known: Known) -> Changes:
+    """Add the conversations of messages that were read some time ago, and may have been edited or unsent since."""
+    written = {row.conversation_id for row in changes.conversations}
+    of_messages = dict.fromkeys(row.conversation_id for row in changes.interaction_events)
+    touched = (known.conversations[each] for each in of_messages if each in known.conversations.keys() - written)
+    return replace(changes, conversations=(*changes.conversations, *map(without_fingerprint, touched)))
+
+
+# --- what else keeps the content of a message -------------------------------------------------------------------------
+
+
+def unsent_in(changes: Changes) -> tuple[str, ...]:
+    """Return the messages that changes show to be unsent."""
+    return tuple(row.event_id for row in changes.revised if row.deleted_at is not None)
+
+
+def erased_in(payload: str, event_ids: Collection[str]) -> str:
+    """Return the payload of a dead letter without the content of these messages, which were unsent."""
+    return _encode_json(_erased(_decode_json(payload), frozenset(event_ids))).decode()
+
+
+def _erased(value: object, event_ids: frozenset[str]) -> object:
+    match value:
+        case dict():
+            is_unsent = any(value.get(name) in event_ids for name in IDS)
+            return {
+                name: None if is_unsent and name in ERASED_KEYS else _erased(each, event_ids)
+                for name, each in value.items()
+            }
+        case list():
+            return [_erased(each, event_ids) for each in value]
+        case str() if any(each in value and each != value for each in event_ids):  # an item that was cut short
+            return ""
+        case _:
+            return value
