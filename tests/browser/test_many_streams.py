@@ -117,6 +117,20 @@ async def test_what_cards_share_is_told_once_above_them(installation: Installati
         await expect(visit.page.locator(".card .advice").first).to_be_empty()
 
 
+async def test_a_card_says_what_is_still_to_be_read_and_what_is_withheld(
+    installation: Installation, browser: Browser
+) -> None:
+    def owing(_: int, stream: Stream) -> None:
+        stream |= {"message_backlog": 45, "message_history": {"left": 40, "total": 1200}}
+        stream |= {"messages_missed": 7, "messages_missed_at": "2026-03-01T12:00:00Z"}
+
+    async with visiting_many(installation, browser, owing, number=4) as visit:
+        facts = visit.page.locator(".card .facts").first
+        await expect(facts).to_contain_text("of 5 conversations")
+        await expect(facts).to_contain_text("40 of 1,200 to read")
+        await expect(facts).to_contain_text("7 messages, last found")
+
+
 async def test_chips_count_and_filter_and_the_url_keeps_the_choice(
     installation: Installation, browser: Browser
 ) -> None:

@@ -456,7 +456,7 @@ class Invariants:
         """Whether a thread is stored in its newest state with its messages, or is a dead letter, or was given up."""
         if self._is_excused(stream, thread.thread_id):
             return True
-        subjects = self._open_subjects(stream)
+        subjects = {subject for of in self._group(stream) for subject in self._open_subjects(of)}
         if thread.thread_id in subjects:
             return True
         if self._stored_at(stream, thread.thread_id) < thread.updated_time:
@@ -684,8 +684,8 @@ class Invariants:
     def _revisions_are_true(self, stream: Stream, changes: Changes) -> None:
         """Only what was unsent is taken for unsent, and only what was edited for edited."""
         for row in changes.revised:
-            thread = self._thread(stream, row.conversation_id)
-            assert thread is not None
+            of_group = (self._thread(each, row.conversation_id) for each in self._group(stream))
+            thread = next(each for each in of_group if each is not None)
             if row.deleted_at is not None:
                 self.seen["a message was unsent"] += 1
                 assert row.event_id in thread.unsent, f"{row.event_id} is there and was taken for unsent"

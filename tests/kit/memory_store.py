@@ -425,7 +425,14 @@ class MemoryStore:
     def _revise(self, changes: Changes) -> None:
         for event in changes.revised:
             if event.event_id in self.interaction_events:
-                self.interaction_events[event.event_id] = event
+                self.interaction_events[event.event_id] = replace(
+                    self.interaction_events[event.event_id],
+                    kind=event.kind,
+                    text=event.text,
+                    attachments=event.attachments,
+                    edited_at=event.edited_at,
+                    deleted_at=event.deleted_at,
+                )
         unsent = unsent_in(changes)
         for dead_letter_id, payload in self.payloads.items():
             if any(each in payload for each in unsent):

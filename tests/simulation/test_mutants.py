@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf
 from unittest.mock import patch
 
 import pytest
@@ -457,6 +458,13 @@ def to_rivals(scenario: Scenario) -> Scenario:
     )
 
 
+def to_histories(scenario: Scenario) -> Scenario:
+    """Let threads have long pasts, in an inbox without other faults than crashes."""
+    habits = Habits(arrival_chance=0.3, new_thread_chance=0.2, longest_past=60)
+    policy = replace(scenario.policy, messages_per_conversation=3, message_history_seconds=inf)
+    return dataclasses.replace(scenario, habits=habits, policy=policy, threads=4, link_chance=0.0)
+
+
 def to_bursts(scenario: Scenario) -> Scenario:
     """Let more messages arrive at once than a list shows, while reading them fails now and then."""
     habits = Habits(burst_chance=0.4, new_thread_chance=0.0, dead_cursor_chance=0.1)
@@ -576,6 +584,16 @@ MUTANTS = {
     ),
     "a refusal that came ahead waits until it is wanted": Mutant(
         "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
+    ),
+    "the history of a thread that is met is not owed": Mutant(
+        f"{EITHER}|were never stored",
+        patches={"milepost.core.backlog._shows_older": lambda *_: False},
+        narrowed=to_histories,
+    ),
+    "a history ends at any message that is stored": Mutant(
+        f"{EITHER}|were never stored|neither stored nor a dead letter",
+        patches={"milepost.core.message_reading._gap_after": any_stored_message_ends_it},
+        narrowed=to_histories,
     ),
     "messages that the list does not show are not owed": Mutant(
         EITHER, patches={"milepost.core.decide.owed": nothing_is_owed}, narrowed=to_bursts

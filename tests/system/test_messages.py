@@ -284,6 +284,79 @@ async def test_twenty_new_messages_on_instagram_are_all_there_and_none_is_missed
 
 
 @on_both_databases
+async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: Installation) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        assert (await installation.sync()).code == 0
+        (thread,) = world.threads()[:1]
+        world.arrive([thread], [1])
+        world.arrive([thread], [1])
+        world.arrive([thread], [1])
+        assert (await installation.sync()).code == 0
+        query = "SELECT event_id FROM contact_interaction_events WHERE conversation_id = ? ORDER BY occurred_at DESC"
+        newest, between, older = [event_id for (event_id,) in installation.rows(query, thread)[:3]]
+        before = len(entries(installation))
+        simulator.world.edit(thread, newest, "another text")
+        simulator.world.unsend(thread, between)
+        simulator.world.empty(thread, older)
+
+        assert (await installation.sync()).code == 0
+
+        def row(event_id: str) -> tuple[object, ...]:
+            columns = "kind, text, edited_at IS NOT NULL, deleted_at IS NOT NULL"
+            (found,) = installation.rows(
+                f"SELECT {columns} FROM contact_interaction_events WHERE event_id = ?", event_id
+            )
+            return found
+
+        assert tuple(row(newest))[1:] == ("another text", True, False)
+        assert tuple(row(between))[1:] == (None, False, True)
+        assert tuple(row(older))[2:] == (False, False), "a placeholder is no edit"
+        assert len(entries(installation)) == before + 1
+        (summary,) = installation.rows("SELECT data FROM journal ORDER BY seq DESC LIMIT 1")
+        tally = msgspec.json.decode(summary[0])["tally"]
+        assert {name: tally.get(name, 0) for name in ("updated", "edited", "unsent", "interaction_events")} == {
+            "updated": 1,
+            "edited": 1,
+            "unsent": 1,
+            "interaction_events": 0,
+        }
+        assert (await installation.sync()).code == 0
+        assert len(entries(installation)) == before + 2
+        (quiet,) = installation.rows("SELECT data FROM journal ORDER BY seq DESC LIMIT 1")
+        assert "edited" not in quiet[0]
+    verified = await milepost(installation.folder, "journal", "verify")
+    assert verified.code == 0, verified
+
+
+@on_both_databases
+async def test_a_message_without_content_is_said_to_be_missed(installation: Installation) -> None:
+    world = Burst()
+    async with world.serving() as simulator:
+        installation.configure_for(simulator)
+        thread = world.threads()[0]
+        inbox = simulator.world.inbox_with(thread)
+        found = simulator.world.find(thread, world.clock())
+        assert inbox is not None
+        assert found is not None
+        simulator.world.empty(thread, found.newest[0].id)
+
+        assert (await installation.sync()).code == 0
+
+        data = [data for (data,) in installation.rows("SELECT data FROM journal WHERE type = 'messages_missed'")]
+        ((missed,),) = (msgspec.json.decode(each, type=MessagesMissed).missed for each in data)
+        assert (missed.conversation_id, missed.reason, missed.count, missed.is_estimate) == (
+            thread,
+            "no_content",
+            1,
+            False,
+        )
+        query = "SELECT kind, text FROM contact_interaction_events WHERE event_id = ?"
+        assert [tuple(row) for row in installation.rows(query, found.newest[0].id)] == [("unavailable", None)]
+
+
+@on_both_databases
 async def test_a_person_who_was_erased_is_not_read_any_more(installation: Installation, edge: Edge) -> None:
     world = Burst()
     async with world.serving() as simulator:

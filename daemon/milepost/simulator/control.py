@@ -111,6 +111,9 @@ def _world_actions(world: World) -> Mapping[str, Action]:
     return {
         "receive": world.receive,
         "delete": world.delete,
+        "edit": world.edit,
+        "unsend": world.unsend,
+        "empty": world.empty,
         "poison": world.poison,
         "cure": world.cure,
         "kill_cursors": world.kill_cursors,
@@ -120,6 +123,7 @@ def _world_actions(world: World) -> Mapping[str, Action]:
         "revoke": access.revoke,
         "expire": access.expire,
         "renew": access.renew,
+        "subscribe": access.subscribe,
         "forbid": access.forbid,
         "allow": access.allow,
     }

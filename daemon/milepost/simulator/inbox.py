@@ -10,12 +10,13 @@ from heapq import merge
 import msgspec
 
 from milepost.simulator import seeded, words
-from milepost.simulator.arrivals import Arrivals, instant_us
+from milepost.simulator.arrivals import Arrivals, instant_us, shuffle_of
 from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
 MAX_DETAILED_MESSAGES = 20
 """The Graph API lists no more messages of a thread, and on Instagram has no more of it at all."""
 
+MAX_RECEIVED_NOW = 10_000  # where nobody takes them
 _INDEX_BITS = 28
 _LONG_SHARE = 0.01
 
@@ -40,11 +41,16 @@ class Contact(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """One message of a thread: when it arrived, and the random bytes that determine everything else."""
+    """One message of a thread: when it arrived, and the random bytes that determine everything else.
+
+    Unless its author `edited` the text, or it is listed without any content (`is_empty`).
+    """
 
     id: str
     at_us: int
     seed: bytes
+    edited: str | None = None
+    is_empty: bool = False
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +105,11 @@ class Inbox:
             end_at_anchor=plan.is_frozen,
         )
         self._received: dict[int, list[int]] = {}
+        self._received_now: list[tuple[str, Moment]] = []
         self._deleted: set[int] = set()
+        self._edited: dict[str, str] = {}
+        self._emptied: set[str] = set()
+        self._unsent: set[str] = set()
         self._newcomers = 0
 
     def threads(self, at_us: int, below: Position = HEAD) -> Iterator[Thread]:
@@ -136,12 +146,42 @@ class Inbox:
             index = self._arrivals.conversations + self._newcomers
             self._newcomers += 1
         self._deleted.discard(index)
-        self._received.setdefault(index, []).extend([at_us] * count)
-        return self._conversation_id(index)
+        conversation_id, instants = self._conversation_id(index), self._received.setdefault(index, [])
+        for ordinal in range(len(instants), len(instants) + count):
+            self._received_now.append((conversation_id, self._moment(index, f"received {ordinal}", at_us)))
+        instants.extend([at_us] * count)
+        del self._received_now[:-MAX_RECEIVED_NOW]
+        return conversation_id
+
+    def take_received(self) -> list[tuple[str, Moment]]:
+        """Return the messages that were received by hand since the last call, each with its conversation's id."""
+        taken, self._received_now = self._received_now, []
+        return taken
+
+    def arrived(self, after_us: int, until_us: int) -> Iterator[tuple[str, Moment]]:
+        """Yield the messages that the formula dealt after an instant until another, oldest first."""
+        arrivals, size = self._arrivals, self._arrivals.conversations
+        if size == 0:
+            return
+        for slot in range(arrivals.slot_at(after_us) + 1, arrivals.slot_at(until_us) + 1):
+            index = shuffle_of(arrivals.seed, slot // size, size).conversation_at(slot % size)
+            yield self._conversation_id(index), self._moment(index, slot, arrivals.instant_of(slot))
 
     def delete(self, index: int) -> None:
         """Remove a conversation without a trace, including what the formula makes arrive in it."""
         self._deleted.add(index)
+
+    def edit(self, message_id: str, text: str) -> None:
+        """Give a message another text, which moves nothing."""
+        self._edited[message_id] = text
+
+    def empty(self, message_id: str) -> None:
+        """List a message without its content, as the API does at times."""
+        self._emptied.add(message_id)
+
+    def unsend(self, message_id: str) -> None:
+        """Take a message out of its thread, which moves nothing; there must be another."""
+        self._unsent.add(message_id)
 
     def _positions(self, at_us: int, below: Position) -> Iterator[Position]:
         untouched = (
@@ -193,7 +233,7 @@ class Inbox:
 
         These are those that were received by hand, and the newest ones that the formula has dealt, `most` at most.
         """
-        dealt, earlier = self._dealt_moments(index, at_us, most)
+        dealt, earlier = self._dealt_moments(index, at_us, most + len(self._unsent))
         received = [
             self._moment(index, f"received {ordinal}", instant)
             for ordinal, instant in enumerate(self._received.get(index, ()))
@@ -202,6 +242,8 @@ class Inbox:
         moments = received[::-1] + dealt
         if received:
             moments.sort(key=lambda moment: moment.at_us, reverse=True)
+        if self._unsent:
+            moments = [moment for moment in moments if moment.id not in self._unsent]
         return moments, earlier
 
     def _dealt_moments(self, index: int, at_us: int, most: int) -> tuple[list[Moment], int]:
@@ -229,7 +271,8 @@ class Inbox:
 
     def _moment(self, index: int, which: int | str, at_us: int) -> Moment:
         drawn = seeded.draw(self._seed, index, which)
-        return Moment(self._message_id(drawn), at_us, drawn)
+        message_id = self._message_id(drawn)
+        return Moment(message_id, at_us, drawn, self._edited.get(message_id), message_id in self._emptied)
 
     def _message_id(self, drawn: bytes) -> str:
         if self.platform == "messenger":

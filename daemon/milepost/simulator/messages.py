@@ -70,10 +70,14 @@ class Message:
         self.seed = moment.seed
         self.is_outgoing = moment.seed[16] < 100
         self.kind = _kind(moment.seed[17], _MESSENGER_KINDS if thread.platform == "messenger" else _INSTAGRAM_KINDS)
+        if moment.is_empty:
+            self.kind = "empty"
 
     @property
     def text(self) -> str | None:
         """The text. A message without text has an empty one or none at all, at random."""
+        if self.moment.edited is not None and self.kind != "empty":
+            return self.moment.edited
         if self.kind in ("text", "story_reply"):
             sentence = seeded.pick(words.SENTENCES, self.seed[18])
             return f"{sentence[:3]}\0{sentence[3:]}" if self.seed[19:21] < b"\x00\x80" else sentence

@@ -107,6 +107,30 @@ class World:
         inbox, index = self._locate(conversation_id)
         inbox.delete(index)
 
+    def edit(self, conversation_id: str, message_id: str, text: str) -> None:
+        """Give a message another text; the conversation's time stays.
+
+        Raises:
+            KeyError: the conversation does not exist.
+        """
+        self._locate(conversation_id)[0].edit(message_id, text)
+
+    def unsend(self, conversation_id: str, message_id: str) -> None:
+        """Take a message that is not the only one out of its conversation, whose time stays unless it was the newest.
+
+        Raises:
+            KeyError: the conversation does not exist.
+        """
+        self._locate(conversation_id)[0].unsend(message_id)
+
+    def empty(self, conversation_id: str, message_id: str) -> None:
+        """List a message without its content from now on.
+
+        Raises:
+            KeyError: the conversation does not exist.
+        """
+        self._locate(conversation_id)[0].empty(message_id)
+
     def poison(self, conversation_id: str, ailment: Ailment = Ailment.POISON) -> None:
         """Make a conversation ill from now on, overriding the seed.
 
