@@ -29,6 +29,7 @@ TYPES = {
     "Literal": "choice",
     "HostNames": "list",
     "Platforms": "list",
+    "Secrets": "list",
     "tuple": "list",
 }
 

@@ -69,6 +69,7 @@ class Trial:
             "manager": registry._manager.token,
             "discovers": self.reloader.settings.source.discover_pages,
             "floor": self.engine.rate_limits.floor_seconds,
+            "webhooks": self.reloader.settings.webhooks,  # asked at each request
             "level": logging.getLogger().level,
         }
 

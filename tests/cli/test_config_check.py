@@ -17,6 +17,7 @@ from milepost.core.model import Platform
 from milepost.reporting.advice import PERMISSIONS
 from milepost.reporting.summary import ExitCode
 from milepost.settings import PageSettings, Settings, SourceSettings
+from milepost.settings.model import WebhookSettings
 from milepost.simulator.faults import CALM, FaultPlan, parse_faults
 from milepost.simulator.plan import WorldPlan
 from milepost.simulator.server import SimulatorServer
@@ -305,3 +306,26 @@ async def test_the_most_serious_result_decides_the_exit_code() -> None:
         pages = (page(first.id, second.token), page(second.id, SECRET))
         code, _ = await tried(settings(server.base_url, *pages))
     assert code is ExitCode.CONFIGURATION
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+
+WITH_WEBHOOKS = WebhookSettings(listen="127.0.0.1:0", verify_token=SecretStr("a-word"))
+
+
+async def test_subscriptions_are_looked_at_where_webhooks_are_taken() -> None:
+    async with simulator() as server:
+        one, other = server.pages
+        server.world.access.subscribe(other.id, "messages,standby")
+        wanted = settings(server.base_url, *(page(each.id, each.token) for each in server.pages))
+        code, lines = await tried(wanted.model_copy(update={"webhooks": WITH_WEBHOOKS}))
+        without, others = await tried(wanted)
+    assert code is ExitCode.WITH_ERRORS
+    assert [line for line in lines if "webhooks" in line] == [
+        "  webhooks: the page is subscribed",
+        "  webhooks: the page is not subscribed to message_echoes, messaging_postbacks",
+        "    → subscribe each page to these fields, or set webhooks.subscribe: true (docs/webhooks.md)",
+    ]
+    assert without is ExitCode.COMPLETE
+    assert not any("webhooks" in line for line in others)
+    assert one.id in lines[0]

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
 
+import pytest
+from msgspec.structs import replace
+
 from kit.builders import (
     BAD_VERSION,
     DEAD_TOKEN,
@@ -23,7 +26,7 @@ from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
 from milepost.core.model import Detail, Platform, Scope, Stream
 from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
-from milepost.reporting.health import DaemonStatus, Issue, IssueKind
+from milepost.reporting.health import DaemonStatus, Issue, IssueKind, WebhookStatus
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of
 from milepost.reporting.views import Status, statuses
 
@@ -65,6 +68,21 @@ def test_what_is_wrong_with_the_daemon_comes_first_and_what_to_do() -> None:
     ]
     assert lines[5].startswith("messenger:61590023753730000  retrying  ")
     assert lines[6] == "  waits for the database, since 12:00 UTC (4 minutes ago)"
+
+
+@pytest.mark.parametrize(
+    ("webhooks", "line"),
+    [
+        (WebhookStatus(0, None, 0), "0 webhooks since the start"),
+        (
+            WebhookStatus(1250, at(120), 3),
+            "1,250 webhooks since the start, the last 2 minutes ago; 3 messages came without one",
+        ),
+    ],
+)
+def test_what_has_come_by_webhooks_comes_last(webhooks: WebhookStatus, line: str) -> None:
+    daemon = replace(daemon_with(), webhooks=webhooks)
+    assert text_of_daemon(daemon, after(*OPENED, STORED)).splitlines()[-2:] == ["", line]
 
 
 def test_without_streams_the_reason_is_all_there_is_to_say() -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kit.builders import (
     NETWORK,
@@ -88,6 +89,17 @@ class TestRequest:
         checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
 
         assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-HOUR))
+
+    @pytest.mark.parametrize(("is_prompted", "cursor"), [(False, "after 1"), (True, None)])
+    def test_a_run_because_of_news_reads_the_head_first_however_recently_that_was_read(
+        self, is_prompted: bool, cursor: str | None
+    ) -> None:
+        sweep = sweep_started(Mode.FULL, at(0))
+        stored = BatchStored(walking("after 1", head_read_at=NOON), Tally(batches=1))
+        checkpoint = given(run_started(), sweep, stored, RunEnded(RunStatus.PAUSED, Reason.BATCH_LIMIT))
+        during = replace(budget("run-2"), interval_seconds=HOUR, is_prompted=is_prompted)
+
+        assert requested(checkpoint, during).cursor == cursor
 
     def test_a_request_continues_the_catch_up_scan(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))

@@ -305,6 +305,21 @@ async def test_a_sweep_that_comes_due_ends_the_reading() -> None:
     assert (len(inbox.requests), result.backlog) == (3, 1)
 
 
+async def test_news_ends_the_reading_after_one_request() -> None:
+    parts = engine(MemoryStore(), policy=POLICY)
+
+    async def hear_of_news(_: MessagesRequest) -> None:
+        supervisor.prompt(STREAM)
+
+    inbox = Busy(parts, 1, before=hear_of_news)
+    await bursts(parts, inbox, 75)
+    supervisor = one_run(parts, inbox)
+
+    (result,) = await supervisor.sync([STREAM])
+
+    assert (len(inbox.requests), result.backlog) == (1, 1)
+
+
 async def test_a_run_makes_no_more_requests_than_it_may_read_batches() -> None:
     parts = engine(MemoryStore(), policy=POLICY)
     inbox = Busy(parts, 1)

@@ -181,6 +181,27 @@ async def test_a_requested_sync_is_one_run_whichever_worker_runs_it(crew: Crew) 
     assert busy.leases.jobs.leases == {}
 
 
+@pytest.mark.parametrize("ahead_seconds", [-20, 0, 20])
+async def test_news_is_read_within_seconds_and_once_whichever_worker_hears_of_it(
+    crew: Crew, ahead_seconds: float
+) -> None:
+    members = [await crew.join([STREAM]), await crew.join([STREAM], ahead=timedelta(seconds=ahead_seconds))]
+    async with crew.at_work():
+        await until(lambda: crew.sweeps(STREAM) == 1)
+        await asyncio.sleep(100)
+        members[1].supervisor.prompt(STREAM)
+        await until(lambda: crew.sweeps(STREAM) == 2, seconds=10)  # of which its calls take most
+        await asyncio.sleep(100)
+        assert crew.sweeps(STREAM) == 2
+        for member in members:
+            member.supervisor.prompt(STREAM)
+        await asyncio.sleep(100)
+        assert crew.sweeps(STREAM) <= 2 + (2 if ahead_seconds == 0 else 8), "clocks that differ cost a few sweeps"
+        before = crew.sweeps(STREAM)
+        await asyncio.sleep(100)
+    assert crew.sweeps(STREAM) == before
+
+
 async def test_a_pause_and_a_resume_by_any_worker_hold_for_all(crew: Crew) -> None:
     """Both times the run continues until the batch under way is done."""
     await crew.join([STREAM], batches=100)

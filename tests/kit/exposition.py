@@ -17,6 +17,7 @@ from milepost.core.position import Mode
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.metrics.collect import Metrics
+from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.wrong_tokens import WrongTokens
 
 KINDS = ("call_count", "total_time", "total_cputime")
@@ -79,6 +80,9 @@ def everything() -> Exposition:
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
     exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1, lambda: 0.0)
     exposition.metrics.register(WrongTokens())
+    webhooks = WebhookCounter(lambda: {STREAM: False})
+    webhooks.expect([STREAM])
+    exposition.metrics.register(webhooks)
     exposition.read(
         recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),
         recorded(

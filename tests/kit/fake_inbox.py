@@ -522,7 +522,7 @@ def as_listed(thread: Thread, messages: int, window: int) -> Conversation:
         thread.thread_id,
         thread.updated_time,
         contact=Contact(thread.contact_id, f"the contact of {thread.thread_id}"),
-        snippet=there[-1].text,
+        snippet=there[-1].text if there else None,  # all that was written may be unsent
         message_count=len(there),
         interactions=newest_first,
         has_older=has_older,

@@ -147,6 +147,13 @@ class Disk:
         else:
             file.do(call)
 
+    def killed(self, onto: Path) -> Path:
+        """Return a new directory with what a kill of the process leaves: all that was written, synced or not."""
+        onto.mkdir()
+        for name, file in self._files.items():
+            (onto / name).write_bytes(file.after(file.unsynced))
+        return onto
+
     def cut(self, onto: Path, jitter: Random | None = None) -> Path:
         """Return a new directory with what a power cut leaves: nothing of the unsynced writes, or a random part."""
         onto.mkdir()

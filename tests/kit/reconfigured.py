@@ -5,7 +5,11 @@ from typing import Any
 from milepost.settings import Settings
 
 PAGE = {"id": "1", "access_token": "token-of-page-1"}
-RUNNING: dict[str, Any] = {"source": {"kind": "facebook"}, "pages": (PAGE,)}
+RUNNING: dict[str, Any] = {
+    "source": {"kind": "facebook"},
+    "pages": (PAGE,),
+    "webhooks": {"verify_token": "a-word"},
+}
 # For every key outside of a page, a value that differs from RUNNING's.
 OTHERWISE: dict[str, object] = {
     "store.url": "sqlite:///other.db",
@@ -40,6 +44,13 @@ OTHERWISE: dict[str, object] = {
     "retry.attempts": 5,
     "retry.base_delay": "1s",
     "retry.max_delay": "1m",
+    "webhooks.listen": "127.0.0.1:9001",
+    "webhooks.path": "/meta",
+    "webhooks.verify_token": "another-word",
+    "webhooks.verify_token_file": "verify-token",
+    "webhooks.secrets": ("secret-of-instagram-login",),
+    "webhooks.secrets_file": "webhook-secrets",
+    "webhooks.subscribe": True,
     "http.listen": "127.0.0.1:9000",
     "http.token": "token-of-the-listener",
     "http.allowed_hosts": ("status.example.com",),

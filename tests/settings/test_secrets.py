@@ -230,15 +230,33 @@ pages:
             "source.app_secret", "environment variable MILEPOST_APP_SECRET"
         )
 
+    def test_the_report_has_each_secret_of_a_list(self, file: Path) -> None:
+        file.write_text("webhooks: {secrets: ['${A}', plain]}")
+        assert [(entry.key, entry.origin) for entry in secret_report(file, {"A": SECRET})][1:] == [
+            ("webhooks.secrets[0]", "environment variable A"),
+            ("webhooks.secrets[1]", f"written in {file}"),
+        ]
+
+    def test_a_file_of_several_secrets_has_one_on_each_line(self, file: Path) -> None:
+        file.with_name("secrets").write_text("one\ntwo\n")
+        file.write_text("webhooks: {secrets_file: secrets}")
+        assert [each.get_secret_value() for each in load(file, {}).webhooks.secrets] == ["one", "two"]
+
+    def test_a_wrong_list_of_secrets_is_not_shown(self, file: Path) -> None:
+        text = refused(file, f"webhooks: {{secrets: {SECRET}}}")
+        assert "webhooks.secrets" in text
+        assert SECRET not in text
+
     def test_the_report_has_every_secret_of_the_model(self, file: Path) -> None:
         def secret_keys(section: type[Section], prefix: str) -> set[str]:
-            own = {f"{prefix}{name}" for name, field in section.model_fields.items() if field.annotation is SecretStr}
+            fields = section.model_fields.items()
+            own = {f"{prefix}{name}" for name, field in fields if "SecretStr" in repr(field.annotation)}
             for name, field in section.model_fields.items():
                 if inner := section_in(field):
                     own |= secret_keys(inner, f"{prefix}{name}{'' if field.annotation is inner else '[0]'}.")
             return own
 
-        file.write_text("store: {}\nsource: {}\nhttp: {}\npages: [{id: '1'}]")
+        file.write_text("store: {}\nsource: {}\nwebhooks: {}\nhttp: {}\npages: [{id: '1'}]")
         assert {entry.key for entry in secret_report(file, {})} == secret_keys(Settings, "")
 
     def test_redaction_gets_every_secret_that_is_set_and_no_empty_one(self) -> None:

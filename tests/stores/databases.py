@@ -29,6 +29,7 @@ KEYS = {
     "missed_conversations": "stream, conversation_id",
     "forgotten": "platform, page_id, kind, id",
     "page_moves": "platform, previous_page_id, page_id",
+    "webhook_events": "event_key",
     "source": "place",
     "checkpoints": "stream",
     "runs": "run_id",
@@ -103,6 +104,11 @@ class AnyDatabase:
         self.execute(f"INSERT INTO forgotten VALUES {who}")
         move = ("messenger", f"page-{checkpoint.version}", "page-0", "2026-03-01T12:00:00.000Z")
         self.execute(f"INSERT INTO page_moves VALUES {move}")
+        noon = "2026-03-01T12:00:00.000Z"
+        for due_at, claims in ((f"'{noon}'", 0), ("NULL", 3)):
+            key = f"messenger:page-0 message m_{checkpoint.version}_{claims}"
+            event = f"'messenger:page-0', 'message', 'm_{claims}', NULL, '{noon}', '{noon}', {due_at}, {claims}"
+            self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event})")
 
 
 def some_rows(of: Stream, version: int) -> Changes:

@@ -58,3 +58,10 @@ def test_sessions_have_the_same_methods_with_the_same_parameters() -> None:
 
     assert postgresql.keys() - sqlite.keys() == ONLY_METHODS_OF_POSTGRESQL
     assert sqlite == {name: parameters for name, parameters in postgresql.items() if name in sqlite}
+
+
+def test_webhook_events_have_the_same_statements() -> None:
+    sqlite, postgresql = load_statements("sqlite", "webhooks").keys(), load_statements("postgresql", "webhooks").keys()
+
+    assert sqlite - postgresql == {"add_webhook_event"}, "SQLite has no round trips: it adds one by one"
+    assert postgresql - sqlite == {"add_webhook_events"}

@@ -28,6 +28,7 @@ QUIET = {
     "Open dead letters and message backlog",
     "Odd answers of the API",
     "Delay of new messages",
+    "Missed messages",
     "Database and configuration",  # its discovery is off
     "All streams",
 }

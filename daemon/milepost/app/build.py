@@ -38,6 +38,7 @@ class Parts(Struct, frozen=True, eq=False):
     """The assembled parts, as far as commands need them.
 
     `undiscovered` is why pages could not be discovered at the start; the others are synced nevertheless.
+    `send_webhooks` has a simulated world send webhooks to a URL, signed with a secret; None in the real one.
     """
 
     supervisor: Supervisor
@@ -50,14 +51,16 @@ class Parts(Struct, frozen=True, eq=False):
     discovery: PageDiscovery
     token_watch: TokenWatch
     undiscovered: Problem | Held | None
+    send_webhooks: Callable[[str, str], object] | None
 
 
 class _World(Struct, frozen=True):
-    """The Graph API's URL, the pages to sync, and the token of the user whose pages are discovered."""
+    """The Graph API's URL, the pages to sync, the token of the user whose pages are discovered, and see Parts."""
 
     base_url: str
     pages: list[Page]
     manager_token: str
+    send_webhooks: Callable[[str, str], object] | None = None
 
 
 @asynccontextmanager
@@ -97,6 +100,7 @@ async def assembled(
             discovery=discovery,
             token_watch=TokenWatch(registry, supervisor),
             undiscovered=await discovery.discover(),
+            send_webhooks=world.send_webhooks,
         )
 
 
@@ -165,4 +169,4 @@ async def _simulated_world(settings: Settings, clock: Clock) -> AsyncIterator[_W
             Page(page.id, page.name, tuple(map(Platform, page.platforms)), page.token, page.instagram_account_id)
             for page in simulator.pages
         ]
-        yield _World(simulator.base_url, pages, simulator.world.user_token)
+        yield _World(simulator.base_url, pages, simulator.world.user_token, simulator.send_webhooks)

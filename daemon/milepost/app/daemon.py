@@ -16,6 +16,7 @@ from milepost.app.database import store_url_of
 from milepost.app.health import Health
 from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreWatch
+from milepost.app.webhooks import Webhooks
 from milepost.core.model import Stream
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Feed, Reader, reading
@@ -74,10 +75,14 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         _driver(settings, parts, journal_reader) as driver,
     ):
         observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
+        webhooks = Webhooks(parts)
+        observers.metrics.register(webhooks.counter)
+        observers.health.watch_webhooks(webhooks.status, webhooks.issues)
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
+            webhooks.listening(settings),
             observers.broadcast.running(),
-            reading(parts.feed, observers.of_this_process()),
+            reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
             reading(driver.journal_feed, observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)),
             asyncio.TaskGroup() as tasks,
         ):
@@ -88,6 +93,9 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
+                "webhooks": webhooks.worker.run(stop),
+                "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
+                "judge of webhooks": webhooks.judge.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():

@@ -1,7 +1,7 @@
 """Puts together what is wrong with the daemon as a whole, as its parts know it."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -13,7 +13,15 @@ from milepost.core.background import MAX_USAGE_RATIO
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
-from milepost.reporting.health import DaemonStatus, Issue, IssueKind, most_serious_first, status_line, why_unready
+from milepost.reporting.health import (
+    DaemonStatus,
+    Issue,
+    IssueKind,
+    WebhookStatus,
+    most_serious_first,
+    status_line,
+    why_unready,
+)
 from milepost.reporting.humanize import counted, lasting
 from milepost.reporting.status import limit_in_words
 
@@ -37,16 +45,28 @@ class Health:
         self._now = parts.clock.now
         self._redact = redact
         self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
+        self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
+        self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
 
     def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
         """Ask for the streams that get nowhere, too: the live view knows them."""
         self._getting_nowhere = getting_nowhere
 
+    def watch_webhooks(self, status: Callable[[], WebhookStatus | None], issues: Callable[[], Iterable[Issue]]) -> None:
+        """Ask for what has come by webhooks, and what is wrong with them, too."""
+        self._webhooks, self._issues_of_webhooks = status, issues
+
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
         queued = {stream.key: since for stream, since in self.queued().items()}
         return DaemonStatus(
-            self._now(), __version__, self.issues(), queued, self.slowed_down(), held_back=self.held_back()
+            self._now(),
+            __version__,
+            self.issues(),
+            queued,
+            self.slowed_down(),
+            held_back=self.held_back(),
+            webhooks=self._webhooks(),
         )
 
     def issues(self) -> tuple[Issue, ...]:
@@ -99,6 +119,7 @@ class Health:
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         yield from self._discovery.issues()
         yield from self._reloader.issues()
+        yield from self._issues_of_webhooks()
         slowdowns = self._registry.slowdowns()
         if slowdowns:
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)

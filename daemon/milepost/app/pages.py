@@ -15,6 +15,7 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.pages import Page, fetch_managed_pages
 from milepost.facebook.rate_limiter import Budget, RateLimiter, Slowdown
+from milepost.facebook.subscriptions import Subscriptions
 from milepost.facebook.token_health import InspectedToken, inspect_token
 from milepost.settings import Settings
 
@@ -70,6 +71,8 @@ class PageRegistry:
         client.known_tokens.learn(manager_token)
         self._manager = Access(manager_token, RateLimiter(calls_per_second, self._app_budget))
         self._pages: dict[str, _Registration] = {}
+        self._inboxes: dict[Stream, FacebookInbox] = {}
+        self._accounts: dict[str, Stream] = {}  # Instagram accounts that webhooks were about
 
     def page_names(self) -> dict[str, str]:
         """Return the pages' names by id; "" where the name is unknown."""
@@ -175,6 +178,27 @@ class PageRegistry:
         page = self._pages.get(page_id)
         return () if page is None else tuple(page.streams)
 
+    def stream_of(self, kind: str, account_id: str) -> Stream | None:
+        """Return the stream that webhooks about an account are for: a page's id, or that of its Instagram account.
+
+        None if there is none, or if the id of an Instagram account was not asked of the API yet.
+        """
+        if kind == "page":
+            found = Stream(Platform.MESSENGER, account_id)
+            return found if found in self.streams_of(account_id) else None
+        if kind != "instagram":
+            return None
+        known = self._accounts.get(account_id)
+        if known is None or not self._is_of(known, account_id):
+            streams = (Stream(Platform.INSTAGRAM, page_id) for page_id in self._pages)
+            known = next((stream for stream in streams if self._is_of(stream, account_id)), None)
+            if known is not None:
+                self._accounts[account_id] = known
+        return known
+
+    def _is_of(self, stream: Stream, account_id: str) -> bool:
+        return stream in self.streams_of(stream.page_id) and account_id in self._inboxes[stream].own_ids
+
     def rotate_manager_token(self, token: str) -> None:
         """Replace the token of the user whose pages are discovered."""
         self._client.known_tokens.learn(token)
@@ -196,6 +220,16 @@ class PageRegistry:
             return Held()
         return await inspect_token(self._client, page.access, self._rate_limits.gate(page.streams[0]))
 
+    def subscriptions(self, page_id: str) -> Subscriptions | None:
+        """Return how to look at a page's subscription to webhooks; None if it is not registered any more."""
+        page = self._pages.get(page_id)
+        if page is None or not page.streams:
+            return None
+        gate, platforms = self._rate_limits.gate(page.streams[0]), [stream.platform for stream in page.streams]
+        return Subscriptions(self._client, page.access, gate, page_id, platforms)
+
     def _source(self, stream: Stream, page: _Registration) -> Source:
         gate = self._rate_limits.gate(stream)
-        return FacebookInbox(self._client, stream, page.access, gate, page.instagram_account_id, page.name)
+        inbox = FacebookInbox(self._client, stream, page.access, gate, page.instagram_account_id, page.name)
+        self._inboxes[stream] = inbox
+        return inbox

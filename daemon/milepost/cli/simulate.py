@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -15,8 +16,17 @@ from milepost.settings.yaml import read_text
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer
+from milepost.simulator.webhooks import WebhookFaults, parse_webhook_faults
 
 MAX_SECRET_BYTES = 16 * 1024
+
+
+class Hooks(NamedTuple):
+    """Where webhooks are sent, the secret that signs them, and what goes wrong with them."""
+
+    url: str
+    secret: str
+    faults: WebhookFaults
 
 
 @click.command(name="simulate")
@@ -52,8 +62,23 @@ MAX_SECRET_BYTES = 16 * 1024
     show_default=True,
     help="For example hostile,latency=50ms,pace=2.",
 )
+@click.option("--webhooks", metavar="URL", help="Send webhooks to this URL, signed with --app-secret-file.")
+@click.option(
+    "--webhook-faults",
+    metavar="PLAN",
+    default="",
+    help="For example missing=0.1,doubled=0.1,late=0.2,late_seconds=5,badly_signed=0.05.",
+)
 @click.option("--app-secret-file", metavar="FILE", help="Require calls that are signed with the secret in this file.")
-def command(host: str, port: int, faults: str, app_secret_file: str | None, **world: object) -> None:
+def command(
+    host: str,
+    port: int,
+    faults: str,
+    webhooks: str | None,
+    webhook_faults: str,
+    app_secret_file: str | None,
+    **world: object,
+) -> None:
     """Serve a simulated Graph API until Ctrl-C, and write a configuration for it to stdout.
 
     A fault plan begins with calm, rough or hostile. docs/simulator.md explains what else it may hold, and what
@@ -64,6 +89,7 @@ def command(host: str, port: int, faults: str, app_secret_file: str | None, **wo
     try:
         plan = msgspec.convert(world, WorldPlan)
         fault_plan = parse_faults(faults, plan.seed)
+        webhook_plan = parse_webhook_faults(webhook_faults, plan.seed)
     except BadConfiguration as error:
         raise click.UsageError(str(error)) from error
     server = SimulatorServer(
@@ -74,7 +100,8 @@ def command(host: str, port: int, faults: str, app_secret_file: str | None, **wo
         port=port,
         app_secret=_secret(app_secret_file),
     )
-    asyncio.run(_serve(server, app_secret_file))
+    hooks = None if webhooks is None else Hooks(webhooks, _secret(app_secret_file), webhook_plan)
+    asyncio.run(_serve(server, app_secret_file, hooks))
 
 
 def _secret(file: str | None) -> str:
@@ -86,9 +113,11 @@ def _secret(file: str | None) -> str:
     return secret
 
 
-async def _serve(server: SimulatorServer, app_secret_file: str | None) -> None:
+async def _serve(server: SimulatorServer, app_secret_file: str | None, hooks: Hooks | None) -> None:
     stopped = stopped_by_signals()
     async with server:
+        if hooks is not None:
+            server.send_webhooks(hooks.url, hooks.secret, hooks.faults)
         click.echo("\n".join(_configuration(server, app_secret_file)))
         await stopped.wait()
 

@@ -15,7 +15,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
 from milepost.core.model import Stream
 from milepost.core.position import Phase
-from milepost.reporting.health import DaemonStatus, in_a_sentence
+from milepost.reporting.health import DaemonStatus, in_a_sentence, webhooks_in_words
 from milepost.reporting.humanize import ago, ahead, counted, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
@@ -140,7 +140,13 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
         ],
         terminal,
     )
-    return [*wrong, *([""] if wrong else []), *lines, "", *written.lines]
+    return [*wrong, *([""] if wrong else []), *lines, "", *written.lines, *_webhooks(status, terminal)]
+
+
+def _webhooks(status: Status, terminal: Terminal) -> list[str]:
+    """Return what has come by webhooks, where a daemon takes them."""
+    webhooks = None if status.daemon is None else status.daemon.webhooks
+    return [] if webhooks is None else ["", *terminal.wrapped(webhooks_in_words(webhooks, status.at))]
 
 
 def _issues(status: Status, terminal: Terminal) -> list[str]:

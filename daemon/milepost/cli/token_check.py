@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.app.pages import PageRegistry, configured_pages
+from milepost.app.subscription_watch import ADVICE as SUBSCRIBE_ADVICE
 from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem
@@ -19,6 +20,7 @@ from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
 from milepost.facebook.problems import problem_of
+from milepost.facebook.subscriptions import Subscription
 from milepost.facebook.token_health import InspectedToken
 from milepost.reporting.advice import PERMISSIONS, advice_on
 from milepost.reporting.humanize import counted, on_one_line
@@ -85,6 +87,7 @@ class _Trial:
         self._client = client
         self._request = Request(None, 1, settings.sync.messages_per_conversation, is_last=True)
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._takes_webhooks = bool(settings.webhooks.listen)
 
     async def try_pages(
         self, pages: Sequence[Page], keys: Mapping[str, str], report: Callable[[str], None]
@@ -104,7 +107,11 @@ class _Trial:
             if owner.code is not ExitCode.COMPLETE:
                 return _under(f"{name}: ", owner)
             streams = [await self._try_stream(stream, sources[stream]) for stream in page.streams]
-            token = _on_token(page, await self.registry.inspect_token(page.id), key, datetime.now(UTC))
+            inspected = await self.registry.inspect_token(page.id)
+            token = _on_token(page, inspected, key, datetime.now(UTC))
+            if self._takes_webhooks:
+                app_id = inspected.app_id if isinstance(inspected, InspectedToken) else ""
+                streams.append(await self._try_webhooks(page, app_id))
         first, *rest = token.lines
         lines = [f"{name}: {first}", *(f"  {line}" for each in streams for line in each.lines)]
         return _Tried((*lines, *rest), most_serious({token.code, *(each.code for each in streams)}))
@@ -131,6 +138,21 @@ class _Trial:
                 return _on_own_id(f"{stream.platform}: conversations can be read", await self._own_id(source, batch))
             case Fetched():
                 return _Tried((f"{stream.platform}: conversations can be read, but there are none so far",))
+
+    async def _try_webhooks(self, page: Page, app_id: str) -> _Tried:
+        """Look at a page's subscription to webhooks."""
+        subscriptions = self.registry.subscriptions(page.id)
+        found = Held() if subscriptions is None else await subscriptions.look(app_id)
+        match found:
+            case Subscription(missing=()):
+                return _Tried(("webhooks: the page is subscribed",))
+            case Subscription(missing=missing):
+                lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE_ADVICE}"
+                return _Tried(lines, ExitCode.WITH_ERRORS)
+            case Problem():
+                return _Tried((f"webhooks: the subscription cannot be looked at: {on_one_line(found)}",))
+            case Held():
+                return _Tried(("webhooks: not tried: a rate limit forbids the call",), ExitCode.WITH_ERRORS)
 
     async def _own_id(self, source: Source, newest: Batch) -> OwnId | None:
         """Return what participants say about our own id, from more conversations where the newest does not have it."""

@@ -87,7 +87,10 @@ class Policy(Struct, frozen=True):
 
 
 class RunBudget(Struct, frozen=True):
-    """The limits of one run. `stops_for` is the reason to end it before the next batch, if there is one."""
+    """The limits of one run. `stops_for` is the reason to end it before the next batch, if there is one.
+
+    A run that `is_prompted` begins because there is news, which it reads first.
+    """
 
     run_id: str
     started_at: datetime
@@ -96,6 +99,7 @@ class RunBudget(Struct, frozen=True):
     wants_full: bool = False
     stops_for: Reason | None = None
     interval_seconds: float = 0.0
+    is_prompted: bool = False
 
 
 class Fetch(Struct, frozen=True):
@@ -220,7 +224,8 @@ def taken_up(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
     """Return the checkpoint as the run takes it up: what is new may come first."""
     if budget.wants_full and checkpoint.sweep is not None and checkpoint.sweep.mode is not Mode.FULL:
         return checkpoint  # the run begins another sweep
-    return take_up(checkpoint, budget.run_id, budget.started_at, interval_seconds=budget.interval_seconds)
+    interval_seconds = 0.0 if budget.is_prompted else budget.interval_seconds
+    return take_up(checkpoint, budget.run_id, budget.started_at, interval_seconds=interval_seconds)
 
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:

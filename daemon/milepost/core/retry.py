@@ -55,17 +55,29 @@ JITTER = 0.1  # of the interval, either way, so that streams that started togeth
 MAX_PARK_SECONDS = 900.0  # after a failure, however long the interval: an outage lasts about an hour
 AUTHORIZATION_PROBE_SECONDS = 1800.0
 CONFIGURATION_PROBE_SECONDS = 3600.0  # one such error was an incident at the platform that lasted for days
+_ENDED_WELL = {RunStatus.COMPLETE, RunStatus.COMPLETE_WITH_ERRORS, RunStatus.PAUSED}
+PROMPTED_SECONDS = 3.0  # from the start of a run to the next that a webhook prompts, however many there are
 
 
 def next_run_at(
-    run: Run | None, now: datetime, jitter: float, *, interval_seconds: float, held_until: datetime | None = None
+    run: Run | None,
+    now: datetime,
+    jitter: float,
+    *,
+    interval_seconds: float,
+    held_until: datetime | None = None,
+    is_prompted: bool = False,
 ) -> datetime:
     """Return when the stream's next run is due after `run`, for a `jitter` in [0, 1), and not before `held_until`.
 
     A run that made progress before its time or batch limit continues at once, behind the streams that wait for a slot.
     A stream that needs an operator is probed slowly; one that failed is parked for minutes. Any other is due an
-    interval after its run started; a start in the future, by a clock that was ahead, counts as now.
+    interval after its run started; a start in the future, by a clock that was ahead, counts as now. Where there is news
+    (`is_prompted`) the interval is a few seconds, unless the run ended in an error.
     """
+    ended_well = run is None or run.status in _ENDED_WELL
+    if is_prompted and ended_well:
+        interval_seconds = min(interval_seconds, PROMPTED_SECONDS)
     due_at = _due_at(run, now, jitter, interval_seconds)
     return due_at if held_until is None else max(due_at, held_until)
 

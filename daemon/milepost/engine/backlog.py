@@ -129,7 +129,7 @@ class BacklogReader:
         held_until = engine.rate_limits.held_until(self._stream_journal.stream)
         now, demand = engine.clock.now(), self._demand()
         match plan_backlog(checkpoint, now, budget, held_until, demand=demand, requests=self._requests):
-            case ReadGap() | Wait() if self._mailbox.is_outdated or (self._mailbox.run_requested and self._requests):
+            case ReadGap() | Wait() if self._mailbox.is_outdated or (self._mailbox.wants_run and self._requests):
                 return None
             case ReadGap() | Wait() if self._mailbox.interrupt.is_set:
                 return await self._commands.run_commands(checkpoint)
@@ -210,12 +210,13 @@ class BacklogReader:
         self._is_in_vain = is_stop or self._failures_in_a_row >= MAX_PARKED * self._engine.policy.attempts
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
-        """Wait without a slot. A command ends the wait."""
+        """Wait without a slot. A command or news ends the wait."""
         engine = self._engine
         async with (
             engine.slots.released(self._stream_journal.stream),
             engine.stop.interruptible(),
             self._mailbox.interrupt.interruptible(),
+            self._mailbox.prompted.interruptible(),
         ):
             await engine.clock.sleep_until(until)
         return checkpoint

@@ -24,7 +24,8 @@ class Recorded(Struct, frozen=True):
 
     `fetch_seconds` is how long the source took, if the entries are the outcome of a fetch; `commit_seconds` how long
     the commit took, including the wait for the database connection. `arrived` are the times of the messages that are
-    new since the last sweep.
+    new since the last sweep, and `recent` the new messages of the last day, by id, with their times; those that another
+    process committed are not known.
     """
 
     entries: tuple[Entry, ...]
@@ -33,6 +34,7 @@ class Recorded(Struct, frozen=True):
     commit_seconds: float
     fetch_seconds: float | None
     arrived: tuple[datetime, ...] = ()
+    recent: tuple[tuple[str, datetime], ...] = ()
 
 
 class UnchangedRead(Struct, frozen=True):

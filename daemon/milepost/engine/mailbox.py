@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
@@ -45,11 +46,14 @@ class RunRequest(Struct, frozen=True):
 class Mailbox:
     """The commands that wait for one stream, and whether a run is wanted at once. `interrupt` is set while any waits.
 
-    A stream `is_dismissed` if its task is to end after the current batch.
+    A stream `is_dismissed` if its task is to end after the current batch. `prompted` interrupts whoever waits for its
+    next run when there is news of it.
     """
 
     def __init__(self) -> None:
         self.is_dismissed = False
+        self.prompted = Interrupt()
+        self._prompted_at: datetime | None = None
         self._version = self._noted_version = 0
         self._waiting: deque[tuple[Command, asyncio.Future[CommandResult]]] = deque()
         self._wanted: RunRequest | None = None
@@ -62,6 +66,22 @@ class Mailbox:
         before = self._wanted is not None and self._wanted.full
         self._wanted = RunRequest(full or before)
         self.interrupt.set()
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether there is news of the stream for which no run has begun."""
+        return self._prompted_at is not None
+
+    def prompt(self, now: datetime) -> None:
+        """Note that there is news of the stream: its next run is due soon."""
+        self._prompted_at = now
+        self.prompted.set()
+        self.prompted.clear()
+
+    def observe_run(self, started_at: datetime | None = None) -> None:
+        """Note that a run has begun, which finds what was news by then; without an instant, at this moment."""
+        if started_at is None or (self._prompted_at is not None and started_at >= self._prompted_at):
+            self._prompted_at = None
 
     def set_version(self, version: int) -> None:
         """Note the version that the current run is at."""
@@ -87,6 +107,11 @@ class Mailbox:
     def run_requested(self) -> bool:
         """Whether a run was requested and has not begun."""
         return self._wanted is not None
+
+    @property
+    def wants_run(self) -> bool:
+        """Whether another run is wanted as soon as the current one can end."""
+        return self.run_requested or self.is_prompted
 
     def take_run_request(self) -> RunRequest | None:
         """Return the run that was requested, if one was, and clear the request."""

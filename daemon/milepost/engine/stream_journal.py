@@ -1,7 +1,7 @@
 """One stream's journal during a run: load the checkpoint, decide and commit, then publish to the feed."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import perf_counter
 
 from msgspec.structs import replace
@@ -18,6 +18,8 @@ from milepost.core.records import Context, Pending, Record, prepare
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.engine.store_retry import StoreRetry
+
+RECENT = timedelta(days=1)
 
 
 class StreamJournal:
@@ -134,9 +136,17 @@ class StreamJournal:
             return answer
         seconds = perf_counter() - began
         self._engine.rate_limits.observe(commit.checkpoint)
+        recent = _recent(commit, self._engine.clock.now())
         self._engine.feed.publish(
-            Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds, record.arrived)
+            Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds, record.arrived, recent)
         )
         if record.events and self._store_retry.outage():  # since this commit, whose outcome was unknown at first
             return await self._commit(commit.checkpoint, Record(()), run_id)
         return commit.checkpoint
+
+
+def _recent(commit: Commit, now: datetime) -> tuple[tuple[str, datetime], ...]:
+    """Return the messages of the last day among those that were stored, and their times."""
+    since = now - RECENT
+    rows = commit.changes.interaction_events
+    return tuple((row.event_id, row.occurred_at) for row in rows if row.occurred_at > since)

@@ -49,6 +49,7 @@ class Supervisor:
         self._latest: dict[Stream, RunBudget] = {}
         self._started: set[Stream] = set()
         self._schedule_changed = Interrupt()
+        self.prompted = Interrupt()  # set when there is news of a stream; a worker of a fleet clears it
         self._tasks: asyncio.TaskGroup | None = None
 
     @property
@@ -93,6 +94,18 @@ class Supervisor:
         """Run the stream as soon as there is a slot, whatever it waits for: its problem is solved."""
         self._mailboxes[stream].request_run()
 
+    def prompt(self, stream: Stream) -> None:
+        """Run the stream within seconds, because there is news of it, unless a rate limit or an error forbids that."""
+        mailbox = self._mailboxes.get(stream)
+        if mailbox is not None:
+            mailbox.prompt(self._engine.clock.now())
+            self.prompted.set()
+
+    def is_prompted(self, stream: Stream) -> bool:
+        """Whether there is news of the stream for which no run has begun here."""
+        mailbox = self._mailboxes.get(stream)
+        return mailbox is not None and mailbox.is_prompted
+
     async def sync(self, streams: Sequence[Stream], *, full: bool = False) -> list[RunResult]:
         """Run every stream once, and return how each run ended."""
         async with asyncio.TaskGroup() as tasks:
@@ -111,6 +124,12 @@ class Supervisor:
         mailbox = self._mailboxes.get(stream)
         if mailbox is not None:
             mailbox.observe_version(version)
+
+    def observe_run(self, stream: Stream, started_at: datetime) -> None:
+        """Note that another process began to run the stream then."""
+        mailbox = self._mailboxes.get(stream)
+        if mailbox is not None:
+            mailbox.observe_run(started_at)
 
     def run_requested(self, stream: Stream) -> bool:
         """Whether the stream was woken and has not run since."""
@@ -186,7 +205,11 @@ class Supervisor:
                 return wanted.full
             held_until = engine.rate_limits.held_until(stream)
             interval_seconds = self._schedule.interval_seconds
-            due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds) + anchor.moved()
+            prompted = mailbox.is_prompted
+            due_at = (
+                next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
+                + anchor.moved()
+            )
             if held_until is not None:
                 due_at = max(due_at, held_until)
             if due_at <= engine.clock.now() and not mailbox.interrupt.is_set:
@@ -197,6 +220,7 @@ class Supervisor:
             async with (
                 engine.stop.interruptible(),
                 mailbox.interrupt.interruptible(),
+                mailbox.prompted.interruptible(),
                 self._schedule_changed.interruptible(),
             ):
                 await engine.clock.sleep_until(due_at)
@@ -214,6 +238,8 @@ class Supervisor:
     async def _run(self, stream: Stream, *, full: bool = False) -> RunResult:
         async with self._engine.slots.hold(stream):
             budget = self._new_budget(self._engine.clock.now(), full=full)
+            budget = replace(budget, is_prompted=self._mailboxes[stream].is_prompted)
+            self._mailboxes[stream].observe_run()
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=budget.run_id):
                 result = await bulkhead(f"stream {stream.key}", self._run_within(stream, budget))
         match result:

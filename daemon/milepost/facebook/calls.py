@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from milepost.core.ports import Gate, Held, Refused
 from milepost.core.problems import Problem
-from milepost.facebook.client import GraphClient, GraphResponse
+from milepost.facebook.client import GraphClient, GraphResponse, Method
 from milepost.facebook.headers import usages, wait_seconds
 from milepost.facebook.problems import problem_of
 from milepost.facebook.rate_limiter import RateLimiter
@@ -58,13 +58,22 @@ class Calls:
 
     async def get(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
         """Wait for the pace, make one call unless it is forbidden by then, and decode the response."""
+        return await self._call("GET", path, parameters, decode)
+
+    async def post(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
+        """Change something at the API, as `get` reads."""
+        return await self._call("POST", path, parameters, decode)
+
+    async def _call(
+        self, method: Method, path: str, parameters: Mapping[str, str], decode: Decoder[T]
+    ) -> Decoded[T] | Refused | Held:
         await self._access.rate_limiter.wait()
         # Nothing is awaited between here and the call: a rate limit that begins later could not be known.
         if self._access.problem is not None:
             return Refused(self._access.problem, 0.0)
         if self._gate.is_closed():
             return Held()
-        answer = await self._client.call(path, parameters, self._access.token, partial(_answer, decode))
+        answer = await self._client.call(path, parameters, self._access.token, partial(_answer, decode), method)
         outcome = answer if isinstance(answer, Refused) else self._decoded(*answer)
         if isinstance(outcome, Refused):
             return replace(outcome, refused_at=self._gate.refused(outcome.problem))

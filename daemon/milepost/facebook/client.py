@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import aiohttp
 import structlog
@@ -23,6 +23,7 @@ from milepost.facebook.proxy import Proxy, proxy_to, trusted
 from milepost.facebook.redaction import KnownTokens, without_token
 
 T = TypeVar("T")
+Method = Literal["GET", "POST"]
 
 MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
 MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
@@ -121,11 +122,13 @@ class GraphClient:
         parameters: Mapping[str, str],
         access_token: str,
         decode: Callable[[GraphResponse], T],
+        method: Method = "GET",
     ) -> T | Refused:
         """Make one request, as `get` does, and decode the response, in a thread if it is large."""
         began_at, began = self._clock(), asyncio.get_running_loop().time()
         async with self._large_bodies.room() as room:
-            received = await self._exchange(path, self._signed(parameters, access_token), access_token, room)
+            signed = self._signed(parameters, access_token)
+            received = await self._exchange(method, path, signed, access_token, room)
             took_seconds = asyncio.get_running_loop().time() - began
             if isinstance(received, Problem):
                 return Refused(received, took_seconds)
@@ -141,13 +144,14 @@ class GraphClient:
             return await room.work(len(body), decoded)
 
     async def _exchange(
-        self, path: str, parameters: Mapping[str, str], access_token: str, room: Room
+        self, method: Method, path: str, parameters: Mapping[str, str], access_token: str, room: Room
     ) -> tuple[aiohttp.ClientResponse, bytes] | Problem:
         headers = {"Authorization": f"Bearer {access_token}"}
         try:
             async with (
                 asyncio.timeout(self.request_timeout_seconds) as deadline,
-                self._session.get(
+                self._session.request(
+                    method,
                     self.url(path),
                     params=parameters,
                     headers=headers,

@@ -67,6 +67,11 @@ class FacebookInbox:
         self._left_out: set[str] = set()  # fields that the API refuses by name
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
+    @property
+    def own_ids(self) -> frozenset[str]:
+        """The ids of the page and its Instagram account, as far as they are known."""
+        return self._own_ids.all
+
     async def fetch(self, request: Request) -> Answered:
         """Fetch a batch. Never raises for what the API or the network does: that is a Refused."""
         missing = await self._fetch_own_ids()

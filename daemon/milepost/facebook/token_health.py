@@ -19,10 +19,14 @@ Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # Unix time up to the 
 
 
 class InspectedToken(Struct, frozen=True):
-    """What the platform says of a token. `permissions` are those that it grants; empty where it does not say."""
+    """What the platform says of a token. `permissions` are those that it grants; empty where it does not say.
+
+    So is the `app_id` of the app that it belongs to.
+    """
 
     health: TokenHealth
     permissions: frozenset[str]
+    app_id: str = ""
 
 
 class _Facts(Struct):
@@ -30,6 +34,7 @@ class _Facts(Struct):
     expires_at: Seconds = 0
     data_access_expires_at: Seconds = 0
     scopes: list[str] = []
+    app_id: str = ""
 
 
 class _DebugToken(Struct):
@@ -60,7 +65,7 @@ def _decode(response: GraphResponse) -> InspectedToken | Problem:
     except (ValidationError, ValueError):
         return problem_of(response.body, response.status)
     health = TokenHealth(facts.is_valid, _instant(facts.expires_at), _instant(facts.data_access_expires_at))
-    return InspectedToken(health, frozenset(facts.scopes))
+    return InspectedToken(health, frozenset(facts.scopes), facts.app_id)
 
 
 def _instant(seconds: int) -> datetime | None:

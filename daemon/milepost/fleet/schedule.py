@@ -16,7 +16,14 @@ from milepost.engine.clock import Anchor
 from milepost.engine.supervisor import MAX_LATENESS_SECONDS, Schedule
 
 
-def due_at(checkpoint: Checkpoint, now: datetime, schedule: Schedule, held_until: datetime | None) -> datetime | None:
+def due_at(
+    checkpoint: Checkpoint,
+    now: datetime,
+    schedule: Schedule,
+    held_until: datetime | None,
+    *,
+    is_prompted: bool = False,
+) -> datetime | None:
     """Return when the stream is due again; None while an operator has paused it.
 
     An open run belongs to a worker, and if that dies, its job goes to another one. Only a run that has written nothing
@@ -33,7 +40,12 @@ def due_at(checkpoint: Checkpoint, now: datetime, schedule: Schedule, held_until
     if run.reason is Reason.SHUTDOWN:  # its worker has left: others continue at once
         return run.ended_at if held_until is None else max(run.ended_at, held_until)
     return next_run_at(
-        run, run.ended_at, jitter_of(run.run_id), interval_seconds=schedule.interval_seconds, held_until=held_until
+        run,
+        run.ended_at,
+        jitter_of(run.run_id),
+        interval_seconds=schedule.interval_seconds,
+        held_until=held_until,
+        is_prompted=is_prompted,
     )
 
 
@@ -63,8 +75,14 @@ class FleetSchedule:
     have been set back since. From then on it ages by the steady clock.
     """
 
-    def __init__(self, checkpoints: Callable[[], Mapping[Stream, Checkpoint]], clock: Clock) -> None:
+    def __init__(
+        self,
+        checkpoints: Callable[[], Mapping[Stream, Checkpoint]],
+        clock: Clock,
+        is_prompted: Callable[[Stream], bool] = lambda _: False,
+    ) -> None:
         self._checkpoints = checkpoints
+        self._is_prompted = is_prompted
         self._clock = clock
         self._requests: dict[Stream, RunRequest] = {}
         self._not_before: dict[Stream, datetime] = {}
@@ -119,7 +137,8 @@ class FleetSchedule:
         checkpoint = self._by_our_clock(checkpoint, now)
         if self._is_requested(checkpoint):
             return now if held_until is None else max(now, held_until)
-        at, not_before = due_at(checkpoint, now, schedule, held_until), self._not_before.get(stream)
+        at = due_at(checkpoint, now, schedule, held_until, is_prompted=self._is_prompted(stream))
+        not_before = self._not_before.get(stream)
         return at if at is None or not_before is None else max(at, not_before)
 
     def _is_requested(self, checkpoint: Checkpoint) -> bool:

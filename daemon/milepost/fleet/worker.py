@@ -10,7 +10,7 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError
-from milepost.core.events import StreamResumed, SyncRequested
+from milepost.core.events import RunStarted, StreamResumed, SweepCompleted, SyncRequested
 from milepost.core.model import Platform, Stream
 from milepost.core.skew import is_ahead
 from milepost.engine.context import EngineContext
@@ -62,7 +62,7 @@ class Worker:
         self._follower = follower
         self._announced = announced
         self._share = share
-        self._schedule = FleetSchedule(lambda: follower.checkpoints, engine.clock)
+        self._schedule = FleetSchedule(lambda: follower.checkpoints, engine.clock, supervisor.is_prompted)
         self._wake = Interrupt()  # set when there may be something to offer or to take
         self._held: dict[Stream, Lease] = {}
         self._has_reported_skew = False
@@ -77,6 +77,7 @@ class Worker:
             async with asyncio.TaskGroup() as slots:
                 while not self._engine.stop.is_requested:
                     self._wake.clear()
+                    self._supervisor.prompted.clear()
                     await self._unless_away("queue", self._offer_and_take(slots))
                     await self._rest()
             for task in tasks:  # after the last run has ended: a worker without heartbeats is declared dead
@@ -161,7 +162,8 @@ class Worker:
         due = self._due(now)
         next_at = min((at for stream in self._idle() if (at := due(stream, None)) is not None), default=None)
         seconds = POLL_SECONDS if next_at is None or next_at <= now else (next_at - now).total_seconds()
-        async with self._engine.stop.interruptible(), self._wake.interruptible():
+        prompted = self._supervisor.prompted
+        async with self._engine.stop.interruptible(), self._wake.interruptible(), prompted.interruptible():
             await self._engine.clock.sleep_until(now + timedelta(seconds=min(seconds, POLL_SECONDS)))
 
     def _share_page_of(self, stream: Stream) -> None:
@@ -191,8 +193,14 @@ class Worker:
         self._supervisor.observe_version(stream, notice.checkpoint.version)
         self._schedule.on_entries(notice.entries)
         self._report_skew(max(entry.recorded_at for entry in notice.entries))
-        if any(isinstance(entry.event, SyncRequested | StreamResumed) for entry in notice.entries):
-            self._supervisor.take_run_request(stream)  # the schedule has it, as that of every worker does
+        for entry in notice.entries:
+            match entry.event:
+                case SyncRequested() | StreamResumed():
+                    self._supervisor.take_run_request(stream)  # the schedule has it, as that of every worker does
+                case RunStarted(started_at=started_at) | SweepCompleted(run_started_at=started_at):
+                    self._supervisor.observe_run(stream, started_at)
+                case _:
+                    pass
         self._share_page_of(stream)
         self.feed.publish(notice)
         if not self._is_open(stream):

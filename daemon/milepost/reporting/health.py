@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.reporting.humanize import ago, clock, on_one_line
+from milepost.reporting.humanize import ago, clock, counted, on_one_line
 from milepost.reporting.status import StoreOutage
 
 
@@ -23,6 +23,8 @@ class IssueKind(StrEnum):
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
+    UNSUBSCRIBED = "unsubscribed"  # pages have no webhooks for what is copied of them
     CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 
@@ -43,12 +45,20 @@ class Issue(Struct, frozen=True):
     advice: str | None = None
 
 
+class WebhookStatus(Struct, frozen=True):
+    """What has come by webhooks since the start, and when last; `missed` are messages that no webhook told."""
+
+    taken: int
+    last_at: datetime | None
+    missed: int
+
+
 class DaemonStatus(Struct, frozen=True):
     """The daemon as a whole at the instant `at`, from its memory: it is known while the database is unavailable.
 
     `issues` are what is wrong with it, the most serious first. `queued` says by stream since when it has been waiting
     for a slot, `slowed_down` by page how far apart its calls are, and why, and `held_back` by page why older messages
-    wait.
+    wait. `webhooks` is null where none are taken.
     """
 
     at: datetime
@@ -57,6 +67,7 @@ class DaemonStatus(Struct, frozen=True):
     queued: Mapping[str, datetime]
     slowed_down: Mapping[str, str]
     held_back: Mapping[str, str] = {}
+    webhooks: WebhookStatus | None = None
 
 
 def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:
@@ -74,6 +85,13 @@ def in_a_sentence(issue: Issue, now: datetime) -> str:
     """Return an issue in one line, without the advice."""
     since = "" if issue.since is None else f" since {clock(issue.since, now)} ({ago(issue.since, now)})"
     return f"{issue.what}{since}" + ("" if issue.reason is None else f": {on_one_line(issue.reason)}")
+
+
+def webhooks_in_words(webhooks: WebhookStatus, now: datetime) -> str:
+    """Return what has come by webhooks in one line."""
+    last = "" if webhooks.last_at is None else f", the last {ago(webhooks.last_at, now)}"
+    missed = f"; {counted(webhooks.missed, 'message')} came without one" if webhooks.missed else ""
+    return f"{counted(webhooks.taken, 'webhook')} since the start{last}{missed}"
 
 
 def status_line(issues: Iterable[Issue], streams: str, now: datetime) -> str:

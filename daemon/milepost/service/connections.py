@@ -45,6 +45,10 @@ class Strangers:
                 return True
         return False
 
+    def admit(self, connection: web.RequestHandler) -> None:
+        """Take a connection for one of those who may ask."""
+        self._waiting.pop(connection, None)
+
     def middlewares(self, is_admitted: Callable[[web.Request], bool]) -> tuple[Middleware, Middleware]:
         """Return what has to be around every request, and around those that were let through."""
 
@@ -58,7 +62,7 @@ class Strangers:
         @web.middleware
         async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
             if is_admitted(request):
-                self._waiting.pop(request.protocol, None)
+                self.admit(request.protocol)
             return await handler(request)
 
         return hear, admit

@@ -33,12 +33,12 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 HINTS = {
-    errno.EADDRINUSE: "another program, perhaps another Milepost, is listening there: set http.listen to a free port",
+    errno.EADDRINUSE: "another program, perhaps another Milepost, is listening there: set {key} to a free port",
     errno.EMFILE: "let this process open more files: LimitNOFILE in its unit, or ulimit -n",
-    errno.EACCES: "set http.listen to a port above 1023, or grant CAP_NET_BIND_SERVICE",
+    errno.EACCES: "set {key} to a port above 1023, or grant CAP_NET_BIND_SERVICE",
 }
 PASSING_HINT = "it may pass: a systemd unit tries again"
-OTHER_HINT = "set http.listen to an address of this machine, such as 127.0.0.1:9464 or [::1]:9464"
+OTHER_HINT = "set {key} to an address of this machine, such as 127.0.0.1:9464 or [::1]:9464"
 
 
 @asynccontextmanager
@@ -74,24 +74,28 @@ async def serve(
         client_max_size=MAX_BODY_BYTES,
     )
     application.add_routes(routes)
-    application.on_response_prepare.append(_add_headers)
+    application.on_response_prepare.append(add_headers)
     runner = web.AppRunner(
         application,
         access_log=None,
-        logger=_logger_without_broken_requests(),
+        logger=logger_without_broken_requests(),
         keepalive_timeout=MAX_IDLE_SECONDS,
         shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for a response, then for its handler
     )
     await runner.setup()
     try:
-        await _listen(runner, host, port, strangers)
+        await listen(runner, host, port, strangers, key="http.listen")
         async with wrong_tokens.logging():
-            yield _url(runner)
+            yield url_of(runner)
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers) -> None:
+async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers, *, key: str) -> None:
+    """Listen on an address, which stands under this key of config.yaml.
+
+    Raises BadConfiguration if that is impossible; MilepostError if that may pass.
+    """
     try:
         await LimitedSite(runner, (host, port), strangers, max_connections=MAX_CONNECTIONS).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
@@ -101,14 +105,14 @@ async def _listen(runner: web.AppRunner, host: str, port: int, strangers: Strang
             reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
-        raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint) from error
+        raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint.format(key=key)) from error
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _logger_without_broken_requests() -> logging.Logger:
+def logger_without_broken_requests() -> logging.Logger:
     """Return a logger for aiohttp that drops its tracebacks of malformed requests: anybody can send those."""
     logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
     logger.parent = logging.getLogger(logger.name)
@@ -117,7 +121,8 @@ def _logger_without_broken_requests() -> logging.Logger:
     return logger
 
 
-def _url(runner: web.AppRunner) -> str:
+def url_of(runner: web.AppRunner) -> str:
+    """Return the URL of a listener."""
     host, port, *_ = runner.addresses[0]
     return f"http://{_authority(host, port)}"
 
@@ -129,7 +134,8 @@ def _authority(host: str, port: int) -> str:
 # --- around every request, from the outside in ------------------------------------------------------------------------
 
 
-async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that every response has."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "milepost"  # aiohttp's own names versions

@@ -21,6 +21,8 @@ TAKES_RESTART = frozenset(
         "source.base_url",
         "source.version",
         "sync.events_chunk_size",
+        "webhooks.listen",
+        "webhooks.path",
         "http.listen",
         "http.allowed_hosts",
         "http.token",

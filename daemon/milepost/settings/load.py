@@ -159,12 +159,21 @@ def _missing_for_facebook(document: Document) -> Iterator[Problem]:
     if _discovers(document) and document.at(("source", "access_token")) in (None, ""):
         need = "access_token or access_token_file, whose pages source.discover_pages: true asks for"
         yield Problem(("source", "access_token"), f"missing; allowed: {need}")
+    if document.at(("webhooks", "listen")) and not _signs(document):
+        need = "app_secret or app_secret_file, which sign the webhooks that webhooks.listen takes"
+        yield Problem(("source", "app_secret"), f"missing; allowed: {need}")
     if document.at(("pages",)) in (None, ()) and not _discovers(document):
         yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
     for key_path, page in written_pages(document):
         if page.get("access_token") in (None, ""):
             need = "access_token or access_token_file, which source.kind: facebook needs for each page"
             yield Problem((*key_path, "access_token"), f"missing; allowed: {need}")
+
+
+def _signs(document: Document) -> bool:
+    """Whether a secret is set that webhooks may be signed with."""
+    secrets = document.at(("source", "app_secret")), document.at(("webhooks", "secrets"))
+    return any(secret not in (None, "", ()) for secret in secrets)
 
 
 def _discovers(document: Document) -> bool:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from milepost.settings.model import Section, Settings, key_of
-from milepost.settings.types import Allowed
+from milepost.settings.types import Allowed, HoldsSecrets
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem
 
 _MAX_SHOWN = 60
@@ -95,7 +95,7 @@ def _found(document: Document, key_path: KeyPath, field: FieldInfo) -> str:
         return "nothing"
     if isinstance(value, dict | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
-    if field.annotation is SecretStr:
+    if any(isinstance(item, HoldsSecrets) for item in field.metadata) or field.annotation is SecretStr:
         return "a value that is not shown here"
     if document.answered.get(key_path):
         number_like = re.fullmatch(r"-?[0-9.]{1,12}[a-z]{0,2}", str(value))

@@ -17,13 +17,16 @@ from milepost.settings.types import (
     History,
     HostNames,
     Number,
+    OptionalAddress,
     OptionalGraphId,
     Platforms,
     SchemaName,
     Seconds,
     Secret,
+    Secrets,
     StoreUrl,
     Text,
+    UrlPath,
     Version,
     ViewsSchema,
     Whole,
@@ -173,6 +176,34 @@ class RetrySettings(Section):
         return max_delay
 
 
+class WebhookSettings(Section):
+    """What Meta sends by itself: docs/webhooks.md."""
+
+    listen: OptionalAddress = ""
+    """Where webhooks are taken, and nothing else is served: an address of its own, behind a proxy with TLS. Empty:
+    nowhere."""
+    path: UrlPath = "/webhooks/meta"
+    """The path of the callback URL."""
+    verify_token: Secret = Field(SecretStr(""), validate_default=True)
+    """What Meta's dashboard asks for as the verify token; required with `listen`."""
+    verify_token_file: FilePath = ""
+    """A file that holds it."""
+    secrets: Secrets = ()
+    """Secrets beside `source.app_secret` that sign webhooks: Instagram Login has one of its own."""
+    secrets_file: FilePath = ""
+    """A file that holds them, one on each line."""
+    subscribe: Flag = False
+    """Subscribe each page to the fields that it lacks, beside those that it has."""
+
+    @field_validator("verify_token", mode="after")
+    @classmethod
+    def _with_listen(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
+        if info.data.get("listen") and not token:
+            need = "the verify token that you enter in Meta's dashboard as well, which webhooks.listen needs"
+            raise PydanticCustomError("rule", f"missing; allowed: {need}")
+        return token
+
+
 class HttpSettings(Section):
     """The HTTP service."""
 
@@ -232,6 +263,8 @@ class Settings(Section):
     """How streams are synced."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """How failures are retried."""
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    """What Meta sends by itself."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     """The HTTP service."""
     log: LogSettings = Field(default_factory=LogSettings)

@@ -11,6 +11,7 @@ from milepost.settings.model import Settings
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, format_key_path, read_text
 
 MAX_FILE_BYTES = 16 * 1024
+_LISTS = {"secrets"}  # keys whose file holds one secret on each line
 APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
 
 
@@ -35,6 +36,8 @@ def secrets(settings: Settings) -> tuple[str, ...]:
         settings.source.access_token,
         settings.source.app_secret,
         *(page.access_token for page in settings.pages),
+        settings.webhooks.verify_token,
+        *settings.webhooks.secrets,
         settings.http.token,
     ]
     return tuple(secret.get_secret_value() for secret in held if secret)
@@ -47,6 +50,8 @@ def secret_files(settings: Settings) -> tuple[Path, ...]:
         settings.source.access_token_file,
         settings.source.app_secret_file,
         *(page.access_token_file for page in settings.pages),
+        settings.webhooks.verify_token_file,
+        settings.webhooks.secrets_file,
         settings.http.token_file,
     ]
     return tuple(Path(name) for name in named if name)
@@ -71,13 +76,14 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
         file, given = section.get(file_key), section.get(key)
         if not isinstance(file, str) or not file:
             continue
-        if given is not None and given != "":
+        if given not in (None, "", ()):
             document.problems.append(Problem((*key_path, file_key), f"given beside {key}; allowed: one of the two"))
             continue
         path = document.path.parent / file
         section[file_key] = str(path)
         try:
-            section[key] = _secret_in(path)
+            found = _secret_in(path)
+            section[key] = tuple(found.split()) if key in _LISTS else found
         except ConfigurationAway:
             raise
         except BadConfiguration as error:
@@ -91,25 +97,35 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
 def origins(document: Document) -> Iterator[SecretOrigin]:
     """Yield where each secret of a filled-in document comes from."""
     for key_path, section, key in _secret_keys(document):
-        where = (*key_path, key)
-        name = format_key_path(where)
-        file = section.get(f"{key}_file")
-        if not isinstance(section.get(key), str) or not section[key]:
-            yield SecretOrigin(name, "not set")
+        where, file, value = (*key_path, key), section.get(f"{key}_file"), section.get(key)
+        if not isinstance(value, str | tuple) or not value:
+            yield SecretOrigin(format_key_path(where), "not set")
         elif isinstance(file, str) and file:
-            yield SecretOrigin(name, f"file {file}", _exposure(Path(file)))
-        elif variables := document.answered.get(where):
-            yield SecretOrigin(name, f"environment variable {', '.join(variables)}")
-        elif where not in document.written:
-            yield SecretOrigin(name, f"environment variable {APP_SECRET_VARIABLE}")
+            yield SecretOrigin(format_key_path(where), f"file {file}", _exposure(Path(file)))
+        elif isinstance(value, tuple):
+            yield from (_written(document, (*where, index), key) for index in range(len(value)))
         else:
-            warning = f"move it into the environment or a file: ${{NAME}}, or {key}_file"
-            yield SecretOrigin(name, f"written in {document.path}", warning)
+            yield _written(document, where, key)
+
+
+def _written(document: Document, where: KeyPath, key: str) -> SecretOrigin:
+    name = format_key_path(where)
+    if variables := document.answered.get(where):
+        return SecretOrigin(name, f"environment variable {', '.join(variables)}")
+    if where not in document.written:
+        return SecretOrigin(name, f"environment variable {APP_SECRET_VARIABLE}")
+    warning = f"move it into the environment or a file: ${{NAME}}, or {key}_file"
+    return SecretOrigin(name, f"written in {document.path}", warning)
 
 
 def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object], str]]:
     """Yield every possible secret: the path and the mapping of its section, and its key."""
-    sections = (("store", ("password",)), ("source", ("access_token", "app_secret")), ("http", ("token",)))
+    sections = (
+        ("store", ("password",)),
+        ("source", ("access_token", "app_secret")),
+        ("webhooks", ("verify_token", "secrets")),
+        ("http", ("token",)),
+    )
     for name, keys in sections:
         section = document.tree.get(name)
         if isinstance(section, dict):

@@ -61,6 +61,10 @@ class Allowed(NamedTuple):
     bound: Callable[[Any], str] = str
 
 
+class HoldsSecrets:
+    """Marks a field whose values are not shown, beside those that are a secret themselves."""
+
+
 def _one_line(secret: SecretStr) -> SecretStr:
     """Refuse what HTTP headers cannot carry: they end at a line break."""
     if re.fullmatch(r"[!-~]*", secret.get_secret_value()):
@@ -179,6 +183,9 @@ Secret = Annotated[
     AfterValidator(_one_line),
     Allowed("printable ASCII characters without spaces; in quotes if all are digits"),
 ]
+Secrets = Annotated[
+    tuple[Secret, ...], HoldsSecrets(), Allowed("a list of secrets: printable ASCII characters without spaces")
+]
 Text = Annotated[str, Allowed("text; a number, or true and its like, in quotes")]
 FilePath = Annotated[str, Allowed("the path of a file, which is read in place of the key without _file")]
 _ID_DIGITS = Allowed('the digits of the id; write it in quotes: "1234567890"')
@@ -199,6 +206,14 @@ BaseUrl = Annotated[
     Allowed("an https:// URL (http:// to this machine only) without user, password, query and fragment"),
 ]
 Address = Annotated[str, AfterValidator(_address), Allowed("host:port, such as 127.0.0.1:9464 or [::1]:9464")]
+OptionalAddress = Annotated[
+    str,
+    AfterValidator(lambda listen: listen and _address(listen)),
+    Allowed('"" or host:port, such as 127.0.0.1:9465 or [::1]:9465'),
+]
+UrlPath = Annotated[
+    str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)+$"), Allowed("a path of letters, digits and -._~, such as /webhooks/meta")
+]
 HostNames = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})$")], ...],
     AfterValidator(_all_different),

@@ -13,6 +13,14 @@ USER = "me"
 """The owner of the user's token, as opposed to a page's."""
 
 
+ALL_FIELDS = frozenset(
+    (
+        *("messages", "message_echoes", "message_edits", "message_reactions", "message_reads", "message_deliveries"),
+        *("messaging_postbacks", "messaging_referrals", "messaging_handovers", "standby"),
+    )
+)
+
+
 class Access:
     """The pages of a world and their tokens.
 
@@ -36,6 +44,7 @@ class Access:
         self._expiries: dict[str, datetime] = {}
         self._forbidden: dict[str, int] = {}
         self._renewals = 0
+        self._subscribed: dict[str, frozenset[str]] = {}
 
     @property
     def pages(self) -> tuple[SimulatedPage, ...]:
@@ -110,6 +119,14 @@ class Access:
         """Undo `revoke` and `forbid`: the owner's current token is valid for everything."""
         self._revoked.pop(self._token(owner), None)
         self._forbidden.pop(owner, None)
+
+    def subscribed_fields(self, page_id: str) -> frozenset[str]:
+        """Return the fields of webhooks that a page is subscribed to: all that exist, until that is changed."""
+        return self._subscribed.get(self.page(page_id).id, ALL_FIELDS)
+
+    def subscribe(self, page_id: str, fields: str = "") -> None:
+        """Replace a page's subscription; fields are separated by commas, and none ends it."""
+        self._subscribed[self.page(page_id).id] = frozenset(filter(None, fields.split(",")))
 
     def unmanage(self, page_id: str) -> None:
         """Remove a page from the user's list; its token stays valid."""

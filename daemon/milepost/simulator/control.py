@@ -123,6 +123,7 @@ def _world_actions(world: World) -> Mapping[str, Action]:
         "revoke": access.revoke,
         "expire": access.expire,
         "renew": access.renew,
+        "subscribe": access.subscribe,
         "forbid": access.forbid,
         "allow": access.allow,
     }

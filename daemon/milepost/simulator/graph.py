@@ -6,6 +6,7 @@ from datetime import timedelta
 from itertools import islice
 
 from milepost.simulator import refusals, seeded
+from milepost.simulator.access import ALL_FIELDS
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.conversations import conversation_node, message_list, nested_limit
 from milepost.simulator.faults import CALM, FaultPlan
@@ -17,6 +18,7 @@ from milepost.simulator.requests import ApiRequest, cursor_of, paging_node
 from milepost.simulator.strikes import EmptyBatch, EqualCursors, LoopingCursor
 from milepost.simulator.world import World
 
+APP_ID = "1000000000000001"
 _DEFAULT_PAGE_FIELDS = (Field("id"), Field("name"))
 _DEFAULT_ACCOUNT_FIELDS = (Field("access_token"), Field("category"), Field("name"), Field("id"), Field("tasks"))
 _SCOPES = ["pages_show_list", "instagram_basic", "pages_manage_metadata", "pages_read_engagement"]
@@ -73,8 +75,8 @@ class GraphApi:
                 return self._accounts(request)
             case _, "conversations":
                 return self._conversations(request, self._inbox(request))
-            case _, "messages":
-                return self._messages(request)
+            case _, "messages" | "subscribed_apps" as edge:
+                return self._messages(request) if edge == "messages" else self._subscribed_apps(request)
             case _, "" if (page := self._page_named(request)) is not None:
                 return _page_node(page, request.fields or _DEFAULT_PAGE_FIELDS)
             case _, "":
@@ -148,6 +150,24 @@ class GraphApi:
         messages = () if inbox is None else inbox.messages(thread, instant_us(request.at))
         return message_list(thread, messages, request)
 
+    def _subscribed_apps(self, request: ApiRequest) -> Node:
+        page = self._page_named(request)
+        if page is None:
+            raise refusals.object_missing(request.owner)
+        self._demand_access(page, request)
+        if request.is_post:
+            fields = request.query.get("subscribed_fields", "")
+            unknown = sorted(set(filter(None, fields.split(","))) - ALL_FIELDS)
+            if unknown or not fields:
+                raise refusals.bad_parameter(
+                    f"Param subscribed_fields must be one of {{{', '.join(sorted(ALL_FIELDS))}}}"
+                )
+            self._access.subscribe(page.id, fields)
+            return {"success": True}
+        fields_now = sorted(self._access.subscribed_fields(page.id))
+        app: Node = {"id": APP_ID, "name": "Simulated app", "subscribed_fields": fields_now}
+        return {"data": [app] if fields_now else []}
+
     def _accounts(self, request: ApiRequest) -> Node:
         if request.token != self._access.user_token:
             raise refusals.bad_parameter("Tried accessing nonexisting field (accounts) on node type (Page)")
@@ -175,7 +195,7 @@ class GraphApi:
         midnight = request.at.replace(hour=0, minute=0, second=0, microsecond=0)
         expires_at = self._access.expiry(token)
         facts: Node = {
-            "app_id": "1000000000000001",
+            "app_id": APP_ID,
             "type": "PAGE" if page else "USER",
             "application": "Simulated app",
             "data_access_expires_at": int((midnight + timedelta(days=60)).timestamp()),

@@ -10,12 +10,13 @@ from heapq import merge
 import msgspec
 
 from milepost.simulator import seeded, words
-from milepost.simulator.arrivals import Arrivals, instant_us
+from milepost.simulator.arrivals import Arrivals, instant_us, shuffle_of
 from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
 MAX_DETAILED_MESSAGES = 20
 """The Graph API lists no more messages of a thread, and on Instagram has no more of it at all."""
 
+MAX_RECEIVED_NOW = 10_000  # where nobody takes them
 _INDEX_BITS = 28
 _LONG_SHARE = 0.01
 
@@ -104,6 +105,7 @@ class Inbox:
             end_at_anchor=plan.is_frozen,
         )
         self._received: dict[int, list[int]] = {}
+        self._received_now: list[tuple[str, Moment]] = []
         self._deleted: set[int] = set()
         self._edited: dict[str, str] = {}
         self._emptied: set[str] = set()
@@ -144,8 +146,26 @@ class Inbox:
             index = self._arrivals.conversations + self._newcomers
             self._newcomers += 1
         self._deleted.discard(index)
-        self._received.setdefault(index, []).extend([at_us] * count)
-        return self._conversation_id(index)
+        conversation_id, instants = self._conversation_id(index), self._received.setdefault(index, [])
+        for ordinal in range(len(instants), len(instants) + count):
+            self._received_now.append((conversation_id, self._moment(index, f"received {ordinal}", at_us)))
+        instants.extend([at_us] * count)
+        del self._received_now[:-MAX_RECEIVED_NOW]
+        return conversation_id
+
+    def take_received(self) -> list[tuple[str, Moment]]:
+        """Return the messages that were received by hand since the last call, each with its conversation's id."""
+        taken, self._received_now = self._received_now, []
+        return taken
+
+    def arrived(self, after_us: int, until_us: int) -> Iterator[tuple[str, Moment]]:
+        """Yield the messages that the formula dealt after an instant until another, oldest first."""
+        arrivals, size = self._arrivals, self._arrivals.conversations
+        if size == 0:
+            return
+        for slot in range(arrivals.slot_at(after_us) + 1, arrivals.slot_at(until_us) + 1):
+            index = shuffle_of(arrivals.seed, slot // size, size).conversation_at(slot % size)
+            yield self._conversation_id(index), self._moment(index, slot, arrivals.instant_of(slot))
 
     def delete(self, index: int) -> None:
         """Remove a conversation without a trace, including what the formula makes arrive in it."""

@@ -21,7 +21,7 @@ _VERSION = re.compile(r"v\d+\.\d+", re.ASCII)
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One GET request. Its repr leaves the token out."""
+    """One GET or POST request. Its repr leaves the token out."""
 
     origin: str
     """Scheme, host and port that the client used: paging links begin with it."""
@@ -29,6 +29,7 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     query: Mapping[str, str]
     token: str | None
     at: datetime
+    is_post: bool = False
     bend: Bending | None = None
     """How to distort a list of conversations."""
     seed: int = 0

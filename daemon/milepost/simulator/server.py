@@ -21,6 +21,7 @@ from milepost.simulator.requests import ApiRequest
 from milepost.simulator.responses import ApiResponse, limited, refused, respond, too_fast
 from milepost.simulator.strikes import Bending, Strike
 from milepost.simulator.traffic import Pace, SeenRequest, Traffic
+from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender
 from milepost.simulator.world import World
 
 _SHUTDOWN_SECONDS = 0.1
@@ -58,6 +59,8 @@ class SimulatorServer:
         self._usage_percent = faults.usage_percent
         self._pace = Pace(faults.max_calls_per_second)
         self._runner: web.AppRunner | None = None
+        self.webhooks: WebhookSender | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     @property
     def pages(self) -> tuple[SimulatedPage, ...]:
@@ -78,6 +81,7 @@ class SimulatorServer:
         application = web.Application()
         Control(self.world, self.requests, self._hold, self._actions(), self._clock).add_to(application.router)
         application.router.add_get("/{path:.*}", self._serve)
+        application.router.add_post("/{path:.*}/subscribed_apps", self._serve)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         try:
@@ -95,6 +99,9 @@ class SimulatorServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -150,8 +157,39 @@ class SimulatorServer:
         """End random faults; rules, limits and manual changes remain."""
         self.faults = msgspec.structs.replace(self.faults, faults=())
 
+    def send_webhooks(self, url: str, secret: str, faults: WebhookFaults = NO_FAULTS) -> WebhookSender:
+        """Send what happens from now on to a URL, signed with the secret, as long as the server runs."""
+        if self._sending is not None:
+            self._sending.cancel()
+        self.webhooks = WebhookSender(self.world, url, secret, clock=self._clock, faults=faults)
+        self._sending = asyncio.create_task(self.webhooks.run(), name="webhooks of the simulator")
+        return self.webhooks
+
+    def hold_webhooks(self) -> None:
+        """Collect webhooks, as during an outage, until `release_webhooks`.
+
+        Raises:
+            ValueError: none are sent.
+        """
+        self._demand_webhooks().is_held = True
+
+    def release_webhooks(self) -> None:
+        """Send all webhooks that were collected at once, and go on.
+
+        Raises:
+            ValueError: none are sent.
+        """
+        self._demand_webhooks().is_held = False
+
+    def _demand_webhooks(self) -> WebhookSender:
+        if self.webhooks is None:
+            raise ValueError("no webhooks are sent: start the simulator with --webhooks")
+        return self.webhooks
+
     def _actions(self) -> Mapping[str, Action]:
         return {
+            "hold_webhooks": self.hold_webhooks,
+            "release_webhooks": self.release_webhooks,
             "limit": self.limit,
             "lift": self.lift,
             "break_page": self.break_page,
@@ -222,6 +260,7 @@ def _api_request(http: web.Request, at: datetime) -> ApiRequest:
         query=dict(http.query),
         token=bearer if scheme.lower() == "bearer" else http.query.get("access_token"),
         at=at,
+        is_post=http.method == "POST",
     )
 
 

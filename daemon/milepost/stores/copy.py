@@ -52,6 +52,7 @@ TABLES = (
     Table("dead_letter_payloads", ("dead_letter_id",)),
     Table("missed_conversations", ("stream", "conversation_id")),
     Table("page_moves", ("platform", "previous_page_id", "page_id"), is_verbatim=True),
+    Table("webhook_events", ("event_key",), is_verbatim=True),
     SOURCE,
 )
 

@@ -22,6 +22,7 @@ DELETIONS = (
     "remove_stream_runs",
     "remove_stream_gaps",
     "remove_stream_notes",
+    "remove_stream_webhook_events",
     "remove_stream_page",
     "remove_stream_contacts",
     "remove_stream_conversations",

@@ -9,6 +9,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreLost
 from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
+from milepost.core.webhooks import WebhookInbox
 from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between
 from milepost.stores.erasure import Forgotten, StreamRows
 from milepost.stores.provenance import Provenance
@@ -22,6 +23,11 @@ class OpenStore(Store, Protocol):
     @property
     def provenance(self) -> Provenance:
         """Records the source before the first commit that brings something."""
+        ...
+
+    @property
+    def webhooks(self) -> WebhookInbox:
+        """Where webhook events wait until they are worked off."""
         ...
 
     async def checkpoints(self) -> list[Checkpoint]:

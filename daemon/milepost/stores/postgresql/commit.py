@@ -197,6 +197,7 @@ class PostgresqlWriter(PostgresqlSession):
         who: dict[str, object] = {**contact_parameters(stream, contact_id), "pages": pages}
         await self.execute("forget_contact", who)
         await self.execute("forget_conversations", who)
+        await self.execute("erase_webhook_events", who)
         forgotten = Forgotten(
             contacts=(await self.execute("erase_contact", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,

@@ -11,6 +11,7 @@ UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction
 UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
 UNION ALL SELECT 'page_moves', count(*) FROM page_moves
+UNION ALL SELECT 'webhook_events', count(*) FROM webhook_events
 UNION ALL SELECT 'source', count(*) FROM source;
 
 -- name: read_forgotten
@@ -63,6 +64,13 @@ SELECT platform, previous_page_id, page_id, instant_text(moved_at)
 FROM page_moves
 ORDER BY platform, previous_page_id, page_id;
 
+-- name: read_webhook_events
+SELECT
+    event_key, stream, kind, message_id, contact_id, instant_text(occurred_at), instant_text(received_at),
+    instant_text(due_at), claims
+FROM webhook_events
+ORDER BY event_key;
+
 -- name: read_source
 SELECT place, kind, base_url FROM source ORDER BY place;
 
@@ -101,6 +109,11 @@ COPY missed_conversations (stream, conversation_id, sweep_started_at) FROM STDIN
 -- name: add_page_moves
 COPY page_moves (platform, previous_page_id, page_id, moved_at) FROM STDIN;
 
+-- name: add_webhook_events
+COPY webhook_events (
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+) FROM STDIN;
+
 -- name: add_source
 COPY source (place, kind, base_url) FROM STDIN;
 
@@ -119,7 +132,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 -- Who opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
-    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog, source,
+    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
+    webhook_events, source,
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
@@ -128,6 +142,7 @@ IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
-    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog, source,
+    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
+    webhook_events, source,
     unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;

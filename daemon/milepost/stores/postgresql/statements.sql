@@ -1014,6 +1014,27 @@ WHERE
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
     );
 
+-- name: erase_webhook_events
+-- Before their messages: some events name nobody but a message.
+DELETE FROM webhook_events
+WHERE
+    stream = ANY (ARRAY(SELECT %(platform)s || ':' || page_id FROM unnest(%(pages)s::text[]) AS page_id))
+    AND (
+        contact_id = %(contact_id)s
+        OR message_id IN (
+            SELECT event_id
+            FROM contact_interaction_events
+            WHERE
+                platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+                AND (
+                    contact_id = %(contact_id)s
+                    OR conversation_id IN (
+                        SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation'
+                    )
+                )
+        )
+    );
+
 -- name: erase_notes
 DELETE FROM missed_conversations
 WHERE
@@ -1068,6 +1089,9 @@ DELETE FROM message_backlog WHERE stream = %(stream)s;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = %(stream)s;
+
+-- name: remove_stream_webhook_events
+DELETE FROM webhook_events WHERE stream = %(stream)s;
 
 -- name: remove_stream_page
 DELETE FROM pages WHERE platform = %(platform)s AND page_id = %(page_id)s;

@@ -22,6 +22,7 @@ from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.queries import PostgresqlSession
+from milepost.stores.postgresql.webhooks import PostgresqlWebhookInbox
 from milepost.stores.provenance import Provenance
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
@@ -38,7 +39,8 @@ async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) 
     """
     dsn = dsn_of(store_url)
     await migrate(dsn)
-    async with connected(dsn, load_statements("postgresql")) as database:
+    statements = load_statements("postgresql") | load_statements("postgresql", "webhooks")
+    async with connected(dsn, statements) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
         yield PostgresqlStore(database, Codec(), events_chunk_size)
@@ -51,7 +53,8 @@ class PostgresqlStore(PostgresqlSession):
         super().__init__(database.rows, codec)
         self.database = database
         self._events_chunk_size = events_chunk_size
-        self._group_commit = GroupCommit(self._write_group)
+        self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
+        self.webhooks = PostgresqlWebhookInbox(database)
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
 

@@ -101,6 +101,7 @@ class SqliteWriter(SqliteSession):
         who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
         self.ask("forget_contact", who)
         self.ask("forget_conversations", who)
+        self.ask("erase_webhook_events", who)
         forgotten = Forgotten(
             contacts=self.ask("erase_contact", who).rowcount,
             conversations=self.ask("erase_conversations", who).rowcount,

@@ -11,6 +11,7 @@ UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction
 UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
 UNION ALL SELECT 'page_moves', count(*) FROM page_moves
+UNION ALL SELECT 'webhook_events', count(*) FROM webhook_events
 UNION ALL SELECT 'source', count(*) FROM source;
 
 -- name: read_forgotten
@@ -58,6 +59,11 @@ SELECT platform, previous_page_id, page_id, moved_at
 FROM page_moves
 ORDER BY platform, previous_page_id, page_id;
 
+-- name: read_webhook_events
+SELECT event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+FROM webhook_events
+ORDER BY event_key;
+
 -- name: read_source
 SELECT place, kind, base_url FROM source ORDER BY place;
 
@@ -96,6 +102,12 @@ INSERT INTO missed_conversations (stream, conversation_id, sweep_started_at) VAL
 
 -- name: add_page_moves
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at) VALUES (?, ?, ?, ?);
+
+-- name: add_webhook_events
+INSERT INTO webhook_events (
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_source
 INSERT INTO source (place, kind, base_url) VALUES (?, ?, ?);

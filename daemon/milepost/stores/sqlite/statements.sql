@@ -771,6 +771,25 @@ WHERE
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
     );
 
+-- name: erase_webhook_events
+-- Before their messages: some events name nobody but a message.
+DELETE FROM webhook_events
+WHERE
+    stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
+    AND (
+        contact_id = :contact_id
+        OR message_id IN (
+            SELECT event_id
+            FROM contact_interaction_events
+            WHERE
+                platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+                AND (
+                    contact_id = :contact_id
+                    OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
+                )
+        )
+    );
+
 -- name: erase_notes
 DELETE FROM missed_conversations
 WHERE
@@ -820,6 +839,9 @@ DELETE FROM message_backlog WHERE stream = :stream;
 
 -- name: remove_stream_notes
 DELETE FROM missed_conversations WHERE stream = :stream;
+
+-- name: remove_stream_webhook_events
+DELETE FROM webhook_events WHERE stream = :stream;
 
 -- name: remove_stream_page
 DELETE FROM pages WHERE platform = :platform AND page_id = :page_id;

@@ -33,6 +33,7 @@ from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import SqliteSession
+from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 
 Result = TypeVar("Result")
 
@@ -104,7 +105,8 @@ class SqliteStore:
         self._database = database
         self._events_chunk_size = events_chunk_size
         self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec)
-        self._group_commit = GroupCommit(self._write_group)
+        self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
+        self.webhooks = SqliteWebhookInbox(database)
         self.provenance = Provenance(self, database.path)
         self._last_write = LastWrite(self._write_nothing)
 

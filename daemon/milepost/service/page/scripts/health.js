@@ -9,7 +9,8 @@ const ISSUE_TONES = {
   getting_nowhere: "warning",
   reload_refused: "warning",
   restart_needed: "waiting",
-  clocks_differ: "warning",
+  webhooks: "warning",
+  unsubscribed: "warning",
   clocks_differ: "waiting",
   slowed_down: "waiting",
 };

@@ -1,0 +1,100 @@
+"""Webhooks: from the listener into the database, and from there to the streams that they are about."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from milepost.app.build import Parts
+from milepost.app.subscription_watch import SubscriptionWatch
+from milepost.core.ports import Clock
+from milepost.engine.interrupt import Stop
+from milepost.engine.webhook_judge import WebhookJudge
+from milepost.engine.webhooks import WebhookWorker
+from milepost.facebook.webhooks import UpdateResult
+from milepost.reporting.health import Issue, IssueKind, WebhookStatus
+from milepost.service.metrics.webhooks import EXPIRED, REQUEST, WebhookCounter
+from milepost.service.webhook_intake import WebhookIntake
+from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.settings import Settings
+from milepost.settings.types import split_address
+
+SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
+FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
+EMBEDDED = "127.0.0.1:0"  # for a simulated world
+
+
+class Webhooks:
+    """The parts that take webhooks and work them off."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
+        self.counter = WebhookCounter(self.subscriptions.missing)
+        self.worker = WebhookWorker(parts.store.webhooks, parts.supervisor.prompt, parts.clock, self.counter.expire)
+        self.judge = WebhookJudge(parts.store.webhooks, parts.clock, self.counter.count_misses)
+        self._supervisor = parts.supervisor
+        self._reloader = parts.reloader
+        self._is_listening = False
+        self._send = parts.send_webhooks
+        self._simulated_secret = secrets.token_hex(16)
+        route, now = parts.registry.stream_of, parts.clock.now
+        self._intake = WebhookIntake(parts.store.webhooks, route, self.counter, now, self.worker.notify)
+
+    @asynccontextmanager
+    async def listening(self, settings: Settings) -> AsyncIterator[None]:
+        """Listen during the block, if the settings say where. Raises as `serving_webhooks` does.
+
+        A simulated world sends its webhooks here, without any settings.
+        """
+        webhooks = settings.webhooks
+        if not webhooks.listen and self._send is None:
+            yield
+            return
+        host, port = split_address(webhooks.listen or EMBEDDED)
+        requests = WebhookRequests(webhooks.path, self._credentials, self._intake.receive, self.counter.count_request)
+        async with serving_webhooks(host, port, requests) as url:
+            if self._send is not None:
+                self._send(f"{url}{webhooks.path}", self._simulated_secret)
+            structlog.get_logger("milepost").info("webhooks are taken", url=f"{url}{webhooks.path}")
+            self.counter.expect(self._supervisor.streams)
+            self.judge.begin()
+            self._is_listening = True
+            yield
+
+    async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
+        """Watch the pages' subscriptions until a stop is requested, if webhooks are taken."""
+        if self._is_listening:
+            await self.subscriptions.run(clock, stop)
+
+    def status(self) -> WebhookStatus | None:
+        """Return what has come since the start; None where webhooks are not taken."""
+        if not self._is_listening:
+            return None
+        totals = self.counter.totals
+        taken = sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
+        return WebhookStatus(taken, self._intake.latest_at, self.counter.missed)
+
+    def issues(self) -> Iterator[Issue]:
+        """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""
+        yield from self.subscriptions.issues()
+        totals = self.counter.totals
+        signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
+        if totals[REQUEST, "wrong_signature"] and not signed:
+            yield Issue(
+                IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
+            )
+        nameless = sum(count for (_, result), count in totals.items() if result == UpdateResult.WITHOUT_SENDER)
+        messages = totals["messages", UpdateResult.STORED] + totals["messages", UpdateResult.DUPLICATE]
+        if nameless and not messages:
+            yield Issue(
+                IssueKind.WEBHOOKS, "webhooks come without a sender, and none of a message", advice=FIELDS_ADVICE
+            )
+
+    def _credentials(self) -> Credentials:
+        """Return what applies now: a reload may change it."""
+        settings = self._reloader.settings
+        held = (settings.source.app_secret, *settings.webhooks.secrets)
+        known = tuple(secret.get_secret_value() for secret in held)
+        verify_token = settings.webhooks.verify_token.get_secret_value()
+        return Credentials(verify_token, known if self._send is None else (*known, self._simulated_secret))

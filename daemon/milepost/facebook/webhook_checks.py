@@ -1,0 +1,34 @@
+"""What shows that a webhook request comes from Meta: the handshake's verify token, and signatures."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+
+SIGNATURE_HEADER = "X-Hub-Signature-256"
+_SIGNATURE = re.compile(r"sha256=([0-9a-f]{64})")
+# Meta's documentation has an integer; its own test with curl sends letters.
+_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def challenge_of(query: Mapping[str, str], verify_token: str) -> str | None:
+    """Return the challenge to answer a handshake with; None if it does not know the verify token."""
+    challenge, token = query.get("hub.challenge", ""), query.get("hub.verify_token", "")
+    is_known = hmac.compare_digest(token.encode(errors="replace"), verify_token.encode())
+    if is_known and verify_token and query.get("hub.mode") == "subscribe" and _CHALLENGE.fullmatch(challenge):
+        return challenge
+    return None
+
+
+def signing_secret(body: bytes, signature: str, secrets: Iterable[str]) -> int | None:
+    """Return the index of the secret that signed a body, as it was received; None if none did.
+
+    Every secret is tried, so that the time does not tell which one is right. An empty one signs nothing.
+    """
+    found = _SIGNATURE.fullmatch(signature)
+    matched = None
+    for index, secret in enumerate(secrets):
+        digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        if secret and hmac.compare_digest(digest, found[1] if found else "") and matched is None:
+            matched = index
+    return matched

@@ -1,0 +1,202 @@
+"""The listener for webhooks: an address of its own, on which nothing else is served.
+
+Whoever reaches it is a stranger until a signature shows otherwise, so that everything before the signature is bounded:
+the size of a body, the time that it takes, and the memory of all bodies together. A request is answered with 200 once
+its events are stored, and not before. The sender unsubscribes an app that fails for an hour, so that nothing else than
+what could be lost may keep it from a 200.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import NoReturn
+
+import structlog
+from aiohttp import web
+from msgspec import Struct
+
+from milepost.core.errors import MilepostError
+from milepost.engine.bulkhead import bulkhead
+from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, signing_secret
+from milepost.facebook.webhooks import Malformed
+from milepost.service.connections import Strangers
+from milepost.service.http import add_headers, listen, logger_without_broken_requests, url_of
+from milepost.service.limits import Allowance, too_many
+
+KEY = "webhooks.listen"
+MAX_BODY_BYTES = 4 * 2**20  # Meta names no limit for these; 3 MB are documented for WhatsApp's
+MAX_BYTES_AT_ONCE = 64 * 2**20
+# The sender waits 5 seconds for an answer (Meta, "Messenger webhooks").
+MAX_BODY_SECONDS = 2.0
+MAX_STORE_SECONDS = 2.5
+MAX_REQUESTS, IN_SECONDS = 40_000, 10.0
+MAX_IDLE_SECONDS = 75.0
+
+log = structlog.get_logger("milepost")
+
+
+class Credentials(Struct, frozen=True):
+    """What the sender has to know: the token of the handshake, and one of the secrets that sign. Shown to nobody."""
+
+    verify_token: str
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "Credentials()"
+
+
+Receive = Callable[[bytes], Awaitable[None]]
+"""Stores the events of a body. Raises Malformed, or MilepostError if they cannot be stored now."""
+
+
+class WebhookRequests:
+    """Answers the requests of one path. `count` is called with what came of each that held no events."""
+
+    def __init__(
+        self, path: str, credentials: Callable[[], Credentials], receive: Receive, count: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._credentials = credentials
+        self._receive = receive
+        self._count = count
+        self._allowance = Allowance(MAX_REQUESTS, IN_SECONDS)
+        self._bytes = 0
+        self._signed_by: int | None = None
+
+    async def answer(self, request: web.Request, strangers: Strangers) -> web.Response:
+        """Answer a request. Raises aiohttp's HTTP errors."""
+        if request.path != self._path:
+            raise web.HTTPNotFound(text="")
+        match request.method:
+            case "GET":
+                return self._shake_hands(request)
+            case "POST":
+                return await self._take(request, strangers)
+            case method:
+                raise web.HTTPMethodNotAllowed(method, ["GET", "POST"], text="")
+
+    def _shake_hands(self, request: web.Request) -> web.Response:
+        challenge = challenge_of(request.query, self._credentials().verify_token)
+        self._count("handshake_refused" if challenge is None else "handshake")
+        if challenge is None:
+            log.warning("webhook handshake refused", hint="the verify token at Meta is not webhooks.verify_token")
+            raise web.HTTPForbidden(text="")
+        log.info("webhook handshake")
+        return web.Response(text=challenge)
+
+    async def _take(self, request: web.Request, strangers: Strangers) -> web.Response:
+        wait_seconds = self._allowance.take("")
+        if wait_seconds:
+            self._count("too_many")
+            raise too_many("too many requests", wait_seconds)
+        with self._room_for(request) as most:
+            body = await self._body(request, most)
+            signature, secrets = request.headers.get(SIGNATURE_HEADER, ""), self._credentials().secrets
+            signed_by = signing_secret(body, signature, secrets)
+            if signed_by is None:
+                self._refuse_signature()
+            strangers.admit(request.protocol)
+            self._log_secret(signed_by)
+            await self._store(body)
+        return web.Response(text="stored\n")
+
+    @contextmanager
+    def _room_for(self, request: web.Request) -> Iterator[int]:
+        """Yield how many bytes the body may have, which nothing else takes up meanwhile."""
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            self._count("too_large")  # as nobody knows how large it is
+            raise web.HTTPUnsupportedMediaType(text="send the body as it is, not compressed")
+        length = request.content_length
+        if length is not None and length > MAX_BODY_BYTES:
+            self._count("too_large")
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length, text="")
+        most = MAX_BODY_BYTES if length is None else length
+        if self._bytes + most > MAX_BYTES_AT_ONCE:
+            self._count("too_many")
+            raise too_many("too many requests at once", 1.0)
+        self._bytes += most
+        try:
+            yield most
+        finally:
+            self._bytes -= most
+
+    async def _body(self, request: web.Request, most: int) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(MAX_BODY_SECONDS):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > most:
+                        self._count("too_large")
+                        raise web.HTTPRequestEntityTooLarge(most, len(body), text="")
+        except TimeoutError as error:
+            self._count("too_slow")
+            raise web.HTTPRequestTimeout(text="") from error
+        return bytes(body)
+
+    def _refuse_signature(self) -> NoReturn:
+        self._count("wrong_signature")
+        raise web.HTTPForbidden(text="")
+
+    def _log_secret(self, index: int) -> None:
+        """Log which secret signs, once and where that changes: nobody documents it for Instagram Login."""
+        if index != self._signed_by:
+            self._signed_by = index
+            name = "source.app_secret" if index == 0 else f"webhooks.secrets[{index - 1}]"
+            log.info("webhooks are signed", secret=name)
+
+    async def _store(self, body: bytes) -> None:
+        try:
+            async with asyncio.timeout(MAX_STORE_SECONDS):
+                await self._receive(body)
+        except Malformed as error:
+            self._count("malformed")
+            raise web.HTTPBadRequest(text=str(error)) from error
+        except (MilepostError, TimeoutError) as error:
+            self._count("store_away")
+            raise web.HTTPServiceUnavailable(text="", headers={"Retry-After": "5"}) from error
+
+
+@asynccontextmanager
+async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> AsyncIterator[str]:
+    """Serve webhooks during the block, and yield the URL of the listener.
+
+    Raises BadConfiguration if the address cannot be listened on; MilepostError if that may pass.
+    """
+    strangers = Strangers()
+    hear, _ = strangers.middlewares(lambda _: False)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        async def attempt() -> web.StreamResponse:
+            try:
+                return await requests.answer(request, strangers)
+            except web.HTTPException as error:
+                return web.Response(status=error.status, text=error.text, headers=_headers_of(error))
+            except (web.RequestPayloadError, ConnectionResetError):  # raised where the body is read
+                return web.Response(status=400)
+
+        response = await bulkhead("webhooks", attempt())
+        return web.Response(status=500) if isinstance(response, Exception) else response
+
+    application = web.Application(middlewares=[hear])
+    application.router.add_route("*", "/{path:.*}", answer)
+    application.on_response_prepare.append(add_headers)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        logger=logger_without_broken_requests(),
+        auto_decompress=False,  # a body that is left unread would be decompressed on its way to nowhere
+        keepalive_timeout=MAX_IDLE_SECONDS,
+        lingering_time=0.0,  # what is not wanted is not read
+        shutdown_timeout=MAX_STORE_SECONDS,
+    )
+    await runner.setup()
+    try:
+        await listen(runner, host, port, strangers, key=KEY)
+        yield url_of(runner)
+    finally:
+        await runner.cleanup()
+
+
+def _headers_of(error: web.HTTPException) -> dict[str, str]:
+    return {name: value for name, value in error.headers.items() if not name.startswith("Content-")}

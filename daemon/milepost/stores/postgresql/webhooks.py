@@ -1,0 +1,41 @@
+"""The webhook events in a PostgreSQL database, which every worker takes and any may work off."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from milepost.core.journal import instant_text
+from milepost.core.model import Stream
+from milepost.core.webhooks import WebhookEvent
+from milepost.stores.postgresql.commit import json_rows
+from milepost.stores.postgresql.connection import Database, searchable
+from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
+
+
+class PostgresqlWebhookInbox:
+    """A WebhookInbox (see core/webhooks.py), over the connections of the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        """Store events durably, except for those about people who were erased; return the keys of the new ones."""
+        latest = {event.key: event_columns(event) for event in events}  # a statement may add a key once
+        rows = {"rows": json_rows(list(latest.values())), "now": instant_text(now)}
+        return frozenset(key for (key,) in await self._database.rows("add_webhook_events", rows))
+
+    async def claim(self, now: datetime) -> tuple[Stream, ...]:
+        """Return the streams that have to be read because of events that are due."""
+        await self._database.rows("settle_webhook_events")
+        claimed = await self._database.rows("claim_webhook_events", claim_parameters(now))
+        return streams_of(stream for (stream,) in claimed)
+
+    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages of which an event has told, worked off or not."""
+        found = await self._database.rows("told_messages", (searchable(message_ids),))
+        return frozenset(message_id for (message_id,) in found)
+
+    async def trim(self, received_before: datetime, max_events: int) -> int:
+        """Delete events that are older, and the oldest of too many; return how many were not worked off."""
+        old = await self._database.rows("delete_old_webhook_events", {"received_before": instant_text(received_before)})
+        beyond = await self._database.rows("delete_webhook_events_beyond", {"max_events": max_events})
+        return sum(due_at is not None for (due_at,) in (*old, *beyond))

@@ -1,0 +1,64 @@
+-- The webhook events that wait to be worked off: see core/webhooks.py.
+
+-- name: add_webhook_events
+INSERT INTO webhook_events (
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+)
+SELECT
+    event_key, platform || ':' || page_id, kind, message_id, contact_id, occurred_at, %(now)s, %(now)s, 0
+FROM
+    json_to_recordset(%(rows)s) AS row (
+        event_key text, platform text, page_id text, kind text, message_id text, contact_id text,
+        occurred_at timestamptz
+    )
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM forgotten
+        WHERE
+            forgotten.platform = row.platform AND forgotten.page_id = row.page_id
+            AND forgotten.kind = 'contact' AND id = row.contact_id
+    )
+ORDER BY event_key
+ON CONFLICT (event_key) DO NOTHING
+RETURNING event_key;
+
+-- name: settle_webhook_events
+-- OFFSET 0 keeps the planner from reading all messages to join them: each is looked up by its key.
+UPDATE webhook_events
+SET due_at = NULL
+WHERE
+    event_key IN (
+        SELECT event_key
+        FROM webhook_events
+        WHERE
+            due_at IS NOT NULL AND kind = 'message'
+            AND EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id OFFSET 0)
+        ORDER BY event_key
+        FOR UPDATE SKIP LOCKED
+    );
+
+-- name: claim_webhook_events
+-- What another worker is claiming at this moment is skipped.
+UPDATE webhook_events
+SET
+    due_at = CASE
+        WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN %(soon)s WHEN claims = 1 THEN %(later)s ELSE %(never)s
+    END::timestamptz,
+    claims = claims + 1
+WHERE
+    event_key IN (
+        SELECT event_key FROM webhook_events WHERE due_at <= %(now)s ORDER BY event_key FOR UPDATE SKIP LOCKED
+    )
+RETURNING stream;
+
+-- name: told_messages
+SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]);
+
+-- name: delete_old_webhook_events
+DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING due_at;
+
+-- name: delete_webhook_events_beyond
+DELETE FROM webhook_events
+WHERE event_key IN (SELECT event_key FROM webhook_events ORDER BY received_at DESC OFFSET %(max_events)s)
+RETURNING due_at;

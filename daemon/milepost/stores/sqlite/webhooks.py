@@ -1,0 +1,79 @@
+"""The webhook events in a SQLite database."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from milepost.core.journal import instant_text
+from milepost.core.model import Stream
+from milepost.core.webhooks import WebhookEvent
+from milepost.stores.rows import json_list
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.connection import Database, transaction
+from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
+
+
+class SqliteWebhookInbox:
+    """A WebhookInbox (see core/webhooks.py), over the connection of the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = load_statements("sqlite", "webhooks")
+
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        """Store events durably, except for those about people who were erased; return the keys of the new ones."""
+
+        def add(connection: sqlite3.Connection) -> frozenset[str]:
+            with _durable(connection), transaction(connection):
+                return frozenset(event.key for event in events if self._add(connection, event, now))
+
+        return await self._database.write(add)
+
+    async def claim(self, now: datetime) -> tuple[Stream, ...]:
+        """Return the streams that have to be read because of events that are due."""
+
+        def claim(connection: sqlite3.Connection) -> tuple[Stream, ...]:
+            with transaction(connection):
+                connection.execute(self._sql["settle_webhook_events"])
+                claimed = connection.execute(self._sql["claim_webhook_events"], claim_parameters(now)).fetchall()
+            return streams_of(stream for (stream,) in claimed)
+
+        return await self._database.write(claim)
+
+    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages of which an event has told, worked off or not."""
+        wanted = (json_list(message_ids),)
+
+        def told(connection: sqlite3.Connection) -> frozenset[str]:
+            return frozenset(message_id for (message_id,) in connection.execute(self._sql["told_messages"], wanted))
+
+        return await self._database.run(told)
+
+    async def trim(self, received_before: datetime, max_events: int) -> int:
+        """Delete events that are older, and the oldest of too many; return how many were not worked off."""
+        limits = {"received_before": instant_text(received_before), "max_events": max_events}
+
+        def trim(connection: sqlite3.Connection) -> int:
+            connection.execute("PRAGMA secure_delete = ON")  # their people may be erased when nothing names them here
+            with transaction(connection):
+                old = connection.execute(self._sql["delete_old_webhook_events"], limits).fetchall()
+                beyond = connection.execute(self._sql["delete_webhook_events_beyond"], limits).fetchall()
+            return sum(due_at is not None for (due_at,) in (*old, *beyond))
+
+        return await self._database.write(trim)
+
+    def _add(self, connection: sqlite3.Connection, event: WebhookEvent, now: datetime) -> bool:
+        columns = {**event_columns(event), "stream": event.stream.key, "now": instant_text(now)}
+        return connection.execute(self._sql["add_webhook_event"], columns).rowcount > 0
+
+
+@contextmanager
+def _durable(connection: sqlite3.Connection) -> Iterator[None]:
+    """Wait for the disk at each commit in the block, also with `synchronous: normal`: webhooks do not come again."""
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA synchronous = {level}")

@@ -1,0 +1,41 @@
+-- The webhook events that wait to be worked off: see core/webhooks.py.
+
+-- name: add_webhook_event
+INSERT INTO webhook_events (
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+)
+SELECT
+    :event_key, :stream, :kind, :message_id, :contact_id, :occurred_at, :now, :now, 0
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM forgotten
+        WHERE platform = :platform AND page_id = :page_id AND kind = 'contact' AND id = :contact_id
+    )
+ON CONFLICT (event_key) DO NOTHING;
+
+-- name: settle_webhook_events
+UPDATE webhook_events
+SET due_at = NULL
+WHERE
+    due_at IS NOT NULL AND kind = 'message'
+    AND EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id);
+
+-- name: claim_webhook_events
+UPDATE webhook_events
+SET
+    due_at = CASE WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN :soon WHEN claims = 1 THEN :later ELSE :never END,
+    claims = claims + 1
+WHERE due_at <= :now
+RETURNING stream;
+
+-- name: told_messages
+SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?));
+
+-- name: delete_old_webhook_events
+DELETE FROM webhook_events WHERE received_at < :received_before RETURNING due_at;
+
+-- name: delete_webhook_events_beyond
+DELETE FROM webhook_events
+WHERE event_key IN (SELECT event_key FROM webhook_events ORDER BY received_at DESC LIMIT -1 OFFSET :max_events)
+RETURNING due_at;

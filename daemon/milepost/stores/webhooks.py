@@ -1,0 +1,40 @@
+"""What both databases do with webhook events alike: their columns, and how long each waits."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from milepost.core.journal import instant_text
+from milepost.core.model import Stream
+from milepost.core.webhooks import WebhookEvent
+
+# The list of conversations may show a message a few seconds after its webhook; or a worker has died meanwhile.
+SOON_SECONDS, LATER_SECONDS = 10.0, 120.0
+NEVER = "9000-01-01T00:00:00.000Z"  # until a regular sweep has stored the message, or it is too old
+
+
+def event_columns(event: WebhookEvent) -> dict[str, str | None]:
+    """Return an event's columns."""
+    return {
+        "event_key": event.key,
+        "platform": event.stream.platform.value,
+        "page_id": event.stream.page_id,
+        "kind": event.kind.value,
+        "message_id": event.message_id,
+        "contact_id": event.contact_id,
+        "occurred_at": instant_text(event.occurred_at),
+    }
+
+
+def claim_parameters(now: datetime) -> dict[str, str]:
+    """Return the instants of a claim: now, and when events that are claimed are due again."""
+    return {
+        "now": instant_text(now),
+        "soon": instant_text(now + timedelta(seconds=SOON_SECONDS)),
+        "later": instant_text(now + timedelta(seconds=LATER_SECONDS)),
+        "never": NEVER,
+    }
+
+
+def streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
+    """Return streams by their keys, each once."""
+    return tuple(Stream.parse(key) for key in sorted(set(keys)))

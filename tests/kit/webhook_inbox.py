@@ -1,0 +1,21 @@
+"""An inbox of webhook events that does nothing: tests override what they are about."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from milepost.core.model import Stream
+from milepost.core.webhooks import WebhookEvent
+
+
+class NoInbox:
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        raise NotImplementedError(events, now)
+
+    async def claim(self, now: datetime) -> tuple[Stream, ...]:
+        raise NotImplementedError(now)
+
+    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        raise NotImplementedError(message_ids)
+
+    async def trim(self, received_before: datetime, max_events: int) -> int:
+        raise NotImplementedError(received_before, max_events)

@@ -1,0 +1,68 @@
+"""A program that takes webhooks: `python -m stores.take_webhooks PATH …`; it prints `ack ID` after each 200."""
+
+import argparse
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+from datetime import UTC, datetime
+
+import aiohttp
+
+from milepost.core.model import Platform, Stream
+from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.webhook_intake import WebhookIntake
+from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.stores.open import open_store
+from milepost.stores.url import StoreUrl
+
+PAGE = Stream(Platform.MESSENGER, "101")
+SECRET = "app-secret"
+SENDERS = 3
+
+
+def body_of(message_id: str) -> bytes:
+    """Return a delivery of one message."""
+    message = {"sender": {"id": "9001"}, "timestamp": 1790000000123, "message": {"mid": message_id}}
+    return json.dumps({"object": "page", "entry": [{"id": PAGE.page_id, "messaging": [message]}]}).encode()
+
+
+def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
+    """Return the header with the signature of a body."""
+    return {"X-Hub-Signature-256": f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"}
+
+
+async def send(session: aiohttp.ClientSession, sender: int, count: int) -> None:
+    for number in range(count):
+        body = body_of(f"m_{sender}_{number}")
+        async with session.post("/hook", data=body, headers=signed(body)) as response:
+            assert response.status == 200, response.status
+        os.write(1, f"ack m_{sender}_{number}\n".encode())
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path")
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--synchronous", choices=["full", "normal"], default="full")
+    arguments = parser.parse_args()
+    store_url = StoreUrl(f"sqlite:///{arguments.path}")
+    async with open_store(store_url, synchronous=arguments.synchronous) as store:
+        intake = WebhookIntake(
+            store.webhooks, lambda _, __: PAGE, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
+        )
+        credentials = Credentials("", (SECRET,))
+        requests = WebhookRequests("/hook", lambda: credentials, intake.receive, lambda _: None)
+        async with (
+            serving_webhooks("127.0.0.1", 0, requests) as url,
+            aiohttp.ClientSession(url) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            for sender in range(SENDERS):
+                group.create_task(send(session, sender, arguments.count))
+    os.write(1, b"done\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,221 @@
+"""Webhooks with the real daemon: messages are copied within seconds, bursts cost few calls, and kills lose nothing."""
+
+import hashlib
+import hmac
+import json
+import re
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from kit.binary import Running, started, until
+from kit.fleet import fleet
+from kit.installation import Installation, PostgresqlInstallation, on_both_databases
+from kit.postgres import Database
+from kit.simulated import BICYCLES, NOW, frozen_world
+from milepost.simulator.server import SimulatorServer
+from milepost.simulator.webhooks import parse_webhook_faults
+
+SECRET = "app-secret"
+STREAM = f"messenger:{BICYCLES.id}"
+HOOKS = {"listen": "127.0.0.1:0", "verify_token": "a-word"}
+SOURCE = {"app_secret": SECRET}
+
+
+@dataclass
+class Hooked:
+    """A daemon that takes webhooks, and what a simulated Meta sends to it."""
+
+    installation: Installation
+    simulator: SimulatorServer
+    daemon: Running
+    url: str
+    session: aiohttp.ClientSession
+
+    async def send(self, *message_ids: str, secret: str = SECRET) -> int:
+        """Send the webhook of these messages, and return the status of the answer."""
+        messages = [
+            {"sender": {"id": "9001"}, "timestamp": 1790000000123, "message": {"mid": message_id}}
+            for message_id in message_ids
+        ]
+        body = json.dumps({"object": "page", "entry": [{"id": BICYCLES.id, "messaging": messages}]}).encode()
+        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        headers = {"X-Hub-Signature-256": f"sha256={signature}"}
+        async with self.session.post(self.url, data=body, headers=headers) as response:
+            return response.status
+
+    def arrive(self, conversation_id: str | None = None) -> tuple[str, str]:
+        """Let a message arrive; return its conversation's id and its own."""
+        conversation_id = self.simulator.world.receive(BICYCLES.id, "messenger", NOW, conversation_id)
+        thread = self.simulator.world.find(conversation_id, NOW)
+        assert thread is not None
+        return conversation_id, thread.newest[0].id
+
+    async def stored(self, message_id: str) -> None:
+        query = "SELECT 1 FROM contact_interaction_events WHERE event_id = ?"
+        await until(lambda: self.installation.rows(query, message_id))
+
+    def calls(self) -> int:
+        return self.simulator.requests.total
+
+
+@asynccontextmanager
+async def hooked(installation: Installation) -> AsyncIterator[Hooked]:
+    """Run a daemon that has copied a small world, and reads it once an hour."""
+    async with (
+        frozen_world(40, pages=(BICYCLES,), app_secret=SECRET) as simulator,
+        aiohttp.ClientSession() as session,
+    ):
+        installation.configure_for(simulator, webhooks=HOOKS, source=SOURCE, sync={"interval": "1h"})
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+            yield Hooked(installation, simulator, daemon, await url_of(daemon), session)
+
+
+async def url_of(daemon: Running) -> str:
+    found = re.search(r"url=(http\S+)", await daemon.says("webhooks are taken"))
+    assert found is not None
+    return found[1]
+
+
+@on_both_databases
+async def test_a_message_is_copied_within_seconds_of_its_webhook(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        _, message_id = hooks.arrive()
+        assert await hooks.send(message_id) == 200
+        await hooks.stored(message_id)
+        assert installation.endings(STREAM) == [("complete", None)] * 2
+        assert await hooks.send(message_id) == 200, "a repetition"
+        hooks.daemon.signal(signal.SIGTERM)
+        assert (await hooks.daemon.ended()).code == 0
+    assert installation.endings(STREAM) == [("complete", None)] * 2
+
+
+async def test_a_burst_of_200_webhooks_makes_at_most_40_calls_and_loses_none(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        before = hooks.calls()
+        arrived: list[str] = []
+        for _ in range(200):
+            arrived.append(hooks.arrive()[1])
+            assert await hooks.send(arrived[-1]) == 200
+        for message_id in arrived:
+            await hooks.stored(message_id)
+        await until(
+            lambda: not installation.rows("SELECT 1 FROM webhook_events WHERE due_at IS NOT NULL AND claims < 3")
+        )
+        assert hooks.calls() - before <= 40
+
+
+async def test_what_was_acknowledged_before_a_kill_is_read_after_the_next_start(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        hooks.simulator.hold()
+        _, message_id = hooks.arrive()
+        assert await hooks.send(message_id) == 200
+        await hooks.daemon.kill()
+        hooks.simulator.release()
+        async with started(installation.folder, "run") as daemon:
+            await hooks.stored(message_id)
+            daemon.signal(signal.SIGTERM)
+            await daemon.ended()
+
+
+async def test_what_is_not_signed_leaves_no_trace(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        before = hooks.calls()
+        assert await hooks.send("m_1", secret="of-another-app") == 403
+        async with hooks.session.get(hooks.url.rpartition("/webhooks")[0] + "/metrics") as response:
+            assert response.status == 404
+        assert installation.rows("SELECT * FROM webhook_events") == []
+        assert hooks.calls() == before
+
+
+async def test_a_configuration_without_a_verify_token_or_a_secret_is_refused(installation: Installation) -> None:
+    installation.configure("http://127.0.0.1:1", {"id": "1", "access_token": "x"}, webhooks={"listen": "127.0.0.1:0"})
+    async with started(installation.folder, "run") as daemon:
+        ended = await daemon.ended()
+    assert ended.code == 78
+    assert "webhooks.verify_token: missing" in ended.stderr
+    assert "source.app_secret: missing" in ended.stderr
+
+
+async def test_the_embedded_world_is_copied_within_seconds_without_any_settings(installation: Installation) -> None:
+    installation.config.write_text("http: {listen: '127.0.0.1:0'}\nsync: {interval: 1h}\n")
+    installation.database = installation.folder / "simulated.db"
+    async with started(installation.folder, "run") as daemon:
+        await daemon.says("webhooks are taken")
+        await until(
+            lambda: (
+                installation.has_tables()
+                and installation.rows("SELECT 1 FROM runs WHERE mode = 'incremental' AND interaction_events > 0")
+            )
+        )
+        daemon.signal(signal.SIGTERM)
+        ended = await daemon.ended()
+    assert ended.code == 0
+    assert "Traceback" not in ended.stderr
+
+
+async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: Installation) -> None:
+    """Late, doubled, missing, badly signed, and a hundred at once: what was not told comes with the next sweep."""
+    async with hooked(installation) as hooks:
+        faults = parse_webhook_faults("missing=0.3,doubled=0.3,badly_signed=0.2,late=0.5,late_seconds=1")
+        hooks.simulator.send_webhooks(hooks.url, SECRET, faults)
+        arrived = [hooks.arrive()[1] for _ in range(20)]
+        hooks.simulator.hold_webhooks()
+        arrived += [hooks.arrive()[1] for _ in range(100)]
+        hooks.simulator.release_webhooks()
+        told = "SELECT message_id FROM webhook_events WHERE claims > 0 OR due_at IS NULL"
+        await until(lambda: len(installation.rows(told)) > 60)
+        synced = await hooks.session.post(f"{await hooks.daemon.url()}/api/streams/{STREAM}/sync", json={})
+        assert synced.status == 200
+        for message_id in arrived:
+            await hooks.stored(message_id)
+        stored = installation.rows("SELECT event_id FROM contact_interaction_events")
+    assert len(stored) == len(set(stored))
+
+
+async def test_a_secret_that_is_wrong_is_said_by_the_status(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        assert await hooks.send("m_1", secret="of-another-app") == 403
+        async with hooks.session.get(f"{await hooks.daemon.url()}/api/daemon") as response:
+            issues = (await response.json())["issues"]
+    said = [issue["what"] for issue in issues if issue["kind"] == "webhooks"]
+    assert said == ["webhooks come, and none is signed with a known secret"]
+
+
+async def test_what_is_refused_while_the_database_is_locked_comes_again(installation: Installation) -> None:
+    async with hooked(installation) as hooks:
+        _, message_id = hooks.arrive()
+        with closing(sqlite3.connect(installation.database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert await hooks.send(message_id) == 503
+        assert await hooks.send(message_id) == 200
+        await hooks.stored(message_id)
+
+
+async def test_any_of_several_workers_takes_webhooks_for_all(tmp_path: Path, database: Database) -> None:
+    """Each message is told to one worker, the next to the other; a repetition goes to both."""
+    async with (
+        frozen_world(40, pages=(BICYCLES,), app_secret=SECRET) as simulator,
+        fleet(tmp_path, database, simulator) as workers,
+        aiohttp.ClientSession() as session,
+    ):
+        joined = [await workers.join(webhooks=HOOKS, source=SOURCE, sync={"interval": "1h"}) for _ in range(2)]
+        await workers.complete(1)
+        kept = PostgresqlInstallation(tmp_path, database)
+        members = [Hooked(kept, simulator, each, await url_of(each), session) for each in joined]
+        arrived = []
+        for number in range(6):
+            _, message_id = members[0].arrive()
+            arrived.append(message_id)
+            assert await members[number % 2].send(message_id) == 200
+            await members[0].stored(message_id)
+        before = simulator.requests.total
+        assert [await each.send(*arrived) for each in members] == [200, 200]
+        await until(lambda: not kept.rows("SELECT 1 FROM webhook_events WHERE due_at IS NOT NULL"))
+        assert simulator.requests.total == before
