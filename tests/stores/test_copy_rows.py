@@ -83,6 +83,8 @@ class TestRejectedRows:
                 changes = data.draw(ANY_CHANGES)
                 await store.commit(commit_after(before, changes=changes, run_id=f"{before.version}"))
         first.execute("UPDATE contact_interaction_events SET attachments = NULL WHERE NOT json_valid(attachments)")
+        first.execute("UPDATE contact_interaction_events SET edited_at = occurred_at WHERE event_id > 'a'")
+        first.execute("UPDATE contact_interaction_events SET deleted_at = occurred_at WHERE event_id < 'a'")
 
         await copied(first, second, replaces_nul=True)
         await copied(second, third)
