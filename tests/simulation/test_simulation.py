@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from kit.fake_inbox import Habits
@@ -138,6 +138,33 @@ DISPLACED_IN_BURSTS = replace(
     reload_chance=0.05,
 )
 
+# Older messages become a dead letter in one of a hundred worlds.
+OLDER_GIVEN_UP = Scenario(
+    seed=3058,
+    steps=49,
+    streams=3,
+    threads=7,
+    habits=Habits(
+        arrival_chance=0.5,
+        burst_chance=0.3,
+        edit_chance=0.3,
+        window=5,
+        sick_chance=0.1,
+        deletion_chance=0.1,
+        dead_cursor_chance=0.1,
+    ),
+    policy=Policy(
+        batch_size=6,
+        messages_per_conversation=20,
+        message_history_seconds=0.0,
+        watermark_overlap_seconds=60.0,
+        full_sweep_interval_seconds=0.0,
+        attempts=1,
+    ),
+    refused_row_chance=0.1,
+    link_chance=0.03,
+)
+
 
 def play(max_examples: int, of: SearchStrategy[Scenario] = scenarios) -> tuple[int, Counter[str]]:
     """Run that many scenarios. Returns how many steps they took, and what they met."""
@@ -146,6 +173,7 @@ def play(max_examples: int, of: SearchStrategy[Scenario] = scenarios) -> tuple[i
 
     @settings(max_examples=max_examples, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(of)
+    @example(OLDER_GIVEN_UP)
     def play_one(scenario: Scenario) -> None:
         nonlocal steps, seen
         simulation = Simulation(scenario)
