@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
+from operator import attrgetter
 
 import msgspec
 from msgspec.structs import replace
@@ -53,6 +54,7 @@ RIVAL = "another process"  # as the journal names it, and as its run ids begin
 HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
 SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled
 NEVER = datetime.min.replace(tzinfo=UTC)
+page_of = attrgetter("platform", "page_id")
 MAX_VAIN_CALLS = 60  # in a row: the retries of three attempts on every rung of the ladder, and more
 
 
@@ -112,6 +114,7 @@ class Invariants:
         self._written_before = 0
         self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
         self.taken_back: set[str] = set()  # conversations that both of them met at once
+        self.stayed_behind: set[str] = set()  # conversations whose contact was excused under the page before
 
     def watch(self, stream: Stream) -> None:
         self.observed[stream] = Observed(stream)
@@ -375,7 +378,8 @@ class Invariants:
             if is_new and store.is_forgotten(row):
                 observed.erased["conversations"] += 1
             observed.stored_once.add(row.conversation_id)
-        observed.named |= {row.conversation_id for row in (*changes.conversations, *changes.interaction_events)}
+        observed.named |= {row.conversation_id for row in changes.conversations}
+        observed.named |= {row.conversation_id for row in changes.interaction_events}
         lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
         observed.erased["events"] += sum(
             store.is_forgotten(row) or row.conversation_id in self._forgotten_in(changes) for row in lost
@@ -401,8 +405,8 @@ class Invariants:
         assert after.total == total(run.tally for run in runs) + observed.redrive_tally, "the runs do not add up"
         group = [(each, self.observed[each]) for each in self._group(stream)]
         pages = {(each.platform.value, each.page_id) for each, _ in group}
-        rows = sum((row.platform, row.page_id) in pages for row in self.store.conversations.values())
-        events = sum((row.platform, row.page_id) in pages for row in self.store.interaction_events.values())
+        rows = sum(map(Counter(map(page_of, self.store.conversations.values())).__getitem__, pages))
+        events = sum(map(Counter(map(page_of, self.store.interaction_events.values())).__getitem__, pages))
         totals = total(each.refolded.total for _, each in group)
         counted = (totals.inserted, totals.interaction_events, after.total.dead_lettered)
         by_moves = self.store.erased_by_moves if stream in self.linked else Counter[str]()
@@ -580,7 +584,7 @@ class Invariants:
 
     def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
         events = {event.event_id for event in read.interactions} - self.observed[stream].given_up_events
-        missing = events - self.store.interaction_events.keys()
+        missing = events.difference(self.store.interaction_events)  # `-` would go through all that is stored
         return missing and missing - self._events_in_dead_letters(read.conversation_id)
 
     def _events_in_dead_letters(self, thread_id: str) -> set[str]:
@@ -764,7 +768,9 @@ class Invariants:
         read under the other page, nothing tells that its contact stands under this one.
         """
         is_before = stream in self.linked[:-1]
-        return is_before and (thread_id in self.taken_back or thread_id not in self.observed[stream].named)
+        is_stranded = is_before and (thread_id in self.taken_back or thread_id not in self.observed[stream].named)
+        self.stayed_behind |= {thread_id} if is_stranded else set()
+        return is_stranded
 
 
 def _is_in(read: Conversation, row: InteractionEventRow) -> bool:
@@ -775,13 +781,10 @@ def _is_in(read: Conversation, row: InteractionEventRow) -> bool:
 def are_covered(gaps: list[Gap], thread: Thread, messages: list[Interaction]) -> bool:
     """Whether messages are still to be read by what gaps owe: each is below what was read, or below the cursor."""
     places = {each.event_id: place for place, each in enumerate(thread.messages)}
-    unread = [
-        (gap.reached_at, len(places) if gap.cursor is None else places[gap.cursor.partition("/")[0]]) for gap in gaps
-    ]
-    return all(
-        any(each.occurred_at <= reached_at or places[each.event_id] < below for reached_at, below in unread)
-        for each in messages
-    )
+    reached_at = max((gap.reached_at for gap in gaps), default=NEVER)
+    cursors = (gap.cursor.partition("/")[0] if gap.cursor is not None else None for gap in gaps)
+    below = max((len(places) if cursor is None else places[cursor] for cursor in cursors), default=0)
+    return all(each.occurred_at <= reached_at or places[each.event_id] < below for each in messages)
 
 
 def _is_in_doubt(checkpoint: Checkpoint) -> bool:
