@@ -234,6 +234,13 @@ class TestWhatIsAnsweredAsDeleted:
         assert missed_by(*events) == [Missed("t_1", MissedReason.DELETED, at(-3600), at(-120))]
         assert endings(events) == [GapEnding.GONE]
 
+    @pytest.mark.parametrize("seconds", [0.0, 0.4])
+    def test_all_older_ones_are_missed_where_the_state_was_stored_without_messages(self, seconds: float) -> None:
+        read_without_messages = replace(GAP, back_to=at(-120), reached_at=at(-120 + seconds), attempts=2)
+        events = settled(refused(GONE), Known(), read_without_messages)
+
+        assert [each.from_at for each in missed_by(*events)] == [None]
+
     def test_a_redrive_closes_its_dead_letter(self) -> None:
         letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", "why", NOON)
         due = DueDeadLetter(letter, payload_of(replace(GAP, message_count=61)))

@@ -113,7 +113,7 @@ class Invariants:
         self._journal_read = 0
         self._written_before = 0
         self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
-        self.taken_back: set[str] = set()  # conversations that both of them met at once
+        self.is_reversed = False  # the tables say that the account was linked to the page before
         self.stayed_behind: set[str] = set()  # conversations whose contact was excused under the page before
 
     def watch(self, stream: Stream) -> None:
@@ -230,7 +230,7 @@ class Invariants:
             if isinstance(event, MessagesRead | MessagesFailed):
                 self.disturbed(stream, f"the backlog was read: {event.ending}")
         self._dead_letters_agree(stream, after)
-        self._note_taken_back(stream, commit.changes)
+        self._note_direction(stream, commit.changes)
         observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
@@ -388,16 +388,21 @@ class Invariants:
     def _forgotten_in(self, changes: Changes) -> set[str]:
         return {row.conversation_id for row in changes.conversations if self.store.is_forgotten(row)}
 
-    def _note_taken_back(self, stream: Stream, changes: Changes) -> None:
-        """Note what the page before takes over from the one after it.
+    def _note_direction(self, stream: Stream, changes: Changes) -> None:
+        """Note whether the page before takes over from the one after it.
 
         A batch that it read before the account was linked anew is settled after the other page has stored the same
-        threads. If it had none of them before, nothing tells which page is the later one.
+        threads. If it had none of them before, nothing tells which page is the later one, and what stands under the one
+        that writes last stays there while that works.
         """
         if stream in self.linked[:1]:
-            self.taken_back |= {key for key in changes.moved if key not in self.observed[stream].stored_once}
-        elif stream in self.linked:
-            self.taken_back -= set(changes.moved)
+            self.is_reversed |= any(key not in self.observed[stream].stored_once for key in changes.moved)
+        elif stream in self.linked and changes.moved:
+            self.is_reversed = False
+
+    @property
+    def taken_back(self) -> set[str]:
+        return {row.conversation_id for row in self._rows(self.linked[0])} if self.is_reversed else set()
 
     def _counts_agree(self, stream: Stream, after: Checkpoint) -> None:
         observed = self.observed[stream]
@@ -754,11 +759,11 @@ class Invariants:
 
     def _rows_expected_of(self, stream: Stream) -> dict[str, ConversationRow]:
         """Return the rows of a stream, where an account has moved those of the page after that the one before keeps."""
-        rows = {row.conversation_id: row for of in self._group(stream) for row in self._rows(of)}
+        rows, taken_back = [row for of in self._group(stream) for row in self._rows(of)], self.taken_back
         return {
-            key: row
-            for key, row in rows.items()
-            if (stream == self.linked[-1] if key in self.taken_back else row.page_id == stream.page_id)
+            row.conversation_id: row
+            for row in rows
+            if (stream == self.linked[-1] if row.conversation_id in taken_back else row.page_id == stream.page_id)
         }
 
     def _is_stranded(self, stream: Stream, thread_id: str) -> bool:

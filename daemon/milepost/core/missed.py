@@ -122,8 +122,11 @@ def gone(gap: Gap) -> Missed:
 
 
 def _from_at(gap: Gap) -> datetime | None:
-    """Return when the messages of a gap begin; None if that is unknown, as its state was stored without messages."""
-    return None if gap.is_history or gap.back_to >= gap.reached_at else gap.back_to
+    """Return when the messages of a gap begin; None if that is unknown, as its state was stored without messages.
+
+    A state has whole seconds.
+    """
+    return None if gap.is_history or gap.back_to >= gap.reached_at.replace(microsecond=0) else gap.back_to
 
 
 def _reaches_stored(gap: Gap, page: MessagePage, known: Known) -> bool:
