@@ -200,13 +200,13 @@ class Inbox:
 
     def message_for(self, thread: Thread) -> None:
         """Let a message arrive: its thread jumps to the head, or nearly, and its health may change."""
-        left_behind = replace(thread, messages=list(thread.messages))
         self.gone.pop(thread.thread_id, None)
         self.threads[thread.thread_id] = thread
         for index, line in enumerate(self.listing):
             if line.thread is thread:
                 del self.listing[index]
                 if self._leaves_a_ghost(thread):
+                    left_behind = replace(thread, messages=list(thread.messages))
                     self.listing.insert(index, Listed(line.rank, left_behind, is_ghost=True))
                 break
         thread.is_readable = not self._happens(self.habits.unreadable_chance)

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
+from operator import attrgetter
 
 import msgspec
 from msgspec.structs import replace
@@ -53,6 +54,7 @@ RIVAL = "another process"  # as the journal names it, and as its run ids begin
 HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
 SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled
 NEVER = datetime.min.replace(tzinfo=UTC)
+page_of = attrgetter("platform", "page_id")
 MAX_VAIN_CALLS = 60  # in a row: the retries of three attempts on every rung of the ladder, and more
 
 
@@ -75,6 +77,7 @@ class Observed:
         self.given_up_older: set[str] = set()  # messages that were there when their dead letter was discarded
         self.held_until: dict[Scope, datetime] = {}
         self.stored_once: set[str] = set()  # conversations, whatever became of them since
+        self.named: set[str] = set()  # conversations of which a row or a message was written
         self.run_ids: set[str] = set()
         self.ended_runs: set[str] = set()
         self.histories: set[str] = set()  # by gap
@@ -110,6 +113,8 @@ class Invariants:
         self._journal_read = 0
         self._written_before = 0
         self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
+        self.taken_back: set[str] = set()  # conversations that both of them met at once
+        self.stayed_behind: set[str] = set()  # conversations whose contact was excused under the page before
 
     def watch(self, stream: Stream) -> None:
         self.observed[stream] = Observed(stream)
@@ -225,6 +230,7 @@ class Invariants:
             if isinstance(event, MessagesRead | MessagesFailed):
                 self.disturbed(stream, f"the backlog was read: {event.ending}")
         self._dead_letters_agree(stream, after)
+        self._note_taken_back(stream, commit.changes)
         observed.erased["events"] += self._written_before
         self._count_forgotten(stream, commit.changes)
         self._counts_agree(stream, after)
@@ -372,6 +378,8 @@ class Invariants:
             if is_new and store.is_forgotten(row):
                 observed.erased["conversations"] += 1
             observed.stored_once.add(row.conversation_id)
+        observed.named |= {row.conversation_id for row in changes.conversations}
+        observed.named |= {row.conversation_id for row in changes.interaction_events}
         lost = [row for row in changes.interaction_events if row.event_id not in store.interaction_events]
         observed.erased["events"] += sum(
             store.is_forgotten(row) or row.conversation_id in self._forgotten_in(changes) for row in lost
@@ -380,14 +388,25 @@ class Invariants:
     def _forgotten_in(self, changes: Changes) -> set[str]:
         return {row.conversation_id for row in changes.conversations if self.store.is_forgotten(row)}
 
+    def _note_taken_back(self, stream: Stream, changes: Changes) -> None:
+        """Note what the page before takes over from the one after it.
+
+        A batch that it read before the account was linked anew is settled after the other page has stored the same
+        threads. If it had none of them before, nothing tells which page is the later one.
+        """
+        if stream in self.linked[:1]:
+            self.taken_back |= {key for key in changes.moved if key not in self.observed[stream].stored_once}
+        elif stream in self.linked:
+            self.taken_back -= set(changes.moved)
+
     def _counts_agree(self, stream: Stream, after: Checkpoint) -> None:
         observed = self.observed[stream]
         runs = [self.store.runs[key] for key in self.store.runs.keys() & observed.run_ids]
         assert after.total == total(run.tally for run in runs) + observed.redrive_tally, "the runs do not add up"
         group = [(each, self.observed[each]) for each in self._group(stream)]
         pages = {(each.platform.value, each.page_id) for each, _ in group}
-        rows = sum((row.platform, row.page_id) in pages for row in self.store.conversations.values())
-        events = sum((row.platform, row.page_id) in pages for row in self.store.interaction_events.values())
+        rows = sum(map(Counter(map(page_of, self.store.conversations.values())).__getitem__, pages))
+        events = sum(map(Counter(map(page_of, self.store.interaction_events.values())).__getitem__, pages))
         totals = total(each.refolded.total for _, each in group)
         counted = (totals.inserted, totals.interaction_events, after.total.dead_lettered)
         by_moves = self.store.erased_by_moves if stream in self.linked else Counter[str]()
@@ -463,8 +482,8 @@ class Invariants:
             return False
         if f"{thread.thread_id}/messages" in subjects:
             return True
-        owed = self._owed_of(stream, thread.thread_id)
-        return all(any(covers(gap, thread, each) for gap in owed) for each in self._missing(stream, thread))
+        missing = self._missing(stream, thread)
+        return not missing or are_covered(self._owed_of(stream, thread.thread_id), thread, missing)
 
     def _note_first_messages(self, stream: Stream, changes: Changes) -> None:
         """Note the oldest message that came with each thread when it was stored first: what is older is its history."""
@@ -492,30 +511,34 @@ class Invariants:
             listed = replace(listed, interactions=tuple(each for each in listed.interactions if each.event_id in known))
         gaps = self._gaps_of(stream, thread.thread_id)
         limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
-        readable = {each.event_id for each in thread.there}
-        if self.world.habits.window or thread.thread_id in self.observed[stream].missed:
-            readable = {each.event_id for each in thread.there if not self._is_missed(stream, thread, each)}
         has_history = first is not None and stream not in self.linked
         history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
         since = [] if first is None else thread.messages[first:]
-        older = self._missing_events(stream, replace(listed, interactions=(*history, *since))) & readable
-        missing = self._missing_events(stream, listed) | (older - self.observed[stream].given_up_older)
+        older = self._missing_events(stream, replace(listed, interactions=(*history, *since)))
+        missing = self._missing_events(stream, listed)
+        if not older and not missing:
+            return []
+        readable = self._readable(stream, thread)
+        missing |= (older & readable) - self.observed[stream].given_up_older
         if thread.unsent:
             missing &= readable
         return [each for each in thread.messages if each.event_id in missing]
 
-    def _is_missed(self, stream: Stream, thread: Thread, message: Interaction) -> bool:
-        """Whether it is on record that the API withholds the message, which it does beyond the window.
+    def _readable(self, stream: Stream, thread: Thread) -> set[str]:
+        """Name the messages that are there, but for those that are on record as withheld, as beyond the window.
 
         What was unsent makes the API's count no proof that something is missing.
         """
-        window = self.world.habits.window
-        if window and thread.unsent and message not in thread.there[-window:]:
-            return True
-        return any(
-            (each.from_at is None or each.from_at <= message.occurred_at) and message.occurred_at <= each.until_at
-            for each in self.observed[stream].missed.get(thread.thread_id, ())
-        )
+        window, missed = self.world.habits.window, self.observed[stream].missed.get(thread.thread_id, ())
+        there = thread.there[-window:] if thread.unsent else thread.there  # all of them if there is no window
+        return {
+            each.event_id
+            for each in there
+            if not any(
+                (of.from_at is None or of.from_at <= each.occurred_at) and each.occurred_at <= of.until_at
+                for of in missed
+            )
+        }
 
     def _owed_of(self, stream: Stream, thread_id: str) -> list[Gap]:
         """Return what is owed of a thread, by the backlog or by dead letters."""
@@ -561,7 +584,7 @@ class Invariants:
 
     def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
         events = {event.event_id for event in read.interactions} - self.observed[stream].given_up_events
-        missing = events - self.store.interaction_events.keys()
+        missing = events.difference(self.store.interaction_events)  # `-` would go through all that is stored
         return missing and missing - self._events_in_dead_letters(read.conversation_id)
 
     def _events_in_dead_letters(self, thread_id: str) -> set[str]:
@@ -699,7 +722,7 @@ class Invariants:
                 assert (message.text or "").startswith(row.text or " "), f"{row.event_id} never had that text"
 
     def _table_equals_inbox(self, stream: Stream, inbox: Inbox) -> None:
-        rows = {row.conversation_id: row for row in self._rows(stream)}
+        rows = self._rows_expected_of(stream)
         strange = rows.keys() - inbox.threads.keys() - inbox.gone.keys()
         assert not strange, f"{strange} stand under {stream.key}, which does not have them"
         for thread in inbox.threads.values():
@@ -717,14 +740,37 @@ class Invariants:
         for platform, page_id, contact_id in self.store.contacts:
             if (platform, page_id) == (stream.platform.value, stream.page_id):
                 is_here = contact_id.removeprefix("c_") in inbox.threads.keys() | inbox.gone.keys()
-                assert is_here, f"{contact_id} stands under {stream.key}, which does not have their thread"
-        for key in rows.keys() & inbox.gone.keys() if inbox.threads else ():  # an empty inbox is not believed
+                assert is_here or self._is_stranded(stream, contact_id.removeprefix("c_")), (
+                    f"{contact_id} stands under {stream.key}, which does not have their thread"
+                )
+        gone = rows.keys() & inbox.gone.keys() - self.taken_back
+        for key in gone if inbox.threads else ():  # an empty inbox is not believed
             assert rows[key].deleted_at is not None, f"{key} is gone and not marked as deleted"
         for key, row in self.store.interaction_events.items():
             if row.conversation_id in rows:
                 thread = inbox.threads.get(row.conversation_id) or inbox.gone[row.conversation_id]
                 assert key in {event.event_id for event in thread.messages}
-                assert row.page_id == stream.page_id, f"{key} did not follow its thread"
+                assert row.page_id == rows[row.conversation_id].page_id, f"{key} did not follow its thread"
+
+    def _rows_expected_of(self, stream: Stream) -> dict[str, ConversationRow]:
+        """Return the rows of a stream, where an account has moved those of the page after that the one before keeps."""
+        rows = {row.conversation_id: row for of in self._group(stream) for row in self._rows(of)}
+        return {
+            key: row
+            for key, row in rows.items()
+            if (stream == self.linked[-1] if key in self.taken_back else row.page_id == stream.page_id)
+        }
+
+    def _is_stranded(self, stream: Stream, thread_id: str) -> bool:
+        """Whether a contact may stand under the page before, whose threads have moved.
+
+        Known, and left as it is: the store refused the row of the thread, and there was no message. When the thread is
+        read under the other page, nothing tells that its contact stands under this one.
+        """
+        is_before = stream in self.linked[:-1]
+        is_stranded = is_before and (thread_id in self.taken_back or thread_id not in self.observed[stream].named)
+        self.stayed_behind |= {thread_id} if is_stranded else set()
+        return is_stranded
 
 
 def _is_in(read: Conversation, row: InteractionEventRow) -> bool:
@@ -732,12 +778,13 @@ def _is_in(read: Conversation, row: InteractionEventRow) -> bool:
     return bool(times) and min(times) < row.occurred_at < max(times)
 
 
-def covers(gap: Gap, thread: Thread, message: Interaction) -> bool:
-    """Whether a message is still to be read by what a gap owes: it is below what was read, or below the cursor."""
-    if gap.cursor is None or message.occurred_at <= gap.reached_at:
-        return True
-    ids = [each.event_id for each in thread.messages]
-    return ids.index(message.event_id) < ids.index(gap.cursor.partition("/")[0])
+def are_covered(gaps: list[Gap], thread: Thread, messages: list[Interaction]) -> bool:
+    """Whether messages are still to be read by what gaps owe: each is below what was read, or below the cursor."""
+    places = {each.event_id: place for place, each in enumerate(thread.messages)}
+    reached_at = max((gap.reached_at for gap in gaps), default=NEVER)
+    cursors = (gap.cursor.partition("/")[0] if gap.cursor is not None else None for gap in gaps)
+    below = max((len(places) if cursor is None else places[cursor] for cursor in cursors), default=0)
+    return all(each.occurred_at <= reached_at or places[each.event_id] < below for each in messages)
 
 
 def _is_in_doubt(checkpoint: Checkpoint) -> bool:

@@ -113,16 +113,18 @@ class MemoryStore:
             stored_messages=len(counted),
             messages=self._known_messages(keys),
             stored_below=sum(row.occurred_at <= span.back_to for row in counted) if span is not None else 0,
-            left_behind={
-                event.conversation_id: event.page_id
-                for event in self.interaction_events.values()
-                if event.conversation_id in keys.conversations
-                and event.conversation_id not in self.conversations
-                and (event.platform == stream.platform and event.page_id != stream.page_id)
-            },
+            left_behind=self._left_behind(stream, set(keys.conversations).difference(self.conversations)),
         )
         pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())} - {stream.page_id}
         return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
+
+    def _left_behind(self, stream: Stream, without_row: set[str]) -> dict[str, str]:
+        return {
+            event.conversation_id: event.page_id
+            for event in (self.interaction_events.values() if without_row else ())
+            if event.conversation_id in without_row
+            and (event.platform == stream.platform and event.page_id != stream.page_id)
+        }
 
     def _with_elsewhere(self, known: Known, keys: Keys, pages: set[str]) -> Known:
         contact_pages: dict[str, frozenset[str]] = {}
@@ -346,12 +348,14 @@ class MemoryStore:
     def _move(self, stream: Stream, commit: Commit) -> None:
         """Take conversations over from other pages, with their messages and contacts."""
         moved, links_before = set(commit.changes.moved), len(self.moves)
+        if not moved:
+            return
         stored: list[Row] = [*self.conversations.values(), *self.interaction_events.values()]
         elsewhere = [row for row in stored if row.conversation_id in moved and row.page_id != stream.page_id]
         for previous in {f"{row.platform}:{row.page_id}" for row in elsewhere}:
             self.moves.pop((stream.key, previous), None)
             self.moves[previous, stream.key] = commit.entries[-1].recorded_at
-        for previous in [previous for previous, of in self.moves if of == stream.key and moved]:
+        for previous in [previous for previous, of in self.moves if of == stream.key]:
             self.forgotten |= {(stream.key, kind, key) for of, kind, key in self.forgotten if of == previous}
             for key in self._noted(Stream.parse(previous)):
                 if key in moved:

@@ -558,7 +558,11 @@ MUTANTS = {
     ),
     "an outage is taken for what a list holds": Mutant(
         "can be read and was given up",
-        patches={"milepost.engine.run.checked": blind, "milepost.engine.run.to_read_alone": never_alone},
+        patches={
+            "milepost.engine.run.checked": blind,
+            "milepost.engine.run.to_read_alone": never_alone,
+            "milepost.core.decide.mistaken": whoever_comes,
+        },
         narrowed=to_short_outages,
     ),
     "one look at the list is enough": Mutant(
