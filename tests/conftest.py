@@ -53,6 +53,7 @@ def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for place, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"), (root, "level")):
         monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.delenv("COLUMNS", raising=False)  # which pytest's workers have: there is no terminal to fit
     yield
     logging.captureWarnings(False)
     structlog.reset_defaults()

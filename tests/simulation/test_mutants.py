@@ -644,6 +644,8 @@ def survive(mutant: Mutant) -> None:
         play()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_mutant_is_caught(name: str) -> None:
     mutant = MUTANTS[name]

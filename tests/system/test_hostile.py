@@ -121,7 +121,7 @@ async def hostile_trial(
 @pytest.mark.parametrize(
     ("conversations", "kills", "calls_per_second"),
     [
-        pytest.param(60, 4, 20.0, marks=pytest.mark.timeout(300)),  # it waits for the pace and for limits
+        pytest.param(60, 4, 20.0, marks=[pytest.mark.long, pytest.mark.timeout(300)]),  # it waits for pace and limits
         pytest.param(40, 10, 2.0, marks=[pytest.mark.long, pytest.mark.timeout(1500)]),
     ],
     ids=["4 kills", "10 kills, at the platform's pace"],
