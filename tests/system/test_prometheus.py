@@ -30,6 +30,8 @@ QUIET = {
     "Delay of new messages",
     "Missed messages",
     "Database and configuration",  # its discovery is off
+    "Webhooks",  # and these are, too
+    "Messages without a webhook",
     "All streams",
 }
 ANY = ('instance=~"$instance", stream=~"$stream"', 'instance=~".*"')
