@@ -37,6 +37,7 @@ READ_A_PAGE = {
     "forget_conversations",
     "forgotten_contacts",
     "is_about_forgotten",
+    "contact_elsewhere",  # when somebody is forgotten, by a person's command
     "owed_elsewhere",
     "remove_stream_contacts",
     "remove_stream_conversations",

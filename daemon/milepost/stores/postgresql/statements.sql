@@ -350,45 +350,46 @@ ORDER BY contact_id
 ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
 
 -- name: drop_moved_contacts
--- Those whose last conversation leaves their page with these.
+-- Those whose last conversation leaves their page with these. Each is asked for by its key: OFFSET 0 keeps a plan without
+-- statistics from reading all of the page instead.
 DELETE FROM contacts
-USING (
-    SELECT page_id, contact_id
-    FROM conversations
-    WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s AND contact_id IS NOT NULL
-    UNION
-    SELECT said.page_id, said.contact_id
-    FROM unnest(%(moved)s::text[]) AS wanted
-    CROSS JOIN LATERAL (
-        SELECT page_id, contact_id FROM contact_interaction_events
-        WHERE conversation_id = wanted AND page_id <> %(page_id)s AND contact_id IS NOT NULL
-        OFFSET 0
-    ) AS said
-) AS moving
 WHERE
-    contacts.platform = %(platform)s AND contacts.page_id = moving.page_id AND contacts.contact_id = moving.contact_id
-    AND (moving.page_id, moving.contact_id) NOT IN (
-        SELECT page_id, contact_id
-        FROM conversations
-        WHERE
-            platform = %(platform)s
-            AND page_id = ANY (
-                ARRAY(
-                    SELECT page_id
-                    FROM conversations
-                    WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
-                    UNION
-                    SELECT said.page_id
-                    FROM unnest(%(moved)s::text[]) AS wanted
-                    CROSS JOIN LATERAL (
-                        SELECT page_id FROM contact_interaction_events
-                        WHERE conversation_id = wanted AND page_id <> %(page_id)s
+    ctid = ANY (
+        ARRAY(
+            SELECT leaving.ctid
+            FROM (
+                SELECT page_id, contact_id
+                FROM conversations
+                WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s
+                UNION
+                SELECT said.page_id, said.contact_id
+                FROM unnest(%(moved)s::text[]) AS wanted
+                CROSS JOIN LATERAL (
+                    SELECT page_id, contact_id FROM contact_interaction_events
+                    WHERE conversation_id = wanted AND page_id <> %(page_id)s
+                    OFFSET 0
+                ) AS said
+            ) AS moving
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM contacts
+                WHERE platform = %(platform)s AND page_id = moving.page_id AND contact_id = moving.contact_id
+                OFFSET 0
+                FOR UPDATE
+            ) AS leaving
+            WHERE
+                NOT EXISTS (
+                    SELECT 1
+                    FROM (
+                        SELECT platform, page_id, conversation_id FROM conversations
+                        WHERE contact_id = moving.contact_id
                         OFFSET 0
-                    ) AS said
+                    ) AS others
+                    WHERE
+                        others.platform = %(platform)s
+                        AND others.page_id = moving.page_id
+                        AND others.conversation_id <> ALL (%(moved)s::text[])
                 )
-            )
-            AND contact_id IS NOT NULL
-            AND conversation_id <> ALL (%(moved)s::text[])
+        )
     );
 
 -- name: move_interaction_events
