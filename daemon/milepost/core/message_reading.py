@@ -254,7 +254,8 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        return Record((*before, *recorded(*([gone(gap)] if ending is GapEnding.GONE else [])), failed))
+        missed = recorded(gone(gap)) if ending is GapEnding.GONE else ()
+        return Record((*before, *missed, failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
     )
