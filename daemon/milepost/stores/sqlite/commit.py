@@ -52,12 +52,12 @@ class SqliteWriter(SqliteSession):
         rows_done = perf_counter()
         self._write_events(changes.interaction_events, events_chunk_size)
         if changes.revised:
-            self.connection.executemany(self.sql["revise_interaction_events"], map(rows.revision, changes.revised))
+            self._write_all("revise_interaction_events", map(rows.revision, changes.revised))
             self._erase_unsent(stream, changes)
         events_done = perf_counter()
         return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
 
-    def _write_all(self, statement: str, columns: Iterator[tuple[object, ...]]) -> None:
+    def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
 
     def _write_entries(self, stream: Stream, commit: Commit) -> int:
