@@ -41,10 +41,10 @@ def written_of(commit: Commit) -> tuple[str, ...]:
     return (*written, *({row.conversation_id for row in changes.interaction_events} - written))
 
 
-def demand_known(commit: Commit, states: Iterable[tuple[str, str, str]]) -> None:
-    """Raise Outdated if conversations of a commit are no longer as it knew them: by id, page and `synced_at`."""
+def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[str, str, str]]) -> None:
+    """Raise Outdated if what a commit has `written_of` is no longer as it knew it: by id, page and `synced_at`."""
     known = commit.known.conversations if commit.known is not None else {}
-    rows = ((key, known[key]) for key in written_of(commit) if key in known)
+    rows = ((key, known[key]) for key in written if key in known)
     if {key: (row.page_id, instant_text(row.synced_at)) for key, row in rows} != {
         key: (page_id, synced_at) for key, page_id, synced_at in states
     }:

@@ -31,7 +31,7 @@ class SqliteWriter(SqliteSession):
         began = perf_counter()
         stream = commit.checkpoint.stream
         if written := written_of(commit):
-            demand_known(commit, self.ask("conversation_states", (rows.json_list(written),)))
+            demand_known(commit, written, self.ask("conversation_states", (rows.json_list(written),)))
         self._link(stream, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
