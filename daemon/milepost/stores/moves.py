@@ -36,9 +36,8 @@ def written_of(commit: Commit) -> tuple[str, ...]:
     """Return the conversations of which a commit writes; none if it was not decided on what is stored."""
     if commit.known is None:
         return ()
-    changes = commit.changes
-    written = {row.conversation_id for row in changes.conversations}
-    return (*written, *({row.conversation_id for row in changes.interaction_events} - written))
+    of_events = {row.conversation_id for row in commit.changes.interaction_events}
+    return tuple(of_events.union(row.conversation_id for row in commit.changes.conversations))
 
 
 def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[str, str, str]]) -> None:
