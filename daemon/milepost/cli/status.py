@@ -10,7 +10,7 @@ import msgspec
 from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
-from milepost.cli.titles import Titles, known_names
+from milepost.cli.titles import Titles, configured_names, known_names
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
 from milepost.core.model import Stream
@@ -95,7 +95,7 @@ async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
     at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
     daemon = await _ask_daemon(settings.http) if at_work and settings.http.port else None
     if not await has_database(store_url):
-        return _Seen(at_work, daemon, names={page.id: page.name for page in settings.pages})
+        return _Seen(at_work, daemon, names=configured_names(settings))
     async with open_reader(store_url) as journal_reader:
         names = await known_names(settings, journal_reader)
         return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)

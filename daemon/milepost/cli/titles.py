@@ -45,10 +45,14 @@ class Titles:
 NO_TITLES = Titles({})
 
 
+def configured_names(settings: Settings) -> dict[str, str]:
+    """Return the names of pages by id, as far as they are configured."""
+    return {page.id: page.name for page in settings.pages if page.name}
+
+
 async def known_names(settings: Settings, journal_reader: JournalReader) -> dict[str, str]:
     """Return the names of pages by id: as configured, or else as the database has them."""
-    configured = {page.id: page.name for page in settings.pages if page.name}
-    return {**await journal_reader.page_names(), **configured}
+    return {**await journal_reader.page_names(), **configured_names(settings)}
 
 
 async def known_titles(settings: Settings, journal_reader: JournalReader) -> Titles:
