@@ -121,25 +121,14 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
     streams = [Stream(stream.platform, stream.page_id) for stream in status.streams]
     titles = Titles({stream.page_id: stream.page_name for stream in status.streams})
     leading = titles.columns(streams)
+    titled = [(titles.cells(stream, leading), each) for stream, each in zip(streams, status.streams, strict=True)]
     conditions = table(
-        [*leading, *CONDITION],
-        [
-            [*titles.cells(stream, streams), *_condition(each, status)]
-            for stream, each in zip(streams, status.streams, strict=True)
-        ],
-        terminal,
+        [*leading, *CONDITION], [[*cells, *_condition(each, status)] for cells, each in titled], terminal
     )
     lines = [conditions.heading]
     for stream, row in zip(status.streams, conditions.rows, strict=True):
         lines += row, *(line for text in _waiting(stream, status.at) for line in terminal.wrapped(f"  {text}"))
-    written = table(
-        [*leading, *WRITTEN],
-        [
-            [*titles.cells(stream, streams), *_written(each)]
-            for stream, each in zip(streams, status.streams, strict=True)
-        ],
-        terminal,
-    )
+    written = table([*leading, *WRITTEN], [[*cells, *_written(each)] for cells, each in titled], terminal)
     return [*wrong, *([""] if wrong else []), *lines, "", *written.lines, *_webhooks(status, terminal)]
 
 
