@@ -1,8 +1,5 @@
 """Webhooks with the real daemon: messages are copied within seconds, bursts cost few calls, and kills lose nothing."""
 
-import hashlib
-import hmac
-import json
 import re
 import signal
 import sqlite3
@@ -18,10 +15,10 @@ from kit.fleet import fleet
 from kit.installation import Installation, PostgresqlInstallation, on_both_databases
 from kit.postgres import Database
 from kit.simulated import BICYCLES, NOW, frozen_world
+from kit.webhook_bodies import SECRET, body_of, signed
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.webhooks import parse_webhook_faults
 
-SECRET = "app-secret"
 STREAM = f"messenger:{BICYCLES.id}"
 HOOKS = {"listen": "127.0.0.1:0", "verify_token": "a-word"}
 SOURCE = {"app_secret": SECRET}
@@ -39,14 +36,8 @@ class Hooked:
 
     async def send(self, *message_ids: str, secret: str = SECRET) -> int:
         """Send the webhook of these messages, and return the status of the answer."""
-        messages = [
-            {"sender": {"id": "9001"}, "timestamp": 1790000000123, "message": {"mid": message_id}}
-            for message_id in message_ids
-        ]
-        body = json.dumps({"object": "page", "entry": [{"id": BICYCLES.id, "messaging": messages}]}).encode()
-        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-        headers = {"X-Hub-Signature-256": f"sha256={signature}"}
-        async with self.session.post(self.url, data=body, headers=headers) as response:
+        body = body_of(*message_ids, page_id=BICYCLES.id)
+        async with self.session.post(self.url, data=body, headers=signed(body, secret)) as response:
             return response.status
 
     def arrive(self, conversation_id: str | None = None) -> tuple[str, str]:
