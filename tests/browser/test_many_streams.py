@@ -1,4 +1,4 @@
-"""The status page with hundreds of streams: what matters is seen at once, told once, and found by its URL.
+"""The status page with hundreds of streams: what matters is seen at once, said once, and found by its URL.
 
 The streams are those of a real daemon, multiplied: what 400 of them do takes minutes, and what the page shows does not
 depend on it.
@@ -99,7 +99,7 @@ async def test_seven_in_trouble_among_four_hundred_are_seen_without_scrolling(
         assert await visit.page.evaluate("scrollY") == 0
 
 
-async def test_a_limit_of_the_app_is_told_in_one_sentence(installation: Installation, browser: Browser) -> None:
+async def test_a_limit_of_the_app_is_said_in_one_sentence(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, limited_by_the_app) as visit:
         causes = visit.page.locator("#causes li")
         await expect(causes).to_have_count(1)
@@ -110,7 +110,7 @@ async def test_a_limit_of_the_app_is_told_in_one_sentence(installation: Installa
         await expect(causes).to_contain_text("Application request limit reached")
 
 
-async def test_what_cards_share_is_told_once_above_them(installation: Installation, browser: Browser) -> None:
+async def test_what_cards_share_is_said_once_above_them(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, limited_by_the_app, number=4) as visit:
         await expect(visit.page.locator("#causes li")).to_have_count(1)
         await expect(visit.page.locator(".card .waits").first).to_have_text("Waits for the app's rate limit: see above")

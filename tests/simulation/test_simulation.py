@@ -154,11 +154,11 @@ def test_nothing_is_lost_doubled_or_aged_in_any_ordeal() -> None:
 
 @pytest.mark.timeout(300)
 def test_webhooks_at_any_moment_lose_double_and_age_nothing() -> None:
-    """They tell of a stream whether anything is new in it or not, in any order with sweeps, crashes and limits."""
+    """They announce news of a stream whether there is any or not, in any order with sweeps, crashes and limits."""
     steps, seen = play(40, scenarios.map(lambda scenario: replace(scenario, news_chance=0.3, link_chance=0.0)))
 
     assert steps >= 5_000
-    assert seen["a webhook told of a stream"] >= 500
+    assert seen["a webhook announced news"] >= 500
 
 
 @pytest.mark.long

@@ -152,7 +152,7 @@ async def test_the_embedded_world_is_copied_within_seconds_without_any_settings(
 
 
 async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: Installation) -> None:
-    """Late, doubled, missing, badly signed, and a hundred at once: what was not told comes with the next sweep."""
+    """Late, doubled, missing, badly signed, and a hundred at once: what was not announced comes with the next sweep."""
     async with hooked(installation) as hooks:
         faults = parse_webhook_faults("missing=0.3,doubled=0.3,badly_signed=0.2,late=0.5,late_seconds=1")
         hooks.simulator.send_webhooks(hooks.url, SECRET, faults)
@@ -160,8 +160,8 @@ async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: In
         hooks.simulator.hold_webhooks()
         arrived += [hooks.arrive()[1] for _ in range(100)]
         hooks.simulator.release_webhooks()
-        told = "SELECT message_id FROM webhook_events WHERE claims > 0 OR due_at IS NULL"
-        await until(lambda: len(installation.rows(told)) > 60)
+        announced = "SELECT message_id FROM webhook_events WHERE claims > 0 OR due_at IS NULL"
+        await until(lambda: len(installation.rows(announced)) > 60)
         synced = await hooks.session.post(f"{await hooks.daemon.url()}/api/streams/{STREAM}/sync", json={})
         assert synced.status == 200
         for message_id in arrived:
@@ -190,7 +190,7 @@ async def test_what_is_refused_while_the_database_is_locked_comes_again(installa
 
 
 async def test_any_of_several_workers_takes_webhooks_for_all(tmp_path: Path, database: Database) -> None:
-    """Each message is told to one worker, the next to the other; a repetition goes to both."""
+    """Each message is announced to one worker, the next to the other; a repetition goes to both."""
     async with (
         frozen_world(40, pages=(BICYCLES,), app_secret=SECRET) as simulator,
         fleet(tmp_path, database, simulator) as workers,

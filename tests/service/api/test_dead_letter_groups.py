@@ -86,7 +86,7 @@ async def client(stored: Stored) -> AsyncIterator[aiohttp.ClientSession]:
             yield session
 
 
-def test_one_cause_told_of_many_threads_is_one_group() -> None:
+def test_one_cause_named_for_many_threads_is_one_group() -> None:
     found = grouped(LETTERS).groups
     assert [(each.reason, each.count, each.streams) for each in found] == [
         ("code 2 for t_10000000001", 3, 2),
