@@ -7,7 +7,6 @@ depend on it.
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -17,7 +16,7 @@ from playwright.async_api import Browser, Page, Route, expect
 from kit.binary import started
 from kit.browser import DESKTOP, PHONE, Visit, visiting
 from kit.installation import Installation
-from kit.simulated import BICYCLES, frozen_world
+from kit.simulated import BICYCLES, frozen_world, right_now
 
 Stream = dict[str, Any]
 Change = Callable[[int, Stream], None]
@@ -31,7 +30,7 @@ async def visiting_many(
     installation: Installation, browser: Browser, change: Change, *, query: str = "", number: int = 400
 ) -> AsyncIterator[Visit]:
     """Visit a daemon whose one stream has become many, each changed by `change`."""
-    async with frozen_world(20, pages=(BICYCLES,), clock=lambda: datetime.now(UTC)) as simulator:
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
             await daemon.says("sweep completed")
