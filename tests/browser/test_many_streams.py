@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from kit.binary import started
 from kit.browser import DESKTOP, PHONE, Visit, visiting
@@ -83,7 +83,7 @@ def limited_by_the_app(number: int, stream: Stream) -> None:
     }
 
 
-def rows(page: Page) -> Any:  # noqa: ANN401  a locator
+def rows(page: Page) -> Locator:
     return page.locator("#table tbody tr")
 
 
