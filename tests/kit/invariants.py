@@ -260,8 +260,7 @@ class Invariants(FinalInvariants):
 
         Older messages may: an outage of several runs is no fault of theirs, nor are cursors that always die.
         """
-        inbox, thread_id = self.world.inboxes[stream], opened.subject.partition("/")[0]
-        thread = inbox.threads.get(thread_id) or inbox.gone.get(thread_id)
+        thread = self._thread(stream, opened.subject.partition("/")[0])
         if opened.stage is not Stage.FETCH or thread is None or is_of_older(opened.subject):
             return
         self.seen["a thread was given up"] += 1
