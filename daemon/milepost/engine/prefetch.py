@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -30,6 +30,7 @@ class Prefetch:
     def __init__(self, source: Source, may_go_on: Callable[[], bool]) -> None:
         self._source = source
         self._may_go_on = may_go_on
+        self._is_going_on = False
         self._ahead: deque[_Prefetched] = deque()  # the last may be on its way, all others have arrived
 
     async def fetch(self, request: Request) -> Answered:
@@ -54,11 +55,21 @@ class Prefetch:
         outcome = _arrived(ahead)
         return outcome if isinstance(outcome, Fetched) else None
 
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Request one batch after the other during the block, in which the run is busy with those it has."""
+        self._is_going_on = True
+        try:
+            yield
+        finally:
+            self._is_going_on = False
+
     def drop_settled(self, count: int) -> None:
         """Drop the first `count` batches that were ready: they are settled."""
         for _ in range(count):
             settled = self._ahead.popleft()
-            self._request_next(settled.request, settled.outcome.result())
+            if self._is_going_on and self._may_go_on():
+                self._request_next(settled.request, settled.outcome.result())
 
     def _request_next(self, request: Request, outcome: Answered) -> None:
         """Request what follows the last batch ahead or, if there is none, this one."""
@@ -80,7 +91,7 @@ class Prefetch:
         last = self._ahead[-1] if self._ahead else None
         if last is not None and last.outcome is asked and (arrived := _arrived(last)) is not None:
             last.rows = _rows_of(arrived)
-            if self._may_go_on():
+            if self._is_going_on and self._may_go_on():
                 self._request_next(last.request, arrived)
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
@@ -123,7 +134,7 @@ class Prefetch:
 async def prefetching(source: Source, may_go_on: Callable[[], bool] = lambda: True) -> AsyncIterator[Prefetch]:
     """Wrap a source for one run. A request that is still in flight at the end is cancelled.
 
-    While the run is busy, one batch is requested after the other as long as it `may_go_on`.
+    While the run is busy, one batch after the other is requested, as long as it `may_go_on`: nothing has come up.
     """
     ahead = Prefetch(source, may_go_on)
     try:

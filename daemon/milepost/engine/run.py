@@ -246,8 +246,9 @@ class _Run:
         if (left_out := note_left_out(checkpoint, outcome, self._budget)) is not None:
             checkpoint = await self._stream_journal.record(checkpoint, left_out)
         first = ToSettle(partial(decide, checkpoint, outcome), outcome.took_seconds)
-        after, followed = await self._stream_journal.settle_ready(checkpoint, first, self._following)
-        self._prefetch.drop_settled(followed)
+        with self._prefetch.going_on():
+            after, followed = await self._stream_journal.settle_ready(checkpoint, first, self._following)
+            self._prefetch.drop_settled(followed)
         for _ in range(followed):
             self._backlog.begin_turn()
         return after
