@@ -23,8 +23,8 @@ POLICY = (
 )
 # In the order in which they run: the top level of a script uses only what comes before it.
 STATUS_SCRIPTS = (
-    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "stream", "card", "table",
-    "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
+    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "actions", "stream", "card",
+    "table", "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
     "dead-letter-groups", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")

@@ -74,7 +74,7 @@ function makeGroup({ group }) {
     each.setAttribute("aria-describedby", title.id);
   }
   row.querySelector(".redrive").onclick = ({ currentTarget }) => {
-    actOnGroup(currentTarget, group, "redrive", {}, (words) => toast("stopped", words));
+    actOnGroup(currentTarget, group, "redrive", {});
   };
   row.querySelector(".discard").onclick = () => askForReason("Discard dead letters", title.textContent, (button, reason, onError) => {
     return actOnGroup(button, group, "discard", { reason }, onError);
@@ -126,9 +126,8 @@ async function showMembers(row, { group, count }) {
 }
 
 function actOnGroup(button, group, action, body, onError) {
-  return perform(button, `/api/dead-letters/groups/${group}/${action}`, body, onError, (result) => {
-    toast(...groupOutcome(result), `group ${group}`);
-  });
+  const onDone = (result) => toast(...groupOutcome(result), `group ${group}`);
+  return act(button, `/api/dead-letters/groups/${group}/${action}`, body, { onDone, onError, deadLetters: true });
 }
 
 function groupOutcome({ count, closed, failed, held, is_over: isOver }) {

@@ -159,20 +159,8 @@ function showButtons(box, stream) {
 
 function actOnStream(button, stream, action, body, done) {
   const path = `/api/streams/${encodeURIComponent(stream.stream)}/${action}`;
-  return act(button, path, body, `${nameOf(stream)}: ${done}`);
-}
-
-/** Have the daemon act, and show the outcome. */
-async function act(button, path, body, done) {
-  if (button.getAttribute("aria-disabled") === "true") return;
-  switchOff(button, true);
-  try {
-    const { outcome } = await request(path, body);
-    toast("done", outcome === "accepted" ? `${done}, after the current batch` : done);
-  } catch (error) {
-    toast("stopped", `Action failed: ${error.message}`);
-  } finally {
-    switchOff(button, false);
-    refreshSoon({ isUrgent: true });
-  }
+  const words = `${nameOf(stream)}: ${done}`;
+  return act(button, path, body, {
+    onDone: ({ outcome }) => toast("done", outcome === "accepted" ? `${words}, after the current batch` : words),
+  });
 }
