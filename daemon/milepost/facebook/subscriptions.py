@@ -31,7 +31,7 @@ class _App(Struct):
 
 
 class Subscription(Struct, frozen=True):
-    """The fields that a page is subscribed to, as far as it is told, and those that it should be."""
+    """The fields that a page is known to be subscribed to, and those that it should be."""
 
     fields: frozenset[str]
     needed: frozenset[str]

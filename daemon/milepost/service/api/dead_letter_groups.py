@@ -142,7 +142,7 @@ class _Action:
             except CommandDeferred:  # so would be all others of the stream
                 self.held += len(found) - index
                 return
-            except MilepostError:
+            except MilepostError:  # one that cannot be done is counted, and keeps none of the others from it
                 self.failed += 1
                 continue
             if after is None:

@@ -69,10 +69,7 @@ function makeGroup({ group }) {
   const row = fromTemplate("a-group");
   row.members = new Map();
   const title = row.querySelector("h3");
-  title.id = `group-${group}`;
-  for (const each of row.querySelectorAll(".head button, .head ~ .buttons button")) {
-    each.setAttribute("aria-describedby", title.id);
-  }
+  describe(row.querySelectorAll(".buttons button"), title, `group-${group}`);
   row.querySelector(".redrive").onclick = ({ currentTarget }) => {
     actOnGroup(currentTarget, group, "redrive", {});
   };

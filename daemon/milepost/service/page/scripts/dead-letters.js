@@ -28,9 +28,7 @@ function makeDeadLetter(deadLetter) {
   const row = fromTemplate("a-dead-letter");
   const id = deadLetter.dead_letter_id;
   row.dataset.deadLetter = id;
-  const title = row.querySelector("h4");
-  title.id = `dead-letter-${id}`;
-  for (const each of row.querySelectorAll("button, summary, a")) each.setAttribute("aria-describedby", title.id);
+  describe(row.querySelectorAll("button, summary, a"), row.querySelector("h4"), `dead-letter-${id}`);
   row.querySelector("details").ontoggle = (toggled) => toggled.target.open && showPayload(row, id);
   row.querySelector(".redrive").onclick = ({ currentTarget }) => {
     actOnDeadLetter(currentTarget, deadLetter, "redrive", {});
