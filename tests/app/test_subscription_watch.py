@@ -1,4 +1,4 @@
-"""Subscriptions to webhooks: looked at every few hours, told where something is missing, and mended where wanted."""
+"""Subscriptions to webhooks: looked at every few hours, reported where one is missing, and mended where wanted."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -82,7 +82,7 @@ async def test_what_a_page_is_not_subscribed_to_is_said_until_it_is() -> None:
         assert issue.kind is IssueKind.UNSUBSCRIBED
         assert issue.reason == f"page {BAKERY.id}: message_echoes, messaging_postbacks, standby"
         assert watched.watch.missing() == {**dict.fromkeys(OF_BAKERY, True), OF_BICYCLES: False}
-        assert watched.fields_of(BAKERY.id) == {"messages", "message_reads"}, "it is only told"
+        assert watched.fields_of(BAKERY.id) == {"messages", "message_reads"}, "it is only reported"
 
         watched.simulator.world.access.subscribe(BAKERY.id, ",".join(ALL_FIELDS))
         await watched.look(AGAIN_SECONDS)

@@ -1,4 +1,4 @@
-"""The status page with hundreds of streams: what matters is seen at once, told once, and found by its URL.
+"""The status page with hundreds of streams: what matters is seen at once, said once, and found by its URL.
 
 The streams are those of a real daemon, multiplied: what 400 of them do takes minutes, and what the page shows does not
 depend on it.
@@ -7,17 +7,16 @@ depend on it.
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from kit.binary import started
 from kit.browser import DESKTOP, PHONE, Visit, visiting
 from kit.installation import Installation
-from kit.simulated import BICYCLES, frozen_world
+from kit.simulated import BICYCLES, frozen_world, right_now
 
 Stream = dict[str, Any]
 Change = Callable[[int, Stream], None]
@@ -31,7 +30,7 @@ async def visiting_many(
     installation: Installation, browser: Browser, change: Change, *, query: str = "", number: int = 400
 ) -> AsyncIterator[Visit]:
     """Visit a daemon whose one stream has become many, each changed by `change`."""
-    async with frozen_world(20, pages=(BICYCLES,), clock=lambda: datetime.now(UTC)) as simulator:
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon:
             await daemon.says("sweep completed")
@@ -84,7 +83,7 @@ def limited_by_the_app(number: int, stream: Stream) -> None:
     }
 
 
-def rows(page: Page) -> Any:  # noqa: ANN401  a locator
+def rows(page: Page) -> Locator:
     return page.locator("#table tbody tr")
 
 
@@ -99,7 +98,7 @@ async def test_seven_in_trouble_among_four_hundred_are_seen_without_scrolling(
         assert await visit.page.evaluate("scrollY") == 0
 
 
-async def test_a_limit_of_the_app_is_told_in_one_sentence(installation: Installation, browser: Browser) -> None:
+async def test_a_limit_of_the_app_is_said_in_one_sentence(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, limited_by_the_app) as visit:
         causes = visit.page.locator("#causes li")
         await expect(causes).to_have_count(1)
@@ -110,7 +109,7 @@ async def test_a_limit_of_the_app_is_told_in_one_sentence(installation: Installa
         await expect(causes).to_contain_text("Application request limit reached")
 
 
-async def test_what_cards_share_is_told_once_above_them(installation: Installation, browser: Browser) -> None:
+async def test_what_cards_share_is_said_once_above_them(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, limited_by_the_app, number=4) as visit:
         await expect(visit.page.locator("#causes li")).to_have_count(1)
         await expect(visit.page.locator(".card .waits").first).to_have_text("Waits for the app's rate limit: see above")

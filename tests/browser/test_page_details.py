@@ -6,11 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from browser.test_troubles import right
 from kit.binary import started
 from kit.browser import visiting
 from kit.installation import Installation
-from kit.simulated import BICYCLES, frozen_world
+from kit.simulated import BICYCLES, frozen_world, right_now
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 STREAM = f"messenger:{BICYCLES.id}"
@@ -26,7 +25,9 @@ async def test_dead_letters_of_one_reason_are_one_group_to_act_on_at_once(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
-        ill = [each.id for each in simulator.world.truth(BICYCLES.id, "messenger", right())[3 : 3 + 5 * POISONED : 5]]
+        ill = [
+            each.id for each in simulator.world.truth(BICYCLES.id, "messenger", right_now())[3 : 3 + 5 * POISONED : 5]
+        ]
         for thread in ill:
             simulator.world.poison(thread)
         installation.configure_for(simulator, sync=SMALL_BATCHES)
@@ -55,7 +56,7 @@ async def test_dead_letters_of_one_reason_are_one_group_to_act_on_at_once(
 async def test_a_dead_letter_of_a_stored_conversation_names_its_contact_and_leads_to_the_thread(
     installation: Installation, browser: Browser
 ) -> None:
-    async with frozen_world(20, pages=(BICYCLES,), clock=right) as simulator:
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page, card = visit.page, visit.page.locator(".card")
@@ -65,7 +66,7 @@ async def test_a_dead_letter_of_a_stored_conversation_names_its_contact_and_lead
                 "FROM conversations JOIN contacts USING (platform, page_id, contact_id) "
                 "WHERE name IS NOT NULL AND link IS NOT NULL ORDER BY updated_time DESC LIMIT 1"
             )
-            simulator.world.receive(BICYCLES.id, "messenger", right(), thread)
+            simulator.world.receive(BICYCLES.id, "messenger", right_now(), thread)
             simulator.world.poison(thread)
             await card.get_by_role("button", name="Sync now").click()
             letter = page.locator(".dead-letter")

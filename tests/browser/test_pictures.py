@@ -14,11 +14,10 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from browser.test_many_streams import Stream, visiting_many
-from browser.test_troubles import right
 from kit.binary import started, until
 from kit.browser import visiting
 from kit.installation import Installation, page_section
-from kit.simulated import BAKERY, BICYCLES, frozen_world
+from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.plan import SimulatedPage
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -54,7 +53,7 @@ def size_of(picture: Path) -> tuple[int, int]:
 
 async def a_busy_hour(route: Route) -> None:
     """Answer with an hour in which the first sweeps end, a page fails for a while, and messages come now and then."""
-    latest = int(right().timestamp()) // 15 * 15
+    latest = int(right_now().timestamp()) // 15 * 15
     buckets = [
         {
             "at": datetime.fromtimestamp(latest - 15 * (239 - number), UTC).isoformat(),
@@ -67,17 +66,17 @@ async def a_busy_hour(route: Route) -> None:
         }
         for number in range(240)
     ]
-    await route.fulfill(json={"at": right().isoformat(), "step_seconds": 15, "buckets": buckets})
+    await route.fulfill(json={"at": right_now().isoformat(), "step_seconds": 15, "buckets": buckets})
 
 
 async def test_a_few_streams(installation: Installation, browser: Browser, tmp_path: Path) -> None:
-    async with frozen_world(240, pages=(BAKERY, BICYCLES, BOOKS), clock=right) as simulator:
+    async with frozen_world(240, pages=(BAKERY, BICYCLES, BOOKS), clock=right_now) as simulator:
         installation.configure(
             simulator.base_url,
             *({**page_section(page), "name": page.name} for page in simulator.pages),
             sync={"batch_size": 20, "interval": "1h"},
         )
-        for thread in simulator.world.truth(BAKERY.id, "instagram", right())[7 : 7 + 5 * POISONED : 5]:
+        for thread in simulator.world.truth(BAKERY.id, "instagram", right_now())[7 : 7 + 5 * POISONED : 5]:
             simulator.world.poison(thread.id)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
@@ -92,8 +91,8 @@ async def test_a_few_streams(installation: Installation, browser: Browser, tmp_p
             await card(page, BOOKS.id).get_by_role("button", name="Sync now").click()
             await expect(card(page, BOOKS.id).locator(".state")).to_have_text("Failed")
             stored = len(installation.positions(f"messenger:{BAKERY.id}"))
-            for thread in simulator.world.truth(BAKERY.id, "messenger", right()):
-                simulator.world.receive(BAKERY.id, "messenger", right(), thread.id)
+            for thread in simulator.world.truth(BAKERY.id, "messenger", right_now()):
+                simulator.world.receive(BAKERY.id, "messenger", right_now(), thread.id)
             await card(page, BAKERY.id).get_by_role("button", name="Full sweep").click()
             await until(lambda: len(installation.positions(f"messenger:{BAKERY.id}")) > stored + 5)
             simulator.hold()

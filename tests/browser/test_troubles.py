@@ -1,7 +1,6 @@
 """What the status page says while something is wrong with the daemon as a whole."""
 
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,10 @@ from kit.browser import visiting
 from kit.full_disk import ballast_of, installed_on_small_disk
 from kit.installation import Installation, PostgresqlInstallation
 from kit.postgres import Servers, fresh_database
-from kit.simulated import BAKERY, BICYCLES, frozen_world
+from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.access import USER
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def right() -> datetime:
-    """Return the time: a world whose clock is far off is an issue of its own."""
-    return datetime.now(UTC)
 
 
 async def verdict(page: Page, text: str) -> None:
@@ -69,7 +63,7 @@ async def test_a_stopped_postgresql_is_the_verdict_although_no_stream_can_be_rea
 async def test_failed_discovery_is_said_where_there_are_streams_and_where_there_are_none(
     installation: Installation, browser: Browser
 ) -> None:
-    async with frozen_world(20, pages=(BAKERY, BICYCLES), clock=right) as simulator:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES), clock=right_now) as simulator:
         simulator.world.access.revoke(USER)
         source = {"access_token": simulator.world.user_token, "discover_pages": True}
         installation.configure(simulator.base_url, source=source)
@@ -89,7 +83,7 @@ async def test_failed_discovery_is_said_where_there_are_streams_and_where_there_
 
 
 async def test_a_refused_reload_is_said_until_the_file_is_right(installation: Installation, browser: Browser) -> None:
-    async with frozen_world(20, pages=(BICYCLES,), clock=right) as simulator:
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator)
         good = installation.config.read_text()
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:

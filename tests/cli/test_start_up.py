@@ -12,6 +12,15 @@ OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 
 @pytest.mark.parametrize("name", ["status", "journal", "config"])
 def test_commands_that_only_read_load_nothing_heavy(name: str) -> None:
+    assert_nothing_heavy_is_loaded(name)
+
+
+@pytest.mark.parametrize("name", ["sync", "pause", "resume", "streams", "dead_letters"])
+def test_completing_a_stream_loads_nothing_heavy(name: str) -> None:
+    assert_nothing_heavy_is_loaded(name)
+
+
+def assert_nothing_heavy_is_loaded(name: str) -> None:
     program = f"import sys, milepost.cli.{name}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

@@ -88,7 +88,7 @@ class WebhooksContract:
             assert await store.webhooks.claim(at(3600)) == ()
         assert waiting(kept) == []
 
-    async def test_messages_of_which_an_event_told_are_known(self, kept: StoreDump) -> None:
+    async def test_messages_that_an_event_announced_are_known(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_1")
             await store.webhooks.add([written("m_1"), written("m_2")], NOON)

@@ -265,23 +265,6 @@ class TestHistory:
 
         assert gap.history_to == at(-4200)
 
-    def test_what_another_page_owed_of_a_conversation_that_moves_here_is_owed(self) -> None:
-        owed_there = (GAP, replace(GAP, gap_id="g_9", conversation_id="t_9"))
-        known = replace(elsewhere(0.0, "m_0"), owed_elsewhere=owed_there)
-
-        (gap,) = owed_of(listed(0.0), known)
-
-        assert gap.gap_id != GAP.gap_id
-        assert replace(gap, gap_id=GAP.gap_id) == GAP
-
-    def test_what_is_owed_of_a_conversation_that_another_page_keeps_is_not_left_to_it(self) -> None:
-        known = replace(elsewhere(-3600), moved_to={"another": NOON})
-
-        (gap,) = owed_of(listed(-20, -10, 0.0), known)
-
-        assert OpenGap(gap, is_forgotten=False, has_moved=True).ending is None
-        assert OpenGap(replace(gap, is_elsewhere=False), is_forgotten=False, has_moved=True).ending is GapEnding.MOVED
-
     def test_nothing_is_owed_of_people_who_were_erased(self) -> None:
         assert owed_of(listed(-60, -30), Known(forgotten=frozenset({"t_1"}))) == []
 

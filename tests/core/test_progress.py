@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kit.builders import conversation
+from kit.builders import conversation, unreadable
 from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
 from milepost.core.doubts import AGREES_AFTER, HANDFUL, doubt_about
 from milepost.core.events import CursorLost, Reason, RunStatus, SweepCompleted
@@ -346,6 +346,28 @@ def test_an_inbox_that_is_empty_all_at_once_is_asked_again_before_a_sweep_ends()
     world.run(full=True)
     assert completed(world)[-1].problem is not None
     assert world.deleted == set()
+
+
+def test_an_inbox_of_unreadable_rows_that_is_empty_once_its_cursor_is_lost_is_doubted() -> None:
+    world = ListWorld(lambda request: listed(THREADS[:3], request))
+    world.run()
+
+    def answer(request: Request) -> Batch | Problem:
+        match len(world.asked):
+            case 1:
+                return Batch((), "10", (unreadable("t_bad"),))
+            case 2:
+                return Problem(ProblemKind.API, "invalid cursors values", code=2642)
+            case _:
+                return Batch((), None)
+
+    world.answer = answer
+    world.run(full=True)
+
+    assert any(isinstance(entry.event, CursorLost) for entry in world.entries)
+    assert completed(world)[-1].mode is Mode.FULL
+    assert completed(world)[-1].has_errors
+    assert kind_of_doubt(world) is ProblemKind.EMPTY_INBOX
 
 
 def test_an_empty_inbox_of_which_nothing_is_stored_is_plausible() -> None:

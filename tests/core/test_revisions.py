@@ -26,7 +26,7 @@ from kit.builders import (
 )
 from milepost.core.checkpoint import BatchUnchanged
 from milepost.core.decide import decide
-from milepost.core.events import BatchShrunk, BatchStored, DeadLetterOpened, Event, SweepCompleted, Tally
+from milepost.core.events import BatchShrunk, BatchStored, DeadLetterOpened, SweepCompleted, Tally
 from milepost.core.gaps import MessagesRead
 from milepost.core.merge import difference
 from milepost.core.message_reading import decide_messages
@@ -309,8 +309,7 @@ class TestARevisionThatTheStoreRefuses:
 
         assert isinstance(record, Record)
         assert record.changes.revised == ()
-        opened: list[Event] = [event for event in record.events if isinstance(event, DeadLetterOpened)]
-        assert [each.subject for each in opened if isinstance(each, DeadLetterOpened)] == ["t_1/events/m_1"]
+        assert [each.subject for each in record.events if isinstance(each, DeadLetterOpened)] == ["t_1/events/m_1"]
         assert [each.messages_fingerprint for each in record.changes.conversations] == [None]
         stored_events = [event for event in record.events if isinstance(event, BatchStored | SweepCompleted)]
         assert [each.tally.edited for each in stored_events] == [0]

@@ -1,4 +1,4 @@
-"""Messages of which no webhook told: counted once each, after a while in which one may still come."""
+"""Messages that no webhook announced: counted once each, after a while in which one may still come."""
 
 import asyncio
 from datetime import datetime
@@ -17,8 +17,8 @@ from milepost.engine.interrupt import Stop
 from milepost.engine.webhook_judge import GRACE_SECONDS, LOOK_SECONDS, WebhookJudge
 
 
-class Told(NoInbox):
-    """An inbox that was told of some messages."""
+class Announced(NoInbox):
+    """An inbox of webhooks that announced some messages."""
 
     def __init__(self, *message_ids: str) -> None:
         self.message_ids = set(message_ids)
@@ -36,7 +36,7 @@ def stored(*message_ids: str, written_at: datetime) -> Recorded:
     return replace(notice, recent=tuple((message_id, written_at) for message_id in message_ids))
 
 
-async def judged(inbox: Told, *notices: tuple[float, Recorded], seconds: float = 300) -> list[tuple[str, int]]:
+async def judged(inbox: Announced, *notices: tuple[float, Recorded], seconds: float = 300) -> list[tuple[str, int]]:
     """Let a judge read notices at these seconds, and return what it counted."""
     counted: list[tuple[str, int]] = []
     stop, clock = Stop(), VirtualClock()
@@ -52,13 +52,13 @@ async def judged(inbox: Told, *notices: tuple[float, Recorded], seconds: float =
     return counted
 
 
-async def test_what_no_webhook_told_is_counted_once() -> None:
+async def test_what_no_webhook_announced_is_counted_once() -> None:
     notice = stored("m_1", "m_2", "m_3", written_at=at(100))
-    assert await judged(Told("m_2"), (110, notice)) == [(notice.checkpoint.stream.key, 2)]
+    assert await judged(Announced("m_2"), (110, notice)) == [(notice.checkpoint.stream.key, 2)]
 
 
 async def test_a_webhook_may_come_a_while_after_the_sweep() -> None:
-    inbox = Told()
+    inbox = Announced()
     stop, clock, counted = Stop(), VirtualClock(), list[int]()
     judge = WebhookJudge(inbox, clock, lambda _, count: counted.append(count))
     judge.begin()
@@ -74,11 +74,11 @@ async def test_a_webhook_may_come_a_while_after_the_sweep() -> None:
 
 
 async def test_what_was_written_before_the_listener_opened_is_not_judged() -> None:
-    assert await judged(Told(), (110, stored("m_1", written_at=at(GRACE_SECONDS - 1)))) == []
+    assert await judged(Announced(), (110, stored("m_1", written_at=at(GRACE_SECONDS - 1)))) == []
 
 
 async def test_nothing_is_forgotten_while_the_database_is_away() -> None:
-    inbox = Told("m_2")
+    inbox = Announced("m_2")
     inbox.absences = 5
     found = await judged(inbox, (100, stored("m_1", "m_2", written_at=at(99))))
     assert [count for _, count in found] == [1]

@@ -273,10 +273,11 @@ class MemoryStore:
 
     def is_outdated(self, commit: Commit) -> bool:
         """Whether another stream has written of the same conversations since it was decided on."""
-        stored = (self.conversations[key] for key in written_of(commit) if key in self.conversations)
+        written = written_of(commit)
+        stored = (self.conversations[key] for key in written if key in self.conversations)
         states = [(row.conversation_id, row.page_id, instant_text(row.synced_at)) for row in stored]
         try:
-            demand_known(commit, states)
+            demand_known(commit, written, states)
         except Outdated:
             return True
         return False

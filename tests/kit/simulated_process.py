@@ -169,7 +169,7 @@ class Process:
         stream = setting.random.choice(setting.streams)
         self._give_commands(stream)
         if scenario.news_chance and setting.happens(scenario.news_chance):
-            self.invariants.seen["a webhook told of a stream"] += 1
+            self.invariants.seen["a webhook announced news"] += 1
             self.supervisor.prompt(stream)
         if setting.happens(scenario.reload_chance):
             self._reload(stream)

@@ -58,7 +58,7 @@ class Scenario:
     reload_chance: float = 0.0
     forget_chance: float = 0.0
     link_chance: float = 0.0  # that the Instagram account is linked to another page, once
-    news_chance: float = 0.0  # that a webhook tells of a stream, whether anything is new in it or not
+    news_chance: float = 0.0  # that a webhook announces news of a stream, whether there is any or not
 
 
 class Setting:

@@ -1,4 +1,4 @@
-"""An inbox of webhook events that does nothing: tests override what they are about."""
+"""An inbox of webhook events that refuses every call: tests override those that they are about."""
 
 from collections.abc import Sequence
 from datetime import datetime

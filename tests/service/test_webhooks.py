@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from kit.builders import NOON
+from kit.builders import NOON, STREAM
+from kit.webhook_bodies import SECRET, body_of, signed
 from kit.webhook_inbox import NoInbox
 from milepost.core.errors import BadConfiguration, StoreAway
 from milepost.core.webhooks import WebhookEvent
@@ -20,7 +21,6 @@ from milepost.service import webhooks as listener
 from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.webhook_intake import WebhookIntake
 from milepost.service.webhooks import MAX_BODY_BYTES, Credentials, WebhookRequests, serving_webhooks
-from stores.take_webhooks import PAGE, SECRET, body_of, signed
 
 PATH = "/hook"
 HANDSHAKE = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": "a-word"}
@@ -262,7 +262,7 @@ class TestIntake:
         counter = WebhookCounter(dict)
         intake = WebhookIntake(
             inbox,
-            lambda _, account_id: PAGE if account_id == PAGE.page_id else None,
+            lambda _, account_id: STREAM if account_id == STREAM.page_id else None,
             counter,
             lambda: NOON,
             lambda: arrivals.append(True),
@@ -291,7 +291,7 @@ class TestIntake:
         inbox = MemoryInbox()
         inbox.problem = StoreAway("away")
         intake, counter, arrivals = self.intake(inbox)
-        await intake.receive(body_of("m_1").replace(b'"101"', b'"102"'))
+        await intake.receive(body_of("m_1", page_id="102"))
         await intake.receive(b'{"object": "page", "entry": []}')
         assert (self.counts(counter), arrivals) == ({"unknown_page": 1}, [])
 

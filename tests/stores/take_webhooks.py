@@ -2,35 +2,20 @@
 
 import argparse
 import asyncio
-import hashlib
-import hmac
-import json
 import os
 from datetime import UTC, datetime
 
 import aiohttp
 
-from milepost.core.model import Platform, Stream
+from kit.builders import STREAM
+from kit.webhook_bodies import SECRET, body_of, signed
 from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.webhook_intake import WebhookIntake
 from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 
-PAGE = Stream(Platform.MESSENGER, "101")
-SECRET = "app-secret"
 SENDERS = 3
-
-
-def body_of(message_id: str) -> bytes:
-    """Return a delivery of one message."""
-    message = {"sender": {"id": "9001"}, "timestamp": 1790000000123, "message": {"mid": message_id}}
-    return json.dumps({"object": "page", "entry": [{"id": PAGE.page_id, "messaging": [message]}]}).encode()
-
-
-def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
-    """Return the header with the signature of a body."""
-    return {"X-Hub-Signature-256": f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"}
 
 
 async def send(session: aiohttp.ClientSession, sender: int, count: int) -> None:
@@ -50,7 +35,7 @@ async def main() -> None:
     store_url = StoreUrl(f"sqlite:///{arguments.path}")
     async with open_store(store_url, synchronous=arguments.synchronous) as store:
         intake = WebhookIntake(
-            store.webhooks, lambda _, __: PAGE, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
+            store.webhooks, lambda _, __: STREAM, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
         )
         credentials = Credentials("", (SECRET,))
         requests = WebhookRequests("/hook", lambda: credentials, intake.receive, lambda _: None)

@@ -255,7 +255,7 @@ def test_a_question_is_answered(kept: AnyDatabase, name: str) -> None:
 
     found = [tuple(map(plain, row)) for row in kept.rows(questions(kept.kind)[name])]
 
-    if name == "response time":  # PostgreSQL tells the median as well
+    if name == "response time":  # PostgreSQL has the median as well
         found = [row[:3] for row in found]
     assert found == ANSWERS[name]
 

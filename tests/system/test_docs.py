@@ -34,6 +34,14 @@ def commands(page: Path) -> list[str]:
     return blocks
 
 
+def configuration(page: Path, api: str) -> str:
+    """Return the configuration on a page, with a page of the simulated world and its API."""
+    blocks: list[str] = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    (shown,) = (block for block in blocks if "pages:" in block)
+    shown = shown.replace("1234567890", BAKERY.id).replace("17841400000000000", BAKERY.account_id("instagram"))
+    return shown.replace("kind: facebook", f"kind: facebook\n  base_url: {api}")
+
+
 async def followed(folder: Path, script: str, **variables: str) -> str:
     """Run commands in a folder as a reader would, who has `milepost` in the path; return what they say."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -85,7 +93,6 @@ class Login:
 async def test_a_token_is_got_as_the_page_says(tmp_path: Path) -> None:
     page = DOCS / "tokens.md"
     *steps, check = commands(page)
-    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL) if "pages:" in block)
     async with frozen_world(20) as simulator, serving(Login(simulator).respond) as api:
         given = {"APP_ID": "17", "APP_SECRET": "s3cret", "SHORT_TOKEN": "EAABshort"}
         script = "\n".join(steps).replace("https://graph.facebook.com", api).replace("rm long.json", "true long.json")
@@ -95,8 +102,7 @@ async def test_a_token_is_got_as_the_page_says(tmp_path: Path) -> None:
         assert (tmp_path / "bakery.token").read_text() == BAKERY.token
         assert (tmp_path / "bakery.token").stat().st_mode & 0o777 == 0o600
 
-        config = example.replace("1234567890", BAKERY.id).replace("17841400000000000", BAKERY.instagram_account_id)
-        (tmp_path / "config.yaml").write_text(config.replace("kind: facebook", f"kind: facebook\n  base_url: {api}"))
+        (tmp_path / "config.yaml").write_text(configuration(page, api))
         said = await followed(tmp_path, check)
     assert said.count("conversations can be read") == 2
     assert "the token works" in said
@@ -104,16 +110,13 @@ async def test_a_token_is_got_as_the_page_says(tmp_path: Path) -> None:
 
 async def test_the_quick_start_ends_with_contacts_in_a_database(tmp_path: Path) -> None:
     """But for the installation, which is that of the README, and for what runs until it is stopped."""
-    page = (DOCS / "quick-start.md").read_text()
-    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "pages:" in block)
-    (query,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
-    script = "\n".join(block for block in commands(DOCS / "quick-start.md") if "pip install" not in block)
+    page = DOCS / "quick-start.md"
+    (query,) = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    script = "\n".join(block for block in commands(page) if "pip install" not in block)
     script = re.sub(r"^\.venv/bin/milepost run.*$", "", script.replace("EAAB…", BAKERY.token), flags=re.MULTILINE)
     assert "sync" in script
     async with frozen_world(20) as simulator:
-        base_url = f"kind: facebook\n  base_url: {simulator.base_url}"
-        config = example.replace("1234567890", BAKERY.id).replace("kind: facebook", base_url)
-        (tmp_path / "config.yaml").write_text(config)
+        (tmp_path / "config.yaml").write_text(configuration(page, simulator.base_url))
         said = await followed(tmp_path, script.replace(".venv/bin/milepost", "milepost"))
         assert "conversations can be read" in said
     with closing(sqlite3.connect(tmp_path / "bakery.db")) as connection:

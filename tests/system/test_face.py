@@ -18,8 +18,7 @@ from kit.graph_answers import listed, message, thread
 from kit.installation import Installation, PostgresqlInstallation, page_section
 from kit.loopback import serving
 from kit.postgres import Server
-from kit.simulated import BAKERY, BICYCLES, frozen_world
-from milepost.engine.clock import SystemClock
+from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.access import USER
 
 STREAM = f"messenger:{BICYCLES.id}"
@@ -153,8 +152,7 @@ async def test_a_token_revoked_after_a_transient_failure_is_what_a_stopped_strea
 
 
 async def test_failed_discovery_is_said_and_without_any_stream_nothing_is_ready(installation: Installation) -> None:
-    # With the right Date: how far the clocks differ would be one more issue.
-    async with frozen_world(20, pages=(BAKERY, BICYCLES), clock=SystemClock().now) as simulator:
+    async with frozen_world(20, pages=(BAKERY, BICYCLES), clock=right_now) as simulator:
         simulator.world.access.revoke(USER)
         source = {"access_token": simulator.world.user_token, "discover_pages": True}
         installation.configure(simulator.base_url, source=source, http=listening())

@@ -11,7 +11,7 @@ import pytest
 from kit.binary import Running, milepost, started, until
 from kit.installation import Installation, on_both_databases
 from kit.simulated import BICYCLES, Clock, frozen_world
-from milepost.core.gaps import MessagesMissed
+from milepost.core.gaps import MessagesMissed, Missed
 from milepost.simulator import refusals
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
@@ -108,14 +108,16 @@ def stored(installation: Installation, thread_id: str) -> list[str]:
     return sorted(event_id for (event_id,) in installation.rows(query, thread_id))
 
 
+def records_of_missed(installation: Installation) -> list[Missed]:
+    found = installation.rows("SELECT data FROM journal WHERE type = 'messages_missed' ORDER BY seq")
+    return [each for (data,) in found for each in msgspec.json.decode(data, type=MessagesMissed).missed]
+
+
 def missed(installation: Installation) -> list[tuple[str, str, int]]:
     """Return what is on record as missed: the conversation, why, and how many, give or take the API's estimate."""
-    found = installation.rows("SELECT data FROM journal WHERE type = 'messages_missed' ORDER BY seq")
-    events = [msgspec.json.decode(data, type=MessagesMissed) for (data,) in found]
     return [
         (each.conversation_id, each.reason.value, (each.count or 0) // 5 * 5)
-        for event in events
-        for each in event.missed
+        for each in records_of_missed(installation)
     ]
 
 
@@ -290,9 +292,8 @@ async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: 
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
         (thread,) = world.threads()[:1]
-        world.arrive([thread], [1])
-        world.arrive([thread], [1])
-        world.arrive([thread], [1])
+        for _ in range(3):
+            world.arrive([thread], [1])
         assert (await installation.sync()).code == 0
         query = "SELECT event_id FROM contact_interaction_events WHERE conversation_id = ? ORDER BY occurred_at DESC"
         newest, between, older = [event_id for (event_id,) in installation.rows(query, thread)[:3]]
@@ -344,14 +345,14 @@ async def test_a_message_without_content_is_said_to_be_missed(installation: Inst
 
         assert (await installation.sync()).code == 0
 
-        data = [data for (data,) in installation.rows("SELECT data FROM journal WHERE type = 'messages_missed'")]
-        ((missed,),) = (msgspec.json.decode(each, type=MessagesMissed).missed for each in data)
-        assert (missed.conversation_id, missed.reason, missed.count, missed.is_estimate) == (
+        (record,) = records_of_missed(installation)
+        assert (record.conversation_id, record.reason, record.count, record.is_estimate) == (
             thread,
             "no_content",
             1,
             False,
         )
+        assert entries(installation).count("messages_missed") == 1
         query = "SELECT kind, text FROM contact_interaction_events WHERE event_id = ?"
         assert [tuple(row) for row in installation.rows(query, found.newest[0].id)] == [("unavailable", None)]
 

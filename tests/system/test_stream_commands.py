@@ -24,13 +24,13 @@ def configure(installation: Installation, simulator: SimulatorServer, **http: st
 
 
 @asynccontextmanager
-async def idle_daemon(installation: Installation, conversations: int = 60, **http: str) -> AsyncIterator[Running]:
-    """Run a daemon that has completed its first sweep and is not due for an hour."""
-    async with frozen_world(conversations, pages=(BICYCLES,)) as simulator:
+async def idle_daemon(installation: Installation, **http: str) -> AsyncIterator[tuple[SimulatorServer, Running]]:
+    """Run a daemon that has completed its first sweep and is not due for an hour; yield its API and it."""
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         configure(installation, simulator, **http)
         async with started(installation.folder, "run") as daemon:
             await daemon.says("sweep completed")
-            yield daemon
+            yield simulator, daemon
 
 
 def events(installation: Installation) -> list[str]:
@@ -58,7 +58,7 @@ async def test_beside_a_daemon_they_go_through_it(installation: Installation) ->
 async def test_a_sync_beside_a_daemon_waits_for_its_run_and_sums_it_up(
     installation: Installation, arguments: tuple[str, ...]
 ) -> None:
-    async with idle_daemon(installation) as daemon:
+    async with idle_daemon(installation) as (_, daemon):
         done = await installation.sync(*arguments)
         assert not daemon.has_ended
     assert done.code == 0, done
@@ -72,15 +72,12 @@ async def test_a_sync_beside_a_daemon_waits_for_its_run_and_sums_it_up(
 
 
 async def test_a_sync_whose_daemon_stops_meanwhile_ends_with_the_progress_saved(installation: Installation) -> None:
-    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
-        configure(installation, simulator)
-        async with started(installation.folder, "run") as daemon:
-            await daemon.says("sweep completed")
-            simulator.hold()
-            async with started(installation.folder, "sync") as sync:
-                await until(lambda: "sync_requested" in events(installation))
-                await daemon.kill()
-                done = await sync.ended()
+    async with idle_daemon(installation) as (simulator, daemon):
+        simulator.hold()
+        async with started(installation.folder, "sync") as sync:
+            await until(lambda: "sync_requested" in events(installation))
+            await daemon.kill()
+            done = await sync.ended()
     assert done.code == 75, done
     # The daemon may die before or after it has confirmed the request.
     assert "not synced" in done.stdout or "does not answer" in done.stderr
@@ -88,19 +85,16 @@ async def test_a_sync_whose_daemon_stops_meanwhile_ends_with_the_progress_saved(
 
 
 async def test_ctrl_c_ends_only_the_watching(installation: Installation) -> None:
-    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
-        configure(installation, simulator)
-        async with started(installation.folder, "run") as daemon:
-            await daemon.says("sweep completed")
-            simulator.hold()
-            async with started(installation.folder, "sync") as sync:
-                await sync.says("it syncs the streams")
-                await until(lambda: "sync_requested" in events(installation))
-                sync.signal(signal.SIGINT)
-                done = await sync.ended()
-            simulator.release()
-            await until(lambda: len(installation.endings(KEY)) == 2)
-            assert not daemon.has_ended
+    async with idle_daemon(installation) as (simulator, daemon):
+        simulator.hold()
+        async with started(installation.folder, "sync") as sync:
+            await sync.says("it syncs the streams")
+            await until(lambda: "sync_requested" in events(installation))
+            sync.signal(signal.SIGINT)
+            done = await sync.ended()
+        simulator.release()
+        await until(lambda: len(installation.endings(KEY)) == 2)
+        assert not daemon.has_ended
     assert done.code == 75, done
     assert "The daemon goes on with it" in done.stderr
 

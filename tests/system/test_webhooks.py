@@ -1,8 +1,5 @@
 """Webhooks with the real daemon: messages are copied within seconds, bursts cost few calls, and kills lose nothing."""
 
-import hashlib
-import hmac
-import json
 import re
 import signal
 import sqlite3
@@ -18,10 +15,10 @@ from kit.fleet import fleet
 from kit.installation import Installation, PostgresqlInstallation, on_both_databases
 from kit.postgres import Database
 from kit.simulated import BICYCLES, NOW, frozen_world
+from kit.webhook_bodies import SECRET, body_of, signed
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.webhooks import parse_webhook_faults
 
-SECRET = "app-secret"
 STREAM = f"messenger:{BICYCLES.id}"
 HOOKS = {"listen": "127.0.0.1:0", "verify_token": "a-word"}
 SOURCE = {"app_secret": SECRET}
@@ -39,14 +36,8 @@ class Hooked:
 
     async def send(self, *message_ids: str, secret: str = SECRET) -> int:
         """Send the webhook of these messages, and return the status of the answer."""
-        messages = [
-            {"sender": {"id": "9001"}, "timestamp": 1790000000123, "message": {"mid": message_id}}
-            for message_id in message_ids
-        ]
-        body = json.dumps({"object": "page", "entry": [{"id": BICYCLES.id, "messaging": messages}]}).encode()
-        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-        headers = {"X-Hub-Signature-256": f"sha256={signature}"}
-        async with self.session.post(self.url, data=body, headers=headers) as response:
+        body = body_of(*message_ids, page_id=BICYCLES.id)
+        async with self.session.post(self.url, data=body, headers=signed(body, secret)) as response:
             return response.status
 
     def arrive(self, conversation_id: str | None = None) -> tuple[str, str]:
@@ -161,7 +152,7 @@ async def test_the_embedded_world_is_copied_within_seconds_without_any_settings(
 
 
 async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: Installation) -> None:
-    """Late, doubled, missing, badly signed, and a hundred at once: what was not told comes with the next sweep."""
+    """Late, doubled, missing, badly signed, and a hundred at once: what was not announced comes with the next sweep."""
     async with hooked(installation) as hooks:
         faults = parse_webhook_faults("missing=0.3,doubled=0.3,badly_signed=0.2,late=0.5,late_seconds=1")
         hooks.simulator.send_webhooks(hooks.url, SECRET, faults)
@@ -169,8 +160,8 @@ async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: In
         hooks.simulator.hold_webhooks()
         arrived += [hooks.arrive()[1] for _ in range(100)]
         hooks.simulator.release_webhooks()
-        told = "SELECT message_id FROM webhook_events WHERE claims > 0 OR due_at IS NULL"
-        await until(lambda: len(installation.rows(told)) > 60)
+        announced = "SELECT message_id FROM webhook_events WHERE claims > 0 OR due_at IS NULL"
+        await until(lambda: len(installation.rows(announced)) > 60)
         synced = await hooks.session.post(f"{await hooks.daemon.url()}/api/streams/{STREAM}/sync", json={})
         assert synced.status == 200
         for message_id in arrived:
@@ -199,7 +190,7 @@ async def test_what_is_refused_while_the_database_is_locked_comes_again(installa
 
 
 async def test_any_of_several_workers_takes_webhooks_for_all(tmp_path: Path, database: Database) -> None:
-    """Each message is told to one worker, the next to the other; a repetition goes to both."""
+    """Each message is announced to one worker, the next to the other; a repetition goes to both."""
     async with (
         frozen_world(40, pages=(BICYCLES,), app_secret=SECRET) as simulator,
         fleet(tmp_path, database, simulator) as workers,

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from milepost import __version__
 from milepost.app.build import Parts
 from milepost.app.store_watch import StoreWatch
-from milepost.core.background import MAX_USAGE_RATIO
+from milepost.core.background import Demand
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
@@ -90,8 +90,8 @@ class Health:
         usages = {stream.page_id: self._rate_limits.usage(stream) for stream in self._supervisor.streams}
         return {
             page_id: f"older messages wait, because {_used(usage.ratio, usage.scope)}"
-            for page_id, usage in usages.items()
-            if usage is not None and usage.ratio > MAX_USAGE_RATIO
+            for page_id, fullest in usages.items()
+            if (usage := Demand(fullest).held_back_by) is not None
         }
 
     def status_line(self, streams: str) -> str:

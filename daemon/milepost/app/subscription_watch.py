@@ -28,7 +28,7 @@ log = structlog.get_logger("milepost")
 
 
 class SubscriptionWatch:
-    """Knows the subscriptions of the registered pages. `subscribes` tells whether to mend them."""
+    """Knows the subscriptions of the registered pages. `subscribes` says whether to mend them."""
 
     def __init__(self, registry: PageRegistry, subscribes: Callable[[], bool]) -> None:
         self._registry = registry

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from milepost import __version__
 from milepost.cli.groups import Group
+from milepost.cli.terminal import terminal_of
 from milepost.core.errors import (
     BadConfiguration,
     ConfigurationAway,
@@ -83,9 +84,6 @@ def main() -> None:
 
 def _complain(*texts: str) -> None:
     """Write lines to stderr, wrapped where that is a terminal."""
-    # Imported here, so that completion and help load as little as possible.
-    from milepost.cli.terminal import terminal_of  # noqa: PLC0415
-
     terminal = terminal_of(sys.stderr, os.environ)
     for text in texts:
         # What is wrong with a configuration is a line for each mistake.

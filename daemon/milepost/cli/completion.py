@@ -1,7 +1,7 @@
 """`milepost completion`: the completion scripts of shells."""
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import FishComplete, ZshComplete
 
 COMPLETE_VARIABLE = "_MILEPOST_COMPLETE"
 
@@ -29,19 +29,16 @@ complete -o nosort -F _milepost_completion milepost
 
 @click.command(name="completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def command(shell: str) -> None:
+@click.pass_context
+def command(context: click.Context, shell: str) -> None:
     """Write the completion script for a shell to stdout: commands, options, and the streams that exist.
 
     For bash, `eval "$(milepost completion bash)"` in ~/.bashrc loads it; for zsh, `eval "$(milepost completion zsh)"`
     in ~/.zshrc after compinit; for fish, write it to ~/.config/fish/completions/milepost.fish.
     """
-    click.echo(BASH if shell == "bash" else _script_of_click(shell), nl=False)
-
-
-def _script_of_click(shell: str) -> str:
-    # Imported here, because it imports this module by its name.
-    from milepost.cli import cli  # noqa: PLC0415
-
-    kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101  (one of those that click knows)
-    return kind(cli, {}, "milepost", COMPLETE_VARIABLE).source()
+    if shell == "bash":
+        script = BASH
+    else:
+        of_click = ZshComplete if shell == "zsh" else FishComplete
+        script = of_click(context.find_root().command, {}, "milepost", COMPLETE_VARIABLE).source()
+    click.echo(script, nl=False)

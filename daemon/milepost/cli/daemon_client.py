@@ -113,13 +113,10 @@ class Daemon:
             ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._silent(_why(error)) from error
-
-    def _silent(self, why: str) -> StoreBusy:
-        return StoreBusy(
-            f"another Milepost is using the database and does not answer at {self._url}: {why}",
-            hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
-        )
+            raise StoreBusy(
+                f"another Milepost is using the database and does not answer at {self._url}: {_why(error)}",
+                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
+            ) from error
 
     async def fetch_status(self) -> DaemonStatus | None:
         """Return the status of the daemon as a whole; None if it does not answer, or not to us."""

@@ -37,12 +37,12 @@ def rendered(
     dead_letters: Sequence[DeadLetter], now: datetime, titles: Titles = NO_TITLES, terminal: Terminal = PLAIN
 ) -> list[str]:
     """Return the dead letters as lines: one each, and on a terminal one more for its reason, where that has room."""
-    streams = {dead_letter.stream for dead_letter in dead_letters}
-    columns = [Column("id"), *titles.columns(streams), *COLUMNS]
+    leading = titles.columns({dead_letter.stream for dead_letter in dead_letters})
+    columns = [Column("id"), *leading, *COLUMNS]
     if any(dead_letter.closed_at is not None for dead_letter in dead_letters):
         columns[-1] = replace(columns[-1], heading=f"{NEXT}, or closed")
     rows = [
-        [dead_letter.dead_letter_id, *titles.cells(dead_letter.stream, streams), *_row(dead_letter, now)]
+        [dead_letter.dead_letter_id, *titles.cells(dead_letter.stream, leading), *_row(dead_letter, now)]
         for dead_letter in dead_letters
     ]
     if terminal.width is None:

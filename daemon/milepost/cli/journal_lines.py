@@ -87,8 +87,9 @@ def as_wrapped(stored: StoredEntry, titles: Titles, terminal: Terminal) -> str:
     """Return an entry as lines that fit a terminal: when, whose, what happened, and details."""
     entry = stored.entry
     when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-    lines = terminal.wrapped(f"{when}  {titles.short(entry.stream)}  #{stored.seq}  {_words(entry)}")
-    lines[0] = lines[0].replace(titles.short(entry.stream), terminal.painted(titles.short(entry.stream), "cyan"), 1)
+    title = titles.short(entry.stream)
+    lines = terminal.wrapped(f"{when}  {title}  #{stored.seq}  {_words(entry)}")
+    lines[0] = lines[0].replace(title, terminal.painted(title, "cyan"), 1)
     return "\n".join([*lines, ""])
 
 

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
 from milepost.cli.groups import did_you_mean
+from milepost.cli.titles import configured_names, known_names
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
 from milepost.settings import Settings, load_or_default
@@ -83,11 +84,11 @@ def complete_stream(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
 async def _known_streams(settings: Settings) -> dict[str, str]:
     """Return the keys of the streams that are configured or stored, each with the name of its page."""
     store_url, streams = store_url_of(settings), {*(configured_streams(settings) or ())}
-    names = {page.id: page.name for page in settings.pages if page.name}
+    names = configured_names(settings)
     if await has_database(store_url):
         async with open_reader(store_url) as journal_reader:
             streams |= {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}
-            names = {**await journal_reader.page_names(), **names}
+            names = await known_names(settings, journal_reader)
     return {stream.key: names.get(stream.page_id, "") for stream in streams}
 
 

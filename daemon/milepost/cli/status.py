@@ -10,7 +10,7 @@ import msgspec
 from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, configured_streams, load_settings
 from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
-from milepost.cli.titles import Titles, known_names
+from milepost.cli.titles import Titles, configured_names, known_names
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
 from milepost.core.model import Stream
@@ -95,7 +95,7 @@ async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
     at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
     daemon = await _ask_daemon(settings.http) if at_work and settings.http.port else None
     if not await has_database(store_url):
-        return _Seen(at_work, daemon, names={page.id: page.name for page in settings.pages})
+        return _Seen(at_work, daemon, names=configured_names(settings))
     async with open_reader(store_url) as journal_reader:
         names = await known_names(settings, journal_reader)
         return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)
@@ -121,25 +121,14 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
     streams = [Stream(stream.platform, stream.page_id) for stream in status.streams]
     titles = Titles({stream.page_id: stream.page_name for stream in status.streams})
     leading = titles.columns(streams)
+    titled = [(titles.cells(stream, leading), each) for stream, each in zip(streams, status.streams, strict=True)]
     conditions = table(
-        [*leading, *CONDITION],
-        [
-            [*titles.cells(stream, streams), *_condition(each, status)]
-            for stream, each in zip(streams, status.streams, strict=True)
-        ],
-        terminal,
+        [*leading, *CONDITION], [[*cells, *_condition(each, status)] for cells, each in titled], terminal
     )
     lines = [conditions.heading]
     for stream, row in zip(status.streams, conditions.rows, strict=True):
         lines += row, *(line for text in _waiting(stream, status.at) for line in terminal.wrapped(f"  {text}"))
-    written = table(
-        [*leading, *WRITTEN],
-        [
-            [*titles.cells(stream, streams), *_written(each)]
-            for stream, each in zip(streams, status.streams, strict=True)
-        ],
-        terminal,
-    )
+    written = table([*leading, *WRITTEN], [[*cells, *_written(each)] for cells, each in titled], terminal)
     return [*wrong, *([""] if wrong else []), *lines, "", *written.lines, *_webhooks(status, terminal)]
 
 

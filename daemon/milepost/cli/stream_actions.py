@@ -46,12 +46,16 @@ class Operator(Struct, frozen=True, eq=False):
 
 @asynccontextmanager
 async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) -> AsyncIterator[Operator]:
-    """Open the operator of the streams: of those that are worked, `for_runs`; otherwise also of those of the past.
+    """Open the operator of the streams.
+
+    `for_runs` is for a caller that has found a Milepost at work, and has it do runs: of the streams that are worked.
+    Otherwise there are also those of the past, and this process acts where no Milepost is at work.
 
     Raises StoreBusy where a daemon works them and does not answer.
     """
     store_url = store_url_of(settings)
-    at_work = await is_at_work(store_url)
+    # Not looked at anew for runs: one that has ended meanwhile would be waited for, and nobody would do them.
+    at_work = for_runs or await is_at_work(store_url)
     if at_work and store_url.file is not None:
         async with daemon_at(settings.http) as daemon:
             yield await _of_daemon(daemon)

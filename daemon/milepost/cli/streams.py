@@ -92,10 +92,10 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[S
 
 
 def _table(stored: Mapping[Stream, StreamRows], titles: Titles, terminal: Terminal) -> list[str]:
-    streams = list(stored)
+    leading = titles.columns(stored)
     rows = [
         (
-            *titles.cells(stream, streams),
+            *titles.cells(stream, leading),
             f"{rows.contacts:,}",
             f"{rows.conversations:,}",
             f"{rows.interaction_events:,}",
@@ -103,7 +103,7 @@ def _table(stored: Mapping[Stream, StreamRows], titles: Titles, terminal: Termin
         )
         for stream, rows in stored.items()
     ]
-    return table([*titles.columns(streams), *COLUMNS], rows, terminal).lines
+    return table([*leading, *COLUMNS], rows, terminal).lines
 
 
 def _result(stream: Stream, removed: StreamRows | None, titles: Titles) -> str:

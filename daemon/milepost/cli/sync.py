@@ -1,41 +1,11 @@
 """`milepost sync`: one run for every stream, with progress, a summary and an exit code for scripts."""
 
 import asyncio
-import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from time import perf_counter
-from typing import TextIO, cast
 
 import click
 
-from milepost.app.build import Parts, assembled
-from milepost.app.database import store_url_of
-from milepost.cli.daemon_sync import Look, sync_through_daemon
-from milepost.cli.groups import did_you_mean
-from milepost.cli.options import LIKENESS, complete_stream, config_option, load_settings, named, parse_streams
-from milepost.cli.progress import BesideBars, Progress, progress_on_terminal
-from milepost.cli.stream_actions import demand_worked, operator
-from milepost.cli.sync_summary import Synced, rendered
-from milepost.cli.terminal import echo, stdout_terminal
-from milepost.cli.titles import Titles
-from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import BadConfiguration
-from milepost.core.model import Stream
-from milepost.core.ports import Held
-from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy, rule_for
-from milepost.engine.feed import Reader, reading
-from milepost.engine.interrupt import Stop, stopping_on_signals
-from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
-from milepost.reporting.summary import ExitCode, exit_code, most_serious
-from milepost.service.logs.journal import JournalLog
-from milepost.service.logs.output import logged
-from milepost.service.logs.redaction import Redactor
-from milepost.settings import Settings, secrets
-from milepost.stores.open import is_at_work, open_reader
+from milepost.cli.options import complete_stream, config_option, load_settings, parse_streams
 
 
 @click.command(name="sync")
@@ -52,117 +22,8 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
     Exit codes: 0 every sweep complete · 1 complete with errors · 75 stopped at a limit, progress saved ·
     77 stopped for authorization · 78 bad configuration · 2 wrong usage
     """
-    settings = load_settings(config)
-    wanted = parse_streams(streams)
-    synced = asyncio.run(_sync(settings, wanted, full=full))
-    terminal = stdout_terminal()
-    echo(rendered(synced, datetime.now(UTC), terminal), terminal)
-    sys.exit(most_serious({exit_code(synced.results), _code_of(synced.undiscovered)}))
+    settings, wanted = load_settings(config), parse_streams(streams)
+    # Imported here: completing a stream need not wait for the engine to load.
+    from milepost.cli.sync_actions import perform  # noqa: PLC0415
 
-
-async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> Synced:
-    stop, redactor, log = Stop(), Redactor(secrets(settings)), settings.log
-    above_bars = cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
-    draws = sys.stderr.isatty()
-    out, level = (above_bars, "warning") if draws else (sys.stderr, log.level)
-    with logged(log.format, level, redactor, stream=out, environment=os.environ):
-        async with stopping_on_signals(stop):
-            if await _is_at_work(settings):
-                return await _through_daemon(settings, wanted, stop, draws=draws, full=full)
-            return await _here(settings, wanted, stop, redactor.learn, draws=draws, full=full)
-
-
-async def _is_at_work(settings: Settings) -> bool:
-    """Return whether another Milepost is at work that can be asked; otherwise the lock of the database refuses us."""
-    store_url = store_url_of(settings)
-    return await is_at_work(store_url) and (store_url.file is None or settings.http.port != 0)
-
-
-async def _here(
-    settings: Settings,
-    wanted: Sequence[Stream],
-    stop: Stop,
-    learn_secret: Callable[[str], None],
-    *,
-    draws: bool,
-    full: bool,
-) -> Synced:
-    began = perf_counter()
-    async with assembled(settings, stop, learn_secret) as parts:
-        titles = Titles(parts.registry.page_names())
-        streams = _chosen(wanted, parts)
-        with _progress(titles, draws=draws) as progress:
-            readers: dict[str, Reader] = {"log": JournalLog().read}
-            if progress is not None:
-                readers["progress"] = progress.read
-            async with reading(parts.feed, readers):
-                results = await parts.supervisor.sync(streams, full=full)
-        conditions = _conditions(settings, await parts.store.checkpoints(), is_at_work=False)
-    return Synced(results, perf_counter() - began, conditions, parts.undiscovered, titles)
-
-
-async def _through_daemon(
-    settings: Settings, wanted: Sequence[Stream], stop: Stop, *, draws: bool, full: bool
-) -> Synced:
-    began, store_url = perf_counter(), store_url_of(settings)
-    async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
-        demand_worked(wanted, who.streams)
-        click.echo(f"A daemon is using {store_url}: it syncs the streams", err=True)
-        with _progress(who.titles, draws=draws) as progress:
-            show = progress.show if progress is not None else _show_nothing
-            look = Look(journal_reader, lambda: is_at_work(store_url), show, lambda: datetime.now(UTC), draws)
-            results = await sync_through_daemon(who, wanted or who.streams, look, settings.sync, stop, full=full)
-        if stop.is_requested:
-            click.echo("The daemon goes on with it: `milepost status` shows how far it is", err=True)
-        conditions = _conditions(settings, await journal_reader.checkpoints(), is_at_work=True)
-    return Synced(results, perf_counter() - began, conditions, titles=who.titles)
-
-
-def _progress(titles: Titles, *, draws: bool) -> AbstractContextManager[Progress | None]:
-    return progress_on_terminal(sys.stderr, titles.short) if draws else nullcontext()
-
-
-def _show_nothing(_: Checkpoint) -> None:
-    """Show nothing where nobody watches."""
-
-
-def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_work: bool) -> dict[Stream, Condition]:
-    sync = settings.sync
-    around = ConditionContext(
-        datetime.now(UTC), is_at_work, sync.interval_seconds, sync.batch_size, rate_limits_of(checkpoints)
-    )
-    return {checkpoint.stream: condition(checkpoint, around) for checkpoint in checkpoints}
-
-
-def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
-    """Return the exit code for pages that could not be discovered."""
-    if undiscovered is None:
-        return ExitCode.COMPLETE
-    if isinstance(undiscovered, Held):
-        return ExitCode.PROGRESS_SAVED
-    match rule_for(undiscovered, has_cursor=False).remedy:
-        case Remedy.STOP_AUTHORIZATION:
-            return ExitCode.AUTHORIZATION
-        case Remedy.STOP_CONFIGURATION:
-            return ExitCode.CONFIGURATION
-        case Remedy.WAIT:
-            return ExitCode.PROGRESS_SAVED
-        case Remedy.RETRY | Remedy.SHRINK | Remedy.RESET:
-            return ExitCode.WITH_ERRORS
-
-
-def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
-    """Return the streams to sync. Raises BadConfiguration for an unknown one, or where there are none at all."""
-    if not parts.supervisor.streams and parts.undiscovered is None:
-        raise BadConfiguration(
-            "there is nothing to sync: source.access_token manages no page",
-            hint="give its owner a role on a page, or list pages in config.yaml",
-        )
-    streams = [stream.key for stream in parts.supervisor.streams]
-    unknown = [stream.key for stream in wanted if stream.key not in streams]
-    if unknown:
-        meant = did_you_mean(unknown[0], streams, LIKENESS)
-        raise BadConfiguration(
-            f"there is no stream {', '.join(unknown)}{meant}", hint=f"the configured streams are {named(streams)}"
-        )
-    return wanted or parts.supervisor.streams
+    sys.exit(asyncio.run(perform(settings, wanted, full=full)))

@@ -46,9 +46,8 @@ class Synced(Struct, frozen=True):
 def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[str]:
     """Return the lines of the summary: one a stream, the totals, and at `now` what to do about failures."""
     titles, results, whole = synced.titles, synced.results, totals(synced.results)
-    streams = [result.stream for result in results]
-    leading = titles.columns(streams)
-    rows = [[*titles.cells(result.stream, streams), *_row(result)] for result in results]
+    leading = titles.columns([result.stream for result in results])
+    rows = [[*titles.cells(result.stream, leading), *_row(result)] for result in results]
     total = ["total", *[""] * (len(leading) - 1), *_total_row(whole, synced.seconds)]
     rate = whole.success_rate
     lines = [

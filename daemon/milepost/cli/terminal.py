@@ -13,7 +13,6 @@ from unicodedata import combining, east_asian_width
 
 import click
 from msgspec import Struct
-from msgspec.structs import replace
 
 GAP = "  "
 MIN_WIDTH = 20
@@ -142,11 +141,10 @@ Row = Sequence[str | Cell]
 
 
 class Table(Struct, frozen=True):
-    """A table as lines, its heading apart from its rows, and which of its columns are shown."""
+    """A table as lines, its heading apart from its rows."""
 
     heading: str
     rows: list[str]
-    shown: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
@@ -164,13 +162,10 @@ def table(columns: Sequence[Column], rows: Sequence[Row], terminal: Terminal = P
         max(width_of(column.heading), *(width_of(row[index].text) for row in cells), 0)
         for index, column in enumerate(columns)
     ]
-    shown = _shown(columns, natural, terminal.width)
-    widths = _widths(columns, natural, shown, terminal.width)
-    heading = [Cell(column.heading) for column in columns]
+    widths = _widths(columns, natural, _shown(columns, natural, terminal.width), terminal.width)
+    heading = _line(columns, [Cell(column.heading) for column in columns], widths, terminal)
     lines = [_line(columns, row, widths, terminal) for row in cells]
-    unpainted = replace(terminal, has_colours=False)
-    head = terminal.painted(_line(columns, heading, widths, unpainted), None, is_bold=True)
-    return Table(head, lines, tuple(columns[index].heading for index in shown))
+    return Table(terminal.painted(heading, None, is_bold=True), lines)
 
 
 def _shown(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:

@@ -1,6 +1,6 @@
 """Streams as people know them: by the name of their page first, then by their key."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from milepost.cli.terminal import Column, clipped, elided_key
 from milepost.core.model import Stream
@@ -37,18 +37,22 @@ class Titles:
         """Return the first columns of a table of these streams."""
         return [_PAGE, _SHORT_STREAM] if any(map(self.name, streams)) else [_STREAM]
 
-    def cells(self, stream: Stream, streams: Collection[Stream]) -> list[str]:
+    def cells(self, stream: Stream, columns: Sequence[Column]) -> list[str]:
         """Return the cells of a stream in those columns."""
-        return [self.name(stream) or "-", stream.key] if any(map(self.name, streams)) else [stream.key]
+        return [self.name(stream) or "-", stream.key] if _PAGE in columns else [stream.key]
 
 
 NO_TITLES = Titles({})
 
 
+def configured_names(settings: Settings) -> dict[str, str]:
+    """Return the names of pages by id, as far as they are configured."""
+    return {page.id: page.name for page in settings.pages if page.name}
+
+
 async def known_names(settings: Settings, journal_reader: JournalReader) -> dict[str, str]:
     """Return the names of pages by id: as configured, or else as the database has them."""
-    configured = {page.id: page.name for page in settings.pages if page.name}
-    return {**await journal_reader.page_names(), **configured}
+    return {**await journal_reader.page_names(), **configured_names(settings)}
 
 
 async def known_titles(settings: Settings, journal_reader: JournalReader) -> Titles:

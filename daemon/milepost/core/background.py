@@ -38,9 +38,9 @@ class Demand(Struct, frozen=True):
         return self.messages < self.batches
 
     @property
-    def leaves_budget(self) -> bool:
-        """Whether the budgets leave room for calls that can wait."""
-        return self.usage is None or self.usage.ratio <= MAX_USAGE_RATIO
+    def held_back_by(self) -> Usage | None:
+        """The budget that leaves no room for calls that can wait, if it does not."""
+        return self.usage if self.usage is not None and self.usage.ratio > MAX_USAGE_RATIO else None
 
 
 NO_DEMAND = Demand()
@@ -105,7 +105,7 @@ def _ending(
         return Finish(Reason.TIME_LIMIT)
     if checkpoint.sweep is not None and not demand.leaves_share:
         return Finish(Reason.TIME_LIMIT)
-    return HoldBack(demand.usage) if demand.usage is not None and not demand.leaves_budget else None
+    return HoldBack(demand.held_back_by) if demand.held_back_by is not None else None
 
 
 def _may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
@@ -135,7 +135,7 @@ def reads_between(checkpoint: Checkpoint, budget: RunBudget, demand: Demand, *, 
         and not is_in_trouble
         and requests < budget.max_batches
         and demand.leaves_share
-        and demand.leaves_budget
+        and demand.held_back_by is None
     )
 
 

@@ -18,7 +18,7 @@ from milepost.core.dead_letters import messages_of, row_of
 from milepost.core.gaps import Gap, MessagesOwed
 from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, remembered
-from milepost.core.model import Batch, Conversation, Interaction, Known, Stream
+from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
 from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
@@ -42,17 +42,16 @@ def owed(
     gaps: dict[str, Gap] = {}
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
-        if stored is None and not _is_open(row_of(each.conversation_id), known):
+        is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
+        if stored is None and not is_refused:
             opens = _shows_older(each, context.policy)
         else:
             has_news = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
             opens = has_news and _may_have_older(each, context.policy)
         if opens and _are_unknown(each.interactions, known):
-            gap = _gap_below(stream, each, stored.updated_time if stored else None, context.now)
-            limit = None if stored else _history_limit(each, known, watermark, context)
-            is_elsewhere = stored is not None and stored.page_id != stream.page_id
-            is_elsewhere = is_elsewhere and each.conversation_id not in found.changes.moved
-            gaps[gap.gap_id] = replace(gap, history_to=limit, is_elsewhere=is_elsewhere)
+            limit = None if stored else _history_limit(each, watermark, context, is_refused=is_refused)
+            gap = _gap_below(stream, each, stored, found, limit, context.now)
+            gaps[gap.gap_id] = gap
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
 
@@ -77,15 +76,15 @@ def _shows_older(read: Conversation, policy: Policy) -> bool:
     return read.has_older or (count is not None and count > came)
 
 
-def _history_limit(read: Conversation, known: Known, watermark: datetime | None, context: Context) -> datetime:
+def _history_limit(read: Conversation, watermark: datetime | None, context: Context, *, is_refused: bool) -> datetime:
     """Return how far back the messages of a conversation are owed of which no state is stored.
 
     What has come since the sweep before is no history: it is owed whatever the limit. Where the store refused the
-    conversation, all else was owed when it was met.
+    conversation (`is_refused`), all else was owed when it was met.
     """
     policy = context.policy
     last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
-    if _is_open(row_of(read.conversation_id), known):
+    if is_refused:
         return last_read_at or EPOCH
     limit = history_from(context.now, policy)
     if not policy.message_history_seconds:
@@ -112,19 +111,29 @@ def _is_open(subject: str, known: Known) -> bool:
     return dead_letter is not None and dead_letter.is_open
 
 
-def _gap_below(stream: Stream, read: Conversation, back_to: datetime | None, now: datetime) -> Gap:
+def _gap_below(
+    stream: Stream,
+    read: Conversation,
+    stored: ConversationRow | None,
+    found: Difference,
+    history_to: datetime | None,
+    now: datetime,
+) -> Gap:
     times = [each.occurred_at for each in read.interactions]
     oldest = read.interactions[-1].event_id
     named = f"{stream.key}\n{read.conversation_id}\n{oldest}\n{instant_text(now)}"
     gap_id = sha256(named.encode()).hexdigest()[:16]
+    is_elsewhere = stored is not None and stored.page_id != stream.page_id
     return Gap(
         gap_id,
         read.conversation_id,
         now,
         max(times),
         min(times),
-        back_to or min(times),
+        stored.updated_time if stored is not None else min(times),
         read.older_cursor,
+        history_to=history_to,
+        is_elsewhere=is_elsewhere and read.conversation_id not in found.changes.moved,
         listed=len(read.interactions),
         message_count=read.message_count,
     )

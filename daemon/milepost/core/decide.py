@@ -76,11 +76,10 @@ def _trap(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Problem | None:
     if position.phase is Phase.HEAD:
         return None
     has_waited = checkpoint.rate_limit is not None
-    read = (sweep.tally + checkpoint.unrecorded).conversations
     return (
         cursor_loop(position, batch)
         or false_end(position, batch, has_waited=has_waited)
-        or suddenly_empty(position, batch, read)
+        or suddenly_empty(position, batch, sweep.tally + checkpoint.unrecorded)
     )
 
 

@@ -160,12 +160,17 @@ class GapAfter(Struct, frozen=True):
     is_kept: bool
 
 
+def is_kept_after(ending: GapEnding | None) -> bool:
+    """Return whether a gap is kept: one that goes on, or a history that would be owed again with an earlier limit."""
+    return ending in {None, GapEnding.HISTORY_LIMIT}
+
+
 def gaps_after(event: object) -> tuple[GapAfter, ...]:
     """Return the gaps that an event is about, as they are after it."""
     match event:
         case MessagesOwed(gaps=gaps):
             return tuple(GapAfter(gap, is_kept=True) for gap in gaps)
         case MessagesRead(gap=gap, ending=ending) | MessagesFailed(gap=gap, ending=ending):
-            return (GapAfter(gap, is_kept=ending in {None, GapEnding.HISTORY_LIMIT}),)
+            return (GapAfter(gap, is_kept=is_kept_after(ending)),)
         case _:
             return ()

@@ -5,7 +5,7 @@ No code tells that by itself. A thread that cannot be read makes every list with
 outage fails everything, the positions included.
 
 The positions are a second request, and a list can be reshuffled between any two: then they name another thread than the
-one that fails, several times in a row with bad luck. So before anything of a thread is left out, it is read by itself.
+one that fails, by chance several times in a row. So before anything of a thread is left out, it is read by itself.
 """
 
 from msgspec.structs import replace

@@ -200,7 +200,7 @@ def _conversation_row(
     stream: Stream, read: Conversation, stored: ConversationRow | None, now: datetime
 ) -> ConversationRow:
     if stored is None:
-        return _new_conversation_row(stream, read, now)
+        return new_row(stream, read, now)
     if read.updated_time < stored.updated_time:
         return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
     row = replace(
@@ -217,7 +217,8 @@ def _conversation_row(
     return stored if row == stored else replace(row, synced_at=now)
 
 
-def _new_conversation_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
+def new_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
+    """Return the row of a conversation that has none."""
     return ConversationRow(
         read.conversation_id,
         stream.platform.value,

@@ -25,7 +25,7 @@ from milepost.core.dead_letters import (
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead, Missed, MissedReason
-from milepost.core.merge import new_events
+from milepost.core.merge import new_events, new_row
 from milepost.core.missed import (
     ends_with,
     gone,
@@ -37,7 +37,7 @@ from milepost.core.missed import (
 )
 from milepost.core.model import (
     Changes,
-    ConversationRow,
+    Conversation,
     InteractionEventRow,
     Keys,
     Known,
@@ -187,7 +187,8 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
     """Return what messages of a gap come to, given what is stored."""
     if gap.conversation_id in known.forgotten:
         return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
-    row = known.conversations.get(gap.conversation_id) or _unstored_row(stream, gap, context.now)
+    stored = known.conversations.get(gap.conversation_id)  # None if the store has refused its row
+    row = stored or new_row(stream, Conversation(gap.conversation_id, gap.newest_at), context.now)
     new = {each.event_id: each for each in new_events(row, page.interactions, known)}
     written, unwritten = withhold_each(new.values(), context.refused)
     changed, unchanged = withhold_each(_revised(gap, page, known, context.now), context.refused)
@@ -201,32 +202,13 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
         missed, ending = (*missed, below), GapEnding.WITHHELD
     # The fingerprint is of the messages as they were; a row that the store refuses keeps it.
     is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
-    has_row = gap.conversation_id in known.conversations and not is_refused
-    touched = (without_fingerprint(row),) if changed and has_row else ()
+    touched = (without_fingerprint(stored),) if changed and stored is not None and not is_refused else ()
     changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
     return PageRead(changes, dead_letters, tally, after, ending, missed)
 
 
 def _revised(gap: Gap, page: MessagePage, known: Known, now: datetime) -> tuple[InteractionEventRow, ...]:
     return tuple(revised(_reading(gap, page), page.interactions, known, now)) if known.messages else ()
-
-
-def _unstored_row(stream: Stream, gap: Gap, now: datetime) -> ConversationRow:
-    """Return what is known of a conversation whose row the store has refused."""
-    return ConversationRow(
-        gap.conversation_id,
-        stream.platform.value,
-        stream.page_id,
-        contact_id=None,
-        link=None,
-        snippet=None,
-        message_count=None,
-        unread_count=None,
-        can_reply=None,
-        updated_time=gap.newest_at,
-        first_synced_at=now,
-        synced_at=now,
-    )
 
 
 def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:
@@ -272,7 +254,8 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        return Record((*before, *recorded(*([gone(gap)] if ending is GapEnding.GONE else [])), failed))
+        missed = recorded(gone(gap)) if ending is GapEnding.GONE else ()
+        return Record((*before, *missed, failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
     )

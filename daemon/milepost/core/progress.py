@@ -95,10 +95,10 @@ def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem 
     return Problem(ProblemKind.FALSE_END, "the list ended with an empty answer to a cursor that had been kept")
 
 
-def suddenly_empty(position: Position, batch: Batch, read: int) -> Problem | None:
-    """Return the problem of an inbox whose head is empty, though its sweep has `read` conversations."""
+def suddenly_empty(position: Position, batch: Batch, so_far: Tally) -> Problem | None:
+    """Return the problem of an inbox whose head is empty, though its sweep has met rows, be they unreadable."""
     is_empty = not (batch.conversations or batch.unreadable or batch.next_cursor)
-    if position.cursor is not None or not (is_empty and read):
+    if position.cursor is not None or not (is_empty and (so_far.conversations or so_far.unreadable)):
         return None
     return Problem(ProblemKind.EMPTY_INBOX, "the list of conversations is empty, and was not when it was walked")
 

@@ -30,7 +30,7 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import GapEnding, MessagesOwed, MissedReason
+from milepost.core.gaps import MessagesOwed, MissedReason, is_kept_after
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import gap_in, keys_of_page, payload_of, read_page, request_of, vain
 from milepost.core.missed import recorded, says_deleted, without_content
@@ -163,8 +163,7 @@ class PendingRedrive(Struct, frozen=True):
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
-        is_kept = read.ending in {None, GapEnding.HISTORY_LIMIT}
-        rest = (MessagesOwed((read.gap,)),) if is_kept else ()
+        rest = (MessagesOwed((read.gap,)),) if is_kept_after(read.ending) else ()
         return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), read.changes)
 
     def _rewrite(self, known: Known) -> Record:

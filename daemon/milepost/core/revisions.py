@@ -1,6 +1,6 @@
 """Messages that are read again: which were edited, and which were unsent since.
 
-The platform tells neither, and an edit need not move a conversation's `updated_time`. So each row of `conversations`
+The platform reports neither, and an edit need not move a conversation's `updated_time`. So each row of `conversations`
 has a fingerprint of the messages that came with it; the stored ones are looked up only where an answer has another one.
 """
 

@@ -24,7 +24,7 @@ class WebhookKind(StrEnum):
 class WebhookEvent(Struct, frozen=True):
     """An event about one message. `contact_id` is None where the event names nobody.
 
-    `which` tells several revisions of a message apart.
+    `which` distinguishes several revisions of a message.
     """
 
     stream: Stream
@@ -59,7 +59,7 @@ class WebhookInbox(Protocol):
         ...
 
     async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages of which an event has told, worked off or not."""
+        """Return those of these messages that an event has announced, worked off or not."""
         ...
 
     async def trim(self, received_before: datetime, max_events: int) -> int:

@@ -25,7 +25,7 @@ class CallShares:
     @contextmanager
     def sweeping(self, stream: Stream) -> Iterator[None]:
         """Sweep a stream during the block: older messages of its page get no more than half of the calls."""
-        page = self._pages.setdefault(stream.page_id, _Page())
+        page = self._page(stream)
         if not page.swept:
             page.batches = page.messages = 0
         page.swept.add(stream)

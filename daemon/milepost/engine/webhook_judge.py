@@ -1,4 +1,4 @@
-"""Finds messages that a sweep stored although a webhook should have told of them."""
+"""Finds messages that a sweep stored although a webhook should have announced them."""
 
 from collections import Counter, deque
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class WebhookJudge:
                 log.debug("webhooks not judged", reason=error.message)
 
     async def judge(self) -> None:
-        """Count the messages of which no webhook has told in time."""
+        """Count the messages that no webhook has announced in time."""
         until = self._clock.steady() - GRACE_SECONDS
         while due := self._take(until):
             try:

@@ -89,6 +89,17 @@ class Calls:
         return Decoded(value, head.asked_at, head.took_seconds)
 
 
+def plain(outcome: Decoded[T] | Refused | Held) -> T | Problem | Held:
+    """Return the value or the problem of a call, without its times."""
+    match outcome:
+        case Decoded(value=value):
+            return value
+        case Refused(problem=problem):
+            return problem
+        case Held():
+            return outcome
+
+
 def _answer(decode: Decoder[T], response: GraphResponse) -> tuple[GraphResponse, T | Problem]:
     """Return a response without its body, and what the body says."""
     value = problem_of(response.body, response.status) if response.status >= 300 else decode(response)

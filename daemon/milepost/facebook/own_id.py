@@ -54,8 +54,7 @@ class OwnIds:
         told: dict[str, frozenset[str]] = {}
         for thread_id, participants in threads:
             ids = {person.id for person in participants.data if person.id} if participants else set()
-            if not ids.isdisjoint(self.all):
-                self._meet(participants)
+            self._meet(participants)
             if not self._expected.isdisjoint(ids) and self._taken not in ids:
                 return self._see_expected()
             if len(ids) > 1:

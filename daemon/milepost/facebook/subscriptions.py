@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from milepost.core.model import Platform
-from milepost.core.ports import Gate, Held, Refused
+from milepost.core.ports import Gate, Held
 from milepost.core.problems import Problem
-from milepost.facebook.calls import Access, Calls, Decoded
+from milepost.facebook.calls import Access, Calls, plain
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.leniency import read_json
 from milepost.facebook.problems import problem_of
-
-T = TypeVar("T")
 
 EDGE = "subscribed_apps"
 # The fields of a page. An account of Instagram gets all that are chosen for the app, once its page has any field.
@@ -53,14 +50,14 @@ class Subscriptions:
         self._needed = frozenset(field for platform in platforms for field in FIELDS[platform])
 
     async def look(self, app_id: str) -> Subscription | Problem | Held:
-        """Return the subscription of an app; with an empty id, of all apps that are told: often it is only one."""
+        """Return the subscription of an app; with an empty id, of all apps that are shown: often it is only one."""
         decode = partial(self._decode, app_id)
-        return _plain(await self._calls.get(self._path, {"fields": "id,subscribed_fields"}, decode))
+        return plain(await self._calls.get(self._path, {"fields": "id,subscribed_fields"}, decode))
 
     async def mend(self, found: Subscription) -> Problem | Held | None:
         """Subscribe to what is missing. A subscription replaces the one before: so that nothing is lost, to both."""
         wanted = ",".join(sorted(found.fields | found.needed))
-        outcome = _plain(await self._calls.post(self._path, {"subscribed_fields": wanted}, _done))
+        outcome = plain(await self._calls.post(self._path, {"subscribed_fields": wanted}, _done))
         return outcome if isinstance(outcome, Problem | Held) else None
 
     def _decode(self, app_id: str, response: GraphResponse) -> Subscription | Problem:
@@ -75,13 +72,3 @@ class Subscriptions:
 
 def _done(response: GraphResponse) -> int | Problem:
     return response.status
-
-
-def _plain(outcome: Decoded[T] | Refused | Held) -> T | Problem | Held:
-    match outcome:
-        case Decoded(value=value):
-            return value
-        case Refused(problem=problem):
-            return problem
-        case Held():
-            return outcome

@@ -105,11 +105,16 @@ def with_messages(
 
 def message_page(items: list[Any], next_cursor: str | None, own_ids: frozenset[str]) -> MessagePage:
     """Return messages of a thread that were requested by themselves, which do not say whose thread it is."""
-    bare = [item for item in items if _is_bare(item)]
-    whole = [item for item in items if not _is_bare(item)] if bare else items
+    whole: list[Any] = []
+    bare: list[str] = []
+    for item in items:
+        if _is_bare(item):
+            bare.append(item["id"])
+        else:
+            whole.append(item)
     interactions, refused = _read_messages(whole, own_ids, None)
     unreadable = (_unreadable(None, NO_TIME_OR_ID, refused),) if refused else ()
-    return MessagePage(interactions, next_cursor, unreadable, tuple(item["id"] for item in bare))
+    return MessagePage(interactions, next_cursor, unreadable, tuple(bare))
 
 
 def _is_bare(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape

@@ -6,9 +6,9 @@ from typing import Annotated
 from msgspec import Meta, Struct, ValidationError
 
 from milepost.core.model import TokenHealth
-from milepost.core.ports import Gate, Held, Refused
+from milepost.core.ports import Gate, Held
 from milepost.core.problems import Problem
-from milepost.facebook.calls import Access, Calls
+from milepost.facebook.calls import Access, Calls, plain
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.leniency import lenient, read_json
 from milepost.facebook.problems import problem_of
@@ -49,14 +49,7 @@ async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> Insp
     not known. The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor
     logs have it.
     """
-    outcome = await Calls(client, access, gate, PATH).get(PATH, {"input_token": access.token}, _decode)
-    match outcome:
-        case Held():
-            return outcome
-        case Refused(problem=problem):
-            return problem
-        case decoded:
-            return decoded.value
+    return plain(await Calls(client, access, gate, PATH).get(PATH, {"input_token": access.token}, _decode))
 
 
 def _decode(response: GraphResponse) -> InspectedToken | Problem:

@@ -19,7 +19,7 @@ Json = dict[str, object]
 Route = Callable[[str, str], Stream | None]
 """Finds the stream of an object (`page` or `instagram`) and an account's id."""
 
-# An update's field, as pages subscribe to it, by the key that tells it.
+# An update's field, as pages subscribe to it, by the key that identifies it.
 _FIELDS = {
     "message": "messages",
     "message_edit": "message_edits",
@@ -56,7 +56,7 @@ class UpdateResult(StrEnum):
     IGNORED = "ignored"  # nothing is copied because of it
     TEST = "test"  # of the dashboard's Test button
     UNKNOWN_PAGE = "unknown_page"
-    WITHOUT_SENDER = "without_sender"  # the app is not set up to be told who wrote
+    WITHOUT_SENDER = "without_sender"  # the app is not set up to receive who wrote
 
 
 class Update(Struct, frozen=True):
@@ -86,7 +86,7 @@ def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update
     kind = root.get("object")
     if not isinstance(kind, str):  # the Test button leaves it out
         items = [root, *_objects(root, "messaging")]
-        yield from (Update(_field(item), UpdateResult.TEST) for item in items if _key(item))
+        yield from (Update(_field(item, key), UpdateResult.TEST) for item in items if (key := _key(item)))
         return
     for entry in _objects(root, "entry"):
         account_id = _id(entry.get("id"))
@@ -101,8 +101,8 @@ def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update
 
 
 def _update(item: Json, stream: Stream | None, account_id: str | None, at: datetime) -> Update:
-    field, key = _field(item), _key(item)
-    detail = _object(item, key)
+    key = _key(item)
+    field, detail = _field(item, key), _object(item, key)
     message_id = _id(detail.get("mid"))
     if account_id == _TEST_ACCOUNT or message_id in _TEST_MESSAGES:
         return Update(field, UpdateResult.TEST)
@@ -149,15 +149,14 @@ def _as_in_the_list(stream: Stream, message_id: str) -> str:
     return f"m_{message_id}" if is_short else message_id
 
 
-def _field(item: Json) -> str:
-    key = _key(item)
+def _field(item: Json, key: str) -> str:
     if key == "message" and _is_true(_object(item, key).get("is_echo")):
         return ECHOES
     return _FIELDS.get(key, OTHER)
 
 
 def _key(item: Json) -> str:
-    """Return the key that tells what an update is; "" if none is known."""
+    """Return the key that identifies an update; "" if none is known."""
     return next((key for key in _FIELDS if key in item), "")
 
 

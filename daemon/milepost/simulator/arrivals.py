@@ -107,3 +107,8 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
         """Return the slot of a conversation's message in a round."""
         size = self.conversations
         return round_ * size + shuffle_of(self.seed, round_, size).position_of(conversation)
+
+    def conversation_of(self, slot: int) -> int:
+        """Return the conversation that gets the message of this slot."""
+        round_, position = divmod(slot, self.conversations)
+        return shuffle_of(self.seed, round_, self.conversations).conversation_at(position)

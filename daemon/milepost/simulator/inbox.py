@@ -10,7 +10,7 @@ from heapq import merge
 import msgspec
 
 from milepost.simulator import seeded, words
-from milepost.simulator.arrivals import Arrivals, instant_us, shuffle_of
+from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
 MAX_DETAILED_MESSAGES = 20
@@ -160,11 +160,11 @@ class Inbox:
 
     def arrived(self, after_us: int, until_us: int) -> Iterator[tuple[str, Moment]]:
         """Yield the messages that the formula dealt after an instant until another, oldest first."""
-        arrivals, size = self._arrivals, self._arrivals.conversations
-        if size == 0:
+        arrivals = self._arrivals
+        if arrivals.conversations == 0:
             return
         for slot in range(arrivals.slot_at(after_us) + 1, arrivals.slot_at(until_us) + 1):
-            index = shuffle_of(arrivals.seed, slot // size, size).conversation_at(slot % size)
+            index = arrivals.conversation_of(slot)
             yield self._conversation_id(index), self._moment(index, slot, arrivals.instant_of(slot))
 
     def delete(self, index: int) -> None:

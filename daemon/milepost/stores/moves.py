@@ -36,15 +36,14 @@ def written_of(commit: Commit) -> tuple[str, ...]:
     """Return the conversations of which a commit writes; none if it was not decided on what is stored."""
     if commit.known is None:
         return ()
-    changes = commit.changes
-    written = {row.conversation_id for row in changes.conversations}
-    return (*written, *({row.conversation_id for row in changes.interaction_events} - written))
+    of_events = {row.conversation_id for row in commit.changes.interaction_events}
+    return tuple(of_events.union(row.conversation_id for row in commit.changes.conversations))
 
 
-def demand_known(commit: Commit, states: Iterable[tuple[str, str, str]]) -> None:
-    """Raise Outdated if conversations of a commit are no longer as it knew them: by id, page and `synced_at`."""
+def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[str, str, str]]) -> None:
+    """Raise Outdated if what a commit has `written_of` is no longer as it knew it: by id, page and `synced_at`."""
     known = commit.known.conversations if commit.known is not None else {}
-    rows = ((key, known[key]) for key in written_of(commit) if key in known)
+    rows = ((key, known[key]) for key in written if key in known)
     if {key: (row.page_id, instant_text(row.synced_at)) for key, row in rows} != {
         key: (page_id, synced_at) for key, page_id, synced_at in states
     }:

@@ -21,7 +21,7 @@ from milepost.service.api.dead_letters import dead_letters, group_of, link_to
 from milepost.service.api.endpoint import routes_of
 from milepost.service.http import serve
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread
-from service.api.served import get_json
+from service.api.served import fill, get_json, served
 
 JSON = {"Content-Type": "application/json"}
 OTHER = Stream(Platform.MESSENGER, "2")
@@ -86,7 +86,7 @@ async def client(stored: Stored) -> AsyncIterator[aiohttp.ClientSession]:
             yield session
 
 
-def test_one_cause_told_of_many_threads_is_one_group() -> None:
+def test_one_cause_named_for_many_threads_is_one_group() -> None:
     found = grouped(LETTERS).groups
     assert [(each.reason, each.count, each.streams) for each in found] == [
         ("code 2 for t_10000000001", 3, 2),
@@ -170,8 +170,6 @@ async def test_a_group_that_is_not_open_is_not_found() -> None:
 
 
 async def test_the_daemon_serves_the_groups(tmp_path: Path) -> None:
-    from service.api.served import fill, served  # noqa: PLC0415
-
     await fill(tmp_path / "milepost.db")
     async with served(tmp_path / "milepost.db") as (session, _):
         groups = (await get_json(session, "/api/dead-letters/groups"))["groups"]

@@ -52,7 +52,7 @@ def test_an_answer_without_a_change_keeps_its_tag() -> None:
     assert changes.since(tag, tag) == (tag, {}, ())
 
 
-def test_streams_that_came_changed_and_went_are_told() -> None:
+def test_streams_that_came_changed_and_went_are_in_the_answer() -> None:
     changes = ChangesSince()
     first = changes.remember({"a": {"n": 1, "m": 1}, "b": {"n": 1}, "d": {"n": 1}})
     second = changes.remember({"a": {"n": 2, "m": 1}, "c": {"n": 1}, "d": {"n": 1}})

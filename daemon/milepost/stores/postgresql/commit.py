@@ -84,7 +84,7 @@ class PostgresqlWriter(PostgresqlSession):
             raise Outdated
         states = {state[0]: state for state in _decode_states(found)}
         for commit, keys in zip(commits, written, strict=True):
-            demand_known(commit, [states[key] for key in map(storable, keys) if key in states])
+            demand_known(commit, keys, [states[key] for key in keys if key in states])
         return bool(has_forgotten)
 
     async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:

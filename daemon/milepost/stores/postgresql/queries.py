@@ -118,9 +118,10 @@ class PostgresqlSession:
         }
         ((found_as_json,),) = await self.ask("known", parameters)
         found = _decode(found_as_json)
+        conversations = {row.conversation_id: row for row in found.conversations}
         unseen, missed, all_missed = await self._known_of_sweep(keys)
         known = Known(
-            {row.conversation_id: row for row in found.conversations},
+            conversations,
             {row.contact_id: row for row in found.contacts},
             frozenset(found.interaction_events),
             {
@@ -133,7 +134,7 @@ class PostgresqlSession:
             all_missed,
             await self._count_stored(keys),
             *await self._count_messages(keys),
-            await self._known_messages(keys, {row.conversation_id: row for row in found.conversations}),
+            await self._known_messages(keys, conversations),
             left_behind=dict(found.left_behind),
         )
         pages = pages_elsewhere(known, keys.stream)
@@ -145,7 +146,7 @@ class PostgresqlSession:
         moved_to = await self.ask("moved_to", page)
         wanted = page | {"contacts": searchable(keys.contacts), "conversations": searchable(keys.conversations)}
         of_contacts = await self.ask("contact_pages", wanted) if keys.locates_contacts and moved_to else []
-        contact_pages = pages_by_contact((contact_id, page_id) for contact_id, page_id in of_contacts)
+        contact_pages = pages_by_contact(of_contacts)
         pages = pages.union(*contact_pages.values()) - {keys.stream.page_id}
         there = wanted | {"pages": list(pages)}
         contacts = map(rows.contact_row, await self.ask("contacts_elsewhere", there))

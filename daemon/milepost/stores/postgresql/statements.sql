@@ -526,7 +526,7 @@ SELECT json_build_object(
             WHERE conversation_id = wanted AND platform = %(platform)s AND page_id <> %(page_id)s
             LIMIT 1
         ) AS stored
-        WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE conversation_id = wanted)
+        WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE conversation_id = wanted OFFSET 0)
     ),
     'dead_letters', (
         SELECT coalesce(

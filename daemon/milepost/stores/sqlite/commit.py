@@ -31,7 +31,7 @@ class SqliteWriter(SqliteSession):
         began = perf_counter()
         stream = commit.checkpoint.stream
         if written := written_of(commit):
-            demand_known(commit, self.ask("conversation_states", (rows.json_list(written),)))
+            demand_known(commit, written, self.ask("conversation_states", (rows.json_list(written),)))
         self._link(stream, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
@@ -52,12 +52,12 @@ class SqliteWriter(SqliteSession):
         rows_done = perf_counter()
         self._write_events(changes.interaction_events, events_chunk_size)
         if changes.revised:
-            self.connection.executemany(self.sql["revise_interaction_events"], map(rows.revision, changes.revised))
+            self._write_all("revise_interaction_events", map(rows.revision, changes.revised))
             self._erase_unsent(stream, changes)
         events_done = perf_counter()
         return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
 
-    def _write_all(self, statement: str, columns: Iterator[tuple[object, ...]]) -> None:
+    def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
 
     def _write_entries(self, stream: Stream, commit: Commit) -> int:
