@@ -39,7 +39,7 @@ from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
-from milepost.service.http import serve
+from milepost.service.http import Allowed, serve
 from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
@@ -283,7 +283,7 @@ async def serving(
             served,
             token=token,
             wrong_tokens=wrong_tokens,
-            allowed_hosts=http.allowed_hosts,
+            allowed=Allowed(http.allowed_hosts, http.allowed_origins),
         ) as url:
             yield url
 
