@@ -147,8 +147,8 @@ class PostgresqlStore(PostgresqlSession):
         return await self._attempt(commits)
 
     async def _attempt(self, commits: list[Commit]) -> list[Committed]:
-        async with self.database.connection() as connection:
-            writer = PostgresqlWriter(self.database, self.codec, connection)
+        async with self.database.connection() as connection, connection.pipeline() as pipeline:
+            writer = PostgresqlWriter(self.database, self.codec, connection, pipeline)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)
