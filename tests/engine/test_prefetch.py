@@ -10,7 +10,7 @@ from kit.engine_doubles import Inbox, cursor_of
 from milepost.core.ports import Fetched, Held, Outcome, Request
 from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
-from milepost.engine.prefetch import MAX_AHEAD, Prefetch, prefetching
+from milepost.engine.prefetch import MAX_AHEAD, MAX_ROWS_AHEAD, Prefetch, RowsAhead, prefetching
 
 
 async def let_run() -> None:
@@ -193,3 +193,23 @@ async def test_none_follows_what_was_requested_ahead_while_the_run_does_somethin
         for _ in range(50):
             await asyncio.sleep(0)
         assert inbox.cursors == [None, "1"]
+
+
+async def test_the_rows_ahead_of_all_streams_are_bounded_but_each_may_have_one_batch() -> None:
+    rows_ahead = RowsAhead()
+    rows_ahead.count = MAX_ROWS_AHEAD - 1
+    async with (
+        prefetching(Inbox(100), rows_ahead=rows_ahead) as one,
+        prefetching(Inbox(100), rows_ahead=rows_ahead) as other,
+        going_on(one),
+        going_on(other),
+    ):
+        for ahead in (one, other):
+            await ahead.fetch(asks(None, batches_left=99))
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert [one.ready(asks(str(place)), place - 1) is not None for place in (1, 2)] == [True, False]
+        assert [other.ready(asks(str(place)), place - 1) is not None for place in (1, 2)] == [True, False]
+        await one.fetch(asks("1", batches_left=98))
+        await one.cancel()
+    assert rows_ahead.count == MAX_ROWS_AHEAD - 1, "what is taken or dropped counts no longer"

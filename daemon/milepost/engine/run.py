@@ -58,7 +58,7 @@ async def run_stream(
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     commands = CommandHandler(mailbox, redriver, stream_journal, budget)
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox, budget)
-    async with prefetching(source, lambda: not _is_called(engine, mailbox)) as prefetch:
+    async with prefetching(source, lambda: not _is_called(engine, mailbox), engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
             run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
             checkpoint = await run.complete(own_run_id)
