@@ -88,7 +88,6 @@ scenarios = st.builds(
     max_batches=st.sampled_from((1, 2, 5, 50)),
     run_seconds=st.sampled_from((3.0, 20.0, 270.0)),
     interval_seconds=st.sampled_from((1.0, 60.0)),
-    slowest_commit_seconds=st.sampled_from((1.0, 20.0)),
     skew_seconds=st.sampled_from((0.0, -7200.0, 7200.0, 30 * 86400.0)),
     date_skew_seconds=st.sampled_from((0.0, 0.0, -7200.0, 7200.0, 30 * 86400.0, 7900 * 365 * 86400.0)),
     crash_chance=chance(0.01, 0.05),
@@ -103,4 +102,5 @@ scenarios = st.builds(
     reload_chance=chance(0.02, 0.05),
     forget_chance=chance(0.01, 0.05),
     link_chance=chance(0.01, 0.03),
+    slowest_commit_seconds=st.sampled_from((1.0, 20.0)),
 ).map(without_contradictions)
