@@ -13,8 +13,9 @@ from aiohttp import web
 from kit.simulated import BAKERY, NOW, Clock, frozen_world
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Platform, Stream
+from milepost.core.webhooks import WebhookKind
 from milepost.facebook.webhook_checks import SIGNATURE_HEADER, signing_secret
-from milepost.facebook.webhooks import UpdateResult, updates_in
+from milepost.facebook.webhooks import updates_in
 from milepost.simulator.plan import WorldPlan
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender, parse_webhook_faults
@@ -45,9 +46,8 @@ class Receiver:
         if self.status == 200:
             self.bodies.append(body)
             for update in updates_in(body, lambda kind, account_id: STREAMS.get((kind, account_id)), NOW):
-                assert update.event is not None
-                assert update.result is not UpdateResult.UNKNOWN_PAGE
-                self.messages[update.event.message_id] += 1
+                assert update.result is None
+                self.messages.update(event.message_id for event in update.events if event.kind is WebhookKind.MESSAGE)
         return web.Response(status=self.status)
 
 

@@ -93,7 +93,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
-                "webhooks": webhooks.worker.run(stop),
+                "webhooks": webhooks.work(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
                 "judge of webhooks": webhooks.judge.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),

@@ -15,6 +15,7 @@ from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.records import Context, Pending, Record, prepare
+from milepost.core.webhooks import DueFact
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.engine.store_retry import StoreRetry
@@ -78,6 +79,10 @@ class StreamJournal:
         """Return dead letters of the stream whose redrive is due, at most `limit`."""
         now = self._engine.clock.now()
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream, now, limit))
+
+    async def due_facts(self, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts about messages of the stream that are stored, the earliest first."""
+        return await self._store_retry.call(lambda: self._store.due_facts(self.stream, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""

@@ -139,7 +139,7 @@ class PostgresqlWriter(PostgresqlSession):
         async with self.connection.pipeline() as pipeline:
             for each in group:
                 await self._write_rows(each)
-            if any(each.changes.interaction_events or each.changes.revised for each in group):
+            if any(each.changes.interaction_events or each.changes.revised or each.changes.settled for each in group):
                 await pipeline.sync()
                 events_began = perf_counter()
                 for each in group:
@@ -253,6 +253,8 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("insert_interaction_events", {"rows": chunk})
         if changes.revised:
             await self.execute("revise_interaction_events", {"rows": json_rows(changes.revised)})
+        if changes.settled:
+            await self.execute("settle_facts", (searchable(changes.settled),))
 
     # --- what is refused ---
 
