@@ -11,7 +11,7 @@ from kit.builders import NOON, STREAM, at, checkpoint_of, context, conversation,
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import NO_TALLY
-from milepost.core.facts import Edited, Reacted, after_fact, apply_facts, detail_of
+from milepost.core.facts import Edited, Reacted, after_fact, apply_facts, contradicts, detail_of
 from milepost.core.model import (
     UNAVAILABLE,
     Conversation,
@@ -80,6 +80,15 @@ class TestEdits:
 
     def test_an_edit_before_the_message_was_read_only_says_that_it_was_edited(self) -> None:
         assert after(edit(30)) == replace(MESSAGE, edited_at=at(30))
+
+    def test_a_message_that_has_another_text_though_it_was_read_after_an_edit_is_read_again(self) -> None:
+        assert contradicts(edit(30))
+        assert not contradicts(edit(90)), "it is applied"
+        assert not contradicts(edit(30, MESSAGE.text or ""))
+        assert not contradicts(edit(30, is_superseded=True))
+        assert not contradicts(edit(30, row=replace(MESSAGE, edited_at=at(50)))), "the reading found that"
+        (row,) = applied(edit(30)).changes.conversations
+        assert row.messages_fingerprint is None
 
     def test_an_edit_before_another_one_changes_nothing(self) -> None:
         later = after(edit(120, "newer"))

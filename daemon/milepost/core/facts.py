@@ -91,7 +91,9 @@ class PendingFacts(Struct, frozen=True):
             has_effect = row != before or self._reads(fact, conversations)
             counts[_COUNTS[fact.kind] if has_effect else "outdated"] += 1
         revised = tuple(row for key, row in rows.items() if row != stored[key])
-        _forget_fingerprints(conversations, (row for row in revised if _has_other_content(row, stored[row.event_id])))
+        in_doubt = [row for row in revised if _has_other_content(row, stored[row.event_id])]
+        in_doubt += [each.message for each in self.due if contradicts(each)]
+        _forget_fingerprints(conversations, in_doubt)
         changes = Changes(
             conversations=tuple(
                 row for key, row in conversations.items() if row != known.conversations[key] and key not in refused
@@ -110,6 +112,19 @@ class PendingFacts(Struct, frozen=True):
             return False
         conversations[row.conversation_id] = replace(row, unread_count=0, synced_at=self.context.now)
         return True
+
+
+def contradicts(fact: DueFact) -> bool:
+    """Return whether a message has another text than it was edited to, though it was read later.
+
+    It was edited again, or the list was behind: only another reading can tell.
+    """
+    row, at = fact.message, fact.occurred_at
+    if fact.kind is not WebhookKind.EDIT or fact.is_superseded or fact.detail is None or row.deleted_at is not None:
+        return False
+    is_older = row.content_at is not None and row.content_at >= at
+    is_old_news = row.edited_at is not None and row.edited_at >= at
+    return is_older and not is_old_news and _decode_edited(fact.detail).text != row.text
 
 
 def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:

@@ -17,7 +17,7 @@ from milepost.core.commands import (
     SyncNow,
 )
 from milepost.core.errors import MilepostError, VersionConflict
-from milepost.core.facts import MAX_FACTS, apply_facts
+from milepost.core.facts import MAX_FACTS, apply_facts, contradicts
 from milepost.core.plan import RunBudget
 from milepost.core.records import Record
 from milepost.engine.mailbox import CommandResult, Mailbox
@@ -66,6 +66,8 @@ class CommandHandler:
         """Apply the facts that are due. Returns the checkpoint after them."""
         while due := await self._stream_journal.due_facts(MAX_FACTS):
             checkpoint = await self._stream_journal.settle(checkpoint, partial(apply_facts, checkpoint, due))
+            if any(map(contradicts, due)):
+                self._mailbox.prompt(self._stream_journal.now())
         return checkpoint
 
     async def _do(self, checkpoint: Checkpoint, command: StreamCommand) -> tuple[Checkpoint, CommandResult]:

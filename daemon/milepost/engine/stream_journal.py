@@ -34,6 +34,10 @@ class StreamJournal:
         self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
         self._codec = Codec()
 
+    def now(self) -> datetime:
+        """Return the time."""
+        return self._engine.clock.now()
+
     async def load(self) -> Checkpoint:
         """Return the stream's checkpoint."""
         checkpoint = await self._store_retry.call(lambda: self._store.load(self.stream))

@@ -4,6 +4,7 @@ Their texts are kept as those of messages are, without what no database takes an
 does not say whose it is makes no fact: nobody could have it erased.
 """
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -67,7 +68,7 @@ def facts_in(key: str, detail: Json, told: Told) -> Iterator[WebhookEvent]:
         fact = told.fact(WebhookKind.REFERRAL, "", referral, of=told.contact_id)
         yield replace(fact, actor=told.contact_id, occurred_at=since)
     if key == "read" and told.sender_id == told.account_id:  # the contact's reading changes nothing that is stored
-        until = instant_in(detail.get("watermark"), told.occurred_at)
+        until = instant_in(detail.get("watermark"), told.occurred_at, told.occurred_at)
         yield replace(told.fact(WebhookKind.READ, message_id or "", of=told.contact_id), occurred_at=until)
 
 
@@ -114,10 +115,17 @@ def _kept(value: object, depth: int) -> object:
         case bool() | int() | float():
             return value
         case dict() if depth:
-            members = ((storable(str(name))[0][:64], _kept(each, depth - 1)) for name, each in value.items())
+            members = (
+                (storable(str(name))[0][:64], _kept(_plain(name, each), depth - 1)) for name, each in value.items()
+            )
             return dict([(name, each) for name, each in members if each is not None][:MAX_KEYS])
         case _:
             return None
+
+
+def _plain(name: object, value: object) -> object:
+    """Return a value without the query if it is a URL, as of an ad's picture: it may hold a signature."""
+    return re.split(r"[?#]", value, maxsplit=1)[0] if str(name).endswith("url") and isinstance(value, str) else value
 
 
 def _as_in_the_list(stream: Stream, message_id: str) -> str:

@@ -32,14 +32,17 @@ def is_true(value: object) -> bool:
     return value is True or value == "true"
 
 
-def instant_in(value: object, otherwise: datetime) -> datetime:
-    """Return an instant written in seconds or milliseconds, as a number or as text; never one later than now."""
+def instant_in(value: object, otherwise: datetime, latest: datetime) -> datetime:
+    """Return an instant written in seconds or milliseconds, as a number or as text; none that is later than `latest`.
+
+    `otherwise` is returned for what is none.
+    """
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not (text.isascii() and text.isdigit() and len(text) < 15):
         return otherwise
     number = int(text)
     seconds = number / 1000 if number > _MAX_SECONDS else float(number)
-    return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds), otherwise)
+    return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds), latest)
 
 
 def count_in(value: object) -> int:

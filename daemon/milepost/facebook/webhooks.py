@@ -97,17 +97,18 @@ def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update
         return
     for entry in objects_in(root, "entry"):
         account_id = id_in(entry.get("id"))
-        at = instant_in(entry.get("time"), received_at)
+        sent_at = instant_in(entry.get("time"), received_at, received_at)
         stream = route(kind, account_id) if account_id is not None else None
         for item in (*objects_in(entry, "messaging"), *objects_in(entry, "standby")):
-            yield _update(item, stream, account_id, at)
+            occurred_at = instant_in(item.get("timestamp"), sent_at, received_at)
+            yield _update(item, stream, account_id, occurred_at)
         for change in objects_in(entry, "changes"):
             field = change.get("field")
             result = UpdateResult.TEST if account_id == _TEST_ACCOUNT else UpdateResult.IGNORED
             yield Update(field if isinstance(field, str) and field in FIELDS else OTHER, result)
 
 
-def _update(item: Json, stream: Stream | None, account_id: str | None, at: datetime) -> Update:
+def _update(item: Json, stream: Stream | None, account_id: str | None, occurred_at: datetime) -> Update:
     key = _key(item)
     field, detail = _field(item, key), object_in(item, key)
     message_id = id_in(detail.get("mid"))
@@ -118,7 +119,6 @@ def _update(item: Json, stream: Stream | None, account_id: str | None, at: datet
     sender = id_in(object_in(item, "sender").get("id"))
     people = (sender, id_in(object_in(item, "recipient").get("id")))
     contact_id = next((person for person in people if person not in (account_id, None)), None)
-    occurred_at = instant_in(item.get("timestamp"), at)
     has_nobody = people == (None, None) and key in ("message", "message_edit", "read")
     told = Told(stream, account_id, sender, contact_id, occurred_at)
     events = (*_hints(key, detail, told), *facts_in(key, detail, told))
