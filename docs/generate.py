@@ -30,6 +30,8 @@ TYPES = {
     "HostNames": "list",
     "Platforms": "list",
     "Secrets": "list",
+    "NoticeUrls": "list",
+    "NoticeKinds": "list",
     "tuple": "list",
 }
 
