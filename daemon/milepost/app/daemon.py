@@ -80,6 +80,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         observers.metrics.register(webhooks.counter)
         observers.health.watch_webhooks(webhooks.status, webhooks.issues)
         notices = _notice_watch(parts, observers, driver)
+        await notices.begin()
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),

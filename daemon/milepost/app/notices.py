@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
@@ -38,6 +39,7 @@ from milepost.stores.reader import JournalReader
 LOOK_SECONDS = 5.0
 PUMP_SECONDS = 1.0
 HANDOVER_SECONDS = 30.0  # until it is known that the worker that tells is dead, and a few seconds more
+ASK_SECONDS = 30.0  # between two questions who tells: while the database is away, nobody can ask
 LAST_SECONDS = 5.0  # for what is still to be sent at the end
 LAST_LOOK_SECONDS = 0.05
 MAX_LOADED = 10_000  # entries of the last hour
@@ -67,17 +69,24 @@ class NoticeWatch:
         self._settings = settings
         self._clock = clock
         self._sender = NoticeSender(clock, self.counter.count)
-        self._urls: tuple[str, ...] = ()
+        self._urls = urls_of(settings())
+        self._adopted: tuple[str, ...] = ()
         self._told: Told | None = None  # None: nothing is watched
         self._opened: list[tuple[int, NewDeadLetter]] = []  # with their seq
         self._decided: list[tuple[float, PeopleNotice]] = []  # with when, by the steady clock
         self._tells = False
+        self._ask_at = 0.0
 
     def read(self, notice: Notice) -> None:
         """Take in the dead letters that were opened."""
         if isinstance(notice, Recorded) and self._urls:
             for seq, entry in enumerate(notice.entries, notice.committed.first_seq):
                 self._opened.extend((seq, each) for each in _opened_in(entry))
+
+    async def begin(self) -> None:
+        """Find out what people were told before. What comes after this is new."""
+        if self._urls:
+            await self._has_begun()
 
     async def run(self, stop: Stop) -> None:
         """Watch and tell until a stop is requested, and then what is left."""
@@ -98,7 +107,7 @@ class NoticeWatch:
         if not self._urls or not await self._has_begun():
             return
         now, opened, told = self._clock.now(), [each for _, each in self._opened], self._told or Told()
-        self._opened = []
+        self._opened.clear()
         on = frozenset(map(NoticeKind, settings.notify.on))
         self._told, notices = decide_notices(told, self._situation(now), opened, now, on, settle)
         self._decided.extend((self._clock.steady(), each) for each in notices)
@@ -115,11 +124,11 @@ class NoticeWatch:
     # --- the configuration and the beginning ---
 
     async def _adopt(self, urls: tuple[str, ...]) -> None:
-        if urls == self._urls:
+        if urls == self._adopted:
             return
         if not urls:  # whoever turns notices on again is told what comes after that
             self._told, self._opened = None, []
-        self._urls = urls
+        self._urls = self._adopted = urls
         try:
             found = await asyncio.to_thread(destinations, urls)
         except MilepostError as error:
@@ -162,8 +171,6 @@ class NoticeWatch:
 
     async def _tell(self, now: datetime) -> None:
         """Send what was decided, if it is this worker that tells; otherwise hold it until another one has."""
-        if not self._decided:
-            return
         tells = await self._is_teller()
         for _, notice in self._decided:
             if tells or is_of_this_process(notice):
@@ -174,13 +181,17 @@ class NoticeWatch:
         self._sender.pump()
 
     async def _is_teller(self) -> bool:
-        try:
-            self._tells = await self._observed.tells()
-        except MilepostError:  # while the database is away, it is who it was
+        """Find out whether this worker tells: when there is something to tell, and often enough to know it then."""
+        if not self._decided and self._clock.steady() < self._ask_at:
             return self._tells
+        self._ask_at = self._clock.steady() + ASK_SECONDS
+        with suppress(MilepostError):  # while the database is away, it is who it was
+            self._tells = await self._observed.tells()
         return self._tells
 
     async def _end(self) -> None:
+        """Tell what is new, and send what waits. What another worker was to tell is left to those that go on."""
+        self._decided.clear()
         await self.look(timedelta(0))
         for _ in range(round(LAST_SECONDS / LAST_LOOK_SECONDS)):
             self._sender.pump()

@@ -195,7 +195,7 @@ def told_before(situation: Situation, opened: Iterable[NewDeadLetter], as_of: da
 
     `as_of` is the time of its last entry, and `opened` are the dead letters of the last hour, oldest first.
     """
-    watched = {each.key: Watched(each, now, _last_told(each, as_of)) for each in situation.concerns}
+    watched = {each.key: Watched(each, now, _no_later(now, _last_told(each, as_of))) for each in situation.concerns}
     dead_letters: dict[str, DeadLetterWatch] = {}
     for each in opened:
         before = dead_letters.get(each.group)
@@ -229,7 +229,7 @@ def decide_notices(
         told,
         watched=dict(_seen(told.watched, situation, now)),
         dead_letters=_noted(told.dead_letters, opened, now),
-        causes={cause: at for cause, at in told.causes.items() if now - at < TOGETHER},
+        causes={cause: min(at, now) for cause, at in told.causes.items() if now - at < TOGETHER},
     )
     told, of_concerns = _tell_concerns(told, now, on, settle)
     told, of_dead_letters = _tell_dead_letters(told, now, on, settle)
@@ -240,6 +240,7 @@ def decide_notices(
 def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -> Iterator[tuple[Key, Watched]]:
     """Yield what is watched after a look at the situation. What was over before people were told of it is forgotten."""
     present = {each.key: each for each in situation.concerns}
+    watched = {key: _by_the_clock(each, now) for key, each in watched.items()}
     for concern in situation.concerns:
         before = watched.get(concern.key, Watched(concern, now))
         is_back = before.is_closed and before.over_since is not None
@@ -254,6 +255,16 @@ def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -
             continue
         is_over = before.is_closed or (kind, subject) not in lasting
         yield key, replace(before, over_since=before.over_since or now if is_over else None)
+
+
+def _by_the_clock(watched: Watched, now: datetime) -> Watched:
+    """Count instants in the future, by a clock that was ahead and has been set, as now."""
+    over_since, told_at = _no_later(now, watched.over_since), _no_later(now, watched.told_at)
+    return replace(watched, seen_at=min(watched.seen_at, now), told_at=told_at, over_since=over_since)
+
+
+def _no_later(now: datetime, at: datetime | None) -> datetime | None:
+    return None if at is None else min(at, now)
 
 
 def _tell_concerns(
@@ -314,7 +325,7 @@ def _noted(
 ) -> dict[str, DeadLetterWatch]:
     """Return the watches with what is new, and without those that are not needed any more."""
     noted = {
-        group: each
+        group: replace(each, told_at=_no_later(now, each.told_at))
         for group, each in watches.items()
         if each.news is not None or (each.told_at is not None and now - each.told_at < APART)
     }

@@ -84,7 +84,7 @@ def _stopped(notice: PeopleNotice, now: datetime) -> tuple[str, list[str]]:
     since = min(each.since for each in concerns)
     problem = concerns[0].problem
     why = f" Why: {_problem_in_words(problem)}." if problem is not None else ""
-    what = f"Nothing is copied from {_streams(concerns)} since {clock(since, now)} ({ago(since, now)}).{why}"
+    what = f"Nothing has been copied from {_streams(concerns)} since {clock(since, now)} ({ago(since, now)}).{why}"
     return title, [what, *_advice(concerns), "Nothing is lost: the streams continue from their place when it is done."]
 
 
@@ -169,7 +169,7 @@ def _named(names: Sequence[str], noun: str) -> str:
 def _advice(concerns: Iterable[Concern]) -> list[str]:
     """Return what to do: of each page, as long as these are few."""
     found = [advice_on(each.problem, each.streams[0]) for each in concerns if each.problem is not None and each.streams]
-    different = list(dict.fromkeys(found))
+    different = list(dict.fromkeys(found)) or ["`milepost status` says more"]
     more = [f"Likewise for {counted(len(different) - MAX_ADVICE, 'more page')}."] if len(different) > MAX_ADVICE else []
     return [*(f"What to do: {each}." for each in different[:MAX_ADVICE]), *more]
 
@@ -183,5 +183,5 @@ def _problem_in_words(problem: Problem) -> str:
 
 def _numbers_in(reason: str) -> str:
     """Return the numbers of an error that a reason ends with: its words may be of a message."""
-    found = _NUMBERS.search(reason)
-    return f" ({found[1]})" if found else ""
+    found: list[str] = _NUMBERS.findall(reason)
+    return f" ({found[-1]})" if found else ""
