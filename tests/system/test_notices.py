@@ -12,8 +12,10 @@ import pytest
 from aiohttp import web
 
 from kit.binary import milepost, started, until
+from kit.fleet import fleet
 from kit.installation import Installation
 from kit.loopback import serving
+from kit.postgres import Database
 from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 
 SECRET = "a-path-that-is-secret"  # in the receiver's URL
@@ -81,6 +83,25 @@ async def test_a_revoked_token_is_told_once_even_after_a_restart_and_then_that_i
     for log in (first.stderr, second.stderr):
         assert SECRET not in log
     assert "notice sent" in first.stderr
+
+
+async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path: Path, database: Database) -> None:
+    async with (
+        receiver() as people,
+        frozen_world(5, clock=right_now) as simulator,
+        fleet(tmp_path, database, simulator) as workers,
+    ):
+        for _ in range(3):
+            await workers.join(notify={"urls": [people.url]}, sync={"interval": "1s"})
+        await workers.complete(3)
+        first, second, third = workers.all
+        await first.kill()
+        simulator.world.access.revoke(BICYCLES.id)
+        await until(lambda: people.got)
+        for worker in (third, second):  # one that goes on alone would not know that people were told
+            await worker.kill()
+        workers.all.clear()
+        assert people.titles == [f"Milepost: page {BICYCLES.id} is stopped"]
 
 
 async def test_the_daemon_goes_on_while_nobody_takes_its_notices_and_says_so(installation: Installation) -> None:
