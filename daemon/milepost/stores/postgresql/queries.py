@@ -30,7 +30,8 @@ from milepost.core.spans import Stretch
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
-from milepost.stores.postgresql.connection import Parameters, searchable, storable
+from milepost.stores.postgresql.connection import Parameters
+from milepost.stores.postgresql.encoding import searchable, storable
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import stream_parameters
 
@@ -71,6 +72,11 @@ class PostgresqlSession:
     async def answers(self) -> None:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self.ask("answers", ())
+
+    async def size_bytes(self) -> int:
+        """Return the size of all tables in our schema, with their indexes."""
+        ((size_bytes,),) = await self.ask("size", ())
+        return int(size_bytes)
 
     async def write_nothing(self) -> None:
         """Write without changing anything."""
