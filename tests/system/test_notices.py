@@ -48,7 +48,7 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield found
 
 
-@pytest.mark.timeout(300)  # it takes 40 seconds that nothing flaps
+@pytest.mark.timeout(300)
 async def test_a_revoked_token_is_told_once_even_after_a_restart_and_then_that_it_is_over(
     installation: Installation,
 ) -> None:
@@ -85,6 +85,7 @@ async def test_a_revoked_token_is_told_once_even_after_a_restart_and_then_that_i
     assert "notice sent" in first.stderr
 
 
+@pytest.mark.timeout(300)
 async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path: Path, database: Database) -> None:
     async with (
         receiver() as people,
@@ -104,6 +105,31 @@ async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path:
         assert people.titles == [f"Milepost: page {BICYCLES.id} is stopped"]
 
 
+@pytest.mark.timeout(300)
+async def test_dead_letters_and_a_token_that_ends_are_a_notice_each(installation: Installation) -> None:
+    async with receiver() as people, frozen_world(12, pages=(BICYCLES,), clock=right_now) as simulator:
+        simulator.world.poison(simulator.world.truth(BICYCLES.id, "messenger", right_now())[3].id)
+        simulator.world.access.expire(BICYCLES.id, 3.5 * 86_400, right_now())
+        installation.configure_for(simulator, notify={"urls": [people.url]}, sync={"interval": "1s"})
+        async with started(installation.folder, "run") as daemon:
+            await until(lambda: people.got)
+            await until(lambda: len(people.got) > 1)  # tokens are looked at half a minute after the start
+            daemon.signal(signal.SIGTERM)
+            await daemon.ended()
+    assert sorted(people.titles) == [
+        "Milepost: 1 new dead letter",
+        f"Milepost: the token of page {BICYCLES.id} will end",
+    ]
+    assert [each["type"] for each in people.got] == ["warning", "warning"]
+    told = "\n".join(each["message"] for each in people.got)
+    assert f"1 dead letter in stream messenger:{BICYCLES.id}: it could not be read" in told
+    assert "(in 3 days)" in told
+    names = installation.rows("SELECT name FROM contacts WHERE name IS NOT NULL")
+    assert names
+    assert not [name for (name,) in names if name in told]
+
+
+@pytest.mark.timeout(300)
 async def test_the_daemon_goes_on_while_nobody_takes_its_notices_and_says_so(installation: Installation) -> None:
     async with receiver() as people, frozen_world(5, clock=right_now) as simulator:
         people.status = 500
