@@ -22,6 +22,9 @@ UNION ALL
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' stream ' || stream, 0))
 FROM unnest(%(streams)s::text[]) AS stream;
 
+-- name: moment
+SELECT extract(epoch FROM clock_timestamp())::float8;
+
 -- name: lock_journal
 -- Entries get their seq and are committed one commit at a time across all workers, so that a reader who has seen a seq
 -- never misses a smaller one.
@@ -47,7 +50,10 @@ SELECT pg_notify(%(channel)s, '');
 
 -- name: upsert_page
 INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
-VALUES (%s, %s, %s, %s, %s, %s)
+SELECT platform, page_id, name, username, first_seen_at, last_seen_at
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    platform text, page_id text, name text, username text, first_seen_at timestamptz, last_seen_at timestamptz
+)
 ON CONFLICT (platform, page_id) DO UPDATE SET
     name = coalesce(excluded.name, pages.name),
     username = coalesce(excluded.username, pages.username),
@@ -131,7 +137,9 @@ WHERE
     AND EXISTS (SELECT 1 FROM unnest(%(event_ids)s::text[]) AS unsent WHERE strpos(payload, unsent) > 0);
 
 -- name: upsert_payload
-INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (%s, %s)
+INSERT INTO dead_letter_payloads (dead_letter_id, payload)
+SELECT dead_letter_id, payload
+FROM json_to_recordset(%(rows)s::json) AS offered (dead_letter_id text, payload text)
 ON CONFLICT (dead_letter_id) DO UPDATE SET payload = excluded.payload;
 
 -- name: upsert_checkpoint
@@ -139,7 +147,14 @@ INSERT INTO checkpoints (
     stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
     updated_at, state
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
+    updated_at, state::json
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    stream text, version bigint, hash text, mode text, phase text, cursor text, watermark timestamptz,
+    last_success_at timestamptz, last_full_sweep_at timestamptz, open_dead_letters bigint, updated_at timestamptz,
+    state text
+)
 ON CONFLICT (stream) DO UPDATE SET
     version = excluded.version,
     hash = excluded.hash,
@@ -158,7 +173,14 @@ INSERT INTO runs (
     run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
     contacts, interaction_events, retries, failed_batches, problem
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
+    contacts, interaction_events, retries, failed_batches, problem::json
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    run_id text, stream text, mode text, status text, reason text, started_at timestamptz, ended_at timestamptz,
+    batches bigint, inserted bigint, updated bigint, unchanged bigint, dead_lettered bigint, contacts bigint,
+    interaction_events bigint, retries bigint, failed_batches bigint, problem text
+)
 ON CONFLICT (run_id) DO UPDATE SET
     mode = excluded.mode,
     status = excluded.status,
@@ -180,7 +202,13 @@ INSERT INTO dead_letters (
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    dead_letter_id text, stream text, stage text, subject text, reason text, opened_at timestamptz, attempts bigint,
+    redrive_at timestamptz, closed_at timestamptz, resolution text, note text, fingerprint text
+)
 ON CONFLICT (dead_letter_id) DO UPDATE SET
     stage = excluded.stage,
     reason = excluded.reason,
@@ -196,7 +224,12 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 INSERT INTO message_backlog (
     gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state::json
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    gap_id text, stream text, conversation_id text, queue smallint, owed_since timestamptz, newest_at timestamptz,
+    reached_at timestamptz, stored bigint, attempts bigint, retry_at timestamptz, state text
+)
 ON CONFLICT (gap_id) DO UPDATE SET
     queue = excluded.queue,
     owed_since = excluded.owed_since,
@@ -208,10 +241,10 @@ ON CONFLICT (gap_id) DO UPDATE SET
     state = excluded.state;
 
 -- name: delete_gap
-DELETE FROM message_backlog WHERE gap_id = %s;
+DELETE FROM message_backlog WHERE gap_id = ANY (%s::text[]);
 
 -- name: delete_payload
-DELETE FROM dead_letter_payloads WHERE dead_letter_id = %s;
+DELETE FROM dead_letter_payloads WHERE dead_letter_id = ANY (%s::text[]);
 
 -- name: drop_found_notes
 DELETE FROM missed_conversations WHERE stream = %s AND conversation_id = ANY (%s::text[]);
@@ -495,12 +528,16 @@ SELECT page_id FROM linked;
 
 -- name: known
 -- All that a batch asks for, as one value. One key at a time: OFFSET 0 keeps the planner from joining the other way
--- round, which scans everything that a page has as long as the tables have never been analysed.
+-- round, which scans everything that a page has as long as the tables have never been analysed. Exceptions are
+-- not searched for as long as there is none: the first of them is found by an index, as it is asked for in its order.
+WITH known_conversations AS MATERIALIZED (
+    SELECT stored.*
+    FROM unnest(%(conversations)s::text[]) AS wanted
+    CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
+)
 SELECT json_build_object(
     'conversations', (
-        SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
-        FROM unnest(%(conversations)s::text[]) AS wanted
-        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
+        SELECT coalesce(json_agg(row_to_json(known_conversations)), '[]'::json) FROM known_conversations
     ),
     'contacts', (
         SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
@@ -526,7 +563,7 @@ SELECT json_build_object(
             WHERE conversation_id = wanted AND platform = %(platform)s AND page_id <> %(page_id)s
             LIMIT 1
         ) AS stored
-        WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE conversation_id = wanted OFFSET 0)
+        WHERE wanted NOT IN (SELECT conversation_id FROM known_conversations)
     ),
     'dead_letters', (
         SELECT coalesce(
@@ -542,6 +579,12 @@ SELECT json_build_object(
             WHERE stream = %(stream)s AND subject = wanted AND (closed_at IS NULL OR resolution = 'discarded')
             OFFSET 0
         ) AS stored
+        WHERE (
+            SELECT true FROM dead_letters
+            WHERE stream = %(stream)s AND (closed_at IS NULL OR resolution = 'discarded')
+            ORDER BY subject
+            LIMIT 1
+        )
     ),
     'forgotten', (
         SELECT coalesce(json_agg(stored.id), '[]'::json)
@@ -558,6 +601,7 @@ SELECT json_build_object(
                 AND (kind = 'conversation' OR page_id = %(page_id)s)
             LIMIT 1
         ) AS stored
+        WHERE (SELECT true FROM forgotten WHERE platform = %(platform)s ORDER BY kind, id LIMIT 1)
     )
 )::text;
 
