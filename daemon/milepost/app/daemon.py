@@ -104,7 +104,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
                 "store size": observers.store_size.run(parts.clock, stop),
-                "webhooks": webhooks.worker.run(stop),
+                "webhooks": webhooks.work(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
                 "judge of webhooks": webhooks.judge.run(stop),
                 "notices": notices.run(stop),
