@@ -22,9 +22,10 @@ from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
-from milepost.stores.postgresql.connection import Connection, Database, Parameters
+from milepost.stores.postgresql.connection import Database, Parameters
 from milepost.stores.postgresql.encoding import json_entries, json_projection, json_rows, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
+from milepost.stores.postgresql.pool import Connection
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
 from milepost.stores.sql import stream_parameters
 
