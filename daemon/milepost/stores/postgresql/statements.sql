@@ -115,17 +115,24 @@ FROM json_to_recordset(%(rows)s::json) AS offered (
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
+-- Not a join with the stored rows, which the planner may well read whole for that.
+WITH offered AS MATERIALIZED (
+    SELECT *
+    FROM json_to_recordset(%(rows)s::json) AS revised (
+        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
+    )
+)
 UPDATE contact_interaction_events AS stored
 SET
-    kind = offered.kind,
-    text = offered.text,
-    attachments = offered.attachments::json,
-    edited_at = date_trunc('milliseconds', offered.edited_at),
-    deleted_at = date_trunc('milliseconds', offered.deleted_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
-)
-WHERE stored.event_id = offered.event_id;
+    (kind, text, attachments, edited_at, deleted_at) = (
+        SELECT
+            kind, text, attachments::json, date_trunc('milliseconds', edited_at),
+            date_trunc('milliseconds', deleted_at)
+        FROM offered
+        WHERE offered.event_id = stored.event_id
+        LIMIT 1
+    )
+WHERE event_id = ANY (ARRAY(SELECT event_id FROM offered));
 
 -- name: payloads_about
 -- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
