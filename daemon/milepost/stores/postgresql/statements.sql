@@ -5,7 +5,8 @@
 -- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
 -- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
--- them all looks cheaper than following an index, in its order, up to the limit.
+-- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
+-- messages looks costly enough for that, and takes a few milliseconds.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
@@ -13,7 +14,8 @@ SELECT
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
     set_config('plan_cache_mode', 'force_custom_plan', true),
-    set_config('enable_bitmapscan', 'off', true);
+    set_config('enable_bitmapscan', 'off', true),
+    set_config('jit', 'off', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
