@@ -273,6 +273,9 @@ class PostgresqlWriter(PostgresqlSession):
         revised = {row.event_id: row for each in changes for row in each.revised}
         if revised:
             await self.execute("revise_interaction_events", {"rows": json_rows(_sorted(revised))})
+        settled = [key for each in changes for key in each.settled]
+        if settled:
+            await self.execute("settle_facts", (searchable(settled),))
 
     # --- what is refused ---
 
