@@ -270,6 +270,9 @@ class PostgresqlWriter(PostgresqlSession):
         revised = [row for each in changes for row in each.revised]
         if revised:
             await self.execute("revise_interaction_events", {"rows": json_rows(revised)})
+        settled = [key for each in changes for key in each.settled]
+        if settled:
+            await self.execute("settle_facts", (searchable(settled),))
 
     # --- what is refused ---
 
