@@ -134,4 +134,4 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
     log = settings.log
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
-        return asyncio.run(try_tokens(settings, click.echo))
+        return asyncio.run(try_tokens(settings, lambda line: echo_wrapped([line])))

@@ -104,7 +104,8 @@ def show(config: str | None, dead_letter_id: str, *, writes_json: bool) -> None:
             )
         )
     else:
-        click.echo(described(dead_letter, payload, datetime.now(UTC)))
+        terminal = stdout_terminal()
+        echo(described(dead_letter, payload, datetime.now(UTC), terminal), terminal)
 
 
 async def _read(settings: Settings, beginning: str) -> tuple[DeadLetter, str | None]:
