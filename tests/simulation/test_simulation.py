@@ -185,7 +185,7 @@ def test_facts_at_any_moment_make_nothing_older_and_bring_nothing_back() -> None
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_doubled_or_aged_in_many_more_steps() -> None:
-    steps, seen = play(max_examples=1_300)  # 3,100 take more than ten minutes of a core
+    steps, seen = play(max_examples=650)  # 3,100 take more than ten minutes of a core
 
-    assert steps >= 300_000
+    assert steps >= 150_000
     assert seen.keys() >= ORDEALS

@@ -138,6 +138,14 @@ LOCK TABLE
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
+-- name: forced
+-- The tables whose policies apply to their owner, too, even if they show everything.
+SELECT string_agg(relname, ', ' ORDER BY relname)
+FROM pg_class
+WHERE
+    relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND row_security_active(oid)
+    AND relowner = (SELECT relowner FROM pg_class WHERE oid = 'journal'::regclass);
+
 -- name: empty_target
 -- What a copy of Milepost's first versions left unfinished, and its mark, or the source that a start recorded.
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
