@@ -152,9 +152,13 @@ def projections(path: Path) -> dict[str, Rows]:
 
 
 def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
-    *texts, occurred_at, edited_at, deleted_at = columns
-    times = (None if text is None else datetime.fromisoformat(text) for text in (occurred_at, edited_at, deleted_at))
-    return InteractionEventRow(*texts, *times)
+    *texts, occurred_at, edited_at, deleted_at, reactions, referral, content_at = columns
+    *times, as_of = (
+        None if text is None else datetime.fromisoformat(text)
+        for text in (occurred_at, edited_at, deleted_at, content_at)
+    )
+    values: tuple[Any, ...] = (*texts, *times, reactions, referral, as_of)
+    return InteractionEventRow(*values)
 
 
 def _page(columns: tuple[Any, ...]) -> PageRow:

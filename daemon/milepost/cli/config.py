@@ -14,6 +14,7 @@ from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.terminal import echo_wrapped
+from milepost.notify.destinations import demand_sendable
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
@@ -93,9 +94,10 @@ def check(config: str | None, *, online: bool) -> None:
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
     settings = load_settings(config)
+    demand_sendable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
-        click.echo("There is no config.yaml here: the built-in settings apply, with the simulator")
+        echo_wrapped(["There is no config.yaml here: the built-in settings apply, with the simulator"])
     else:
         lines = [f"{path} is valid", _purpose(settings), *moved_keys(path, os.environ)]
         echo_wrapped([*lines, "", *_origins(secret_report(path, os.environ))])
@@ -123,7 +125,7 @@ def _try_tokens(settings: Settings) -> ExitCode:
     """Try the token of every page, report each, and return the exit code of the most serious result."""
     click.echo()
     if settings.source.kind == "simulator":
-        click.echo("There is no token to try: the simulator has its own")
+        echo_wrapped(["There is no token to try: the simulator has its own"])
         return ExitCode.COMPLETE
     # Imported here: without --online nobody needs to wait for an HTTP client to load.
     from milepost.cli.token_check import try_tokens  # noqa: PLC0415
@@ -132,4 +134,4 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
     log = settings.log
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
-        return asyncio.run(try_tokens(settings, click.echo))
+        return asyncio.run(try_tokens(settings, lambda line: echo_wrapped([line])))

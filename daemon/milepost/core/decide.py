@@ -1,6 +1,6 @@
 """Decide what an outcome means: what to record and what to store, together."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -119,6 +119,7 @@ class PendingBatch(Struct, frozen=True):
     detail: Detail
     context: Context
     keys: Keys
+    asked_at: datetime
     problem: Problem | None = None
 
     def record(self, known: Known) -> Decision:
@@ -172,7 +173,8 @@ class PendingBatch(Struct, frozen=True):
         is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
-        found = with_revisions(difference(stream, readable, known, now), readable, self.keys.readings, known, now)
+        found = difference(stream, readable, known, now)
+        found = with_revisions(found, readable, self.keys.readings, known, now, self.asked_at)
         written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
@@ -260,7 +262,7 @@ def _pending_batch(
         counts_stored=_may_complete(checkpoint, sweep, batch),
         readings=readings(batch, detail, context.policy.messages_per_conversation),
     )
-    return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
+    return PendingBatch(checkpoint, sweep, batch, detail, context, keys, fetched.asked_at, problem)
 
 
 def _may_complete(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> bool:

@@ -35,7 +35,6 @@ from milepost.core.merge import difference, keys_of, keys_of_rows, newer, rememb
 from milepost.core.message_reading import gap_in, keys_of_page, payload_of, read_page, request_of, vain
 from milepost.core.missed import recorded, says_deleted, without_content
 from milepost.core.model import (
-    Batch,
     Changes,
     DeadLetterPayload,
     Detail,
@@ -130,10 +129,10 @@ class PendingRedrive(Struct, frozen=True):
 
     def _result(self, known: Known) -> Record:
         match self.outcome:
-            case Fetched(batch=batch):
-                return _reread(self.checkpoint, self.due, batch, self.context, known)
-            case MessagesFetched(page=page):
-                return self._read_older(page, known)
+            case Fetched() as fetched:
+                return _reread(self.checkpoint, self.due, fetched, self.context, known)
+            case MessagesFetched() as fetched:
+                return self._read_older(fetched, known)
             case Refused(problem=problem) as refused:
                 return self._refused(problem, self.context.as_of(refused))
             case None:
@@ -154,12 +153,12 @@ class PendingRedrive(Struct, frozen=True):
         )
         return replace(failed, changes=Changes(payloads=(payload,)))
 
-    def _read_older(self, page: MessagePage, known: Known) -> Record:
+    def _read_older(self, fetched: MessagesFetched, known: Known) -> Record:
         """Store older messages that could not be read before; what is left of them is owed."""
-        dead_letter, gap = self.due.dead_letter, gap_in(self.due.payload or "")
+        dead_letter, gap, page = self.due.dead_letter, gap_in(self.due.payload or ""), fetched.page
         if problem := vain(gap, page):
             return self._refused(problem, self.context)
-        read = read_page(self.checkpoint.stream, gap, page, self.context, known)
+        read = read_page(self.checkpoint.stream, gap, page, self.context, known, fetched.asked_at)
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
@@ -215,12 +214,12 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
     return RedriveFailed(dead_letter.dead_letter_id, attempts, reason[:MAX_REASON_CHARACTERS], again_at, tally)
 
 
-def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: Context, known: Known) -> Record:
+def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, context: Context, known: Known) -> Record:
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
-    stream = checkpoint.stream
+    stream, batch = checkpoint.stream, fetched.batch
     shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
-    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now)
+    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now, fetched.asked_at)
     found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
     reasons = {each.subject: each.reason for each in failures}

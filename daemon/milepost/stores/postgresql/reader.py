@@ -27,6 +27,7 @@ from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
+MAX_READERS = 3  # at once: there are connections left for the commits, however many ask
 
 
 @asynccontextmanager
@@ -34,7 +35,7 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
     """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
     dsn = dsn_of(store_url)
     await demand_current(dsn)
-    async with connected(dsn, load_statements("postgresql")) as database:
+    async with connected(dsn, load_statements("postgresql"), max_connections=MAX_READERS) as database:
         await database.demand_finished()
         yield PostgresqlReader(database, Codec())
 

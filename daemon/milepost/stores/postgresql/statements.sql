@@ -5,7 +5,8 @@
 -- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
 -- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
--- them all looks cheaper than following an index, in its order, up to the limit.
+-- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
+-- messages looks costly enough for that, and takes a few milliseconds.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
@@ -13,7 +14,8 @@ SELECT
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
     set_config('plan_cache_mode', 'force_custom_plan', true),
-    set_config('enable_bitmapscan', 'off', true);
+    set_config('enable_bitmapscan', 'off', true),
+    set_config('jit', 'off', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
@@ -103,29 +105,72 @@ ON CONFLICT (conversation_id) DO UPDATE SET
 -- name: insert_interaction_events
 -- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at, content_at
 )
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
-    date_trunc('milliseconds', occurred_at)
+    date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at)
 FROM json_to_recordset(%(rows)s::json) AS offered (
     event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
-    text text, attachments text, occurred_at timestamptz
+    text text, attachments text, occurred_at timestamptz, content_at timestamptz
 )
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
+-- Not a join with the stored rows, which the planner may well read whole for that.
+WITH offered AS MATERIALIZED (
+    SELECT *
+    FROM json_to_recordset(%(rows)s::json) AS revised (
+        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
+        reactions text, referral text, content_at timestamptz
+    )
+)
 UPDATE contact_interaction_events AS stored
 SET
-    kind = offered.kind,
-    text = offered.text,
-    attachments = offered.attachments::json,
-    edited_at = date_trunc('milliseconds', offered.edited_at),
-    deleted_at = date_trunc('milliseconds', offered.deleted_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
-)
-WHERE stored.event_id = offered.event_id;
+    (kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at) = (
+        SELECT
+            kind, text, attachments::json, date_trunc('milliseconds', edited_at),
+            date_trunc('milliseconds', deleted_at), reactions::json, referral::json,
+            date_trunc('milliseconds', content_at)
+        FROM offered
+        WHERE offered.event_id = stored.event_id
+        LIMIT 1
+    )
+WHERE event_id = ANY (ARRAY(SELECT event_id FROM offered));
+
+-- name: due_facts
+-- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a
+-- reading, whether there is a later message.
+SELECT
+    fact.event_key, fact.kind, coalesce(fact.actor, ''), instant_text(fact.occurred_at), fact.detail,
+    CASE fact.kind
+        WHEN 'read' THEN EXISTS (
+            SELECT 1 FROM contact_interaction_events AS later
+            WHERE
+                later.conversation_id = message.conversation_id AND later.direction = 'in'
+                AND later.occurred_at > fact.occurred_at
+        )
+        ELSE EXISTS (
+            SELECT 1 FROM webhook_events AS later
+            WHERE
+                later.message_id = fact.message_id AND later.stream = fact.stream AND later.kind = fact.kind
+                AND later.actor = fact.actor
+                AND (later.occurred_at, later.event_key) > (fact.occurred_at, fact.event_key)
+        )
+    END,
+    event_id, conversation_id, platform, page_id, message.contact_id, direction, message.kind, text, attachments::text,
+    instant_text(message.occurred_at), instant_text(edited_at), instant_text(deleted_at), reactions::text,
+    referral::text, instant_text(content_at)
+FROM webhook_events AS fact
+JOIN contact_interaction_events AS message ON event_id = fact.message_id
+WHERE
+    fact.stream = %(stream)s AND fact.due_at IS NOT NULL AND fact.kind NOT IN ('message', 'revision')
+    AND platform = %(platform)s AND page_id = %(page_id)s
+ORDER BY fact.occurred_at, fact.event_key
+LIMIT %(limit)s;
+
+-- name: settle_facts
+UPDATE webhook_events SET due_at = NULL, detail = NULL WHERE event_key = ANY (%s::text[]);
 
 -- name: payloads_about
 -- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
@@ -609,7 +654,8 @@ SELECT json_build_object(
 -- The stored messages of some conversations, each from one instant to another, one conversation at a time as in `known`.
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
-    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at)
+    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at), reactions::text, referral::text,
+    instant_text(content_at)
 FROM
     unnest(%(conversations)s::text[], %(oldest)s::timestamptz[], %(newest)s::timestamptz[])
     AS wanted (of_conversation, oldest_at, newest_at)

@@ -10,7 +10,7 @@ from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import rows
+from milepost.stores import messages, rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
 from milepost.stores.sql import stream_parameters
@@ -53,8 +53,10 @@ class SqliteWriter(SqliteSession):
         rows_done = perf_counter()
         self._write_events(changes.interaction_events, events_chunk_size)
         if changes.revised:
-            self._write_all("revise_interaction_events", map(rows.revision, changes.revised))
+            self._write_all("revise_interaction_events", map(messages.revision, changes.revised))
             self._erase_unsent(stream, changes)
+        if changes.settled:
+            self.ask("settle_facts", (rows.json_list(changes.settled),))
         events_done = perf_counter()
         return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
 
@@ -74,7 +76,7 @@ class SqliteWriter(SqliteSession):
     def _write_events(self, events: tuple[InteractionEventRow, ...], chunk_size: int) -> None:
         for start in range(0, len(events), chunk_size):
             chunk = events[start : start + chunk_size]
-            self._write_all("insert_interaction_events", map(rows.interaction_event_tuple, chunk))
+            self._write_all("insert_interaction_events", map(messages.interaction_event_tuple, chunk))
 
     def _erase_unsent(self, stream: Stream, changes: Changes) -> None:
         """Erase the content of unsent messages from the payloads of dead letters."""
@@ -178,10 +180,10 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
     for contact in changes.contacts:
         yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(rows.contact_tuple, contact)
     for event in changes.interaction_events:
-        columns = partial(rows.interaction_event_tuple, event)
+        columns = partial(messages.interaction_event_tuple, event)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
     for event in changes.revised:
-        yield Table.INTERACTION_EVENTS, event.event_id, "revise_interaction_events", partial(rows.revision, event)
+        yield Table.INTERACTION_EVENTS, event.event_id, "revise_interaction_events", partial(messages.revision, event)
 
 
 def reason_of(error: Exception) -> str:

@@ -1,17 +1,19 @@
 """The webhook events in a SQLite database."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
-from milepost.core.webhooks import WebhookEvent
+from milepost.core.revisions import erased_in
+from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, overwriting, transaction
-from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
 
 
 class SqliteWebhookInbox:
@@ -19,7 +21,7 @@ class SqliteWebhookInbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = load_statements("sqlite", "webhooks")
+        self._sql = load_statements("sqlite") | load_statements("sqlite", "webhooks")
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
@@ -41,6 +43,18 @@ class SqliteWebhookInbox:
 
         return await self._database.write(claim)
 
+    async def streams_with_facts(self) -> tuple[Stream, ...]:
+        """Return the streams that have facts about messages that are stored."""
+
+        def find(connection: sqlite3.Connection) -> tuple[Stream, ...]:
+            with transaction(connection):
+                self._erase_unsent(connection)
+                connection.execute(self._sql["attach_facts"])
+                found = connection.execute(self._sql["streams_with_facts"]).fetchall()
+            return streams_of(stream for (stream,) in found)
+
+        return await self._database.write(find)
+
     async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages of which an event has told, worked off or not."""
         wanted = (json_list(message_ids),)
@@ -50,18 +64,28 @@ class SqliteWebhookInbox:
 
         return await self._database.run(told)
 
-    async def trim(self, received_before: datetime, max_events: int) -> int:
-        """Delete events that are older, and the oldest of too many; return how many were not worked off."""
+    async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
+        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
-        def trim(connection: sqlite3.Connection) -> int:
+        def trim(connection: sqlite3.Connection) -> Counter[WebhookKind]:
             # Overwritten, because their people may be erased when nothing names them here.
             with overwriting(connection), transaction(connection):
                 old = connection.execute(self._sql["delete_old_webhook_events"], limits).fetchall()
                 beyond = connection.execute(self._sql["delete_webhook_events_beyond"], limits).fetchall()
-            return sum(due_at is not None for (due_at,) in (*old, *beyond))
+            return count_expired((*old, *beyond))
 
         return await self._database.write(trim)
+
+    def _erase_unsent(self, connection: sqlite3.Connection) -> None:
+        """Erase what is kept of unsent messages elsewhere than in their rows, which need not be there yet."""
+        for stream, message_ids in by_stream(connection.execute(self._sql["take_unsent"]).fetchall()).items():
+            wanted = json_list(message_ids)
+            connection.execute(self._sql["erase_edits"], (wanted,))
+            about = {"stream": stream, "event_ids": wanted}
+            for dead_letter_id, payload in connection.execute(self._sql["payloads_about"], about).fetchall():
+                erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
+                connection.execute(self._sql["rewrite_payload"], erased)
 
     def _add(self, connection: sqlite3.Connection, event: WebhookEvent, now: datetime) -> bool:
         columns = {**event_columns(event), "stream": event.stream.key, "now": instant_text(now)}
