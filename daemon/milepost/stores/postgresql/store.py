@@ -6,7 +6,7 @@ through a pooler as well. Ownership is never trusted: the journal's key decides 
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 
@@ -147,8 +147,8 @@ class PostgresqlStore(PostgresqlSession):
         return await self._attempt(commits)
 
     async def _attempt(self, commits: list[Commit]) -> list[Committed]:
-        async with self.database.connection() as connection, connection.pipeline() as pipeline:
-            writer = PostgresqlWriter(self.database, self.codec, connection, pipeline)
+        async with self.database.connection() as connection, AsyncExitStack() as pipelined:
+            writer = PostgresqlWriter(self.database, self.codec, connection, pipelined)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)
