@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.journal import Codec
@@ -17,7 +18,7 @@ from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import Database, connected
+from milepost.stores.postgresql.connection import Database, Parameters, connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.migrate import migrate
@@ -57,6 +58,9 @@ class PostgresqlStore(PostgresqlSession):
         self.webhooks = PostgresqlWebhookInbox(database)
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
+
+    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        return await self.database.rows_of(asked)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
