@@ -224,6 +224,7 @@ class PostgresqlWriter(PostgresqlSession):
         await self.execute("forget_contact", who)
         await self.execute("forget_conversations", who)
         await self.execute("erase_webhook_events", who)
+        await self.execute("erase_reactions", who)
         forgotten = Forgotten(
             contacts=(await self.execute("erase_contact", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,
