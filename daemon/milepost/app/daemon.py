@@ -15,6 +15,7 @@ from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.health import Health
 from milepost.app.reload import Configuration
+from milepost.app.store_size import StoreSize
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.model import Stream
@@ -38,7 +39,7 @@ from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.route import event_stream
-from milepost.service.http import serve
+from milepost.service.http import Allowed, serve
 from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
@@ -93,6 +94,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
+                "store size": observers.store_size.run(parts.clock, stop),
                 "webhooks": webhooks.worker.run(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
                 "judge of webhooks": webhooks.judge.run(stop),
@@ -155,6 +157,7 @@ class _Observers(Struct, frozen=True, eq=False):
     broadcast: Broadcast
     activity: Activity
     shown: Shown
+    store_size: StoreSize
     routes: Sequence[web.AbstractRouteDef]
     wrong_tokens: WrongTokens
 
@@ -189,6 +192,9 @@ async def _observers(
     health.watch(lambda: live.getting_nowhere(parts.supervisor.streams))
     metrics = _metrics(settings, parts, live, health)
     metrics.register(wrong_tokens)
+    store_size = StoreSize(parts.store.size_bytes)
+    await store_size.measure()  # so that the first scrape has it
+    metrics.add_store_size(lambda: store_size.bytes)
     for stream in parts.supervisor.streams:
         live.load(await parts.store.load(stream))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
@@ -201,7 +207,7 @@ async def _observers(
     def status_line() -> str:
         return health.status_line(live.status_line(parts.supervisor.streams))
 
-    return _Observers(metrics, health, status_line, broadcast, activity, shown, routes, wrong_tokens)
+    return _Observers(metrics, health, status_line, broadcast, activity, shown, store_size, routes, wrong_tokens)
 
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:
@@ -277,7 +283,7 @@ async def serving(
             served,
             token=token,
             wrong_tokens=wrong_tokens,
-            allowed_hosts=http.allowed_hosts,
+            allowed=Allowed(http.allowed_hosts, http.allowed_origins),
         ) as url:
             yield url
 

@@ -160,6 +160,14 @@ def _address(listen: str) -> str:
     return listen
 
 
+def _origin(written: str) -> str:
+    """Require an origin as a browser serializes it (WHATWG HTML, "origin"): no other would ever be equal to one."""
+    match = re.fullmatch(r"(https?)://(?:[a-z0-9][a-z0-9._-]{0,252}|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", written)
+    if match is None or match.groups() in {("http", "80"), ("https", "443")}:
+        raise ValueError("not an origin")
+    return written
+
+
 Item = TypeVar("Item")
 
 
@@ -218,6 +226,11 @@ HostNames = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})$")], ...],
     AfterValidator(_all_different),
     Allowed("a list of host names without ports, such as [milepost, status.example.com]"),
+]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...],
+    AfterValidator(_all_different),
+    Allowed("a list of origins as browsers send them, such as [https://crm.example.com, http://localhost:3000]"),
 ]
 Platforms = Annotated[
     tuple[Literal["messenger", "instagram"], ...],
