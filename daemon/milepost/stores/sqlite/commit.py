@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -55,9 +56,11 @@ class SqliteWriter(SqliteSession):
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
         version = commit.checkpoint.version
-        self._write_numbered("upsert_contacts", ((*rows.contact_tuple(row), version) for row in changes.contacts))
-        conversations = ((*rows.conversation_tuple(row), version) for row in changes.conversations)
-        self._write_numbered("upsert_conversations", conversations)
+        contacts = zip(changes.contacts, self._numbers(), strict=False)
+        self._write_all("upsert_contacts", ((*rows.contact_tuple(row), version, seq) for row, seq in contacts))
+        conversations = zip(changes.conversations, self._numbers(), strict=False)
+        numbered = ((*rows.conversation_tuple(row), version, seq) for row, seq in conversations)
+        self._write_all("upsert_conversations", numbered)
         self._write_notes(commit, changes)
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
@@ -75,10 +78,10 @@ class SqliteWriter(SqliteSession):
     def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
 
-    def _write_numbered(self, statement: str, columns: Iterator[tuple[Any, ...]]) -> None:
-        """Write rows that take the next numbers of the change feed: one after the other, without a trigger for each."""
+    def _numbers(self) -> Iterator[int]:
+        """Yield the next numbers of the change feed: for all rows of a statement, before the next one is run."""
         ((last,),) = self.ask("last_change")
-        self._write_all(statement, ((*each, seq) for seq, each in enumerate(columns, start=last + 1)))
+        return count(last + 1)
 
     def _write_entries(self, stream: Stream, commit: Commit) -> int:
         """Append the entries, after the deletion of everything where they remove the stream; return the last seq."""
@@ -93,11 +96,12 @@ class SqliteWriter(SqliteSession):
     def _write_events(self, changes: Changes, version: int, chunk_size: int) -> None:
         events = changes.interaction_events
         for start in range(0, len(events), chunk_size):
-            chunk = (
-                (*rows.interaction_event_tuple(row), rows.is_history(row, changes.news_after), version)
-                for row in events[start : start + chunk_size]
+            chunk = zip(events[start : start + chunk_size], self._numbers(), strict=False)
+            numbered = (
+                (*rows.interaction_event_tuple(row), rows.is_history(row, changes.news_after), version, seq)
+                for row, seq in chunk
             )
-            self._write_numbered("insert_interaction_events", chunk)
+            self._write_all("insert_interaction_events", numbered)
 
     def _erase_unsent(self, stream: Stream, changes: Changes) -> None:
         """Erase the content of unsent messages from the payloads of dead letters."""

@@ -254,9 +254,11 @@ WHERE platform = :platform AND kind = 'contact' AND page_id IN (SELECT value FRO
 
 -- name: move_contacts
 INSERT INTO contacts (
-    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version, change_seq
 )
-SELECT platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, :version
+SELECT
+    platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, :version,
+    rowid + (SELECT change_seq FROM last_change)
 FROM contacts
 WHERE
     platform = :platform
