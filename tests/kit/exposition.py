@@ -17,6 +17,7 @@ from milepost.core.position import Mode
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.metrics.collect import Metrics
+from milepost.service.metrics.notices import NoticeCounter
 from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.wrong_tokens import WrongTokens
 
@@ -84,6 +85,9 @@ def everything() -> Exposition:
     webhooks = WebhookCounter(lambda: {STREAM: False})
     webhooks.expect([STREAM])
     exposition.metrics.register(webhooks)
+    notices = NoticeCounter()
+    notices.expect(["json://127.0.0.1"])
+    exposition.metrics.register(notices)
     exposition.read(
         recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),
         recorded(

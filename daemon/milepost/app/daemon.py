@@ -14,6 +14,7 @@ from milepost import __version__
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.health import Health
+from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.reload import Configuration
 from milepost.app.store_size import StoreSize
 from milepost.app.store_watch import StoreWatch
@@ -81,13 +82,21 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         webhooks = Webhooks(parts)
         observers.metrics.register(webhooks.counter)
         observers.health.watch_webhooks(webhooks.status, webhooks.issues)
+        notices = _notice_watch(parts, observers, driver)
+        await notices.begin()
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),
             observers.broadcast.running(),
             observers.changes.running(),
             reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
-            reading(driver.journal_feed, observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)),
+            reading(
+                driver.journal_feed,
+                {
+                    **observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed),
+                    "notices": notices.read,
+                },
+            ),
             asyncio.TaskGroup() as tasks,
         ):
             ready()
@@ -98,9 +107,10 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
                 "store size": observers.store_size.run(parts.clock, stop),
-                "webhooks": webhooks.worker.run(stop),
+                "webhooks": webhooks.work(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
                 "judge of webhooks": webhooks.judge.run(stop),
+                "notices": notices.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():
@@ -120,10 +130,14 @@ def _log_start(settings: Settings, parts: Parts, url: str) -> None:
 
 
 class _Driver(Struct, frozen=True, eq=False):
-    """Runs the streams until a stop is requested. `journal_feed` has every entry of the journal, whoever wrote it."""
+    """Runs the streams until a stop is requested. `journal_feed` has every entry of the journal, whoever wrote it.
+
+    `is_first` finds out whether this is the worker that does what only one of them does.
+    """
 
     run: Callable[[], Awaitable[None]]
     journal_feed: Feed
+    is_first: Callable[[], Awaitable[bool]]
 
 
 @asynccontextmanager
@@ -131,12 +145,16 @@ async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReade
     """Let the supervisor run all streams or, on PostgreSQL, share them with the other workers of the fleet."""
     store_url = store_url_of(settings)
     if store_url.file is not None:
-        yield _Driver(parts.supervisor.run, parts.feed)
+        yield _Driver(parts.supervisor.run, parts.feed, _is_alone)
         return
     from milepost.fleet.worker import joined  # noqa: PLC0415
 
     async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield _Driver(worker.run, worker.feed)
+        yield _Driver(worker.run, worker.feed, worker.is_first)
+
+
+async def _is_alone() -> bool:
+    return True
 
 
 # --- who observes them ------------------------------------------------------------------------------------------------
@@ -217,6 +235,17 @@ async def _observers(
     return _Observers(
         metrics, health, status_line, broadcast, followed, activity, shown, store_size, routes, wrong_tokens
     )
+
+
+def _notice_watch(parts: Parts, observers: _Observers, driver: _Driver) -> NoticeWatch:
+    live, health, supervisor = observers.shown.live, observers.health, parts.supervisor
+    observed = Observed(
+        lambda: live.latest(supervisor.streams), health.issues, observers.shown.journal_reader, driver.is_first
+    )
+    notices = NoticeWatch(observed, lambda: parts.reloader.settings, parts.clock)
+    observers.metrics.register(notices.counter)
+    health.watch_notices(notices.issues)
+    return notices
 
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:

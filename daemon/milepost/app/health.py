@@ -46,6 +46,7 @@ class Health:
         self._redact = redact
         self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
         self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
+        self._issues_of_notices: Callable[[], Iterable[Issue]] = tuple
         self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
 
     def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
@@ -55,6 +56,10 @@ class Health:
     def watch_webhooks(self, status: Callable[[], WebhookStatus | None], issues: Callable[[], Iterable[Issue]]) -> None:
         """Ask for what has come by webhooks, and what is wrong with them, too."""
         self._webhooks, self._issues_of_webhooks = status, issues
+
+    def watch_notices(self, issues: Callable[[], Iterable[Issue]]) -> None:
+        """Ask for what keeps people from being told, too."""
+        self._issues_of_notices = issues
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -120,6 +125,7 @@ class Health:
         yield from self._discovery.issues()
         yield from self._reloader.issues()
         yield from self._issues_of_webhooks()
+        yield from self._issues_of_notices()
         slowdowns = self._registry.slowdowns()
         if slowdowns:
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)

@@ -16,6 +16,8 @@ from milepost.settings.types import (
     GraphId,
     History,
     HostNames,
+    NoticeKinds,
+    NoticeUrls,
     Number,
     OptionalAddress,
     OptionalGraphId,
@@ -205,6 +207,17 @@ class WebhookSettings(Section):
         return token
 
 
+class NotifySettings(Section):
+    """Notices to people: docs/notices.md."""
+
+    urls: NoticeUrls = ()
+    """Where notices go, by Apprise's URLs, which hold secrets; needs the extra `notify`. Empty: nowhere."""
+    urls_file: FilePath = ""
+    """A file that holds them, one on each line."""
+    on: NoticeKinds = ("stopped", "token_expiring", "dead_letters", "stalled", "recovered")
+    """What people are told."""
+
+
 class HttpSettings(Section):
     """The HTTP service."""
 
@@ -268,6 +281,8 @@ class Settings(Section):
     """How failures are retried."""
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     """What Meta sends by itself."""
+    notify: NotifySettings = Field(default_factory=NotifySettings)
+    """Notices to people about what needs them."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     """The HTTP service."""
     log: LogSettings = Field(default_factory=LogSettings)

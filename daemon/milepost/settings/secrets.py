@@ -11,7 +11,7 @@ from milepost.settings.model import Settings
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, format_key_path, read_text
 
 MAX_FILE_BYTES = 16 * 1024
-_LISTS = {"secrets"}  # keys whose file holds one secret on each line
+_LISTS = {"secrets", "urls"}  # keys whose file holds one secret on each line
 APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
 
 
@@ -38,6 +38,7 @@ def secrets(settings: Settings) -> tuple[str, ...]:
         *(page.access_token for page in settings.pages),
         settings.webhooks.verify_token,
         *settings.webhooks.secrets,
+        *settings.notify.urls,
         settings.http.token,
     ]
     return tuple(secret.get_secret_value() for secret in held if secret)
@@ -52,6 +53,7 @@ def secret_files(settings: Settings) -> tuple[Path, ...]:
         *(page.access_token_file for page in settings.pages),
         settings.webhooks.verify_token_file,
         settings.webhooks.secrets_file,
+        settings.notify.urls_file,
         settings.http.token_file,
     ]
     return tuple(Path(name) for name in named if name)
@@ -124,6 +126,7 @@ def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object
         ("store", ("password",)),
         ("source", ("access_token", "app_secret")),
         ("webhooks", ("verify_token", "secrets")),
+        ("notify", ("urls",)),
         ("http", ("token",)),
     )
     for name, keys in sections:

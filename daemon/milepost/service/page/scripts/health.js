@@ -11,6 +11,7 @@ const ISSUE_TONES = {
   restart_needed: "waiting",
   webhooks: "warning",
   unsubscribed: "warning",
+  notices: "warning",
   clocks_differ: "waiting",
   slowed_down: "waiting",
 };
