@@ -39,6 +39,8 @@ from milepost.service.api.runs import runs
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.change_stream import ChangeStream
+from milepost.service.events.changes import change_stream, changes
 from milepost.service.events.route import event_stream
 from milepost.service.http import Allowed, serve
 from milepost.service.logs.dedup import Deduplicator
@@ -86,6 +88,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),
             observers.broadcast.running(),
+            observers.changes.running(),
             reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
             reading(
                 driver.journal_feed,
@@ -173,6 +176,7 @@ class _Observers(Struct, frozen=True, eq=False):
     health: Health
     status_line: Callable[[], str]
     broadcast: Broadcast
+    changes: ChangeStream
     activity: Activity
     shown: Shown
     store_size: StoreSize
@@ -185,6 +189,7 @@ class _Observers(Struct, frozen=True, eq=False):
             "metrics": self.metrics.read,
             "log": JournalLog().read,
             "events": self.broadcast.read,
+            "changes": self.changes.read,
             "live view": self.shown.live.read,
             "store watch": self.health.store_watch.read,
         }
@@ -195,6 +200,7 @@ class _Observers(Struct, frozen=True, eq=False):
         if is_shared:
             readers |= {
                 "events of others": self.broadcast.read,
+                "changes of others": self.changes.read,
                 "live view of others": self.shown.live.read,
                 "store watch of others": self.health.store_watch.read,
             }
@@ -217,7 +223,8 @@ async def _observers(
         live.load(await parts.store.load(stream))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
-    operations = [*event_stream(broadcast), *recent_activity(activity.past)]
+    followed = ChangeStream(journal_reader)
+    operations = [*event_stream(broadcast), *change_stream(followed), *recent_activity(activity.past)]
     usable = partial(_demand_usable, parts.store)
     routes = [*probes(usable, health.why_unready), *exposition(metrics.expose)]
     shown = Shown(journal_reader, live, health.status, operations)
@@ -225,7 +232,9 @@ async def _observers(
     def status_line() -> str:
         return health.status_line(live.status_line(parts.supervisor.streams))
 
-    return _Observers(metrics, health, status_line, broadcast, activity, shown, store_size, routes, wrong_tokens)
+    return _Observers(
+        metrics, health, status_line, broadcast, followed, activity, shown, store_size, routes, wrong_tokens
+    )
 
 
 def _notice_watch(parts: Parts, observers: _Observers, driver: _Driver) -> NoticeWatch:
@@ -297,6 +306,7 @@ async def serving(
                 *daemon_status(shown.daemon),
                 *runs(journal_reader),
                 *journal(journal_reader),
+                *changes(journal_reader),
                 *dead_letters(journal_reader),
                 *dead_letter_actions(background, parts.supervisor.do, parts.store.find_open_dead_letters),
                 *dead_letter_groups(journal_reader),
