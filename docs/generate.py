@@ -30,6 +30,8 @@ TYPES = {
     "HostNames": "list",
     "Platforms": "list",
     "Secrets": "list",
+    "SigningSecrets": "secret",
+    "ChangeKinds": "list",
     "tuple": "list",
 }
 
