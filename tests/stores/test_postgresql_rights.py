@@ -133,6 +133,7 @@ async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, po
     database, schema = superuser(postgres, hosted), dsn_of(hosted).schema
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon, authenticated, service_role")
     younger = f"{schema}.page_moves, {schema}.message_backlog, {schema}.pages, {schema}.webhook_events"
+    younger += f", {schema}.deliveries, {schema}.delivery_holds"
     database.sql(f"SET ROLE {ROLE}; REVOKE ALL ON {younger} FROM anon, authenticated, service_role")
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO anon")
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL ROUTINES IN SCHEMA {schema} TO PUBLIC, anon")
