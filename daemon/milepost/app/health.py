@@ -47,6 +47,7 @@ class Health:
         self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
         self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
         self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
+        self._issues_of_deliveries: Callable[[], Iterable[Issue]] = tuple
 
     def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
         """Ask for the streams that get nowhere, too: the live view knows them."""
@@ -55,6 +56,10 @@ class Health:
     def watch_webhooks(self, status: Callable[[], WebhookStatus | None], issues: Callable[[], Iterable[Issue]]) -> None:
         """Ask for what has come by webhooks, and what is wrong with them, too."""
         self._webhooks, self._issues_of_webhooks = status, issues
+
+    def watch_deliveries(self, issues: Callable[[], Iterable[Issue]]) -> None:
+        """Ask for what is wrong with deliveries, too."""
+        self._issues_of_deliveries = issues
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -119,6 +124,7 @@ class Health:
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         yield from self._discovery.issues()
         yield from self._reloader.issues()
+        yield from self._issues_of_deliveries()
         yield from self._issues_of_webhooks()
         slowdowns = self._registry.slowdowns()
         if slowdowns:

@@ -23,6 +23,7 @@ class IssueKind(StrEnum):
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    DELIVERIES = "deliveries"  # receivers do not take what changed
     WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
     UNSUBSCRIBED = "unsubscribed"  # pages have no webhooks for what is copied of them
     CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API

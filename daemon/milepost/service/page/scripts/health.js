@@ -9,6 +9,7 @@ const ISSUE_TONES = {
   getting_nowhere: "warning",
   reload_refused: "warning",
   restart_needed: "waiting",
+  deliveries: "warning",
   webhooks: "warning",
   unsubscribed: "warning",
   clocks_differ: "waiting",
