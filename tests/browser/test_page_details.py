@@ -41,6 +41,8 @@ async def test_dead_letters_of_one_reason_are_one_group_to_act_on_at_once(
             await expect(largest.locator(".dead-letter")).to_have_count(0)
             await largest.get_by_role("button", name="Show them").click()
             await expect(largest.locator(".dead-letter").first).to_be_visible()
+            await largest.get_by_role("button", name="Hide them").click()
+            await expect(largest.locator(".dead-letter")).to_have_count(0)
             assert await visit.faults() == []
             for thread in ill:
                 simulator.world.cure(thread)

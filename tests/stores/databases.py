@@ -25,6 +25,7 @@ KEYS = {
     "contacts": "platform, page_id, contact_id",
     "conversations": "conversation_id",
     "contact_interaction_events": "event_id",
+    "deleted_rows": "change_seq",
     "dead_letter_payloads": "dead_letter_id",
     "missed_conversations": "stream, conversation_id",
     "forgotten": "platform, page_id, kind, id",
@@ -98,6 +99,7 @@ class AnyDatabase:
             await store.commit(
                 commit_after(checkpoint, changes=more, run_id=f"rows-{checkpoint.version}", now=at(checkpoint.version))
             )
+        self.execute(f"DELETE FROM conversations WHERE conversation_id = 'None {checkpoint.version}'")
         missed = (stream(0).key, f"t_{checkpoint.version}", "2026-03-01T12:00:00.000Z")
         self.execute(f"INSERT INTO missed_conversations VALUES {missed}")
         self.execute("INSERT INTO source VALUES (1, 'facebook', 'https://a.example') ON CONFLICT (place) DO NOTHING")

@@ -84,6 +84,7 @@ VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
     "version": 7,
+    "news_after": INSTANT,
     "open": True,
     "closed": True,
     "has_stretch": True,

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -22,12 +22,11 @@ from milepost.reporting.humanize import ago, counted
 from milepost.reporting.summary import ExitCode
 from milepost.settings import Settings, secrets
 from milepost.stores.open import open_reader
-from milepost.stores.reader import DeadLetterState, JournalReader
+from milepost.stores.reader import DeadLetterState, JournalReader, all_dead_letters
 
 MAX_ROWS = 1_000
 MAX_AT_ONCE = 10_000
 MAX_CANDIDATES = 5
-PAGE = 500
 
 
 @click.group(cls=Group, name="dead-letters")
@@ -64,7 +63,8 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     async with open_reader(store_url_of(settings)) as journal_reader:
         await demand_known(stream, journal_reader, settings)
         titles = await known_titles(settings, journal_reader)
-        async for dead_letter in _dead_letters_of(journal_reader, stream, open_only=open_only):
+        state = DeadLetterState.OPEN if open_only else DeadLetterState.ALL
+        async for dead_letter in all_dead_letters(journal_reader, state, stream=stream):
             number += 1
             if writes_json:
                 click.echo(as_json(dead_letter))
@@ -191,17 +191,6 @@ def _perform(settings: Settings, work: Sequence[tuple[DeadLetter, DeadLetterComm
 # --- which ones -------------------------------------------------------------------------------------------------------
 
 
-async def _dead_letters_of(
-    journal_reader: JournalReader, stream: str | None, *, open_only: bool
-) -> AsyncIterator[DeadLetter]:
-    """Yield the dead letters of a stream, or of all streams, oldest first."""
-    state, after = DeadLetterState.OPEN if open_only else DeadLetterState.ALL, None
-    while dead_letters := await journal_reader.dead_letters(state, stream=stream, after=after, limit=PAGE):
-        for dead_letter in dead_letters:
-            yield dead_letter
-        after = dead_letters[-1].dead_letter_id
-
-
 async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) -> Sequence[DeadLetter]:
     """Return the dead letters with these ids, or else the open ones, oldest first."""
     async with open_reader(store_url_of(settings)) as journal_reader:
@@ -209,7 +198,7 @@ async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) ->
             return await _find(journal_reader, ids)
         await demand_known(stream, journal_reader, settings)
         dead_letters: list[DeadLetter] = []
-        async for dead_letter in _dead_letters_of(journal_reader, stream, open_only=True):
+        async for dead_letter in all_dead_letters(journal_reader, DeadLetterState.OPEN, stream=stream):
             if len(dead_letters) == MAX_AT_ONCE:
                 click.echo(f"More than {MAX_AT_ONCE:,} are open: run it again for the newest", err=True)
                 break
@@ -229,7 +218,7 @@ async def _find(journal_reader: JournalReader, prefixes: Sequence[str]) -> Seque
 
 async def _find_prefix(journal_reader: JournalReader, prefix: str) -> DeadLetter:
     candidates: list[DeadLetter] = []
-    async for dead_letter in _dead_letters_of(journal_reader, None, open_only=False):
+    async for dead_letter in all_dead_letters(journal_reader, DeadLetterState.ALL):
         if dead_letter.dead_letter_id.startswith(prefix):
             candidates.append(dead_letter)
             if len(candidates) > MAX_CANDIDATES:

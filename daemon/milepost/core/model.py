@@ -299,6 +299,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
     `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
     read, which alone makes no commit. `revised` are stored messages that were edited or unsent, as they are now.
+    `interaction_events` are news if they were sent after `news_after`; the others, or all without it, are history.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -313,6 +314,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     own_id: str | None = None
     page: PageRow | None = None
     revised: tuple[InteractionEventRow, ...] = ()
+    news_after: datetime | None = None
 
 
 class Keys(Struct, frozen=True):

@@ -28,7 +28,7 @@ class _App(Struct):
 
 
 class Subscription(Struct, frozen=True):
-    """The fields that a page is subscribed to, as far as it is known, and those that it should be."""
+    """The fields that a page is known to be subscribed to, and those that it should be."""
 
     fields: frozenset[str]
     needed: frozenset[str]

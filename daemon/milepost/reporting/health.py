@@ -47,7 +47,7 @@ class Issue(Struct, frozen=True):
 
 
 class WebhookStatus(Struct, frozen=True):
-    """What has come by webhooks since the start, and when last; `missed` are messages that no webhook told."""
+    """What has come by webhooks since the start, and when last; `missed` are messages that no webhook announced."""
 
     taken: int
     last_at: datetime | None

@@ -1,6 +1,6 @@
 """Reading the journal, in the daemon's service or beside the daemon: follow it, list what it holds, check it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -11,8 +11,11 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import RunOf
 from milepost.core.model import Stream
+from milepost.core.ports import ChangeReader
 from milepost.stores.audit import Audit
 from milepost.stores.erasure import StreamRows
+
+PAGE = 1_000  # dead letters that are read at a time
 
 
 class DeadLetterState(StrEnum):
@@ -41,8 +44,11 @@ class Thread(Struct, frozen=True):
     link: str | None
 
 
-class JournalReader(Protocol):
-    """The journal and its projections, for reading. Its methods raise StoreAway and StoreRefused as a Store's do."""
+class JournalReader(ChangeReader, Protocol):
+    """The journal, its projections and the change feed, for reading.
+
+    Its methods raise StoreAway and StoreRefused as a Store's do.
+    """
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoint of every stream, ordered by stream."""
@@ -97,3 +103,16 @@ class JournalReader(Protocol):
     async def rebuild(self) -> Audit:
         """Rebuild the projections from the journal, in one transaction. Raises JournalDamaged."""
         ...
+
+
+async def all_dead_letters(
+    journal_reader: JournalReader, state: DeadLetterState, *, stream: str | None = None, after: str | None = None
+) -> AsyncIterator[DeadLetter]:
+    """Yield all dead letters in a state, oldest first, starting with the one that follows `after`."""
+    while True:
+        page = await journal_reader.dead_letters(state, stream=stream, after=after, limit=PAGE)
+        for each in page:
+            yield each
+        if len(page) < PAGE:
+            return
+        after = page[-1].dead_letter_id

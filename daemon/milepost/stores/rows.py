@@ -186,9 +186,15 @@ def interaction_event_row(columns: tuple[Any, ...]) -> InteractionEventRow:
     return InteractionEventRow(*(columns[:9] + times))
 
 
-def revision(row: InteractionEventRow) -> dict[str, str | None]:
+def is_history(row: InteractionEventRow, news_after: datetime | None) -> bool:
+    """Return whether an interaction event is not news when it is stored (see Changes)."""
+    return news_after is None or row.occurred_at <= news_after
+
+
+def revision(row: InteractionEventRow, version: int) -> dict[str, str | int | None]:
     """Return what of an interaction event changes if it is edited or unsent."""
     return {
+        "version": version,
         "event_id": row.event_id,
         "kind": row.kind,
         "text": row.text,

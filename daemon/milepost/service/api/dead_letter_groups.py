@@ -5,7 +5,7 @@ One cause makes hundreds of dead letters. A person wants to know of the cause, o
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -22,24 +22,14 @@ from milepost.service.api.background import BackgroundWork, StillRunning
 from milepost.service.api.dead_letters import DiscardBody, group_of
 from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.auth import actor_of
-from milepost.stores.reader import DeadLetterState, JournalReader
+from milepost.stores.reader import DeadLetterState, JournalReader, all_dead_letters
 
 PATH = "/api/dead-letters/groups"
 ITEM_PATH = f"{PATH}/{{group}}"
-PAGE = 1_000
 MAX_GROUPS = 200
 MAX_AT_ONCE = 10_000  # dead letters that one action is about
 
 GroupId = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="a group's id")]
-
-
-async def all_of(journal_reader: JournalReader, state: DeadLetterState) -> AsyncIterator[DeadLetter]:
-    """Yield all dead letters in a state, oldest first."""
-    after: str | None = None
-    while page := await journal_reader.dead_letters(state, after=after, limit=PAGE):
-        for each in page:
-            yield each
-        after = page[-1].dead_letter_id
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -94,7 +84,7 @@ def dead_letter_groups(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare the operation that lists the groups."""
 
     async def list_groups(_: Call[Nothing, None]) -> Reply[DeadLetterGroups]:
-        return Reply(grouped([each async for each in all_of(journal_reader, DeadLetterState.OPEN)]))
+        return Reply(grouped([each async for each in all_dead_letters(journal_reader, DeadLetterState.OPEN)]))
 
     return [
         Operation(
@@ -152,7 +142,7 @@ class _Action:
             except CommandDeferred:  # so would be all others of the stream
                 self.held += len(found) - index
                 return
-            except MilepostError:
+            except MilepostError:  # one that cannot be done is counted, and keeps none of the others from it
                 self.failed += 1
                 continue
             if after is None:
@@ -198,5 +188,5 @@ def dead_letter_group_actions(
 
 
 async def _members(journal_reader: JournalReader, group: str) -> list[DeadLetter]:
-    found = [each async for each in all_of(journal_reader, DeadLetterState.OPEN) if group_of(each) == group]
+    found = [each async for each in all_dead_letters(journal_reader, DeadLetterState.OPEN) if group_of(each) == group]
     return found[:MAX_AT_ONCE]

@@ -29,14 +29,13 @@ from milepost.service.api.endpoint import (
     page_of,
 )
 from milepost.service.auth import actor_of
-from milepost.stores.reader import DeadLetterState, JournalReader, Thread
+from milepost.stores.reader import DeadLetterState, JournalReader, Thread, all_dead_letters
 
 PATH = "/api/dead-letters"
 ITEM_PATH = f"{PATH}/{{dead_letter_id}}"
 
-MAX_SEARCHED = 1_000  # dead letters at a time, for those of a group
 META = ("https://www.facebook.com/", "https://business.facebook.com/", "https://www.instagram.com/")
-_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ where one cause is told of many threads
+_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ where one cause affects many threads
 
 _Id = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="the dead letter's id")]
 _Cursor = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=CURSOR_DESCRIPTION)]
@@ -128,15 +127,16 @@ def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
 
 async def _found(journal_reader: JournalReader, query: DeadLettersQuery) -> list[DeadLetter]:
     """Return the dead letters of a page, and one more if there is any."""
-    found, after = list[DeadLetter](), query.after
-    while len(found) <= query.limit:
-        size = query.limit + 1 if query.group is None else MAX_SEARCHED
-        page = await journal_reader.dead_letters(query.state, stream=query.stream, after=after, limit=size)
-        found += (each for each in page if query.group in (None, group_of(each)))
-        if len(page) < size:
-            break
-        after = page[-1].dead_letter_id
-    return found[: query.limit + 1]
+    state, stream, after, wanted = query.state, query.stream, query.after, query.limit + 1
+    if query.group is None:
+        return await journal_reader.dead_letters(state, stream=stream, after=after, limit=wanted)
+    found = list[DeadLetter]()
+    async for each in all_dead_letters(journal_reader, state, stream=stream, after=after):
+        if group_of(each) == query.group:
+            found.append(each)
+            if len(found) == wanted:
+                break
+    return found
 
 
 def _listed(dead_letter: DeadLetter, threads: Mapping[str, Thread]) -> ListedDeadLetter:

@@ -235,7 +235,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event as it is sent: its seq (0 where it is live only), what readers tell it by, and the bytes."""
+    """An event as it is sent: its seq (0 where it is live only), what it is filtered and grouped by, and the bytes."""
 
     seq: int
     stream: str

@@ -1,4 +1,4 @@
-"""The counters of webhooks: of updates by field, of requests that held none, and of what no webhook told."""
+"""The counters of webhooks: updates by field, requests that held none, and messages that no webhook announced."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -25,9 +25,9 @@ _FROM_THE_START = [
 
 
 class WebhookCounter(Collector):
-    """Counts updates by field and result, requests, and messages of which no webhook told.
+    """Counts updates by field and result, requests, and messages that no webhook announced.
 
-    `totals` are the former, by field and result. `missing` tells for each stream whose page's subscription is known
+    `totals` are the former, by field and result. `missing` returns, for each stream whose page's subscription is known,
     whether anything is missing in it.
     """
 
@@ -37,7 +37,7 @@ class WebhookCounter(Collector):
         self.missed = 0
         self._misses = Counter(
             "milepost_webhook_misses_total",
-            "Messages that a sweep found and no webhook told of.",
+            "Messages that a sweep found and no webhook announced.",
             ("stream",),
             registry=None,
         )
@@ -62,7 +62,7 @@ class WebhookCounter(Collector):
             self._misses.labels(stream.key)
 
     def count_misses(self, stream: Stream, count: int) -> None:
-        """Count messages of which no webhook told."""
+        """Count messages that no webhook announced."""
         self.missed += count
         self._misses.labels(stream.key).inc(count)
 

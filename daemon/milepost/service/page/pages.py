@@ -23,8 +23,8 @@ POLICY = (
 )
 # In the order in which they run: the top level of a script uses only what comes before it.
 STATUS_SCRIPTS = (
-    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "stream", "card", "table",
-    "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
+    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "actions", "stream", "card",
+    "table", "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
     "dead-letter-groups", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")
@@ -54,12 +54,12 @@ class Document(Struct, frozen=True):
 def status_page(*, is_signed_in: bool) -> Document:
     """Build the status page. `is_signed_in` is whether there is a session to sign out of."""
     words = {"version": __version__, "sign_out": "" if is_signed_in else "hidden"}
-    return _document("page", ("look", "page"), STATUS_SCRIPTS, words)
+    return document("page", ("look", "page"), STATUS_SCRIPTS, words)
 
 
 def login_page() -> Document:
     """Build the page that asks for the token."""
-    return _document("login", ("look",), LOGIN_SCRIPTS, {})
+    return document("login", ("look",), LOGIN_SCRIPTS, {})
 
 
 def pages(*, asks_for_token: bool) -> Sequence[web.AbstractRouteDef]:
@@ -72,13 +72,14 @@ def pages(*, asks_for_token: bool) -> Sequence[web.AbstractRouteDef]:
     return [web.get("/", root)]
 
 
-def _document(name: str, styles: Iterable[str], scripts: Iterable[str], words: Mapping[str, str]) -> Document:
+def document(name: str, styles: Iterable[str], scripts: Iterable[str], words: Mapping[str, str]) -> Document:
     """Build a page from its files.
 
     Args:
         name: the HTML file, without its suffix; `{{style}}`, `{{script}}` and the keys of `words` in it are filled in.
         styles: the style sheets in order, without their suffix.
-        scripts: the scripts in the order in which they run, without their suffix. They share one module.
+        scripts: the scripts in the order in which they run, without their suffix. They share one module. Without any,
+            the policy admits none.
         words: what else is filled in; it has to be safe as HTML.
     """
     style = _joined(styles, "css")
@@ -87,7 +88,7 @@ def _document(name: str, styles: Iterable[str], scripts: Iterable[str], words: M
     for key, value in (*words.items(), ("style", style), ("script", script)):
         html = html.replace(f"{{{{{key}}}}}", value)
     body = html.encode()
-    policy = POLICY.format(script=digest(script), style=digest(style))
+    policy = POLICY.format(script=_digest(script) if script else "none", style=_digest(style))
     return Document(body, policy, hashlib.sha256(body).hexdigest()[:32])
 
 
@@ -95,6 +96,5 @@ def _joined(names: Iterable[str], suffix: str) -> str:
     return "\n".join((FILES / f"{name}.{suffix}").read_text(encoding="utf-8") for name in names)
 
 
-def digest(text: str) -> str:
-    """Return the digest by which a policy admits a style or a script."""
+def _digest(text: str) -> str:
     return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -4,7 +4,6 @@ The file is docs/runbooks.md. It needs little of Markdown: headings, paragraphs,
 links, code and bold words in them.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -12,7 +11,7 @@ from html import escape
 from aiohttp import web
 
 from milepost import __version__
-from milepost.service.page.pages import FILES, POLICY, Document, digest
+from milepost.service.page.pages import FILES, Document, document
 
 PATH = "/runbooks"
 _SPANS = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*|\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
@@ -21,24 +20,18 @@ _ITEM = re.compile(r"\d+\. ")
 
 def runbooks() -> Sequence[web.AbstractRouteDef]:
     """Return the route of the page. It is for everybody: it says nothing of this installation."""
-    document = runbooks_page()
+    served = runbooks_page()
 
     async def page(request: web.Request) -> web.Response:
-        return document.respond(request)
+        return served.respond(request)
 
     return [web.get(PATH, page)]
 
 
 def runbooks_page() -> Document:
     """Build the page."""
-    style = "\n".join((FILES / f"{name}.css").read_text(encoding="utf-8") for name in ("look", "runbooks"))
-    html = (FILES / "runbooks.html").read_text(encoding="utf-8")
     text = (FILES / "runbooks.md").read_text(encoding="utf-8")
-    for key, value in (("version", __version__), ("runbooks", rendered(text)), ("style", style)):
-        html = html.replace(f"{{{{{key}}}}}", value)
-    body = html.encode()
-    policy = POLICY.format(script="none", style=digest(style))
-    return Document(body, policy, hashlib.sha256(body).hexdigest()[:32])
+    return document("runbooks", ("look", "runbooks"), (), {"version": __version__, "runbooks": rendered(text)})
 
 
 def rendered(markdown: str) -> str:
@@ -75,7 +68,7 @@ def _spans(text: str) -> str:
 
 
 def _span(found: re.Match[str]) -> str:
-    """Return the HTML of a span. Of a link to another page of the docs, which is not served, its name is told."""
+    """Return the HTML of a span. A link to another page of the docs, which is not served, becomes its file name."""
     code, bold, text, target = found.group("code", "bold", "text", "target")
     if code is not None:
         return f"<code>{escape(code, quote=False)}</code>"

@@ -21,7 +21,16 @@ from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
+from milepost.stores.moves import (
+    LINKS,
+    MOVES,
+    OWN,
+    Outdated,
+    commit_parameters,
+    demand_known,
+    move_parameters,
+    written_of,
+)
 from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
@@ -143,7 +152,7 @@ class PostgresqlWriter(PostgresqlSession):
                 await pipeline.sync()
                 events_began = perf_counter()
                 for each in group:
-                    await self._write_events(each.changes, events_chunk_size)
+                    await self._write_events(each, events_chunk_size)
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
             cursor = await self.execute("insert_entries", {"entries": _entries_as_json(entries)})
@@ -162,16 +171,17 @@ class PostgresqlWriter(PostgresqlSession):
         await self._move(MOVES, each.commit)
         if changes.own_id is not None:
             for statement in OWN:
-                await self.execute(statement, stream_parameters(each.stream) | {"own_id": changes.own_id})
+                await self.execute(statement, commit_parameters(each.commit) | {"own_id": changes.own_id})
         if changes.page is not None:
             await self.execute("upsert_page", _storable(rows.page_tuple(changes.page)))
-        if changes.conversations:
-            latest = {row.conversation_id: row for row in changes.conversations}  # a statement may change a row once
-            await self.execute("upsert_conversations", {"rows": json_rows(_sorted(latest))})
         if changes.contacts:
+            # A statement may change a row once.
             contacts = {(row.platform, row.page_id, row.contact_id): row for row in changes.contacts}
-            await self.execute("upsert_contacts", {"rows": json_rows(_sorted(contacts))})
-        await self._write_notes(each.stream, changes)
+            await self.execute("upsert_contacts", _rows_of(each.commit, _sorted(contacts)))
+        if changes.conversations:
+            latest = {row.conversation_id: row for row in changes.conversations}
+            await self.execute("upsert_conversations", _rows_of(each.commit, _sorted(latest)))
+        await self._write_notes(each.commit, changes)
         await self._write_dead_letters(each)
         await self._write_gaps(each.commit)
         await self.execute("upsert_checkpoint", _storable(rows.checkpoint_tuple(checkpoint)))
@@ -215,8 +225,9 @@ class PostgresqlWriter(PostgresqlSession):
             for statement in statements:
                 await self.execute(statement, moved)
 
-    async def _write_notes(self, stream: Stream, changes: Changes) -> None:
+    async def _write_notes(self, commit: Commit, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        stream = commit.checkpoint.stream
         if changes.found:
             await self.execute("drop_found_notes", (stream.key, searchable(changes.found)))
         if changes.missed is not None:
@@ -225,7 +236,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
             at = instant_text(changes.missed_are_deleted_at)
-            await self.execute("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
+            await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
@@ -246,13 +257,13 @@ class PostgresqlWriter(PostgresqlSession):
             else:
                 await self.execute("delete_gap", (each.gap.gap_id,))
 
-    async def _write_events(self, changes: Changes, chunk_size: int) -> None:
+    async def _write_events(self, each: Prepared, chunk_size: int) -> None:
+        changes = each.changes
         events = changes.interaction_events
         for start in range(0, len(events), chunk_size):
-            chunk = json_rows(events[start : start + chunk_size])
-            await self.execute("insert_interaction_events", {"rows": chunk})
+            await self.execute("insert_interaction_events", _rows_of(each.commit, events[start : start + chunk_size]))
         if changes.revised:
-            await self.execute("revise_interaction_events", {"rows": json_rows(changes.revised)})
+            await self.execute("revise_interaction_events", _rows_of(each.commit, changes.revised))
 
     # --- what is refused ---
 
@@ -276,7 +287,7 @@ class PostgresqlWriter(PostgresqlSession):
             return []
         try:
             async with self.connection.transaction(force_rollback=True):
-                await self.execute(statement, {"rows": json_rows(offered)})
+                await self.execute(statement, {"rows": json_rows(offered), "version": 0, "news_after": None})
         except REFUSALS as error:
             if len(offered) == 1:
                 return [(offered[0], reason_of(error))]
@@ -301,6 +312,16 @@ def _committed(
 def json_rows(offered: object) -> str:
     """Return rows as the JSON array that `json_to_recordset` reads. Raises UnicodeEncodeError, OverflowError."""
     return _encode(offered).decode()
+
+
+def _rows_of(commit: Commit, offered: object) -> dict[str, object]:
+    """Return rows of a commit as parameters of the statement that writes them. Raises as `json_rows` does."""
+    news_after = commit.changes.news_after
+    return {
+        "rows": json_rows(offered),
+        "version": commit.checkpoint.version,
+        "news_after": None if news_after is None else instant_text(news_after),
+    }
 
 
 def _sorted(offered: dict[Any, Any]) -> list[Any]:

@@ -8,6 +8,7 @@ UNION ALL SELECT 'pages', count(*) FROM pages
 UNION ALL SELECT 'contacts', count(*) FROM contacts
 UNION ALL SELECT 'conversations', count(*) FROM conversations
 UNION ALL SELECT 'contact_interaction_events', count(*) FROM contact_interaction_events
+UNION ALL SELECT 'deleted_rows', count(*) FROM deleted_rows
 UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
 UNION ALL SELECT 'page_moves', count(*) FROM page_moves
@@ -33,7 +34,7 @@ ORDER BY platform, page_id;
 -- name: read_contacts
 SELECT
     platform, page_id, contact_id, name, username, instant_text(first_seen_at), instant_text(last_interaction_at),
-    instant_text(updated_at)
+    instant_text(updated_at), version, change_seq
 FROM contacts
 ORDER BY platform, page_id, contact_id;
 
@@ -41,16 +42,20 @@ ORDER BY platform, page_id, contact_id;
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     instant_text(updated_time), instant_text(first_synced_at), instant_text(synced_at), instant_text(deleted_at),
-    messages_fingerprint
+    messages_fingerprint, version, change_seq
 FROM conversations
 ORDER BY conversation_id;
 
 -- name: read_contact_interaction_events
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
-    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at)
+    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at),
+    version, change_seq, history
 FROM contact_interaction_events
 ORDER BY event_id;
+
+-- name: read_deleted_rows
+SELECT change_seq, kind, platform, page_id, id, moved FROM deleted_rows ORDER BY change_seq;
 
 -- name: read_dead_letter_payloads
 SELECT dead_letter_id, payload FROM dead_letter_payloads ORDER BY dead_letter_id;
@@ -93,20 +98,24 @@ COPY pages (platform, page_id, name, username, first_seen_at, last_seen_at) FROM
 
 -- name: add_contacts
 COPY contacts (
-    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at,
+    version, change_seq
 ) FROM STDIN;
 
 -- name: add_conversations
 COPY conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version, change_seq
 ) FROM STDIN;
 
 -- name: add_contact_interaction_events
 COPY contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    edited_at, deleted_at
+    edited_at, deleted_at, version, change_seq, history
 ) FROM STDIN;
+
+-- name: add_deleted_rows
+COPY deleted_rows (change_seq, kind, platform, page_id, id, moved) FROM STDIN;
 
 -- name: add_dead_letter_payloads
 COPY dead_letter_payloads (dead_letter_id, payload) FROM STDIN;
@@ -145,8 +154,13 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 -- Who opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
+<<<<<<< HEAD
     contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
     webhook_events, deliveries, delivery_holds, source,
+=======
+    contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
+    webhook_events, source,
+>>>>>>> feed
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
@@ -155,7 +169,16 @@ IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
+<<<<<<< HEAD
     contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
     webhook_events, deliveries, delivery_holds, source,
+=======
+    contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
+    webhook_events, source,
+>>>>>>> feed
     unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;
+
+-- name: continue_numbers
+-- The next change of the copy takes the number after the last one.
+SELECT setval('change_seqs', %s);

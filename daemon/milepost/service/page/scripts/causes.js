@@ -1,4 +1,4 @@
-// Causes that many streams share. Each is told once, in a sentence above the list, and not again at every stream.
+// Causes that many streams share. Each is one sentence above the list, and not repeated at every stream.
 
 const SHARED_BY = 3; // streams at least
 

@@ -61,8 +61,9 @@ function showActivity() {
   if (source === null || hour === null) return;
   points = source.buckets.slice(-Math.round(seconds / source.step));
   showFigures();
-  showSummary(seconds, [...points, source.current]);
-  showTable(seconds, [...points, source.current]);
+  const buckets = [...points, source.current];
+  showSummary(seconds, buckets);
+  showTable(seconds, buckets);
   const options = Object.entries(WINDOWS).map(([value, words]) => [value, words, "idle"]);
   showChips(byId("windows"), [["", "All", "idle"], ...options], String(chosenWindow ?? ""), chooseWindow);
   drawChart();
@@ -121,15 +122,16 @@ function drawChart() {
   const from = points[0].time;
   const to = points.at(-1).time;
   const x = (time) => LEFT + ((time - from) * (width - LEFT - RIGHT)) / Math.max(1, to - from);
+  const tops = { rate: roundTop(most("rate")), delay: topOfDelay(), errors: topOfErrors() };
   svg.replaceChildren(
     svg.querySelector("title"),
     ...timesOf(from, to, x, width),
-    ...bandOf(BANDS.rate, "conversations/s", roundTop(most("rate"), [1, 2, 5]), perSecond, width),
-    areaOf(x),
-    ...bandOf(BANDS.delay, "longest delay", topOfDelay(), brief, width),
-    ...delaysOf(x),
-    ...bandOf(BANDS.errors, "errors", topOfErrors(), NUMBER.format, width),
-    ...errorsOf(x),
+    ...bandOf(BANDS.rate, "conversations/s", tops.rate, perSecond, width),
+    areaOf(x, tops.rate),
+    ...bandOf(BANDS.delay, "longest delay", tops.delay, brief, width),
+    ...delaysOf(x, tops.delay),
+    ...bandOf(BANDS.errors, "errors", tops.errors, NUMBER.format, width),
+    ...errorsOf(x, tops.errors),
     shape("line", { class: "here", y1: BANDS.rate.top, y2: BANDS.errors.floor }),
   );
   showPoint(x);
@@ -140,9 +142,9 @@ function most(name) {
 }
 
 /** Return a round number that is not below `value`, and at least 1. */
-function roundTop(value, steps) {
+function roundTop(value) {
   const size = 10 ** Math.floor(Math.log10(Math.max(1, value)));
-  return size * [...steps, 10].find((times) => size * times >= Math.max(1, value));
+  return size * [1, 2, 5, 10].find((times) => size * times >= Math.max(1, value));
 }
 
 const ROUND_DELAYS = [10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400];
@@ -153,7 +155,7 @@ function topOfDelay() {
 }
 
 function topOfErrors() {
-  return roundTop(Math.max(0, ...points.map((point) => point.retries + point.failed_batches)), [1, 2, 5]);
+  return roundTop(Math.max(...points.map((point) => point.retries + point.failed_batches)));
 }
 
 function yIn({ top, floor }, value, atMost) {
@@ -174,15 +176,13 @@ function bandOf(band, name, top, inUnits, width) {
   ];
 }
 
-function areaOf(x) {
-  const top = roundTop(most("rate"), [1, 2, 5]);
+function areaOf(x, top) {
   const { floor } = BANDS.rate;
   const line = points.map(({ time, rate }) => `${x(time).toFixed(1)},${yIn(BANDS.rate, rate, top).toFixed(1)}`);
   return shape("path", { class: "reading", d: `M${x(points[0].time)},${floor} L${line.join(" L")} L${x(points.at(-1).time)},${floor}` });
 }
 
-function delaysOf(x) {
-  const top = topOfDelay();
+function delaysOf(x, top) {
   const measured = points.filter((point) => point.delay_seconds !== null);
   const at = ({ time, delay_seconds: delay }) => [x(time).toFixed(1), yIn(BANDS.delay, delay, top).toFixed(1)];
   const line = shape("path", { class: "delay", d: measured.length > 1 ? `M${measured.map((point) => at(point).join(",")).join(" L")}` : "" });
@@ -193,8 +193,7 @@ function delaysOf(x) {
   return [line, ...dots];
 }
 
-function errorsOf(x) {
-  const top = topOfErrors();
+function errorsOf(x, top) {
   const { floor } = BANDS.errors;
   return points.flatMap(({ time, retries, failed_batches: failed }) => {
     const bar = (name, from, to) => {

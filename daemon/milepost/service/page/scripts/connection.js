@@ -37,7 +37,6 @@ function showConnection() {
   setTone(byId("connection"), tone);
   setText(byId("connection").querySelector("span"), words);
   document.body.classList.toggle("stale", isOutage || issueOf("store_away") !== null);
-  document.body.classList.toggle("away", isAway());
   for (const button of document.querySelectorAll("button.acts")) switchOff(button);
   showNotice("connection", isOutage ? OUTAGE : null);
 }

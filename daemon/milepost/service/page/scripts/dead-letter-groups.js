@@ -5,7 +5,7 @@ const FEW_DEAD_LETTERS = 5; // that need no asking for
 
 const groupRows = new Map(); // by group
 const deadLetterRows = new Map(); // by id
-const shownOfGroup = new Map(); // how many members of a group are wanted
+const shownOfGroup = new Map(); // how many members of a group were asked for; 0: none
 let maxDeadLetters = DEAD_LETTERS_AT_ONCE;
 
 async function refreshDeadLetters() {
@@ -22,7 +22,6 @@ async function refreshDeadLetters() {
 async function openDeadLetters() {
   const { groups } = await request("/api/dead-letters/groups");
   const count = groups.reduce((sum, group) => sum + group.count, 0);
-  for (const { group } of groups) if (count <= FEW_DEAD_LETTERS) shownOfGroup.set(group, FEW_DEAD_LETTERS);
   const found = new Set(groups.map(({ group }) => group));
   for (const group of groupRows.keys()) if (!found.has(group)) groupRows.delete(group);
   deadLetterRows.clear();
@@ -30,8 +29,9 @@ async function openDeadLetters() {
   await Promise.all(groups.map(async (group) => {
     const row = groupRows.get(group.group) ?? makeGroup(group);
     groupRows.set(group.group, row);
-    showGroup(row, group);
-    await showMembers(row, group);
+    const shown = shownOfGroup.get(group.group) ?? (count <= FEW_DEAD_LETTERS ? FEW_DEAD_LETTERS : 0);
+    showGroup(row, group, shown);
+    await showMembers(row, group, shown);
   }));
   return groups.map(({ group }) => groupRows.get(group));
 }
@@ -69,29 +69,26 @@ function makeGroup({ group }) {
   const row = fromTemplate("a-group");
   row.members = new Map();
   const title = row.querySelector("h3");
-  title.id = `group-${group}`;
-  for (const each of row.querySelectorAll(".head button, .head ~ .buttons button")) {
-    each.setAttribute("aria-describedby", title.id);
-  }
+  describe(row.querySelectorAll(".buttons button"), title, `group-${group}`);
   row.querySelector(".redrive").onclick = ({ currentTarget }) => {
-    actOnGroup(currentTarget, group, "redrive", {}, (words) => toast("stopped", words));
+    actOnGroup(currentTarget, group, "redrive", {});
   };
   row.querySelector(".discard").onclick = () => askForReason("Discard dead letters", title.textContent, (button, reason, onError) => {
     return actOnGroup(button, group, "discard", { reason }, onError);
   });
   row.querySelector(".members").onclick = () => {
-    if (shownOfGroup.has(group)) shownOfGroup.delete(group);
-    else shownOfGroup.set(group, DEAD_LETTERS_AT_ONCE);
+    const isShown = row.querySelector(".members").getAttribute("aria-expanded") === "true";
+    shownOfGroup.set(group, isShown ? 0 : DEAD_LETTERS_AT_ONCE);
     refreshSoon({ deadLetters: true, isUrgent: true });
   };
   row.querySelector(".more button").onclick = () => {
-    shownOfGroup.set(group, Math.min(1000, shownOfGroup.get(group) + 5 * DEAD_LETTERS_AT_ONCE));
+    shownOfGroup.set(group, Math.min(1000, row.members.size + 5 * DEAD_LETTERS_AT_ONCE));
     refreshSoon({ deadLetters: true, isUrgent: true });
   };
   return row;
 }
 
-function showGroup(row, group) {
+function showGroup(row, group, shown) {
   const { count, streams: ofStreams_, opened_at: opened, latest_at: latest, redrive_at: next } = group;
   const isOne = count === 1;
   for (const each of row.querySelectorAll(":scope > .head, :scope > .reason, :scope > .facts, :scope > .buttons")) {
@@ -102,7 +99,7 @@ function showGroup(row, group) {
   showReason(row.querySelector(".reason"), group.reason);
   const span = `opened ${ago(opened)} to ${ago(latest)}`;
   setText(row.querySelector(".facts"), [counted(ofStreams_, "stream"), span, nextRetry(next)].join(" · "));
-  const isShown = shownOfGroup.has(group.group);
+  const isShown = shown > 0;
   setText(row.querySelector(".members"), isShown ? "Hide them" : "Show them");
   row.querySelector(".members").setAttribute("aria-expanded", String(isShown));
 }
@@ -112,8 +109,8 @@ function meaningOfMany(stage) {
     ?? "failed";
 }
 
-async function showMembers(row, { group, count }) {
-  const limit = count === 1 ? 1 : shownOfGroup.get(group) ?? 0;
+async function showMembers(row, { group, count }, shown) {
+  const limit = count === 1 ? 1 : shown;
   const list = row.querySelector("ul");
   row.querySelector(".more").hidden = limit === 0 || limit >= count;
   if (limit === 0) {
@@ -126,9 +123,8 @@ async function showMembers(row, { group, count }) {
 }
 
 function actOnGroup(button, group, action, body, onError) {
-  return perform(button, `/api/dead-letters/groups/${group}/${action}`, body, onError, (result) => {
-    toast(...groupOutcome(result), `group ${group}`);
-  });
+  const onDone = (result) => toast(...groupOutcome(result), `group ${group}`);
+  return act(button, `/api/dead-letters/groups/${group}/${action}`, body, { onDone, onError, deadLetters: true });
 }
 
 function groupOutcome({ count, closed, failed, held, is_over: isOver }) {

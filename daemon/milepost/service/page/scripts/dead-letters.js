@@ -28,12 +28,10 @@ function makeDeadLetter(deadLetter) {
   const row = fromTemplate("a-dead-letter");
   const id = deadLetter.dead_letter_id;
   row.dataset.deadLetter = id;
-  const title = row.querySelector("h4");
-  title.id = `dead-letter-${id}`;
-  for (const each of row.querySelectorAll("button, summary, a")) each.setAttribute("aria-describedby", title.id);
+  describe(row.querySelectorAll("button, summary, a"), row.querySelector("h4"), `dead-letter-${id}`);
   row.querySelector("details").ontoggle = (toggled) => toggled.target.open && showPayload(row, id);
   row.querySelector(".redrive").onclick = ({ currentTarget }) => {
-    actOnDeadLetter(currentTarget, deadLetter, "redrive", {}, (words) => toast("stopped", words));
+    actOnDeadLetter(currentTarget, deadLetter, "redrive", {});
   };
   const words = subjectInWords(deadLetter);
   row.querySelector(".discard").onclick = () => askForReason("Discard a dead letter", words, (button, reason, onError) => {
@@ -99,26 +97,11 @@ const OUTCOMES = {
 /** Act on a dead letter; return whether the daemon accepted it. */
 function actOnDeadLetter(button, deadLetter, action, body, onError) {
   const id = deadLetter.dead_letter_id;
-  return perform(button, `/api/dead-letters/${id}/${action}`, body, onError, (result) => {
+  const onDone = (result) => {
     const [tone, words] = OUTCOMES[result.outcome](subjectInWords(deadLetter), result);
     toast(tone, words, `dead letter ${id}`);
-  });
-}
-
-/** Have the daemon do something with dead letters; return whether it has accepted it. */
-async function perform(button, path, body, onError, onDone) {
-  if (button.getAttribute("aria-disabled") === "true") return false;
-  switchOff(button, true);
-  try {
-    onDone(await request(path, body));
-    return true;
-  } catch (error) {
-    onError(`Action failed: ${error.message}`);
-    return false;
-  } finally {
-    switchOff(button, false);
-    refreshSoon({ deadLetters: true, isUrgent: true });
-  }
+  };
+  return act(button, `/api/dead-letters/${id}/${action}`, body, { onDone, onError, deadLetters: true });
 }
 
 /** Ask why something is discarded, and have `discard` do it. */

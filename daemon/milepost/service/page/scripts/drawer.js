@@ -46,15 +46,10 @@ function showDrawer() {
   const stream = drawerKey === null ? undefined : streamByKey(drawerKey);
   if (stream === undefined) return;
   const drawer = byId("drawer");
-  const state = stateOf(stream);
-  setTone(drawer, state.tone);
+  showState(drawer, stream, progressInWords(stream));
   setText(byId("drawer-title"), `${nameOf(stream)} · ${platformOf(stream)}`);
-  setText(drawer.querySelector(".state"), state.words);
-  setText(drawer.querySelector(".doing"), progressInWords(stream));
-  showProgress(drawer.querySelector("progress"), stream);
   showIssues(drawer.querySelector(".issues"), stream);
   showFacts(byId("drawer-facts"), [...factsOf(stream), ...furtherFactsOf(stream)]);
-  showButtons(drawer, stream);
   const asOf = JSON.stringify([stream.last_success_at, stream.run, stream.open_dead_letters]);
   if (asOf !== runsShownOf) {
     runsShownOf = asOf;

@@ -31,6 +31,12 @@ function element(name, text, className = "") {
   return created;
 }
 
+/** Have a title describe elements: the words on a button do not say what it acts on. */
+function describe(elements, title, id) {
+  title.id = id;
+  for (const each of elements) each.setAttribute("aria-describedby", id);
+}
+
 /** Create a text that is shown on demand. */
 function onDemand(summary, text) {
   const details = document.createElement("details");

@@ -12,6 +12,25 @@ function platformOf(stream) {
   return { messenger: "Messenger", instagram: "Instagram" }[stream.platform] ?? stream.platform;
 }
 
+// --- what cards, rows and the drawer share --------------------------------------------------------------------------
+
+/** Have a card or a row stand for a stream, with its buttons. */
+function standFor(box, { stream: key }, title) {
+  box.dataset.stream = key;
+  describe(box.querySelectorAll(".buttons button"), title, `title-${key}`);
+  wireButtons(box, () => streamByKey(key));
+}
+
+/** Show the state of a stream, its progress in these words and as a bar, and its buttons. */
+function showState(box, stream, progress) {
+  const state = stateOf(stream);
+  setTone(box, state.tone);
+  setText(box.querySelector(".state"), state.words);
+  setText(box.querySelector(".doing"), progress);
+  showProgress(box.querySelector("progress"), stream);
+  showButtons(box, stream);
+}
+
 // --- the sweep ------------------------------------------------------------------------------------------------------
 
 function progressInWords({ sweep, run }) {
@@ -113,7 +132,7 @@ function nearExpiry({ token_is_valid: isValid, token_expires_at: expires }) {
   return [["Token", words, inFull(expires), days < URGENT_DAYS ? "stopped" : "warning"]];
 }
 
-/** Show what a stream waits for and what to do about it, and on demand why; in short if a cause has told of it. */
+/** Show what a stream waits for and what to do about it, and on demand why; in short if a cause above says it. */
 function showIssues(box, stream, cause = null) {
   const advice = stream.on_hold || cause ? null : stream.advice; // there is a button for it, or it is said above
   const show = (name, text) => setTextWithCode(box.querySelector(`.${name}`), localized(text));
@@ -134,7 +153,7 @@ function waiting({ on_hold: hold, waits_for: what, since, until }) {
 
 // --- actions --------------------------------------------------------------------------------------------------------
 
-/** Give the buttons in a box their actions on the stream that `current` returns. */
+/** Have the buttons in a box act on the stream that `current` returns. */
 function wireButtons(box, current) {
   const on = (name, does) => {
     const button = box.querySelector(`.${name}`);
@@ -159,20 +178,8 @@ function showButtons(box, stream) {
 
 function actOnStream(button, stream, action, body, done) {
   const path = `/api/streams/${encodeURIComponent(stream.stream)}/${action}`;
-  return act(button, path, body, `${nameOf(stream)}: ${done}`);
-}
-
-/** Have the daemon act, and show the outcome. */
-async function act(button, path, body, done) {
-  if (button.getAttribute("aria-disabled") === "true") return;
-  switchOff(button, true);
-  try {
-    const { outcome } = await request(path, body);
-    toast("done", outcome === "accepted" ? `${done}, after the current batch` : done);
-  } catch (error) {
-    toast("stopped", `Action failed: ${error.message}`);
-  } finally {
-    switchOff(button, false);
-    refreshSoon({ isUrgent: true });
-  }
+  const words = `${nameOf(stream)}: ${done}`;
+  return act(button, path, body, {
+    onDone: ({ outcome }) => toast("done", outcome === "accepted" ? `${words}, after the current batch` : words),
+  });
 }

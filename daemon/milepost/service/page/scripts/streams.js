@@ -10,7 +10,7 @@ const NONE = "There are no streams yet. Add your pages under `pages` in config.y
 
 const NONE_DISCOVERED = "There are no streams, because the pages cannot be discovered.";
 
-const known = new Map(); // by key, as the daemon has told
+const known = new Map(); // by key, as the daemon has sent them
 const shownByKey = new Map(); // cards or rows
 let streams = [];
 let namesByKey = new Map();

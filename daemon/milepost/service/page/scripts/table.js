@@ -47,28 +47,20 @@ function showOrder({ column, isReversed }) {
 
 function makeRow(stream) {
   const row = fromTemplate("a-row");
-  row.dataset.stream = stream.stream;
-  const name = row.querySelector(".opens");
-  name.id = `title-${stream.stream}`;
-  for (const button of row.querySelectorAll(".buttons button")) button.setAttribute("aria-describedby", name.id);
+  standFor(row, stream, row.querySelector(".opens"));
   row.onclick = ({ target }) => {
     if (target.closest(".buttons") === null && getSelection().isCollapsed) openDrawer(stream.stream);
   };
-  wireButtons(row, () => streamByKey(stream.stream));
   return row;
 }
 
 function showRow(row, stream) {
-  const state = stateOf(stream);
   const { last_success_at: success, next_run_at: next } = stream;
   const [, platform, , , delay, last, ahead_, backlog, letters] = row.cells;
-  setTone(row, state.tone);
+  showState(row, stream, progressInBrief(stream));
   setText(row.querySelector(".opens"), nameOf(stream));
   row.cells[0].title = stream.stream;
   setText(platform, platformOf(stream));
-  setText(row.querySelector(".state"), state.words);
-  setText(row.querySelector(".doing"), progressInBrief(stream));
-  showProgress(row.querySelector("progress"), stream);
   setText(delay, success === null ? "–" : brief(delayOf(stream)));
   setText(last, success === null ? "never" : clock(success));
   last.title = titled(success);
@@ -77,5 +69,4 @@ function showRow(row, stream) {
   setText(backlog, stream.message_backlog === 0 ? "" : NUMBER.format(stream.message_backlog));
   setText(letters, stream.open_dead_letters === 0 ? "" : NUMBER.format(stream.open_dead_letters));
   row.classList.toggle("open", drawerIsOf(stream.stream));
-  showButtons(row, stream);
 }
