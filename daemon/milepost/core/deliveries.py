@@ -15,7 +15,7 @@ from msgspec.structs import replace
 MAX_CHANGES = 100  # in a request
 MAX_WAIT_SECONDS = 900.0  # between two attempts: a receiver that is back gets its rows within a quarter of an hour
 FIRST_WAIT_SECONDS = 1.0
-HOLD_SECONDS = 40.0  # by one worker: longer than a request and what is read and written around it
+HOLD_SECONDS = 25.0  # by one worker: longer than a request and what is read before it
 
 
 class Delivery(Struct, frozen=True):

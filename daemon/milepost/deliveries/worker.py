@@ -29,7 +29,7 @@ from milepost.settings import DeliverySettings
 
 LOOK_SECONDS = 5.0  # for what other processes have changed: rows, or what an operator wants of the destination
 MIN_SECONDS = 0.25  # between two looks, however often something is committed
-MAX_READ_SECONDS = 10.0  # after which a hold may have ended before the request does
+MAX_READ_SECONDS = 5.0  # after which a hold may have ended before the request does
 
 log = structlog.get_logger("milepost")
 
