@@ -82,7 +82,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         observers.health.watch_webhooks(webhooks.status, webhooks.issues)
         outgoing = Deliveries(parts, journal_reader)
         observers.metrics.register(outgoing.counter)
-        observers.health.watch_deliveries(outgoing.issues)
+        observers.health.watch_deliveries(outgoing.views, outgoing.issues)
         of_the_journal = observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,

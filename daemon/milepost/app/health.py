@@ -13,6 +13,7 @@ from milepost.core.background import Demand
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
+from milepost.reporting.deliveries import DeliveryView
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,
@@ -48,6 +49,7 @@ class Health:
         self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
         self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
         self._issues_of_deliveries: Callable[[], Iterable[Issue]] = tuple
+        self._deliveries: Callable[[], tuple[DeliveryView, ...]] = tuple
 
     def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
         """Ask for the streams that get nowhere, too: the live view knows them."""
@@ -57,9 +59,11 @@ class Health:
         """Ask for what has come by webhooks, and what is wrong with them, too."""
         self._webhooks, self._issues_of_webhooks = status, issues
 
-    def watch_deliveries(self, issues: Callable[[], Iterable[Issue]]) -> None:
-        """Ask for what is wrong with deliveries, too."""
-        self._issues_of_deliveries = issues
+    def watch_deliveries(
+        self, deliveries: Callable[[], tuple[DeliveryView, ...]], issues: Callable[[], Iterable[Issue]]
+    ) -> None:
+        """Ask for where deliveries stand, and what is wrong with them, too."""
+        self._deliveries, self._issues_of_deliveries = deliveries, issues
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -72,6 +76,7 @@ class Health:
             self.slowed_down(),
             held_back=self.held_back(),
             webhooks=self._webhooks(),
+            deliveries=self._deliveries(),
         )
 
     def issues(self) -> tuple[Issue, ...]:

@@ -120,8 +120,8 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
     if view.paused_at is not None:
         lines.append(f"paused {ago(view.paused_at, now)}; `milepost deliveries resume {view.destination}` resumes it")
     if view.problem is not None:
-        since = counted(view.failures, "attempt")
-        lines.append(f"cause: {on_one_line(view.problem)}; {since} since {ago(view.failing_since, now)}")
+        attempts = counted(view.failures, "attempt")
+        lines.append(f"cause: {on_one_line(view.problem)}; {attempts}, the first {ago(view.failing_since, now)}")
         if view.retry_at is not None and view.paused_at is None:
             lines.append(f"next attempt {ahead(view.retry_at, now)}")
     if not view.is_configured:

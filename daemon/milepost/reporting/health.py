@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.reporting.deliveries import DeliveryView
 from milepost.reporting.humanize import ago, clock, counted, on_one_line
 from milepost.reporting.status import StoreOutage
 
@@ -59,7 +60,7 @@ class DaemonStatus(Struct, frozen=True):
 
     `issues` are what is wrong with it, the most serious first. `queued` says by stream since when it has been waiting
     for a slot, `slowed_down` by page how far apart its calls are, and why, and `held_back` by page why older messages
-    wait. `webhooks` is null where none are taken.
+    wait. `webhooks` is null where none are taken; `deliveries` are the destinations of the configuration.
     """
 
     at: datetime
@@ -69,6 +70,7 @@ class DaemonStatus(Struct, frozen=True):
     slowed_down: Mapping[str, str]
     held_back: Mapping[str, str] = {}
     webhooks: WebhookStatus | None = None
+    deliveries: tuple[DeliveryView, ...] = ()
 
 
 def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:

@@ -21,6 +21,7 @@ let issues = []; // the most serious first
 function updateDaemon(status) {
   for (const { kind } of issues) showNotice(kind, null);
   ({ issues } = status);
+  showDeliveries(status.deliveries);
   for (const issue of issues) {
     if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, ...issueInWords(issue));
   }
