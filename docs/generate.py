@@ -28,6 +28,7 @@ TYPES = {
     "FilePath": "path",
     "Literal": "choice",
     "HostNames": "list",
+    "Origins": "list",
     "Platforms": "list",
     "Secrets": "list",
     "SigningSecrets": "secret",

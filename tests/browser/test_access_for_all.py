@@ -30,6 +30,8 @@ async def visiting_issues(installation: Installation, browser: Browser) -> Async
         ):
             await expect(visit.page.locator(".dead-letter")).to_have_count(1)
             await expect(visit.page.locator("#verdict")).to_have_text("1 of 3 streams needs you")
+            for state in ("Needs you", "Up to date", "Complete with errors"):  # nothing moves any more
+                await expect(visit.page.locator(".card .state", has_text=state)).to_have_count(1)
             await expect(visit.page.locator("#feed li").first).to_be_attached()
             yield visit
 

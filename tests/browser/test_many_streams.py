@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from kit.binary import started
-from kit.browser import DESKTOP, PHONE, Visit, visiting
+from kit.browser import DESKTOP, PHONE, Visit, comes_true, visiting
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world, right_now
 
@@ -51,9 +51,17 @@ async def visiting_many(
 
 
 async def overview_of(url: str) -> dict[str, Any]:
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/api/overview") as response:
-        overview: dict[str, Any] = await response.json()
-        return overview
+    """Return the overview of a daemon at rest."""
+    overview: dict[str, Any] = {}
+
+    async def is_at_rest() -> bool:
+        async with session.get(f"{url}/api/overview") as response:
+            overview.update(await response.json())
+        return all(stream["state"] == "complete" for stream in overview["streams"].values())
+
+    async with aiohttp.ClientSession() as session:
+        await comes_true(is_at_rest)
+    return overview
 
 
 def copy_of(stream: Stream, number: int, change: Change) -> tuple[str, Stream]:

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from kit.binary import started
-from kit.browser import visiting
+from kit.browser import comes_true, visiting
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world, right_now
 
@@ -35,8 +35,13 @@ async def test_dead_letters_of_one_reason_are_one_group_to_act_on_at_once(
             page = visit.page
             await expect(page.locator("#figure-dead-letters")).to_have_text(str(POISONED))
             heading = groups(page).get_by_role("heading", name=re.compile("could not be read"))
-            texts = await heading.all_inner_texts()
-            assert sum(int(text.split()[0]) for text in texts if text[0].isdigit()) in {POISONED, POISONED - 1}
+
+            async def are_all_counted() -> bool:
+                """Whether the groups that have several are of all, but one that may have a reason of its own."""
+                texts = await heading.all_inner_texts()
+                return sum(int(text.split()[0]) for text in texts if text[0].isdigit()) >= POISONED - 1
+
+            await comes_true(are_all_counted)
             largest = groups(page).first
             await expect(largest.locator(".dead-letter")).to_have_count(0)
             await largest.get_by_role("button", name="Show them").click()
@@ -86,14 +91,14 @@ async def test_times_are_those_of_the_reader(installation: Installation, browser
             session = await page.context.new_cdp_session(page)
             await session.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})
             await page.reload()
+            await expect(page.locator(".card .state")).to_have_text("Up to date")
             simulator.limit(613, seconds=7200, page_id=BICYCLES.id)
             await page.locator(".card").get_by_role("button", name="Full sweep").click()
             row = page.locator('#feed [data-status="rate_limited"]').first
             await expect(row).to_be_visible()
-            at = datetime.fromisoformat(await row.locator("time").get_attribute("datetime") or "")
-            assert (at.astimezone(UTC) + timedelta(hours=9)).strftime("%H:%M:%S") == await row.locator(
-                "time"
-            ).inner_text()
+            instant, shown = await row.locator("time").evaluate("time => [time.dateTime, time.innerText]")
+            at = datetime.fromisoformat(instant)
+            assert (at.astimezone(UTC) + timedelta(hours=9)).strftime("%H:%M:%S") == shown
             for text in (await row.inner_text(), await page.locator(".card").inner_text()):
                 assert "UTC" not in text
             await expect(page.locator("#zone")).to_be_visible()

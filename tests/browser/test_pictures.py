@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from browser.test_many_streams import Stream, visiting_many
 from kit.binary import started, until
-from kit.browser import visiting
+from kit.browser import hold_after, visiting
 from kit.installation import Installation, page_section
 from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.plan import SimulatedPage
@@ -84,21 +84,20 @@ async def test_a_few_streams(installation: Installation, browser: Browser, tmp_p
             await page.reload()
             await expect(page.locator("#figure-dead-letters")).to_have_text(str(POISONED))
             await expect(page.locator(".card .state", has_text="Up to date")).to_have_count(3)
+            await expect(page.locator(".card .state", has_text="Complete with errors")).to_have_count(1)
             simulator.world.access.revoke(BICYCLES.id, 463)
             await card(page, BICYCLES.id).get_by_role("button", name="Sync now").click()
             await expect(card(page, BICYCLES.id).locator(".state")).to_have_text("Needs you")
             simulator.break_page(BOOKS.id, 2)
             await card(page, BOOKS.id).get_by_role("button", name="Sync now").click()
             await expect(card(page, BOOKS.id).locator(".state")).to_have_text("Failed")
-            stored = len(installation.positions(f"messenger:{BAKERY.id}"))
             for thread in simulator.world.truth(BAKERY.id, "messenger", right_now()):
                 simulator.world.receive(BAKERY.id, "messenger", right_now(), thread.id)
+            hold_after(simulator, f"messenger:{BAKERY.id}", batches=7)
             await card(page, BAKERY.id).get_by_role("button", name="Full sweep").click()
-            await until(lambda: len(installation.positions(f"messenger:{BAKERY.id}")) > stored + 5)
-            simulator.hold()
+            await until(lambda: simulator.held)
             await expect(card(page, BAKERY.id).locator(".doing")).to_contain_text("of about")
-            while await page.locator(".toast").count():
-                await page.get_by_role("button", name="Dismiss").first.click()
+            await page.locator(".toast button").evaluate_all("buttons => buttons.forEach(button => button.click())")
             await take(page, "status-page.png", tmp_path, 1200)
             simulator.release()
 

@@ -4,7 +4,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from kit.binary import started, until
-from kit.browser import Visit, visiting
+from kit.browser import comes_true, hold_after, visiting
 from kit.installation import Installation
 from kit.ports import unused_port
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
@@ -30,16 +30,20 @@ async def up_to_date(page: Page, stream: str = STREAM) -> None:
     await expect(card(page, stream).locator(".state")).to_have_text("Up to date")
 
 
-async def seqs(page: Page) -> list[int]:
-    """Return the seqs of the events in the feed, newest first."""
-    found = await page.locator("#feed li[data-seq]").evaluate_all("rows => rows.map(row => Number(row.dataset.seq))")
-    return [int(seq) for seq in found]
+async def feed_is_whole(page: Page) -> int:
+    """Wait until the feed has each entry of the journal in one row, up to the newest that it has; return its seq."""
+    newest = 0
 
+    async def is_whole() -> bool:
+        nonlocal newest
+        found = await page.locator("#feed li[data-seq]").evaluate_all(
+            "rows => rows.map(row => [Number(row.dataset.seq), Number(row.dataset.times)])"
+        )
+        newest = max((seq for seq, _ in found), default=0)
+        return newest > 0 and sum(times for _, times in found) == newest
 
-async def entries_in_feed(page: Page) -> int:
-    """Return how many entries of the journal the rows of the feed stand for."""
-    times = await page.locator("#feed li[data-seq]").evaluate_all("rows => rows.map(row => Number(row.dataset.times))")
-    return sum(int(each) for each in times)
+    await comes_true(is_whole)
+    return newest
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -64,17 +68,18 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
 async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversations(
     installation: Installation, browser: Browser
 ) -> None:
-    async with frozen_world(200, "latency=50ms", pages=(BICYCLES,)) as simulator:
+    async with frozen_world(200, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
             await up_to_date(page)
-            positions = len(installation.positions(STREAM))
             for thread in simulator.world.truth(BICYCLES.id, "messenger", NOW):
                 simulator.world.receive(BICYCLES.id, "messenger", NOW, thread.id)
+            hold_after(simulator, STREAM, batches=4)
             await card(page).get_by_role("button", name="Full sweep").click()
-            await until(lambda: len(installation.positions(STREAM)) > positions)
+            await until(lambda: simulator.held)
             simulator.limit(613, seconds=120, page_id=BICYCLES.id)
+            simulator.release()
             await expect(card(page).locator(".state")).to_have_text("Rate limited")
             await expect(card(page).locator(".doing")).to_contain_text("of about 200 · ")
             bar = card(page).get_by_role("progressbar", name="Progress of the sweep")
@@ -133,8 +138,8 @@ async def test_the_activity_is_shown_as_a_chart_and_in_numbers(installation: Ins
                 "80 conversations read, 0 retries, 0 failed batches in the last 5 minutes."
             )
             await page.get_by_text("Show as a table").click()
-            counts = await page.locator("#chart-table tbody td:nth-child(2)").all_inner_texts()
-            assert sum(map(int, counts)) == 80
+            counts = page.locator("#chart-table tbody td:nth-child(2)")
+            assert sum(map(int, await counts.all_inner_texts())) == 80
             await page.locator("#chart").press("ArrowLeft")
             await expect(page.locator("#chart-point")).to_contain_text("conversations/s")
             await page.get_by_role("button", name="24 h").click()
@@ -152,20 +157,21 @@ async def test_a_stream_is_paused_and_resumed_by_click_and_synced_by_keyboard(
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
             await up_to_date(page)
+            await until(lambda: len(installation.endings(STREAM)) == 1)
             await card(page).get_by_role("button", name="Pause").click()
             await expect(card(page).locator(".state")).to_have_text("Paused")
             await expect(card(page).locator(".waits")).to_contain_text("by status page from 127.0.0.1")
             await expect(card(page).get_by_role("button", name="Sync now")).to_be_hidden()
             resume = card(page).get_by_role("button", name="Resume")
             await resume.press("Enter")
+            await until(lambda: len(installation.endings(STREAM)) == 2)  # a resumed stream syncs at once
             await up_to_date(page)
             await expect(card(page).get_by_role("button", name="Pause")).to_be_focused()
 
-            runs = len(installation.endings(STREAM))
             newcomer = simulator.world.receive(BICYCLES.id, "messenger", NOW)
             await card(page).get_by_role("button", name="Sync now").press("Space")
             await until(lambda: installation.rows("SELECT 1 FROM conversations WHERE conversation_id = ?", newcomer))
-            await until(lambda: len(installation.endings(STREAM)) > runs)
+            await until(lambda: len(installation.endings(STREAM)) == 3)
             await expect(card(page)).to_contain_text("1 new")
 
 
@@ -266,24 +272,21 @@ async def test_the_page_survives_a_killed_daemon_and_its_feed_continues_without_
             visit.is_away = True
             await daemon.kill()
             await expect(page.locator("#connection")).to_contain_text("Reconnecting")
-            before = max(await seqs(page))
-            assert await entries_in_feed(page) == before
+            before = await feed_is_whole(page)
             simulator.release()
             async with started(installation.folder, "run") as again:
                 await again.url()
                 await expect(page.locator("#connection")).to_contain_text("Live")
                 visit.is_away = False
                 await up_to_date(page)
-                await feed_has_all(installation, visit)
-                assert max(await seqs(page)) > before + 3
-                assert await entries_in_feed(page) == max(await seqs(page)), "each is in one row"
+                ((last,),) = installation.rows("SELECT max(seq) FROM journal")
+                assert last > before + 3
+                await comes_true(lambda: feed_reaches(page, last))
                 visit.is_away = True
 
 
-async def feed_has_all(installation: Installation, visit: Visit) -> None:
-    """Wait until the feed shows the last entry of the journal."""
-    ((last,),) = installation.rows("SELECT max(seq) FROM journal")
-    await expect(visit.page.locator(f'#feed li[data-seq="{last}"]')).to_be_visible()
+async def feed_reaches(page: Page, seq: int) -> bool:
+    return await feed_is_whole(page) >= seq
 
 
 async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do(

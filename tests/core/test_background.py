@@ -28,7 +28,7 @@ from milepost.core.events import (
 )
 from milepost.core.gaps import MessagesOwed
 from milepost.core.model import Scope
-from milepost.core.plan import Finish, Wait
+from milepost.core.plan import Wait
 from milepost.core.ports import Usage
 from milepost.core.position import Mode, Phase, Position
 
@@ -58,13 +58,13 @@ class TestAfterTheSweep:
         assert plan_backlog(done, NOON, budget()) is None
 
     def test_reading_ends_at_the_time_limit_and_for_a_stop(self) -> None:
-        assert plan_backlog(DONE, at(270), budget(), requests=1) == Finish(Reason.TIME_LIMIT)
-        assert plan_backlog(DONE, NOON, budget(stops_for=Reason.SHUTDOWN)) == Finish(Reason.SHUTDOWN)
+        assert plan_backlog(DONE, at(270), budget(), requests=1) is None
+        assert plan_backlog(DONE, NOON, budget(stops_for=Reason.SHUTDOWN)) is None
 
     def test_a_rate_limit_is_waited_out_if_it_ends_within_the_run(self) -> None:
         assert plan_backlog(DONE, NOON, budget(), at(60)) == Wait(at(60))
         assert plan_backlog(DONE, at(60), budget(), at(60)) == ReadGap()
-        assert plan_backlog(DONE, NOON, budget(), at(270)) == Finish(Reason.RATE_LIMIT)
+        assert plan_backlog(DONE, NOON, budget(), at(270)) is None
 
     @pytest.mark.parametrize(
         ("ended", "is_read"),
@@ -89,7 +89,7 @@ class TestAfterTheSweep:
         assert plan_backlog(DONE, at(270), budget()) == ReadGap()
 
     def test_a_run_makes_no_more_requests_than_it_may_read_batches(self) -> None:
-        assert plan_backlog(DONE, NOON, budget(), requests=budget().max_batches) == Finish(Reason.BATCH_LIMIT)
+        assert plan_backlog(DONE, NOON, budget(), requests=budget().max_batches) is None
 
     def test_too_much_of_a_budget_holds_it_back(self) -> None:
         too_much = used(MAX_USAGE_RATIO + 0.01)
@@ -99,7 +99,7 @@ class TestAfterTheSweep:
 
     def test_while_its_own_sweep_waits_it_gets_half_of_the_calls(self) -> None:
         assert plan_backlog(STOPPED, NOON, budget(), demand=HALF) == ReadGap()
-        assert plan_backlog(STOPPED, NOON, budget(), demand=NO_SHARE) == Finish(Reason.TIME_LIMIT)
+        assert plan_backlog(STOPPED, NOON, budget(), demand=NO_SHARE) is None
         assert plan_backlog(DONE, NOON, budget(), demand=NO_SHARE) == ReadGap()
 
     def test_while_another_stream_of_the_page_is_swept_it_waits_for_its_half(self) -> None:
@@ -108,7 +108,7 @@ class TestAfterTheSweep:
         assert plan_backlog(DONE, NOON, budget(), demand=half) == ReadGap()
         assert plan_backlog(DONE, NOON, budget(), demand=none) == Wait(at(SHARE_WAIT_SECONDS))
         assert plan_backlog(DONE, NOON, budget(), at(60), demand=none) == Wait(at(60))
-        assert plan_backlog(DONE, at(270), budget(), demand=none) == Finish(Reason.TIME_LIMIT)
+        assert plan_backlog(DONE, at(270), budget(), demand=none) is None
 
     def test_it_ends_before_the_next_sweep_can_be_due(self) -> None:
         assert reading_ends_at(budget()) == at(270)

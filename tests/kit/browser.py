@@ -1,13 +1,16 @@
 """Debian's Chromium, and visits with it that fail on any console error or request to another host."""
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from urllib.parse import urlsplit
 
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
+
+from milepost.simulator.server import SimulatorServer
 
 CHROMIUM = "chromium"
 PACKAGES = ("chromium", "fonts-dejavu-core", "libatomic1")  # the last for Playwright's own Node.js
@@ -21,6 +24,7 @@ QUIET = (
     "--disable-sync",
 )
 PATIENCE_MS = 60_000
+POLL_SECONDS = 0.05
 DESKTOP, PHONE = 1280, 360
 
 
@@ -62,6 +66,20 @@ class Visit:
     async def scrolls_sideways(self) -> bool:
         """Whether the page is wider than the screen."""
         return bool(await self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+async def comes_true(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until the page is as expected, where `expect` has no words for it."""
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def hold_after(simulator: SimulatorServer, stream: str, batches: int) -> None:
+    """Hold what is requested after so many more batches of a stream, so that its sweep stands still there."""
+    simulator.hold(after=simulator.requests.by_stream[stream] + batches)
 
 
 @asynccontextmanager

@@ -57,6 +57,7 @@ OTHERWISE: dict[str, object] = {
     "http.listen": "127.0.0.1:9000",
     "http.token": "token-of-the-listener",
     "http.allowed_hosts": ("status.example.com",),
+    "http.allowed_origins": ("https://crm.example.com",),
     "http.token_file": "http-token",
     "log.format": "json",
     "log.level": "debug",

@@ -20,7 +20,7 @@ from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.live import LiveStreams
 from milepost.service.connections import LimitedSite
-from milepost.service.http import HEADERS, MAX_BODY_BYTES, serve
+from milepost.service.http import HEADERS, MAX_BODY_BYTES, Allowed, serve
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
 
@@ -52,7 +52,7 @@ async def client(
     allowed_hosts: Sequence[str] = (),
 ) -> AsyncIterator[aiohttp.ClientSession]:
     async with (
-        serve(host, 0, routes, token=token, allowed_hosts=allowed_hosts) as url,
+        serve(host, 0, routes, token=token, allowed=Allowed(allowed_hosts)) as url,
         aiohttp.ClientSession(url) as session,
     ):
         yield session

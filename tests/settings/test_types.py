@@ -231,6 +231,17 @@ class TestText:
     def test_other_addresses_are_refused(self, file: Path, listen: str) -> None:
         assert "allowed: host:port" in refused(file, f"http:\n  listen: {listen}")
 
+    @pytest.mark.parametrize("origin", ["https://crm.example", "http://localhost:3000", "'http://[::1]:3000'"])
+    def test_an_origin_is_as_a_browser_sends_it(self, file: Path, origin: str) -> None:
+        assert loaded(file, f"http:\n  allowed_origins: [{origin}]").http.allowed_origins == (origin.strip("'"),)
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["'*'", "'null'", "crm.example", "https://crm.example/", "https://CRM.example", "https://crm.example:443"],
+    )
+    def test_what_no_browser_sends_as_an_origin_is_refused(self, file: Path, origin: str) -> None:
+        assert "allowed: a list of origins" in refused(file, f"http:\n  allowed_origins: [{origin}]")
+
     @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "'[::]:9464'", "milepost.example:80", "127.0.0.1.example:80"])
     def test_an_address_open_to_others_demands_a_long_token(self, file: Path, listen: str) -> None:
         assert "http.token: found none; allowed: a token of 16 characters" in refused(

@@ -9,7 +9,7 @@ from typing import Any
 
 from contracts.store_contract import JournalRow, Tables
 from kit.postgres import Database
-from milepost.core.model import InteractionEventRow
+from milepost.core.model import InteractionEventRow, PageRow
 from milepost.stores import rows
 from milepost.stores.url import StoreUrl
 from stores.sqlite_files import DROP_TRIGGERS, execute, raw
@@ -73,7 +73,7 @@ class StoreDump(ABC):
                 {row.event_id: row for row in events},
                 {dead_letter.dead_letter_id: dead_letter for dead_letter in dead_letters},
                 dict(ask("SELECT dead_letter_id, payload FROM dead_letter_payloads")),
-                {each[:2]: rows.page_row(each) for each in ask("SELECT * FROM pages")},
+                {each[:2]: _page(each) for each in ask("SELECT * FROM pages")},
             )
 
 
@@ -155,3 +155,9 @@ def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
     *texts, occurred_at, edited_at, deleted_at = columns
     times = (None if text is None else datetime.fromisoformat(text) for text in (occurred_at, edited_at, deleted_at))
     return InteractionEventRow(*texts, *times)
+
+
+def _page(columns: tuple[Any, ...]) -> PageRow:
+    platform, page_id, name, username, first_seen_at, last_seen_at = columns
+    seen = (datetime.fromisoformat(first_seen_at), datetime.fromisoformat(last_seen_at))
+    return PageRow(platform, page_id, name, username, *seen)

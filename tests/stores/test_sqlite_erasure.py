@@ -1,12 +1,18 @@
 """Erasing a person beside a daemon: nothing of them is left on the disk, and the daemon brings nothing back."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from contracts.erasure_contract import GONE, SECRET, ErasureContract, keep
-from kit.builders import STREAM
+from contracts.webhooks_contract import written
+from kit.builders import NOON, STREAM, at
 from milepost.core.errors import StoreRefused
+from milepost.core.journal import Codec
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.commit import SqliteWriter
+from milepost.stores.sqlite.erase import empty_wal
 from milepost.stores.sqlite.erase import forget_in_sqlite as forget
 from milepost.stores.sqlite.migrate import MIGRATIONS
 from milepost.stores.sqlite.reader import open_sqlite_reader
@@ -65,6 +71,33 @@ async def test_a_reader_only_delays_what_is_in_the_wal(path: Path) -> None:
         assert tables_of(path).contacts == {}
         await forget(path, STREAM, "ada")
         assert SECRET.encode() not in on_disk(path)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+async def test_only_what_is_erased_for_good_is_overwritten_and_the_rest_is_deleted_as_before(
+    path: Path, level: int
+) -> None:
+    async with open_sqlite(path) as store:
+        await keep(store, "ada", SECRET)
+        await store.webhooks.add([written("m_1", contact_id="bob")], NOON)
+
+        def erase(connection: sqlite3.Connection) -> None:
+            connection.execute(f"PRAGMA secure_delete = {level}")
+            connection.execute("BEGIN IMMEDIATE")
+            SqliteWriter(load_statements("sqlite"), Codec(), connection).erase(STREAM, "ada")
+            connection.execute("COMMIT")
+            empty_wal(connection)
+
+        await store._database.run(erase)
+        assert SECRET.encode() not in on_disk(path)
+        assert await store._database.run(secure_delete) == level
+        await store.webhooks.trim(at(60), 0)
+        assert await store._database.run(secure_delete) == level
+
+
+def secure_delete(connection: sqlite3.Connection) -> int:
+    (level,) = connection.execute("PRAGMA secure_delete").fetchone()
+    return int(level)
 
 
 async def test_an_erasure_without_a_database_of_this_schema_is_refused(tmp_path: Path) -> None:

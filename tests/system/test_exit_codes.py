@@ -88,11 +88,21 @@ async def test_sync_exits_78_when_the_configuration_is_invalid(installation: Ins
     assert "config.yaml:1: sync.interval:" in done.stderr
 
 
-async def test_sync_exits_78_for_a_stream_that_is_not_configured(installation: Installation) -> None:
+async def test_sync_exits_2_for_a_stream_that_is_not_configured(installation: Installation) -> None:
     installation.configure("http://127.0.0.1:1", page_section(BICYCLES))
     done = await installation.sync("messenger:404")
-    assert done.code == 78, done
-    assert f"the configured streams are messenger:{BICYCLES.id}" in done.stderr
+    assert done.code == 2, done
+    assert f"there is no stream messenger:404; known are messenger:{BICYCLES.id}" in done.stderr
+
+
+async def test_a_stream_is_not_unknown_while_pages_could_not_be_discovered(installation: Installation) -> None:
+    async with frozen_world(10, pages=(BICYCLES,)) as simulator:
+        manager = {"access_token": "EAADeadToken0000000000", "discover_pages": True}
+        installation.configure(simulator.base_url, source=manager)
+        done = await installation.sync("messenger:404")
+    assert done.code == 77, done
+    assert "messenger:404" in done.stdout
+    assert "the pages could not be discovered" in done.stdout
 
 
 async def test_sync_exits_78_when_the_manager_has_no_page(installation: Installation) -> None:

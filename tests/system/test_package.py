@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from hatch_build import absolute
+from hatch_build import absolute, unlinked
 from kit.binary import ENVIRONMENT
 from kit.ports import unused_port
 from milepost import __version__
@@ -99,26 +99,48 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_metadata_say_where_it_comes_from_in_one_version(built: Path) -> None:
+def test_the_metadata_invent_no_address_and_have_one_version(built: Path) -> None:
     told = metadata(built)
     assert told["Version"] == __version__
     assert told["License-Expression"] == "MIT"
-    urls = dict(each.split(", ") for each in told.get_all("Project-URL", []))
-    assert urls.keys() == {"Changelog", "Documentation", "Issues", "Source"}
-    assert all(url.startswith("https://") for url in urls.values())
+    assert told.get_all("Project-URL") is None, "it is not published anywhere yet"
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_readme_has_no_relative_link_on_a_package_index(built: Path) -> None:
     text = metadata(built).get_payload()
     assert isinstance(text, str)
+    assert targets(text) == []
+    assert "png" not in text
+    assert "a page access token (`docs/tokens.md`)" in " ".join(text.split())
+
+
+def targets(text: str) -> list[str]:
+    """Return where relative links and pictures of a page lead."""
     links = re.findall(r"\]\(([^)]+)\)", text)
-    assert any(link.endswith("/docs/status-page.png") for link in links)
-    assert [link for link in links if not link.startswith(("https://", "http://", "#"))] == []
+    return [link for link in links if not link.startswith(("https://", "http://", "#"))]
+
+
+def test_a_project_that_is_published_is_linked_to(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    copied = ["daemon", "migrations", "docs", "README.md", "LICENSE", "config.yaml", "hatch_build.py"]
+    for name in copied:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
+    settings = (ROOT / "pyproject.toml").read_text()
+    (source / "pyproject.toml").write_text(settings.replace('home = ""', 'home = "https://a.example/milepost/"'))
+    build(tmp_path / "dist", "wheel", source=source)
+    told = metadata(tmp_path / "dist")
+    urls = dict(each.split(", ") for each in told.get_all("Project-URL", []))
+    assert urls.keys() == {"Changelog", "Documentation", "Issues", "Source"}
+    assert all(url.startswith("https://a.example/milepost") for url in urls.values())
+    text = str(told.get_payload())
+    assert targets(text) == []
+    assert f"(https://a.example/milepost/raw/v{__version__}/docs/status-page.png)" in text
 
 
 def test_links_elsewhere_stay_as_they_are() -> None:
     page = "[a](docs/a.md) ![b](b.png) [c](https://c.example) [d](#d)"
+    assert unlinked(page) == "a (`docs/a.md`)  [c](https://c.example) [d](#d)"
     assert absolute(page, "https://home", "v1") == (
         "[a](https://home/blob/v1/docs/a.md) ![b](https://home/raw/v1/b.png) [c](https://c.example) [d](#d)"
     )

@@ -133,10 +133,16 @@ async def test_without_a_daemon_the_next_start_finds_the_stream_paused(installat
 async def test_a_mistyped_stream_is_wrong_usage_that_names_the_one_that_was_meant(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         configure(installation, simulator)
-        for typed in (KEY[:-1], KEY.replace("messenger", "mesenger")):
-            done = await milepost(installation.folder, "pause", typed)
+        for command in ("pause", "resume", "sync"):
+            for typed in (KEY[:-1], KEY.replace("messenger", "mesenger")):
+                done = await milepost(installation.folder, command, typed)
+                assert done.code == 2, done
+                assert f"did you mean {KEY}?" in done.stderr
+
+
+async def test_beside_a_daemon_a_mistyped_stream_is_wrong_usage_too(installation: Installation) -> None:
+    async with idle_daemon(installation):
+        for command in ("pause", "resume", "sync"):
+            done = await milepost(installation.folder, command, KEY[:-1])
             assert done.code == 2, done
             assert f"did you mean {KEY}?" in done.stderr
-        unknown = await installation.sync(KEY[:-1])
-    assert unknown.code == 78, unknown
-    assert f"did you mean {KEY}?" in unknown.stderr

@@ -16,6 +16,7 @@ from milepost.app.database import store_url_of
 from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
 from milepost.app.reload import Configuration
+from milepost.app.store_size import StoreSize
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.model import Stream
@@ -39,8 +40,10 @@ from milepost.service.api.runs import runs
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.change_stream import ChangeStream
+from milepost.service.events.changes import change_stream, changes
 from milepost.service.events.route import event_stream
-from milepost.service.http import serve
+from milepost.service.http import Allowed, serve
 from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
@@ -88,6 +91,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),
             observers.broadcast.running(),
+            observers.changes.running(),
             reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
             reading(driver.journal_feed, {**of_the_journal, "deliveries": outgoing.dispatcher.read}),
             asyncio.TaskGroup() as tasks,
@@ -99,6 +103,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
+                "store size": observers.store_size.run(parts.clock, stop),
                 "webhooks": webhooks.worker.run(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
                 "deliveries": outgoing.dispatcher.run(stop),
@@ -160,8 +165,10 @@ class _Observers(Struct, frozen=True, eq=False):
     health: Health
     status_line: Callable[[], str]
     broadcast: Broadcast
+    changes: ChangeStream
     activity: Activity
     shown: Shown
+    store_size: StoreSize
     routes: Sequence[web.AbstractRouteDef]
     wrong_tokens: WrongTokens
 
@@ -171,6 +178,7 @@ class _Observers(Struct, frozen=True, eq=False):
             "metrics": self.metrics.read,
             "log": JournalLog().read,
             "events": self.broadcast.read,
+            "changes": self.changes.read,
             "live view": self.shown.live.read,
             "store watch": self.health.store_watch.read,
         }
@@ -181,6 +189,7 @@ class _Observers(Struct, frozen=True, eq=False):
         if is_shared:
             readers |= {
                 "events of others": self.broadcast.read,
+                "changes of others": self.changes.read,
                 "live view of others": self.shown.live.read,
                 "store watch of others": self.health.store_watch.read,
             }
@@ -196,11 +205,15 @@ async def _observers(
     health.watch(lambda: live.getting_nowhere(parts.supervisor.streams))
     metrics = _metrics(settings, parts, live, health)
     metrics.register(wrong_tokens)
+    store_size = StoreSize(parts.store.size_bytes)
+    await store_size.measure()  # so that the first scrape has it
+    metrics.add_store_size(lambda: store_size.bytes)
     for stream in parts.supervisor.streams:
         live.load(await parts.store.load(stream))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
-    operations = [*event_stream(broadcast), *recent_activity(activity.past)]
+    followed = ChangeStream(journal_reader)
+    operations = [*event_stream(broadcast), *change_stream(followed), *recent_activity(activity.past)]
     usable = partial(_demand_usable, parts.store)
     routes = [*probes(usable, health.why_unready), *exposition(metrics.expose)]
     shown = Shown(journal_reader, live, health.status, operations)
@@ -208,7 +221,9 @@ async def _observers(
     def status_line() -> str:
         return health.status_line(live.status_line(parts.supervisor.streams))
 
-    return _Observers(metrics, health, status_line, broadcast, activity, shown, routes, wrong_tokens)
+    return _Observers(
+        metrics, health, status_line, broadcast, followed, activity, shown, store_size, routes, wrong_tokens
+    )
 
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:
@@ -273,6 +288,7 @@ async def serving(
                 *daemon_status(shown.daemon),
                 *runs(journal_reader),
                 *journal(journal_reader),
+                *changes(journal_reader),
                 *dead_letters(journal_reader),
                 *dead_letter_actions(background, parts.supervisor.do, parts.store.find_open_dead_letters),
                 *dead_letter_groups(journal_reader),
@@ -289,7 +305,7 @@ async def serving(
             served,
             token=token,
             wrong_tokens=wrong_tokens,
-            allowed_hosts=http.allowed_hosts,
+            allowed=Allowed(http.allowed_hosts, http.allowed_origins),
         ) as url:
             yield url
 

@@ -132,6 +132,9 @@ class PageRegistry:
             page.streams = [stream for stream in page.streams if stream in kept]
             if not page.streams:
                 del self._pages[page_id]
+        for stream in dropped:
+            del self._inboxes[stream]
+        self._accounts = {each: stream for each, stream in self._accounts.items() if stream in self._inboxes}
         return tuple(dropped)
 
     def rotate_tokens(self, pages: Iterable[Page]) -> tuple[Stream, ...]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "resume": "Resume paused streams, which syncs them at once.",
     "status": "Show the state of every stream.",
     "journal": "Follow, verify, rebuild or export the journal.",
+    "changes": "Show the rows that changed, in order, and follow them.",
     "backup": "Copy the database while the daemon keeps running.",
     "store": "Copy the database into another one, or switch it to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",

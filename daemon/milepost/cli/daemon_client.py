@@ -2,7 +2,7 @@
 
 import ipaddress
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar, assert_never
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from milepost.reporting.views import ActionResult, closed, refused
 from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.api.dead_letters import DiscardBody
 from milepost.service.api.endpoint import Nothing
+from milepost.service.api.overview import PATH as OVERVIEW
 from milepost.service.api.streams import PATH, SyncBody
 from milepost.service.auth import COMMAND_LINE
 from milepost.settings import HttpSettings
@@ -40,12 +41,6 @@ AnswerT = TypeVar("AnswerT")
 Body = Nothing | DiscardBody | SyncBody
 
 
-class OpenSweep(msgspec.Struct):
-    """How far a sweep is, batches that changed nothing and are in no journal included."""
-
-    conversations: int
-
-
 class WorkedStream(msgspec.Struct):
     """What the daemon says of a stream. `is_configured` is whether it works it."""
 
@@ -53,7 +48,6 @@ class WorkedStream(msgspec.Struct):
     page_id: str
     page_name: str
     is_configured: bool | None
-    sweep: OpenSweep | None = None
 
 
 class _Listing(msgspec.Struct):
@@ -61,6 +55,25 @@ class _Listing(msgspec.Struct):
 
     streams: tuple[WorkedStream, ...]
     next: str | None
+
+
+class _SweepChange(msgspec.Struct):
+    """How far a sweep is, batches that changed nothing and are in no journal included."""
+
+    conversations: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class _StreamChange(msgspec.Struct):
+    sweep: _SweepChange | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class _OverviewChanges(msgspec.Struct):
+    """What has changed since the answer `since`; null there if it is all of them."""
+
+    tag: str
+    since: str | None
+    streams: dict[str, _StreamChange]
+    removed: tuple[str, ...]
 
 
 class Daemon:
@@ -141,6 +154,13 @@ class Daemon:
                 return streams
             after = page.next
 
+    async def fetch_changes(self, since: str) -> _OverviewChanges:
+        """Return what has changed of the streams since the answer with that tag, for "" all. Raises as `ask` does."""
+        status, body = await self._send("GET", f"{OVERVIEW}?since={quote(since)}" if since else OVERVIEW)
+        if status != 200:
+            raise self._failed(status, body)
+        return self._decode(body, _OverviewChanges)
+
     def _failed(self, status: int, body: bytes) -> MilepostError:
         match status:
             case 401:
@@ -163,6 +183,36 @@ class Daemon:
         return MilepostError(
             f"{self._url} answers {what}", hint="check whether another program, or another version, is at http.listen"
         )
+
+
+class OpenSweeps:
+    """How many conversations the open sweeps of a daemon have read. Each look asks for what has changed."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._tag = ""
+        self._read: dict[Stream, int] = {}
+
+    async def read(self) -> Mapping[Stream, int]:
+        """Return the counts by stream; those of before if the daemon does not answer."""
+        try:
+            changes = await self._daemon.fetch_changes(self._tag)
+        except MilepostError:  # it may be about to end, which others notice
+            return self._read
+        self._tag = changes.tag
+        if changes.since is None:
+            self._read.clear()
+        for key in changes.removed:
+            self._read.pop(Stream.parse(key), None)
+        for key, change in changes.streams.items():
+            match change.sweep:
+                case None:
+                    self._read.pop(Stream.parse(key), None)
+                case _SweepChange(conversations=int(conversations)):
+                    self._read[Stream.parse(key)] = conversations
+                case _:
+                    pass
+        return self._read
 
 
 @asynccontextmanager

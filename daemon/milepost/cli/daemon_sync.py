@@ -10,10 +10,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.cli.options import BY
-from milepost.cli.stream_actions import Operator
+from milepost.cli.stream_actions import CONCERNS_ALL, Operator
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.commands import SyncNow
-from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.errors import MilepostError
 from milepost.core.events import Tally
 from milepost.core.model import Stream
 from milepost.core.ports import RunResult
@@ -84,7 +84,7 @@ async def _request(who: Operator, streams: Sequence[Stream], *, full: bool) -> d
 
     refused = dict[Stream, str]()
     for stream, error in zip(streams, await asyncio.gather(*map(request, streams)), strict=True):
-        if isinstance(error, (StoreAway, StoreBusy, StoreRefused, BadConfiguration)):
+        if isinstance(error, CONCERNS_ALL):
             raise error
         if error is not None:
             refused[stream] = str(error)

@@ -14,9 +14,10 @@ from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import daemon_at
 from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
+from milepost.cli.stream_actions import CONCERNS_ALL
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand
-from milepost.core.errors import MilepostError, StoreAway, StoreRefused
+from milepost.core.errors import MilepostError
 from milepost.core.events import Reason
 from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop, stopping_on_signals
@@ -78,7 +79,7 @@ async def _here(parts: Parts, command: DeadLetterCommand) -> ActionResult:
         return result_of(before[0].dead_letter, await parts.supervisor.do(command))
     except CommandDeferred as why:
         return held(before[0].dead_letter, why)
-    except (StoreAway, StoreRefused):
+    except CONCERNS_ALL:
         raise
     except MilepostError as error:  # it concerns this dead letter only
         return refused(command.dead_letter_id, str(error))

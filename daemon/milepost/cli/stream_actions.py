@@ -14,12 +14,12 @@ from msgspec import Struct
 
 from milepost.app.build import assembled
 from milepost.app.database import store_url_of
-from milepost.cli.daemon_client import Daemon, daemon_at
+from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
 from milepost.cli.options import unknown_stream
 from milepost.cli.terminal import echo_wrapped
 from milepost.cli.titles import Titles
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
-from milepost.core.errors import MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.summary import ExitCode
@@ -27,6 +27,9 @@ from milepost.service.logs.output import logged
 from milepost.service.logs.redaction import Redactor
 from milepost.settings import Settings, secrets
 from milepost.stores.open import is_at_work
+
+# What ends a command for several streams: no other one of them would fare better.
+CONCERNS_ALL = (StoreAway, StoreBusy, StoreRefused, BadConfiguration)
 
 
 class Operator(Struct, frozen=True, eq=False):
@@ -79,14 +82,8 @@ async def _of_daemon(daemon: Daemon) -> Operator:
     worked = [each for each in await daemon.fetch_streams() if each.is_configured]
     titles = Titles({each.page_id: each.page_name for each in worked})
 
-    async def read() -> Mapping[Stream, int]:
-        try:
-            streams = await daemon.fetch_streams()
-        except MilepostError:  # it may be about to end, which others notice
-            return {}
-        return {Stream.parse(each.stream): each.sweep.conversations for each in streams if each.sweep is not None}
-
-    return Operator([Stream.parse(each.stream) for each in worked], titles, daemon.ask, read, is_daemon=True)
+    streams = [Stream.parse(each.stream) for each in worked]
+    return Operator(streams, titles, daemon.ask, OpenSweeps(daemon).read, is_daemon=True)
 
 
 async def _nothing() -> Mapping[Stream, int]:
@@ -121,7 +118,7 @@ async def _result(who: Operator, stream: Stream, command: PauseStream | ResumeSt
     """Return what became of a command, in words. Raises what concerns all streams."""
     try:
         await who.ask(stream, command)
-    except (StoreAway, StoreBusy, StoreRefused):
+    except CONCERNS_ALL:
         raise
     except MilepostError as error:
         return error

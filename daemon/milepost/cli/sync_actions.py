@@ -13,8 +13,6 @@ import click
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_sync import Look, sync_through_daemon
-from milepost.cli.groups import did_you_mean
-from milepost.cli.options import LIKENESS, named
 from milepost.cli.progress import BesideBars, Progress, progress_on_terminal
 from milepost.cli.stream_actions import demand_worked, operator
 from milepost.cli.sync_summary import Synced, rendered
@@ -23,7 +21,7 @@ from milepost.cli.titles import Titles
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Stream
-from milepost.core.ports import Held
+from milepost.core.ports import Held, RunResult
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.feed import Reader, reading
@@ -75,13 +73,14 @@ async def _here(
     began = perf_counter()
     async with assembled(settings, stop, learn_secret) as parts:
         titles = Titles(parts.registry.page_names())
-        streams = _chosen(wanted, parts)
+        streams = _known(wanted, parts)
         with _progress(titles, draws=draws) as progress:
             readers: dict[str, Reader] = {"log": JournalLog().read}
             if progress is not None:
                 readers["progress"] = progress.read
             async with reading(parts.feed, readers):
                 results = await parts.supervisor.sync(streams, full=full)
+            results += [RunResult(stream, None) for stream in wanted if stream not in streams]
         conditions = _conditions(settings, await parts.store.checkpoints(), is_at_work=False)
     return Synced(results, perf_counter() - began, conditions, parts.undiscovered, titles)
 
@@ -136,18 +135,18 @@ def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
             return ExitCode.WITH_ERRORS
 
 
-def _chosen(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
-    """Return the streams to sync. Raises BadConfiguration for an unknown one, or where there are none at all."""
-    if not parts.supervisor.streams and parts.undiscovered is None:
+def _known(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
+    """Return the streams to sync: those that are wanted, or all. While pages are undiscovered, some may be missing.
+
+    Raises BadParameter for a stream that does not exist, and BadConfiguration where there are none at all.
+    """
+    streams = parts.supervisor.streams
+    if parts.undiscovered is not None:
+        return [stream for stream in wanted or streams if stream in streams]
+    if not streams:
         raise BadConfiguration(
             "there is nothing to sync: source.access_token manages no page",
             hint="give its owner a role on a page, or list pages in config.yaml",
         )
-    streams = [stream.key for stream in parts.supervisor.streams]
-    unknown = [stream.key for stream in wanted if stream.key not in streams]
-    if unknown:
-        meant = did_you_mean(unknown[0], streams, LIKENESS)
-        raise BadConfiguration(
-            f"there is no stream {', '.join(unknown)}{meant}", hint=f"the configured streams are {named(streams)}"
-        )
-    return wanted or parts.supervisor.streams
+    demand_worked(wanted, streams)
+    return wanted or streams

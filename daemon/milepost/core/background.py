@@ -9,7 +9,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import NO_TALLY, Reason, RunStatus
 from milepost.core.gaps import Gap
 from milepost.core.message_reading import is_parked
-from milepost.core.plan import Finish, Policy, RunBudget, Wait
+from milepost.core.plan import Policy, RunBudget, Wait
 from milepost.core.ports import Usage
 from milepost.core.position import Phase
 from milepost.core.retry import JITTER
@@ -71,7 +71,7 @@ def plan_backlog(
     held_until: datetime | None = None,
     demand: Demand = NO_DEMAND,
     requests: int = 0,
-) -> ReadGap | HoldBack | Wait | Finish | None:
+) -> ReadGap | HoldBack | Wait | None:
     """Return what to do about the backlog after a run, which has made so many `requests` for older messages.
 
     None if there is nothing to do, or nothing can be done: a run that failed, was stopped, or met a rate limit that
@@ -79,33 +79,27 @@ def plan_backlog(
     """
     if not checkpoint.backlog or not _may_read(checkpoint, budget):
         return None
-    if ending := _ending(checkpoint, now, budget, demand, requests):
-        return ending
-    wait_until, reason = held_until or now, Reason.RATE_LIMIT
+    if _is_over(checkpoint, now, budget, demand, requests):
+        return None
+    if demand.held_back_by is not None:
+        return HoldBack(demand.held_back_by)
+    wait_until = held_until or now
     if demand.is_swept and not demand.leaves_share:
-        wait_until, reason = max(wait_until, now + timedelta(seconds=SHARE_WAIT_SECONDS)), Reason.TIME_LIMIT
+        wait_until = max(wait_until, now + timedelta(seconds=SHARE_WAIT_SECONDS))
     if wait_until <= now:
         return ReadGap()
-    return Finish(reason) if wait_until >= budget.deadline_at else Wait(wait_until)
+    return Wait(wait_until) if wait_until < budget.deadline_at else None
 
 
-def _ending(
-    checkpoint: Checkpoint, now: datetime, budget: RunBudget, demand: Demand, requests: int
-) -> HoldBack | Finish | None:
-    """Return why a run reads no further.
+def _is_over(checkpoint: Checkpoint, now: datetime, budget: RunBudget, demand: Demand, requests: int) -> bool:
+    """Return whether a run reads no further: it is stopped or at a limit, or its sweep needs the calls.
 
     Even one that used up its time makes a request, or what is owed would never be read. One whose sweep is not complete
     is followed by the next at once.
     """
-    if budget.stops_for is not None:
-        return Finish(budget.stops_for)
-    if requests >= budget.max_batches:
-        return Finish(Reason.BATCH_LIMIT)
-    if requests and now >= budget.deadline_at:
-        return Finish(Reason.TIME_LIMIT)
-    if checkpoint.sweep is not None and not demand.leaves_share:
-        return Finish(Reason.TIME_LIMIT)
-    return HoldBack(demand.held_back_by) if demand.held_back_by is not None else None
+    is_at_limit = requests >= budget.max_batches or (requests > 0 and now >= budget.deadline_at)
+    needs_calls = checkpoint.sweep is not None and not demand.leaves_share
+    return budget.stops_for is not None or is_at_limit or needs_calls
 
 
 def _may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:

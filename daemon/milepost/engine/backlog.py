@@ -141,7 +141,7 @@ class BacklogReader:
             case HoldBack(usage=usage):
                 self._note_held_back(usage)
                 return None
-            case _:
+            case None:
                 return None
 
     def _note_held_back(self, usage: Usage | None) -> None:

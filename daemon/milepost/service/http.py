@@ -20,6 +20,7 @@ from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
 from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
 from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
+from milepost.service.cors import answer_preflights, show_to
 from milepost.service.limits import limit_requests
 from milepost.service.wrong_tokens import WrongTokens
 
@@ -41,6 +42,16 @@ PASSING_HINT = "it may pass: a systemd unit tries again"
 OTHER_HINT = "set {key} to an address of this machine, such as 127.0.0.1:9464 or [::1]:9464"
 
 
+class Allowed(msgspec.Struct, frozen=True):
+    """What the configuration allows: names of hosts, and origins whose pages may read events and API."""
+
+    hosts: Collection[str] = ()
+    origins: Collection[str] = ()
+
+
+NOBODY_ELSE = Allowed()
+
+
 @asynccontextmanager
 async def serve(
     host: str,
@@ -49,7 +60,7 @@ async def serve(
     *,
     token: str = "",
     wrong_tokens: WrongTokens | None = None,
-    allowed_hosts: Collection[str] = (),
+    allowed: Allowed = NOBODY_ELSE,
 ) -> AsyncIterator[str]:
     """Serve the routes during the block, and yield the URL of the listener.
 
@@ -60,21 +71,29 @@ async def serve(
         token: what clients must send as `Authorization: Bearer …`, or have sent to /login, for everything but
             /healthz; with an empty one they must address the loopback or `host` by name instead.
         wrong_tokens: limits, counts and logs the wrong ones.
-        allowed_hosts: names by which clients may address it without a token, beside these.
+        allowed: further names by which clients may address it without a token, and whose pages may read from it.
 
     Raises:
         BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
-    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host, allowed_hosts)
+    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host, allowed.hosts)
     strangers = Strangers()
     hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(
-        middlewares=[hear, _errors_as_problems, admission, admit, limit_requests(is_admitted), refuse_foreign_pages],
+        middlewares=[
+            hear,
+            _errors_as_problems,
+            answer_preflights(allowed.origins),
+            admission,
+            admit,
+            limit_requests(is_admitted),
+            refuse_foreign_pages,
+        ],
         client_max_size=MAX_BODY_BYTES,
     )
     application.add_routes(routes)
-    application.on_response_prepare.append(add_headers)
+    application.on_response_prepare.extend((add_headers, show_to(allowed.origins)))
     runner = web.AppRunner(
         application,
         access_log=None,

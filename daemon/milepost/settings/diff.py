@@ -25,6 +25,7 @@ TAKES_RESTART = frozenset(
         "webhooks.path",
         "http.listen",
         "http.allowed_hosts",
+        "http.allowed_origins",
         "http.token",
         "http.token_file",
         "log.format",

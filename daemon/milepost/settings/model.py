@@ -22,6 +22,7 @@ from milepost.settings.types import (
     Number,
     OptionalAddress,
     OptionalGraphId,
+    Origins,
     Platforms,
     SchemaName,
     Seconds,
@@ -238,6 +239,8 @@ class HttpSettings(Section):
 
     allowed_hosts: HostNames = ()
     """Names by which requests may address the daemon without a token, beside this machine's own; behind a proxy."""
+    allowed_origins: Origins = ()
+    """Origins whose pages may read events and API from a browser (CORS); none may change anything."""
 
     @property
     def host(self) -> str:

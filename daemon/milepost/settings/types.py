@@ -203,6 +203,14 @@ def _address(listen: str) -> str:
     return listen
 
 
+def _origin(written: str) -> str:
+    """Require an origin as a browser serializes it (WHATWG HTML, "origin"): no other would ever be equal to one."""
+    match = re.fullmatch(r"(https?)://(?:[a-z0-9][a-z0-9._-]{0,252}|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", written)
+    if match is None or match.groups() in {("http", "80"), ("https", "443")}:
+        raise ValueError("not an origin")
+    return written
+
+
 Item = TypeVar("Item")
 
 
@@ -284,6 +292,11 @@ ChangeKinds = Annotated[
     Field(min_length=1),
     AfterValidator(_all_different),
     Allowed("a list of contact, conversation and message"),
+]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...],
+    AfterValidator(_all_different),
+    Allowed("a list of origins as browsers send them, such as [https://crm.example.com, http://localhost:3000]"),
 ]
 Platforms = Annotated[
     tuple[Literal["messenger", "instagram"], ...],

@@ -44,6 +44,10 @@ class OpenStore(Store, Protocol):
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         ...
 
+    async def size_bytes(self) -> int:
+        """Return how much room the rows take with their indexes, ours only. Raises StoreAway or StoreRefused."""
+        ...
+
     async def takes_writes(self) -> None:
         """Raise StoreAway or StoreRefused if nothing can be written."""
         ...

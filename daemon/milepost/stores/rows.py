@@ -79,12 +79,6 @@ def page_tuple(row: PageRow) -> tuple[Any, ...]:
     )
 
 
-def page_row(columns: tuple[Any, ...]) -> PageRow:
-    """Return the page of these columns."""
-    platform, page_id, name, username, first_seen_at, last_seen_at = columns
-    return PageRow(platform, page_id, name, username, _instant(first_seen_at), _instant(last_seen_at))
-
-
 def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
     """Return a contact's columns."""
     return (

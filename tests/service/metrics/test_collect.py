@@ -626,12 +626,12 @@ def test_the_size_of_the_wal_is_exposed(tmp_path: Path) -> None:
     assert values(exposition, "store_wal_size_bytes") == {"": 4_152}
 
 
-def test_the_size_of_the_database_is_exposed(tmp_path: Path) -> None:
-    exposition = Exposition()
-    exposition.metrics.add_installation(lambda: 90.0, tmp_path / "milepost.db")
-    assert "milepost_store_size_bytes 0.0\n" in exposition.expose().decode()
-    (tmp_path / "milepost.db").write_bytes(bytes(8_192))
+def test_the_size_of_the_database_is_exposed_while_it_is_known() -> None:
+    exposition, sizes = Exposition(), [8_192, None]
+    exposition.metrics.add_store_size(lambda: sizes[0])
     assert values(exposition, "store_size_bytes") == {"": 8_192}
+    del sizes[0]
+    assert values(exposition, "store_size_bytes") == {}
 
 
 def test_a_disk_that_cannot_be_queried_hides_only_its_own_metrics(tmp_path: Path) -> None:

@@ -66,7 +66,14 @@ class Metrics:
         gauge("streams_due", "Streams that wait for a slot.", streams_due)
         ahead = "Seconds by which this machine's clock is ahead of the API's, by the Date of the latest response."
         gauge("api_clock_offset_seconds", ahead, api_clock_offset_seconds)
-        self._registry.register(_Discovery(discovery_up))
+        self._register_if_known("discovery_up", "1 if the latest discovery of pages succeeded.", discovery_up)
+
+    def add_store_size(self, size_bytes: Callable[[], int | None]) -> None:
+        """Add the gauge of the database's size, which is None while it is unknown."""
+        self._register_if_known("store_size_bytes", "Size of the database: tables and indexes.", size_bytes)
+
+    def _register_if_known(self, name: str, documentation: str, value: Callable[[], float | None]) -> None:
+        self._registry.register(_IfKnown(f"milepost_{name}", documentation, value))
 
     def register(self, collector: Collector) -> None:
         """Add the metrics of another collector."""
@@ -120,24 +127,25 @@ def _timestamp(instant: datetime | None) -> float:
     return 0.0 if instant is None else instant.timestamp()
 
 
-class _Discovery(Collector):
-    """The gauge of the discovery of pages. There is none while that is off."""
+class _IfKnown(Collector):
+    """A gauge. There is none while its value is None."""
 
-    def __init__(self, is_up: Callable[[], bool | None]) -> None:
-        self._is_up = is_up
+    def __init__(self, name: str, documentation: str, value: Callable[[], float | None]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._value = value
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauge."""
-        is_up = self._is_up()
-        if is_up is not None:
-            yield GaugeMetricFamily("milepost_discovery_up", "1 if the latest discovery of pages succeeded.", is_up)
+        value = self._value()
+        if value is not None:
+            yield GaugeMetricFamily(self._name, self._documentation, value)
 
 
 class _Disk(Collector):
     """Gauges of a database's files and their file system. There are none if those cannot be queried."""
 
     def __init__(self, database: Path) -> None:
-        self._database = database
         self._folder = database.parent
         self._wal = database.with_name(f"{database.name}-wal")
 
@@ -145,11 +153,9 @@ class _Disk(Collector):
         """Yield the gauges. It blocks, and so must not run in the event loop."""
         try:
             usage = shutil.disk_usage(self._folder)
-            size_bytes = self._database.stat().st_size if self._database.exists() else 0
             wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
-        yield GaugeMetricFamily("milepost_store_size_bytes", "Size of the database file.", size_bytes)
         yield GaugeMetricFamily(
             "milepost_store_wal_size_bytes", "Size of the write-ahead log beside the database.", wal_bytes
         )

@@ -13,7 +13,7 @@ from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import while_answering
-from milepost.stores.postgresql.rights import kept_private
+from milepost.stores.postgresql.rights import demand_all_rows, kept_private
 from milepost.stores.postgresql.views import show_views
 from milepost.stores.url import StoreUrl
 
@@ -56,6 +56,7 @@ async def demand_current(dsn: Dsn) -> None:
     """Raise StoreRefused unless there is a schema, and it is this program's."""
     async with _connection(dsn) as connection:
         applied = await _applied(connection, dsn)
+        await demand_all_rows(connection, dsn)
     if not applied:
         raise StoreRefused(
             f"there is no schema {dsn.schema} of Milepost in {dsn.name}",
@@ -83,6 +84,7 @@ async def migrate(dsn: Dsn) -> set[str]:
                 done.add(name)
         async with connection.transaction():
             await connection.execute(LOCK, (dsn.schema,))
+            await demand_all_rows(connection, dsn)
             await show_views(connection, dsn)
     if done:
         log = structlog.get_logger("milepost")

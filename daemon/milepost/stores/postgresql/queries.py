@@ -72,6 +72,11 @@ class PostgresqlSession:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self.ask("answers", ())
 
+    async def size_bytes(self) -> int:
+        """Return the size of all tables in our schema, with their indexes."""
+        ((size_bytes,),) = await self.ask("size", ())
+        return int(size_bytes)
+
     async def write_nothing(self) -> None:
         """Write without changing anything."""
         await self.ask("demand_writable", ())

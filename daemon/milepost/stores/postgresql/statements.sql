@@ -985,6 +985,11 @@ SELECT 1 FROM journal LIMIT 1;
 -- name: unfinished_copy
 SELECT source, instant_text(since) FROM unfinished_copy;
 
+-- name: size
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint
+FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'm');
+
 -- name: demand_writable
 -- Finds out at the start, not at the first commit, that nothing may be written.
 UPDATE checkpoints SET version = version WHERE false;

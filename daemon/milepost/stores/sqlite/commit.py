@@ -24,6 +24,7 @@ from milepost.stores.moves import (
     written_of,
 )
 from milepost.stores.sql import stream_parameters
+from milepost.stores.sqlite.connection import overwriting
 from milepost.stores.sqlite.queries import Parameters, SqliteSession, stretch_parameters
 
 RowT = TypeVar("RowT")
@@ -119,20 +120,20 @@ class SqliteWriter(SqliteSession):
 
     def erase(self, stream: Stream, contact_id: str) -> Forgotten:
         """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
-        self.connection.execute("PRAGMA secure_delete = ON")
         pages = self.linked_pages(stream)
         who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
-        self.ask("forget_contact", who)
-        self.ask("forget_conversations", who)
-        self.ask("erase_webhook_events", who)
-        forgotten = Forgotten(
-            contacts=self.ask("erase_contact", who).rowcount,
-            conversations=self.ask("erase_conversations", who).rowcount,
-            interaction_events=self.ask("erase_interaction_events", who).rowcount,
-            payloads=self.ask("erase_payloads", who).rowcount,
-            elsewhere=tuple(page_id for (page_id,) in self.ask("contact_elsewhere", who)),
-        )
-        self.ask("erase_notes", who)
+        with overwriting(self.connection):
+            self.ask("forget_contact", who)
+            self.ask("forget_conversations", who)
+            self.ask("erase_webhook_events", who)
+            forgotten = Forgotten(
+                contacts=self.ask("erase_contact", who).rowcount,
+                conversations=self.ask("erase_conversations", who).rowcount,
+                interaction_events=self.ask("erase_interaction_events", who).rowcount,
+                payloads=self.ask("erase_payloads", who).rowcount,
+                elsewhere=tuple(page_id for (page_id,) in self.ask("contact_elsewhere", who)),
+            )
+            self.ask("erase_notes", who)
         return forgotten
 
     def _move(self, statements: Iterable[str], commit: Commit) -> None:

@@ -106,6 +106,17 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def overwriting(connection: sqlite3.Connection) -> Iterator[None]:
+    """Have SQLite overwrite what the block deletes, which costs too much to do it always."""
+    (level,) = connection.execute("PRAGMA secure_delete").fetchone()
+    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA secure_delete = {level}")
+
+
 class Database(aiosqlite.Connection):
     """A connection to the database at `path`, whose `files` must stay the ones that were opened."""
 

@@ -58,6 +58,11 @@ class SqliteSession:
         """Read anything."""
         self.ask("answers").fetchone()
 
+    def size_bytes(self) -> int:
+        """Return the size of the database."""
+        (size_bytes,) = self.ask("size").fetchone()
+        return int(size_bytes)
+
     def write_nothing(self) -> None:
         """Write without changing anything. The caller begins the transaction and ends it."""
         self.ask("demand_writable")

@@ -737,6 +737,9 @@ SELECT count(*) FROM message_backlog;
 -- name: answers
 SELECT 1 FROM journal LIMIT 1;
 
+-- name: size
+SELECT page_count * page_size FROM pragma_page_count, pragma_page_size;
+
 -- name: demand_writable
 -- Finds out at the start, not at the first commit, that the file is read-only.
 UPDATE checkpoints SET version = version WHERE false;

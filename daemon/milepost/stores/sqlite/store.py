@@ -145,6 +145,10 @@ class SqliteStore:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self._run(SqliteSession.answers)
 
+    async def size_bytes(self) -> int:
+        """Return the size of the database."""
+        return await self._run(SqliteSession.size_bytes)
+
     async def takes_writes(self) -> None:
         """Raise StoreAway or StoreRefused if nothing can be written."""
         await self._last_write.demand()

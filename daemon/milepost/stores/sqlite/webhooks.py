@@ -10,7 +10,7 @@ from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent
 from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
-from milepost.stores.sqlite.connection import Database, transaction
+from milepost.stores.sqlite.connection import Database, overwriting, transaction
 from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
 
 
@@ -55,8 +55,8 @@ class SqliteWebhookInbox:
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         def trim(connection: sqlite3.Connection) -> int:
-            connection.execute("PRAGMA secure_delete = ON")  # their people may be erased when nothing names them here
-            with transaction(connection):
+            # Overwritten, because their people may be erased when nothing names them here.
+            with overwriting(connection), transaction(connection):
                 old = connection.execute(self._sql["delete_old_webhook_events"], limits).fetchall()
                 beyond = connection.execute(self._sql["delete_webhook_events_beyond"], limits).fetchall()
             return sum(due_at is not None for (due_at,) in (*old, *beyond))

@@ -1,0 +1,33 @@
+"""The registry of pages keeps nothing of those that are dropped."""
+
+import gc
+import weakref
+
+from msgspec.structs import replace
+
+from app.trial import page_of, trial_of
+from kit.simulated import BAKERY, BICYCLES
+from milepost.core.model import Platform, Stream
+
+
+async def test_the_sources_of_a_dropped_page_are_not_kept() -> None:
+    async with trial_of() as trial:
+        sources = trial.registry.add([page_of(BAKERY), page_of(BICYCLES)])
+        kept = {stream: weakref.ref(source) for stream, source in sources.items()}
+        del sources
+        dropped = trial.registry.retain([page_of(BAKERY, Platform.MESSENGER)], besides=())
+        gc.collect()
+        assert {stream for stream, source in kept.items() if source() is None} == set(dropped)
+        assert set(dropped) == {Stream(Platform.INSTAGRAM, BAKERY.id), Stream(Platform.MESSENGER, BICYCLES.id)}
+
+
+async def test_a_webhook_about_the_account_of_a_dropped_page_finds_no_stream() -> None:
+    async with trial_of() as trial:
+        account = BAKERY.instagram_account_id or ""
+        page = replace(page_of(BAKERY), instagram_account_id=account)
+        trial.registry.add([page])
+        assert trial.registry.stream_of("instagram", account) == Stream(Platform.INSTAGRAM, BAKERY.id)
+        trial.registry.retain([page_of(BAKERY, Platform.MESSENGER)], besides=())
+        assert trial.registry.stream_of("instagram", account) is None
+        trial.registry.add([page])
+        assert trial.registry.stream_of("instagram", account) == Stream(Platform.INSTAGRAM, BAKERY.id)

@@ -1,0 +1,51 @@
+"""`milepost pause` and `resume`: what concerns one stream, and what concerns all of them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kit.builders import STREAM
+from milepost.cli import stream_actions
+from milepost.cli.stream_actions import Operator, perform
+from milepost.cli.titles import NO_TITLES
+from milepost.core.commands import PauseStream, StreamCommand
+from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
+from milepost.core.model import Platform, Stream
+from milepost.reporting.summary import ExitCode
+from milepost.settings import Settings
+
+OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
+
+
+async def pause(monkeypatch: pytest.MonkeyPatch, error: MilepostError) -> tuple[ExitCode, list[Stream]]:
+    """Pause two streams, the first of which is refused; return the exit code and which streams were asked for."""
+    asked: list[Stream] = []
+
+    async def ask(stream: Stream, _: StreamCommand) -> None:
+        asked.append(stream)
+        if stream == STREAM:
+            raise error
+
+    async def read() -> Mapping[Stream, int]:
+        return {}
+
+    @asynccontextmanager
+    async def operator(*_: object) -> AsyncIterator[Operator]:
+        yield Operator([STREAM, OTHER], NO_TITLES, ask, read, is_daemon=True)
+
+    monkeypatch.setattr(stream_actions, "operator", operator)
+    return await perform(Settings(), [STREAM, OTHER], PauseStream("somebody")), asked
+
+
+async def test_a_refusal_is_of_its_stream_and_the_next_one_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, asked = await pause(monkeypatch, MilepostError("there is no such stream"))
+    assert (code, asked) == (ExitCode.WITH_ERRORS, [STREAM, OTHER])
+
+
+@pytest.mark.parametrize("error", [BadConfiguration("the daemon refuses the token"), StoreAway("it is away")])
+async def test_what_concerns_all_streams_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, error: MilepostError
+) -> None:
+    with pytest.raises(type(error)):
+        await pause(monkeypatch, error)
