@@ -10,7 +10,8 @@ CREATE TABLE deliveries (
     failing_since timestamptz(3),
     failures bigint NOT NULL,
     problem text,
-    retry_at timestamptz(3)
+    retry_at timestamptz(3),
+    replays bigint NOT NULL DEFAULT 0
 );
 
 CREATE TABLE delivery_holds (

@@ -9,5 +9,6 @@ CREATE TABLE deliveries (
     failing_since TEXT,
     failures INTEGER NOT NULL,
     problem TEXT,
-    retry_at TEXT
+    retry_at TEXT,
+    replays INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;

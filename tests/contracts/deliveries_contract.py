@@ -52,7 +52,15 @@ class DeliveriesContract:
             assert await store.deliveries.move("crm", 3)
             assert not await store.deliveries.record(before, delivered(before, 9, None, NOON), ME)
             assert not await store.deliveries.record(before, failed(before, REFUSED, NOON, NOON, 0.0), ME)
-            assert await held(store) == Delivery("crm", 3)
+            assert await held(store) == Delivery("crm", 3, replays=1)
+
+    async def test_a_move_to_the_same_place_counts_as_one(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.deliveries.begin("crm", 7)
+            before = await held(store)
+            assert await store.deliveries.move("crm", 7)
+            assert not await store.deliveries.record(before, delivered(before, 9, None, NOON), ME)
+            assert await held(store) == Delivery("crm", 7, replays=1)
 
     async def test_an_operator_pauses_while_a_request_is_made(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store, open_deliveries(kept.store_url) as beside:
@@ -81,7 +89,7 @@ class DeliveriesContract:
             before = await held(store)
             await store.deliveries.record(before, failed(before, REFUSED, NOON, NOON, 0.0), ME)
             assert await beside.move("crm", 0)
-            assert await beside.all() == {"crm": Delivery("crm", 0)}
+            assert await beside.all() == {"crm": Delivery("crm", 0, replays=1)}
 
     async def test_there_is_nothing_to_do_for_an_unknown_destination(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url), open_deliveries(kept.store_url) as beside:

@@ -79,6 +79,13 @@ class TestMessages:
         others = {message_id("crm", [change(1), change(2)], NOON), message_id("crm", [change(1, "other")], NOON)}
         assert len(others | {message_id("erp", [change(1)], NOON), first}) == 4
 
+    async def test_what_is_replayed_is_no_repetition(self) -> None:
+        async with Receiver().listening() as receiver, sending_to(destination(receiver.url)) as sender:
+            for replays in (0, 0, 1):
+                await sender.send([change(1)], datetime.now(UTC), replays)
+        first, repeated, replayed = receiver.requests
+        assert first == repeated != replayed
+
     def test_a_body_is_of_a_size_that_servers_take(self) -> None:
         changes = [change(seq, "x" * 20_000) for seq in range(100)]
         fit = fitting(changes)

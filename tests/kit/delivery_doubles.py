@@ -92,7 +92,7 @@ class MemoryPlaces:
     async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
         await asyncio.sleep(0)
         now = self.kept[before.destination]
-        if now.place != before.place or self.holders.get(before.destination) != worker:
+        if (now.place, now.replays) != (before.place, before.replays) or self.holders.get(before.destination) != worker:
             return False
         self.kept[before.destination] = replace(after, paused_at=now.paused_at)
         return True
@@ -109,7 +109,7 @@ class MemoryPlaces:
         return True
 
     async def move(self, destination: str, place: int) -> bool:
-        self.kept[destination] = Delivery(destination, place)
+        self.kept[destination] = Delivery(destination, place, replays=self.kept[destination].replays + 1)
         return True
 
 
@@ -131,7 +131,7 @@ class MemoryReceiver:
         self.passing = asyncio.Event()
         self.passing.set()
 
-    async def send(self, changes: Sequence[Change], now: datetime) -> Answer:
+    async def send(self, changes: Sequence[Change], now: datetime, replays: int) -> Answer:
         """Take a request, as a Sender sends it."""
         assert 1 <= len(changes) <= 100
         number = len(self.requests)

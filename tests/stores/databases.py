@@ -114,7 +114,7 @@ class AnyDatabase:
             self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event})")
         name = f"crm-{checkpoint.version}"
         self.execute(
-            f"INSERT INTO deliveries VALUES ('{name}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}')"
+            f"INSERT INTO deliveries VALUES ('{name}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}', 1)"
         )
 
 

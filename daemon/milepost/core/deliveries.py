@@ -31,6 +31,7 @@ class Delivery(Struct, frozen=True):
         failures: the number of those attempts.
         problem: why the last of them failed, without anything that the receiver wrote.
         retry_at: when the next one is due.
+        replays: how often it was moved: what is delivered again then is no repetition to a receiver that drops those.
     """
 
     destination: str
@@ -42,6 +43,7 @@ class Delivery(Struct, frozen=True):
     failures: int = 0
     problem: str | None = None
     retry_at: datetime | None = None
+    replays: int = 0
 
 
 class DeliveryResult(StrEnum):
@@ -100,7 +102,20 @@ def next_limit(limit: int, result: DeliveryResult) -> int:
 
 def delivered(delivery: Delivery, place: int, behind_since: datetime | None, now: datetime) -> Delivery:
     """Return where a destination stands when its receiver has confirmed everything before `place`."""
-    return Delivery(delivery.destination, place, behind_since, delivered_at=now, paused_at=delivery.paused_at)
+    return replace(passed_over(delivery, place, behind_since), delivered_at=now)
+
+
+def passed_over(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
+    """Return where a destination stands when nothing before `place` is left to deliver."""
+    return replace(
+        delivery,
+        place=place,
+        behind_since=behind_since,
+        failing_since=None,
+        failures=0,
+        problem=None,
+        retry_at=None,
+    )
 
 
 def failed(delivery: Delivery, answer: Answer, behind_since: datetime, now: datetime, random: float) -> Delivery:
@@ -162,8 +177,8 @@ class DeliveryPlaces(Protocol):
     async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
         """Record where a destination stands, and hold it.
 
-        Records nothing and returns False if its place is not that of `before` any more, because somebody has moved it,
-        or if another worker holds it. Leaves untouched whether it is paused.
+        Records nothing and returns False if somebody has moved it since `before`, or if another worker holds it. Leaves
+        untouched whether it is paused.
         """
         ...
 

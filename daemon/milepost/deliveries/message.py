@@ -33,10 +33,13 @@ def fitting(changes: Sequence[Change], max_bytes: int = MAX_BODY_BYTES) -> Seque
     return changes
 
 
-def message_of(destination: str, changes: Sequence[Change], secrets: Sequence[SecretStr], now: datetime) -> Message:
-    """Return the message with these changes, signed with each of the secrets."""
+def message_of(sent_for: str, changes: Sequence[Change], secrets: Sequence[SecretStr], now: datetime) -> Message:
+    """Return the message with these changes, signed with each of the secrets.
+
+    Its id depends on the changes and on what they are `sent_for`: a destination, and which replay of it.
+    """
     content = msgspec.json.encode(changes)
-    message_id = f"msg_{sha256(destination.encode() + b' ' + content).hexdigest()[:32]}"
+    message_id = f"msg_{sha256(sent_for.encode() + b' ' + content).hexdigest()[:32]}"
     data: dict[str, Any] = {"type": TYPE, "timestamp": instant_text(now), "data": {"changes": msgspec.Raw(content)}}
     body = msgspec.json.encode(data)
     signed = (Webhook(secret.get_secret_value()).sign(message_id, now, body.decode()) for secret in secrets)

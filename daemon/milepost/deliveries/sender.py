@@ -31,9 +31,9 @@ class Sender:
         self._session = session
         self._url = URL(destination.url)
 
-    async def send(self, changes: Sequence[Change], now: datetime) -> Answer:
+    async def send(self, changes: Sequence[Change], now: datetime, replays: int = 0) -> Answer:
         """Send changes once. Whatever the receiver or the network does wrong is an Answer, never raised."""
-        message = message_of(self._destination.name, changes, self._destination.secret, now)
+        message = message_of(f"{self._destination.name} {replays}", changes, self._destination.secret, now)
         try:
             async with (
                 asyncio.timeout(REQUEST_SECONDS),

@@ -18,6 +18,7 @@ from milepost.core.deliveries import (
     failed,
     is_due,
     next_limit,
+    passed_over,
     seconds_left,
 )
 from milepost.core.errors import MilepostError
@@ -110,7 +111,7 @@ class DestinationWorker:
         if is_late and delivery != await self._held():
             return MIN_SECONDS
         page = _fitting(found)
-        answer = await self._sent(sender, page)
+        answer = await self._sent(sender, page, delivery.replays)
         if answer is None:
             return MIN_SECONDS
         await self._record(delivery, page, answer)
@@ -119,10 +120,10 @@ class DestinationWorker:
     async def _held(self) -> Delivery | None:
         return await self._outlets.places.hold(self.destination.name, self._outlets.worker)
 
-    async def _sent(self, sender: Sender, page: ChangesPage) -> Answer | None:
+    async def _sent(self, sender: Sender, page: ChangesPage, replays: int) -> Answer | None:
         """Send changes; None if a stop was requested before there was an answer: then they are sent again."""
         async with self.stop.interruptible():
-            return await sender.send(page.changes, self._outlets.clock.now())
+            return await sender.send(page.changes, self._outlets.clock.now(), replays)
         return None
 
     async def _begin(self) -> None:
@@ -148,7 +149,7 @@ class DestinationWorker:
         if is_over and delivery.behind_since is None and delivery.problem is None:
             return LOOK_SECONDS
         behind_since = None if is_over else delivery.behind_since
-        after = Delivery(delivery.destination, found.next, behind_since, delivery.delivered_at, delivery.paused_at)
+        after = passed_over(delivery, found.next, behind_since)
         await self._outlets.places.record(delivery, after, self._outlets.worker)
         return 0.0
 

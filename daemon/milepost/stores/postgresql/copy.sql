@@ -80,7 +80,7 @@ ORDER BY event_key;
 -- name: read_deliveries
 SELECT
     destination, place, instant_text(behind_since), instant_text(delivered_at), instant_text(paused_at),
-    instant_text(failing_since), failures, problem, instant_text(retry_at)
+    instant_text(failing_since), failures, problem, instant_text(retry_at), replays
 FROM deliveries
 ORDER BY destination;
 
@@ -133,7 +133,7 @@ COPY webhook_events (
 
 -- name: add_deliveries
 COPY deliveries (
-    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
 ) FROM STDIN;
 
 -- name: add_source
@@ -154,13 +154,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 -- Who opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
-<<<<<<< HEAD
-    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
-    webhook_events, deliveries, delivery_holds, source,
-=======
     contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
-    webhook_events, source,
->>>>>>> feed
+    webhook_events, deliveries, delivery_holds, source,
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
@@ -169,13 +164,8 @@ IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
-<<<<<<< HEAD
-    contact_interaction_events, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
-    webhook_events, deliveries, delivery_holds, source,
-=======
     contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
-    webhook_events, source,
->>>>>>> feed
+    webhook_events, deliveries, delivery_holds, source,
     unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;
 

@@ -7,7 +7,7 @@ ON CONFLICT (destination) DO NOTHING;
 -- name: deliveries
 SELECT
     destination, place, instant_text(behind_since), instant_text(delivered_at), instant_text(paused_at),
-    instant_text(failing_since), failures, problem, instant_text(retry_at)
+    instant_text(failing_since), failures, problem, instant_text(retry_at), replays
 FROM deliveries
 ORDER BY destination;
 
@@ -24,7 +24,7 @@ RETURNING destination;
 -- name: delivery
 SELECT
     destination, place, instant_text(behind_since), instant_text(delivered_at), instant_text(paused_at),
-    instant_text(failing_since), failures, problem, instant_text(retry_at)
+    instant_text(failing_since), failures, problem, instant_text(retry_at), replays
 FROM deliveries
 WHERE destination = %(destination)s;
 
@@ -40,7 +40,7 @@ SET
     place = %(place)s, behind_since = %(behind_since)s, delivered_at = %(delivered_at)s,
     failing_since = %(failing_since)s, failures = %(failures)s, problem = %(problem)s, retry_at = %(retry_at)s
 FROM held
-WHERE deliveries.destination = held.destination AND place = %(before)s
+WHERE deliveries.destination = held.destination AND place = %(before)s AND replays = %(replays)s
 RETURNING deliveries.destination;
 
 -- name: release_deliveries
@@ -60,6 +60,8 @@ RETURNING destination;
 
 -- name: move_delivery
 UPDATE deliveries
-SET place = %(place)s, behind_since = NULL, failing_since = NULL, failures = 0, problem = NULL, retry_at = NULL
+SET
+    place = %(place)s, behind_since = NULL, failing_since = NULL, failures = 0, problem = NULL, retry_at = NULL,
+    replays = replays + 1
 WHERE destination = %(destination)s
 RETURNING destination;

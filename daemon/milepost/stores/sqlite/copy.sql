@@ -72,7 +72,7 @@ ORDER BY event_key;
 
 -- name: read_deliveries
 SELECT
-    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
 FROM deliveries
 ORDER BY destination;
 
@@ -128,9 +128,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_deliveries
 INSERT INTO deliveries (
-    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_source
 INSERT INTO source (place, kind, base_url) VALUES (?, ?, ?);

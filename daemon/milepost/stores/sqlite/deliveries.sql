@@ -6,13 +6,13 @@ ON CONFLICT (destination) DO NOTHING;
 
 -- name: deliveries
 SELECT
-    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
 FROM deliveries
 ORDER BY destination;
 
 -- name: delivery
 SELECT
-    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
 FROM deliveries
 WHERE destination = :destination;
 
@@ -21,7 +21,7 @@ UPDATE deliveries
 SET
     place = :place, behind_since = :behind_since, delivered_at = :delivered_at, failing_since = :failing_since,
     failures = :failures, problem = :problem, retry_at = :retry_at
-WHERE destination = :destination AND place = :before
+WHERE destination = :destination AND place = :before AND replays = :replays
 RETURNING destination;
 
 -- name: pause_delivery
@@ -35,6 +35,8 @@ RETURNING destination;
 
 -- name: move_delivery
 UPDATE deliveries
-SET place = :place, behind_since = NULL, failing_since = NULL, failures = 0, problem = NULL, retry_at = NULL
+SET
+    place = :place, behind_since = NULL, failing_since = NULL, failures = 0, problem = NULL, retry_at = NULL,
+    replays = replays + 1
 WHERE destination = :destination
 RETURNING destination;
