@@ -174,6 +174,22 @@ class ChangesContract:
         assert contact.key == {"platform": STREAM.platform, "page_id": STREAM.page_id, "contact_id": "c_1"}
         assert is_mirrored(kept, mirror)
 
+    async def test_the_row_that_changed_last_is_deleted(self, kept: StoreDump) -> None:
+        """Its number is the greatest, and the deletion takes a greater one."""
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+        await followed(kept, mirror)
+
+        for _ in range(2):
+            kept.execute(
+                "DELETE FROM contact_interaction_events"
+                " WHERE change_seq = (SELECT max(change_seq) FROM contact_interaction_events)"
+            )
+            ((kind, op, _),) = told(await followed(kept, mirror))
+            assert (kind, op) == (MESSAGE, DELETE)
+        assert is_mirrored(kept, mirror)
+
     async def test_a_stream_that_is_removed_and_read_again(self, kept: StoreDump) -> None:
         mirror, late = Mirror(), Mirror()
         async with open_store(kept.store_url) as store:

@@ -230,6 +230,33 @@ class StoreContract:
         assert sum(isinstance(answer, VersionConflict) for answer in answers) == 39
         assert set((await look()).conversations) == {row.conversation_id for row in winners[0].changes.conversations}
 
+    # --- several commits of one stream together ---
+
+    async def test_commits_that_follow_one_another_are_stored_together(self, store: Store, look: Look) -> None:
+        commits = list(life(STREAM, 6))
+
+        answers = await store.commit_all(commits)
+
+        first_seqs = [1 + sum(len(each.entries) for each in commits[:place]) for place in range(6)]
+        assert [answer.first_seq for answer in answers if isinstance(answer, Committed)] == first_seqs
+        assert await store.load(STREAM) == commits[-1].checkpoint
+        tables = await look()
+        assert [row.entry() for row in tables.journal] == [entry for each in commits for entry in each.entries]
+        assert set(tables.conversations) == {
+            row.conversation_id for each in commits for row in each.changes.conversations
+        }
+
+    async def test_commits_together_of_a_second_writer_are_refused(self, store: Store, look: Look) -> None:
+        stale = [commit_after(Checkpoint(STREAM), changes=some_rows("stale"), run_id="stale")]
+        stale.append(commit_after(stale[0].checkpoint, RunStarted(at(1)), changes=some_rows("next"), run_id="stale"))
+        await commit(store)
+        before = await look()
+
+        with pytest.raises(VersionConflict):
+            await store.commit_all(stale)
+
+        assert await look() == before
+
     # --- the outcome of a commit ---
 
     async def test_settling_a_stored_commit_returns_its_seq(self, store: Store) -> None:
@@ -613,6 +640,39 @@ class CheckingStoreContract(StoreContract):
         assert set(tables.checkpoints) == {stream(number).key for number in range(40) if number not in bad}
         assert tables.checkpoints == tables.refold()
         await whole_or_not_at_all(commits, store, look)
+
+    async def test_of_commits_together_those_before_a_refused_one_are_stored_and_none_after_it(
+        self, store: Store, look: Look
+    ) -> None:
+        (bad, _), *_ = self.REFUSED_ROWS.values()
+        commits = list(life(STREAM, 5))
+        commits[2] = replace(commits[2], changes=bad)
+
+        answers = await store.commit_all(commits)
+
+        assert [type(answer) for answer in answers] == [Committed, Committed, Rejected]
+        assert await store.load(STREAM) == commits[1].checkpoint
+        assert {row.version for row in (await look()).journal} == {
+            entry.version for each in commits[:2] for entry in each.entries
+        }
+
+    async def test_commits_together_of_many_streams_at_once_harm_one_another_as_little_as_single_ones(
+        self, store: Store, look: Look
+    ) -> None:
+        (bad, _), *_ = self.REFUSED_ROWS.values()
+        lives = [list(life(stream(number), 8)) for number in range(10)]
+        lives[3][0] = replace(lives[3][0], changes=bad)
+        lives[7][5] = replace(lives[7][5], changes=bad)
+
+        answers = await asyncio.gather(*(store.commit_all(each) for each in lives))
+
+        stored = [sum(isinstance(answer, Committed) for answer in each) for each in answers]
+        assert stored == [8, 8, 8, 0, 8, 8, 8, 5, 8, 8]
+        for number, commits in enumerate(lives):
+            expected = commits[stored[number] - 1].checkpoint if stored[number] else Checkpoint(stream(number))
+            assert await store.load(stream(number)) == expected
+        tables = await look()
+        assert tables.checkpoints == tables.refold()
 
     async def test_a_commit_that_is_refused_for_no_row_says_so(self, store: Store, look: Look) -> None:
         sound = commit_after(Checkpoint(STREAM), changes=some_rows("a"))

@@ -79,16 +79,16 @@ def read(batches: int) -> Checkpoint:
 
 class TestRequest:
     def test_a_first_request_starts_at_the_head_and_goes_to_the_end(self) -> None:
-        assert requested(checkpoint_of(), budget()) == Request(None, 50, 20, until=None)
+        assert requested(checkpoint_of(), budget()) == Request(None, 50, 20, until=None, batches_left=499)
 
     def test_a_request_of_a_new_sweep_goes_to_the_watermark_less_the_overlap(self) -> None:
-        assert requested(given(completed()), budget("run-2")) == Request(None, 50, 20, until=at(-600))
+        assert requested(given(completed()), budget("run-2")) == Request(None, 50, 20, until=at(-600), batches_left=499)
 
     def test_a_request_continues_the_walk(self) -> None:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
         checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
 
-        assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-HOUR))
+        assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-HOUR), batches_left=498)
 
     @pytest.mark.parametrize(("is_prompted", "cursor"), [(False, "after 1"), (True, None)])
     def test_a_run_because_of_news_reads_the_head_first_however_recently_that_was_read(
@@ -105,7 +105,7 @@ class TestRequest:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
         checkpoint = given(run_started(), sweep, BatchStored(catching_up("after 1"), Tally(batches=3)))
 
-        assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-600))
+        assert requested(checkpoint, budget()) == Request("after 1", 50, 20, until=at(-600), batches_left=496)
 
     def test_a_request_continues_after_unchanged_batches(self) -> None:
         checkpoint = read(1)
@@ -118,14 +118,14 @@ class TestRequest:
         sweep = sweep_started(Mode.INCREMENTAL, at(0), walk_until=at(-HOUR))
         checkpoint = given(run_started(), sweep, BatchStored(walking("after 1"), Tally(batches=1)))
 
-        assert requested(checkpoint, budget(wants_full=True)) == Request(None, 50, 20, until=None)
+        assert requested(checkpoint, budget(wants_full=True)) == Request(None, 50, 20, until=None, batches_left=498)
 
     def test_a_request_of_a_forced_full_sweep_continues_an_open_full_one(self) -> None:
         assert requested(read(1), budget(wants_full=True)).cursor == "x"
 
-    def test_a_request_says_whether_it_is_the_last_of_the_run(self) -> None:
-        assert not requested(read(3), budget(max_batches=5)).is_last
-        assert requested(read(4), budget(max_batches=5)).is_last
+    def test_a_request_says_how_many_batches_the_run_has_left(self) -> None:
+        assert requested(read(3), budget(max_batches=5)).batches_left == 1
+        assert requested(read(4), budget(max_batches=5)).batches_left == 0
 
 
 class TestLimits:

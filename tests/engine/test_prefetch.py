@@ -3,11 +3,12 @@
 import asyncio
 from datetime import timedelta
 
-from kit.builders import NOON, refused
+from kit.builders import NOON, RATE_LIMIT, refused
 from kit.engine_doubles import Inbox, cursor_of
 from milepost.core.ports import Fetched, Held, Outcome, Request
+from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
-from milepost.engine.prefetch import prefetching
+from milepost.engine.prefetch import MAX_AHEAD, prefetching
 
 
 async def let_run() -> None:
@@ -44,7 +45,7 @@ async def test_nothing_is_requested_ahead_at_the_end_of_the_inbox() -> None:
 async def test_nothing_is_requested_ahead_after_the_last_batch_of_the_run() -> None:
     inbox = Inbox(3)
     async with prefetching(inbox) as ahead:
-        await ahead.fetch(asks(None, is_last=True))
+        await ahead.fetch(asks(None, batches_left=0))
         await let_run()
     assert inbox.cursors == [None]
 
@@ -120,3 +121,57 @@ async def test_no_call_follows_a_cancelled_one_before_what_came_up_meanwhile_is_
         assert await ahead.fetch(asks("2")) == Held()
         assert inbox.cursors == [None, "1"]
         assert isinstance(await ahead.fetch(asks("2")), Fetched)
+
+
+async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -> None:
+    inbox = Inbox(100)
+    async with prefetching(inbox) as ahead:
+        first = asks(None, batches_left=99)
+        await ahead.fetch(first)
+        for _ in range(10 * MAX_AHEAD):
+            await asyncio.sleep(0)
+        assert len(inbox.asked) == 1 + MAX_AHEAD
+        assert [ahead.ready(asks(str(place + 1)), place) is not None for place in range(MAX_AHEAD + 1)] == [
+            *[True] * MAX_AHEAD,
+            False,
+        ]
+        ahead.drop_settled(3)
+        await let_run()
+        assert ahead.ready(asks("4"), 0) is not None
+        assert ahead.ready(asks("1"), 0) is None, "it is settled"
+
+
+async def test_none_is_requested_ahead_of_what_the_run_has_left() -> None:
+    inbox = Inbox(100)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None, batches_left=2))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert inbox.cursors == [None, "1", "2"]
+
+
+async def test_none_is_requested_ahead_once_something_has_come_up() -> None:
+    inbox, goes_on = Inbox(100), True
+    async with prefetching(inbox, lambda: goes_on) as ahead:
+        await ahead.fetch(asks(None, batches_left=99))
+        goes_on = False
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert inbox.cursors == [None, "1"], "the one that was on its way"
+
+
+async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rate_limit_at_once() -> None:
+    for problem, counts_at_once in ((RATE_LIMIT, True), (refused().problem, False)):
+
+        async def refuse_the_third(asked: Request | str, problem: Problem = problem) -> Outcome | None:
+            return refused(problem) if cursor_of(asked) == "2" else None
+
+        async with prefetching(Inbox(9, before=refuse_the_third)) as ahead:
+            await ahead.fetch(asks(None, batches_left=9))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert (ahead.refusal == refused(problem)) is counts_at_once
+            await ahead.fetch(asks("1", batches_left=8))
+            assert ahead.refusal == refused(problem)
+            assert ahead.forget() == asks("2", batches_left=7)
+            assert ahead.refusal is None

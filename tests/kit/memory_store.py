@@ -6,14 +6,14 @@ whatever does not survive a database does not survive here.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
-from milepost.core.errors import VersionConflict
+from milepost.core.errors import MilepostError, OutcomeUnknown, VersionConflict
 from milepost.core.events import Entry, Resolution, StreamRemoved
 from milepost.core.evolve import evolve
 from milepost.core.gaps import Gap, gaps_after
@@ -270,6 +270,22 @@ class MemoryStore:
         self.write_entries(commit)
         self.write_rows(commit)
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Rejected]:
+        """Store them one after the other, up to one that fails."""
+        answers: list[Committed | Rejected] = []
+        for commit in commits:
+            try:
+                answers.append(await self.commit(commit))
+            except OutcomeUnknown:
+                raise
+            except MilepostError:
+                if not answers:
+                    raise
+                break
+            if isinstance(answers[-1], Rejected):
+                break
+        return answers
 
     def is_outdated(self, commit: Commit) -> bool:
         """Whether another stream has written of the same conversations since it was decided on."""

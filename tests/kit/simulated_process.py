@@ -6,7 +6,7 @@ A process dies at an await point: whatever it awaits never returns, and nothing 
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any, NoReturn, TypeVar
@@ -80,7 +80,7 @@ class Process:
         self._operators: dict[asyncio.Task[None], Stream] = {}
         self._admissions: set[asyncio.Task[None]] = set()
         self._calls_while_waiting: Counter[asyncio.Task[None]] = Counter()
-        self._unsettled: dict[Stream, tuple[Record, Reading]] = {}
+        self._unsettled: dict[Stream, list[tuple[Record, Reading]]] = {}
 
     def _rate_limits(self) -> RateLimits:
         """Return the rate limits in the journal, as a process does that starts."""
@@ -249,8 +249,10 @@ class Process:
     def decide(self, checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
         """Decide as the engine does, and check what the decision shows."""
         stream = checkpoint.stream
-        self._unsettled.pop(stream, None)
-        self.sources[stream].is_limit_unsettled = False
+        if checkpoint.version <= self.setting.snapshot(stream).version:  # else it is to be committed with those before
+            self._unsettled[stream] = []
+        if isinstance(outcome, Refused):
+            self.sources[stream].is_limit_unsettled = False
         pending = self.setting.decides(checkpoint, outcome, context)
         return ObservedPending(pending, lambda decision: self._check(checkpoint, outcome, context, decision))
 
@@ -275,7 +277,7 @@ class Process:
             return
         reading = Reading(stream, sweep, outcome, self.sources[stream].sent_at(outcome), context.budget)
         if isinstance(decision, Record):
-            self._unsettled[stream] = (decision, reading)
+            self._unsettled.setdefault(stream, []).append((decision, reading))
         else:
             assert not decision.tally.has_changes, "a batch that changes something was skipped"
             self.invariants.seen["a batch was skipped"] += 1
@@ -285,8 +287,9 @@ class Process:
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Commit what was decided, after which its batch is safe."""
         stream = commit.checkpoint.stream
-        record, reading = self._unsettled.get(stream, (None, None))
-        if record is None or reading is None or commit.entries[-1].event is not record.events[-1]:
+        last = commit.entries[-1].event
+        reading = next((of for record, of in self._unsettled.get(stream, ()) if record.events[-1] is last), None)
+        if reading is None:
             return await self.setting.commit(stream, commit)
         if commit.entries[0].version == self.setting.snapshot(stream).version + 1:  # else it is refused
             self.invariants.batch_fetched(reading)
@@ -471,9 +474,14 @@ class SimulatedStore:
         return await self._store.find_open_dead_letters(dead_letter_ids)
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
+        (answer,) = await self.commit_all((commit,))
+        return answer
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
         setting, invariants = self._setting, self._process.invariants
         await self._process.reach()
-        await self._expect_refusals_settled(commit)
+        for commit in commits:
+            await self._expect_refusals_settled(commit)
         if setting.happens(setting.scenario.away_chance):
             self._go_away()
         await self._reach()
@@ -481,14 +489,25 @@ class SimulatedStore:
         await self._process.reach()
         is_unknown = setting.happens(setting.scenario.unknown_chance)
         is_stored = not is_unknown or setting.random.random() < 0.5
-        answer: Committed | Rejected | None = None
-        if is_stored:
-            answer = await self._watched(self._process.commit(commit))
+        answers: list[Committed | Rejected] = []
+        for commit in commits if is_stored else ():  # without an await that it may not survive: all of them or none
+            try:
+                answers.append(await self._watched(self._process.commit(commit)))
+            except VersionConflict:
+                if not answers:
+                    raise
+                break
+            if isinstance(answers[-1], Rejected):
+                break
         await self._process.reach()
-        if answer is None or (is_unknown and isinstance(answer, Committed)):
+        if not answers or (is_unknown and isinstance(answers[0], Committed)):
             invariants.seen[f"a commit of unknown outcome was {'' if is_stored else 'not '}stored"] += 1
             raise OutcomeUnknown("the connection was lost during a commit")
-        return answer
+        if len([answer for answer in answers if isinstance(answer, Committed)]) > 1:
+            invariants.seen["batches were committed together"] += 1
+        if len(answers) > 1 and isinstance(answers[-1], Rejected):
+            invariants.seen["a batch was refused among several"] += 1
+        return answers
 
     async def _expect_refusals_settled(self, commit: Commit) -> None:
         """No run ends before a rate limit that it met is on record: the limit has to outlive this process."""

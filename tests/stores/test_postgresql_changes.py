@@ -1,14 +1,20 @@
 """The change feed of a PostgreSQL database, of which several transactions take numbers at the same time."""
 
+import json
+from typing import Any
+
 import psycopg
 import pytest
 
-from contracts.changes_contract import ROWS, ChangesContract, followed, is_mirrored, told, write
+from contracts.changes_contract import OTHER, ROWS, ChangesContract, followed, is_mirrored, told, write
 from kit.mirror import Mirror
 from kit.postgres import Database
-from milepost.core.changes import ChangeKind, ChangeOp
+from milepost.core.changes import ALL_KINDS, ChangeKind, ChangeOp
+from milepost.core.model import Stream
+from milepost.stores.changes import ChangesAsked
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.changes import KEYS_OF_LOCKS, settled
+from milepost.stores.sql import load_statements
 from stores.store_dump import PostgresDump, StoreDump
 
 
@@ -113,3 +119,53 @@ class TestSettled:
     def test_keys_repeat_after_many_numbers(self) -> None:
         many = 5 * KEYS_OF_LOCKS
         assert settled(many + 2, (KEYS_OF_LOCKS - 3, 1)) == many - 3
+
+
+GROWTH = """
+SET search_path TO milepost;
+INSERT INTO contacts (platform, page_id, contact_id, first_seen_at, last_interaction_at, updated_at)
+SELECT 'messenger', n % 100, 'c_' || n, now(), now(), now() FROM generate_series(1, 9000) AS n;
+INSERT INTO conversations (conversation_id, platform, page_id, contact_id, updated_time, first_synced_at, synced_at)
+SELECT 't_' || n, 'messenger', n % 100, 'c_' || n, now(), now(), now() FROM generate_series(1, 9000) AS n;
+INSERT INTO contact_interaction_events
+SELECT 'm_' || n, 't_' || n, 'messenger', n % 100, 'c_' || n, 'in', 'message', NULL, NULL, now()
+FROM generate_series(1, 9000) AS n;
+INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
+SELECT 'message', 'messenger', n % 100, 'd_' || n, false FROM generate_series(1, 9000) AS n;
+"""
+READING = {
+    **{name: text for name, text in load_statements("postgresql", "changes").items() if "change_seqs" not in text},
+    "last_change": load_statements("postgresql")["last_change"],
+}
+del READING["numbers_in_use"]
+
+
+def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node, *(inner for each in node.get("Plans", ()) for inner in nodes(each))]
+
+
+@pytest.mark.parametrize("is_analysed", [False, True])
+def test_statements_find_their_rows_by_their_numbers_also_in_tables_that_nobody_has_analysed(
+    kept: StoreDump, database: Database, *, is_analysed: bool
+) -> None:
+    kept.execute(GROWTH + ("ANALYZE;" if is_analysed else ""))
+    streams: tuple[Stream | None, ...] = (None, OTHER)
+    with database.connect() as connection:
+        connection.autocommit = False
+        settings = load_statements("postgresql")["settings"]
+        connection.execute(settings.encode(), {"schema": "milepost", "statement_timeout": "30s"})
+        for place in (0, 18_000, 35_990):
+            for asked in (ChangesAsked(place, 100, ALL_KINDS, stream) for stream in streams):
+                for name, statement in READING.items():
+                    # A page is looked for up to the end of the feed, or in a small part of it, and read up to where it
+                    # is full.
+                    end = 36_000 if asked.stream is None else place + 1_000
+                    parameters = asked.parameters(place, end if name == "changes_up_to" else place + 100)
+                    explained = f"EXPLAIN (FORMAT JSON) {statement.rstrip(';')}".encode()
+                    ((plan,),) = connection.execute(explained, parameters).fetchall()
+                    read = [each for each in nodes(json.loads(plan)[0]["Plan"]) if "Relation Name" in each]
+                    assert read, name
+                    for each in read:
+                        assert each["Node Type"] in {"Index Scan", "Index Only Scan"}, (name, place, asked.stream)
+                        # The last number is at the end of the index.
+                        assert name == "last_change" or "change_seq" in each["Index Cond"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -108,6 +109,44 @@ def test_every_secret_is_a_file_that_is_not_in_the_project() -> None:
     for secret in COMPOSE["secrets"].values():
         assert secret["file"].startswith("./compose/secrets/")
     assert "compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_secrets_that_the_page_makes_can_be_read_by_every_container(tmp_path: Path) -> None:
+    """Each has a user of its own, and the reader may have a strict umask."""
+    making, tokens = shown("compose/secrets", ".env")
+    for name in ("compose", "monitoring"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("secrets"))
+    mounted = [path for path in tmp_path.rglob("*.*") if path.is_file()]
+    for path in mounted:
+        path.chmod(0o600)
+    subprocess.run(["bash", "-euc", f"umask 077\n{making}\n{tokens}"], cwd=tmp_path, check=True, timeout=60)
+    folder = tmp_path / "compose/secrets"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {f"./{path.relative_to(tmp_path)}" for path in folder.iterdir()} == {
+        each["file"] for each in COMPOSE["secrets"].values()
+    }
+    assert [path for path in (*folder.iterdir(), *mounted) if not path.stat().st_mode & 0o004] == []
+    assert all(len(path.read_text().strip()) == 64 for path in folder.iterdir())
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    variables = {line.partition("=")[0] for line in (tmp_path / ".env").read_text().splitlines()}
+    assert variables <= COMPOSE["x-milepost"]["environment"].keys()
+
+
+def shown(*parts: str) -> list[str]:
+    """Return the blocks of commands on the page about containers that have these in them, in this order."""
+    text = (ROOT / "docs/containers.md").read_text()
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [next(block for block in blocks if part in block) for part in parts]
+
+
+def test_the_page_names_services_and_profiles_that_exist() -> None:
+    text = (ROOT / "docs/containers.md").read_text() + (ROOT / "compose.yaml").read_text()
+    profiles = set(re.findall(r"--profile (\w+)", text))
+    assert profiles == {profile for service in SERVICES.values() for profile in service.get("profiles", ())}
+    started = re.findall(r"docker compose (?:--profile \w+ )?up -d([ \w]*)", text)
+    assert any(started)
+    assert {name for each in started for name in each.split()} <= SERVICES.keys()
+    assert set(re.findall(r"docker compose exec (\w+)", text)) <= SERVICES.keys()
 
 
 @pytest.mark.parametrize("name", ["milepost", "worker", "simulated"])

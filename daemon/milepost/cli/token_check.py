@@ -85,7 +85,7 @@ class _Trial:
         token = settings.source.access_token.get_secret_value()
         self.registry = PageRegistry(client, rate_limits, settings.source.calls_per_second, token)
         self._client = client
-        self._request = Request(None, 1, settings.sync.messages_per_conversation, is_last=True)
+        self._request = Request(None, 1, settings.sync.messages_per_conversation, batches_left=0)
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._takes_webhooks = bool(settings.webhooks.listen)
 

@@ -274,7 +274,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
-    is_last = is_head or batches_read(checkpoint, budget) + 1 >= budget.max_batches
+    batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)
     is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
     limit = _another_limit(size.limit) if is_rewound else size.limit
@@ -284,7 +284,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
         limit,
         policy.messages_per_conversation,
         until,
-        is_last,
+        batches_left,
         size.detail,
         checks_list,
         own_id=checkpoint.own_id.own_id if checkpoint.own_id is not None else None,

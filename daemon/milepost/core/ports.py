@@ -1,5 +1,6 @@
 """The ports between the core and the world, and the values that cross them."""
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
@@ -18,8 +19,8 @@ class Request(Struct, frozen=True):
     """A request for a batch: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
     `own_id` is taken as ours, as long as the expected one is in no thread.
-    `until` is how far back the walk has to go (None: to the end of the inbox), and `is_last` says that the run has no
-    batch left after this one, or none that is sure to follow it: both tell a prefetching source when to stop. With
+    `until` is how far back the walk has to go (None: to the end of the inbox), and `batches_left` how many batches the
+    run may read after this one, 0 if none is sure to follow it: both tell a prefetching source when to stop. With
     `checks_list` a refusal is followed by a look whether the list can be read at all (`list_check`).
     """
 
@@ -27,7 +28,7 @@ class Request(Struct, frozen=True):
     limit: int
     messages: int
     until: datetime | None = None
-    is_last: bool = False
+    batches_left: int = 1
     detail: Detail = Detail.NESTED
     checks_list: bool = False
     own_id: str | None = None
@@ -219,6 +220,14 @@ class Store(Protocol):
 
         Raises VersionConflict if another writer appended to the stream first, RowsRejected if it is unknown which rows
         are at fault, and OutcomeUnknown if the database went away before it confirmed the commit.
+        """
+        ...
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
+        """Store commits that follow one another in one stream together, in one transaction.
+
+        Returns the results of the first ones, up to one that is refused, if one is: then those before it are stored,
+        and none after it. Raises what `commit` raises for the first; OutcomeUnknown is about all of them.
         """
         ...
 

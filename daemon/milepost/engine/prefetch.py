@@ -1,7 +1,8 @@
-"""A Source around a Source that requests the next batch ahead, so that network and database work in parallel."""
+"""A Source around a Source that requests the next batches ahead, so that network and database work in parallel."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
@@ -10,35 +11,77 @@ from msgspec.structs import replace
 from milepost.core.model import Detail
 from milepost.core.plan import reaches_back
 from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, MessagesRequest, Refused, Request, Source
+from milepost.core.remedies import rule_for
+
+MAX_AHEAD = 16  # batches
+# Conversations and messages that wait: what is ahead of a store that is slower than the API is memory in vain.
+MAX_ROWS_AHEAD = 2_000
 
 
-class _Prefetched(Struct, frozen=True):
+class _Prefetched(Struct):
     request: Request
     outcome: asyncio.Task[Answered]
+    rows: int = 0  # conversations and messages, once it has arrived
 
 
 class Prefetch:
-    """A Source that requests one batch ahead where the run is sure to want it."""
+    """A Source that requests batches ahead where the run is sure to want them, one after the other."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, may_go_on: Callable[[], bool]) -> None:
         self._source = source
-        self._ahead: _Prefetched | None = None
+        self._may_go_on = may_go_on
+        self._ahead: deque[_Prefetched] = deque()  # the last may be on its way, all others have arrived
 
     async def fetch(self, request: Request) -> Answered:
         """Return the batch, which may be ready, and request the next. Held if another one was on its way."""
-        ahead = self._ahead
+        ahead = self._ahead[0] if self._ahead else None
         if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
             outcome = await ahead.outcome
-            self._ahead = None  # not before: a stop that comes together with a refusal must not lose it
+            self._ahead.popleft()  # not before: a stop that comes together with a refusal must not lose it
         elif ahead is not None:
             await self.cancel()
             return Held()  # a stop or a removal meanwhile counts first; otherwise the same request is planned again
         else:
             outcome = await self._source.fetch(request)
-        next_request = _next_request(request, outcome)
-        if next_request is not None:
-            self._ahead = _Prefetched(next_request, asyncio.create_task(self._source.fetch(next_request)))
+        self._request_next(request, outcome)
         return outcome
+
+    def ready(self, request: Request, place: int) -> Fetched | None:
+        """Return the batch if it has arrived with `place` others before it."""
+        ahead = self._ahead[place] if place < len(self._ahead) else None
+        if ahead is None or not _is_same(ahead.request, request):
+            return None
+        outcome = _arrived(ahead)
+        return outcome if isinstance(outcome, Fetched) else None
+
+    def drop_settled(self, count: int) -> None:
+        """Drop the first `count` batches that were ready: they are settled."""
+        for _ in range(count):
+            settled = self._ahead.popleft()
+            self._request_next(settled.request, settled.outcome.result())
+
+    def _request_next(self, request: Request, outcome: Answered) -> None:
+        """Request what follows the last batch ahead or, if there is none, this one."""
+        last = self._ahead[-1] if self._ahead else None
+        if last is not None:
+            arrived = _arrived(last)
+            if arrived is None:
+                return
+            request, outcome = last.request, arrived
+        following = _next_request(request, outcome)
+        rows = sum(each.rows for each in self._ahead)
+        if following is not None and len(self._ahead) < MAX_AHEAD and rows < MAX_ROWS_AHEAD:
+            asking = asyncio.create_task(self._source.fetch(following))
+            self._ahead.append(_Prefetched(following, asking))
+            asking.add_done_callback(self._go_on)
+
+    def _go_on(self, asked: asyncio.Task[Answered]) -> None:
+        """Request what follows a batch that has arrived, unless it was taken or something came up meanwhile."""
+        last = self._ahead[-1] if self._ahead else None
+        if last is not None and last.outcome is asked and (arrived := _arrived(last)) is not None:
+            last.rows = _rows_of(arrived)
+            if self._may_go_on():
+                self._request_next(last.request, arrived)
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Read one conversation. These are never requested ahead."""
@@ -50,34 +93,53 @@ class Prefetch:
 
     @property
     def refusal(self) -> Refused | None:
-        """The refusal of the request that was sent ahead, if it has arrived: a limit holds from then on."""
-        ahead = self._ahead
-        if ahead is None or not ahead.outcome.done() or ahead.outcome.cancelled():
+        """The refusal of a request that was sent ahead: of the next one, or of any if it is about all: a limit holds.
+
+        A refusal about the content of a list counts only where the walk gets there.
+        """
+        arrived = _arrived(self._ahead[-1]) if self._ahead else None
+        if not isinstance(arrived, Refused):
             return None
-        outcome = ahead.outcome.result()
-        return outcome if isinstance(outcome, Refused) else None
+        is_general = rule_for(arrived.problem, has_cursor=True).is_general
+        return arrived if is_general or len(self._ahead) == 1 else None
 
     def forget(self) -> Request | None:
-        """Drop what was answered ahead, and return its request: it is being settled."""
-        ahead, self._ahead = self._ahead, None
-        return ahead.request if ahead is not None else None
+        """Drop what was answered ahead, and return the last request: it is being settled."""
+        last = self._ahead[-1] if self._ahead else None
+        self._ahead.clear()
+        return last.request if last is not None else None
 
     async def cancel(self) -> None:
         """Cancel the request that was sent ahead, and wait until it has ended."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.outcome.cancel()
-            await asyncio.wait({ahead.outcome})
+        asked = {each.outcome for each in self._ahead}
+        self._ahead.clear()
+        for each in asked:
+            each.cancel()
+        if asked:
+            await asyncio.wait(asked)
 
 
 @asynccontextmanager
-async def prefetching(source: Source) -> AsyncIterator[Prefetch]:
-    """Wrap a source for one run. A request that is still in flight at the end is cancelled."""
-    ahead = Prefetch(source)
+async def prefetching(source: Source, may_go_on: Callable[[], bool] = lambda: True) -> AsyncIterator[Prefetch]:
+    """Wrap a source for one run. A request that is still in flight at the end is cancelled.
+
+    While the run is busy, one batch is requested after the other as long as it `may_go_on`.
+    """
+    ahead = Prefetch(source, may_go_on)
     try:
         yield ahead
     finally:
         await ahead.cancel()
+
+
+def _arrived(ahead: _Prefetched) -> Answered | None:
+    is_there = ahead.outcome.done() and not ahead.outcome.cancelled()
+    return ahead.outcome.result() if is_there else None
+
+
+def _rows_of(arrived: Answered) -> int:
+    conversations = arrived.batch.conversations if isinstance(arrived, Fetched) else ()
+    return len(conversations) + sum(len(each.interactions) for each in conversations)
 
 
 def _is_same(one: Request, other: Request) -> bool:
@@ -91,10 +153,10 @@ def _is_same(one: Request, other: Request) -> bool:
 
 def _next_request(request: Request, outcome: Answered) -> Request | None:
     """Return the request that is sure to follow this outcome; None if the walk or the run may end here."""
-    if request.is_last or request.detail is not Detail.NESTED or not isinstance(outcome, Fetched):
+    if request.batches_left <= 0 or request.detail is not Detail.NESTED or not isinstance(outcome, Fetched):
         return None  # after a reduced request, the next may be of another size
     cursor = outcome.batch.next_cursor
     times = (each.updated_time for each in outcome.batch.conversations)
     if cursor is None or cursor == request.cursor or reaches_back(times, request.until):
         return None
-    return replace(request, cursor=cursor)
+    return replace(request, cursor=cursor, batches_left=request.batches_left - 1)

@@ -34,7 +34,7 @@ from milepost.engine.context import EngineContext
 from milepost.engine.mailbox import Mailbox
 from milepost.engine.prefetch import Prefetch, prefetching
 from milepost.engine.redrive import Redriver
-from milepost.engine.stream_journal import StreamJournal
+from milepost.engine.stream_journal import StreamJournal, ToSettle
 
 
 async def run_stream(
@@ -58,7 +58,7 @@ async def run_stream(
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     commands = CommandHandler(mailbox, redriver, stream_journal, budget)
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox, budget)
-    async with prefetching(source) as prefetch:
+    async with prefetching(source, lambda: not _is_called(engine, mailbox)) as prefetch:
         with engine.call_shares.sweeping(stream):
             run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
             checkpoint = await run.complete(own_run_id)
@@ -75,6 +75,11 @@ async def run_commands_only(
     stream_journal = StreamJournal(engine, stream, budget)
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     return await CommandHandler(mailbox, redriver, stream_journal, budget).run_commands(await stream_journal.load())
+
+
+def _is_called(engine: EngineContext, mailbox: Mailbox) -> bool:
+    """Return whether something has come up that is seen to between two batches."""
+    return mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated or engine.stop.is_requested
 
 
 class _Run:
@@ -169,9 +174,8 @@ class _Run:
 
         Held if something comes up before that: nothing changes then, and the same request is planned again.
         """
-        mailbox, stop = self._mailbox, self._engine.stop
-        if not (mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated or stop.is_requested):
-            async with stop.interruptible():
+        if not _is_called(self._engine, self._mailbox):
+            async with self._engine.stop.interruptible():
                 return checked(refused, await self._prefetch.fetch(positions))
         return Held()
 
@@ -241,6 +245,17 @@ class _Run:
         """Decide what an outcome means, and commit that."""
         if (left_out := note_left_out(checkpoint, outcome, self._budget)) is not None:
             checkpoint = await self._stream_journal.record(checkpoint, left_out)
-        return await self._stream_journal.settle(
-            checkpoint, partial(decide, checkpoint, outcome), fetch_seconds=outcome.took_seconds
-        )
+        first = ToSettle(partial(decide, checkpoint, outcome), outcome.took_seconds)
+        after, followed = await self._stream_journal.settle_ready(checkpoint, first, self._following)
+        self._prefetch.drop_settled(followed)
+        for _ in range(followed):
+            self._backlog.begin_turn()
+        return after
+
+    def _following(self, checkpoint: Checkpoint, place: int) -> ToSettle | None:
+        """Return the batch that would be fetched next, if it is ready and nothing else has come up."""
+        step = Reload() if is_over(checkpoint, self._budget) else self._next_step(checkpoint)
+        fetched = self._prefetch.ready(step.request, place) if isinstance(step, Fetch) else None
+        if fetched is None or note_left_out(checkpoint, fetched, self._budget) is not None:
+            return None
+        return ToSettle(partial(decide, checkpoint, fetched), fetched.took_seconds)

@@ -1,12 +1,14 @@
 """One stream's journal during a run: load the checkpoint, decide and commit, then publish to the feed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from time import perf_counter
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
+from milepost.core.drafts import MAX_DRAFTS, Draft, may_follow, prepare_after
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
 from milepost.core.gaps import Gap
@@ -20,6 +22,20 @@ from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.engine.store_retry import StoreRetry
 
 RECENT = timedelta(days=1)
+
+
+Decide = Callable[[Context], Pending]
+
+
+class ToSettle(Struct, frozen=True):
+    """An outcome that is to be settled: how it is decided, and how long the source took, if it was fetched."""
+
+    decide: Decide
+    fetch_seconds: float | None = None
+
+
+Following = Callable[[Checkpoint, int], ToSettle | None]
+"""Returns the outcome that is ready to be settled after a checkpoint, with so many ready ones before it."""
 
 
 class StreamJournal:
@@ -39,29 +55,31 @@ class StreamJournal:
         self._engine.rate_limits.observe(checkpoint)
         return checkpoint
 
-    async def settle(
-        self,
-        checkpoint: Checkpoint,
-        decide: Callable[[Context], Pending],
-        fetch_seconds: float | None = None,
-    ) -> Checkpoint:
+    async def settle(self, checkpoint: Checkpoint, decide: Decide) -> Checkpoint:
         """Decide and commit, again without the rows that the store refuses, and again where what is stored has changed.
 
         Returns the checkpoint after it.
 
         Raises VersionConflict if another writer was first, and RowsRejected if the store cannot name what it refuses.
         """
+        after, _ = await self.settle_ready(checkpoint, ToSettle(decide), lambda _, __: None)
+        return after
+
+    async def settle_ready(
+        self, checkpoint: Checkpoint, outcome: ToSettle, following: Following
+    ) -> tuple[Checkpoint, int]:
+        """Settle an outcome as `settle` does, together with those `following` it that are ready.
+
+        Returns the checkpoint after the last that was settled, and how many followed the first.
+        """
         refused: tuple[RefusedRow, ...] = ()
         while True:
-            clock = self._engine.clock
-            context = Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused)
-            pending = decide(context)
-            known = await self._known(pending.keys)
-            decision = pending.record(known)
-            if isinstance(decision, BatchUnchanged):
-                return self._skip_unchanged(checkpoint, decision, fetch_seconds or 0.0)
-            answer = await self._commit(checkpoint, decision, self.budget.run_id, fetch_seconds, known)
-            if isinstance(answer, Checkpoint):
+            draft = await self._draft(checkpoint, self._decide(outcome, refused), outcome.fetch_seconds)
+            if isinstance(draft, BatchUnchanged):
+                return self._skip_unchanged(checkpoint, draft, outcome.fetch_seconds or 0.0), 0
+            drafts = [draft] if refused else await self._with_following(draft, following)
+            answer = await self._commit(checkpoint, drafts)
+            if not isinstance(answer, Rejected):
                 return answer
             if answer.rows and set(answer.rows) <= set(refused):
                 raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
@@ -69,10 +87,13 @@ class StreamJournal:
 
     async def record(self, checkpoint: Checkpoint, record: Record, run_id: str | None = None) -> Checkpoint:
         """Commit events without rows and return the checkpoint after them. Raises as `settle` does."""
-        answer = await self._commit(checkpoint, record, run_id or self.budget.run_id)
+        run_id = run_id or self.budget.run_id
+        commit = prepare(checkpoint, record, run_id, self._engine.clock.now(), self._codec)
+        answer = await self._commit(checkpoint, [Draft(record, commit, run_id)])
         if isinstance(answer, Rejected):
             raise RowsRejected("the database refuses rows that it was not given", hint="please report this")
-        return answer
+        after, _ = answer
+        return after
 
     async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return dead letters of the stream whose redrive is due, at most `limit`."""
@@ -92,6 +113,35 @@ class StreamJournal:
         found = await self._store_retry.call(lambda: self._store.find_open_dead_letters((dead_letter_id,)))
         return found[0] if found else None
 
+    def _decide(self, outcome: ToSettle, refused: tuple[RefusedRow, ...] = ()) -> Pending:
+        clock = self._engine.clock
+        return outcome.decide(Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused))
+
+    async def _draft(
+        self, checkpoint: Checkpoint, pending: Pending, fetch_seconds: float | None
+    ) -> Draft | BatchUnchanged:
+        known = await self._known(pending.keys)
+        decision = pending.record(known)
+        if isinstance(decision, BatchUnchanged):
+            return decision
+        run_id, now = self.budget.run_id, self._engine.clock.now()
+        commit = replace(prepare(checkpoint, decision, run_id, now, self._codec), known=known)
+        return Draft(decision, commit, run_id, pending.keys, fetch_seconds)
+
+    async def _with_following(self, draft: Draft, following: Following) -> list[Draft]:
+        """Return a draft and those of the outcomes ready behind it that can be committed together with it."""
+        drafts = [draft]
+        while len(drafts) < MAX_DRAFTS:
+            checkpoint = drafts[-1].commit.checkpoint
+            outcome = following(checkpoint, len(drafts) - 1)
+            if outcome is None or not may_follow((pending := self._decide(outcome)).keys, drafts):
+                break
+            next_draft = await self._draft(checkpoint, pending, outcome.fetch_seconds)
+            if isinstance(next_draft, BatchUnchanged):  # it needs no commit
+                break
+            drafts.append(next_draft)
+        return drafts
+
     async def _known(self, keys: Keys | None) -> Known:
         return Known() if keys is None else await self._store_retry.call(lambda: self._store.known(keys))
 
@@ -101,48 +151,61 @@ class StreamJournal:
         self._engine.feed.publish(UnchangedRead(after, passed.tally, fetch_seconds))
         return after
 
-    async def _commit(
-        self,
-        checkpoint: Checkpoint,
-        record: Record,
-        run_id: str,
-        fetch_seconds: float | None = None,
-        known: Known | None = None,
-    ) -> Checkpoint | Rejected:
-        unsettled: Commit | None = None
+    async def _commit(self, checkpoint: Checkpoint, drafts: Sequence[Draft]) -> tuple[Checkpoint, int] | Rejected:
+        """Commit drafts. Returns the checkpoint after the last that was stored, and how many followed the first."""
+        unsettled: Sequence[Commit] = ()
 
-        async def attempt() -> tuple[Commit, Committed | Rejected]:
+        async def attempt() -> list[tuple[Commit, Committed | Rejected]]:
             nonlocal unsettled
-            if unsettled is not None:
-                committed = await self._store.settle(unsettled)
-                if committed is not None:
-                    return unsettled, committed
-                unsettled = None
-            now = self._engine.clock.now()
-            events = (*self._store_retry.outage(), *record.events)
-            commit = replace(prepare(checkpoint, Record(events, record.changes), run_id, now, self._codec), known=known)
+            if unsettled and (stored := await self._stored(unsettled)):
+                return stored
+            outage = self._store_retry.outage()
+            commits = [draft.commit for draft in drafts]
+            if outage:
+                commits = prepare_after(checkpoint, outage, drafts, self._engine.clock.now(), self._codec)
             try:
-                answer = await self._store.commit(commit)
+                answers = await self._store.commit_all(commits)
             except OutcomeUnknown:
-                unsettled = commit
+                unsettled = commits
                 raise
-            if isinstance(answer, Committed):
+            if isinstance(answers[0], Committed):
                 self._store_retry.reset()
-            return commit, answer
+            return list(zip(commits, answers, strict=False))  # none follows one that was refused
 
         began = perf_counter()
-        commit, answer = await self._store_retry.call(attempt)
-        if isinstance(answer, Rejected):
-            return answer
-        seconds = perf_counter() - began
+        answered = await self._store_retry.call(attempt)
+        _, first = answered[0]
+        if isinstance(first, Rejected):
+            return first
+        seconds, after, settled = perf_counter() - began, checkpoint, -1
+        for (commit, answer), draft in zip(answered, drafts, strict=False):
+            if isinstance(answer, Committed):
+                self._publish(commit, answer, draft, seconds)
+                after, settled = commit.checkpoint, settled + 1
+        if (
+            drafts[0].record.events and self._store_retry.outage()
+        ):  # since this commit, whose outcome was unknown at first
+            after = await self.record(after, Record(()))
+        return after, settled
+
+    async def _stored(self, commits: Sequence[Commit]) -> list[tuple[Commit, Committed | Rejected]]:
+        """Return those of the commits of unknown outcome that were stored: the first ones, or none."""
+        stored: list[tuple[Commit, Committed | Rejected]] = []
+        for commit in commits:
+            answer = await self._store.settle(commit)
+            if answer is None:
+                break
+            stored.append((commit, answer))
+        return stored
+
+    def _publish(self, commit: Commit, committed: Committed, draft: Draft, seconds: float) -> None:
         self._engine.rate_limits.observe(commit.checkpoint)
         recent = _recent(commit, self._engine.clock.now())
         self._engine.feed.publish(
-            Recorded(commit.entries, answer, commit.checkpoint, seconds, fetch_seconds, record.arrived, recent)
+            Recorded(
+                commit.entries, committed, commit.checkpoint, seconds, draft.fetch_seconds, draft.record.arrived, recent
+            )
         )
-        if record.events and self._store_retry.outage():  # since this commit, whose outcome was unknown at first
-            return await self._commit(commit.checkpoint, Record(()), run_id)
-        return commit.checkpoint
 
 
 def _recent(commit: Commit, now: datetime) -> tuple[tuple[str, datetime], ...]:

@@ -50,8 +50,7 @@ class ChangesAsked(Struct, frozen=True):
             "contacts": ChangeKind.CONTACT in self.kinds,
             "conversations": ChangeKind.CONVERSATION in self.kinds,
             "messages": ChangeKind.MESSAGE in self.kinds,
-            "platform": None if self.stream is None else self.stream.platform.value,
-            "page_id": None if self.stream is None else self.stream.page_id,
+            "stream": None if self.stream is None else self.stream.key,
         }
 
     def statements(self) -> Mapping[ChangeKind, str]:

@@ -1,13 +1,14 @@
 """Group commit: what waits at the same time to be stored shares a transaction, and so its write to the disk."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from milepost.core.errors import MilepostError
-from milepost.core.ports import Committed, Rejected
+from milepost.core.errors import MilepostError, VersionConflict
+from milepost.core.ports import Commit, Committed, Rejected
 
 MAX_GROUP = 32
 
@@ -21,14 +22,14 @@ Write = Callable[[list[Item]], Awaitable[Sequence[Result | MilepostError]]]
 
 
 class _Waiting(Struct, Generic[Item, Result], eq=False):
-    """An item, and the result that its caller waits for."""
+    """Items of one caller, in order, and the results that it waits for."""
 
-    item: Item
-    result: asyncio.Future[Result]
+    items: Sequence[Item]
+    results: asyncio.Future[Sequence[Result | MilepostError]]
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Passes items to `write`, as many together as are waiting, `max_group` at most; one group at a time."""
+    """Passes items to `write`, as many together as are waiting, about `max_group` at most; one group at a time."""
 
     def __init__(self, write: Write[Item, Result], max_group: int = MAX_GROUP) -> None:
         self._write = write
@@ -42,23 +43,50 @@ class GroupCommit(Generic[Item, Result]):
         Whoever gets the lock takes everything that waits into one transaction; the others find their result ready when
         they get it. So nobody waits to be joined, and many streams share one write to the disk.
         """
-        mine: _Waiting[Item, Result] = _Waiting(item, asyncio.get_running_loop().create_future())
+        (result,) = await self.commit_all((item,))
+        return result
+
+    async def commit_all(self, items: Sequence[Item]) -> list[Result]:
+        """Store items in one group, as `commit` does each. Returns the results up to the first error, if there is one.
+
+        Raises the error of the first item.
+        """
+        mine: _Waiting[Item, Result] = _Waiting(items, asyncio.get_running_loop().create_future())
         self._waiting.append(mine)
         try:
             async with self._lock:
-                if not mine.result.done():
-                    group, self._waiting = self._waiting[: self._max_group], self._waiting[self._max_group :]
-                    await self._commit_group(group)
+                if not mine.results.done():
+                    await self._commit_group(self._take_group())
         finally:  # also when cancelled: nothing is stored after its caller is gone
             if mine in self._waiting:
                 self._waiting.remove(mine)
-            elif not mine.result.done():
-                await asyncio.wait([mine.result])
-        return mine.result.result()
+            elif not mine.results.done():
+                await asyncio.wait([mine.results])
+        results: list[Result] = []
+        for each in mine.results.result():
+            if not isinstance(each, MilepostError):
+                results.append(each)
+            elif results:
+                break
+            else:
+                raise each
+        return results
+
+    def _take_group(self) -> list[_Waiting[Item, Result]]:
+        """Take those that wait, the oldest first, up to the size of a group; the items of one caller stay together."""
+        size = 0
+        for count, each in enumerate(self._waiting):
+            size += len(each.items)
+            if count and size > self._max_group:
+                break
+        else:
+            count = len(self._waiting)
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
 
     async def _commit_group(self, group: list[_Waiting[Item, Result]]) -> None:
         """Commit a group and set its results. A cancellation waits for the end: the others depend on this task."""
-        committing = asyncio.ensure_future(self._write([each.item for each in group]))
+        committing = asyncio.ensure_future(self._write([item for each in group for item in each.items]))
         cancelled: asyncio.CancelledError | None = None
         while not committing.done():
             try:
@@ -67,15 +95,28 @@ class GroupCommit(Generic[Item, Result]):
                 cancelled = cancellation
         if committing.cancelled():  # by the event loop, which cancels every task when it ends
             for each in group:
-                each.result.cancel()
+                each.results.cancel()
             raise asyncio.CancelledError
-        failure = committing.exception()
-        results: Sequence[Result | BaseException] = [failure] * len(group) if failure else committing.result()
-        for each, result in zip(group, results, strict=True):
-            if isinstance(result, BaseException):
-                each.result.set_exception(result)
-                each.result.exception()  # marks it as retrieved, should its caller be gone
-            else:
-                each.result.set_result(result)
+        if failure := committing.exception():
+            for each in group:
+                each.results.set_exception(failure)
+                each.results.exception()  # marks it as retrieved, should its caller be gone
+        else:
+            results = iter(committing.result())
+            for each in group:
+                each.results.set_result(list(islice(results, len(each.items))))
         if cancelled is not None:
             raise cancelled
+
+
+def not_following(commit: Commit, before: Iterable[tuple[Commit, GroupResult]]) -> VersionConflict | None:
+    """Return the error of a commit if what it follows was `before` it in its group, and is not stored.
+
+    The version alone does not tell: another writer may have appended an entry in its place.
+    """
+    stream, version = commit.checkpoint.stream, commit.entries[0].version
+    for each, result in before:
+        is_earlier = each.checkpoint.stream == stream and each.entries[0].version < version
+        if is_earlier and not isinstance(result, Committed):
+            return VersionConflict(f"{stream} is not at version {version - 1}", hint="the stream continues from there")
+    return None

@@ -1,4 +1,5 @@
--- The change feed: see core/changes.py. A page is read up to a number at which it is full.
+-- The change feed: see core/changes.py. A page is read up to a number at which it is full. A stream is compared as one
+-- text, so that no planner reads all rows of a page instead of those with these numbers.
 
 -- name: last_number
 -- Whether committed or not; read before `numbers_in_use`.
@@ -24,7 +25,7 @@ FROM (
         FROM contacts
         WHERE
             %(contacts)s AND change_seq > %(after)s AND change_seq <= %(up_to)s
-            AND (%(page_id)s::text IS NULL OR (platform = %(platform)s AND page_id = %(page_id)s))
+            AND (%(stream)s::text IS NULL OR platform || ':' || page_id = %(stream)s)
         ORDER BY change_seq
         LIMIT %(limit)s
     ) AS contacts
@@ -35,7 +36,7 @@ FROM (
         FROM conversations
         WHERE
             %(conversations)s AND change_seq > %(after)s AND change_seq <= %(up_to)s
-            AND (%(page_id)s::text IS NULL OR (platform = %(platform)s AND page_id = %(page_id)s))
+            AND (%(stream)s::text IS NULL OR platform || ':' || page_id = %(stream)s)
         ORDER BY change_seq
         LIMIT %(limit)s
     ) AS conversations
@@ -46,7 +47,7 @@ FROM (
         FROM contact_interaction_events
         WHERE
             %(messages)s AND change_seq > %(after)s AND change_seq <= %(up_to)s
-            AND (%(page_id)s::text IS NULL OR (platform = %(platform)s AND page_id = %(page_id)s))
+            AND (%(stream)s::text IS NULL OR platform || ':' || page_id = %(stream)s)
         ORDER BY change_seq
         LIMIT %(limit)s
     ) AS contact_interaction_events
@@ -60,10 +61,7 @@ FROM (
             AND CASE kind
                 WHEN 'contact' THEN %(contacts)s WHEN 'conversation' THEN %(conversations)s ELSE %(messages)s
             END
-            AND CASE
-                WHEN %(page_id)s::text IS NULL THEN NOT moved
-                ELSE page_id = %(page_id)s AND platform = %(platform)s
-            END
+            AND CASE WHEN %(stream)s::text IS NULL THEN NOT moved ELSE platform || ':' || page_id = %(stream)s END
         ORDER BY change_seq
         LIMIT %(limit)s
     ) AS gone
@@ -79,7 +77,7 @@ SELECT
 FROM contacts
 WHERE
     change_seq > %(after)s AND change_seq <= %(up_to)s
-    AND (%(page_id)s::text IS NULL OR (platform = %(platform)s AND page_id = %(page_id)s))
+    AND (%(stream)s::text IS NULL OR platform || ':' || page_id = %(stream)s)
 ORDER BY change_seq
 LIMIT %(limit)s;
 
@@ -92,7 +90,7 @@ SELECT
 FROM conversations
 WHERE
     change_seq > %(after)s AND change_seq <= %(up_to)s
-    AND (%(page_id)s::text IS NULL OR (platform = %(platform)s AND page_id = %(page_id)s))
+    AND (%(stream)s::text IS NULL OR platform || ':' || page_id = %(stream)s)
 ORDER BY change_seq
 LIMIT %(limit)s;
 
@@ -104,7 +102,7 @@ SELECT
 FROM contact_interaction_events
 WHERE
     change_seq > %(after)s AND change_seq <= %(up_to)s
-    AND (%(page_id)s::text IS NULL OR (platform = %(platform)s AND page_id = %(page_id)s))
+    AND (%(stream)s::text IS NULL OR platform || ':' || page_id = %(stream)s)
 ORDER BY change_seq
 LIMIT %(limit)s;
 
@@ -116,9 +114,6 @@ WHERE
     AND CASE kind
         WHEN 'contact' THEN %(contacts)s WHEN 'conversation' THEN %(conversations)s ELSE %(messages)s
     END
-    AND CASE
-        WHEN %(page_id)s::text IS NULL THEN NOT moved
-        ELSE page_id = %(page_id)s AND platform = %(platform)s
-    END
+    AND CASE WHEN %(stream)s::text IS NULL THEN NOT moved ELSE platform || ':' || page_id = %(stream)s END
 ORDER BY change_seq
 LIMIT %(limit)s;

@@ -1,16 +1,16 @@
 """What a group of commits does to the tables of PostgreSQL, and which of its rows they refuse.
 
-One statement for each table and batch, in three round trips.
+One statement for each table and group, and two round trips: what is read, and what is written.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from time import perf_counter
 from typing import Any
 
 import msgspec
 import psycopg
 from msgspec import Struct
+from psycopg import AsyncPipeline
 from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
@@ -31,12 +31,12 @@ from milepost.stores.moves import (
     move_parameters,
     written_of,
 )
-from milepost.stores.postgresql.connection import Connection, Database, Parameters, searchable, storable
+from milepost.stores.postgresql.connection import Connection, Database, Parameters
+from milepost.stores.postgresql.encoding import array_text, json_entries, json_projection, json_rows, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
 from milepost.stores.sql import stream_parameters
 
-_encode = msgspec.json.Encoder().encode
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
@@ -62,25 +62,36 @@ class Prepared(Struct, frozen=True):
 class PostgresqlWriter(PostgresqlSession):
     """A session that writes, over a connection inside a transaction."""
 
-    def __init__(self, database: Database, codec: Codec, connection: Connection) -> None:
-        super().__init__(partial(database.rows_on, connection), codec)
+    def __init__(
+        self, database: Database, codec: Codec, connection: Connection, pipeline: AsyncPipeline | None = None
+    ) -> None:
+        super().__init__(self._ask, codec)
         self.connection = connection
         self._database = database
+        self._pipeline = pipeline
 
     async def execute(self, statement: str, parameters: Parameters = ()) -> psycopg.AsyncCursor[TupleRow]:
         """Run a statement, by its name, and do not wait for its result in a pipeline."""
         return await self.connection.execute(self._database.sql[statement], parameters)
+
+    async def _ask(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Run a statement and return its rows.
+
+        In a pipeline, Sync has to follow: after a Flush, which is what psycopg sends to fetch rows, PostgreSQL does not
+        take the transaction for idle, and a worker that is suspended here would hold its locks for ever.
+        """
+        cursor = await self.execute(statement, parameters)
+        if self._pipeline is not None:
+            await self._pipeline.sync()
+        return await cursor.fetchall() if cursor.description else []
 
     # --- what is read first ---
 
     async def prepare(self, commits: Sequence[Commit]) -> list[Prepared]:
         """Begin the transaction of a group: take its locks, and read what depends on what is stored."""
         streams = sorted({commit.checkpoint.stream.key for commit in commits})  # one order for all: no deadlock
-        async with self.connection.pipeline():
-            await self._database.begin(self.connection)
-            await self.execute("lock_streams", {"streams": streams})
-        # Not in the pipeline: the Flush that may be its last message makes PostgreSQL forget that the transaction is
-        # idle, and then a worker that is suspended here would hold its locks for ever.
+        await self._database.begin(self.connection)
+        await self.execute("lock_streams", {"streams": streams})
         has_forgotten = await self._demand_known(commits)
         return [await self._prepare(commit, has_forgotten=has_forgotten) for commit in commits]
 
@@ -121,72 +132,79 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def _dead_letters_after(self, commit: Commit) -> dict[str, DeadLetter]:
         """Return the dead letters that the entries change, as they leave them."""
-        changed: dict[str, DeadLetter] = {}
         entries = since_removal(commit.entries)
         is_removal = len(entries) < len(commit.entries)
+        known = {} if is_removal else await self._stored_dead_letters(entries)
+        changed: dict[str, DeadLetter] = {}
         for entry in entries:
-            before = changed if is_removal else await self._with_stored(entry, changed)
-            dead_letter = dead_letter_after(entry, before.get)
+            dead_letter = dead_letter_after(entry, (known | changed).get)
             if dead_letter is not None:
                 changed[dead_letter.dead_letter_id] = dead_letter
         return changed
 
-    async def _with_stored(self, entry: Entry, changed: dict[str, DeadLetter]) -> dict[str, DeadLetter]:
-        """Return the changed dead letters and, unless it is one of them, the stored one that an entry is about."""
-        key = getattr(entry.event, "dead_letter_id", None)
-        if not isinstance(key, str) or key in changed:
-            return changed
-        stored = await self.find_dead_letter(key)
-        return changed if stored is None else {**changed, key: stored}
+    async def _stored_dead_letters(self, entries: Iterable[Entry]) -> dict[str, DeadLetter]:
+        """Return the stored dead letters that the entries are about."""
+        keys = {key for entry in entries if isinstance(key := getattr(entry.event, "dead_letter_id", None), str)}
+        if not keys:
+            return {}
+        found = map(rows.dead_letter, await self.ask("stored_dead_letters", (searchable(keys),)))
+        return {dead_letter.dead_letter_id: dead_letter for dead_letter in found}
 
     # --- what is written ---
 
     async def write(self, group: Sequence[Prepared], events_chunk_size: int) -> list[Committed]:
         """Write a group and commit it. The journal comes last, so that its lock is held as briefly as possible."""
         began = perf_counter()
-        events_began: float | None = None
-        async with self.connection.pipeline() as pipeline:
-            for each in group:
-                await self._write_rows(each)
-            if any(each.changes.interaction_events or each.changes.revised for each in group):
-                await pipeline.sync()
-                events_began = perf_counter()
-                for each in group:
-                    await self._write_events(each, events_chunk_size)
+        async with self.connection.pipeline():
+            rows_began = await self.execute("moment")
+            for part in _parts(group):
+                await self._write_rows(part)
+            events_began = await self.execute("moment")
+            await self._write_events(group, events_chunk_size)
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
-            cursor = await self.execute("insert_entries", {"entries": _entries_as_json(entries)})
+            cursor = await self.execute("insert_entries", {"entries": json_entries(entries)})
             await self.execute("announce", {"channel": self._database.dsn.channel})
-            await self.connection.commit()
-        done = perf_counter()
+            await self._database.commit(self.connection)
+        seconds = perf_counter() - began
         first_seq = min(seq for (seq,) in await cursor.fetchall())
-        rows_seconds = (events_began or done) - began
-        return _committed(group, first_seq, rows_seconds, done - events_began if events_began else 0.0)
+        rows_seconds = min(await _moment(events_began) - await _moment(rows_began), seconds)
+        return _committed(group, first_seq, rows_seconds, seconds - rows_seconds)
 
-    async def _write_rows(self, each: Prepared) -> None:
-        changes, checkpoint, run = each.changes, each.commit.checkpoint, each.commit.run
+    async def _write_rows(self, part: Sequence[Prepared]) -> None:
+        for each in part:
+            await self._make_way(each)
+        pages = [rows.page_tuple(each.changes.page) for each in part if each.changes.page is not None]
+        await self._project("page", pages)
+        contacts = {
+            (row.platform, row.page_id, row.contact_id): (row, each) for each in part for row in each.changes.contacts
+        }
+        if contacts:
+            await self.execute("upsert_contacts", _versioned(_sorted(contacts)))
+        conversations = {row.conversation_id: (row, each) for each in part for row in each.changes.conversations}
+        if conversations:
+            await self.execute("upsert_conversations", _versioned(_sorted(conversations)))
+        for each in part:
+            await self._write_notes(each.commit, each.changes)
+        await self._write_dead_letters(part)
+        await self._write_gaps(part)
+        await self._project("checkpoint", [rows.checkpoint_tuple(each.commit.checkpoint) for each in part])
+        runs = [rows.run_tuple(each.stream, each.commit.run) for each in part if each.commit.run is not None]
+        await self._project("run", runs)
+
+    async def _make_way(self, each: Prepared) -> None:
+        """Do to rows that are stored what comes before the rows that the batch brought."""
         if each.is_removal:
             for statement in DELETIONS:
                 await self.execute(statement, stream_parameters(each.stream))
         await self._move(MOVES, each.commit)
-        if changes.own_id is not None:
+        if each.changes.own_id is not None:
             for statement in OWN:
-                await self.execute(statement, commit_parameters(each.commit) | {"own_id": changes.own_id})
-        if changes.page is not None:
-            await self.execute("upsert_page", _storable(rows.page_tuple(changes.page)))
-        if changes.contacts:
-            # A statement may change a row once.
-            contacts = {(row.platform, row.page_id, row.contact_id): row for row in changes.contacts}
-            await self.execute("upsert_contacts", _rows_of(each.commit, _sorted(contacts)))
-        if changes.conversations:
-            latest = {row.conversation_id: row for row in changes.conversations}
-            await self.execute("upsert_conversations", _rows_of(each.commit, _sorted(latest)))
-        await self._write_notes(each.commit, changes)
-        await self._write_dead_letters(each)
-        await self._write_gaps(each.commit)
-        await self.execute("upsert_checkpoint", _storable(rows.checkpoint_tuple(checkpoint)))
-        if run is not None:
-            await self.execute("upsert_run", rows.run_tuple(checkpoint.stream, run))
+                await self.execute(statement, commit_parameters(each.commit) | {"own_id": each.changes.own_id})
+
+    async def _project(self, table: str, projected: Sequence[tuple[Any, ...]]) -> None:
+        if projected:
+            await self.execute(f"upsert_{table}", {"rows": json_projection(table, projected)})
 
     async def _link(self, stream: Stream, commit: Commit) -> None:
         """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
@@ -240,30 +258,31 @@ class PostgresqlWriter(PostgresqlSession):
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
-    async def _write_dead_letters(self, each: Prepared) -> None:
-        for dead_letter in each.dead_letters:
-            await self.execute("upsert_dead_letter", _storable(rows.dead_letter_tuple(dead_letter)))
-        for payload in each.payloads:
-            await self.execute("upsert_payload", payload)
-        for dead_letter in each.dead_letters:
-            if dead_letter.closed_at is not None:  # a payload is kept while its dead letter is open
-                await self.execute("delete_payload", (dead_letter.dead_letter_id,))
+    async def _write_dead_letters(self, part: Sequence[Prepared]) -> None:
+        dead_letters = [dead_letter for each in part for dead_letter in each.dead_letters]
+        await self._project("dead_letter", [rows.dead_letter_tuple(dead_letter) for dead_letter in dead_letters])
+        await self._project("payload", [payload for each in part for payload in each.payloads])
+        closed = [each.dead_letter_id for each in dead_letters if each.closed_at is not None]
+        if closed:  # a payload is kept while its dead letter is open
+            await self.execute("delete_payload", (searchable(closed),))
 
-    async def _write_gaps(self, commit: Commit) -> None:
+    async def _write_gaps(self, part: Sequence[Prepared]) -> None:
         """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
-        for each in rows.gaps_of(commit):
-            if each.is_kept:
-                await self.execute("upsert_gap", _storable(rows.gap_tuple(commit.checkpoint.stream, each.gap)))
-            else:
-                await self.execute("delete_gap", (each.gap.gap_id,))
+        gaps = [(each.stream, gap) for each in part for gap in rows.gaps_of(each.commit)]
+        await self._project("gap", [rows.gap_tuple(stream, each.gap) for stream, each in gaps if each.is_kept])
+        ended = [each.gap.gap_id for _, each in gaps if not each.is_kept]
+        if ended:
+            await self.execute("delete_gap", (searchable(ended),))
 
-    async def _write_events(self, each: Prepared, chunk_size: int) -> None:
-        changes = each.changes
-        events = changes.interaction_events
+    async def _write_events(self, group: Sequence[Prepared], chunk_size: int) -> None:
+        events = [(row, each) for each in group for row in each.changes.interaction_events]
         for start in range(0, len(events), chunk_size):
-            await self.execute("insert_interaction_events", _rows_of(each.commit, events[start : start + chunk_size]))
-        if changes.revised:
-            await self.execute("revise_interaction_events", _rows_of(each.commit, changes.revised))
+            chunk = events[start : start + chunk_size]
+            history = array_text(rows.is_history(row, each.changes.news_after) for row, each in chunk)
+            await self.execute("insert_interaction_events", _versioned(chunk) | {"history": history})
+        revised = [(row, each) for each in group for row in each.changes.revised]
+        if revised:
+            await self.execute("revise_interaction_events", _versioned(revised))
 
     # --- what is refused ---
 
@@ -287,7 +306,8 @@ class PostgresqlWriter(PostgresqlSession):
             return []
         try:
             async with self.connection.transaction(force_rollback=True):
-                await self.execute(statement, {"rows": json_rows(offered), "version": 0, "news_after": None})
+                anything = {"versions": array_text(0 for _ in offered), "history": array_text(False for _ in offered)}
+                await self.execute(statement, {"rows": json_rows(offered), **anything})
         except REFUSALS as error:
             if len(offered) == 1:
                 return [(offered[0], reason_of(error))]
@@ -297,6 +317,17 @@ class PostgresqlWriter(PostgresqlSession):
                 *await self._refused_among(statement, offered[middle:]),
             ]
         return []
+
+
+def _parts(group: Sequence[Prepared]) -> Sequence[Sequence[Prepared]]:
+    """Return the parts of a group that are written one after the other: those that touch no rows of each other."""
+    is_plain = all(not (each.is_removal or each.changes.moved or each.changes.own_id) for each in group)
+    return [group] if is_plain and len({each.stream for each in group}) == len(group) else [[each] for each in group]
+
+
+async def _moment(cursor: psycopg.AsyncCursor[TupleRow]) -> float:
+    (moment,) = await cursor.fetchone() or (0.0,)
+    return float(moment)
 
 
 def _committed(
@@ -309,43 +340,12 @@ def _committed(
     return committed
 
 
-def json_rows(offered: object) -> str:
-    """Return rows as the JSON array that `json_to_recordset` reads. Raises UnicodeEncodeError, OverflowError."""
-    return _encode(offered).decode()
-
-
-def _rows_of(commit: Commit, offered: object) -> dict[str, object]:
-    """Return rows of a commit as parameters of the statement that writes them. Raises as `json_rows` does."""
-    news_after = commit.changes.news_after
-    return {
-        "rows": json_rows(offered),
-        "version": commit.checkpoint.version,
-        "news_after": None if news_after is None else instant_text(news_after),
-    }
+def _versioned(offered: Sequence[tuple[Any, Prepared]]) -> dict[str, str]:
+    """Return rows as parameters of the statement that writes them, with the version that each row's commit leads to."""
+    versions = array_text(each.commit.checkpoint.version for _, each in offered)
+    return {"rows": json_rows([row for row, _ in offered]), "versions": versions}
 
 
 def _sorted(offered: dict[Any, Any]) -> list[Any]:
     """Return rows in the order of their keys, as every writer does: so two that meet do not deadlock."""
     return [offered[key] for key in sorted(offered)]
-
-
-def _entries_as_json(entries: Sequence[Entry]) -> str:
-    return json_rows(
-        [
-            {
-                "ordinal": ordinal,
-                "stream": entry.stream.key,
-                "version": entry.version,
-                "run_id": entry.run_id,
-                "recorded_at": instant_text(entry.recorded_at),
-                "type": entry.type,
-                "data": entry.data,
-                "hash": entry.hash,
-            }
-            for ordinal, entry in enumerate(entries, start=1)
-        ]
-    )
-
-
-def _storable(columns: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(storable(value) if isinstance(value, str) else value for value in columns)

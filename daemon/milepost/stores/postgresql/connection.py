@@ -1,9 +1,11 @@
 """Connections to PostgreSQL, from a pool, and transactions that rely on nothing of a server's session."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import select
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -18,6 +20,8 @@ from milepost.stores.postgresql.liveness import answering_within, while_answerin
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | tuple[Any, ...]
 
+# Whatever the database's default is: what is read under a lock must be what was there when it was taken.
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 MAX_CONNECTIONS = 6
 POOL_TIMEOUT_SECONDS = 10.0
 MAX_IDLE_SECONDS = 120.0
@@ -26,6 +30,7 @@ NO_TIMEOUT = "0"
 # A server that lives keeps its own timeouts: these are for one that is frozen, or behind a dead line.
 ANSWER_SECONDS = 60.0
 CHECK_SECONDS = 3.0
+TRUSTED_SECONDS = 1.0  # a connection that answered is taken for sound: checking it costs a round trip
 
 
 class Database:
@@ -35,6 +40,7 @@ class Database:
         self.dsn = dsn
         self.pool = pool
         self.sql = sql
+        self._answered_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -61,7 +67,7 @@ class Database:
             async with connection.pipeline():
                 await self.begin(connection)
                 cursor = await connection.execute(self.sql[statement], parameters)
-                await connection.commit()
+                await self.commit(connection)
             return await cursor.fetchall() if cursor.description else []
 
     async def rows_on(self, connection: Connection, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
@@ -103,19 +109,35 @@ class Database:
             try:
                 if _cancellations() > cancellations:
                     raise asyncio.CancelledError
-                if left and not await _answers(connection):
+                if left and not (self._is_sound(connection) or await _answers(connection)):
                     continue
                 async with connection:
                     yield connection
+                self._answered_at[connection] = asyncio.get_running_loop().time()
                 return
             finally:
                 await self.pool.putconn(connection)  # which replaces it if it is broken
 
+    def _is_sound(self, connection: Connection) -> bool:
+        """Return whether a connection answered a moment ago, and nothing has come since.
+
+        A server that ends a session says so. A pooler does not: it may have lost the server unnoticed.
+        """
+        answered_at = self._answered_at.get(connection)
+        if answered_at is None or self.dsn.is_pooled:
+            return False
+        return asyncio.get_running_loop().time() - answered_at < TRUSTED_SECONDS and not _has_news(connection)
+
     async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
-        """Begin a transaction with its settings, which end with it."""
+        """Begin a transaction with its settings, which end with it. In a pipeline, do not wait for that."""
+        await connection.execute(BEGIN, prepare=False)
         await connection.execute(
             self.sql["settings"], {"schema": self.dsn.schema, "statement_timeout": statement_timeout}
         )
+
+    async def commit(self, connection: Connection) -> None:
+        """Commit the transaction that `begin` began. In a pipeline, do not wait for that."""
+        await connection.execute("COMMIT", prepare=False)
 
     async def why_away(self) -> MilepostError:
         """Return why the pool gets no connection, which it does not report."""
@@ -138,7 +160,7 @@ async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]
             pass
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
         dsn.conninfo,
-        kwargs=dsn.connect_kwargs(),
+        kwargs=dsn.connect_kwargs() | {"autocommit": True},  # psycopg would wait for its own BEGIN, even in a pipeline
         min_size=1,
         max_size=MAX_CONNECTIONS,
         max_idle=MAX_IDLE_SECONDS,
@@ -146,7 +168,6 @@ async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]
         reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; the next request starts them over
         name=dsn.name,
         open=False,
-        configure=_configure,
     )
     async with pool:
         yield Database(dsn, pool, sql)
@@ -161,9 +182,11 @@ def _cancellations() -> int:
     return 0 if task is None else task.cancelling()
 
 
-async def _configure(connection: Connection) -> None:
-    # Whatever the database's default is: what is read under a lock must be what was there when it was taken.
-    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+def _has_news(connection: Connection) -> bool:
+    """Return whether anything has arrived that nobody has asked for; also the end of the connection."""
+    arrived = select.poll()
+    arrived.register(connection.fileno(), select.POLLIN)
+    return bool(arrived.poll(0))
 
 
 async def _answers(connection: Connection) -> bool:
@@ -171,26 +194,5 @@ async def _answers(connection: Connection) -> bool:
         with answering_within(CHECK_SECONDS, connection):
             await AsyncConnectionPool.check_connection(connection)
     except psycopg.OperationalError:
-        return False
-    return True
-
-
-# --- text, of which PostgreSQL takes everything but the NUL character and half of a surrogate pair --------------------
-
-
-def storable(text: str) -> str:
-    """Return a text with U+FFFD for NUL. For words about rows; a row itself is refused."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
-
-
-def searchable(keys: Iterable[str]) -> list[str]:
-    """Return those of the keys that a row can have."""
-    return [key for key in keys if "\0" not in key and _is_utf8(key)]
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
         return False
     return True

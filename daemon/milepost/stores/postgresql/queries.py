@@ -30,7 +30,8 @@ from milepost.core.spans import Stretch
 from milepost.stores import rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
-from milepost.stores.postgresql.connection import Parameters, searchable, storable
+from milepost.stores.postgresql.connection import Parameters
+from milepost.stores.postgresql.encoding import searchable, storable
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import stream_parameters
 

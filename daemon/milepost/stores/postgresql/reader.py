@@ -20,8 +20,9 @@ from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.postgresql import changes
-from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected, storable
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected
 from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering
 from milepost.stores.postgresql.migrate import demand_current
@@ -132,7 +133,7 @@ class PostgresqlLedger:
 
     def shaped(self, row: Row) -> Row:
         """Return a row as the database stores it: its texts without NUL."""
-        return tuple(storable(value) if isinstance(value, str) else value for value in row)
+        return storable_row(row)
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
         """Return the rows of a projection with these keys."""
@@ -149,8 +150,7 @@ class PostgresqlLedger:
 
     def write(self, table: Table, projected: list[Row]) -> None:
         """Write rows into a projection."""
-        with self.connection.cursor() as cursor:
-            cursor.executemany(self._sql[f"upsert_{table}"], projected)
+        self.connection.execute(self._sql[f"upsert_{table}"], {"rows": json_projection(table, projected)})
 
 
 def _verify(ledger: PostgresqlLedger) -> Audit:

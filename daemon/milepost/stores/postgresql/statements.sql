@@ -22,6 +22,9 @@ UNION ALL
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' stream ' || stream, 0))
 FROM unnest(%(streams)s::text[]) AS stream;
 
+-- name: moment
+SELECT extract(epoch FROM clock_timestamp())::float8;
+
 -- name: lock_journal
 -- Entries get their seq and are committed one commit at a time across all workers, so that a reader who has seen a seq
 -- never misses a smaller one.
@@ -47,7 +50,10 @@ SELECT pg_notify(%(channel)s, '');
 
 -- name: upsert_page
 INSERT INTO pages (platform, page_id, name, username, first_seen_at, last_seen_at)
-VALUES (%s, %s, %s, %s, %s, %s)
+SELECT platform, page_id, name, username, first_seen_at, last_seen_at
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    platform text, page_id text, name text, username text, first_seen_at timestamptz, last_seen_at timestamptz
+)
 ON CONFLICT (platform, page_id) DO UPDATE SET
     name = coalesce(excluded.name, pages.name),
     username = coalesce(excluded.username, pages.username),
@@ -59,10 +65,15 @@ INSERT INTO contacts (
 )
 SELECT
     platform, page_id, contact_id, name, username, date_trunc('milliseconds', first_seen_at),
-    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at), %(version)s::bigint
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
-    last_interaction_at timestamptz, updated_at timestamptz
+    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at), version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
+        last_interaction_at timestamptz, updated_at timestamptz
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
 )
 ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
     name = excluded.name,
@@ -81,11 +92,17 @@ SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     date_trunc('milliseconds', updated_time), date_trunc('milliseconds', first_synced_at),
     date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint,
-    %(version)s::bigint
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
-    message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
-    first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
+    version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
+        message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
+        first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version
 )
 ON CONFLICT (conversation_id) DO UPDATE SET
     contact_id = excluded.contact_id,
@@ -110,10 +127,17 @@ INSERT INTO contact_interaction_events (
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
     date_trunc('milliseconds', occurred_at),
-    occurred_at <= coalesce(%(news_after)s::timestamptz, 'infinity'), %(version)s::bigint
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
-    text text, attachments text, occurred_at timestamptz
+    history, version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
+        text text, attachments text, occurred_at timestamptz
+    ),
+    unnest(%(history)s::boolean[]),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    history, version
 )
 ON CONFLICT (event_id) DO NOTHING;
 
@@ -125,9 +149,14 @@ SET
     attachments = offered.attachments::json,
     edited_at = date_trunc('milliseconds', offered.edited_at),
     deleted_at = date_trunc('milliseconds', offered.deleted_at),
-    version = %(version)s
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
+    version = offered.version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    event_id, kind, text, attachments, edited_at, deleted_at, version
 )
 WHERE stored.event_id = offered.event_id;
 
@@ -141,7 +170,9 @@ WHERE
     AND EXISTS (SELECT 1 FROM unnest(%(event_ids)s::text[]) AS unsent WHERE strpos(payload, unsent) > 0);
 
 -- name: upsert_payload
-INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (%s, %s)
+INSERT INTO dead_letter_payloads (dead_letter_id, payload)
+SELECT dead_letter_id, payload
+FROM json_to_recordset(%(rows)s::json) AS offered (dead_letter_id text, payload text)
 ON CONFLICT (dead_letter_id) DO UPDATE SET payload = excluded.payload;
 
 -- name: upsert_checkpoint
@@ -149,7 +180,14 @@ INSERT INTO checkpoints (
     stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
     updated_at, state
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    stream, version, hash, mode, phase, cursor, watermark, last_success_at, last_full_sweep_at, open_dead_letters,
+    updated_at, state::json
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    stream text, version bigint, hash text, mode text, phase text, cursor text, watermark timestamptz,
+    last_success_at timestamptz, last_full_sweep_at timestamptz, open_dead_letters bigint, updated_at timestamptz,
+    state text
+)
 ON CONFLICT (stream) DO UPDATE SET
     version = excluded.version,
     hash = excluded.hash,
@@ -168,7 +206,14 @@ INSERT INTO runs (
     run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
     contacts, interaction_events, retries, failed_batches, problem
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
+    contacts, interaction_events, retries, failed_batches, problem::json
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    run_id text, stream text, mode text, status text, reason text, started_at timestamptz, ended_at timestamptz,
+    batches bigint, inserted bigint, updated bigint, unchanged bigint, dead_lettered bigint, contacts bigint,
+    interaction_events bigint, retries bigint, failed_batches bigint, problem text
+)
 ON CONFLICT (run_id) DO UPDATE SET
     mode = excluded.mode,
     status = excluded.status,
@@ -190,7 +235,13 @@ INSERT INTO dead_letters (
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
+    fingerprint
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    dead_letter_id text, stream text, stage text, subject text, reason text, opened_at timestamptz, attempts bigint,
+    redrive_at timestamptz, closed_at timestamptz, resolution text, note text, fingerprint text
+)
 ON CONFLICT (dead_letter_id) DO UPDATE SET
     stage = excluded.stage,
     reason = excluded.reason,
@@ -206,7 +257,12 @@ ON CONFLICT (dead_letter_id) DO UPDATE SET
 INSERT INTO message_backlog (
     gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state
 )
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT
+    gap_id, stream, conversation_id, queue, owed_since, newest_at, reached_at, stored, attempts, retry_at, state::json
+FROM json_to_recordset(%(rows)s::json) AS offered (
+    gap_id text, stream text, conversation_id text, queue smallint, owed_since timestamptz, newest_at timestamptz,
+    reached_at timestamptz, stored bigint, attempts bigint, retry_at timestamptz, state text
+)
 ON CONFLICT (gap_id) DO UPDATE SET
     queue = excluded.queue,
     owed_since = excluded.owed_since,
@@ -218,10 +274,10 @@ ON CONFLICT (gap_id) DO UPDATE SET
     state = excluded.state;
 
 -- name: delete_gap
-DELETE FROM message_backlog WHERE gap_id = %s;
+DELETE FROM message_backlog WHERE gap_id = ANY (%s::text[]);
 
 -- name: delete_payload
-DELETE FROM dead_letter_payloads WHERE dead_letter_id = %s;
+DELETE FROM dead_letter_payloads WHERE dead_letter_id = ANY (%s::text[]);
 
 -- name: drop_found_notes
 DELETE FROM missed_conversations WHERE stream = %s AND conversation_id = ANY (%s::text[]);
@@ -509,12 +565,16 @@ SELECT page_id FROM linked;
 
 -- name: known
 -- All that a batch asks for, as one value. One key at a time: OFFSET 0 keeps the planner from joining the other way
--- round, which scans everything that a page has as long as the tables have never been analysed.
+-- round, which scans everything that a page has as long as the tables have never been analysed. Exceptions are
+-- not searched for as long as there is none: the first of them is found by an index, as it is asked for in its order.
+WITH known_conversations AS MATERIALIZED (
+    SELECT stored.*
+    FROM unnest(%(conversations)s::text[]) AS wanted
+    CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
+)
 SELECT json_build_object(
     'conversations', (
-        SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
-        FROM unnest(%(conversations)s::text[]) AS wanted
-        CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
+        SELECT coalesce(json_agg(row_to_json(known_conversations)), '[]'::json) FROM known_conversations
     ),
     'contacts', (
         SELECT coalesce(json_agg(row_to_json(stored)), '[]'::json)
@@ -540,7 +600,7 @@ SELECT json_build_object(
             WHERE conversation_id = wanted AND platform = %(platform)s AND page_id <> %(page_id)s
             LIMIT 1
         ) AS stored
-        WHERE NOT EXISTS (SELECT 1 FROM conversations WHERE conversation_id = wanted OFFSET 0)
+        WHERE wanted NOT IN (SELECT conversation_id FROM known_conversations)
     ),
     'dead_letters', (
         SELECT coalesce(
@@ -556,6 +616,12 @@ SELECT json_build_object(
             WHERE stream = %(stream)s AND subject = wanted AND (closed_at IS NULL OR resolution = 'discarded')
             OFFSET 0
         ) AS stored
+        WHERE (
+            SELECT true FROM dead_letters
+            WHERE stream = %(stream)s AND (closed_at IS NULL OR resolution = 'discarded')
+            ORDER BY subject
+            LIMIT 1
+        )
     ),
     'forgotten', (
         SELECT coalesce(json_agg(stored.id), '[]'::json)
@@ -572,6 +638,7 @@ SELECT json_build_object(
                 AND (kind = 'conversation' OR page_id = %(page_id)s)
             LIMIT 1
         ) AS stored
+        WHERE (SELECT true FROM forgotten WHERE platform = %(platform)s ORDER BY kind, id LIMIT 1)
     )
 )::text;
 

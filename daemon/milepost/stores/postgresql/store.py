@@ -13,7 +13,7 @@ import psycopg
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.journal import Codec
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
-from milepost.stores.group_commit import GroupCommit, GroupResult
+from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
@@ -72,8 +72,14 @@ class PostgresqlStore(PostgresqlSession):
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole or not at all, together with those that wait at the same time."""
-        await self.provenance.before(commit)
-        return await self._last_write.watch(self._group_commit.commit(commit))
+        (result,) = await self.commit_all((commit,))
+        return result
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
+        """Store commits that follow one another together, or those before one that is refused."""
+        for commit in commits:
+            await self.provenance.before(commit)
+        return await self._last_write.watch(self._group_commit.commit_all(commits))
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Return whether a commit of unknown outcome was stored; None if it was not, and will not be.
@@ -97,7 +103,11 @@ class PostgresqlStore(PostgresqlSession):
         try:
             return await self._write_together(commits)
         except (*REFUSALS, Outdated):
-            return [await self._write_alone(commit) for commit in commits]
+            results: list[GroupResult] = []
+            for commit in commits:
+                late = not_following(commit, zip(commits, results, strict=False))
+                results.append(late or await self._write_alone(commit))
+            return results
 
     async def _write_alone(self, commit: Commit) -> GroupResult:
         try:
@@ -140,8 +150,8 @@ class PostgresqlStore(PostgresqlSession):
         return await self._attempt(commits)
 
     async def _attempt(self, commits: list[Commit]) -> list[Committed]:
-        async with self.database.connection() as connection:
-            writer = PostgresqlWriter(self.database, self.codec, connection)
+        async with self.database.connection() as connection, connection.pipeline() as pipeline:
+            writer = PostgresqlWriter(self.database, self.codec, connection, pipeline)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)

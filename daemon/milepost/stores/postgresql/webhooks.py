@@ -6,8 +6,8 @@ from datetime import datetime
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent
-from milepost.stores.postgresql.commit import json_rows
-from milepost.stores.postgresql.connection import Database, searchable
+from milepost.stores.postgresql.connection import Database
+from milepost.stores.postgresql.encoding import json_rows, searchable
 from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
 
 

@@ -1,4 +1,5 @@
--- The change feed: see core/changes.py. A page is read up to a number at which it is full.
+-- The change feed: see core/changes.py. A page is read up to a number at which it is full. A stream is compared as one
+-- text, so that no planner reads all rows of a page instead of those with these numbers.
 
 -- name: changes_up_to
 -- The number up to which a page reaches, and how many changes it has.
@@ -10,7 +11,7 @@ FROM (
         FROM contacts
         WHERE
             :contacts AND change_seq > :after AND change_seq <= :up_to
-            AND (:page_id IS NULL OR (platform = :platform AND page_id = :page_id))
+            AND (:stream IS NULL OR platform || ':' || page_id = :stream)
         ORDER BY change_seq
         LIMIT :limit
     )
@@ -21,7 +22,7 @@ FROM (
         FROM conversations
         WHERE
             :conversations AND change_seq > :after AND change_seq <= :up_to
-            AND (:page_id IS NULL OR (platform = :platform AND page_id = :page_id))
+            AND (:stream IS NULL OR platform || ':' || page_id = :stream)
         ORDER BY change_seq
         LIMIT :limit
     )
@@ -32,7 +33,7 @@ FROM (
         FROM contact_interaction_events
         WHERE
             :messages AND change_seq > :after AND change_seq <= :up_to
-            AND (:page_id IS NULL OR (platform = :platform AND page_id = :page_id))
+            AND (:stream IS NULL OR platform || ':' || page_id = :stream)
         ORDER BY change_seq
         LIMIT :limit
     )
@@ -46,10 +47,7 @@ FROM (
             AND CASE kind
                 WHEN 'contact' THEN :contacts WHEN 'conversation' THEN :conversations ELSE :messages
             END
-            AND CASE
-                WHEN :page_id IS NULL THEN NOT moved
-                ELSE page_id = :page_id AND platform = :platform
-            END
+            AND CASE WHEN :stream IS NULL THEN NOT moved ELSE platform || ':' || page_id = :stream END
         ORDER BY change_seq
         LIMIT :limit
     )
@@ -64,7 +62,7 @@ SELECT
 FROM contacts
 WHERE
     change_seq > :after AND change_seq <= :up_to
-    AND (:page_id IS NULL OR (platform = :platform AND page_id = :page_id))
+    AND (:stream IS NULL OR platform || ':' || page_id = :stream)
 ORDER BY change_seq
 LIMIT :limit;
 
@@ -75,7 +73,7 @@ SELECT
 FROM conversations
 WHERE
     change_seq > :after AND change_seq <= :up_to
-    AND (:page_id IS NULL OR (platform = :platform AND page_id = :page_id))
+    AND (:stream IS NULL OR platform || ':' || page_id = :stream)
 ORDER BY change_seq
 LIMIT :limit;
 
@@ -86,7 +84,7 @@ SELECT
 FROM contact_interaction_events
 WHERE
     change_seq > :after AND change_seq <= :up_to
-    AND (:page_id IS NULL OR (platform = :platform AND page_id = :page_id))
+    AND (:stream IS NULL OR platform || ':' || page_id = :stream)
 ORDER BY change_seq
 LIMIT :limit;
 
@@ -98,9 +96,6 @@ WHERE
     AND CASE kind
         WHEN 'contact' THEN :contacts WHEN 'conversation' THEN :conversations ELSE :messages
     END
-    AND CASE
-        WHEN :page_id IS NULL THEN NOT moved
-        ELSE page_id = :page_id AND platform = :platform
-    END
+    AND CASE WHEN :stream IS NULL THEN NOT moved ELSE platform || ':' || page_id = :stream END
 ORDER BY change_seq
 LIMIT :limit;

@@ -21,7 +21,7 @@ from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
-from milepost.stores.group_commit import GroupCommit, GroupResult
+from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.provenance import Provenance
@@ -171,8 +171,14 @@ class SqliteStore:
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
         """Store a commit durably and whole or not at all, together with those that wait at the same time."""
-        await self.provenance.before(commit)
-        return await self._last_write.watch(self._group_commit.commit(commit))
+        (result,) = await self.commit_all((commit,))
+        return result
+
+    async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
+        """Store commits that follow one another together, or those before one that is refused."""
+        for commit in commits:
+            await self.provenance.before(commit)
+        return await self._last_write.watch(self._group_commit.commit_all(commits))
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Return whether a commit of unknown outcome was stored; None if it was not, and will not be."""
@@ -218,7 +224,11 @@ class SqliteStore:
         try:
             return self._write_together(commits, writer)
         except REFUSALS:
-            return [self._write_alone(commit, writer) for commit in commits]
+            results: list[GroupResult] = []
+            for commit in commits:
+                late = not_following(commit, zip(commits, results, strict=False))
+                results.append(late or self._write_alone(commit, writer))
+            return results
 
     def _write_together(self, commits: list[Commit], writer: SqliteWriter) -> Sequence[GroupResult]:
         with transaction(writer.connection):
