@@ -98,7 +98,9 @@ async def test_a_destination_that_fails_in_an_unexpected_way_is_begun_again(
         trial = Trial(world, [CRM])
         async with trial.running():
             await asyncio.sleep(10)
+            assert trial.dispatcher.broken() == {"crm": "ZeroDivisionError"}
             patched.undo()
             world.changes.write("m_1", "hello")
             await asyncio.sleep(100)
+            assert trial.dispatcher.broken() == {}
     assert world.receivers["crm"].texts == {"m_1": "hello"}

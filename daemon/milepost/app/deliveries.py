@@ -3,7 +3,7 @@
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from milepost.app.build import Parts
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
@@ -15,6 +15,7 @@ from milepost.reporting.health import Issue, IssueKind
 from milepost.service.metrics.deliveries import DeliveryCounter
 
 SOME_FAILURES = 3  # a single one is retried a second later
+BROKEN_ADVICE = "begun again once a minute; the log says more"
 ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost deliveries list` shows each"
 
 
@@ -36,11 +37,13 @@ class Deliveries:
 
     def issues(self) -> Iterator[Issue]:
         """Yield that deliveries fail, if any do."""
-        yield from issues_of(self.dispatcher.states.values())
+        yield from issues_of(self.dispatcher.states.values(), self.dispatcher.broken())
 
 
-def issues_of(deliveries: Iterable[Delivery]) -> Iterator[Issue]:
-    """Yield that some of these deliveries fail, if any do."""
+def issues_of(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -> Iterator[Issue]:
+    """Yield that some of these deliveries fail, and that those that are `broken` are not made, if there are any."""
+    for name, error in broken.items():
+        yield Issue(IssueKind.DELIVERIES, f"deliveries to {name} are not made", None, error, BROKEN_ADVICE)
     failing = [
         each for each in deliveries if state_of(each) is DeliveryState.FAILING and each.failures >= SOME_FAILURES
     ]

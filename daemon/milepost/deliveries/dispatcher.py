@@ -23,6 +23,12 @@ class Dispatcher:
         self._outlets = outlets
         self._workers: dict[str, DestinationWorker] = {}
         self.states: Mapping[str, Delivery] = {}
+        self._errors: dict[str, str] = {}
+
+    def broken(self) -> Mapping[str, str]:
+        """Return the destinations whose workers ended with an error, which nobody expected, with its text."""
+        ill = (name for name, worker in self._workers.items() if not worker.is_well)
+        return {name: self._errors[name] for name in ill if name in self._errors}
 
     def read(self, notice: Notice) -> None:
         """Have the workers look for changes after a commit."""
@@ -56,7 +62,11 @@ class Dispatcher:
 
     async def _work(self, worker: DestinationWorker) -> None:
         name = worker.destination.name
-        if await bulkhead(f"delivery to {name}", worker.run()) is not None:
+        error = await bulkhead(f"delivery to {name}", worker.run())
+        if error is not None:
+            # Only our own errors are known to hold no secret.
+            self._errors[name] = error.message if isinstance(error, MilepostError) else type(error).__name__
+            worker.is_well = False
             clock = self._outlets.clock
             async with worker.stop.interruptible():
                 await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))

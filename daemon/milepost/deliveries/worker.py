@@ -51,6 +51,7 @@ class DestinationWorker:
     def __init__(self, destination: DeliverySettings, outlets: Outlets) -> None:
         self.destination = destination
         self.stop = Stop()
+        self.is_well = False  # nothing unexpected has happened since it was first at work
         self._outlets = outlets
         self._kinds = frozenset(map(ChangeKind, destination.kinds))
         self._limit = MAX_CHANGES
@@ -69,6 +70,7 @@ class DestinationWorker:
             while not self.stop.is_requested:
                 self._arrived.clear()
                 seconds = await self._look(sender)
+                self.is_well = True
                 if seconds > 0:
                     async with self.stop.interruptible():
                         await clock.sleep_until(clock.now() + timedelta(seconds=MIN_SECONDS))
