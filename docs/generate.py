@@ -33,6 +33,8 @@ TYPES = {
     "Secrets": "list",
     "SigningSecrets": "secret",
     "ChangeKinds": "list",
+    "NoticeUrls": "list",
+    "NoticeKinds": "list",
     "tuple": "list",
 }
 

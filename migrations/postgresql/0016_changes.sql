@@ -67,7 +67,7 @@ CREATE INDEX contacts_by_change ON contacts (change_seq);
 CREATE INDEX conversations_by_change ON conversations (change_seq);
 CREATE INDEX interaction_events_by_change ON contact_interaction_events (change_seq);
 
--- Whatever writes a row: if it takes no number, it gets one.
+-- Whatever else changes a row: if that takes no number, it gets one.
 CREATE FUNCTION number_change() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     new.change_seq := nextval('change_seqs');

@@ -54,12 +54,7 @@ SELECT max(
     coalesce((SELECT max(change_seq) FROM deleted_rows), 0)
 );
 
--- Whatever writes a row: if it takes no number, it gets one.
-
-CREATE TRIGGER contacts_are_added AFTER INSERT ON contacts WHEN new.change_seq = 0
-BEGIN
-    UPDATE contacts SET change_seq = 1 + (SELECT change_seq FROM last_change) WHERE rowid = new.rowid;
-END;
+-- Whatever else changes a row: if that takes no number, it gets one.
 
 CREATE TRIGGER contacts_are_changed AFTER UPDATE ON contacts WHEN new.change_seq = old.change_seq
 BEGIN
@@ -71,11 +66,6 @@ CREATE TRIGGER contacts_are_deleted BEFORE DELETE ON contacts
 BEGIN
     INSERT INTO deleted_rows (change_seq, kind, platform, page_id, id, moved)
     SELECT 1 + change_seq, 'contact', old.platform, old.page_id, old.contact_id, 0 FROM last_change;
-END;
-
-CREATE TRIGGER conversations_are_added AFTER INSERT ON conversations WHEN new.change_seq = 0
-BEGIN
-    UPDATE conversations SET change_seq = 1 + (SELECT change_seq FROM last_change) WHERE rowid = new.rowid;
 END;
 
 CREATE TRIGGER conversations_are_changed AFTER UPDATE ON conversations WHEN new.change_seq = old.change_seq
@@ -94,11 +84,6 @@ CREATE TRIGGER conversations_are_deleted BEFORE DELETE ON conversations
 BEGIN
     INSERT INTO deleted_rows (change_seq, kind, platform, page_id, id, moved)
     SELECT 1 + change_seq, 'conversation', old.platform, old.page_id, old.conversation_id, 0 FROM last_change;
-END;
-
-CREATE TRIGGER interaction_events_are_added AFTER INSERT ON contact_interaction_events WHEN new.change_seq = 0
-BEGIN
-    UPDATE contact_interaction_events SET change_seq = 1 + (SELECT change_seq FROM last_change) WHERE rowid = new.rowid;
 END;
 
 CREATE TRIGGER interaction_events_are_changed AFTER UPDATE ON contact_interaction_events WHEN new.change_seq = old.change_seq

@@ -70,6 +70,7 @@ class Trial:
             "discovers": self.reloader.settings.source.discover_pages,
             "floor": self.engine.rate_limits.floor_seconds,
             "webhooks": self.reloader.settings.webhooks,  # asked at each request
+            "notify": self.reloader.settings.notify,  # asked at each look
             "level": logging.getLogger().level,
         }
 

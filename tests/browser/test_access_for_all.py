@@ -8,11 +8,12 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from kit.binary import started
-from kit.browser import DESKTOP, PHONE, Visit, visiting
+from kit.browser import DESKTOP, PHONE, Visit, by_touch, small_targets, visiting
 from kit.installation import Installation
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 
 TOKEN = "a-token-of-some-length"
+WELL_BELOW_WHAT_PEOPLE_NOTICE = 0.1  # a cumulative layout shift (web.dev/articles/cls)
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -62,6 +63,36 @@ async def test_the_accessibility_check_finds_a_fault(installation: Installation,
         await visit.page.evaluate("document.querySelector('#find').labels[0].querySelector('span').remove()")
         await visit.page.evaluate("document.querySelector('#find').placeholder = ''")
         assert [fault for fault in await visit.faults() if fault.startswith("label: ")]
+
+
+async def test_touch_targets_are_44_pixels_high_on_cards_and_beside_them(
+    installation: Installation, browser: Browser
+) -> None:
+    async with visiting_issues(installation, browser) as visit:
+        page = visit.page
+        await by_touch(page)
+        assert await small_targets(page) == []
+        await page.locator(".dead-letter").get_by_role("button", name="Discard").click()
+        assert await small_targets(page) == []
+        await page.keyboard.press("Escape")
+        await page.locator(".card .opens").first.click()
+        await expect(page.locator("#drawer-runs rect").first).to_be_attached()
+        assert await small_targets(page) == []
+
+
+async def test_nothing_jumps_while_the_page_loads(installation: Installation, browser: Browser) -> None:
+    async with visiting_issues(installation, browser) as visit:
+        await visit.page.add_init_script("""
+            window.shifts = 0;
+            new PerformanceObserver((list) => { for (const each of list.getEntries()) window.shifts += each.value; })
+                .observe({ type: "layout-shift", buffered: true });
+        """)
+        for width in (DESKTOP, PHONE):
+            await visit.page.set_viewport_size({"width": width, "height": 800})
+            await visit.page.reload()
+            await expect(visit.page.locator(".dead-letter")).to_have_count(1)
+            await expect(visit.page.locator("#feed li").first).to_be_attached()
+            assert await visit.page.evaluate("window.shifts") < WELL_BELOW_WHAT_PEOPLE_NOTICE, width
 
 
 async def freeze(page: Page) -> None:

@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from kit.binary import started
-from kit.browser import DESKTOP, PHONE, Visit, comes_true, visiting
+from kit.browser import DESKTOP, PHONE, Visit, by_touch, comes_true, small_targets, visiting
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world, right_now
 
@@ -212,14 +212,15 @@ async def test_the_table_has_no_serious_accessibility_faults(installation: Insta
 
 async def test_touch_targets_are_44_pixels_high(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, seven_in_trouble) as visit:
-        session = await visit.page.context.new_cdp_session(visit.page)
-        await session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
-        await session.send("Emulation.setEmulatedMedia", {"features": [{"name": "pointer", "value": "coarse"}]})
-        await visit.page.set_viewport_size({"width": PHONE, "height": 800})
-        small = await visit.page.evaluate(
-            """[...document.querySelectorAll("button, a, select, input:not([type=radio]), summary, .choice label")]
-            .filter(each => each.checkVisibility() && !each.classList.contains("skip"))
-            .filter(each => each.getBoundingClientRect().height < 44)
-            .map(each => each.outerHTML)"""
-        )
-        assert small == []
+        await by_touch(visit.page)
+        assert await small_targets(visit.page) == []
+
+
+async def test_a_stream_without_runs_and_events_says_so(installation: Installation, browser: Browser) -> None:
+    async with visiting_many(installation, browser, as_it_is, number=4) as visit:
+        await visit.page.get_by_role("button", name="Shop 0 Messenger", exact=True).click()
+        drawer = visit.page.get_by_role("complementary")
+        await expect(drawer).to_contain_text("No runs yet.")
+        await expect(drawer).to_contain_text("No events yet.")
+        await expect(drawer.get_by_text("Show as a list")).to_be_hidden()
+        await expect(drawer.locator("#drawer-runs svg")).to_be_hidden()

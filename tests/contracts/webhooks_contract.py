@@ -3,6 +3,7 @@
 A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
 """
 
+import json
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from kit.builders import NOON, STREAM, at
 from milepost.core.events import RunStarted
 from milepost.core.model import Changes, Platform, Stream
-from milepost.core.webhooks import WebhookEvent, WebhookKind
+from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
 from milepost.stores.open import OpenStore, forget, open_store, remove
 from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
 from stores.histories import commit_after, event_row
@@ -102,9 +103,9 @@ class WebhooksContract:
             for number in range(6):
                 await store.webhooks.add([written(f"m_{number}")], at(number))
             await store.webhooks.claim(at(10))
-            assert await store.webhooks.trim(at(2), 100) == 1, "m_0 was worked off"
-            assert await store.webhooks.trim(at(2), 100) == 0
-            assert await store.webhooks.trim(at(2), 2) == 1, "m_2 was worked off"
+            assert await store.webhooks.trim(at(2), 100) == {WebhookKind.MESSAGE: 1}, "m_0 was worked off"
+            assert await store.webhooks.trim(at(2), 100) == {}
+            assert await store.webhooks.trim(at(2), 2) == {WebhookKind.MESSAGE: 1}, "m_2 was worked off"
         assert waiting(kept) == ["m_4", "m_5"]
 
     async def test_events_of_a_person_are_erased_with_them_and_no_new_ones_are_kept(self, kept: StoreDump) -> None:
@@ -127,3 +128,122 @@ class WebhooksContract:
             await store.webhooks.add([written("m_2"), written("m_3", OTHER)], NOON)
         await remove(kept.store_url, STREAM, "somebody", NOON)
         assert kept.rows("SELECT message_id FROM webhook_events") == [("m_3",)]
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def said(kind: WebhookKind, message_id: str, seconds: float, **rest: object) -> WebhookEvent:
+    """Return a fact, which has a detail that is JSON."""
+    fact = WebhookEvent(STREAM, kind, message_id, "ada", at(seconds), str(seconds), detail='{"text":"hallo"}')
+    return replace(fact, **rest)
+
+
+async def apply(store: OpenStore, *, revises: bool = True) -> tuple[DueFact, ...]:
+    """Work off the facts that are due, as a stream does that has reactions for all of them."""
+    due = await store.due_facts(STREAM, 100)
+    rows = {
+        each.message.event_id: replace(each.message, reactions="[]", referral="{}", content_at=at(9)) for each in due
+    }
+    changes = Changes(revised=tuple(rows.values()) if revises else (), settled=tuple(each.event_key for each in due))
+    await store.commit(commit_after(await store.load(STREAM), FactsApplied(reactions=1), changes=changes))
+    return due
+
+
+class FactsContract:
+    async def test_a_fact_waits_for_its_message_and_is_worked_off_with_it(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            edit, another = said(WebhookKind.EDIT, "m_1", 5), said(WebhookKind.EDIT, "m_2", 5)
+            await store.webhooks.add([edit, another, edit], NOON)
+            assert await store.webhooks.claim(at(1)) == (), "no sweep finds a fact"
+            assert (await store.webhooks.streams_with_facts(), await store.due_facts(STREAM, 9)) == ((), ())
+            await keep(store, "m_1")
+            assert await store.webhooks.streams_with_facts() == (STREAM,)
+            (due,) = await apply(store)
+            row = replace(event_row("m_1"), contact_id="ada")
+            assert due == DueFact(edit.key, WebhookKind.EDIT, "", at(5), edit.detail, False, row)
+            assert await store.webhooks.streams_with_facts() == ()
+            assert await store.webhooks.add([edit], at(60)) == frozenset(), "a repetition"
+        assert waiting(kept) == ["m_2"]
+        columns = "reactions, referral, content_at IS NOT NULL"
+        ((reactions, referral, is_dated),) = kept.rows(f"SELECT {columns} FROM contact_interaction_events")
+        assert (as_json(reactions), as_json(referral), bool(is_dated)) == ([], {}, True)
+        details = kept.rows("SELECT message_id, detail FROM webhook_events ORDER BY message_id")
+        assert details == [("m_1", None), ("m_2", another.detail)], "what was applied is kept in its message only"
+
+    async def test_facts_come_in_the_order_of_their_times_and_know_of_later_ones(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            facts = [
+                said(WebhookKind.REACTION, "m_1", 7, actor="ada"),
+                said(WebhookKind.REACTION, "m_1", 5, actor="ada", detail=None),
+                said(WebhookKind.REACTION, "m_1", 6, actor="101"),
+                said(WebhookKind.EDIT, "m_1", 8),
+            ]
+            await store.webhooks.add(facts, NOON)
+            due = await apply(store, revises=False)
+            assert [(each.occurred_at, each.is_superseded) for each in due] == [
+                (at(5), True),
+                (at(6), False),
+                (at(7), False),
+                (at(8), False),
+            ]
+            late = said(WebhookKind.REACTION, "m_1", 6.5, actor="ada")
+            await store.webhooks.add([late], at(60))
+            assert [each.is_superseded for each in await store.due_facts(STREAM, 9)] == [True], "also of one applied"
+            await store.webhooks.add([said(WebhookKind.REACTION, "m_1", 9, actor="ada")], at(60))
+            assert len(await store.due_facts(STREAM, 1)) == 1
+
+    async def test_facts_of_another_page_are_not_of_this_one(self, kept: StoreDump) -> None:
+        """The message of an account that was linked to another page has moved first."""
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            await store.webhooks.add([said(WebhookKind.EDIT, "m_1", 5, stream=OTHER)], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            assert await store.due_facts(OTHER, 9) == ()
+
+    async def test_a_referral_is_about_the_next_message_and_a_reading_about_the_last(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            rows = tuple(replace(event_row(f"m_{n}"), contact_id="ada", occurred_at=at(n)) for n in (1, 2, 4))
+            changes = Changes(interaction_events=rows)
+            referral, read = said(WebhookKind.REFERRAL, "", 2), said(WebhookKind.READ, "", 3)
+            of_later = said(WebhookKind.REFERRAL, "", 5)
+            await store.webhooks.add([referral, read, of_later], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
+            assert await store.webhooks.streams_with_facts() == (STREAM,)
+            due = await store.due_facts(STREAM, 9)
+            assert [(each.kind, each.message.event_id, each.is_superseded) for each in due] == [
+                (WebhookKind.REFERRAL, "m_2", False),
+                (WebhookKind.READ, "m_2", True),  # m_4 has come since
+            ]
+        assert waiting(kept) == ["", "m_2", "m_2"]
+
+    async def test_facts_that_never_find_their_message_are_counted_by_kind(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            facts = [said(kind, "m_1", 5) for kind in WebhookKind if kind.is_fact]
+            await store.webhooks.add([*facts, written("m_1")], NOON)
+            expired = await store.webhooks.trim(at(60), 100)
+            assert expired == dict.fromkeys((each.kind for each in (*facts, written("m_1"))), 1)
+
+    async def test_what_waits_is_erased_with_its_person_and_no_more_is_kept(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            nameless = said(WebhookKind.EDIT, "m_1", 5, contact_id=None)
+            referral = said(WebhookKind.REFERRAL, "", 5)
+            await store.webhooks.add([nameless, said(WebhookKind.EDIT, "m_2", 5), referral], NOON)
+
+            await forget(kept.store_url, STREAM, "ada")
+
+            assert await store.webhooks.add([said(WebhookKind.UNSEND, "m_2", 6)], NOON) == frozenset()
+            assert kept.rows("SELECT event_key FROM webhook_events") == []
+
+    async def test_a_fact_announces_no_message(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([said(WebhookKind.REACTION, "m_1", 5)], NOON)
+            assert await store.webhooks.told(("m_1",)) == frozenset()
+
+
+def as_json(value: object) -> object:
+    """Return JSON that one database gives as text, the other parsed."""
+    return json.loads(value) if isinstance(value, str) else value

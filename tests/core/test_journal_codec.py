@@ -33,6 +33,7 @@ class TestTags:
             "cursor_lost",
             "dead_letter_closed",
             "dead_letter_opened",
+            "facts_applied",
             "fetch_failed",
             "fields_left_out",
             "messages_failed",

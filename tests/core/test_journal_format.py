@@ -3,8 +3,8 @@
 The first 22 entries are from a Milepost without remedies, the first 42 from one without commands, the first 52 from one
 that could not remove streams, the first 53 from one that did not number batches, the first 58 from one that did not
 check which participant is us, the first 61 from one that left no fields out, the first 62 from one that believed
-whatever a list answered, the first 73 from one that read no older messages, and the first 80 from one that did not say
-what the API withholds.
+whatever a list answered, the first 73 from one that read no older messages, the first 80 from one that did not say
+what the API withholds, and the first 83 from one that applied nothing of what webhooks say.
 """
 
 from datetime import datetime

@@ -148,7 +148,7 @@ class TestEdited:
 
     def test_an_unsent_message_that_is_there_after_all_has_its_text_again(self) -> None:
         read = message("m_1", NOON, "hello")
-        known = stored(thread(read), row(read, text=None, deleted_at=NOON))
+        known = stored(thread(read), row(read, text=None, deleted_at=NOON, content_at=None))
 
         assert revised(thread(read), known) == {"m_1": row(read)}
 
@@ -175,7 +175,7 @@ class TestUnsent:
         known = stored(thread(*numbered(1, 2, 3)))
 
         assert revised(thread(*numbered(1, 3)), known) == {
-            "m_2": replace(known.messages["m_2"], text=None, attachments=None, deleted_at=LATER)
+            "m_2": replace(known.messages["m_2"], text=None, attachments=None, deleted_at=LATER, content_at=None)
         }
 
     def test_it_is_counted(self) -> None:
@@ -366,4 +366,5 @@ def test_rows_of_a_batch_are_as_they_were_before_there_were_revisions() -> None:
     assert isinstance(record, Record)
     found = difference(STREAM, fetched(read).batch, Known(), LATER).changes
     without = tuple(replace(each, messages_fingerprint=None) for each in record.changes.conversations)
-    assert replace(record.changes, conversations=without) == found
+    undated = tuple(replace(each, content_at=None) for each in record.changes.interaction_events)
+    assert replace(record.changes, conversations=without, interaction_events=undated) == found

@@ -1,6 +1,7 @@
 """How webhook events become sweeps: soon, seldom, and never against a limit or an error."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime, timedelta
 
 import pytest
@@ -10,13 +11,15 @@ from kit.engine_doubles import Inbox, engine, refusing, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from kit.webhook_inbox import NoInbox
+from milepost.core.commands import CommandDeferred
 from milepost.core.errors import StoreAway
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Outcome, Request
 from milepost.core.retry import PROMPTED_SECONDS
+from milepost.core.webhooks import WebhookKind
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
-from milepost.engine.webhooks import KEPT_SECONDS, LOOK_SECONDS, MAX_EVENTS, WebhookWorker
+from milepost.engine.webhooks import IDLE_TRIM_SECONDS, KEPT_SECONDS, LOOK_SECONDS, MAX_EVENTS, WebhookWorker
 
 STREAM, OTHER = (Stream(Platform.MESSENGER, str(number)) for number in range(2))
 HOURLY = Schedule(interval_seconds=3600)
@@ -30,6 +33,15 @@ class Claims(NoInbox):
         self.looks: list[float] = []
         self.trimmed: list[datetime] = []
         self.absences = 0
+        self.with_facts: list[Stream] = []
+        self.applied: list[Stream] = []
+
+    async def apply(self, stream: Stream) -> None:
+        self.applied.append(stream)
+        await asyncio.sleep(12)
+        if len(self.applied) == 1:
+            raise CommandDeferred("the run is ending")
+        self.with_facts.remove(stream)
 
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         assert now >= at(0)
@@ -40,10 +52,13 @@ class Claims(NoInbox):
         due, self.due = tuple(self.due), []
         return due
 
-    async def trim(self, received_before: datetime, max_events: int) -> int:
+    async def streams_with_facts(self) -> tuple[Stream, ...]:
+        return tuple(self.with_facts)
+
+    async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         assert max_events == MAX_EVENTS
         self.trimmed.append(received_before)
-        return 2
+        return Counter({WebhookKind.MESSAGE: 2, WebhookKind.EDIT: 1})
 
 
 async def test_a_prompted_stream_runs_at_once_and_then_every_few_seconds_however_often_it_is_prompted() -> None:
@@ -117,8 +132,8 @@ async def test_an_unknown_stream_is_not_prompted() -> None:
 class TestWorker:
     async def work(self, claims: Claims, prompted: list[Stream], *steps: tuple[float, Stream | None]) -> int:
         """Let a worker work while events arrive; return how many have expired."""
-        clock, stop, expired = VirtualClock(), Stop(), [0]
-        worker = WebhookWorker(claims, prompted.append, clock, expired.append)
+        clock, stop, expired = VirtualClock(), Stop(), Counter[WebhookKind]()
+        worker = WebhookWorker(claims, prompted.append, claims.apply, clock, expired.update)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run(stop))
             for seconds, stream in steps:
@@ -127,7 +142,7 @@ class TestWorker:
                     claims.due.append(stream)
                     worker.notify()
             stop.request()
-        return sum(expired)
+        return expired.total()
 
     async def test_an_event_is_worked_off_as_it_arrives(self) -> None:
         claims, prompted = Claims(), list[Stream]()
@@ -156,7 +171,24 @@ class TestWorker:
         expired = await self.work(claims, [], (130, None))
         assert len(claims.trimmed) == 3
         assert claims.trimmed[0] == at(0) - timedelta(seconds=KEPT_SECONDS)
-        assert expired == 6
+        assert expired == 9
+
+    async def test_facts_are_applied_by_one_task_a_stream_and_again_if_that_fails(self) -> None:
+        claims = Claims()
+        claims.with_facts = [STREAM]
+        await self.work(claims, [], (60, None))
+        assert claims.applied == [STREAM, STREAM]
+
+    async def test_where_no_webhooks_are_taken_nothing_is_worked_off_and_what_is_old_expires(self) -> None:
+        claims, stop, prompted, expired = Claims(), Stop(), list[Stream](), Counter[WebhookKind]()
+        claims.due, claims.with_facts = [STREAM], [STREAM]
+        worker = WebhookWorker(claims, prompted.append, claims.apply, VirtualClock(), expired.update)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.let_expire(stop))
+            await asyncio.sleep(3 * IDLE_TRIM_SECONDS - 1)
+            stop.request()
+        assert (claims.looks, claims.applied) == ([], [])
+        assert expired[WebhookKind.EDIT] == 3
 
 
 def test_streams_are_read_within_seconds() -> None:

@@ -190,3 +190,16 @@ async def test_leases_are_shared_through_a_pooler(database: Database) -> None:
             await asyncio.gather(ours.keep_alive(), theirs.keep_alive(), ours.recover(), theirs.recover())
             await asyncio.gather(*(queue.end(lease) for queue, lease in zip((ours, theirs), taken_leases, strict=True)))
     assert jobs(database) == []
+
+
+async def test_the_worker_that_joined_first_is_the_first_until_it_leaves_or_falls_silent(
+    database: Database, ours: StreamLeases, theirs: StreamLeases
+) -> None:
+    assert (await ours.is_first(), await theirs.is_first()) == (True, False)
+    await ours.offer([BAKERY])
+    fall_silent(database, await taken(ours, BAKERY))
+    assert (await ours.is_first(), await theirs.is_first()) == (False, True)
+    await ours.keep_alive()
+    assert await ours.is_first()
+    await ours.leave()
+    assert (await ours.is_first(), await theirs.is_first()) == (False, True)

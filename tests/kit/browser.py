@@ -82,6 +82,25 @@ def hold_after(simulator: SimulatorServer, stream: str, batches: int) -> None:
     simulator.hold(after=simulator.requests.by_stream[stream] + batches)
 
 
+async def by_touch(page: Page) -> None:
+    """Have the page as on a telephone, which is pointed at with fingers."""
+    session = await page.context.new_cdp_session(page)
+    await session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    await session.send("Emulation.setEmulatedMedia", {"features": [{"name": "pointer", "value": "coarse"}]})
+    await page.set_viewport_size({"width": PHONE, "height": 800})
+
+
+async def small_targets(page: Page) -> list[str]:
+    """Return what can be touched and is lower than 44 pixels."""
+    found: list[str] = await page.evaluate(
+        """[...document.querySelectorAll("button, a, select, textarea, [type=search], summary, .choice label")]
+        .filter(each => each.checkVisibility() && !each.classList.contains("skip"))
+        .filter(each => each.getBoundingClientRect().height < 44)
+        .map(each => each.outerHTML)"""
+    )
+    return found
+
+
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Start a browser."""

@@ -46,6 +46,7 @@ from milepost.core.gaps import (
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.webhooks import FactsApplied
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)
 counts = st.integers(0, 2**53)
@@ -134,6 +135,7 @@ BY_TYPE: dict[type[Event], st.SearchStrategy[Event]] = {
     MessagesRead: st.builds(MessagesRead, gaps, counts, counts, gap_endings, counts, counts),
     MessagesFailed: st.builds(MessagesFailed, gaps, problems, gap_endings),
     MessagesMissed: st.builds(MessagesMissed, st.lists(missed, min_size=1, max_size=3).map(tuple)),
+    FactsApplied: st.builds(FactsApplied, counts, counts, counts, counts, counts, counts),
     StreamPaused: st.builds(StreamPaused, texts),
     StreamResumed: st.builds(StreamResumed, texts),
     StreamRemoved: st.builds(StreamRemoved, texts),

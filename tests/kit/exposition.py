@@ -19,6 +19,7 @@ from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.metrics.collect import Metrics
 from milepost.service.metrics.deliveries import DeliveryCounter
+from milepost.service.metrics.notices import NoticeCounter
 from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.wrong_tokens import WrongTokens
 
@@ -89,6 +90,9 @@ def everything() -> Exposition:
     deliveries = DeliveryCounter(lambda: {"crm": Delivery("crm", 7, behind_since=at(-60))}, lambda: NOON)
     deliveries.count("crm", DeliveryResult.REFUSED)
     exposition.metrics.register(deliveries)
+    notices = NoticeCounter()
+    notices.expect(["json://127.0.0.1"])
+    exposition.metrics.register(notices)
     exposition.read(
         recorded(run_started(), events.FetchFailed(1, NETWORK, at(2))),
         recorded(

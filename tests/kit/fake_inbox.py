@@ -14,6 +14,7 @@ from msgspec.structs import replace as replace_struct
 from kit.builders import NOON
 from kit.fake_outages import OUTAGES, UNKNOWN, Climate, Outages
 from kit.virtual_time import VirtualTime
+from milepost.core.facts import Edited, detail_of
 from milepost.core.model import (
     LEAN_MESSAGES,
     Batch,
@@ -28,6 +29,7 @@ from milepost.core.model import (
 )
 from milepost.core.ports import Fetched, MessagesFetched, MessagesOutcome, MessagesRequest, Outcome, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.webhooks import WebhookEvent, WebhookKind
 
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data", http_status=500, code=1)
 OVERSIZE = Problem(ProblemKind.OVERSIZE, "more than any batch has")
@@ -225,11 +227,19 @@ class Inbox:
         message = self.random.choice(thread.there[-8:])
         edited = replace_struct(message, text=f"{message.text}, edited")
         thread.messages[thread.messages.index(message)] = edited
+        detail = detail_of(Edited(edited.text or ""))
+        self.world.facts.append(self._fact(WebhookKind.EDIT, thread, message, detail))
 
     def unsend(self, thread: Thread) -> None:
         """Take one of the newest messages back, which moves nothing; a thread has a message always."""
         if len(thread.there) > 1:
-            thread.unsent.add(self.random.choice(thread.there[-8:]).event_id)
+            message = self.random.choice(thread.there[-8:])
+            thread.unsent.add(message.event_id)
+            self.world.facts.append(self._fact(WebhookKind.UNSEND, thread, message))
+
+    def _fact(self, kind: WebhookKind, thread: Thread, message: Interaction, detail: str | None = None) -> WebhookEvent:
+        which = str(len(self.world.facts))
+        return WebhookEvent(self.stream, kind, message.event_id, thread.contact_id, self.now, which, detail=detail)
 
     def move_to(self, other: "Inbox") -> None:
         """Let another page have the threads, which keep their ids; those that are gone may come back there."""
@@ -452,6 +462,7 @@ class World:
         self.slack = timedelta(seconds=slack_seconds)
         self.outages = Outages(random, habits.climate)
         self.inboxes: dict[Stream, Inbox] = {}
+        self.facts: list[WebhookEvent] = []  # what webhooks may say, once, often or never
         self.is_ordered = habits.is_ordered
         self.stored: Callable[[Stream], int] = lambda _: 0
         self._threads = 0

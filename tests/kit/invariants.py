@@ -43,6 +43,8 @@ from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcom
 from milepost.core.position import Mode, Phase
 from milepost.core.records import Decision, Record
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.revisions import is_told_unsent
+from milepost.core.webhooks import FactsApplied
 from milepost.stores import rows
 
 RIVAL = "another process"  # as the journal names it, and as its run ids begin
@@ -247,6 +249,8 @@ class Invariants(FinalInvariants):
             self.disturbed(stream, f"a dead letter was {event.resolution}")
         if isinstance(event, DeadLetterClosed | RedriveFailed):
             observed.redrive_tally += event.tally
+        elif isinstance(event, FactsApplied):
+            observed.redrive_tally += Tally(edited=event.edited, unsent=event.unsent)
         is_rival_s = (entry.run_id or "").startswith(RIVAL)
         if isinstance(event, RateLimited) and not is_rival_s:  # its limits are not known here
             observed.held_until = {event.scope: event.until}
@@ -350,15 +354,22 @@ class Invariants(FinalInvariants):
 
     def _revisions_are_true(self, stream: Stream, changes: Changes) -> None:
         """Only what was unsent is taken for unsent, and only what was edited for edited."""
+        if changes.settled:
+            self.seen["a fact was applied" if changes.revised else "a fact was no news"] += 1
         for row in changes.revised:
             of_group = (self._thread(each, row.conversation_id) for each in self._group(stream))
             thread = next(each for each in of_group if each is not None)
+            stored = self.store.interaction_events.get(row.event_id)
+            if stored is not None and is_told_unsent(stored):
+                assert row.deleted_at is not None, f"{row.event_id} was unsent, and is there again"
             if row.deleted_at is not None:
                 self.seen["a message was unsent"] += 1
                 assert row.event_id in thread.unsent, f"{row.event_id} is there and was taken for unsent"
                 assert (row.text, row.attachments) == (None, None), f"{row.event_id} was unsent and has its text"
             else:
                 self.seen["a message was edited"] += 1
+                is_older = stored is not None and len(row.text or "") < len(stored.text or "")
+                assert not (is_older and changes.settled), f"{row.event_id} became older by a fact"
                 (message,) = (each for each in thread.messages if each.event_id == row.event_id)
                 assert (message.text or "").startswith(row.text or " "), f"{row.event_id} never had that text"
 

@@ -53,6 +53,10 @@ class MemoryLeases:
         leases.update({stream: (leases[stream][0], 0) for stream in left})
         return left
 
+    async def is_first(self) -> bool:
+        await self._answer()
+        return self.worker_id == min(self.jobs.alive_at, default=0)
+
     async def offer(self, streams: Iterable[str]) -> None:
         await self._answer()
         for stream in streams:

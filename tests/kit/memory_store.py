@@ -35,6 +35,7 @@ from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejec
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import erased_in, to_look_up, unsent_in
 from milepost.core.spans import Stretch, ThreadSpan
+from milepost.core.webhooks import DueFact, WebhookEvent
 from milepost.stores import rows
 from milepost.stores.moves import Outdated, demand_known, written_of
 
@@ -73,6 +74,8 @@ class MemoryStore:
         self.moves: dict[tuple[str, str], datetime] = {}  # of rows, from a stream to another: when
         self.erased_by_moves = Counter[str]()  # rows of people who were forgotten before their account's move was known
         self.refuses: set[tuple[Table, str]] = set()
+        self.facts: dict[str, WebhookEvent] = {}  # about messages, by key: those that were applied as well
+        self.waiting_facts: dict[str, WebhookEvent] = {}
         self._codec = Codec()
 
     async def load(self, stream: Stream) -> Checkpoint:
@@ -216,6 +219,30 @@ class MemoryStore:
         ]
         return tuple(
             sorted(due, key=lambda each: (each.dead_letter.opened_at, each.dead_letter.dead_letter_id))[:limit]
+        )
+
+    def add_fact(self, fact: WebhookEvent) -> None:
+        """Add a fact about a message, unless it is a repetition or about somebody who was forgotten."""
+        if fact.key not in self.facts and (fact.stream.key, "contact", fact.contact_id or "") not in self.forgotten:
+            self.facts[fact.key] = self.waiting_facts[fact.key] = fact
+
+    async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts whose messages are stored, the earliest first."""
+        due = [
+            DueFact(fact.key, fact.kind, fact.actor, fact.occurred_at, fact.detail, self._is_superseded(fact), row)
+            for fact in self.waiting_facts.values()
+            if fact.stream == stream
+            and (row := self.interaction_events.get(fact.message_id)) is not None
+            and (row.platform, row.page_id) == (stream.platform, stream.page_id)
+        ]
+        return tuple(sorted(due, key=lambda fact: (fact.occurred_at, fact.event_key))[:limit])
+
+    def _is_superseded(self, fact: WebhookEvent) -> bool:
+        return any(
+            (each.stream, each.kind, each.message_id, each.actor)
+            == (fact.stream, fact.kind, fact.message_id, fact.actor)
+            and (each.occurred_at, each.key) > (fact.occurred_at, fact.key)
+            for each in self.facts.values()
         )
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
@@ -456,7 +483,11 @@ class MemoryStore:
                     attachments=event.attachments,
                     edited_at=event.edited_at,
                     deleted_at=event.deleted_at,
+                    reactions=event.reactions,
+                    referral=event.referral,
+                    content_at=event.content_at,
                 )
+        self.waiting_facts = {key: fact for key, fact in self.waiting_facts.items() if key not in changes.settled}
         unsent = unsent_in(changes)
         for dead_letter_id, payload in self.payloads.items():
             if any(each in payload for each in unsent):
@@ -519,6 +550,7 @@ class MemoryStore:
                 event.contact_id == contact_id or self._is_erased(event.platform, event.conversation_id)
             ):
                 del self.interaction_events[event.event_id]
+        self._drop_facts_of(contact_id, streams)
         for key in [key for key in self.payloads if key in self.dead_letters]:
             dead_letter = self.dead_letters[key]
             kept_out = {each for each in self.forgotten if each[0] == dead_letter.stream.key}
@@ -526,6 +558,12 @@ class MemoryStore:
                 del self.payloads[key]
         contacts, conversations, events, payloads = map(int.__sub__, before, self._counts())
         return contacts, conversations, events, payloads
+
+    def _drop_facts_of(self, contact_id: str, streams: set[str]) -> None:
+        theirs = {key for key, fact in self.facts.items() if fact.contact_id == contact_id}
+        for key in [key for key in theirs if self.facts[key].stream.key in streams]:
+            del self.facts[key]
+            self.waiting_facts.pop(key, None)
 
     def linked(self, stream: Stream) -> set[str]:
         """Return the stream, and those that rows have moved from or to."""

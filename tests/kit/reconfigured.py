@@ -54,6 +54,9 @@ OTHERWISE: dict[str, object] = {
     "deliveries": (
         {"name": "crm", "url": "https://crm.example/hooks", "secret": "whsec_YS1zZWNyZXQtZm9yLXRoZS1jcm0tcmVjZWl2ZXI="},
     ),
+    "notify.urls": ("json://127.0.0.1/path",),
+    "notify.urls_file": "notice-urls",
+    "notify.on": ("stopped",),
     "http.listen": "127.0.0.1:9000",
     "http.token": "token-of-the-listener",
     "http.allowed_hosts": ("status.example.com",),

@@ -19,7 +19,7 @@ from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
 from kit.simulation_setting import ANOTHER_PAGE, Setting
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
+from milepost.core.commands import ApplyFacts, Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
@@ -45,6 +45,7 @@ from milepost.core.ports import (
 )
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.webhooks import DueFact
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
@@ -171,6 +172,8 @@ class Process:
         if scenario.news_chance and setting.happens(scenario.news_chance):
             self.invariants.seen["a webhook announced news"] += 1
             self.supervisor.prompt(stream)
+        if scenario.facts_chance and setting.happens(scenario.facts_chance):
+            self._deliver_facts()
         if setting.happens(scenario.reload_chance):
             self._reload(stream)
         if setting.links_the_account():
@@ -200,6 +203,14 @@ class Process:
                 case _:
                     health = TokenHealth(setting.random.random() < 0.9)
                     self._operate(stream, self.supervisor.ask(stream, RecordTokenHealth(health)))
+
+    def _deliver_facts(self) -> None:
+        """Deliver some facts, in any order and any number of times, and have them applied now or with later ones."""
+        said, random = self.setting.world.facts, self.setting.random
+        for fact in random.sample(said, min(len(said), 3)):
+            self.setting.store.add_fact(fact)
+        for stream in self.sources if random.random() < 0.7 else ():
+            self._operate(stream, self.supervisor.ask(stream, ApplyFacts()))
 
     def _operate(self, stream: Stream, command: Coroutine[Any, Any, Any]) -> None:
         async def operate() -> None:
@@ -460,6 +471,10 @@ class SimulatedStore:
     async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         await self._reach()
         return await self._store.due_dead_letters(stream, now, limit)
+
+    async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
+        await self._reach()
+        return await self._store.due_facts(stream, limit)
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         await self._reach()

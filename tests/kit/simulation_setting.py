@@ -59,6 +59,7 @@ class Scenario:
     forget_chance: float = 0.0
     link_chance: float = 0.0  # that the Instagram account is linked to another page, once
     news_chance: float = 0.0  # that a webhook announces news of a stream, whether there is any or not
+    facts_chance: float = 0.0  # that webhooks say what was edited or unsent, now or long ago
 
 
 class Setting:

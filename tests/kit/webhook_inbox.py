@@ -1,10 +1,11 @@
 """An inbox of webhook events that refuses every call: tests override those that they are about."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 from milepost.core.model import Stream
-from milepost.core.webhooks import WebhookEvent
+from milepost.core.webhooks import WebhookEvent, WebhookKind
 
 
 class NoInbox:
@@ -17,5 +18,8 @@ class NoInbox:
     async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         raise NotImplementedError(message_ids)
 
-    async def trim(self, received_before: datetime, max_events: int) -> int:
+    async def streams_with_facts(self) -> tuple[Stream, ...]:
+        return ()
+
+    async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         raise NotImplementedError(received_before, max_events)

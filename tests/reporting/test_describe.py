@@ -40,6 +40,7 @@ from milepost.core.gaps import (
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
+from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
 from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, describe
 from milepost.reporting.description import Description, Level
@@ -555,6 +556,19 @@ CASES: list[tuple[events.Event, Description]] = [
             "The database is available again after 61 seconds and 5 attempts",
             fields={"away_seconds": 61.0, "attempts": 5},
         ),
+    ),
+    (
+        FactsApplied(edited=1, reactions=2, reads=1, outdated=3),
+        Description(
+            "facts applied",
+            "Webhooks said: 1 edited message, 2 reactions, 1 conversation that was read",
+            DEBUG,
+            {"edited": 1, "reactions": 2, "reads": 1, "outdated": 3},
+        ),
+    ),
+    (
+        FactsApplied(outdated=1),
+        Description("facts applied", "Webhooks said: nothing new", DEBUG, {"outdated": 1}),
     ),
     (
         events.StreamPaused(BY),

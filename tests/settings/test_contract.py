@@ -102,6 +102,6 @@ def test_the_documented_defaults_are_the_defaults() -> None:
 
 def test_every_key_but_sections_ids_and_the_optional_account_has_a_documented_default() -> None:
     without = {key for key, default, _ in KEY_ROW.findall(DOCUMENTATION) if not default.startswith("`")}
-    sections = {"store", "source", "sync", "retry", "webhooks", "http", "log"}
+    sections = {"store", "source", "sync", "retry", "webhooks", "notify", "http", "log"}
     items = {"pages[].id", "pages[].instagram_account_id"}
     assert without == sections | items | {f"deliveries[].{key}" for key in ("name", "url", "secret")}

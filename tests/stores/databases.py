@@ -111,7 +111,7 @@ class AnyDatabase:
         for due_at, claims in ((f"'{noon}'", 0), ("NULL", 3)):
             key = f"messenger:page-0 message m_{checkpoint.version}_{claims}"
             event = f"'messenger:page-0', 'message', 'm_{claims}', NULL, '{noon}', '{noon}', {due_at}, {claims}"
-            self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event})")
+            self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event}, '', '{{\"text\":\"hallo\"}}')")
         name = f"crm-{checkpoint.version}"
         self.execute(
             f"INSERT INTO deliveries VALUES ('{name}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}', 1)"

@@ -61,7 +61,7 @@ class StoreDump(ABC):
         with self.asking() as ask:
             contacts = [rows.contact_row(each[:8]) for each in ask("SELECT * FROM contacts")]
             conversations = [rows.conversation_row(each[:14]) for each in ask("SELECT * FROM conversations")]
-            events = [_interaction_event(each[:12]) for each in ask("SELECT * FROM contact_interaction_events")]
+            events = [_interaction_event(each[:15]) for each in ask("SELECT * FROM contact_interaction_events")]
             dead_letters = [rows.dead_letter(each) for each in ask("SELECT * FROM dead_letters")]
             states = ask("SELECT stream, state FROM checkpoints")
             return Tables(
@@ -152,9 +152,13 @@ def projections(path: Path) -> dict[str, Rows]:
 
 
 def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
-    *texts, occurred_at, edited_at, deleted_at = columns
-    times = (None if text is None else datetime.fromisoformat(text) for text in (occurred_at, edited_at, deleted_at))
-    return InteractionEventRow(*texts, *times)
+    *texts, occurred_at, edited_at, deleted_at, reactions, referral, content_at = columns
+    *times, as_of = (
+        None if text is None else datetime.fromisoformat(text)
+        for text in (occurred_at, edited_at, deleted_at, content_at)
+    )
+    values: tuple[Any, ...] = (*texts, *times, reactions, referral, as_of)
+    return InteractionEventRow(*values)
 
 
 def _page(columns: tuple[Any, ...]) -> PageRow:

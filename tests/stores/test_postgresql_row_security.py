@@ -1,14 +1,20 @@
 """Row-level security on Milepost's tables: it is the operator's, it stays, and Milepost itself sees all of its rows."""
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
 from contracts.store_contract import commit
+from kit.builders import NOON, run_started
 from kit.postgres import ROLE, Database, on_both_releases
 from milepost.core.errors import StoreRefused
 from milepost.core.model import Changes
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql.rights import kept_private
+from milepost.stores.url import StoreUrl
+from stores.copies import copied
+from stores.databases import AnyDatabase
 from stores.histories import contact_row, conversation_row, event_row
 
 pytestmark = on_both_releases
@@ -110,6 +116,22 @@ async def test_with_a_policy_of_its_own_it_works_where_policies_are_forced(datab
     assert database.sql("SELECT count(*) FROM milepost.contacts") == [(2,)]
     async with open_reader(database.store_url) as reader:
         assert await reader.rebuild() == await reader.verify()
+
+
+async def test_a_copy_is_refused_where_policies_are_forced(database: Database, tmp_path: Path) -> None:
+    """COPY FROM does not work there, whatever the policy says."""
+    source = AnyDatabase(StoreUrl(f"sqlite:///{tmp_path}/milepost.db"))
+    target = AnyDatabase(database.store_url, database)
+    async with open_store(source.store_url) as store:
+        await commit(store, run_started(NOON))
+    database.sql(f"ALTER TABLE milepost.contacts {FORCED}; {SHOW_ALL}")
+
+    with pytest.raises(StoreRefused, match=r"is forced on Milepost itself .*: contacts") as refusal:
+        await copied(source, target)
+    assert "NO FORCE" in refusal.value.hint
+
+    database.sql("ALTER TABLE milepost.contacts NO FORCE ROW LEVEL SECURITY")
+    await copied(source, target)
 
 
 async def test_a_table_of_somebody_else_is_no_business_of_ours(database: Database) -> None:

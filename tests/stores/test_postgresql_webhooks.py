@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from contracts.webhooks_contract import WebhooksContract, written
+from contracts.webhooks_contract import FactsContract, WebhooksContract, written
 from kit.builders import NOON, STREAM
 from kit.postgres import Database
 from milepost.stores.open import open_store
@@ -20,6 +20,10 @@ def kept(database: Database) -> StoreDump:
 
 
 class TestPostgresqlWebhooks(WebhooksContract):
+    """In PostgreSQL."""
+
+
+class TestPostgresqlFacts(FactsContract):
     """In PostgreSQL."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.webhooks_contract import WebhooksContract
+from contracts.webhooks_contract import FactsContract, WebhooksContract
 from kit.power_cut import Call, Disk, recorded, recording
 from stores.processes import outcome
 from stores.store_dump import SqliteDump, StoreDump
@@ -19,6 +19,10 @@ def kept(path: Path) -> StoreDump:
 
 
 class TestSqliteWebhooks(WebhooksContract):
+    """In SQLite."""
+
+
+class TestSqliteFacts(FactsContract):
     """In SQLite."""
 
 

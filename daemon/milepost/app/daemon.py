@@ -15,6 +15,7 @@ from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
+from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.reload import Configuration
 from milepost.app.store_size import StoreSize
 from milepost.app.store_watch import StoreWatch
@@ -87,13 +88,18 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         observers.metrics.register(outgoing.counter)
         observers.health.watch_deliveries(outgoing.views, outgoing.issues)
         of_the_journal = observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)
+        notices = _notice_watch(parts, observers, driver)
+        await notices.begin()
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),
             observers.broadcast.running(),
             observers.changes.running(),
             reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
-            reading(driver.journal_feed, {**of_the_journal, "deliveries": outgoing.dispatcher.read}),
+            reading(
+                driver.journal_feed,
+                {**of_the_journal, "deliveries": outgoing.dispatcher.read, "notices": notices.read},
+            ),
             asyncio.TaskGroup() as tasks,
         ):
             ready()
@@ -104,10 +110,11 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "token watch": parts.token_watch.run(parts.clock, stop),
                 "store watch": observers.health.store_watch.run(stop),
                 "store size": observers.store_size.run(parts.clock, stop),
-                "webhooks": webhooks.worker.run(stop),
+                "webhooks": webhooks.work(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
                 "deliveries": outgoing.dispatcher.run(stop),
                 "judge of webhooks": webhooks.judge.run(stop),
+                "notices": notices.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():
@@ -127,10 +134,14 @@ def _log_start(settings: Settings, parts: Parts, url: str) -> None:
 
 
 class _Driver(Struct, frozen=True, eq=False):
-    """Runs the streams until a stop is requested. `journal_feed` has every entry of the journal, whoever wrote it."""
+    """Runs the streams until a stop is requested. `journal_feed` has every entry of the journal, whoever wrote it.
+
+    `is_first` finds out whether this is the worker that does what only one of them does.
+    """
 
     run: Callable[[], Awaitable[None]]
     journal_feed: Feed
+    is_first: Callable[[], Awaitable[bool]]
 
 
 @asynccontextmanager
@@ -138,12 +149,16 @@ async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReade
     """Let the supervisor run all streams or, on PostgreSQL, share them with the other workers of the fleet."""
     store_url = store_url_of(settings)
     if store_url.file is not None:
-        yield _Driver(parts.supervisor.run, parts.feed)
+        yield _Driver(parts.supervisor.run, parts.feed, _is_alone)
         return
     from milepost.fleet.worker import joined  # noqa: PLC0415
 
     async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield _Driver(worker.run, worker.feed)
+        yield _Driver(worker.run, worker.feed, worker.is_first)
+
+
+async def _is_alone() -> bool:
+    return True
 
 
 # --- who observes them ------------------------------------------------------------------------------------------------
@@ -224,6 +239,17 @@ async def _observers(
     return _Observers(
         metrics, health, status_line, broadcast, followed, activity, shown, store_size, routes, wrong_tokens
     )
+
+
+def _notice_watch(parts: Parts, observers: _Observers, driver: _Driver) -> NoticeWatch:
+    live, health, supervisor = observers.shown.live, observers.health, parts.supervisor
+    observed = Observed(
+        lambda: live.latest(supervisor.streams), health.issues, observers.shown.journal_reader, driver.is_first
+    )
+    notices = NoticeWatch(observed, lambda: parts.reloader.settings, parts.clock)
+    observers.metrics.register(notices.counter)
+    health.watch_notices(notices.issues)
+    return notices
 
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:

@@ -47,6 +47,7 @@ class Health:
         self._redact = redact
         self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
         self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
+        self._issues_of_notices: Callable[[], Iterable[Issue]] = tuple
         self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
         self._issues_of_deliveries: Callable[[], Iterable[Issue]] = tuple
         self._deliveries: Callable[[], tuple[DeliveryView, ...]] = tuple
@@ -64,6 +65,10 @@ class Health:
     ) -> None:
         """Ask for where deliveries stand, and what is wrong with them, too."""
         self._deliveries, self._issues_of_deliveries = deliveries, issues
+
+    def watch_notices(self, issues: Callable[[], Iterable[Issue]]) -> None:
+        """Ask for what keeps people from being told, too."""
+        self._issues_of_notices = issues
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -131,6 +136,7 @@ class Health:
         yield from self._reloader.issues()
         yield from self._issues_of_deliveries()
         yield from self._issues_of_webhooks()
+        yield from self._issues_of_notices()
         slowdowns = self._registry.slowdowns()
         if slowdowns:
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)

@@ -8,6 +8,8 @@ import structlog
 
 from milepost.app.build import Parts
 from milepost.app.subscription_watch import SubscriptionWatch
+from milepost.core.commands import ApplyFacts
+from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.engine.interrupt import Stop
 from milepost.engine.webhook_judge import WebhookJudge
@@ -31,7 +33,9 @@ class Webhooks:
     def __init__(self, parts: Parts) -> None:
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
         self.counter = WebhookCounter(self.subscriptions.missing)
-        self.worker = WebhookWorker(parts.store.webhooks, parts.supervisor.prompt, parts.clock, self.counter.expire)
+        self.worker = WebhookWorker(
+            parts.store.webhooks, parts.supervisor.prompt, self._apply_facts, parts.clock, self.counter.expire
+        )
         self.judge = WebhookJudge(parts.store.webhooks, parts.clock, self.counter.count_misses)
         self._supervisor = parts.supervisor
         self._reloader = parts.reloader
@@ -61,6 +65,13 @@ class Webhooks:
             self.judge.begin()
             self._is_listening = True
             yield
+
+    async def _apply_facts(self, stream: Stream) -> None:
+        await self._supervisor.ask(stream, ApplyFacts())
+
+    async def work(self, stop: Stop) -> None:
+        """Work off what comes until a stop is requested. Where nothing does, what is left of earlier ones expires."""
+        await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
         """Watch the pages' subscriptions until a stop is requested, if webhooks are taken."""

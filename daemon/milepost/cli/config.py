@@ -14,6 +14,7 @@ from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.terminal import echo_wrapped
+from milepost.notify.destinations import demand_sendable
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
@@ -93,6 +94,7 @@ def check(config: str | None, *, online: bool) -> None:
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
     settings = load_settings(config)
+    demand_sendable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
         click.echo("There is no config.yaml here: the built-in settings apply, with the simulator")

@@ -9,11 +9,12 @@ import click
 
 from milepost.app.daemon import Logging, run_daemon
 from milepost.app.reload import Configuration
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option
+from milepost.notify.destinations import demand_sendable
 from milepost.service.logs.output import configure
 from milepost.service.logs.redaction import Redactor
 from milepost.service.systemd import Notifier
-from milepost.settings import default_path, load_or_default, secrets
+from milepost.settings import Settings, default_path, load_or_default, secrets
 
 
 @click.command(name="run")
@@ -24,10 +25,16 @@ def command(config: str | None) -> None:
     The first SIGTERM or Ctrl-C lets the current batch be committed; a second one stops at once. SIGHUP reloads the
     configuration, as a change of config.yaml or of a token file does, and tries every stream.
     """
-    settings = load_settings(config)
+    path = default_path() if config is None else Path(config)  # one that was there has to stay
+
+    def load() -> Settings:
+        settings = load_or_default(path, os.environ)
+        demand_sendable(settings)
+        return settings
+
+    settings = load()
     redactor = Redactor(secrets(settings))
     log, systemd = settings.log, Notifier(os.environ)
     dedup = configure(log.format, log.level, redactor, stream=sys.stderr, environment=os.environ)
-    path = default_path() if config is None else Path(config)  # one that was there has to stay
-    configuration = Configuration(lambda: load_or_default(path, os.environ), path, systemd.reloading)
+    configuration = Configuration(load, path, systemd.reloading)
     asyncio.run(run_daemon(settings, configuration, Logging(redactor, dedup), systemd))

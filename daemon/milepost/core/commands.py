@@ -60,9 +60,13 @@ class RecordTokenHealth(Struct, frozen=True):
     health: TokenHealth
 
 
+class ApplyFacts(Struct, frozen=True):
+    """Apply what webhooks said of stored messages."""
+
+
 DeadLetterCommand = Redrive | Discard
 StreamCommand = PauseStream | ResumeStream | SyncNow | RecordTokenHealth
-Command = DeadLetterCommand | StreamCommand
+Command = DeadLetterCommand | StreamCommand | ApplyFacts
 
 
 def pause(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:

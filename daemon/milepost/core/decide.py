@@ -1,6 +1,6 @@
 """Decide what an outcome means: what to record and what to store, together."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -43,7 +43,7 @@ from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form
-from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, dated
+from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
 from milepost.core.revisions import readings, with_revisions
 from milepost.core.spans import Stretch
 
@@ -119,6 +119,7 @@ class PendingBatch(Struct, frozen=True):
     detail: Detail
     context: Context
     keys: Keys
+    asked_at: datetime
     problem: Problem | None = None
 
     def record(self, known: Known) -> Decision:
@@ -172,7 +173,8 @@ class PendingBatch(Struct, frozen=True):
         is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
-        found = with_revisions(difference(stream, readable, known, now), readable, self.keys.readings, known, now)
+        found = difference(stream, readable, known, now)
+        found = with_revisions(found, readable, self.keys.readings, known, now, self.asked_at)
         written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
@@ -219,7 +221,7 @@ class PendingBatch(Struct, frozen=True):
     def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
         """Record a batch, with the page that was read and the messages that are new since the last sweep."""
         news_after = self.checkpoint.watermark
-        return Record(events, dated(self._with_page(changes), news_after), arrived_since(news_after, changes))
+        return Record(events, with_news(self._with_page(changes), news_after), arrived_since(news_after, changes))
 
     def _with_page(self, changes: Changes) -> Changes:
         """Add the page that was read, if the source says what it is called."""
@@ -261,7 +263,7 @@ def _pending_batch(
         counts_stored=_may_complete(checkpoint, sweep, batch),
         readings=readings(batch, detail, context.policy.messages_per_conversation),
     )
-    return PendingBatch(checkpoint, sweep, batch, detail, context, keys, problem)
+    return PendingBatch(checkpoint, sweep, batch, detail, context, keys, fetched.asked_at, problem)
 
 
 def _may_complete(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> bool:

@@ -13,25 +13,22 @@ from milepost.core.gaps import GapEvent, MessagesFailed, MessagesMissed, Message
 from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
+from milepost.core.webhooks import FactsApplied
 
 
 class Tally(Struct, frozen=True, omit_defaults=True):
-    """Counts over one or more batches. `inserted`, `updated` and `unchanged` count conversations.
-
-    `dead_lettered` counts the dead letters that were opened; `unreadable` counts everything that could not be read or
-    written, whether its dead letter is new or already open.
-    """
+    """Counts over one or more batches. `inserted`, `updated` and `unchanged` count conversations."""
 
     batches: int = 0
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
-    dead_lettered: int = 0
+    dead_lettered: int = 0  # dead letters that were opened
     contacts: int = 0  # rows of contacts written
     interaction_events: int = 0  # rows of contact_interaction_events written
     without_contact: int = 0
     order_violations: int = 0
-    unreadable: int = 0
+    unreadable: int = 0  # what could not be read or written, whether its dead letter is new or already open
     deleted: int = 0  # conversations that a full sweep no longer saw
     replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
     moved: int = 0  # conversations, among those updated, that stood under another page
@@ -354,6 +351,7 @@ Event = (
     | RunEnded
     | StoreReturned
     | GapEvent
+    | FactsApplied
     | StreamEvent
 )
 
@@ -377,6 +375,7 @@ TAGS: dict[type[Event], str] = {
     MessagesRead: "messages_read",
     MessagesFailed: "messages_failed",
     MessagesMissed: "messages_missed",
+    FactsApplied: "facts_applied",
     StreamPaused: "stream_paused",
     StreamResumed: "stream_resumed",
     SyncRequested: "sync_requested",

@@ -1,6 +1,6 @@
 """The fold of the journal into checkpoints."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -9,7 +9,6 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     FailureStreak,
-    MissedSoFar,
     OperatorPause,
     RateLimit,
     RetryState,
@@ -47,23 +46,15 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import (
-    Gap,
-    GapEnding,
-    GapEvent,
-    HistoryLeft,
-    MessagesFailed,
-    MessagesMissed,
-    MessagesOwed,
-    MessagesRead,
-)
+from milepost.core.evolve_messages import after_facts, after_gap_event
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.head import is_of_head, resumed, return_to_walk
-from milepost.core.missed import window_after
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import has_moved, lowest_of
+from milepost.core.webhooks import FactsApplied
 
 
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
@@ -111,7 +102,9 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:  # noqa: C901  (
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
         case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
-            after = _after_gap_event(after, entry, event)
+            after = after_gap_event(after, entry, event)
+        case FactsApplied() as event:
+            after = after_facts(after, event)
         case (
             StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
         ) as event:
@@ -163,46 +156,6 @@ def _after_dead_letter(
             open_now, total = checkpoint.open_dead_letters - 1, checkpoint.total + tally
             left = tuple(each for each in checkpoint.given_up if each.dead_letter_id != event.dead_letter_id)
             return replace(checkpoint, open_dead_letters=open_now, given_up=left, total=total)
-
-
-def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Checkpoint:
-    """Count the open gaps, what was read of them and could not be read in the run, and what is missed."""
-    run = checkpoint.run if checkpoint.run is not None and checkpoint.run.run_id == entry.run_id else None
-    match event:
-        case MessagesOwed(gaps=gaps):
-            return _with_owed(checkpoint, [gap for gap in gaps if not gap.is_at_limit])
-        case MessagesMissed(messages=messages):
-            before = checkpoint.missed.messages if checkpoint.missed is not None else 0
-            return replace(checkpoint, missed=MissedSoFar(before + messages, entry.recorded_at))
-        case MessagesRead(gap=gap, stored=stored, dead_lettered=dead_lettered, ending=ending) as read:
-            is_withheld = ending is GapEnding.WITHHELD
-            window_at = window_after(checkpoint.window_at, gap, entry.recorded_at, is_withheld=is_withheld)
-            checkpoint = replace(checkpoint, rate_limit=None, window_at=window_at)
-            tally = Tally(
-                interaction_events=stored, dead_lettered=dead_lettered, edited=read.edited, unsent=read.unsent
-            )
-        case MessagesFailed(ending=ending):
-            tally = Tally(dead_lettered=int(ending is GapEnding.DEAD_LETTER))
-        case unknown:
-            assert_never(unknown)
-    after = replace(checkpoint, run=_count(run, tally=tally) or checkpoint.run, total=checkpoint.total + tally)
-    return after if ending is None else _with_one_less(after, event.gap)
-
-
-def _with_owed(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Checkpoint:
-    """Count gaps that were opened, or opened again."""
-    histories = sum(gap.is_history for gap in gaps)
-    before = checkpoint.history or HistoryLeft(0, 0)
-    history = HistoryLeft(before.left + histories, before.total + histories) if histories else checkpoint.history
-    return replace(checkpoint, backlog=checkpoint.backlog + len(gaps), history=history)
-
-
-def _with_one_less(checkpoint: Checkpoint, gap: Gap) -> Checkpoint:
-    """Count a gap that was closed. When no history is left, the next one is the first of others."""
-    history = checkpoint.history
-    if gap.is_history and history is not None:
-        history = replace(history, left=history.left - 1) if history.left > 1 else None
-    return replace(checkpoint, backlog=checkpoint.backlog - 1, history=history)
 
 
 def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:

@@ -49,10 +49,10 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decided, Pending, Record, arrived_since, dated, unchanged_before
+from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
-from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
+from milepost.core.revisions import dated, reading, revised, tally_of, without_fingerprint
 from milepost.core.spans import Reading, ThreadSpan
 
 MESSAGES_PER_REQUEST = 50
@@ -100,13 +100,15 @@ def drop_gap(checkpoint: Checkpoint, gap: Gap, ending: GapEnding, budget: RunBud
 def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, context: Context) -> Pending:
     """Decide what reading a gap means, as far as that is possible without the store."""
     match outcome:
-        case MessagesFetched(page=page):
+        case MessagesFetched(page=page, asked_at=asked_at):
             if problem := vain(gap, page):
                 return Decided(_on_refusal(checkpoint, gap, problem, context))
-            return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, context.refused))
+            keys = keys_of_page(checkpoint, gap, page, context.refused)
+            return PendingMessages(checkpoint, gap, page, context, keys, asked_at)
         case Refused(problem=problem) if says_deleted(problem) and _limit_of(gap) == 1:
             page = MessagePage((), withheld=MissedReason.DELETED)
-            return PendingMessages(checkpoint, gap, page, context, keys_of_page(checkpoint, gap, page, ()))
+            keys = keys_of_page(checkpoint, gap, page, ())
+            return PendingMessages(checkpoint, gap, page, context, keys, context.now)
         case Refused(problem=problem) as refused:
             return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
 
@@ -152,10 +154,11 @@ class PendingMessages(Struct, frozen=True):
     page: MessagePage
     context: Context
     keys: Keys
+    asked_at: datetime
 
     def record(self, known: Known) -> Record:
         """Record the messages, and what is owed after them."""
-        read = read_page(self.keys.stream, self.gap, self.page, self.context, known)
+        read = read_page(self.keys.stream, self.gap, self.page, self.context, known, self.asked_at)
         if read.ending is None and read.gap.idle > MAX_IDLE:
             return _on_refusal(self.checkpoint, self.gap, NO_PROGRESS, self.context)
         tally = read.tally
@@ -169,7 +172,7 @@ class PendingMessages(Struct, frozen=True):
         )
         before = unchanged_before(self.checkpoint, self.context.budget)
         news_after = news_of(self.gap)
-        changes, arrived = dated(read.changes, news_after), arrived_since(news_after, read.changes)
+        changes, arrived = with_news(read.changes, news_after), arrived_since(news_after, read.changes)
         return Record((*before, *read.dead_letters, *recorded(*read.missed), event), changes, arrived)
 
 
@@ -189,15 +192,17 @@ class PageRead(Struct, frozen=True):
     missed: tuple[Missed, ...] = ()
 
 
-def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, known: Known) -> PageRead:
+def read_page(
+    stream: Stream, gap: Gap, page: MessagePage, context: Context, known: Known, asked_at: datetime
+) -> PageRead:
     """Return what messages of a gap come to, given what is stored."""
     if gap.conversation_id in known.forgotten:
         return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
     stored = known.conversations.get(gap.conversation_id)  # None if the store has refused its row
     row = stored or new_row(stream, Conversation(gap.conversation_id, gap.newest_at), context.now)
     new = {each.event_id: each for each in new_events(row, page.interactions, known)}
-    written, unwritten = withhold_each(new.values(), context.refused)
-    changed, unchanged = withhold_each(_revised(gap, page, known, context.now), context.refused)
+    written, unwritten = withhold_each(dated(new.values(), asked_at), context.refused)
+    changed, unchanged = withhold_each(_revised(gap, page, known, context.now, asked_at), context.refused)
     failures = (*unread_items(page.unreadable, known), *unwritten, *unchanged)
     dead_letters, payloads = opened(stream, failures, known, context.now)
     tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters)) + tally_of(changed)
@@ -213,8 +218,12 @@ def read_page(stream: Stream, gap: Gap, page: MessagePage, context: Context, kno
     return PageRead(changes, dead_letters, tally, after, ending, missed)
 
 
-def _revised(gap: Gap, page: MessagePage, known: Known, now: datetime) -> tuple[InteractionEventRow, ...]:
-    return tuple(revised(_reading(gap, page), page.interactions, known, now)) if known.messages else ()
+def _revised(
+    gap: Gap, page: MessagePage, known: Known, now: datetime, asked_at: datetime
+) -> tuple[InteractionEventRow, ...]:
+    if not known.messages:
+        return ()
+    return tuple(revised(_reading(gap, page), page.interactions, known, now, asked_at))
 
 
 def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:

@@ -13,6 +13,7 @@ from milepost.core.events import Entry
 from milepost.core.gaps import Gap, GapEnding
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope, Stream
 from milepost.core.problems import Problem
+from milepost.core.webhooks import DueFact
 
 
 class Request(Struct, frozen=True):
@@ -237,6 +238,10 @@ class Store(Protocol):
 
     async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters of the stream whose redrive is due or whose payload was erased, oldest first."""
+        ...
+
+    async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts about messages of the stream that are stored, the earliest first."""
         ...
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:

@@ -46,7 +46,7 @@ def arrived_since(instant: datetime | None, changes: Changes) -> tuple[datetime,
     return () if instant is None else tuple(each for each in times if each > instant)
 
 
-def dated(changes: Changes, news_after: datetime | None) -> Changes:
+def with_news(changes: Changes, news_after: datetime | None) -> Changes:
     """Return changes that say which of their messages are news: those sent after an instant; none without one."""
     has_messages = bool(changes.interaction_events)
     return replace(changes, news_after=news_after) if has_messages and news_after is not None else changes

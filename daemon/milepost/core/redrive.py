@@ -36,7 +36,6 @@ from milepost.core.merge import difference, keys_of, keys_of_rows, newer, rememb
 from milepost.core.message_reading import gap_in, keys_of_page, news_of, payload_of, read_page, request_of, vain
 from milepost.core.missed import recorded, says_deleted, without_content
 from milepost.core.model import (
-    Batch,
     Changes,
     DeadLetterPayload,
     Detail,
@@ -47,7 +46,7 @@ from milepost.core.model import (
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
 from milepost.core.problems import Problem
-from milepost.core.records import Context, Pending, Record, dated, unchanged_before
+from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.revisions import readings, with_older_messages, with_revisions
 from milepost.core.texts import storable
@@ -132,10 +131,10 @@ class PendingRedrive(Struct, frozen=True):
 
     def _result(self, known: Known) -> Record:
         match self.outcome:
-            case Fetched(batch=batch):
-                return _reread(self.checkpoint, self.due, batch, self.context, known)
-            case MessagesFetched(page=page):
-                return self._read_older(page, known)
+            case Fetched() as fetched:
+                return _reread(self.checkpoint, self.due, fetched, self.context, known)
+            case MessagesFetched() as fetched:
+                return self._read_older(fetched, known)
             case Refused(problem=problem) as refused:
                 return self._refused(problem, self.context.as_of(refused))
             case None:
@@ -156,17 +155,17 @@ class PendingRedrive(Struct, frozen=True):
         )
         return replace(failed, changes=Changes(payloads=(payload,)))
 
-    def _read_older(self, page: MessagePage, known: Known) -> Record:
+    def _read_older(self, fetched: MessagesFetched, known: Known) -> Record:
         """Store older messages that could not be read before; what is left of them is owed."""
-        dead_letter, gap = self.due.dead_letter, gap_in(self.due.payload or "")
+        dead_letter, gap, page = self.due.dead_letter, gap_in(self.due.payload or ""), fetched.page
         if problem := vain(gap, page):
             return self._refused(problem, self.context)
-        read = read_page(self.checkpoint.stream, gap, page, self.context, known)
+        read = read_page(self.checkpoint.stream, gap, page, self.context, known, fetched.asked_at)
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
         rest = (MessagesOwed((read.gap,)),) if is_kept_after(read.ending) else ()
-        changes = dated(read.changes, news_of(gap))
+        changes = with_news(read.changes, news_of(gap))
         return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), changes)
 
     def _rewrite(self, known: Known) -> Record:
@@ -182,7 +181,7 @@ class PendingRedrive(Struct, frozen=True):
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
         closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
         missed = recorded(*without_content(written.changes.interaction_events))
-        changes = dated(written.changes, _news_after(self.checkpoint, dead_letter))
+        changes = with_news(written.changes, _news_after(self.checkpoint, dead_letter))
         return Record((*missed, closed), with_older_messages(changes, known))
 
 
@@ -224,12 +223,12 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
     return RedriveFailed(dead_letter.dead_letter_id, attempts, reason[:MAX_REASON_CHARACTERS], again_at, tally)
 
 
-def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: Context, known: Known) -> Record:
+def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, context: Context, known: Known) -> Record:
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
     dead_letter, now = due.dead_letter, context.now
-    stream = checkpoint.stream
+    stream, batch = checkpoint.stream, fetched.batch
     shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
-    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now)
+    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now, fetched.asked_at)
     found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
     reasons = {each.subject: each.reason for each in failures}
@@ -241,7 +240,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, batch: Batch, context: C
         *recorded(*without_content(found.changes.interaction_events)),
         *owed(stream, batch, whole, known, context),
     )
-    changes = dated(replace(found.changes, payloads=payloads), _news_after(checkpoint, dead_letter))
+    changes = with_news(replace(found.changes, payloads=payloads), _news_after(checkpoint, dead_letter))
     tally = replace(found.tally, batches=0, dead_lettered=len(dead_letters))
     if dead_letter.subject in reasons or not batch.conversations:
         reason = reasons.get(dead_letter.subject, "it was not in the answer")

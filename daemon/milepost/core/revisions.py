@@ -2,6 +2,10 @@
 
 The platform reports neither, and an edit need not move a conversation's `updated_time`. So each row of `conversations`
 has a fingerprint of the messages that came with it; the stored ones are looked up only where an answer has another one.
+
+Webhooks may say it, too (core/facts.py), before an answer that was asked for earlier. So each message has the time
+`content_at` as of which its content is known, by the platform's clock, and an answer to an earlier request says nothing
+of it. That time equals `deleted_at` where a webhook said that the message was unsent: no answer brings it back.
 """
 
 from collections import Counter
@@ -100,13 +104,13 @@ def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list
 
 
 def revised(
-    one: Reading, messages: Collection[Interaction], known: Known, now: datetime
+    one: Reading, messages: Collection[Interaction], known: Known, now: datetime, asked_at: datetime
 ) -> Iterator[InteractionEventRow]:
     """Yield the stored messages that an answer shows to be edited, unsent, or there after all, as they are now."""
     read = {each.event_id: each for each in messages}
     for each in read.values():
         stored = known.messages.get(each.event_id)
-        if stored is not None and (row := _read_again(stored, each, now)) != stored:
+        if stored is not None and (row := _read_again(stored, each, now, asked_at)) != stored:
             yield row
     if one.fingerprint is None:
         return
@@ -116,17 +120,30 @@ def revised(
         if stored.conversation_id == one.conversation_id
         and stored.event_id not in read
         and stored.deleted_at is None
+        and not _is_newer(stored, asked_at)
         # The order inside one second is not promised: what shares one with an edge may lie beyond it.
         and one.oldest_at < stored.occurred_at < one.newest_at
     ]
     if len(unsent) <= len(read):  # an answer that misses more than it has is not believed
         for stored in unsent:
-            yield replace(stored, text=None, attachments=None, deleted_at=now)
+            yield replace(stored, text=None, attachments=None, deleted_at=now, content_at=None)
 
 
-def _read_again(stored: InteractionEventRow, read: Interaction, now: datetime) -> InteractionEventRow:
+def is_told_unsent(row: InteractionEventRow) -> bool:
+    """Return whether a webhook said that a message was unsent."""
+    return row.deleted_at is not None and row.deleted_at == row.content_at
+
+
+def _is_newer(row: InteractionEventRow, asked_at: datetime) -> bool:
+    """Return whether a stored message is known as of a later time than that of a request."""
+    return row.content_at is not None and row.content_at > asked_at
+
+
+def _read_again(
+    stored: InteractionEventRow, read: Interaction, now: datetime, asked_at: datetime
+) -> InteractionEventRow:
     """Return a stored message after it was read again. What an answer leaves out, as in a placeholder, is no edit."""
-    if read.text is None and read.attachments is None:
+    if (read.text is None and read.attachments is None) or is_told_unsent(stored) or _is_newer(stored, asked_at):
         return stored
     text = stored.text if read.text is None else read.text
     has_others = _has_other_attachments(stored.attachments, read.attachments)
@@ -142,6 +159,7 @@ def _read_again(stored: InteractionEventRow, read: Interaction, now: datetime) -
         attachments=attachments,
         edited_at=now if had_content else stored.edited_at,
         deleted_at=None,
+        content_at=asked_at,
     )
 
 
@@ -158,16 +176,18 @@ def _has_other_attachments(stored: str | None, read: str | None) -> bool:
 
 
 def with_revisions(
-    found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, now: datetime
+    found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, now: datetime, asked_at: datetime
 ) -> Difference:
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
+    fingerprints |= {row.conversation_id: None for row in known.messages.values() if _is_newer(row, asked_at)}
     for each in batch.conversations:  # a row that the store refused before: its messages were not looked up
         is_met = each.conversation_id not in known.conversations
         if is_met and any(message.event_id in known.interaction_events for message in each.interactions):
             fingerprints[each.conversation_id] = None
     conversations = {row.conversation_id: row for row in found.changes.conversations}
-    rows = _revised_in(remembered(batch.conversations, known), shown, known, now) if known.messages else ()
+    read = remembered(batch.conversations, known)
+    rows = _revised_in(read, shown, known, now, asked_at) if known.messages else ()
     for conversation_id in {row.conversation_id for row in rows} - conversations.keys():
         stored = known.conversations.get(conversation_id)
         if stored is not None:
@@ -176,6 +196,7 @@ def with_revisions(
     return Difference(
         replace(
             found.changes,
+            interaction_events=dated(found.changes.interaction_events, asked_at),
             conversations=tuple(
                 replace(row, messages_fingerprint=fingerprints.get(row.conversation_id))
                 for row in conversations.values()
@@ -186,15 +207,20 @@ def with_revisions(
     )
 
 
+def dated(rows: Iterable[InteractionEventRow], asked_at: datetime) -> tuple[InteractionEventRow, ...]:
+    """Return new messages as known as of when they were asked for."""
+    return tuple(replace(row, content_at=asked_at) for row in rows)
+
+
 def _revised_in(
-    read: Iterable[Conversation], shown: Iterable[Reading], known: Known, now: datetime
+    read: Iterable[Conversation], shown: Iterable[Reading], known: Known, now: datetime, asked_at: datetime
 ) -> tuple[InteractionEventRow, ...]:
     by_id = {each.conversation_id: each for each in shown}
     rows = (
         row
         for each in read
         if each.conversation_id in by_id and not _is_older(each, known)
-        for row in revised(by_id[each.conversation_id], each.interactions, known, now)
+        for row in revised(by_id[each.conversation_id], each.interactions, known, now, asked_at)
     )
     return tuple({row.event_id: row for row in rows}.values())
 

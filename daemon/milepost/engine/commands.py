@@ -1,10 +1,12 @@
 """Execution of the commands for a stream, within the run or between runs."""
 
+from functools import partial
 from typing import assert_never
 
 from milepost.core import commands
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import (
+    ApplyFacts,
     Command,
     Discard,
     PauseStream,
@@ -15,6 +17,7 @@ from milepost.core.commands import (
     SyncNow,
 )
 from milepost.core.errors import MilepostError, VersionConflict
+from milepost.core.facts import MAX_FACTS, apply_facts, contradicts
 from milepost.core.plan import RunBudget
 from milepost.core.records import Record
 from milepost.engine.mailbox import CommandResult, Mailbox
@@ -54,8 +57,18 @@ class CommandHandler:
         match command:
             case Redrive() | Discard():
                 return await self._redriver.do(checkpoint, command)
+            case ApplyFacts():
+                return await self._apply_facts(checkpoint), None
             case _:
                 return await self._do(checkpoint, command)
+
+    async def _apply_facts(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Apply the facts that are due. Returns the checkpoint after them."""
+        while due := await self._stream_journal.due_facts(MAX_FACTS):
+            checkpoint = await self._stream_journal.settle(checkpoint, partial(apply_facts, checkpoint, due))
+            if any(map(contradicts, due)):
+                self._mailbox.prompt(self._stream_journal.now())
+        return checkpoint
 
     async def _do(self, checkpoint: Checkpoint, command: StreamCommand) -> tuple[Checkpoint, CommandResult]:
         if isinstance(command, SyncNow) and checkpoint.operator_pause is not None:

@@ -17,6 +17,7 @@ from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.records import Context, Pending, Record, prepare
+from milepost.core.webhooks import DueFact
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.engine.store_retry import StoreRetry
@@ -48,6 +49,10 @@ class StreamJournal:
         self.budget = budget
         self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
         self._codec = Codec()
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return self._engine.clock.now()
 
     async def load(self) -> Checkpoint:
         """Return the stream's checkpoint."""
@@ -99,6 +104,10 @@ class StreamJournal:
         """Return dead letters of the stream whose redrive is due, at most `limit`."""
         now = self._engine.clock.now()
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream, now, limit))
+
+    async def due_facts(self, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts about messages of the stream that are stored, the earliest first."""
+        return await self._store_retry.call(lambda: self._store.due_facts(self.stream, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
-from milepost.core.commands import Command, DeadLetterCommand, StreamCommand
+from milepost.core.commands import ApplyFacts, Command, DeadLetterCommand, StreamCommand
 from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
@@ -153,7 +153,7 @@ class Supervisor:
         found = await self._engine.store.find_open_dead_letters((command.dead_letter_id,))
         return await self._execute(found[0].dead_letter.stream, command) if found else None
 
-    async def ask(self, stream: Stream, command: StreamCommand) -> None:
+    async def ask(self, stream: Stream, command: StreamCommand | ApplyFacts) -> None:
         """Execute a command for a stream: between two batches, or at once if it is not running.
 
         Raises MilepostError if that is impossible.

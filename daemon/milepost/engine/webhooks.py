@@ -1,20 +1,22 @@
-"""Works off webhook events: the streams that they are about are read soon."""
+"""Works off webhook events: the streams that they are about are read soon, and facts are applied to their messages."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 import structlog
 
 from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
-from milepost.core.webhooks import WebhookInbox
+from milepost.core.webhooks import WebhookInbox, WebhookKind
 from milepost.engine.interrupt import Interrupt, Stop
 
 LOOK_SECONDS = 5.0  # for events that are due again, and for those that another worker took
 MIN_SECONDS = 0.25  # between two looks, however many events arrive
 TRIM_SECONDS = 60.0
+IDLE_TRIM_SECONDS = 3600.0  # where no webhooks are taken
 KEPT_SECONDS = 2 * 86_400.0  # the platform repeats what was not acknowledged for 36 hours (Meta, "Webhooks")
 MAX_EVENTS = 100_000
 
@@ -22,22 +24,28 @@ log = structlog.get_logger("milepost")
 
 
 class WebhookWorker:
-    """Works off the events of an inbox, through `prompt`, which has a stream read soon.
+    """Works off the events of an inbox, through `prompt`, which has a stream read soon, and `apply`, for its facts.
 
-    `expire` is called with the number of events that were never worked off: the list has not shown their messages for
-    days.
+    `expire` is called with the events that were never worked off: for days, no list has shown their messages.
     """
 
     def __init__(
-        self, inbox: WebhookInbox, prompt: Callable[[Stream], None], clock: Clock, expire: Callable[[int], None]
+        self,
+        inbox: WebhookInbox,
+        prompt: Callable[[Stream], None],
+        apply: Callable[[Stream], Awaitable[None]],
+        clock: Clock,
+        expire: Callable[[Counter[WebhookKind]], None],
     ) -> None:
         self._inbox = inbox
         self._prompt = prompt
+        self._apply = apply
         self._clock = clock
         self._arrived = Interrupt()
         self._trim_at = clock.now()
         self._is_away = False
         self._expire = expire
+        self._applying: set[Stream] = set()
 
     def notify(self) -> None:
         """Note that events have arrived."""
@@ -45,26 +53,58 @@ class WebhookWorker:
 
     async def run(self, stop: Stop) -> None:
         """Work events off as they arrive, until a stop is requested."""
-        while not stop.is_requested:
-            self._arrived.clear()
-            await self._look()
-            async with stop.interruptible():
-                await asyncio.sleep(MIN_SECONDS)
-            async with stop.interruptible(), self._arrived.interruptible():
-                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
+        async with asyncio.TaskGroup() as tasks:
+            while not stop.is_requested:
+                self._arrived.clear()
+                await self._look(tasks)
+                async with stop.interruptible():
+                    await asyncio.sleep(MIN_SECONDS)
+                async with stop.interruptible(), self._arrived.interruptible():
+                    await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
 
-    async def _look(self) -> None:
+    async def let_expire(self, stop: Stop) -> None:
+        """Delete old events until a stop is requested, and work off none: no webhooks are taken here."""
+        while not stop.is_requested:
+            try:
+                await self._trim(self._clock.now())
+            except MilepostError as error:
+                self._report_away(error)
+            else:
+                self._is_away = False
+            async with stop.interruptible():
+                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_TRIM_SECONDS))
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
         """Work off what is due. What is not, because the database is unavailable, is the next time."""
         now = self._clock.now()
         try:
             for stream in await self._inbox.claim(now):
                 self._prompt(stream)
+            for stream in await self._inbox.streams_with_facts():
+                if stream not in self._applying:  # a stream that is being read takes commands between two batches
+                    self._applying.add(stream)
+                    tasks.create_task(self._apply_facts(stream), name=f"facts of {stream.key}")
             if now >= self._trim_at:
-                self._expire(await self._inbox.trim(now - timedelta(seconds=KEPT_SECONDS), MAX_EVENTS))
-                self._trim_at = now + timedelta(seconds=TRIM_SECONDS)
+                await self._trim(now)
         except MilepostError as error:
-            if not self._is_away:
-                log.warning("database unavailable, retrying", part="webhooks", reason=error.message)
-            self._is_away = True
+            self._report_away(error)
         else:
             self._is_away = False
+
+    async def _trim(self, now: datetime) -> None:
+        self._expire(await self._inbox.trim(now - timedelta(seconds=KEPT_SECONDS), MAX_EVENTS))
+        self._trim_at = now + timedelta(seconds=TRIM_SECONDS)
+
+    def _report_away(self, error: MilepostError) -> None:
+        if not self._is_away:
+            log.warning("database unavailable, retrying", part="webhooks", reason=error.message)
+        self._is_away = True
+
+    async def _apply_facts(self, stream: Stream) -> None:
+        """Apply the facts of a stream. If that is impossible now, the next look tries again."""
+        try:
+            await self._apply(stream)
+        except MilepostError as error:
+            log.warning("facts not applied, retrying", stream=stream.key, reason=error.message, hint=error.hint)
+        finally:
+            self._applying.discard(stream)

@@ -60,6 +60,10 @@ class Leases(Protocol):
         """End a lease. If this worker was declared dead meanwhile, the lease belongs to another one and stays."""
         ...
 
+    async def is_first(self) -> bool:
+        """Return whether no worker that is alive has joined before this one."""
+        ...
+
 
 class _Connector(PsycopgConnector):
     """Runs each query of Procrastinate in a transaction with its own settings, independent of any session."""
@@ -164,6 +168,11 @@ class StreamLeases:
         with self._errors():
             if await self._jobs.list_jobs_async(id=lease.job_id, worker_id=lease.worker_id):
                 await self._jobs.finish_job_by_id_async(lease.job_id, Status.SUCCEEDED, delete_job=True)
+
+    async def is_first(self) -> bool:
+        """Return whether no worker that is alive has joined before this one."""
+        ((first,),) = await self._database.rows("first_worker", (ALIVE_SECONDS,))
+        return first is not None and first == self._worker_id
 
     async def _release(self, job: Job) -> None:
         try:

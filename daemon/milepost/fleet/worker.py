@@ -83,6 +83,10 @@ class Worker:
             for task in tasks:  # after the last run has ended: a worker without heartbeats is declared dead
                 task.cancel()
 
+    async def is_first(self) -> bool:
+        """Return whether this is the worker that does what only one of them does. Raises StoreAway or StoreRefused."""
+        return await self._leases.is_first()
+
     # --- runs ---
 
     async def _offer_and_take(self, slots: asyncio.TaskGroup) -> None:

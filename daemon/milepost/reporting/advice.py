@@ -18,7 +18,7 @@ PERMISSIONS = {
     ),
 }
 
-_RENEW = (
+RENEW = (
     "give page {page} a new access_token (in config.yaml or its access_token_file; in source.access_token where pages "
     "are discovered), which is picked up without a restart"
 )
@@ -36,23 +36,23 @@ class Advice(Pattern, frozen=True):
 
 
 _TOKEN = any_of(190, 102)
-_ROLE = "give the token's owner a role on page {page}, or take the token of somebody who has one; then " + _RENEW
+_ROLE = "give the token's owner a role on page {page}, or take the token of somebody who has one; then " + RENEW
 
 # fmt: off
 ADVICE: tuple[Advice, ...] = (
     # --- the token ---
-    Advice("the token's owner has removed the app: connect it again; then " + _RENEW, codes=_TOKEN, subcode=458),
-    Advice(_LOG_IN + _RENEW, codes=_TOKEN, subcode=459),
-    Advice("the token's owner has changed the password: " + _RENEW, codes=_TOKEN, subcode=460),
-    Advice("the token has expired: " + _RENEW, codes=_TOKEN, subcode=463),
-    Advice(_LOG_IN + _RENEW, codes=_TOKEN, subcode=464),
-    Advice("the token was invalidated: " + _RENEW, codes=_TOKEN, subcode=467),
+    Advice("the token's owner has removed the app: connect it again; then " + RENEW, codes=_TOKEN, subcode=458),
+    Advice(_LOG_IN + RENEW, codes=_TOKEN, subcode=459),
+    Advice("the token's owner has changed the password: " + RENEW, codes=_TOKEN, subcode=460),
+    Advice("the token has expired: " + RENEW, codes=_TOKEN, subcode=463),
+    Advice(_LOG_IN + RENEW, codes=_TOKEN, subcode=464),
+    Advice("the token was invalidated: " + RENEW, codes=_TOKEN, subcode=467),
     Advice(_ROLE, codes=_TOKEN, subcode=492),
     Advice(_ROLE, codes=any_of(492)),
-    Advice("the token is not valid: " + _RENEW, codes=_TOKEN),
+    Advice("the token is not valid: " + RENEW, codes=_TOKEN),
     # --- permissions ---
-    Advice("the app has no access: ask Meta for advanced access to {permissions}; then " + _RENEW, codes=any_of(3)),
-    Advice("a permission is missing: grant {permissions}; then " + _RENEW, codes=any_of(10, range(200, 300))),
+    Advice("the app has no access: ask Meta for advanced access to {permissions}; then " + RENEW, codes=any_of(3)),
+    Advice("a permission is missing: grant {permissions}; then " + RENEW, codes=any_of(10, range(200, 300))),
     Advice("source.access_token no longer manages page {page}: give its owner a role there, or remove the page",
            kind=ProblemKind.NOT_MANAGED),
     # --- limits ---

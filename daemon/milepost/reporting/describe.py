@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from milepost.core import events
 from milepost.core.checkpoint import Run
@@ -18,6 +18,7 @@ from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
+from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
 from milepost.reporting.backlog import describe_backlog
 from milepost.reporting.description import (
@@ -95,6 +96,8 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
             return _dead_letter(event, now)
         case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
             return describe_backlog(event, now)
+        case FactsApplied() as event:
+            return _facts_applied(event)
         case events.SweepCompleted() as event:
             return _sweep_completed(event, run, entry.stream)
         case events.RunEnded() as event:
@@ -275,6 +278,19 @@ def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:
 
 def _via(actor: str) -> str:
     return f" via {on_one_line(actor)}" if actor else ""
+
+
+def _facts_applied(event: FactsApplied) -> Description:
+    fields = {name: count for name, count in asdict(event).items() if count}
+    said = (
+        (event.edited, "edited message", None),
+        (event.unsent, "unsent message", None),
+        (event.reactions, "reaction", None),
+        (event.referrals, "referral", None),
+        (event.reads, "conversation that was read", "conversations that were read"),
+    )
+    words = ", ".join(counted(count, noun, plural) for count, noun, plural in said if count)
+    return Description("facts applied", f"Webhooks said: {words or 'nothing new'}", Level.DEBUG, fields)
 
 
 # --- runs and streams -------------------------------------------------------------------------------------------------

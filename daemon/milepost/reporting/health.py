@@ -27,6 +27,7 @@ class IssueKind(StrEnum):
     DELIVERIES = "deliveries"  # receivers do not take what changed
     WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
     UNSUBSCRIBED = "unsubscribed"  # pages have no webhooks for what is copied of them
+    NOTICES = "notices"  # people are not told what needs them
     CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 

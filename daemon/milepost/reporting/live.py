@@ -140,10 +140,14 @@ class LiveStreams:
                 is_queued = checkpoint.stream in queue
                 yield checkpoint, self._state(known, now, is_held=is_held, is_queued=is_queued)
 
+    def latest(self, streams: Collection[Stream]) -> list[Checkpoint]:
+        """Return where those of these streams stand that have a checkpoint."""
+        now, wanted = self._now(), frozenset(streams)
+        return [known.latest(now) for stream, known in list(self._streams.items()) if stream in wanted]
+
     def getting_nowhere(self, streams: Collection[Stream]) -> Mapping[Stream, Problem]:
         """Return which of these streams get nowhere, and why."""
-        now = self._now()
-        latest = [known.latest(now) for stream, known in list(self._streams.items()) if stream in streams]
+        latest = self.latest(streams)
         troubles = {each.stream: trouble_under_way(each) for each in latest if not each.operator_pause}
         return {stream: problem for stream, problem in troubles.items() if problem is not None}
 

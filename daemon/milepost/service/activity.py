@@ -19,6 +19,7 @@ from milepost.core import events
 from milepost.core.events import Entry
 from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
+from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, StreamKey
 from milepost.stores.reader import JournalReader
@@ -97,7 +98,7 @@ def counts(entry: Entry) -> Counts | None:  # noqa: C901, PLR0911  (one line for
             return None
         case events.StreamPaused() | events.StreamResumed() | events.SyncRequested() | events.OwnIdChecked():
             return None
-        case MessagesOwed() | MessagesRead() | MessagesMissed():
+        case MessagesOwed() | MessagesRead() | MessagesMissed() | FactsApplied():
             return None
         case unknown:
             assert_never(unknown)

@@ -38,7 +38,7 @@ class WebhookIntake:
     async def receive(self, body: bytes) -> None:
         """Store the events of a body. Raises Malformed, or MilepostError if they cannot be stored now."""
         updates = list(updates_in(body, self._route, self._now()))
-        events = tuple(update.event for update in updates if update.event is not None)
+        events = tuple(event for update in updates for event in update.events)
         new = await self._group_commit.commit(events) if events else frozenset[str]()
         self.latest_at = self._now()
         for update in updates:
@@ -60,5 +60,5 @@ class WebhookIntake:
 def _result(update: Update, new: frozenset[str]) -> UpdateResult:
     if update.result is not None:
         return update.result
-    is_new = update.event is not None and update.event.key in new
+    is_new = any(event.key in new for event in update.events)
     return UpdateResult.STORED if is_new else UpdateResult.DUPLICATE

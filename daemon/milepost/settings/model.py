@@ -19,6 +19,8 @@ from milepost.settings.types import (
     GraphId,
     History,
     HostNames,
+    NoticeKinds,
+    NoticeUrls,
     Number,
     OptionalAddress,
     OptionalGraphId,
@@ -227,6 +229,17 @@ class DeliverySettings(Section):
     """Where a new destination begins: with what changes from `now` on, or at the `start` with all that is stored."""
 
 
+class NotifySettings(Section):
+    """Notices to people: docs/notices.md."""
+
+    urls: NoticeUrls = ()
+    """Where notices go, by Apprise's URLs, which hold secrets; needs the extra `notify`. Empty: nowhere."""
+    urls_file: FilePath = ""
+    """A file that holds them, one on each line."""
+    on: NoticeKinds = ("stopped", "token_expiring", "dead_letters", "stalled", "recovered")
+    """What people are told."""
+
+
 class HttpSettings(Section):
     """The HTTP service."""
 
@@ -292,6 +305,8 @@ class Settings(Section):
     """What Meta sends by itself."""
     deliveries: tuple[DeliverySettings, ...] = ()
     """Where changed rows are pushed to."""
+    notify: NotifySettings = Field(default_factory=NotifySettings)
+    """Notices to people about what needs them."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     """The HTTP service."""
     log: LogSettings = Field(default_factory=LogSettings)

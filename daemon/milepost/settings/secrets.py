@@ -11,7 +11,7 @@ from milepost.settings.model import Settings
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, format_key_path, read_text
 
 MAX_FILE_BYTES = 16 * 1024
-_LISTS = {"secrets"}  # keys whose file holds one secret on each line
+_LISTS = {"secrets", "urls"}  # keys whose file holds one secret on each line
 APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
 
 
@@ -39,6 +39,7 @@ def secrets(settings: Settings) -> tuple[str, ...]:
         settings.webhooks.verify_token,
         *settings.webhooks.secrets,
         *(secret for delivery in settings.deliveries for secret in delivery.secret),
+        *settings.notify.urls,
         settings.http.token,
     ]
     return tuple(secret.get_secret_value() for secret in held if secret)
@@ -54,6 +55,7 @@ def secret_files(settings: Settings) -> tuple[Path, ...]:
         settings.webhooks.verify_token_file,
         settings.webhooks.secrets_file,
         *(delivery.secret_file for delivery in settings.deliveries),
+        settings.notify.urls_file,
         settings.http.token_file,
     ]
     return tuple(Path(name) for name in named if name)
@@ -126,6 +128,7 @@ def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object
         ("store", ("password",)),
         ("source", ("access_token", "app_secret")),
         ("webhooks", ("verify_token", "secrets")),
+        ("notify", ("urls",)),
         ("http", ("token",)),
     )
     for name, keys in sections:

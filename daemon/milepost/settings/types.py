@@ -74,6 +74,13 @@ def _one_line(secret: SecretStr) -> SecretStr:
     raise ValueError("not printable ASCII")
 
 
+def _notice_url(url: SecretStr) -> SecretStr:
+    """Refuse what is no URL; which there are, Apprise knows."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]*", url.get_secret_value()):
+        return url
+    raise ValueError("not a URL of Apprise")
+
+
 _ANY = r"[^\s&#]+"
 # What libpq takes in the query of its URL, unless it belongs elsewhere.
 _PARAMETERS = {
@@ -236,6 +243,17 @@ Secret = Annotated[
 ]
 Secrets = Annotated[
     tuple[Secret, ...], HoldsSecrets(), Allowed("a list of secrets: printable ASCII characters without spaces")
+]
+NoticeUrls = Annotated[
+    tuple[Annotated[SecretStr, AfterValidator(_notice_url)], ...],
+    HoldsSecrets(),
+    Allowed("a list of Apprise's URLs, such as json://host/path, each in printable ASCII characters without spaces"),
+]
+NoticeKinds = Annotated[
+    tuple[Literal["stopped", "token_expiring", "dead_letters", "stalled", "recovered"], ...],
+    Field(min_length=1),
+    AfterValidator(_all_different),
+    Allowed("a list of stopped, token_expiring, dead_letters, stalled and recovered"),
 ]
 Text = Annotated[str, Allowed("text; a number, or true and its like, in quotes")]
 FilePath = Annotated[str, Allowed("the path of a file, which is read in place of the key without _file")]

@@ -113,6 +113,8 @@ def _world_actions(world: World) -> Mapping[str, Action]:
         "delete": world.delete,
         "edit": world.edit,
         "unsend": world.unsend,
+        "react": world.react,
+        "refer": world.refer,
         "empty": world.empty,
         "poison": world.poison,
         "cure": world.cure,

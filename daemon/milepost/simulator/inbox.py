@@ -6,6 +6,7 @@ Instants in this module are whole microseconds since 1970 (`…_us`).
 import math
 from collections.abc import Iterator
 from heapq import merge
+from typing import Literal
 
 import msgspec
 
@@ -51,6 +52,19 @@ class Moment(msgspec.Struct, frozen=True):
     seed: bytes
     edited: str | None = None
     is_empty: bool = False
+
+
+HappeningKind = Literal["edit", "unsend", "react", "refer"]
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done by hand to a thread or one of its messages, and only webhooks say: how, and with which text."""
+
+    conversation_id: str
+    kind: HappeningKind
+    number: int
+    message_id: str = ""
+    text: str | None = None
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +125,8 @@ class Inbox:
         self._emptied: set[str] = set()
         self._unsent: set[str] = set()
         self._newcomers = 0
+        self._happened: list[Happening] = []
+        self._happenings = 0
 
     def threads(self, at_us: int, below: Position = HEAD) -> Iterator[Thread]:
         """Return the threads after a position, newest first, as in the API."""
@@ -170,6 +186,20 @@ class Inbox:
     def delete(self, index: int) -> None:
         """Remove a conversation without a trace, including what the formula makes arrive in it."""
         self._deleted.add(index)
+
+    def take_happened(self) -> list[Happening]:
+        """Return what was done by hand since the last call."""
+        taken, self._happened = self._happened, []
+        return taken
+
+    def note(self, kind: HappeningKind, conversation_id: str, message_id: str, text: str | None) -> None:
+        """Note something that only webhooks say."""
+        self._happenings += 1
+        happening = Happening(
+            conversation_id=conversation_id, kind=kind, number=self._happenings, message_id=message_id, text=text
+        )
+        self._happened.append(happening)
+        del self._happened[:-MAX_RECEIVED_NOW]
 
     def edit(self, message_id: str, text: str) -> None:
         """Give a message another text, which moves nothing."""

@@ -1,6 +1,7 @@
 """The webhooks of a simulated world: what happens in it is sent, signed, and in a form that is as odd as Meta's.
 
-Arrivals are sent as they happen. What is not answered with 200 is repeated, with growing waits.
+What arrives, and what is done by hand, is sent as it happens. What is not answered with 200 is repeated, with growing
+waits.
 """
 
 import asyncio
@@ -16,8 +17,9 @@ import msgspec
 from milepost.core.errors import BadConfiguration
 from milepost.simulator import seeded
 from milepost.simulator.arrivals import instant_us
-from milepost.simulator.inbox import Inbox, Moment, Thread
-from milepost.simulator.messages import Message, Node
+from milepost.simulator.inbox import Inbox, Thread
+from milepost.simulator.messages import Node
+from milepost.simulator.webhook_updates import updates_of_happening, updates_of_message
 from milepost.simulator.world import World
 
 TICK_SECONDS = 0.2
@@ -25,7 +27,6 @@ TIMEOUT_SECONDS = 5.0
 MAX_UPDATES = 1000  # of one request, once many have to be sent at once
 MAX_WAITING = 100_000
 RETRY_SECONDS = (0.5, 2.0, 10.0, 60.0)
-APP_ID = 263902037430900  # of Meta's inbox, which writes the page's own messages
 
 
 class WebhookFaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,7 @@ class WebhookSender:
         self._waiting: list[Update] = []
         for inbox in world.inboxes:
             inbox.take_received()
+            inbox.take_happened()
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -123,23 +125,30 @@ class WebhookSender:
     def _happened(self, now: float) -> Iterator[Update]:
         since_us, self._since_us = self._since_us, instant_us(self._clock())
         for inbox in self._world.inboxes:
-            arrived = [*inbox.arrived(since_us, self._since_us), *inbox.take_received()]
-            for conversation_id, moment in arrived:
+            for conversation_id, moment in [*inbox.arrived(since_us, self._since_us), *inbox.take_received()]:
                 thread = inbox.find(conversation_id, self._since_us)
                 if thread is not None:
-                    yield from self._updates_of(inbox, thread, moment, now)
+                    for part, item in enumerate(updates_of_message(thread, moment)):
+                        name = f"{moment.id} {part}" if part else moment.id
+                        yield from self._updates_of(inbox, thread, item, name, now)
+            for happening in inbox.take_happened():
+                thread = inbox.find(happening.conversation_id, self._since_us)
+                if thread is not None:
+                    for item in updates_of_happening(thread, happening, self._since_us):
+                        yield from self._updates_of(inbox, thread, item, f"{thread.id} {happening.number}", now)
 
-    def _updates_of(self, inbox: Inbox, thread: Thread, moment: Moment, now: float) -> Iterator[Update]:
+    def _updates_of(self, inbox: Inbox, thread: Thread, item: Node, name: str, now: float) -> Iterator[Update]:
+        """Yield an update as often as it is sent, and when. Its name determines the faults."""
         faults = self._faults
 
-        def strikes(name: str, share: float) -> bool:
-            return seeded.share(faults.seed, moment.id, name) < share
+        def strikes(fault: str, share: float) -> bool:
+            return seeded.share(faults.seed, name, fault) < share
 
         if strikes("missing", faults.missing):
             return
         key = "standby" if seeded.share(faults.seed, thread.id, "standby") < faults.standby else "messaging"
         due_at = now + (faults.late_seconds if strikes("late", faults.late) else 0.0)
-        update = Update(inbox, message_update(thread, moment), key, due_at)
+        update = Update(inbox, item, key, due_at)
         yield update
         if strikes("doubled", faults.doubled):
             yield msgspec.structs.replace(update, due_at=due_at + 1)
@@ -174,30 +183,6 @@ class WebhookSender:
                 return response.status
         except (aiohttp.ClientError, TimeoutError):
             return 0
-
-
-def message_update(thread: Thread, moment: Moment) -> Node:
-    """Return the update of a message: of the contact's or, as an echo, of the page's."""
-    message = Message(thread, moment)
-    person, page = thread.contact.id, thread.page.account_id(thread.platform)
-    sender, recipient = (page, person) if message.is_outgoing else (person, page)
-    told: Node = {"mid": moment.id}
-    if message.text:
-        told["text"] = message.text
-    if message.is_outgoing:
-        told["is_echo"] = True
-        if thread.platform == "messenger":
-            told["app_id"] = APP_ID
-    if message.kind in ("image", "video", "file"):
-        told["attachments"] = [{"type": message.kind, "payload": {"url": "https://scontent.example.net/v"}}]
-    if message.kind == "unsupported":
-        told["is_unsupported"] = True
-    return {
-        "sender": {"id": sender},
-        "recipient": {"id": recipient},
-        "timestamp": moment.at_us // 1000,
-        "message": told,
-    }
 
 
 def body_of(kind: str, updates: Iterable[Update], at_us: int) -> bytes:

@@ -113,7 +113,9 @@ class World:
         Raises:
             KeyError: the conversation does not exist.
         """
-        self._locate(conversation_id)[0].edit(message_id, text)
+        inbox, _ = self._locate(conversation_id)
+        inbox.edit(message_id, text)
+        inbox.note("edit", conversation_id, message_id, text)
 
     def unsend(self, conversation_id: str, message_id: str) -> None:
         """Take a message that is not the only one out of its conversation, whose time stays unless it was the newest.
@@ -121,7 +123,25 @@ class World:
         Raises:
             KeyError: the conversation does not exist.
         """
-        self._locate(conversation_id)[0].unsend(message_id)
+        inbox, _ = self._locate(conversation_id)
+        inbox.unsend(message_id)
+        inbox.note("unsend", conversation_id, message_id, None)
+
+    def react(self, conversation_id: str, message_id: str, reaction: str | None = "love") -> None:
+        """Have the contact react to a message, or no longer; only webhooks say so.
+
+        Raises:
+            KeyError: the conversation does not exist.
+        """
+        self._locate(conversation_id)[0].note("react", conversation_id, message_id, reaction)
+
+    def refer(self, conversation_id: str, ref: str) -> None:
+        """Have the contact open a link to the thread; only webhooks say so.
+
+        Raises:
+            KeyError: the conversation does not exist.
+        """
+        self._locate(conversation_id)[0].note("refer", conversation_id, "", ref)
 
     def empty(self, conversation_id: str, message_id: str) -> None:
         """List a message without its content from now on.

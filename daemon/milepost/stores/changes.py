@@ -26,7 +26,13 @@ STATEMENTS: Mapping[ChangeKind, str] = {
 _decode = msgspec.json.Decoder().decode
 
 # What the databases store otherwise than JSON has it: SQLite has no booleans, and either has JSON as text here.
-CONVERTED: Mapping[str, Callable[[Any], object]] = {"can_reply": bool, "history": bool, "attachments": _decode}
+CONVERTED: Mapping[str, Callable[[Any], object]] = {
+    "can_reply": bool,
+    "history": bool,
+    "attachments": _decode,
+    "reactions": _decode,
+    "referral": _decode,
+}
 
 
 class ChangesAsked(Struct, frozen=True):

@@ -11,11 +11,10 @@ from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
 from milepost.core.gaps import Gap, GapAfter, gaps_after
 from milepost.core.journal import Codec, RunOf, instant_text, since_removal
-from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
+from milepost.core.model import ContactRow, ConversationRow, PageRow, Stream
 from milepost.core.ports import Commit, DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
-from milepost.core.spans import ThreadSpan
 
 
 def _as_text(value: object) -> str:
@@ -44,18 +43,20 @@ class KeyRefused(ValueError):
     """A key that SQLite would store but never find again: it ends a text of a JSON array at a NUL."""
 
 
-def _key(text: str) -> str:
+def stored_key(text: str) -> str:
+    """Return a key. Raises KeyRefused for one that is not stored."""
     if "\0" in text:
         msg = "its id holds a NUL character"
         raise KeyRefused(msg)
     return text
 
 
-def _optional_text(instant: datetime | None) -> str | None:
-    return None if instant is None else instant_text(instant)
+def optional_text(at: datetime | None) -> str | None:
+    """Return an instant as text."""
+    return None if at is None else instant_text(at)
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str) -> datetime:
     """Return the instant that a text names. Raises StoreRefused for any other, which only a damaged page can hold."""
     try:
         return datetime.fromisoformat(text)
@@ -63,8 +64,9 @@ def _instant(text: str) -> datetime:
         raise StoreRefused(f"a stored row holds {text!r}, which is not a time", hint=RESTORE) from error
 
 
-def _optional_instant(text: str | None) -> datetime | None:
-    return None if text is None else _instant(text)
+def optional_instant(text: str | None) -> datetime | None:
+    """Return the instant that a text names, as `instant` does."""
+    return None if text is None else instant(text)
 
 
 def page_tuple(row: PageRow) -> tuple[Any, ...]:
@@ -84,7 +86,7 @@ def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
     return (
         row.platform,
         row.page_id,
-        _key(row.contact_id),
+        stored_key(row.contact_id),
         row.name,
         row.username,
         instant_text(row.first_seen_at),
@@ -102,16 +104,16 @@ def contact_row(columns: tuple[Any, ...]) -> ContactRow:
         contact_id,
         name,
         username,
-        _instant(first_seen_at),
-        _instant(last_interaction_at),
-        _instant(updated_at),
+        instant(first_seen_at),
+        instant(last_interaction_at),
+        instant(updated_at),
     )
 
 
 def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
     """Return a conversation's columns."""
     return (
-        _key(row.conversation_id),
+        stored_key(row.conversation_id),
         row.platform,
         row.page_id,
         row.contact_id,
@@ -123,7 +125,7 @@ def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
         instant_text(row.updated_time),
         instant_text(row.first_synced_at),
         instant_text(row.synced_at),
-        _optional_text(row.deleted_at),
+        optional_text(row.deleted_at),
         row.messages_fingerprint,
     )
 
@@ -140,62 +142,12 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
         columns[6],
         columns[7],
         can_reply=None if columns[8] is None else bool(columns[8]),
-        updated_time=_instant(columns[9]),
-        first_synced_at=_instant(columns[10]),
-        synced_at=_instant(columns[11]),
-        deleted_at=_optional_instant(columns[12]),
+        updated_time=instant(columns[9]),
+        first_synced_at=instant(columns[10]),
+        synced_at=instant(columns[11]),
+        deleted_at=optional_instant(columns[12]),
         messages_fingerprint=columns[13],
     )
-
-
-def span_parameters(span: ThreadSpan) -> dict[str, str]:
-    """Return the parameters of the statement that counts messages of a conversation."""
-    return {
-        "conversation_id": span.conversation_id,
-        "back_to": instant_text(span.back_to),
-        "newest_at": instant_text(span.newest_at),
-        "as_of": instant_text(span.as_of),
-    }
-
-
-def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
-    """Return an interaction event's columns."""
-    return (
-        _key(row.event_id),
-        row.conversation_id,
-        row.platform,
-        row.page_id,
-        row.contact_id,
-        row.direction,
-        row.kind,
-        row.text,
-        row.attachments,
-        instant_text(row.occurred_at),
-    )
-
-
-def interaction_event_row(columns: tuple[Any, ...]) -> InteractionEventRow:
-    """Return the interaction event of these columns."""
-    times: tuple[Any, ...] = (_instant(columns[9]), *map(_optional_instant, columns[10:]))
-    return InteractionEventRow(*(columns[:9] + times))
-
-
-def is_history(row: InteractionEventRow, news_after: datetime | None) -> bool:
-    """Return whether an interaction event is not news when it is stored (see Changes)."""
-    return news_after is None or row.occurred_at <= news_after
-
-
-def revision(row: InteractionEventRow, version: int) -> dict[str, str | int | None]:
-    """Return what of an interaction event changes if it is edited or unsent."""
-    return {
-        "version": version,
-        "event_id": row.event_id,
-        "kind": row.kind,
-        "text": row.text,
-        "attachments": row.attachments,
-        "edited_at": _optional_text(row.edited_at),
-        "deleted_at": _optional_text(row.deleted_at),
-    }
 
 
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
@@ -234,11 +186,11 @@ def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
         sweep.mode.value if sweep else None,
         sweep.position.phase.value if sweep else None,
         sweep.position.cursor if sweep else None,
-        _optional_text(checkpoint.watermark),
-        _optional_text(checkpoint.last_success_at),
-        _optional_text(checkpoint.last_full_sweep_at),
+        optional_text(checkpoint.watermark),
+        optional_text(checkpoint.last_success_at),
+        optional_text(checkpoint.last_full_sweep_at),
         checkpoint.open_dead_letters,
-        _optional_text(checkpoint.updated_at),
+        optional_text(checkpoint.updated_at),
         checkpoint_json(checkpoint),
     )
 
@@ -268,7 +220,7 @@ def run_tuple(stream: Stream, run: Run) -> tuple[Any, ...]:
         run.status.value,
         run.reason.value if run.reason else None,
         instant_text(run.started_at),
-        _optional_text(run.ended_at),
+        optional_text(run.ended_at),
         tally.batches,
         tally.inserted,
         tally.updated,
@@ -318,8 +270,8 @@ def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
         dead_letter.reason,
         instant_text(dead_letter.opened_at),
         dead_letter.attempts,
-        _optional_text(dead_letter.redrive_at),
-        _optional_text(dead_letter.closed_at),
+        optional_text(dead_letter.redrive_at),
+        optional_text(dead_letter.closed_at),
         dead_letter.resolution.value if dead_letter.resolution else None,
         dead_letter.note,
         dead_letter.fingerprint,
@@ -379,7 +331,7 @@ def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
         instant_text(gap.reached_at),
         gap.stored,
         gap.attempts,
-        _optional_text(gap.retry_at),
+        optional_text(gap.retry_at),
         _encode(gap).decode(),
     )
 

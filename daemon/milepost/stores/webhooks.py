@@ -1,11 +1,12 @@
 """What both databases do with webhook events alike: their columns, and how long each waits."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
-from milepost.core.webhooks import WebhookEvent
+from milepost.core.webhooks import WebhookEvent, WebhookKind
 
 # The list of conversations may show a message a few seconds after its webhook; or a worker has died meanwhile.
 SOON_SECONDS, LATER_SECONDS = 10.0, 120.0
@@ -22,6 +23,8 @@ def event_columns(event: WebhookEvent) -> dict[str, str | None]:
         "message_id": event.message_id,
         "contact_id": event.contact_id,
         "occurred_at": instant_text(event.occurred_at),
+        "actor": event.actor,
+        "detail": event.detail,
     }
 
 
@@ -38,3 +41,8 @@ def claim_parameters(now: datetime) -> dict[str, str]:
 def streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
     """Return streams by their keys, each once."""
     return tuple(Stream.parse(key) for key in sorted(set(keys)))
+
+
+def count_expired(deleted: Iterable[tuple[str, object]]) -> Counter[WebhookKind]:
+    """Count those of deleted events, by kind and when they were due, that were not worked off."""
+    return Counter(WebhookKind(kind) for kind, due_at in deleted if due_at is not None)

@@ -45,6 +45,7 @@ from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
 from milepost.core.position import Mode
+from milepost.core.webhooks import FactsApplied
 from milepost.reporting.describe import describe
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Message, Status, live_message, message_of
 from milepost.stores.sqlite.migrate import migrate
@@ -139,6 +140,7 @@ CASES: list[tuple[events.Event, str, dict[str, Any]]] = [
     (MessagesRead(GAP, 50), "progress", SO_FAR),
     (MessagesFailed(GAP, NETWORK), "retrying", SO_FAR),
     (MessagesMissed((MISSED,)), "progress", SO_FAR),
+    (FactsApplied(reactions=1), "progress", SO_FAR),
     (events.TokenChecked(TokenHealth(is_valid=False)), "progress", SO_FAR),
     (events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)), "progress", SO_FAR),
     (events.StreamRemoved(BY), "progress", {}),

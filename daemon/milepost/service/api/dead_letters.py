@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
+from milepost.core.events import Stage
 from milepost.core.ports import DueDeadLetter
 from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
@@ -85,7 +86,12 @@ class DeadLetterWithPayload(DeadLetterView, frozen=True):
 
 def group_of(dead_letter: DeadLetter) -> str:
     """Return the id of the group of a dead letter: those of one stage and reason, ids in the reason aside."""
-    return sha256(f"{dead_letter.stage}\n{_GROUPED_APART.sub('…', dead_letter.reason)}".encode()).hexdigest()[:16]
+    return group_of_reason(dead_letter.stage, dead_letter.reason)
+
+
+def group_of_reason(stage: Stage, reason: str) -> str:
+    """Return the id of the group of the dead letters of this stage and reason."""
+    return sha256(f"{stage}\n{_GROUPED_APART.sub('…', reason)}".encode()).hexdigest()[:16]
 
 
 def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:

@@ -19,6 +19,7 @@ from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stag
 from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
+from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe
 from milepost.reporting.description import has_errors
@@ -141,6 +142,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: C901, PLR0911  (o
             | MessagesOwed()
             | MessagesRead()
             | MessagesMissed()
+            | FactsApplied()
             | events.StoreReturned()
             | events.FieldsLeftOut()
             | events.DeadLetterClosed()

@@ -16,6 +16,7 @@ from milepost.core.model import Scope, Stream
 from milepost.core.ports import Usage
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.service.metrics.instruments import STORE_AWAY, Instruments, StreamSeries
 
@@ -119,6 +120,7 @@ class Counters:
                 | events.TokenChecked()
                 | events.OwnIdChecked()
                 | events.StreamRemoved()
+                | FactsApplied()
             ):
                 pass
             case unknown:

@@ -1,14 +1,17 @@
 """The counters of webhooks: updates by field, requests that held none, and messages that no webhook announced."""
 
+from collections import Counter as Counted
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+import structlog
 from prometheus_client import Counter, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.model import Stream
-from milepost.facebook.webhooks import ECHOES, UpdateResult
+from milepost.core.webhooks import WebhookKind
+from milepost.facebook.webhooks import ECHOES, FIELD_OF, UpdateResult
 
 REQUEST = "request"  # in place of a field: the whole request
 REQUEST_RESULTS = (
@@ -22,6 +25,9 @@ _FROM_THE_START = [
     *((field, result.value) for field in ("messages", ECHOES) for result in UpdateResult),
     ("messages", EXPIRED),
 ]
+
+
+log = structlog.get_logger("milepost")
 
 
 class WebhookCounter(Collector):
@@ -75,6 +81,10 @@ class WebhookCounter(Collector):
         """Count a request that held no updates."""
         self.count(REQUEST, result)
 
-    def expire(self, count: int) -> None:
-        """Count events whose messages were never listed."""
-        self.count("messages", EXPIRED, count)
+    def expire(self, expired: Counted[WebhookKind]) -> None:
+        """Count events whose messages were never listed, and log that facts are lost."""
+        for kind, count in expired.items():
+            self.count(FIELD_OF[kind], EXPIRED, count)
+        facts = {kind.value: count for kind, count in expired.items() if kind.is_fact}
+        if facts:
+            log.info("facts expired", **facts, hint="no list has shown their messages in two days")

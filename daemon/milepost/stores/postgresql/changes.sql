@@ -98,7 +98,8 @@ LIMIT %(limit)s;
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text,
     attachments::text AS attachments, instant_text(occurred_at) AS occurred_at, instant_text(edited_at) AS edited_at,
-    instant_text(deleted_at) AS deleted_at, version, change_seq, history
+    instant_text(deleted_at) AS deleted_at, reactions::text AS reactions, referral::text AS referral,
+    instant_text(content_at) AS content_at, version, change_seq, history
 FROM contact_interaction_events
 WHERE
     change_seq > %(after)s AND change_seq <= %(up_to)s

@@ -19,7 +19,7 @@ from milepost.core.journal import Codec, dead_letter_after, instant_text, since_
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import rows
+from milepost.stores import messages, rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import (
     LINKS,
@@ -278,11 +278,14 @@ class PostgresqlWriter(PostgresqlSession):
         events = [(row, each) for each in group for row in each.changes.interaction_events]
         for start in range(0, len(events), chunk_size):
             chunk = events[start : start + chunk_size]
-            history = array_text(rows.is_history(row, each.changes.news_after) for row, each in chunk)
+            history = array_text(messages.is_history(row, each.changes.news_after) for row, each in chunk)
             await self.execute("insert_interaction_events", _versioned(chunk) | {"history": history})
         revised = [(row, each) for each in group for row in each.changes.revised]
         if revised:
             await self.execute("revise_interaction_events", _versioned(revised))
+        settled = [key for each in group for key in each.changes.settled]
+        if settled:
+            await self.execute("settle_facts", (searchable(settled),))
 
     # --- what is refused ---
 

@@ -155,6 +155,12 @@ class PostgresqlCopyTarget(_Side):
         with errors_of(self._dsn.name):
             self._require_alone()
             self._connection.execute(self._sql["hide_target"])
+            (forced,) = self._ask("forced") or (None,)
+            if forced is not None:
+                what = (
+                    f"row-level security is forced on Milepost itself in {self._dsn.name}, which COPY refuses: {forced}"
+                )
+                raise StoreRefused(what, hint="ALTER TABLE … NO FORCE ROW LEVEL SECURITY until the copy is done")
             if self.mark() is None:
                 require_empty(self._dsn.name, (table for table, count in self.counts().items() if count))
             self._connection.execute(self._sql["empty_target"])

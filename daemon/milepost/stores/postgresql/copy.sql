@@ -49,8 +49,8 @@ ORDER BY conversation_id;
 -- name: read_contact_interaction_events
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
-    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at),
-    version, change_seq, history
+    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at), reactions::text, referral::text,
+    instant_text(content_at), version, change_seq, history
 FROM contact_interaction_events
 ORDER BY event_id;
 
@@ -73,7 +73,7 @@ ORDER BY platform, previous_page_id, page_id;
 -- name: read_webhook_events
 SELECT
     event_key, stream, kind, message_id, contact_id, instant_text(occurred_at), instant_text(received_at),
-    instant_text(due_at), claims
+    instant_text(due_at), claims, actor, detail
 FROM webhook_events
 ORDER BY event_key;
 
@@ -111,7 +111,7 @@ COPY conversations (
 -- name: add_contact_interaction_events
 COPY contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    edited_at, deleted_at, version, change_seq, history
+    edited_at, deleted_at, reactions, referral, content_at, version, change_seq, history
 ) FROM STDIN;
 
 -- name: add_deleted_rows
@@ -128,7 +128,7 @@ COPY page_moves (platform, previous_page_id, page_id, moved_at) FROM STDIN;
 
 -- name: add_webhook_events
 COPY webhook_events (
-    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 ) FROM STDIN;
 
 -- name: add_deliveries
@@ -158,6 +158,14 @@ LOCK TABLE
     webhook_events, deliveries, delivery_holds, source,
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
+
+-- name: forced
+-- The tables whose policies apply to their owner, too, even if they show everything.
+SELECT string_agg(relname, ', ' ORDER BY relname)
+FROM pg_class
+WHERE
+    relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND row_security_active(oid)
+    AND relowner = (SELECT relowner FROM pg_class WHERE oid = 'journal'::regclass);
 
 -- name: empty_target
 -- What a copy of Milepost's first versions left unfinished, and its mark, or the source that a start recorded.

@@ -27,7 +27,8 @@ from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import to_look_up
 from milepost.core.spans import Stretch
-from milepost.stores import rows
+from milepost.core.webhooks import DueFact
+from milepost.stores import messages, rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.postgresql.connection import Parameters
@@ -191,7 +192,7 @@ class PostgresqlSession:
         """Return `stored_messages` and `stored_below` of Known."""
         if keys.counts_messages is None:
             return 0, 0
-        ((stored, below),) = await self.ask("count_messages", rows.span_parameters(keys.counts_messages))
+        ((stored, below),) = await self.ask("count_messages", messages.span_parameters(keys.counts_messages))
         return int(stored), int(below)
 
     async def _known_messages(
@@ -205,7 +206,7 @@ class PostgresqlSession:
             "oldest": [each.oldest_at for each in wanted],
             "newest": [each.newest_at for each in wanted],
         }
-        found = map(rows.interaction_event_row, await self.ask("known_messages", spans))
+        found = map(messages.interaction_event_row, await self.ask("known_messages", spans))
         return {row.event_id: row for row in found}
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
@@ -302,6 +303,11 @@ class PostgresqlSession:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = instant_text(now), instant_text(latest_redrive(now))
         return rows.with_payloads(await self.ask("due_dead_letters", (stream.key, *times, limit)))
+
+    async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts whose messages are stored, the earliest first."""
+        found = await self.ask("due_facts", stream_parameters(stream) | {"limit": limit})
+        return tuple(map(messages.due_fact, found))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""

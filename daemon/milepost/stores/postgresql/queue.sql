@@ -12,5 +12,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(current_schema() || ' recovery
 -- name: is_worker
 SELECT 1 FROM procrastinate_workers WHERE id = %s;
 
+-- name: first_worker
+SELECT min(id) FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %s);
+
 -- name: workers_at_work
 SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %s);

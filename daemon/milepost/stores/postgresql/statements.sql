@@ -122,22 +122,21 @@ ON CONFLICT (conversation_id) DO UPDATE SET
 -- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    history, version
+    content_at, history, version
 )
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
-    date_trunc('milliseconds', occurred_at),
-    history, version
+    date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at), history, version
 FROM ROWS FROM (
     json_to_recordset(%(rows)s::json) AS (
         event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
-        text text, attachments text, occurred_at timestamptz
+        text text, attachments text, occurred_at timestamptz, content_at timestamptz
     ),
     unnest(%(history)s::boolean[]),
     unnest(%(versions)s::bigint[])
 ) AS offered (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    history, version
+    content_at, history, version
 )
 ON CONFLICT (event_id) DO NOTHING;
 
@@ -149,16 +148,54 @@ SET
     attachments = offered.attachments::json,
     edited_at = date_trunc('milliseconds', offered.edited_at),
     deleted_at = date_trunc('milliseconds', offered.deleted_at),
+    reactions = offered.reactions::json,
+    referral = offered.referral::json,
+    content_at = date_trunc('milliseconds', offered.content_at),
     version = offered.version
 FROM ROWS FROM (
     json_to_recordset(%(rows)s::json) AS (
-        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz
+        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
+        reactions text, referral text, content_at timestamptz
     ),
     unnest(%(versions)s::bigint[])
 ) AS offered (
-    event_id, kind, text, attachments, edited_at, deleted_at, version
+    event_id, kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version
 )
 WHERE stored.event_id = offered.event_id;
+
+-- name: due_facts
+-- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a
+-- reading, whether there is a later message.
+SELECT
+    fact.event_key, fact.kind, coalesce(fact.actor, ''), instant_text(fact.occurred_at), fact.detail,
+    CASE fact.kind
+        WHEN 'read' THEN EXISTS (
+            SELECT 1 FROM contact_interaction_events AS later
+            WHERE
+                later.conversation_id = message.conversation_id AND later.direction = 'in'
+                AND later.occurred_at > fact.occurred_at
+        )
+        ELSE EXISTS (
+            SELECT 1 FROM webhook_events AS later
+            WHERE
+                later.message_id = fact.message_id AND later.stream = fact.stream AND later.kind = fact.kind
+                AND later.actor = fact.actor
+                AND (later.occurred_at, later.event_key) > (fact.occurred_at, fact.event_key)
+        )
+    END,
+    event_id, conversation_id, platform, page_id, message.contact_id, direction, message.kind, text, attachments::text,
+    instant_text(message.occurred_at), instant_text(edited_at), instant_text(deleted_at), reactions::text,
+    referral::text, instant_text(content_at)
+FROM webhook_events AS fact
+JOIN contact_interaction_events AS message ON event_id = fact.message_id
+WHERE
+    fact.stream = %(stream)s AND fact.due_at IS NOT NULL AND fact.kind NOT IN ('message', 'revision')
+    AND platform = %(platform)s AND page_id = %(page_id)s
+ORDER BY fact.occurred_at, fact.event_key
+LIMIT %(limit)s;
+
+-- name: settle_facts
+UPDATE webhook_events SET due_at = NULL, detail = NULL WHERE event_key = ANY (%s::text[]);
 
 -- name: payloads_about
 -- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
@@ -646,7 +683,8 @@ SELECT json_build_object(
 -- The stored messages of some conversations, each from one instant to another, one conversation at a time as in `known`.
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
-    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at)
+    instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at), reactions::text, referral::text,
+    instant_text(content_at)
 FROM
     unnest(%(conversations)s::text[], %(oldest)s::timestamptz[], %(newest)s::timestamptz[])
     AS wanted (of_conversation, oldest_at, newest_at)

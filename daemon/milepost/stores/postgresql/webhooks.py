@@ -1,14 +1,15 @@
 """The webhook events in a PostgreSQL database, which every worker takes and any may work off."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
-from milepost.core.webhooks import WebhookEvent
+from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.postgresql.connection import Database
 from milepost.stores.postgresql.encoding import json_rows, searchable
-from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
+from milepost.stores.webhooks import claim_parameters, count_expired, event_columns, streams_of
 
 
 class PostgresqlWebhookInbox:
@@ -29,13 +30,18 @@ class PostgresqlWebhookInbox:
         claimed = await self._database.rows("claim_webhook_events", claim_parameters(now))
         return streams_of(stream for (stream,) in claimed)
 
+    async def streams_with_facts(self) -> tuple[Stream, ...]:
+        """Return the streams that have facts about messages that are stored."""
+        await self._database.rows("attach_facts")
+        return streams_of(stream for (stream,) in await self._database.rows("streams_with_facts"))
+
     async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages of which an event has told, worked off or not."""
         found = await self._database.rows("told_messages", (searchable(message_ids),))
         return frozenset(message_id for (message_id,) in found)
 
-    async def trim(self, received_before: datetime, max_events: int) -> int:
-        """Delete events that are older, and the oldest of too many; return how many were not worked off."""
+    async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
+        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
         old = await self._database.rows("delete_old_webhook_events", {"received_before": instant_text(received_before)})
         beyond = await self._database.rows("delete_webhook_events_beyond", {"max_events": max_events})
-        return sum(due_at is not None for (due_at,) in (*old, *beyond))
+        return count_expired((kind, due_at) for kind, due_at in (*old, *beyond))

@@ -2,14 +2,14 @@
 
 -- name: add_webhook_events
 INSERT INTO webhook_events (
-    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
 SELECT
-    event_key, platform || ':' || page_id, kind, message_id, contact_id, occurred_at, %(now)s, %(now)s, 0
+    event_key, platform || ':' || page_id, kind, message_id, contact_id, occurred_at, %(now)s, %(now)s, 0, actor, detail
 FROM
     json_to_recordset(%(rows)s) AS row (
         event_key text, platform text, page_id text, kind text, message_id text, contact_id text,
-        occurred_at timestamptz
+        occurred_at timestamptz, actor text, detail text
     )
 WHERE
     NOT EXISTS (
@@ -48,17 +48,68 @@ SET
     claims = claims + 1
 WHERE
     event_key IN (
-        SELECT event_key FROM webhook_events WHERE due_at <= %(now)s ORDER BY event_key FOR UPDATE SKIP LOCKED
+        SELECT event_key
+        FROM webhook_events
+        WHERE due_at <= %(now)s AND kind IN ('message', 'revision')
+        ORDER BY event_key
+        FOR UPDATE SKIP LOCKED
     )
 RETURNING stream;
 
+-- name: attach_facts
+-- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
+UPDATE webhook_events
+SET
+    message_id = coalesce(
+        CASE kind
+            WHEN 'referral' THEN (
+                SELECT event_id FROM contact_interaction_events AS message
+                WHERE
+                    platform = split_part(stream, ':', 1) AND page_id = substr(stream, strpos(stream, ':') + 1)
+                    AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                    AND message.occurred_at >= webhook_events.occurred_at
+                ORDER BY message.occurred_at, event_id
+                LIMIT 1
+            )
+            ELSE (
+                SELECT event_id FROM contact_interaction_events AS message
+                WHERE
+                    platform = split_part(stream, ':', 1) AND page_id = substr(stream, strpos(stream, ':') + 1)
+                    AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                    AND message.occurred_at <= webhook_events.occurred_at
+                ORDER BY message.occurred_at DESC, event_id DESC
+                LIMIT 1
+            )
+        END,
+        ''
+    )
+WHERE
+    event_key IN (
+        SELECT event_key
+        FROM webhook_events
+        WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+        ORDER BY event_key
+        FOR UPDATE SKIP LOCKED
+    );
+
+-- name: streams_with_facts
+SELECT DISTINCT stream
+FROM webhook_events
+WHERE
+    due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+    AND EXISTS (
+        SELECT 1 FROM contact_interaction_events
+        WHERE event_id = message_id AND platform || ':' || page_id = stream
+        OFFSET 0
+    );
+
 -- name: told_messages
-SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]);
+SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]) AND kind = 'message';
 
 -- name: delete_old_webhook_events
-DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING due_at;
+DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING kind, due_at;
 
 -- name: delete_webhook_events_beyond
 DELETE FROM webhook_events
 WHERE event_key IN (SELECT event_key FROM webhook_events ORDER BY received_at DESC OFFSET %(max_events)s)
-RETURNING due_at;
+RETURNING kind, due_at;

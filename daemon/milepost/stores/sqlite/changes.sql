@@ -80,7 +80,7 @@ LIMIT :limit;
 -- name: changed_messages
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    edited_at, deleted_at, version, change_seq, history
+    edited_at, deleted_at, reactions, referral, content_at, version, change_seq, history
 FROM contact_interaction_events
 WHERE
     change_seq > :after AND change_seq <= :up_to

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import rows
+from milepost.stores import messages, rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import (
     LINKS,
@@ -55,9 +56,11 @@ class SqliteWriter(SqliteSession):
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
         version = commit.checkpoint.version
-        self._write_numbered("upsert_contacts", ((*rows.contact_tuple(row), version) for row in changes.contacts))
-        conversations = ((*rows.conversation_tuple(row), version) for row in changes.conversations)
-        self._write_numbered("upsert_conversations", conversations)
+        contacts = zip(changes.contacts, self._numbers(), strict=False)
+        self._write_all("upsert_contacts", ((*rows.contact_tuple(row), version, seq) for row, seq in contacts))
+        conversations = zip(changes.conversations, self._numbers(), strict=False)
+        numbered = ((*rows.conversation_tuple(row), version, seq) for row, seq in conversations)
+        self._write_all("upsert_conversations", numbered)
         self._write_notes(commit, changes)
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
@@ -67,18 +70,20 @@ class SqliteWriter(SqliteSession):
         rows_done = perf_counter()
         self._write_events(changes, version, events_chunk_size)
         if changes.revised:
-            self._write_all("revise_interaction_events", (rows.revision(row, version) for row in changes.revised))
+            self._write_all("revise_interaction_events", (messages.revision(row, version) for row in changes.revised))
             self._erase_unsent(stream, changes)
+        if changes.settled:
+            self.ask("settle_facts", (rows.json_list(changes.settled),))
         events_done = perf_counter()
         return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
 
     def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
 
-    def _write_numbered(self, statement: str, columns: Iterator[tuple[Any, ...]]) -> None:
-        """Write rows that take the next numbers of the change feed: one after the other, without a trigger for each."""
+    def _numbers(self) -> Iterator[int]:
+        """Yield the next numbers of the change feed: for all rows of a statement, before the next one is run."""
         ((last,),) = self.ask("last_change")
-        self._write_all(statement, ((*each, seq) for seq, each in enumerate(columns, start=last + 1)))
+        return count(last + 1)
 
     def _write_entries(self, stream: Stream, commit: Commit) -> int:
         """Append the entries, after the deletion of everything where they remove the stream; return the last seq."""
@@ -93,11 +98,12 @@ class SqliteWriter(SqliteSession):
     def _write_events(self, changes: Changes, version: int, chunk_size: int) -> None:
         events = changes.interaction_events
         for start in range(0, len(events), chunk_size):
-            chunk = (
-                (*rows.interaction_event_tuple(row), rows.is_history(row, changes.news_after), version)
-                for row in events[start : start + chunk_size]
+            chunk = zip(events[start : start + chunk_size], self._numbers(), strict=False)
+            numbered = (
+                (*messages.interaction_event_tuple(row), messages.is_history(row, changes.news_after), version, seq)
+                for row, seq in chunk
             )
-            self._write_numbered("insert_interaction_events", chunk)
+            self._write_all("insert_interaction_events", numbered)
 
     def _erase_unsent(self, stream: Stream, changes: Changes) -> None:
         """Erase the content of unsent messages from the payloads of dead letters."""
@@ -202,10 +208,15 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
     for contact in changes.contacts:
         yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(_tried, rows.contact_tuple, contact)
     for event in changes.interaction_events:
-        columns = partial(_tried, rows.interaction_event_tuple, event, False)
+        columns = partial(_tried, messages.interaction_event_tuple, event, False)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
     for event in changes.revised:
-        yield Table.INTERACTION_EVENTS, event.event_id, "revise_interaction_events", partial(rows.revision, event, 0)
+        yield (
+            Table.INTERACTION_EVENTS,
+            event.event_id,
+            "revise_interaction_events",
+            partial(messages.revision, event, 0),
+        )
 
 
 def _tried(columns_of: Callable[[RowT], tuple[Any, ...]], row: RowT, *more: object) -> Parameters:

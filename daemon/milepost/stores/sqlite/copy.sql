@@ -45,7 +45,7 @@ ORDER BY conversation_id;
 -- name: read_contact_interaction_events
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    edited_at, deleted_at, version, change_seq, history
+    edited_at, deleted_at, reactions, referral, content_at, version, change_seq, history
 FROM contact_interaction_events
 ORDER BY event_id;
 
@@ -66,7 +66,7 @@ FROM page_moves
 ORDER BY platform, previous_page_id, page_id;
 
 -- name: read_webhook_events
-SELECT event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+SELECT event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 FROM webhook_events
 ORDER BY event_key;
 
@@ -104,9 +104,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: add_contact_interaction_events
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    edited_at, deleted_at, version, change_seq, history
+    edited_at, deleted_at, reactions, referral, content_at, version, change_seq, history
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_deleted_rows
 INSERT INTO deleted_rows (change_seq, kind, platform, page_id, id, moved) VALUES (?, ?, ?, ?, ?, ?);
@@ -122,9 +122,9 @@ INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at) VALUES (?
 
 -- name: add_webhook_events
 INSERT INTO webhook_events (
-    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_deliveries
 INSERT INTO deliveries (

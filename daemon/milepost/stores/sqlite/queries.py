@@ -25,7 +25,8 @@ from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import to_look_up
 from milepost.core.spans import Stretch
-from milepost.stores import rows
+from milepost.core.webhooks import DueFact
+from milepost.stores import messages, rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
@@ -187,7 +188,7 @@ class SqliteSession:
         """Return `stored_messages` and `stored_below` of Known."""
         if keys.counts_messages is None:
             return 0, 0
-        stored, below = self.ask("count_messages", rows.span_parameters(keys.counts_messages)).fetchone()
+        stored, below = self.ask("count_messages", messages.span_parameters(keys.counts_messages)).fetchone()
         return stored, below
 
     def _known_messages(
@@ -197,7 +198,7 @@ class SqliteSession:
         if not wanted:
             return {}
         spans = [(each.conversation_id, instant_text(each.oldest_at), instant_text(each.newest_at)) for each in wanted]
-        found = map(rows.interaction_event_row, self.ask("known_messages", (rows.json_list(spans),)))
+        found = map(messages.interaction_event_row, self.ask("known_messages", (rows.json_list(spans),)))
         return {row.event_id: row for row in found}
 
     def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
@@ -293,6 +294,11 @@ class SqliteSession:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         times = {"now": instant_text(now), "latest": instant_text(latest_redrive(now))}
         return rows.with_payloads(self.ask("due_dead_letters", {"stream": stream.key, "limit": limit, **times}))
+
+    def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts whose messages are stored, the earliest first."""
+        found = self.ask("due_facts", stream_parameters(stream) | {"limit": limit})
+        return tuple(map(messages.due_fact, found))
 
     def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""

@@ -49,21 +49,50 @@ ON CONFLICT (conversation_id) DO UPDATE SET
 -- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    history, version, change_seq
+    content_at, history, version, change_seq
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
 UPDATE contact_interaction_events
 SET
-    kind = :kind,
-    text = :text,
-    attachments = :attachments,
-    edited_at = :edited_at,
-    deleted_at = :deleted_at,
-    version = :version
+    kind = :kind, text = :text, attachments = :attachments, edited_at = :edited_at, deleted_at = :deleted_at,
+    reactions = :reactions, referral = :referral, content_at = :content_at, version = :version
 WHERE event_id = :event_id;
+
+-- name: due_facts
+-- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a
+-- reading, whether there is a later message.
+SELECT
+    fact.event_key, fact.kind, coalesce(fact.actor, ''), fact.occurred_at, fact.detail,
+    CASE fact.kind
+        WHEN 'read' THEN EXISTS (
+            SELECT 1 FROM contact_interaction_events AS later
+            WHERE
+                later.conversation_id = message.conversation_id AND later.direction = 'in'
+                AND later.occurred_at > fact.occurred_at
+        )
+        ELSE EXISTS (
+            SELECT 1 FROM webhook_events AS later
+            WHERE
+                later.message_id = fact.message_id AND later.stream = fact.stream AND later.kind = fact.kind
+                AND later.actor = fact.actor
+                AND (later.occurred_at, later.event_key) > (fact.occurred_at, fact.event_key)
+        )
+    END,
+    event_id, conversation_id, platform, page_id, message.contact_id, direction, message.kind, text, attachments,
+    message.occurred_at, edited_at, deleted_at, reactions, referral, content_at
+FROM webhook_events AS fact
+JOIN contact_interaction_events AS message ON event_id = fact.message_id
+WHERE
+    fact.stream = :stream AND fact.due_at IS NOT NULL AND fact.kind NOT IN ('message', 'revision')
+    AND platform = :platform AND page_id = :page_id
+ORDER BY fact.occurred_at, fact.event_key
+LIMIT :limit;
+
+-- name: settle_facts
+UPDATE webhook_events SET due_at = NULL, detail = NULL WHERE event_key IN (SELECT value FROM json_each(?));
 
 -- name: payloads_about
 -- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
@@ -254,9 +283,11 @@ WHERE platform = :platform AND kind = 'contact' AND page_id IN (SELECT value FRO
 
 -- name: move_contacts
 INSERT INTO contacts (
-    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version, change_seq
 )
-SELECT platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, :version
+SELECT
+    platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, :version,
+    rowid + (SELECT change_seq FROM last_change)
 FROM contacts
 WHERE
     platform = :platform
@@ -402,7 +433,7 @@ SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value 
 -- The stored messages of some conversations, each from one instant to another.
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
-    edited_at, deleted_at
+    edited_at, deleted_at, reactions, referral, content_at
 FROM json_each(?)
 CROSS JOIN contact_interaction_events
 WHERE

@@ -21,6 +21,7 @@ from milepost.core.gaps import Gap
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
+from milepost.core.webhooks import DueFact
 from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
@@ -127,6 +128,10 @@ class SqliteStore:
     async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
         return await self._run(lambda session: session.due_dead_letters(stream, now, limit))
+
+    async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
+        """Return up to `limit` facts whose messages are stored, the earliest first."""
+        return await self._run(lambda session: session.due_facts(stream, limit))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""

@@ -1,17 +1,18 @@
 """The webhook events in a SQLite database."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
-from milepost.core.webhooks import WebhookEvent
+from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, overwriting, transaction
-from milepost.stores.webhooks import claim_parameters, event_columns, streams_of
+from milepost.stores.webhooks import claim_parameters, count_expired, event_columns, streams_of
 
 
 class SqliteWebhookInbox:
@@ -41,6 +42,17 @@ class SqliteWebhookInbox:
 
         return await self._database.write(claim)
 
+    async def streams_with_facts(self) -> tuple[Stream, ...]:
+        """Return the streams that have facts about messages that are stored."""
+
+        def find(connection: sqlite3.Connection) -> tuple[Stream, ...]:
+            with transaction(connection):
+                connection.execute(self._sql["attach_facts"])
+                found = connection.execute(self._sql["streams_with_facts"]).fetchall()
+            return streams_of(stream for (stream,) in found)
+
+        return await self._database.write(find)
+
     async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages of which an event has told, worked off or not."""
         wanted = (json_list(message_ids),)
@@ -50,16 +62,16 @@ class SqliteWebhookInbox:
 
         return await self._database.run(told)
 
-    async def trim(self, received_before: datetime, max_events: int) -> int:
-        """Delete events that are older, and the oldest of too many; return how many were not worked off."""
+    async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
+        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
-        def trim(connection: sqlite3.Connection) -> int:
+        def trim(connection: sqlite3.Connection) -> Counter[WebhookKind]:
             # Overwritten, because their people may be erased when nothing names them here.
             with overwriting(connection), transaction(connection):
                 old = connection.execute(self._sql["delete_old_webhook_events"], limits).fetchall()
                 beyond = connection.execute(self._sql["delete_webhook_events_beyond"], limits).fetchall()
-            return sum(due_at is not None for (due_at,) in (*old, *beyond))
+            return count_expired((*old, *beyond))
 
         return await self._database.write(trim)
 

@@ -2,10 +2,10 @@
 
 -- name: add_webhook_event
 INSERT INTO webhook_events (
-    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims
+    event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
 SELECT
-    :event_key, :stream, :kind, :message_id, :contact_id, :occurred_at, :now, :now, 0
+    :event_key, :stream, :kind, :message_id, :contact_id, :occurred_at, :now, :now, 0, :actor, :detail
 WHERE
     NOT EXISTS (
         SELECT 1
@@ -26,16 +26,57 @@ UPDATE webhook_events
 SET
     due_at = CASE WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN :soon WHEN claims = 1 THEN :later ELSE :never END,
     claims = claims + 1
-WHERE due_at <= :now
+WHERE due_at <= :now AND kind IN ('message', 'revision')
 RETURNING stream;
 
+-- name: attach_facts
+-- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
+UPDATE webhook_events
+SET
+    message_id = coalesce(
+        CASE kind
+            WHEN 'referral' THEN (
+                SELECT event_id FROM contact_interaction_events AS message
+                WHERE
+                    platform = substr(stream, 1, instr(stream, ':') - 1)
+                    AND page_id = substr(stream, instr(stream, ':') + 1)
+                    AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                    AND message.occurred_at >= webhook_events.occurred_at
+                ORDER BY message.occurred_at, event_id
+                LIMIT 1
+            )
+            ELSE (
+                SELECT event_id FROM contact_interaction_events AS message
+                WHERE
+                    platform = substr(stream, 1, instr(stream, ':') - 1)
+                    AND page_id = substr(stream, instr(stream, ':') + 1)
+                    AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                    AND message.occurred_at <= webhook_events.occurred_at
+                ORDER BY message.occurred_at DESC, event_id DESC
+                LIMIT 1
+            )
+        END,
+        ''
+    )
+WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
+
+-- name: streams_with_facts
+SELECT DISTINCT stream
+FROM webhook_events
+WHERE
+    due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+    AND EXISTS (
+        SELECT 1 FROM contact_interaction_events
+        WHERE event_id = message_id AND platform || ':' || page_id = stream
+    );
+
 -- name: told_messages
-SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?));
+SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?)) AND kind = 'message';
 
 -- name: delete_old_webhook_events
-DELETE FROM webhook_events WHERE received_at < :received_before RETURNING due_at;
+DELETE FROM webhook_events WHERE received_at < :received_before RETURNING kind, due_at;
 
 -- name: delete_webhook_events_beyond
 DELETE FROM webhook_events
 WHERE event_key IN (SELECT event_key FROM webhook_events ORDER BY received_at DESC LIMIT -1 OFFSET :max_events)
-RETURNING due_at;
+RETURNING kind, due_at;

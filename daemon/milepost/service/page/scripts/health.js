@@ -12,6 +12,7 @@ const ISSUE_TONES = {
   deliveries: "warning",
   webhooks: "warning",
   unsubscribed: "warning",
+  notices: "warning",
   clocks_differ: "waiting",
   slowed_down: "waiting",
 };

@@ -35,6 +35,8 @@ function showRuns(figure, runs) {
     return bar;
   });
   const svg = figure.querySelector("svg");
+  svg.toggleAttribute("hidden", runs.length === 0);
+  figure.querySelector("details").hidden = runs.length === 0;
   svg.setAttribute("viewBox", `0 0 ${RUNS_SHOWN * 15} ${RUN_HEIGHT}`);
   svg.replaceChildren(...bars);
   const failed = runs.filter((run) => ["failed", "stopped", "interrupted"].includes(run.status)).length;

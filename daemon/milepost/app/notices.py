@@ -1,0 +1,208 @@
+"""Notices to people: watches what needs somebody, decides what to tell whom, and has it sent."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+import structlog
+from msgspec import Struct
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import MilepostError
+from milepost.core.events import DeadLetterOpened, Entry
+from milepost.core.notices import (
+    APART,
+    SETTLE,
+    NewDeadLetter,
+    NoticeKind,
+    PeopleNotice,
+    Situation,
+    Told,
+    decide_notices,
+    situation_of,
+    told_before,
+)
+from milepost.core.ports import Clock
+from milepost.engine.feed import Notice, Recorded
+from milepost.engine.interrupt import Stop
+from milepost.notify.destinations import destinations, urls_of
+from milepost.notify.sender import NoticeSender
+from milepost.reporting.health import Issue, IssueKind
+from milepost.reporting.humanize import counted
+from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
+from milepost.service.api.dead_letters import group_of_reason
+from milepost.service.metrics.notices import NoticeCounter
+from milepost.settings import Settings
+from milepost.stores.reader import JournalReader
+
+LOOK_SECONDS = 5.0
+PUMP_SECONDS = 1.0
+HANDOVER_SECONDS = 30.0  # until it is known that the worker that tells is dead, and a few seconds more
+ASK_SECONDS = 30.0  # between two questions who tells: while the database is away, nobody can ask
+LAST_SECONDS = 5.0  # for what is still to be sent at the end
+LAST_LOOK_SECONDS = 0.05
+MAX_LOADED = 10_000  # entries of the last hour
+ADVICE = "see `milepost notify test`, and check notify.urls"
+
+log = structlog.get_logger("milepost")
+
+
+class Observed(Struct, frozen=True, eq=False):
+    """What is watched: the streams' checkpoints, what is wrong with the daemon, and the journal.
+
+    `tells` finds out whether it is this worker that tells people; it may raise MilepostError.
+    """
+
+    checkpoints: Callable[[], Sequence[Checkpoint]]
+    issues: Callable[[], Sequence[Issue]]
+    journal_reader: JournalReader
+    tells: Callable[[], Awaitable[bool]]
+
+
+class NoticeWatch:
+    """Tells people. With several workers each decides alike, and one of them tells."""
+
+    def __init__(self, observed: Observed, settings: Callable[[], Settings], clock: Clock) -> None:
+        self.counter = NoticeCounter()
+        self._observed = observed
+        self._settings = settings
+        self._clock = clock
+        self._sender = NoticeSender(clock, self.counter.count)
+        self._urls = urls_of(settings())
+        self._adopted: tuple[str, ...] = ()
+        self._told: Told | None = None  # None: nothing is watched
+        self._opened: list[tuple[int, NewDeadLetter]] = []  # with their seq
+        self._decided: list[tuple[float, PeopleNotice]] = []  # with when, by the steady clock
+        self._tells = False
+        self._ask_at = 0.0
+
+    def read(self, notice: Notice) -> None:
+        """Take in the dead letters that were opened."""
+        if isinstance(notice, Recorded) and self._urls:
+            for seq, entry in enumerate(notice.entries, notice.committed.first_seq):
+                self._opened.extend((seq, each) for each in _opened_in(entry))
+
+    async def begin(self) -> None:
+        """Find out what people were told before. What comes after this is new."""
+        if self._urls:
+            await self._has_begun()
+
+    async def run(self, stop: Stop) -> None:
+        """Watch and tell until a stop is requested, and then what is left."""
+        look_at = self._clock.steady()
+        while not stop.is_requested:
+            if self._clock.steady() >= look_at:
+                await self.look()
+                look_at = self._clock.steady() + LOOK_SECONDS
+            self._sender.pump()
+            async with stop.interruptible():
+                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=PUMP_SECONDS))
+        await self._end()
+
+    async def look(self, settle: timedelta = SETTLE) -> None:
+        """Decide once what to tell people, and have it sent."""
+        settings = self._settings()
+        await self._adopt(urls_of(settings))
+        if not self._urls or not await self._has_begun():
+            return
+        now, opened, told = self._clock.now(), [each for _, each in self._opened], self._told or Told()
+        self._opened.clear()
+        on = frozenset(map(NoticeKind, settings.notify.on))
+        self._told, notices = decide_notices(told, self._situation(now), opened, now, on, settle)
+        self._decided.extend((self._clock.steady(), each) for each in notices)
+        await self._tell(now)
+
+    def issues(self) -> Iterator[Issue]:
+        """Yield which destinations take no notices."""
+        failing = list(self._sender.failing())
+        if failing:
+            what = f"notices to people are not taken by {counted(len(failing), 'destination')}"
+            reason = "; ".join(f"{each.name}: {each.reason}" for each in failing)
+            yield Issue(IssueKind.NOTICES, what, min(each.since for each in failing), reason, ADVICE)
+
+    # --- the configuration and the beginning ---
+
+    async def _adopt(self, urls: tuple[str, ...]) -> None:
+        if urls == self._adopted:
+            return
+        if not urls:  # whoever turns notices on again is told what comes after that
+            self._told, self._opened = None, []
+        self._urls = self._adopted = urls
+        try:
+            found = await asyncio.to_thread(destinations, urls)
+        except MilepostError as error:
+            log.error("notices cannot be sent", error=error.message, hint=error.hint)  # noqa: TRY400
+            found = ()
+        self.counter.expect(each.name for each in found)
+        self._sender.adopt(found)
+
+    async def _has_begun(self) -> bool:
+        """Find out what people were told before, once; return whether that is known."""
+        if self._told is not None:
+            return True
+        now = self._clock.now()
+        situation = self._situation(now)  # before anything is awaited: what comes meanwhile is new
+        try:
+            as_of, newest, opened = await self._load(now)
+        except MilepostError:
+            return False
+        self._told = told_before(situation, opened, min(as_of, now), now)
+        self._opened = [(seq, each) for seq, each in self._opened if seq > newest]
+        return True
+
+    async def _load(self, now: datetime) -> tuple[datetime, int, list[NewDeadLetter]]:
+        """Return when the journal's last entry was recorded, its seq, and the dead letters of the last hour."""
+        reader = self._observed.journal_reader
+        (last,) = await reader.latest(limit=1) or (None,)
+        if last is None:
+            return now, 0, []
+        seq, opened = max(await reader.seq_before(now - APART), last.seq - MAX_LOADED), list[NewDeadLetter]()
+        while seq < last.seq and (stored := await reader.entries(after=seq, limit=min(1_000, last.seq - seq))):
+            opened.extend(each for one in stored if one.seq <= last.seq for each in _opened_in(one.entry))
+            seq = stored[-1].seq
+        return last.entry.recorded_at, last.seq, opened
+
+    def _situation(self, now: datetime) -> Situation:
+        of_daemon = concerns_of_daemon(self._observed.issues(), now)
+        return situation_of(self._observed.checkpoints(), now, of_daemon)
+
+    # --- telling ---
+
+    async def _tell(self, now: datetime) -> None:
+        """Send what was decided, if it is this worker that tells; otherwise hold it until another one has."""
+        tells = await self._is_teller()
+        for _, notice in self._decided:
+            if tells or is_of_this_process(notice):
+                self._sender.send(notice_in_words(notice, now))
+        since = self._clock.steady() - HANDOVER_SECONDS
+        held = [(at, each) for at, each in self._decided if at > since and not is_of_this_process(each)]
+        self._decided = [] if tells else held
+        self._sender.pump()
+
+    async def _is_teller(self) -> bool:
+        """Find out whether this worker tells: when there is something to tell, and often enough to know it then."""
+        if not self._decided and self._clock.steady() < self._ask_at:
+            return self._tells
+        self._ask_at = self._clock.steady() + ASK_SECONDS
+        with suppress(MilepostError):  # while the database is away, it is who it was
+            self._tells = await self._observed.tells()
+        return self._tells
+
+    async def _end(self) -> None:
+        """Tell what is new, and send what waits. What another worker was to tell is left to those that go on."""
+        self._decided.clear()
+        await self.look(timedelta(0))
+        for _ in range(round(LAST_SECONDS / LAST_LOOK_SECONDS)):
+            self._sender.pump()
+            if self._sender.is_idle:
+                return
+            await asyncio.sleep(LAST_LOOK_SECONDS)
+
+
+def _opened_in(entry: Entry) -> Iterator[NewDeadLetter]:
+    match entry.event:
+        case DeadLetterOpened(stage=stage, reason=reason):
+            yield NewDeadLetter(group_of_reason(stage, reason), stage, reason, entry.stream, entry.recorded_at)
+        case _:
+            return

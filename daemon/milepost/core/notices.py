@@ -1,0 +1,363 @@
+"""Which notices go to people: what needs somebody, told once, again each day while it lasts, and when it is over.
+
+A decision is a function of what is known now and of what was told when, so that it is the same in every worker. After a
+restart the journal shows what was told: all that it holds of before, as if no process had ended in between.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.doubts import doubt_about, trouble_under_way
+from milepost.core.events import Reason, Stage
+from milepost.core.model import Stream
+from milepost.core.problems import Problem
+
+SETTLE = timedelta(seconds=10)  # streams that stop together are one notice
+OVER = timedelta(seconds=20)  # without it, before people are told that it is over: some things come and go
+APART = timedelta(hours=1)  # between two notices of what was over in between, or of dead letters of one reason
+TOGETHER = timedelta(minutes=15)  # between two notices of one cause: what comes meanwhile is one notice
+AGAIN = timedelta(days=1)  # between two notices of what lasts
+TOKEN_ENDS_SOON = timedelta(days=7)
+MAX_GROUPS = 100  # of dead letters that are told apart
+
+
+class NoticeKind(StrEnum):
+    """What a notice is about; the words of `notify.on`."""
+
+    STOPPED = "stopped"  # a stream needs a person
+    TOKEN_EXPIRING = "token_expiring"  # a token ends within days  # noqa: S105  # a word, no token
+    DEAD_LETTERS = "dead_letters"  # there are new ones
+    STALLED = "stalled"  # nothing is copied, or not as it should be
+    RECOVERED = "recovered"  # what was told is over
+
+
+Key = tuple[NoticeKind, str, str]
+"""Kind, subject and cause of a concern."""
+
+
+class Concern(Struct, frozen=True):
+    """Something that needs a person, since then: `subject` is a page's id, or empty for the daemon as a whole.
+
+    Concerns of one kind and `cause` are told in one notice.
+    """
+
+    kind: NoticeKind
+    subject: str
+    cause: str
+    since: datetime
+    streams: tuple[Stream, ...] = ()
+    problem: Problem | None = None
+    ends_at: datetime | None = None  # of a token
+
+    @property
+    def key(self) -> "Key":
+        """What it is about."""
+        return self.kind, self.subject, self.cause
+
+    @property
+    def first_due_at(self) -> datetime:
+        """When it was to be told first, as the journal shows it."""
+        return self.since if self.ends_at is None else self.ends_at - TOKEN_ENDS_SOON
+
+
+class Situation(Struct, frozen=True):
+    """What needs a person now.
+
+    Of an `undecided` kind and subject it cannot be said that it is over. A subject that is not `known` was removed.
+    """
+
+    concerns: tuple[Concern, ...] = ()
+    undecided: frozenset[tuple[NoticeKind, str]] = frozenset()
+    known: frozenset[str] = frozenset()
+
+
+class NewDeadLetter(Struct, frozen=True):
+    """A dead letter was opened. Those of one `group` have the same stage and reason, ids in it aside."""
+
+    group: str
+    stage: Stage
+    reason: str
+    stream: Stream
+    opened_at: datetime
+
+
+class DeadLetterNews(Struct, frozen=True):
+    """How many dead letters of one reason there are that nobody was told of; `first` is one of them."""
+
+    first: NewDeadLetter
+    count: int
+    streams: frozenset[Stream]
+
+
+class PeopleNotice(Struct, frozen=True):
+    """A notice to people, of concerns or of new dead letters. It is `again` if they were told all of it before."""
+
+    kind: NoticeKind
+    concerns: tuple[Concern, ...] = ()
+    dead_letters: tuple[DeadLetterNews, ...] = ()
+    again: bool = False
+
+
+class Watched(Struct, frozen=True):
+    """A concern as it was last seen, and since when it has been seen without a break.
+
+    `told_at` is when people were last told, and `over_since` since when it has been over. It `is_closed` when people
+    were told that it is over, and still if it has come back since and they do not know that yet.
+    """
+
+    concern: Concern
+    seen_at: datetime
+    told_at: datetime | None = None
+    over_since: datetime | None = None
+    is_closed: bool = False
+
+
+class DeadLetterWatch(Struct, frozen=True):
+    """When people were last told of dead letters of one reason, and what came since."""
+
+    told_at: datetime | None = None
+    news: DeadLetterNews | None = None
+
+
+class Told(Struct, frozen=True):
+    """What people were told, and what they may have to be: the state between two decisions.
+
+    `causes` are those of the last minutes, with the time.
+    """
+
+    watched: Mapping[Key, Watched] = {}
+    dead_letters: Mapping[str, DeadLetterWatch] = {}
+    causes: Mapping[tuple[NoticeKind, str], datetime] = {}
+
+
+# --- what needs a person ----------------------------------------------------------------------------------------------
+
+
+def situation_of(checkpoints: Iterable[Checkpoint], now: datetime, of_daemon: Iterable[Concern] = ()) -> Situation:
+    """Return what needs a person: of the streams, by their checkpoints, and of the daemon as a whole."""
+    found = {each.key: each for each in of_daemon}
+    undecided, known = set[tuple[NoticeKind, str]](), {""}
+    for checkpoint in checkpoints:
+        known.add(checkpoint.stream.page_id)
+        undecided.update((kind, checkpoint.stream.page_id) for kind in _undecided(checkpoint))
+        for concern in _concerns_of(checkpoint, now):
+            before = found.get(concern.key)
+            found[concern.key] = concern if before is None else _joined(before, concern)
+    return Situation(tuple(found.values()), frozenset(undecided), frozenset(known))
+
+
+def _concerns_of(checkpoint: Checkpoint, now: datetime) -> Iterator[Concern]:
+    stream, streak, token = checkpoint.stream, checkpoint.failure_streak, checkpoint.token
+    if token is not None and token.ends_at is not None and token.ends_at - now <= TOKEN_ENDS_SOON:
+        yield Concern(NoticeKind.TOKEN_EXPIRING, stream.page_id, "token", now, (stream,), ends_at=token.ends_at)
+    if checkpoint.operator_pause is not None:
+        return
+    if streak is not None and streak.reason in {Reason.AUTHORIZATION, Reason.CONFIGURATION}:
+        cause = f"{streak.reason}/{_numbers_of(streak.problem)}"
+        yield Concern(NoticeKind.STOPPED, stream.page_id, cause, streak.since, (stream,), streak.problem)
+    elif (problem := trouble_under_way(checkpoint)) is not None:
+        since = checkpoint.run.started_at if checkpoint.run is not None else now
+        yield Concern(NoticeKind.STALLED, stream.page_id, _numbers_of(problem), since, (stream,), problem)
+
+
+def _undecided(checkpoint: Checkpoint) -> Iterator[NoticeKind]:
+    """Yield the kinds of concerns that may go on although there is none: what fails otherwise is no better."""
+    is_failing = checkpoint.failure_streak is not None or checkpoint.operator_pause is not None
+    if is_failing:
+        yield NoticeKind.STOPPED
+    if is_failing or doubt_about(checkpoint) is not None:
+        yield NoticeKind.STALLED
+    if checkpoint.token is not None and not checkpoint.token.is_valid:
+        yield NoticeKind.TOKEN_EXPIRING
+
+
+def _numbers_of(problem: Problem | None) -> str:
+    """Return what makes two problems the same: their messages may name ids and times."""
+    return "" if problem is None else f"{problem.kind}/{problem.code}/{problem.subcode}"
+
+
+def _joined(one: Concern, other: Concern) -> Concern:
+    """Return one concern of a page for both of its streams."""
+    streams = tuple(sorted({*one.streams, *other.streams}, key=lambda stream: stream.key))
+    return replace(min(one, other, key=lambda each: each.first_due_at), streams=streams)
+
+
+# --- what people are told ---------------------------------------------------------------------------------------------
+
+
+def told_before(situation: Situation, opened: Iterable[NewDeadLetter], as_of: datetime, now: datetime) -> Told:
+    """Return what people were told before this process began, by what the journal held then.
+
+    `as_of` is the time of its last entry, and `opened` are the dead letters of the last hour, oldest first.
+    """
+    watched = {each.key: Watched(each, now, _no_later(now, _last_told(each, as_of))) for each in situation.concerns}
+    dead_letters: dict[str, DeadLetterWatch] = {}
+    for each in opened:
+        before = dead_letters.get(each.group)
+        if before is None or before.told_at is None or each.opened_at - before.told_at >= APART:
+            dead_letters[each.group] = DeadLetterWatch(each.opened_at)
+        else:
+            dead_letters[each.group] = replace(before, news=_more(before.news, each))
+    return Told(watched, dead_letters)
+
+
+def _last_told(concern: Concern, as_of: datetime) -> datetime | None:
+    """Return when people were last told until `as_of`: first when the concern came, and then each day."""
+    lasted = as_of - concern.first_due_at
+    return None if lasted < timedelta(0) else concern.first_due_at + AGAIN * (lasted // AGAIN)
+
+
+def decide_notices(
+    told: Told,
+    situation: Situation,
+    opened: Iterable[NewDeadLetter],
+    now: datetime,
+    on: Collection[NoticeKind],
+    settle: timedelta = SETTLE,
+) -> tuple[Told, tuple[PeopleNotice, ...]]:
+    """Return what people are told now, and the state after that.
+
+    `opened` are the dead letters since the last decision, `on` the kinds that people want to be told, and `settle` is
+    how long what is new waits for more of it.
+    """
+    told = replace(
+        told,
+        watched=dict(_seen(told.watched, situation, now)),
+        dead_letters=_noted(told.dead_letters, opened, now),
+        causes={cause: min(at, now) for cause, at in told.causes.items() if now - at < TOGETHER},
+    )
+    told, of_concerns = _tell_concerns(told, now, on, settle)
+    told, of_dead_letters = _tell_dead_letters(told, now, on, settle)
+    told, of_ends = _tell_ends(told, now, on)
+    return told, (*of_concerns, *of_dead_letters, *of_ends)
+
+
+def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -> Iterator[tuple[Key, Watched]]:
+    """Yield what is watched after a look at the situation. What was over before people were told of it is forgotten."""
+    present = {each.key: each for each in situation.concerns}
+    watched = {key: _by_the_clock(each, now) for key, each in watched.items()}
+    for concern in situation.concerns:
+        before = watched.get(concern.key, Watched(concern, now))
+        is_back = before.is_closed and before.over_since is not None
+        seen_at = now if is_back else before.seen_at
+        yield concern.key, replace(before, concern=concern, seen_at=seen_at, over_since=None)
+    lasting = situation.undecided | {(each.kind, each.subject) for each in situation.concerns}
+    for key, before in watched.items():
+        kind, subject, _ = key
+        if key in present or before.told_at is None or subject not in situation.known:
+            continue
+        if before.is_closed and now - before.told_at >= APART:
+            continue
+        is_over = before.is_closed or (kind, subject) not in lasting
+        yield key, replace(before, over_since=before.over_since or now if is_over else None)
+
+
+def _by_the_clock(watched: Watched, now: datetime) -> Watched:
+    """Count instants in the future, by a clock that was ahead and has been set, as now."""
+    over_since, told_at = _no_later(now, watched.over_since), _no_later(now, watched.told_at)
+    return replace(watched, seen_at=min(watched.seen_at, now), told_at=told_at, over_since=over_since)
+
+
+def _no_later(now: datetime, at: datetime | None) -> datetime | None:
+    return None if at is None else min(at, now)
+
+
+def _tell_concerns(
+    told: Told, now: datetime, on: Collection[NoticeKind], settle: timedelta
+) -> tuple[Told, list[PeopleNotice]]:
+    """Tell of what is due, those of one cause together."""
+    stopped = {subject for (kind, subject, _), each in told.watched.items() if _is_stop(kind, each)}
+    due: dict[tuple[NoticeKind, str], list[Watched]] = {}
+    for (kind, subject, cause), each in told.watched.items():
+        is_said_already = kind is NoticeKind.TOKEN_EXPIRING and subject in stopped
+        if kind in on and not is_said_already and _is_due(each, now, settle) and (kind, cause) not in told.causes:
+            due.setdefault((kind, cause), []).append(each)
+    notices = [
+        PeopleNotice(kind, tuple(each.concern for each in group), again=all(map(_is_known, group)))
+        for (kind, _), group in due.items()
+    ]
+    now_told = {
+        each.concern.key: replace(each, told_at=now, is_closed=False) for group in due.values() for each in group
+    }
+    causes = {**told.causes, **dict.fromkeys(due, now)}
+    return replace(told, watched={**told.watched, **now_told}, causes=causes), notices
+
+
+def _is_stop(kind: NoticeKind, watched: Watched) -> bool:
+    return kind is NoticeKind.STOPPED and watched.over_since is None
+
+
+def _is_known(watched: Watched) -> bool:
+    return watched.told_at is not None and not watched.is_closed
+
+
+def _is_due(watched: Watched, now: datetime, settle: timedelta) -> bool:
+    if watched.over_since is not None:
+        return False
+    if watched.told_at is not None:
+        pause = APART if watched.is_closed else AGAIN
+        if now - watched.told_at < pause:
+            return False
+    return _is_known(watched) or now - watched.seen_at >= settle
+
+
+def _tell_ends(told: Told, now: datetime, on: Collection[NoticeKind]) -> tuple[Told, list[PeopleNotice]]:
+    """Tell that concerns are over: all together, once one of them has been for long enough."""
+    over = [each for each in told.watched.values() if each.over_since is not None and not each.is_closed]
+    if not any(now - each.over_since >= OVER for each in over if each.over_since is not None):
+        return told, []
+    closed = {each.concern.key: replace(each, is_closed=True) for each in over}
+    told = replace(told, watched={**told.watched, **closed})
+    concerns = tuple(each.concern for each in over)
+    return told, [PeopleNotice(NoticeKind.RECOVERED, concerns)] if NoticeKind.RECOVERED in on else []
+
+
+# --- dead letters -----------------------------------------------------------------------------------------------------
+
+
+def _noted(
+    watches: Mapping[str, DeadLetterWatch], opened: Iterable[NewDeadLetter], now: datetime
+) -> dict[str, DeadLetterWatch]:
+    """Return the watches with what is new, and without those that are not needed any more."""
+    noted = {
+        group: replace(each, told_at=_no_later(now, each.told_at))
+        for group, each in watches.items()
+        if each.news is not None or (each.told_at is not None and now - each.told_at < APART)
+    }
+    for each in opened:
+        group = each.group if each.group in noted or len(noted) < MAX_GROUPS else ""
+        before = noted.get(group, DeadLetterWatch())
+        noted[group] = replace(before, news=_more(before.news, replace(each, opened_at=min(each.opened_at, now))))
+    return noted
+
+
+def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:
+    if news is None:
+        return DeadLetterNews(new, 1, frozenset({new.stream}))
+    return replace(news, count=news.count + 1, streams=news.streams | {new.stream})
+
+
+def _tell_dead_letters(
+    told: Told, now: datetime, on: Collection[NoticeKind], settle: timedelta
+) -> tuple[Told, list[PeopleNotice]]:
+    """Tell of new dead letters, all that are due in one notice."""
+    if NoticeKind.DEAD_LETTERS not in on:
+        return replace(told, dead_letters={}), []
+    due = {
+        group: each.news
+        for group, each in told.dead_letters.items()
+        if each.news is not None
+        and now - each.news.first.opened_at >= settle
+        and (each.told_at is None or now - each.told_at >= APART)
+    }
+    if not due:
+        return told, []
+    watches = {**told.dead_letters, **dict.fromkeys(due, DeadLetterWatch(now))}
+    return replace(told, dead_letters=watches), [
+        PeopleNotice(NoticeKind.DEAD_LETTERS, dead_letters=tuple(due.values()))
+    ]

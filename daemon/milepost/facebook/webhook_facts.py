@@ -1,0 +1,134 @@
+"""What updates of webhooks say of messages that no sweep can find: see core/facts.py.
+
+Their texts are kept as those of messages are, without what no database takes and without signatures. An update that
+does not say whose it is makes no fact: nobody could have it erased.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.facts import Edited, Reacted, detail_of
+from milepost.core.model import Platform, Stream
+from milepost.core.texts import storable
+from milepost.core.webhooks import WebhookEvent, WebhookKind
+from milepost.facebook.redaction import redact, unsigned
+from milepost.facebook.webhook_values import Json, count_in, id_in, instant_in, is_true, object_in
+
+# What is kept of a referral: Meta documents a `ref` of up to 2,083 characters, and an ad's data two levels deep.
+MAX_CHARACTERS = 2_500
+MAX_KEYS = 30
+MAX_DEPTH = 3
+
+
+class Told(Struct, frozen=True):
+    """What every update says besides: of which account, by whom, about which contact, and when."""
+
+    stream: Stream
+    account_id: str
+    sender_id: str | None
+    contact_id: str | None
+    occurred_at: datetime
+
+    def event(self, kind: WebhookKind, message_id: str, which: str = "") -> WebhookEvent:
+        """Return an event about a message."""
+        return WebhookEvent(
+            self.stream, kind, _as_in_the_list(self.stream, message_id), self.contact_id, self.occurred_at, which
+        )
+
+    def fact(self, kind: WebhookKind, message_id: str, detail: str | None = None, *, of: str = "") -> WebhookEvent:
+        """Return a fact, which has no id of its own: it is told from others by its time and by whom it is `of`."""
+        which = f"{of} {round(self.occurred_at.timestamp() * 1000)}".strip()
+        return replace(self.event(kind, message_id, which), detail=detail)
+
+
+def is_unsent(key: str, detail: Json) -> bool:
+    """Return whether an update says that its message was unsent."""
+    return key == "message" and is_true(detail.get("is_deleted"))
+
+
+def is_edit(key: str, detail: Json) -> bool:
+    """Return whether an update is an edit: one with the number 0 and without a text announces a message."""
+    return key == "message_edit" and bool(count_in(detail.get("num_edit")) or detail.get("text"))
+
+
+def facts_in(key: str, detail: Json, told: Told) -> Iterator[WebhookEvent]:
+    """Yield the facts of an update."""
+    message_id = id_in(detail.get("mid"))
+    if told.contact_id is None:
+        return
+    if message_id is not None:
+        yield from _about_message(key, detail, message_id, told)
+    if key == "referral" and (referral := _referral(detail)) is not None:
+        # The API has the times of messages in whole seconds.
+        since = told.occurred_at.replace(microsecond=0)
+        fact = told.fact(WebhookKind.REFERRAL, "", referral, of=told.contact_id)
+        yield replace(fact, actor=told.contact_id, occurred_at=since)
+    if key == "read" and told.sender_id == told.account_id:  # the contact's reading changes nothing that is stored
+        until = instant_in(detail.get("watermark"), told.occurred_at, told.occurred_at)
+        yield replace(told.fact(WebhookKind.READ, message_id or "", of=told.contact_id), occurred_at=until)
+
+
+def _about_message(key: str, detail: Json, message_id: str, told: Told) -> Iterator[WebhookEvent]:
+    if is_unsent(key, detail):
+        yield told.fact(WebhookKind.UNSEND, message_id)
+        return
+    text = detail.get("text")
+    if is_edit(key, detail) and isinstance(text, str):
+        edited = detail_of(Edited(unsigned(storable(text)[0])))
+        yield told.fact(WebhookKind.EDIT, message_id, edited, of=str(count_in(detail.get("num_edit"))))
+    if key == "reaction" and told.sender_id is not None:
+        yield from _reaction(detail, message_id, told.sender_id, told)
+    if key in ("message", "postback") and (referral := _referral(object_in(detail, "referral"))) is not None:
+        yield told.fact(WebhookKind.REFERRAL, message_id, referral)
+
+
+def _reaction(detail: Json, message_id: str, actor: str, told: Told) -> Iterator[WebhookEvent]:
+    action = detail.get("action")
+    if action in ("react", "unreact"):
+        said = None
+        if action == "react":
+            said = detail_of(Reacted(_word(detail.get("reaction")), _word(detail.get("emoji"))))
+        yield replace(told.fact(WebhookKind.REACTION, message_id, said, of=f"{actor} {action}"), actor=actor)
+
+
+def _word(value: object) -> str | None:
+    """Return a reaction or an emoji: the longest known emoji has ten characters."""
+    return storable(value)[0][:64] if isinstance(value, str) and value else None
+
+
+def _referral(said: Json) -> str | None:
+    """Return the JSON of a referral; None if it says nothing."""
+    kept = _kept(said, MAX_DEPTH)
+    return detail_of(kept) if isinstance(kept, dict) and kept else None
+
+
+def _kept(value: object, depth: int) -> object:
+    match value:
+        case str():
+            return redact(unsigned(storable(value)[0]))[:MAX_CHARACTERS]
+        case int() if abs(value) >= 2**63:  # an id that was sent as a number
+            return str(value)
+        case bool() | int() | float():
+            return value
+        case dict() if depth:
+            members = (
+                (storable(str(name))[0][:64], _kept(_plain(name, each), depth - 1)) for name, each in value.items()
+            )
+            return dict([(name, each) for name, each in members if each is not None][:MAX_KEYS])
+        case _:
+            return None
+
+
+def _plain(name: object, value: object) -> object:
+    """Return a value without the query if it is a URL, as of an ad's picture: it may hold a signature."""
+    return re.split(r"[?#]", value, maxsplit=1)[0] if str(name).endswith("url") and isinstance(value, str) else value
+
+
+def _as_in_the_list(stream: Stream, message_id: str) -> str:
+    """Return a message's id as the list has it: older webhooks of Messenger leave the `m_` out."""
+    is_short = message_id and stream.platform is Platform.MESSENGER and not message_id.startswith("m_")
+    return f"m_{message_id}" if is_short else message_id

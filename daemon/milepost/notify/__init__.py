@@ -1,0 +1,1 @@
+"""Sends notices to people by Apprise, which is loaded only where it is used."""
