@@ -11,5 +11,5 @@ ALTER TABLE contact_interaction_events ADD COLUMN content_at timestamptz(3);
 ALTER TABLE webhook_events ADD COLUMN actor text COLLATE "C"; -- whose reaction it is
 ALTER TABLE webhook_events ADD COLUMN detail text; -- JSON
 
-CREATE INDEX webhook_events_of_facts ON webhook_events (stream)
+CREATE INDEX webhook_events_of_facts ON webhook_events (stream, occurred_at, event_key)
 WHERE due_at IS NOT NULL AND kind NOT IN ('message', 'revision');

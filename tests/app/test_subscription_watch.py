@@ -101,6 +101,25 @@ async def test_what_is_missing_is_added_to_what_is_there() -> None:
         assert [*watched.watch.issues()] == []
 
 
+async def test_the_fields_of_facts_are_added_to_the_others_later_and_are_not_missed() -> None:
+    async with trial() as watched:
+        needed = "messages,message_echoes,messaging_postbacks,standby"
+        watched.simulator.world.access.subscribe(BAKERY.id, needed)
+        await watched.look()
+        assert [*watched.watch.issues()] == []
+        assert watched.fields_of(BAKERY.id) == {*needed.split(",")}, "nobody has asked for them"
+
+        watched.subscribes = True
+        await watched.look(LOOK_SECONDS)
+        assert watched.fields_of(BAKERY.id) == {
+            *needed.split(","),
+            *("message_edits", "message_reactions", "messaging_referrals"),
+        }
+        watched.simulator.world.access.subscribe(BAKERY.id, needed)
+        await watched.look(LOOK_SECONDS)
+        assert watched.fields_of(BAKERY.id) == {*needed.split(",")}, "they are requested once"
+
+
 async def test_a_page_that_may_not_be_asked_says_nothing_and_is_asked_again() -> None:
     async with trial() as watched:
         watched.simulator.world.access.forbid(BAKERY.id, 200)

@@ -4,12 +4,14 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiohttp import ClientSession
 from playwright.async_api import Browser, Locator, Page, expect
 
 from kit.binary import started
 from kit.browser import comes_true, visiting
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world, right_now
+from kit.webhook_bodies import SECRET, body_of, signed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 STREAM = f"messenger:{BICYCLES.id}"
@@ -113,3 +115,31 @@ async def test_a_simulated_world_says_so_and_a_first_sweep_how_far_back_it_is(
         await expect(visit.page.locator(".card .doing").first).to_have_text(
             re.compile(r"Full sweep: [\d,]+ conversations, back to \w+ \d+")
         )
+
+
+async def test_what_has_come_by_webhooks_is_said_where_they_are_taken(
+    installation: Installation, browser: Browser
+) -> None:
+    async with frozen_world(20, pages=(BICYCLES,), app_secret=SECRET) as simulator:
+        hooks = {"listen": "127.0.0.1:0", "verify_token": "a-word"}
+        installation.configure_for(simulator, webhooks=hooks, source={"app_secret": SECRET}, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            said = visit.page.locator("#webhooks")
+            await expect(said).to_have_text("0 webhooks since the daemon's start.")
+            found = re.search(r"url=(http\S+)", await daemon.says("webhooks are taken"))
+            assert found is not None
+            body = body_of("m_1", page_id=BICYCLES.id)
+            async with ClientSession() as session, session.post(found[1], data=body, headers=signed(body)) as answer:
+                assert answer.status == 200
+            await expect(said).to_have_text(
+                re.compile(r"1 webhook since the daemon's start, the last at \d\d:\d\d:\d\d\.")
+            )
+            assert await visit.faults() == []
+
+
+async def test_nothing_is_said_of_webhooks_where_none_are_taken(installation: Installation, browser: Browser) -> None:
+    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
+        installation.configure_for(simulator, sync=SMALL_BATCHES)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await expect(visit.page.locator(".card .state")).to_have_text("Up to date")
+            await expect(visit.page.locator("#webhooks")).to_be_hidden()

@@ -6,11 +6,12 @@ A subclass is named Test… and has the fixture `kept`: an empty database of thi
 import json
 from datetime import datetime, timedelta
 
+import msgspec
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at
-from milepost.core.events import RunStarted
-from milepost.core.model import Changes, Platform, Stream
+from milepost.core.events import DeadLetterOpened, RunStarted, Stage
+from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
 from milepost.stores.open import OpenStore, forget, open_store, remove
 from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
@@ -237,6 +238,25 @@ class FactsContract:
 
             assert await store.webhooks.add([said(WebhookKind.UNSEND, "m_2", 6)], NOON) == frozenset()
             assert kept.rows("SELECT event_key FROM webhook_events") == []
+
+    async def test_what_is_kept_of_an_unsent_message_that_is_not_stored_is_erased(self, kept: StoreDump) -> None:
+        """It may be in the payload of a dead letter, or be an edit that waits."""
+        row = event_row("m_1", text="a secret")
+        payload = DeadLetterPayload("d_1", msgspec.json.encode(Changes(interaction_events=(row,))).decode())
+        opened = DeadLetterOpened("d_1", Stage.EVENTS, "t_1/events/d_1", "why")
+        async with open_store(kept.store_url) as store:
+            checkpoint = await store.load(STREAM)
+            await store.commit(commit_after(checkpoint, opened, changes=Changes(payloads=(payload,))))
+            edit = said(WebhookKind.EDIT, "m_1", 5, detail='{"text":"a secret"}')
+            await store.webhooks.add([edit, said(WebhookKind.EDIT, "m_2", 5)], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            assert "a secret" in kept.rows("SELECT payload FROM dead_letter_payloads")[0][0]
+            await store.webhooks.add([said(WebhookKind.UNSEND, "m_1", 9, detail=None)], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            ((left,),) = kept.rows("SELECT payload FROM dead_letter_payloads")
+            assert msgspec.json.decode(left, type=Changes).interaction_events == (replace(row, text=None),)
+            details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
+            assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
     async def test_a_fact_announces_no_message(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:

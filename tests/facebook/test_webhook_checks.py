@@ -2,12 +2,14 @@
 
 import hashlib
 import hmac
+import json
+from base64 import urlsafe_b64encode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.facebook.webhook_checks import challenge_of, signing_secret
+from milepost.facebook.webhook_checks import SignedRequest, challenge_of, signed_request_of, signing_secret
 
 SECRET = "app-secret"
 # Umlauts, slashes and emoji come escaped, and what came is what was signed.
@@ -82,3 +84,42 @@ class TestHandshake:
 
     def test_nothing_is_accepted_without_a_verify_token(self) -> None:
         assert challenge_of({**HANDSHAKE, "hub.verify_token": ""}, "") is None
+
+
+def signed_request(said: object, secret: str = SECRET) -> str:
+    payload = urlsafe_b64encode(json.dumps(said).encode()).rstrip(b"=")
+    digest = hmac.new(secret.encode(), payload, hashlib.sha256).digest()
+    return f"{urlsafe_b64encode(digest).rstrip(b'=').decode()}.{payload.decode()}"
+
+
+class TestSignedRequest:
+    VECTOR = (
+        "URuV1QnWW2iBEJKFqnZx3BWXwcn4kIsFwMKXXb0RKYM."
+        "eyJhbGdvcml0aG0iOiJITUFDLVNIQTI1NiIsImlzc3VlZF9hdCI6MTc5MDAwMDAwMCwidXNlcl9pZCI6IjcwMDEifQ"
+    )
+
+    def test_the_test_vector_says_whom_it_is_about(self) -> None:
+        assert signed_request_of(self.VECTOR, [SECRET]) == SignedRequest("HMAC-SHA256", "7001")
+        assert signed_request_of(self.VECTOR, ["", "another", SECRET]) is not None
+
+    def test_one_that_another_secret_signed_is_refused(self) -> None:
+        assert signed_request_of(self.VECTOR, ["another"]) is None
+        assert signed_request_of(self.VECTOR, []) is None
+        assert signed_request_of(signed_request({"algorithm": "HMAC-SHA256", "user_id": "1"}, ""), [""]) is None
+
+    @pytest.mark.parametrize(
+        "said",
+        [{"algorithm": "none", "user_id": "7001"}, {"user_id": "7001"}, {"algorithm": "HMAC-SHA256"}, [], "7001"],
+    )
+    def test_one_that_says_something_else_is_refused(self, said: object) -> None:
+        assert signed_request_of(signed_request(said), [SECRET]) is None
+
+    @pytest.mark.parametrize(
+        "text", ["", ".", "a.b", VECTOR[:-1], VECTOR.replace(".", ""), f"{VECTOR}.{VECTOR}", f"ä{VECTOR}", VECTOR[1:]]
+    )
+    def test_one_that_is_cut_short_or_none_is_refused(self, text: str) -> None:
+        assert signed_request_of(text, [SECRET]) is None
+
+    @given(st.text())
+    def test_no_text_is_an_error(self, text: str) -> None:
+        assert signed_request_of(text, [SECRET]) is None

@@ -102,4 +102,5 @@ scenarios = st.builds(
     reload_chance=chance(0.02, 0.05),
     forget_chance=chance(0.01, 0.05),
     link_chance=chance(0.01, 0.03),
+    slowest_commit_seconds=st.sampled_from((1.0, 20.0)),
 ).map(without_contradictions)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -107,6 +108,47 @@ class TestTaken:
         assert not answer.done()
         receiver.gate.set()
         assert await answer == 200
+
+
+class TestDeletionCallback:
+    """The request of somebody who logged in to the app, of whom nothing is stored."""
+
+    SIGNED = (
+        "URuV1QnWW2iBEJKFqnZx3BWXwcn4kIsFwMKXXb0RKYM."
+        "eyJhbGdvcml0aG0iOiJITUFDLVNIQTI1NiIsImlzc3VlZF9hdCI6MTc5MDAwMDAwMCwidXNlcl9pZCI6IjcwMDEifQ"
+    )
+
+    async def test_it_is_answered_with_a_link_to_what_became_of_it(
+        self, receiver: Receiver, session: aiohttp.ClientSession
+    ) -> None:
+        async with session.post(PATH, data={"signed_request": self.SIGNED}) as response:
+            assert response.status == 200
+            answer = await response.json()
+        assert answer.keys() == {"url", "confirmation_code"}
+        assert re.fullmatch(rf"https://127\.0\.0\.1:\d+{PATH}\?c={answer['confirmation_code']}", answer["url"])
+        async with session.get(PATH, params={"c": answer["confirmation_code"]}) as page:
+            assert page.status == 200
+            assert "Nothing is stored here" in await page.text()
+        assert (receiver.counted, receiver.bodies) == (["deletion_request"], [])
+
+    @pytest.mark.parametrize("form", [{}, {"signed_request": ""}, {"signed_request": SIGNED[1:]}, {"a": SIGNED}])
+    async def test_one_that_is_not_signed_is_refused(
+        self, receiver: Receiver, session: aiohttp.ClientSession, form: dict[str, str]
+    ) -> None:
+        async with session.post(PATH, data=aiohttp.FormData(form or {"a": "b"})) as response:
+            assert (response.status, await response.read()) == (403, b"")
+        async with session.get(PATH, params={"c": "x"}) as response:
+            assert response.status == 403
+        assert receiver.counted == ["wrong_signature", "handshake_refused"]
+
+    async def test_a_host_that_is_none_is_refused(self, session: aiohttp.ClientSession) -> None:
+        form = {"signed_request": self.SIGNED}
+        async with session.post(PATH, data=form, headers={"Host": "a.example:port"}) as response:
+            assert response.status == 400
+
+    async def test_too_many_fields_are_refused(self, session: aiohttp.ClientSession) -> None:
+        async with session.post(PATH, data={f"field {number}": "x" for number in range(20)}) as response:
+            assert response.status == 400
 
 
 class TestRefused:

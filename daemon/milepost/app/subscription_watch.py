@@ -11,9 +11,9 @@ import structlog
 
 from milepost.app.pages import PageRegistry
 from milepost.core.model import Stream
-from milepost.core.ports import Clock
+from milepost.core.ports import Clock, Held
 from milepost.engine.interrupt import Stop
-from milepost.facebook.subscriptions import Subscription
+from milepost.facebook.subscriptions import Subscription, Subscriptions
 from milepost.facebook.token_health import InspectedToken
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.humanize import counted
@@ -35,6 +35,7 @@ class SubscriptionWatch:
         self._subscribes = subscribes
         self._missing: dict[str, tuple[str, ...]] = {}
         self._look_at: dict[str, float] = {}
+        self._tried: set[str] = set()  # pages for which the fields of facts were requested
 
     async def run(self, clock: Clock, stop: Stop) -> None:
         """Look at subscriptions until a stop is requested."""
@@ -82,7 +83,7 @@ class SubscriptionWatch:
             log.debug("webhook subscription not looked at", page=page_id, reason=str(found))
             return False
         if found.missing and self._subscribes():
-            problem = await subscriptions.mend(found)
+            problem = await subscriptions.mend(found, found.missing)
             if problem is None:
                 log.info("page subscribed to webhooks", page=page_id, added=", ".join(found.missing))
                 self._missing[page_id] = ()
@@ -90,5 +91,18 @@ class SubscriptionWatch:
             log.warning("page not subscribed to webhooks", page=page_id, reason=str(problem), hint=ADVICE)
         elif found.missing and not self._missing.get(page_id):
             log.warning("webhooks not subscribed", page=page_id, missing=", ".join(found.missing), hint=ADVICE)
+        elif found.lacking and self._subscribes() and page_id not in self._tried:
+            await self._add_fields_of_facts(page_id, subscriptions, found)
         self._missing[page_id] = found.missing
         return not found.missing
+
+    async def _add_fields_of_facts(self, page_id: str, subscriptions: Subscriptions, found: Subscription) -> None:
+        """Subscribe a page to what is good to have, once: not every version of the API may know it."""
+        problem = await subscriptions.mend(found, found.lacking)
+        if isinstance(problem, Held):
+            return
+        self._tried.add(page_id)
+        if problem is None:
+            log.info("page subscribed to webhooks", page=page_id, added=", ".join(found.lacking))
+        else:
+            log.info("page not subscribed to webhooks of facts", page=page_id, reason=str(problem))

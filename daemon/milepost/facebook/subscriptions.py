@@ -20,6 +20,11 @@ FIELDS = {
     Platform.MESSENGER: ("messages", "message_echoes", "messaging_postbacks", "standby"),
     Platform.INSTAGRAM: ("messages",),
 }
+# Those of facts (core/facts.py), without which all messages are copied all the same.
+FACT_FIELDS: dict[Platform, tuple[str, ...]] = {
+    Platform.MESSENGER: ("message_edits", "message_reactions", "messaging_referrals"),
+    Platform.INSTAGRAM: (),
+}
 
 
 class _App(Struct):
@@ -28,15 +33,21 @@ class _App(Struct):
 
 
 class Subscription(Struct, frozen=True):
-    """The fields that a page is known to be subscribed to, and those that it should be."""
+    """The fields that a page is known to be subscribed to, those that it has to be, and those of facts."""
 
     fields: frozenset[str]
     needed: frozenset[str]
+    of_facts: frozenset[str]
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The fields that webhooks are needed for and do not come for."""
         return tuple(sorted(self.needed - self.fields))
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The fields of facts that do not come."""
+        return tuple(sorted(self.of_facts - self.fields))
 
 
 class Subscriptions:
@@ -47,16 +58,18 @@ class Subscriptions:
     ) -> None:
         self._calls = Calls(client, access, gate, EDGE)
         self._path = f"{page_id}/{EDGE}"
-        self._needed = frozenset(field for platform in platforms for field in FIELDS[platform])
+        on = tuple(platforms)
+        self._needed = frozenset(field for platform in on for field in FIELDS[platform])
+        self._of_facts = frozenset(field for platform in on for field in FACT_FIELDS[platform])
 
     async def look(self, app_id: str) -> Subscription | Problem | Held:
         """Return the subscription of an app; with an empty id, of all apps that are shown: often it is only one."""
         decode = partial(self._decode, app_id)
         return plain(await self._calls.get(self._path, {"fields": "id,subscribed_fields"}, decode))
 
-    async def mend(self, found: Subscription) -> Problem | Held | None:
+    async def mend(self, found: Subscription, missing: Iterable[str]) -> Problem | Held | None:
         """Subscribe to what is missing. A subscription replaces the one before: so that nothing is lost, to both."""
-        wanted = ",".join(sorted(found.fields | found.needed))
+        wanted = ",".join(sorted(found.fields.union(missing)))
         outcome = plain(await self._calls.post(self._path, {"subscribed_fields": wanted}, _done))
         return outcome if isinstance(outcome, Problem | Held) else None
 
@@ -67,7 +80,9 @@ class Subscriptions:
         except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
             return problem_of(response.body, response.status)
         own = (app for app in apps if not app_id or app.id in (None, app_id))
-        return Subscription(frozenset(field for app in own for field in app.subscribed_fields), self._needed)
+        return Subscription(
+            frozenset(field for app in own for field in app.subscribed_fields), self._needed, self._of_facts
+        )
 
 
 def _done(response: GraphResponse) -> int | Problem:

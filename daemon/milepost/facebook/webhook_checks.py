@@ -1,14 +1,29 @@
-"""What shows that a webhook request comes from Meta: the handshake's verify token, and signatures."""
+"""What shows that a request comes from Meta: the handshake's verify token, and signatures."""
 
+import binascii
 import hashlib
 import hmac
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec import Struct
 
 SIGNATURE_HEADER = "X-Hub-Signature-256"
 _SIGNATURE = re.compile(r"sha256=([0-9a-f]{64})")
 # Meta's documentation has an integer; its own test with curl sends letters.
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+ALGORITHM = "HMAC-SHA256"
+
+
+class SignedRequest(Struct, frozen=True):
+    """What Meta says of a person who logged in to the app; `user_id` means somebody in this app only."""
+
+    algorithm: str
+    user_id: str
 
 
 def challenge_of(query: Mapping[str, str], verify_token: str) -> str | None:
@@ -32,3 +47,29 @@ def signing_secret(body: bytes, signature: str, secrets: Iterable[str]) -> int |
         if secret and hmac.compare_digest(digest, found[1] if found else "") and matched is None:
             matched = index
     return matched
+
+
+def signed_request_of(text: str, secrets: Iterable[str]) -> SignedRequest | None:
+    """Return what a `signed_request` says; None if none of the secrets signed it (Meta, "Data Deletion Callback").
+
+    What is signed is its payload as it is encoded. No other algorithm is accepted.
+    """
+    signature, _, payload = text.partition(".")
+    try:
+        found, decoded = _decoded(signature), _decoded(payload)
+    except (ValueError, binascii.Error):
+        return None
+    digests = [hmac.new(secret.encode(), payload.encode(), hashlib.sha256).digest() for secret in secrets if secret]
+    is_signed = [hmac.compare_digest(digest, found) for digest in digests]
+    if not any(is_signed):
+        return None
+    try:
+        said = msgspec.json.decode(decoded, type=SignedRequest)
+    except msgspec.MsgspecError:
+        return None
+    return said if said.algorithm.upper() == ALGORITHM else None
+
+
+def _decoded(text: str) -> bytes:
+    """Return the bytes of Base64 for URLs without padding. Raises ValueError."""
+    return urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))

@@ -7,17 +7,21 @@ what could be lost may keep it from a 200.
 """
 
 import asyncio
+import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import NoReturn
+from urllib.parse import parse_qs
 
 import structlog
 from aiohttp import web
 from msgspec import Struct
+from yarl import URL
 
 from milepost.core.errors import MilepostError
 from milepost.engine.bulkhead import bulkhead
-from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, signing_secret
+from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, signed_request_of, signing_secret
 from milepost.facebook.webhooks import Malformed
 from milepost.service.connections import Strangers
 from milepost.service.http import add_headers, listen, logger_without_broken_requests, url_of
@@ -31,6 +35,15 @@ MAX_BODY_SECONDS = 2.0
 MAX_STORE_SECONDS = 2.5
 MAX_REQUESTS, IN_SECONDS = 40_000, 10.0
 MAX_IDLE_SECONDS = 75.0
+# Of the callbacks for people who logged in to the app.
+FORM = "application/x-www-form-urlencoded"
+MAX_FIELDS = 10
+CODE_PARAMETER, CODE_CHARACTERS = "c", 16
+CODE = re.compile(rf"[0-9a-f]{{{CODE_CHARACTERS}}}")
+NOTHING_STORED = (
+    "Nothing is stored here about people who log in to this app, so nothing had to be deleted. "
+    "Whoever wrote to a page can ask that page to delete the conversation.\n"
+)
 
 log = structlog.get_logger("milepost")
 
@@ -68,6 +81,8 @@ class WebhookRequests:
         if request.path != self._path:
             raise web.HTTPNotFound(text="")
         match request.method:
+            case "GET" if CODE.fullmatch(request.query.get(CODE_PARAMETER, "")):
+                return web.Response(text=NOTHING_STORED)
             case "GET":
                 return self._shake_hands(request)
             case "POST":
@@ -91,6 +106,8 @@ class WebhookRequests:
             raise too_many("too many requests", wait_seconds)
         with self._room_for(request) as most:
             body = await self._body(request, most)
+            if request.content_type == FORM:
+                return self._answer_deletion(request, body)
             signature, secrets = request.headers.get(SIGNATURE_HEADER, ""), self._credentials().secrets
             signed_by = signing_secret(body, signature, secrets)
             if signed_by is None:
@@ -99,6 +116,26 @@ class WebhookRequests:
             self._log_secret(signed_by)
             await self._store(body)
         return web.Response(text="stored\n")
+
+    def _answer_deletion(self, request: web.Request, body: bytes) -> web.Response:
+        """Answer Meta's data deletion or deauthorize callback: nothing is stored of whom it is about.
+
+        That is somebody who logged in to the app, by an id that is known nowhere else: not a contact of a page.
+        """
+        try:
+            fields = parse_qs(body.decode("ascii", "replace"), max_num_fields=MAX_FIELDS)
+            host = URL(f"https://{request.host}").origin()
+        except ValueError as error:
+            self._count("malformed")
+            raise web.HTTPBadRequest(text="") from error
+        signed = signed_request_of(fields.get("signed_request", [""])[0], self._credentials().secrets)
+        if signed is None:
+            self._refuse_signature()
+        self._count("deletion_request")
+        log.info("data deletion requested", user=signed.user_id, hint=NOTHING_STORED.strip())
+        code = hashlib.sha256(body).hexdigest()[:CODE_CHARACTERS]
+        url = host.with_path(self._path).with_query({CODE_PARAMETER: code})
+        return web.json_response({"url": str(url), "confirmation_code": code})
 
     @contextmanager
     def _room_for(self, request: web.Request) -> Iterator[int]:

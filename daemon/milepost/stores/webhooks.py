@@ -46,3 +46,11 @@ def streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
 def count_expired(deleted: Iterable[tuple[str, object]]) -> Counter[WebhookKind]:
     """Count those of deleted events, by kind and when they were due, that were not worked off."""
     return Counter(WebhookKind(kind) for kind, due_at in deleted if due_at is not None)
+
+
+def by_stream(unsent: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return messages by the keys of their streams."""
+    messages: dict[str, list[str]] = {}
+    for stream, message_id in unsent:
+        messages.setdefault(stream, []).append(message_id)
+    return messages

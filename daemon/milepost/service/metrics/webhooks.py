@@ -16,7 +16,7 @@ from milepost.facebook.webhooks import ECHOES, FIELD_OF, UpdateResult
 REQUEST = "request"  # in place of a field: the whole request
 REQUEST_RESULTS = (
     *("handshake", "handshake_refused", "wrong_signature", "malformed", "too_large", "too_slow", "too_many"),
-    "store_away",
+    *("store_away", "deletion_request"),
 )
 EXPIRED = "expired"
 # From the start, so that `increase` sees the first: what alerts and the dashboard ask for.

@@ -31,6 +31,7 @@ from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
+MAX_READERS = 3  # at once: there are connections left for the commits, however many ask
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
     dsn = dsn_of(store_url)
     await demand_current(dsn)
     statements = load_statements("postgresql") | load_statements("postgresql", "changes")
-    async with connected(dsn, statements) as database:
+    async with connected(dsn, statements, max_connections=MAX_READERS) as database:
         await database.demand_finished()
         yield PostgresqlReader(database, Codec())
 

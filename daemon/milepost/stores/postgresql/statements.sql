@@ -5,7 +5,8 @@
 -- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
 -- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
--- them all looks cheaper than following an index, in its order, up to the limit.
+-- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
+-- messages looks costly enough for that, and takes a few milliseconds.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
@@ -13,7 +14,8 @@ SELECT
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
     set_config('plan_cache_mode', 'force_custom_plan', true),
-    set_config('enable_bitmapscan', 'off', true);
+    set_config('enable_bitmapscan', 'off', true),
+    set_config('jit', 'off', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
@@ -141,27 +143,31 @@ FROM ROWS FROM (
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
+-- Not a join with the stored rows, which the planner may well read whole for that.
+WITH offered AS MATERIALIZED (
+    SELECT *
+    FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
+            reactions text, referral text, content_at timestamptz
+        ),
+        unnest(%(versions)s::bigint[])
+    ) AS revised (
+        event_id, kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version
+    )
+)
 UPDATE contact_interaction_events AS stored
 SET
-    kind = offered.kind,
-    text = offered.text,
-    attachments = offered.attachments::json,
-    edited_at = date_trunc('milliseconds', offered.edited_at),
-    deleted_at = date_trunc('milliseconds', offered.deleted_at),
-    reactions = offered.reactions::json,
-    referral = offered.referral::json,
-    content_at = date_trunc('milliseconds', offered.content_at),
-    version = offered.version
-FROM ROWS FROM (
-    json_to_recordset(%(rows)s::json) AS (
-        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
-        reactions text, referral text, content_at timestamptz
-    ),
-    unnest(%(versions)s::bigint[])
-) AS offered (
-    event_id, kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version
-)
-WHERE stored.event_id = offered.event_id;
+    (kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version) = (
+        SELECT
+            kind, text, attachments::json, date_trunc('milliseconds', edited_at),
+            date_trunc('milliseconds', deleted_at), reactions::json, referral::json,
+            date_trunc('milliseconds', content_at), version
+        FROM offered
+        WHERE offered.event_id = stored.event_id
+        LIMIT 1
+    )
+WHERE event_id = ANY (ARRAY(SELECT event_id FROM offered));
 
 -- name: due_facts
 -- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a

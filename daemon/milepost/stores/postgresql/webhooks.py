@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
+from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.postgresql.connection import Database
 from milepost.stores.postgresql.encoding import json_rows, searchable
-from milepost.stores.webhooks import claim_parameters, count_expired, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
 
 
 class PostgresqlWebhookInbox:
@@ -32,8 +34,20 @@ class PostgresqlWebhookInbox:
 
     async def streams_with_facts(self) -> tuple[Stream, ...]:
         """Return the streams that have facts about messages that are stored."""
+        await self._erase_unsent()
         await self._database.rows("attach_facts")
         return streams_of(stream for (stream,) in await self._database.rows("streams_with_facts"))
+
+    async def _erase_unsent(self) -> None:
+        """Erase what is kept of unsent messages elsewhere than in their rows, which need not be there yet."""
+        async with self._database.transaction() as connection:
+            ask = partial(self._database.rows_on, connection)
+            for stream, message_ids in by_stream(await ask("take_unsent")).items():
+                await ask("erase_edits", (searchable(message_ids),))
+                about = {"stream": stream, "event_ids": searchable(message_ids)}
+                for dead_letter_id, payload in await ask("payloads_about", about):
+                    erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
+                    await ask("rewrite_payload", erased)
 
     async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages of which an event has told, worked off or not."""

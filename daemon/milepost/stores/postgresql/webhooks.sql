@@ -92,6 +92,28 @@ WHERE
         FOR UPDATE SKIP LOCKED
     );
 
+-- name: take_unsent
+-- Messages that were unsent, as is said since the last time.
+UPDATE webhook_events
+SET claims = 1
+WHERE
+    event_key IN (
+        SELECT event_key
+        FROM webhook_events
+        WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+        ORDER BY event_key
+        FOR UPDATE SKIP LOCKED
+    )
+RETURNING stream, message_id;
+
+-- name: erase_edits
+UPDATE webhook_events
+SET detail = NULL
+WHERE kind = 'edit' AND detail IS NOT NULL AND message_id = ANY (%s::text[]);
+
+-- name: rewrite_payload
+UPDATE dead_letter_payloads SET payload = %(payload)s WHERE dead_letter_id = %(dead_letter_id)s;
+
 -- name: streams_with_facts
 SELECT DISTINCT stream
 FROM webhook_events

@@ -8,11 +8,12 @@ from datetime import datetime
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
+from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, overwriting, transaction
-from milepost.stores.webhooks import claim_parameters, count_expired, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
 
 
 class SqliteWebhookInbox:
@@ -20,7 +21,7 @@ class SqliteWebhookInbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = load_statements("sqlite", "webhooks")
+        self._sql = load_statements("sqlite") | load_statements("sqlite", "webhooks")
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
@@ -47,6 +48,7 @@ class SqliteWebhookInbox:
 
         def find(connection: sqlite3.Connection) -> tuple[Stream, ...]:
             with transaction(connection):
+                self._erase_unsent(connection)
                 connection.execute(self._sql["attach_facts"])
                 found = connection.execute(self._sql["streams_with_facts"]).fetchall()
             return streams_of(stream for (stream,) in found)
@@ -74,6 +76,16 @@ class SqliteWebhookInbox:
             return count_expired((*old, *beyond))
 
         return await self._database.write(trim)
+
+    def _erase_unsent(self, connection: sqlite3.Connection) -> None:
+        """Erase what is kept of unsent messages elsewhere than in their rows, which need not be there yet."""
+        for stream, message_ids in by_stream(connection.execute(self._sql["take_unsent"]).fetchall()).items():
+            wanted = json_list(message_ids)
+            connection.execute(self._sql["erase_edits"], (wanted,))
+            about = {"stream": stream, "event_ids": wanted}
+            for dead_letter_id, payload in connection.execute(self._sql["payloads_about"], about).fetchall():
+                erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
+                connection.execute(self._sql["rewrite_payload"], erased)
 
     def _add(self, connection: sqlite3.Connection, event: WebhookEvent, now: datetime) -> bool:
         columns = {**event_columns(event), "stream": event.stream.key, "now": instant_text(now)}

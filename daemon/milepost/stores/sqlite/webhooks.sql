@@ -60,6 +60,21 @@ SET
     )
 WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
 
+-- name: take_unsent
+-- Messages that were unsent, as is said since the last time.
+UPDATE webhook_events
+SET claims = 1
+WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+RETURNING stream, message_id;
+
+-- name: erase_edits
+UPDATE webhook_events
+SET detail = NULL
+WHERE kind = 'edit' AND detail IS NOT NULL AND message_id IN (SELECT value FROM json_each(?));
+
+-- name: rewrite_payload
+UPDATE dead_letter_payloads SET payload = :payload WHERE dead_letter_id = :dead_letter_id;
+
 -- name: streams_with_facts
 SELECT DISTINCT stream
 FROM webhook_events

@@ -27,7 +27,18 @@ function updateDaemon(status) {
     if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, ...issueInWords(issue));
   }
   showConnection();
+  showWebhooks(status.webhooks);
   if (issues.length > 0 || streams.length > 0) showVerdict();
+}
+
+/** Show what has come by webhooks since the start, where the daemon takes them. */
+function showWebhooks(webhooks) {
+  byId("webhooks").hidden = webhooks === null;
+  if (webhooks === null) return;
+  const { taken, last_at: lastAt, missed } = webhooks;
+  const last = lastAt === null ? "" : `, the last at ${clock(lastAt, { seconds: true })}`;
+  const without = missed > 0 ? `; ${counted(missed, "message")} came without one` : "";
+  setText(byId("webhooks"), `${counted(taken, "webhook")} since the daemon's start${last}${without}.`);
 }
 
 function issueOf(kind) {
