@@ -414,6 +414,12 @@ def to_rate_limits(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=habits, run_seconds=20.0, skew_seconds=0.0, date_skew_seconds=0.0)
 
 
+def to_rate_limits_ahead(scenario: Scenario) -> Scenario:
+    """Let rate limits meet requests that were sent ahead, while runs are ended by time, by commands and by stops."""
+    limited, small = to_rate_limits(scenario), replace(scenario.policy, batch_size=2)
+    return dataclasses.replace(limited, policy=small, threads=12, run_seconds=3.0, pause_chance=0.1, stop_chance=0.02)
+
+
 def to_slow_stores(scenario: Scenario) -> Scenario:
     """Let many small batches wait for the store, which repeat threads that cannot be read."""
     habits = Habits(arrival_chance=0.5, new_thread_chance=0.2, unreadable_chance=0.3, counts_offsets=True)
@@ -603,7 +609,9 @@ MUTANTS = {
         "calls go on while a command waits", patches={"milepost.engine.run.next_step": overlooking(has_commands=False)}
     ),
     "a refusal that came ahead waits until it is wanted": Mutant(
-        "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
+        "a rate limit that it met is not on record",
+        patches={"milepost.engine.run.next_step": commands_first},
+        narrowed=to_rate_limits_ahead,
     ),
     "a batch is committed together with one that changes what it has to know": Mutant(
         f"opened again|a second open dead letter about|{MISCOUNT}",
