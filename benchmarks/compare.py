@@ -1,4 +1,4 @@
-"""Milepost compared with the naive script: cold processes, taking turns, so that noise affects both alike.
+"""Milepost compared with the naive script and a bound: cold processes, taking turns, so that noise affects all alike.
 
     python -m benchmarks.compare                 every workload, medians of three rounds
     python -m benchmarks.compare --quick         a twentieth of the size, once, to see that everything works
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 from msgspec.structs import replace
 
-from benchmarks.process import Finished, Server, milepost, naive, run, serving
+from benchmarks.process import Finished, Server, bound, milepost, naive, run, serving
 from benchmarks.workload import Workload
 
 LATE = 0.05  # seconds; about the Graph API's latency from nearby
@@ -37,6 +37,8 @@ class Case(Struct, frozen=True):
 
 CASES = (
     Case("1x100k", Workload(1, 100_000), 1.5),
+    Case("1x20k", Workload(1, 20_000), 1.0),
+    Case("8x2500", Workload(8, 2_500), 1.0),
     Case("1x20k at 50 ms", Workload(1, 20_000, latency_seconds=LATE), 1.1),
     Case("8x2500 at 50 ms", Workload(8, 2_500, latency_seconds=LATE), 3.0),
     Case("50x400 at 50 ms", Workload(50, 400, latency_seconds=LATE), 5.0),
@@ -49,6 +51,7 @@ class Round(Struct, frozen=True):
     """One run of each contender."""
 
     naive: Finished
+    bound: Finished
     milepost: Finished
 
 
@@ -69,10 +72,11 @@ def _cold_round(server: Server, workload: Workload) -> Round:
 
 def _round(server: Server, workload: Workload, directory: Path) -> Round:
     by_naive = run(naive(server, workload, directory), directory)
+    by_bound = run(bound(server, workload, directory), directory)
     by_milepost = run(milepost(server, workload, directory, "sync", "--full"), directory)
-    for name in ("naive.db", "milepost.db"):
+    for name in ("naive.db", "bound.db", "milepost.db"):
         check(directory / name, workload)
-    return Round(by_naive, by_milepost)
+    return Round(by_naive, by_bound, by_milepost)
 
 
 def check(database: Path, workload: Workload) -> None:
@@ -86,14 +90,19 @@ def check(database: Path, workload: Workload) -> None:
 def row(case: Case, rounds: list[Round]) -> tuple[str, bool]:
     """Return a case's line of the table, and whether its ratio meets the target."""
     ratio = median(each.naive.seconds / each.milepost.seconds for each in rounds)
+    of_bound = median(each.bound.seconds / each.milepost.seconds for each in rounds)
     cells = [case.name]
-    for results in ([each.naive for each in rounds], [each.milepost for each in rounds]):
+    for results in (
+        [each.naive for each in rounds],
+        [each.bound for each in rounds],
+        [each.milepost for each in rounds],
+    ):
         cells += [
             f"{median(each.seconds for each in results):.2f}",
             f"{median(each.cpu_seconds for each in results) / case.workload.total * 1e6:.0f}",
             f"{median(each.peak_mib for each in results):.0f}",
         ]
-    return f"| {' | '.join(cells)} | {ratio:.2f} | {case.target:.1f} |", ratio >= case.target
+    return f"| {' | '.join(cells)} | {ratio:.2f} | {case.target:.1f} | {of_bound:.2f} |", ratio >= case.target
 
 
 def quiet(workload: Workload, rounds: int) -> bool:
@@ -119,8 +128,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only workloads whose name contains this")
     options = parser.parse_args()
     rounds, share = (1, QUICK_SHARE) if options.quick else (options.rounds, 1)
-    print("| workload | naive: s | µs CPU each | MiB | Milepost: s | µs CPU each | MiB | ratio | target |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| workload | naive: s | µs CPU each | MiB | bound: s | µs CPU each | MiB | Milepost: s | µs CPU each | MiB"
+        " | ratio | target | of the bound |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     meets_targets = True
     for case in CASES:
         if options.only in case.name:

@@ -81,6 +81,13 @@ def naive(server: Server, workload: Workload, directory: Path) -> list[str]:
     return [sys.executable, script, server.base_url, database, *sizes, *workload.page_ids]
 
 
+def bound(server: Server, workload: Workload, directory: Path) -> list[str]:
+    """Return the command that copies a workload to `bound.db` in the directory, as fast as that can be done."""
+    script, database = str(ROOT / "benchmarks" / "bound.py"), str(directory / "bound.db")
+    sizes = [str(workload.batch_size), str(workload.messages)]
+    return [sys.executable, script, server.base_url, database, *sizes, *workload.page_ids]
+
+
 def milepost(server: Server, workload: Workload, directory: Path, *words: str) -> list[str]:
     """Return a `milepost` command for `milepost.db` in the directory, without limits."""
     return milepost_into({"url": f"sqlite:///{directory / 'milepost.db'}"}, server, workload, directory, *words)

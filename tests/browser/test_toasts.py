@@ -11,6 +11,7 @@ from aiohttp import web
 from playwright.async_api import Browser, Page, expect
 
 from kit.binary import started
+from kit.browser import Visit
 from kit.builders import NOON
 from kit.installation import Installation
 from kit.loopback import serving
@@ -89,6 +90,16 @@ async def test_a_status_is_shown_in_its_look_with_its_figures(browser: Browser, 
         await expect(toast.locator("small")).to_have_text(
             "messenger:1 · batch 3 · 5 new, 2 updated, 1 skipped · 4 failed · 98% · 12s"
         )
+
+
+async def test_the_page_is_accessible(browser: Browser) -> None:
+    front_end = FrontEnd()
+    statuses = ("started", "retrying", "stopped")
+    front_end.sent = [{"status": each, "message": "It happened", "stream": f"messenger:{each}"} for each in statuses]
+    async with serving(front_end.respond) as url, visiting(browser, url) as page:
+        await expect(page.get_by_role("listitem")).to_have_count(3)
+        await page.clock.resume()  # axe-core has timers of its own
+        assert await Visit(page, url).faults() == []
 
 
 async def test_a_toast_goes_when_its_stream_is_complete_or_when_it_is_closed(browser: Browser) -> None:

@@ -14,6 +14,7 @@ from milepost.cli import dead_letter_actions
 from milepost.cli import dead_letters as module
 from milepost.cli.dead_letter_table import described, rendered
 from milepost.cli.dead_letters import command
+from milepost.cli.terminal import Terminal
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import StoreRefused
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
@@ -187,9 +188,17 @@ def test_long_subjects_and_reasons_keep_their_ends() -> None:
 
 def test_foreign_text_cannot_control_the_terminal() -> None:
     nasty = dead_letter(subject="t_\x1b[2J1", reason="a\x1b]0;owned\x07\nb\u202e", note="\x1b[31m", redrive_at=at(60))
-    told = "".join(rendered([nasty], NOON)) + described(nasty, '{"x": "\\u001b[2J \u202e\x7f"', NOON)
-    told += described(nasty, '{"x": "\\u001b[2J \u202e"}', NOON)
+    broken, whole = '{"x": "\\u001b[2J \u202e\x7f"', '{"x": "\\u001b[2J \u202e"}'
+    told = "".join([*rendered([nasty], NOON), *described(nasty, broken, NOON), *described(nasty, whole, NOON)])
     assert not [each for each in told if not each.isprintable() and each != "\n"]
+
+
+def test_what_is_shown_fits_the_terminal_except_for_the_payload() -> None:
+    payload = f'{{"text": "{"word " * 30}"}}'
+    lines = described(dead_letter(reason="because " * 20), payload, NOON, Terminal(60))
+    (text,) = (line for line in lines if "word" in line)
+    assert [line for line in lines if line != text and len(line) > 60] == []
+    assert json.loads(text) == json.loads(payload)
 
 
 # --- show -------------------------------------------------------------------------------------------------------------

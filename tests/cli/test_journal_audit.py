@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.binary import ENVIRONMENT
 from kit.builders import NOON, STREAM, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.core.events import BatchStored, DeadLetterOpened, Stage, SweepCompleted, Tally
@@ -29,6 +30,7 @@ def journal(database: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "-m", "milepost", "journal", *arguments],
         cwd=database.parent,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=60,

@@ -55,6 +55,8 @@ def test_a_full_sweep_of_a_known_inbox_has_a_bar() -> None:
         run_started(), sweep_started(), events.BatchStored(walking("c"), Tally(batches=1, unchanged=75)), after=first
     )
     assert "  walk      ██████░░░░░░  50%  75 of 150  " in line(again, NOON + timedelta(seconds=1), {}, "Corner Bakery")
+    more = replace(again, unrecorded=Tally(unchanged=80))
+    assert "  walk      ████████████ 100%  155 conversations  " in line(more, NOON + timedelta(seconds=1), {}, "")
 
 
 def test_a_long_name_is_shortened_and_a_line_of_eighty_columns_holds_what_it_waits_for() -> None:

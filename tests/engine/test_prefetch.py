@@ -1,6 +1,8 @@
 """The next batch is ready in time, and is not asked for where it may not be wanted."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from kit.builders import NOON, RATE_LIMIT, refused
@@ -8,7 +10,7 @@ from kit.engine_doubles import Inbox, cursor_of
 from milepost.core.ports import Fetched, Held, Outcome, Request
 from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
-from milepost.engine.prefetch import MAX_AHEAD, prefetching
+from milepost.engine.prefetch import MAX_AHEAD, MAX_ROWS_AHEAD, Prefetch, RowsAhead, prefetching
 
 
 async def let_run() -> None:
@@ -123,9 +125,16 @@ async def test_no_call_follows_a_cancelled_one_before_what_came_up_meanwhile_is_
         assert isinstance(await ahead.fetch(asks("2")), Fetched)
 
 
+@asynccontextmanager
+async def going_on(prefetch: Prefetch) -> AsyncIterator[None]:
+    """Keep the run busy during the block."""
+    with prefetch.going_on():
+        yield
+
+
 async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -> None:
     inbox = Inbox(100)
-    async with prefetching(inbox) as ahead:
+    async with prefetching(inbox) as ahead, going_on(ahead):
         first = asks(None, batches_left=99)
         await ahead.fetch(first)
         for _ in range(10 * MAX_AHEAD):
@@ -143,7 +152,7 @@ async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -
 
 async def test_none_is_requested_ahead_of_what_the_run_has_left() -> None:
     inbox = Inbox(100)
-    async with prefetching(inbox) as ahead:
+    async with prefetching(inbox) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=2))
         for _ in range(50):
             await asyncio.sleep(0)
@@ -152,7 +161,7 @@ async def test_none_is_requested_ahead_of_what_the_run_has_left() -> None:
 
 async def test_none_is_requested_ahead_once_something_has_come_up() -> None:
     inbox, goes_on = Inbox(100), True
-    async with prefetching(inbox, lambda: goes_on) as ahead:
+    async with prefetching(inbox, lambda: goes_on) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=99))
         goes_on = False
         for _ in range(50):
@@ -166,7 +175,7 @@ async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rat
         async def refuse_the_third(asked: Request | str, problem: Problem = problem) -> Outcome | None:
             return refused(problem) if cursor_of(asked) == "2" else None
 
-        async with prefetching(Inbox(9, before=refuse_the_third)) as ahead:
+        async with prefetching(Inbox(9, before=refuse_the_third)) as ahead, going_on(ahead):
             await ahead.fetch(asks(None, batches_left=9))
             for _ in range(50):
                 await asyncio.sleep(0)
@@ -175,3 +184,32 @@ async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rat
             assert ahead.refusal == refused(problem)
             assert ahead.forget() == asks("2", batches_left=7)
             assert ahead.refusal is None
+
+
+async def test_none_follows_what_was_requested_ahead_while_the_run_does_something_else() -> None:
+    inbox = Inbox(100)
+    async with prefetching(inbox) as ahead:
+        await ahead.fetch(asks(None, batches_left=99))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert inbox.cursors == [None, "1"]
+
+
+async def test_the_rows_ahead_of_all_streams_are_bounded_but_each_may_have_one_batch() -> None:
+    rows_ahead = RowsAhead()
+    rows_ahead.count = MAX_ROWS_AHEAD - 1
+    async with (
+        prefetching(Inbox(100), rows_ahead=rows_ahead) as one,
+        prefetching(Inbox(100), rows_ahead=rows_ahead) as other,
+        going_on(one),
+        going_on(other),
+    ):
+        for ahead in (one, other):
+            await ahead.fetch(asks(None, batches_left=99))
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert [one.ready(asks(str(place)), place - 1) is not None for place in (1, 2)] == [True, False]
+        assert [other.ready(asks(str(place)), place - 1) is not None for place in (1, 2)] == [True, False]
+        await one.fetch(asks("1", batches_left=98))
+        await one.cancel()
+    assert rows_ahead.count == MAX_ROWS_AHEAD - 1, "what is taken or dropped counts no longer"

@@ -12,6 +12,7 @@ from kit.debian import demand
 from kit.supabase import RECIPE
 
 SERVER = Path(__file__).with_name("next_server.mjs")
+SUPABASE = {"NEXT_PUBLIC_SUPABASE_URL": "https://supabase.example", "NEXT_PUBLIC_SUPABASE_ANON_KEY": "public"}
 START_SECONDS = 60
 
 
@@ -21,7 +22,7 @@ async def route_handlers(environment: Mapping[str, str]) -> AsyncIterator[str]:
     demand("node", "nodejs")  # for its libraries, which Playwright's own needs as well
     node, _ = compute_driver_executable()
     process = await asyncio.create_subprocess_exec(
-        node, str(SERVER), str(RECIPE), env={**ENVIRONMENT, **environment}, stdout=asyncio.subprocess.PIPE
+        node, str(SERVER), str(RECIPE), env={**ENVIRONMENT, **SUPABASE, **environment}, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None

@@ -1,5 +1,5 @@
 // Serves the route handlers of docs/supabase as Next.js does, for the tests: a web Request in, a web Response out.
-// Who has signed in stands in the header X-Streams here, instead of a cookie that only Supabase could check.
+// Next.js and Supabase are stubs: the cookie `streams` says which rows of `pages` Supabase would show to the user.
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createServer } from "node:http";
@@ -8,14 +8,28 @@ import { Readable } from "node:stream";
 import { pathToFileURL } from "node:url";
 
 const recipe = process.argv[2];
-const user = (globalThis.user = new AsyncLocalStorage());
-const STREAMS = "data:text/javascript,export const streamsOfUser = async () => globalThis.user.getStore();";
+const jar = new AsyncLocalStorage();
+
+function createServerClient(url, key, { cookies }) {
+  if (url !== "https://supabase.example" || key !== "public") throw new Error("not the variables of the environment");
+  const streams = cookies.getAll().find((each) => each.name === "streams")?.value.split(".").filter(Boolean);
+  const rows = streams?.map((each) => ({ platform: each.split(":")[0], page_id: each.split(":")[1] }));
+  const tables = { "milepost.pages": { "platform, page_id": { data: rows, error: null } } };
+  return {
+    auth: { getUser: async () => ({ data: { user: rows ? { id: "1" } : null } }) },
+    schema: (schema) => ({ from: (table) => ({ select: async (columns) => tables[`${schema}.${table}`][columns] }) }),
+  };
+}
+
+globalThis.stubs = { createServerClient, cookies: async () => ({ getAll: () => jar.getStore() }) };
+const STUBS = { "@supabase/ssr": "createServerClient", "next/headers": "cookies" };
 
 registerHooks({
   resolve(specifier, context, next) {
-    if (specifier === "@/lib/streams") return { url: STREAMS, shortCircuit: true };
-    if (specifier === "@/lib/milepost") return next(pathToFileURL(`${recipe}/milepost.ts`).href, context);
-    return next(specifier, context);
+    const name = STUBS[specifier];
+    if (name) return { url: `data:text/javascript,export const ${name} = globalThis.stubs.${name};`, shortCircuit: true };
+    if (!specifier.startsWith("@/lib/")) return next(specifier, context);
+    return next(pathToFileURL(`${recipe}/${specifier.slice("@/lib/".length)}.ts`).href, context);
   },
 });
 
@@ -33,7 +47,8 @@ const server = createServer(async (request, response) => {
   const body = request.method === "GET" ? undefined : Readable.toWeb(request);
   const headers = new Headers(Object.entries(request.headers));
   const asked = new Request(url, { method: request.method, headers, body, duplex: "half", signal: gone.signal });
-  const answer = await user.run(JSON.parse(headers.get("X-Streams") ?? "null"), () => handler(asked));
+  const cookies = (headers.get("Cookie") ?? "").split("; ").filter(Boolean).map((each) => each.split("="));
+  const answer = await jar.run(cookies.map(([name, value]) => ({ name, value })), () => handler(asked));
   response.writeHead(answer.status, Object.fromEntries(answer.headers));
   try {
     for await (const piece of answer.body ?? []) response.write(piece);

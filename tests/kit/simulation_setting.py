@@ -44,6 +44,7 @@ class Scenario:
     max_batches: int = 50
     run_seconds: float = 270.0
     interval_seconds: float = 60.0
+    slowest_commit_seconds: float = 1.0  # a call of the API takes up to a second
     skew_seconds: float = 0.0  # our clock less the server's
     date_skew_seconds: float = 0.0  # what the server says of its clock less that
     crash_chance: float = 0.0

@@ -19,7 +19,6 @@ from simulation.pinned import DISPLACED, DISPLACED_IN_BURSTS, LEFT_BEHIND, MET_B
 
 # What a simulation that proves anything must have met.
 ORDEALS = {
-    "a batch was refused among several",
     "a batch was skipped",
     "batches were committed together",
     "a catch-up scan read a batch",

@@ -46,7 +46,11 @@ READ_A_PAGE = {
     "payloads_about",  # of the open dead letters of a stream, where a message was unsent
 }
 WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
-HELD = sorted(SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
+# An UPDATE has no key of an ON CONFLICT to find its rows by.
+HELD = sorted(
+    (SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
+    | {"revise_interaction_events"}
+)
 
 FEW, MANY = 4_000, 40_000
 NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are read
@@ -127,6 +131,7 @@ NAMED: dict[str, object] = {
     "open": True,
     "closed": True,
     "channel": "any",
+    "rows": json.dumps([{"event_id": each, "kind": "message", "edited_at": SWEEP_STARTED_AT} for each in MESSAGES]),
 }
 IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_found_notes": ("messenger:1", THREADS),
@@ -147,6 +152,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),
     "conversations_after": ("t_7", KEYS),
+    "settle_facts": (MESSAGES,),
 }
 
 

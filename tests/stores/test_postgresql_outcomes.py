@@ -1,7 +1,7 @@
 """A connection that breaks in the middle of a commit: the outcome is settled by reading."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -191,16 +191,16 @@ async def test_an_error_of_a_statement_proves_nothing_once_the_connection_is_gon
 async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entry_once(
     database: Database, line: Line, store: OpenStore, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, cut_off = store.commit, set[int]()
+    commit_all, cut_off = store.commit_all, set[int]()
 
-    async def commit_over_a_bad_line(each: Commit) -> Committed | Rejected:
-        version = each.entries[0].version
+    async def commit_over_a_bad_line(commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
+        version = commits[0].entries[0].version
         if version not in cut_off:
             cut_off.add(version)
             line.cut_next_commit(cut)
-        return await commit(each)
+        return await commit_all(commits)
 
-    monkeypatch.setattr(store, "commit", commit_over_a_bad_line)
+    monkeypatch.setattr(store, "commit_all", commit_over_a_bad_line)
     clock, feed, inbox = SystemClock(), Feed(), Inbox(3)
     policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
     rate_limits = RateLimits(clock, feed, floor_seconds=60.0)
@@ -210,7 +210,7 @@ async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entr
         slice_ = budget(started_at=now, deadline_at=now + timedelta(minutes=2))
         checkpoint = await run_stream(parts, STREAM, inbox, slice_, Mailbox())
 
-    assert line.cuts[cut] == len(cut_off) >= 4
+    assert line.cuts[cut] == len(cut_off) >= 2  # batches that were ready at the same time have one commit
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 3)
     assert inbox.cursors == [None, "1", "2"] * 2, "nothing is read again but by the catch-up scan"

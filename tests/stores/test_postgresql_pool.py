@@ -1,16 +1,21 @@
 """The pool of connections: a task that waits for one can be cancelled at any moment, and no connection is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 
 from kit.postgres import Database
+from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql import connection as connecting
-from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, connected
+from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.postgresql.notify import listening
+from milepost.stores.postgresql.pool import MAX_CONNECTIONS, Connection
+from milepost.stores.postgresql.reader import MAX_READERS
 from milepost.stores.sql import load_statements
+from stores.histories import live, stream
 
 STEPS = 40  # of the event loop, more than it takes to hand a connection over
 
@@ -67,3 +72,50 @@ async def test_a_task_that_is_cancelled_while_a_connection_is_checked_returns_it
             await asyncio.wait([asking])
 
     await pooled.rows("answers")
+
+
+OPEN = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND usename = 'milepost'
+"""
+
+
+async def test_store_readers_and_queue_share_their_connections(database: Database) -> None:
+    """However many ask at once; the one above the pool's is the listener's."""
+
+    async def ask_often(ask: Callable[[], Awaitable[object]]) -> None:
+        for _ in range(5):
+            await asyncio.gather(*(ask() for _ in range(10)))
+
+    dsn = dsn_of(database.store_url)
+    async with (
+        open_store(database.store_url) as store,
+        open_reader(database.store_url) as reader,
+        connected(dsn, load_statements("postgresql")) as queue,
+        listening(database.store_url, lambda: None),
+    ):
+        await asyncio.gather(
+            ask_often(store.answers),
+            ask_often(lambda: reader.latest(limit=1)),
+            ask_often(lambda: queue.rows("answers")),
+            *(live(store, stream(number), 3) for number in range(16)),
+        )
+        ((count,),) = database.sql(OPEN)
+        assert count <= MAX_CONNECTIONS + 1
+
+    async with connected(dsn, load_statements("postgresql")) as alone:  # the pool is another one after the last left
+        assert alone.pool is not queue.pool
+        await alone.rows("answers")
+
+
+async def test_readers_leave_connections_for_the_commits(database: Database) -> None:
+    async with open_store(database.store_url) as store, open_reader(database.store_url) as reader:
+        with database.connect() as other:
+            other.execute("BEGIN; LOCK TABLE runs")
+            reading = [asyncio.ensure_future(reader.runs(limit=1)) for _ in range(2 * MAX_CONNECTIONS)]
+            async with asyncio.timeout(60):
+                while database.sql(f"{OPEN} AND wait_event_type = 'Lock'") != [(MAX_READERS,)]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert await store.checkpoints() == []
+            other.execute("COMMIT")
+        await asyncio.gather(*reading)

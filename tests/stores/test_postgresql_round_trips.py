@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,23 @@ from msgspec.structs import replace
 from kit.builders import NOON, STREAM, walking
 from kit.postgres import Database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import BatchStored, DeadLetterOpened, RunStarted, Stage, Tally
+from milepost.core.events import (
+    BatchStored,
+    DeadLetterClosed,
+    DeadLetterOpened,
+    Resolution,
+    RunStarted,
+    Stage,
+    Tally,
+)
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Stream
 from milepost.core.ports import Commit, Committed
+from milepost.stores.open import open_reader
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, Parameters
+from milepost.stores.postgresql.connection import Parameters
+from milepost.stores.postgresql.pool import MAX_CONNECTIONS, Connection
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row, stream
 from stores.store_dump import PostgresDump
@@ -83,8 +94,6 @@ async def test_a_group_of_commits_is_written_by_one_statement_for_each_table(
 
     groups = 2
     assert executed.pop("moment") == 2 * groups  # before the rows and before the events
-    # What is stored of dead letters is read for each commit.
-    assert executed.pop("stored_dead_letters") == 1 + STREAMS
     assert executed
     assert set(executed.values()) == {groups}
     assert all(isinstance(each, Committed) for each in answers)
@@ -111,10 +120,61 @@ async def test_gaps_that_end_together_are_deleted_by_one_statement(
     assert database.sql("SELECT gap_id FROM message_backlog") == [(gap(STREAM, SIZE - 1).gap_id,)]
 
 
-async def test_a_batch_takes_four_round_trips(
+async def test_commits_that_follow_one_another_are_written_as_if_each_had_been_alone(
+    database: Database, store: PostgresqlStore, executed: Counter[str]
+) -> None:
+    """What the later one says of the same gap, dead letter, message or page counts."""
+    first = first_batch(STREAM)
+    letters = [each.dead_letter_id for each in first.changes.payloads]
+    second = commit_after(
+        first.checkpoint,
+        *(DeadLetterClosed(each, Resolution.REDRIVEN) for each in letters[1:]),
+        MessagesRead(gap(STREAM, 0), ending=GapEnding.GONE),
+        MessagesRead(gap(STREAM, 1), ending=GapEnding.GONE),
+        MessagesRead(replace(gap(STREAM, 2), stored=7)),
+        changes=Changes(
+            (conversation_row("another"),),
+            revised=(event_row("m_revised"),),
+            page=page_row(username="bakery", name=None),
+        ),
+    )
+    third = commit_after(
+        second.checkpoint,
+        MessagesOwed((gap(STREAM, 1),)),
+        changes=Changes(
+            revised=(event_row(f"m_{names(STREAM, 't')[0]}", text="last"),),
+            page=page_row(name=None, seen_at=NOON + timedelta(hours=1)),
+        ),
+    )
+
+    answers = await store.commit_all((first, second, third))
+
+    entries = [len(each.entries) for each in (first, second, third)]
+    assert [answer.first_seq for answer in answers if isinstance(answer, Committed)] == [
+        1,
+        1 + entries[0],
+        1 + entries[0] + entries[1],
+    ]
+    executed.pop("moment")
+    assert set(executed.values()) == {1}
+    tables = PostgresDump(database).tables()
+    assert tables.checkpoints == tables.refold()
+    gaps = database.sql("SELECT gap_id, stored FROM message_backlog ORDER BY gap_id")
+    assert dict(gaps) == {gap(STREAM, number).gap_id: 7 if number == 2 else 0 for number in range(1, SIZE)}
+    assert database.sql("SELECT dead_letter_id FROM dead_letter_payloads") == [(letters[0],)]
+    assert database.sql("SELECT count(*) FROM dead_letters WHERE closed_at IS NULL") == [(1,)]
+    assert database.sql("SELECT text FROM contact_interaction_events WHERE text <> 'hello'") == [("last",)]
+    assert database.sql("SELECT name, username, first_seen_at < last_seen_at FROM pages") == [
+        ("Corner Bakery", "bakery", True)
+    ]
+    async with open_reader(database.store_url) as reader:
+        assert (await reader.verify()).entries == sum(entries)
+
+
+async def test_a_batch_takes_three_round_trips(
     store: PostgresqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known, what holds under the locks, what is written, and the end of the pipeline."""
+    """What is known, also of a full sweep, what holds under the locks, and what is written."""
     first = first_batch(STREAM)
     await store.commit(first)
     monkeypatch.setattr(connecting, "TRUSTED_SECONDS", math.inf)
@@ -122,7 +182,8 @@ async def test_a_batch_takes_four_round_trips(
         await store.known(Keys(STREAM))
     second = commit_after(first.checkpoint, BatchStored(walking("next"), Tally(batches=1)), changes=Changes())
     threads = tuple(names(STREAM, "t"))
-    keys = Keys(STREAM, threads, tuple(names(STREAM, "c")), tuple(f"m_{each}" for each in threads), threads)
+    events = tuple(f"m_{each}" for each in threads)
+    keys = Keys(STREAM, threads, tuple(names(STREAM, "c")), events, threads, full_sweep_at=NOON, counts_stored=True)
 
     with (tmp_path / "trace").open("w+") as trace:
         getconn = store.database.pool.getconn
@@ -140,7 +201,7 @@ async def test_a_batch_takes_four_round_trips(
         waits = [line for line in trace if "\tF\t" in line and ("\tSync" in line or "\tQuery" in line)]
 
     assert len(known.conversations) == SIZE
-    assert len(waits) == 4
+    assert len(waits) == 3
 
 
 async def test_a_session_that_the_server_ended_a_moment_ago_is_replaced(

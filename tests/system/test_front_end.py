@@ -38,7 +38,7 @@ async def front_end(
 
 
 def user(*streams: str) -> dict[str, str]:
-    return {"X-Streams": msgspec.json.encode(streams).decode()}
+    return {"Cookie": f"streams={'.'.join(streams)}"}
 
 
 async def first_events(

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
+from contracts.store_contract import commit
 from kit.binary import milepost, started, until
 from kit.installation import Installation
 from kit.postgres import ROLES_PASSWORD, Server, on_both_releases
@@ -30,8 +31,10 @@ from kit.supabase_followed import (
     succeeds,
     world,
 )
+from milepost.core.model import Changes
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.rights import kept_private
+from stores.histories import contact_row
 
 pytestmark = on_both_releases
 
@@ -272,6 +275,26 @@ def shown_in_public(of: Project) -> dict[str, set[str]]:
             rows = of.request(role, "SELECT page_id FROM public.conversations", user_id=ADA)
             shown[role] = {page for (page,) in rows}
     return shown
+
+
+async def test_a_role_that_has_read_so_far_needs_a_policy(postgres: Server) -> None:
+    with project(postgres) as of:
+        async with open_store(of.store_url) as store:
+            await commit(store, changes=Changes(contacts=(contact_row(),)))
+        crm = f"crm_{of.role}"
+        grants = f"GRANT USAGE ON SCHEMA {of.schema} TO {crm}; GRANT SELECT ON {of.schema}.contacts TO {crm}"
+        of.database.sql(f"CREATE ROLE {crm} LOGIN PASSWORD '{ROLES_PASSWORD}'; {grants}")
+        try:
+            read = f"SELECT name FROM {of.schema}.contacts"
+            assert of.run(read, user=crm) == [("Ada",)]
+            give_access(of)
+            assert of.run(read, user=crm) == []
+            (policy,) = re.findall(r"`(CREATE POLICY .*?)`", PAGE.read_text())
+            of.run(policy.replace("milepost.", f"{of.schema}.").replace("TO crm ", f"TO {crm} "))
+            assert of.run(read, user=crm) == [("Ada",)]
+            assert of.follow("check.sql") == []
+        finally:
+            of.database.sql(f"DROP OWNED BY {crm}; DROP ROLE {crm}")
 
 
 async def test_without_supabase_each_desk_reads_its_pages(handed_over: Project, tmp_path: Path) -> None:

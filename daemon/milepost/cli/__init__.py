@@ -1,5 +1,6 @@
 """The command line: a module for each command, imported only when it runs, so that each starts fast."""
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -29,9 +30,11 @@ COMMANDS = {
     "resume": "Resume paused streams, which syncs them at once.",
     "status": "Show the state of every stream.",
     "journal": "Follow, verify, rebuild or export the journal.",
+    "changes": "Show the rows that changed, in order, and follow them.",
     "backup": "Copy the database while the daemon keeps running.",
     "store": "Copy the database into another one, or switch it to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
+    "deliveries": "List, pause, resume or replay deliveries of changed rows.",
     "streams": "Remove streams with their rows.",
     "contacts": "Erase a person on request.",
     "notify": "Try whether notices to people arrive.",
@@ -72,6 +75,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. An error that a user can cause is a line on stderr and an exit code, never a traceback."""
     _replace_closed_streams()
+    # Rows and entries are in no cycles: to look for some every 700 objects takes 5 % of a first copy and finds none.
+    gc.set_threshold(50_000, 20, 50)
     try:
         cli(prog_name="milepost")
     except MilepostError as error:

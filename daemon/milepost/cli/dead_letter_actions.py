@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import assert_never
 
-import click
-
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import daemon_at
 from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
 from milepost.cli.stream_actions import CONCERNS_ALL
+from milepost.cli.terminal import echo_wrapped
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand
 from milepost.core.errors import MilepostError
@@ -45,9 +44,9 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
             what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-            click.echo(f"{nth}{what}: {_words(answer, done)}")
+            echo_wrapped([f"{nth}{what}: {_words(answer, done)}"])
     if len(work) > 1:
-        click.echo(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
+        echo_wrapped([f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}"])
     return await _exit_code(settings, work, answers)
 
 

@@ -84,8 +84,8 @@ def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
 # --- one dead letter --------------------------------------------------------------------------------------------------
 
 
-def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> str:
-    """Return everything about a dead letter, and what to do about it."""
+def described(dead_letter: DeadLetter, payload: str | None, now: datetime, terminal: Terminal = PLAIN) -> list[str]:
+    """Return the lines about a dead letter, and what to do about it. The payload stays as it is."""
     facts = [
         ("dead letter", dead_letter.dead_letter_id),
         ("stream", dead_letter.stream.key),
@@ -99,12 +99,16 @@ def described(dead_letter: DeadLetter, payload: str | None, now: datetime) -> st
         ),
         *_ending(dead_letter, now),
     ]
-    lines = in_columns(facts)
-    if payload is None:
-        lines += ["", "There is no payload: it is removed when the dead letter is closed or its person is erased"]
-    else:
-        lines += ["", "The payload. It is personal data: take care where you keep and send it", pretty(payload)]
-    return "\n".join([*lines, "", *(f"→ {hint}" for hint in _hints(dead_letter))])
+    note = "There is no payload: it is removed when the dead letter is closed or its person is erased"
+    if payload is not None:
+        note = "The payload. It is personal data: take care where you keep and send it"
+    shown = [] if payload is None else [pretty(payload)]
+    above, below = [*in_columns(facts), "", note], ["", *(f"→ {hint}" for hint in _hints(dead_letter))]
+    return [*_fitted(above, terminal), *shown, *_fitted(below, terminal)]
+
+
+def _fitted(texts: Sequence[str], terminal: Terminal) -> list[str]:
+    return [line for text in texts for line in terminal.wrapped(text)]
 
 
 def _ending(dead_letter: DeadLetter, now: datetime) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from milepost.app.database import store_url_of
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
 from milepost.cli.groups import Group
 from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
-from milepost.cli.terminal import echo, stdout_terminal
+from milepost.cli.terminal import echo, echo_wrapped, stdout_terminal
 from milepost.cli.titles import known_titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
@@ -73,12 +73,12 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     if writes_json:
         return
     if not rows:
-        click.echo(_none(stream, open_only=open_only))
+        echo_wrapped([_none(stream, open_only=open_only)])
         return
     terminal = stdout_terminal()
     echo(rendered(rows, datetime.now(UTC), titles, terminal), terminal)
     if number > MAX_ROWS:
-        click.echo(f"… and {number - MAX_ROWS:,} more: --json lists them all")
+        echo_wrapped([f"… and {number - MAX_ROWS:,} more: --json lists them all"])
 
 
 def _none(stream: str | None, *, open_only: bool) -> str:
@@ -104,7 +104,8 @@ def show(config: str | None, dead_letter_id: str, *, writes_json: bool) -> None:
             )
         )
     else:
-        click.echo(described(dead_letter, payload, datetime.now(UTC)))
+        terminal = stdout_terminal()
+        echo(described(dead_letter, payload, datetime.now(UTC), terminal), terminal)
 
 
 async def _read(settings: Settings, beginning: str) -> tuple[DeadLetter, str | None]:
@@ -134,7 +135,7 @@ def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     settings = load_settings(config)
     dead_letters = asyncio.run(_choose(settings, ids, stream))
     if not dead_letters and not ids:
-        click.echo(_none(stream, open_only=True))
+        echo_wrapped([_none(stream, open_only=True)])
     work = [
         (dead_letter, Redrive(dead_letter.dead_letter_id, BY)) for dead_letter in dead_letters if _is_open(dead_letter)
     ]
@@ -168,9 +169,8 @@ def _is_open(dead_letter: DeadLetter) -> bool:
     """Whether a dead letter is open; one that is not is reported."""
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
-        click.echo(
-            f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}: already closed, {how}"
-        )
+        what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
+        echo_wrapped([f"{what}: already closed, {how}"])
     return dead_letter.closed_at is None
 
 

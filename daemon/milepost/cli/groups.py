@@ -1,13 +1,29 @@
 """Groups of commands that say which one was probably meant where there is none of a name."""
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 import click
 
+from milepost.cli.terminal import terminal_of
+
+PREFIX = "Error: "  # click's
+
 
 class Group(click.Group):
-    """A group of commands."""
+    """A group of commands. What is wrong with their usage fits the terminal."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that the arguments name. Raises UsageError where they are wrong."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            terminal = terminal_of(sys.stderr, os.environ)
+            text = f"{PREFIX}{error.format_message()}".split("\n")
+            lines = [line for each in text for line in terminal.wrapped(each)]
+            raise click.UsageError("\n".join(lines).removeprefix(PREFIX), error.ctx) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -24,7 +24,7 @@ from milepost.cli.journal_lines import (
 )
 from milepost.cli.options import config_option, demand_known, load_settings, stream_option
 from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
-from milepost.cli.terminal import stdout_terminal
+from milepost.cli.terminal import echo_wrapped, stdout_terminal
 from milepost.cli.titles import Titles, known_titles
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
@@ -97,8 +97,8 @@ def verify(config: str | None) -> None:
     Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what to do.
     """
     audit, seconds = asyncio.run(_verify(store_url_of(load_settings(config))))
-    click.echo(f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s")
-    click.echo("Not covered, because they have no hashes: contacts, conversations and messages")
+    echo_wrapped([f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s"])
+    echo_wrapped(["Not covered, because they have no hashes: contacts, conversations and messages"])
 
 
 async def _verify(store_url: StoreUrl) -> tuple[Audit, float]:
@@ -112,7 +112,7 @@ async def _verify(store_url: StoreUrl) -> tuple[Audit, float]:
 def rebuild(config: str | None) -> None:
     """Rebuild the projections (checkpoints, runs, dead letters) from the journal. Stop the daemon first."""
     audit, seconds = asyncio.run(_rebuild(store_url_of(load_settings(config))))
-    click.echo(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
+    echo_wrapped([f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s"])
 
 
 async def _rebuild(store_url: StoreUrl) -> tuple[Audit, float]:

@@ -124,6 +124,14 @@ async def demand_known(
         raise click.BadParameter(unknown_stream(stream, stored | configured), param_hint=given_as)
 
 
+def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
+    """Raise BadParameter for the first stream that nobody works."""
+    for stream in wanted:
+        if stream not in streams:
+            message = unknown_stream(stream.key, [each.key for each in streams])
+            raise click.BadParameter(message, param_hint="STREAM")
+
+
 def unknown_stream(stream: str, known: Iterable[str]) -> str:
     """Return the message for a stream that does not exist: which one was meant, or which there are."""
     keys = sorted(known)

@@ -101,10 +101,11 @@ def _extent(checkpoint: Checkpoint, tally: Tally) -> str:
     sweep = open_sweep(checkpoint)
     if sweep is None or not sweep.expected:
         return f"{counted(tally.conversations, 'conversation'):<{EXTENT_WIDTH}}"
-    share = min(sweep.conversations / sweep.expected, 1.0)  # an estimate: more may have arrived
+    read, expected = sweep.conversations, sweep.expected
+    share = min(read / expected, 1.0)  # an estimate: more may have arrived, and the catch-up scan reads some again
     full = int(share * BAR_WIDTH)
     bar = "█" * full + "░" * (BAR_WIDTH - full)
-    return f"{bar} {share:>4.0%}  {sweep.conversations:,} of {sweep.expected:,}"
+    return f"{bar} {share:>4.0%}  {f'{read:,} of {expected:,}' if read <= expected else counted(read, 'conversation')}"
 
 
 def _padded(name: str) -> str:

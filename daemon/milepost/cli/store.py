@@ -19,6 +19,7 @@ from milepost.app.database import Holding, holdings, source_of, store_url_in, st
 from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.signals import interruptible_by_signals
+from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
@@ -184,7 +185,7 @@ def adopt(config: str | None, *, is_confirmed: bool) -> None:
 
     Exit codes: 0 done · 75 the database is in use · 78 bad configuration, or a database that cannot be used.
     """
-    click.echo(asyncio.run(_adopt(load_settings(config), is_confirmed=is_confirmed)))
+    echo_wrapped([asyncio.run(_adopt(load_settings(config), is_confirmed=is_confirmed))])
 
 
 async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:

@@ -9,13 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-import click
 from msgspec import Struct
 
 from milepost.app.build import assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
-from milepost.cli.options import unknown_stream
+from milepost.cli.options import demand_worked
 from milepost.cli.terminal import echo_wrapped
 from milepost.cli.titles import Titles
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
@@ -88,14 +87,6 @@ async def _of_daemon(daemon: Daemon) -> Operator:
 
 async def _nothing() -> Mapping[Stream, int]:
     return {}
-
-
-def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
-    """Raise BadParameter for the first stream that nobody works."""
-    for stream in wanted:
-        if stream not in streams:
-            message = unknown_stream(stream.key, [each.key for each in streams])
-            raise click.BadParameter(message, param_hint="STREAM")
 
 
 async def perform(settings: Settings, streams: Sequence[Stream], command: PauseStream | ResumeStream) -> ExitCode:

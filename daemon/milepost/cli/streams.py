@@ -60,7 +60,7 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
     stored = {stream: rows for stream, rows in found.items() if rows is not None}
     for stream in wanted:
         if stream not in stored:
-            click.echo(f"Nothing is stored for {titles.of(stream)}")
+            echo_wrapped([f"Nothing is stored for {titles.of(stream)}"])
     if not stored:
         return
     if not is_confirmed:

@@ -12,9 +12,8 @@ import click
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
-from milepost.cli.daemon_sync import Look, sync_through_daemon
+from milepost.cli.options import demand_worked
 from milepost.cli.progress import BesideBars, Progress, progress_on_terminal
-from milepost.cli.stream_actions import demand_worked, operator
 from milepost.cli.sync_summary import Synced, rendered
 from milepost.cli.terminal import echo, stdout_terminal
 from milepost.cli.titles import Titles
@@ -88,6 +87,10 @@ async def _here(
 async def _through_daemon(
     settings: Settings, wanted: Sequence[Stream], stop: Stop, *, draws: bool, full: bool
 ) -> Synced:
+    # Only here: with them comes the HTTP server, a tenth of the start of a sync that needs none of it.
+    from milepost.cli.daemon_sync import Look, sync_through_daemon  # noqa: PLC0415
+    from milepost.cli.stream_actions import operator  # noqa: PLC0415
+
     began, store_url = perf_counter(), store_url_of(settings)
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
         demand_worked(wanted, who.streams)

@@ -17,7 +17,7 @@ from milepost.core.model import Keys
 from milepost.core.ports import Commit
 from milepost.core.records import Record, prepare
 
-MAX_DRAFTS = 8  # more save little: by then, most pages of the indexes are written once
+MAX_DRAFTS = 12  # more save little: by then, most pages of the indexes are written once
 
 
 class Draft(Struct, frozen=True):

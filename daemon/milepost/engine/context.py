@@ -7,6 +7,7 @@ from milepost.core.ports import Clock, Store
 from milepost.engine.call_shares import CallShares
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
+from milepost.engine.prefetch import RowsAhead
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.slots import Slots
 
@@ -22,3 +23,4 @@ class EngineContext(Struct, frozen=True, eq=False):
     rate_limits: RateLimits
     slots: Slots
     call_shares: CallShares = field(default_factory=CallShares)
+    rows_ahead: RowsAhead = field(default_factory=RowsAhead)

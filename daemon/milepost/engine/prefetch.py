@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,9 +13,15 @@ from milepost.core.plan import reaches_back
 from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, MessagesRequest, Refused, Request, Source
 from milepost.core.remedies import rule_for
 
-MAX_AHEAD = 16  # batches
-# Conversations and messages that wait: what is ahead of a store that is slower than the API is memory in vain.
-MAX_ROWS_AHEAD = 2_000
+MAX_AHEAD = 16  # batches of a stream
+MAX_ROWS_AHEAD = 8_000  # conversations and messages of all streams, beyond the first batch of each: about 10 MB
+
+
+class RowsAhead:
+    """Counts the conversations and messages that all streams have ahead."""
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class _Prefetched(Struct):
@@ -27,9 +33,11 @@ class _Prefetched(Struct):
 class Prefetch:
     """A Source that requests batches ahead where the run is sure to want them, one after the other."""
 
-    def __init__(self, source: Source, may_go_on: Callable[[], bool]) -> None:
+    def __init__(self, source: Source, may_go_on: Callable[[], bool], rows_ahead: RowsAhead) -> None:
         self._source = source
+        self._rows_ahead = rows_ahead
         self._may_go_on = may_go_on
+        self._is_going_on = False
         self._ahead: deque[_Prefetched] = deque()  # the last may be on its way, all others have arrived
 
     async def fetch(self, request: Request) -> Answered:
@@ -37,7 +45,7 @@ class Prefetch:
         ahead = self._ahead[0] if self._ahead else None
         if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
             outcome = await ahead.outcome
-            self._ahead.popleft()  # not before: a stop that comes together with a refusal must not lose it
+            self._take()  # not before: a stop that comes together with a refusal must not lose it
         elif ahead is not None:
             await self.cancel()
             return Held()  # a stop or a removal meanwhile counts first; otherwise the same request is planned again
@@ -54,11 +62,21 @@ class Prefetch:
         outcome = _arrived(ahead)
         return outcome if isinstance(outcome, Fetched) else None
 
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Request one batch after the other during the block, in which the run is busy with those it has."""
+        self._is_going_on = True
+        try:
+            yield
+        finally:
+            self._is_going_on = False
+
     def drop_settled(self, count: int) -> None:
         """Drop the first `count` batches that were ready: they are settled."""
         for _ in range(count):
-            settled = self._ahead.popleft()
-            self._request_next(settled.request, settled.outcome.result())
+            settled = self._take()
+            if self._is_going_on and self._may_go_on():
+                self._request_next(settled.request, settled.outcome.result())
 
     def _request_next(self, request: Request, outcome: Answered) -> None:
         """Request what follows the last batch ahead or, if there is none, this one."""
@@ -69,8 +87,8 @@ class Prefetch:
                 return
             request, outcome = last.request, arrived
         following = _next_request(request, outcome)
-        rows = sum(each.rows for each in self._ahead)
-        if following is not None and len(self._ahead) < MAX_AHEAD and rows < MAX_ROWS_AHEAD:
+        has_room = len(self._ahead) < MAX_AHEAD and self._rows_ahead.count < MAX_ROWS_AHEAD
+        if following is not None and (has_room or not self._ahead):
             asking = asyncio.create_task(self._source.fetch(following))
             self._ahead.append(_Prefetched(following, asking))
             asking.add_done_callback(self._go_on)
@@ -80,8 +98,14 @@ class Prefetch:
         last = self._ahead[-1] if self._ahead else None
         if last is not None and last.outcome is asked and (arrived := _arrived(last)) is not None:
             last.rows = _rows_of(arrived)
-            if self._may_go_on():
+            self._rows_ahead.count += last.rows
+            if self._is_going_on and self._may_go_on():
                 self._request_next(last.request, arrived)
+
+    def _take(self) -> _Prefetched:
+        taken = self._ahead.popleft()
+        self._rows_ahead.count -= taken.rows
+        return taken
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Read one conversation. These are never requested ahead."""
@@ -106,13 +130,14 @@ class Prefetch:
     def forget(self) -> Request | None:
         """Drop what was answered ahead, and return the last request: it is being settled."""
         last = self._ahead[-1] if self._ahead else None
-        self._ahead.clear()
+        while self._ahead:
+            self._take()
         return last.request if last is not None else None
 
     async def cancel(self) -> None:
         """Cancel the request that was sent ahead, and wait until it has ended."""
         asked = {each.outcome for each in self._ahead}
-        self._ahead.clear()
+        self.forget()
         for each in asked:
             each.cancel()
         if asked:
@@ -120,12 +145,14 @@ class Prefetch:
 
 
 @asynccontextmanager
-async def prefetching(source: Source, may_go_on: Callable[[], bool] = lambda: True) -> AsyncIterator[Prefetch]:
+async def prefetching(
+    source: Source, may_go_on: Callable[[], bool] = lambda: True, rows_ahead: RowsAhead | None = None
+) -> AsyncIterator[Prefetch]:
     """Wrap a source for one run. A request that is still in flight at the end is cancelled.
 
-    While the run is busy, one batch is requested after the other as long as it `may_go_on`.
+    While the run is busy, one batch after the other is requested, as long as it `may_go_on`: nothing has come up.
     """
-    ahead = Prefetch(source, may_go_on)
+    ahead = Prefetch(source, may_go_on, rows_ahead or RowsAhead())
     try:
         yield ahead
     finally:

@@ -58,7 +58,11 @@ async def run_stream(
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     commands = CommandHandler(mailbox, redriver, stream_journal, budget)
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox, budget)
-    async with prefetching(source, lambda: not _is_called(engine, mailbox)) as prefetch:
+
+    def may_go_on() -> bool:
+        return not (stream_journal.is_store_away or _is_called(engine, mailbox))
+
+    async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
             run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
             checkpoint = await run.complete(own_run_id)
@@ -246,8 +250,9 @@ class _Run:
         if (left_out := note_left_out(checkpoint, outcome, self._budget)) is not None:
             checkpoint = await self._stream_journal.record(checkpoint, left_out)
         first = ToSettle(partial(decide, checkpoint, outcome), outcome.took_seconds)
-        after, followed = await self._stream_journal.settle_ready(checkpoint, first, self._following)
-        self._prefetch.drop_settled(followed)
+        with self._prefetch.going_on():
+            after, followed = await self._stream_journal.settle_ready(checkpoint, first, self._following)
+            self._prefetch.drop_settled(followed)
         for _ in range(followed):
             self._backlog.begin_turn()
         return after

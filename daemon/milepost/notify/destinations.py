@@ -17,7 +17,7 @@ from milepost.settings import Settings
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
 
-INSTALL = "pip install 'milepost[notify]'"
+INSTALL = "pip install 'milepost[notify]', or pip install apprise beside an installation from elsewhere"
 # Apprise and what it sends by log URLs, which hold secrets: at debug everything, at warning what was refused.
 _LOGGERS = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "charset_normalizer", "markdown")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\]")

@@ -3,28 +3,40 @@
 One statement for each table and group, and two round trips: what is read, and what is written.
 """
 
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from time import perf_counter
 from typing import Any
 
 import msgspec
 import psycopg
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg import AsyncPipeline
 from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.events import Entry
 from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
-from milepost.core.model import Changes, RefusedRow, Stream, Table
+from milepost.core.model import Changes, DeadLetterPayload, PageRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import rows
+from milepost.stores import messages, rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
-from milepost.stores.postgresql.connection import Connection, Database, Parameters
-from milepost.stores.postgresql.encoding import json_entries, json_projection, json_rows, searchable
+from milepost.stores.moves import (
+    LINKS,
+    MOVES,
+    OWN,
+    Outdated,
+    commit_parameters,
+    demand_known,
+    move_parameters,
+    written_of,
+)
+from milepost.stores.postgresql.connection import Database, Parameters
+from milepost.stores.postgresql.encoding import array_text, json_entries, json_projection, json_rows, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
+from milepost.stores.postgresql.pool import Connection
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
 from milepost.stores.sql import stream_parameters
 
@@ -54,12 +66,13 @@ class PostgresqlWriter(PostgresqlSession):
     """A session that writes, over a connection inside a transaction."""
 
     def __init__(
-        self, database: Database, codec: Codec, connection: Connection, pipeline: AsyncPipeline | None = None
+        self, database: Database, codec: Codec, connection: Connection, pipelined: AsyncExitStack | None = None
     ) -> None:
         super().__init__(self._ask, codec)
         self.connection = connection
         self._database = database
-        self._pipeline = pipeline
+        self._pipelined = pipelined or AsyncExitStack()  # holds the pipeline, which ends with `write`
+        self._pipeline: AsyncPipeline | None = None
 
     async def execute(self, statement: str, parameters: Parameters = ()) -> psycopg.AsyncCursor[TupleRow]:
         """Run a statement, by its name, and do not wait for its result in a pipeline."""
@@ -76,15 +89,26 @@ class PostgresqlWriter(PostgresqlSession):
             await self._pipeline.sync()
         return await cursor.fetchall() if cursor.description else []
 
+    async def _enter_pipeline(self) -> None:
+        if self._pipeline is None:
+            self._pipeline = await self._pipelined.enter_async_context(self.connection.pipeline())
+
     # --- what is read first ---
 
     async def prepare(self, commits: Sequence[Commit]) -> list[Prepared]:
         """Begin the transaction of a group: take its locks, and read what depends on what is stored."""
         streams = sorted({commit.checkpoint.stream.key for commit in commits})  # one order for all: no deadlock
+        await self._enter_pipeline()
         await self._database.begin(self.connection)
         await self.execute("lock_streams", {"streams": streams})
         has_forgotten = await self._demand_known(commits)
-        return [await self._prepare(commit, has_forgotten=has_forgotten) for commit in commits]
+        stored = await self._stored_dead_letters(commits)
+        group = []
+        for commit in commits:
+            dead_letters = _dead_letters_after(commit, stored)
+            stored |= dead_letters
+            group.append(await self._prepare(commit, dead_letters, has_forgotten=has_forgotten))
+        return group
 
     async def _demand_known(self, commits: Sequence[Commit]) -> bool:
         """Return whether anybody was erased. Raises Outdated if conversations are no longer as a commit knew them."""
@@ -98,20 +122,25 @@ class PostgresqlWriter(PostgresqlSession):
             demand_known(commit, keys, [states[key] for key in keys if key in states])
         return bool(has_forgotten)
 
-    async def _prepare(self, commit: Commit, *, has_forgotten: bool) -> Prepared:
+    async def _prepare(self, commit: Commit, dead_letters: dict[str, DeadLetter], *, has_forgotten: bool) -> Prepared:
         stream, changes = commit.checkpoint.stream, commit.changes
         await self._link(stream, commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
-        dead_letters = await self._dead_letters_after(commit)
-        payloads = []
-        for each in changes.payloads:
-            known = dead_letters.get(each.dead_letter_id) or await self.find_dead_letter(each.dead_letter_id)
-            subject = known.subject if known else ""
-            if not (has_forgotten and await self.is_about_forgotten(stream, subject, each.payload)):
-                payloads.append((each.dead_letter_id, each.payload))
+        payloads = [
+            (each.dead_letter_id, each.payload)
+            for each in changes.payloads
+            if not (has_forgotten and await self._is_of_forgotten(stream, each, dead_letters))
+        ]
         erased = await self._without_unsent(stream, changes)
         return Prepared(commit, changes, tuple(dead_letters.values()), (*erased, *payloads))
+
+    async def _is_of_forgotten(
+        self, stream: Stream, payload: DeadLetterPayload, dead_letters: dict[str, DeadLetter]
+    ) -> bool:
+        key = payload.dead_letter_id
+        known = dead_letters.get(key) or await self.find_dead_letter(key)
+        return await self.is_about_forgotten(stream, known.subject if known else "", payload.payload)
 
     async def _without_unsent(self, stream: Stream, changes: Changes) -> list[tuple[str, str]]:
         """Return the payloads of dead letters about unsent messages, without the content of those."""
@@ -121,21 +150,10 @@ class PostgresqlWriter(PostgresqlSession):
         found = await self.ask("payloads_about", {"stream": stream.key, "event_ids": searchable(event_ids)})
         return [(dead_letter_id, erased_in(payload, event_ids)) for dead_letter_id, payload in found]
 
-    async def _dead_letters_after(self, commit: Commit) -> dict[str, DeadLetter]:
-        """Return the dead letters that the entries change, as they leave them."""
-        entries = since_removal(commit.entries)
-        is_removal = len(entries) < len(commit.entries)
-        known = {} if is_removal else await self._stored_dead_letters(entries)
-        changed: dict[str, DeadLetter] = {}
-        for entry in entries:
-            dead_letter = dead_letter_after(entry, (known | changed).get)
-            if dead_letter is not None:
-                changed[dead_letter.dead_letter_id] = dead_letter
-        return changed
-
-    async def _stored_dead_letters(self, entries: Iterable[Entry]) -> dict[str, DeadLetter]:
-        """Return the stored dead letters that the entries are about."""
-        keys = {key for entry in entries if isinstance(key := getattr(entry.event, "dead_letter_id", None), str)}
+    async def _stored_dead_letters(self, commits: Iterable[Commit]) -> dict[str, DeadLetter]:
+        """Return the stored dead letters that the commits are about."""
+        events = [entry.event for commit in commits for entry in commit.entries]
+        keys = {key for event in events if isinstance(key := getattr(event, "dead_letter_id", None), str)}
         if not keys:
             return {}
         found = map(rows.dead_letter, await self.ask("stored_dead_letters", (searchable(keys),)))
@@ -146,12 +164,13 @@ class PostgresqlWriter(PostgresqlSession):
     async def write(self, group: Sequence[Prepared], events_chunk_size: int) -> list[Committed]:
         """Write a group and commit it. The journal comes last, so that its lock is held as briefly as possible."""
         began = perf_counter()
-        async with self.connection.pipeline():
+        async with self._pipelined:
+            await self._enter_pipeline()
             rows_began = await self.execute("moment")
             for part in _parts(group):
                 await self._write_rows(part)
             events_began = await self.execute("moment")
-            await self._write_events([each.changes for each in group], events_chunk_size)
+            await self._write_events(group, events_chunk_size)
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
             cursor = await self.execute("insert_entries", {"entries": json_entries(entries)})
@@ -165,21 +184,22 @@ class PostgresqlWriter(PostgresqlSession):
     async def _write_rows(self, part: Sequence[Prepared]) -> None:
         for each in part:
             await self._make_way(each)
-        pages = [rows.page_tuple(each.changes.page) for each in part if each.changes.page is not None]
-        await self._project("page", pages)
-        conversations = {row.conversation_id: row for each in part for row in each.changes.conversations}
-        if conversations:
-            await self.execute("upsert_conversations", {"rows": json_rows(_sorted(conversations))})
-        contacts = {(row.platform, row.page_id, row.contact_id): row for each in part for row in each.changes.contacts}
+        await self._project("page", map(rows.page_tuple, _pages_of(part)))
+        contacts = {
+            (row.platform, row.page_id, row.contact_id): (row, each) for each in part for row in each.changes.contacts
+        }
         if contacts:
-            await self.execute("upsert_contacts", {"rows": json_rows(_sorted(contacts))})
+            await self.execute("upsert_contacts", _versioned(_sorted(contacts)))
+        conversations = {row.conversation_id: (row, each) for each in part for row in each.changes.conversations}
+        if conversations:
+            await self.execute("upsert_conversations", _versioned(_sorted(conversations)))
         for each in part:
-            await self._write_notes(each.stream, each.changes)
+            await self._write_notes(each.commit, each.changes)
         await self._write_dead_letters(part)
         await self._write_gaps(part)
-        await self._project("checkpoint", [rows.checkpoint_tuple(each.commit.checkpoint) for each in part])
-        runs = [rows.run_tuple(each.stream, each.commit.run) for each in part if each.commit.run is not None]
-        await self._project("run", runs)
+        await self._project("checkpoint", (rows.checkpoint_tuple(each.commit.checkpoint) for each in part))
+        runs = ((each.stream, each.commit.run) for each in part)
+        await self._project("run", (rows.run_tuple(stream, run) for stream, run in runs if run is not None))
 
     async def _make_way(self, each: Prepared) -> None:
         """Do to rows that are stored what comes before the rows that the batch brought."""
@@ -189,11 +209,11 @@ class PostgresqlWriter(PostgresqlSession):
         await self._move(MOVES, each.commit)
         if each.changes.own_id is not None:
             for statement in OWN:
-                await self.execute(statement, stream_parameters(each.stream) | {"own_id": each.changes.own_id})
+                await self.execute(statement, commit_parameters(each.commit) | {"own_id": each.changes.own_id})
 
-    async def _project(self, table: str, projected: Sequence[tuple[Any, ...]]) -> None:
-        if projected:
-            await self.execute(f"upsert_{table}", {"rows": json_projection(table, projected)})
+    async def _project(self, table: str, projected: Iterable[tuple[Any, ...]]) -> None:
+        if found := list(projected):
+            await self.execute(f"upsert_{table}", {"rows": json_projection(table, found)})
 
     async def _link(self, stream: Stream, commit: Commit) -> None:
         """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
@@ -233,8 +253,9 @@ class PostgresqlWriter(PostgresqlSession):
             for statement in statements:
                 await self.execute(statement, moved)
 
-    async def _write_notes(self, stream: Stream, changes: Changes) -> None:
+    async def _write_notes(self, commit: Commit, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        stream = commit.checkpoint.stream
         if changes.found:
             await self.execute("drop_found_notes", (stream.key, searchable(changes.found)))
         if changes.missed is not None:
@@ -243,35 +264,38 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
             at = instant_text(changes.missed_are_deleted_at)
-            await self.execute("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
+            await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
     async def _write_dead_letters(self, part: Sequence[Prepared]) -> None:
-        dead_letters = [dead_letter for each in part for dead_letter in each.dead_letters]
-        await self._project("dead_letter", [rows.dead_letter_tuple(dead_letter) for dead_letter in dead_letters])
-        await self._project("payload", [payload for each in part for payload in each.payloads])
-        closed = [each.dead_letter_id for each in dead_letters if each.closed_at is not None]
+        dead_letters = {letter.dead_letter_id: letter for each in part for letter in each.dead_letters}
+        await self._project("dead_letter", map(rows.dead_letter_tuple, dead_letters.values()))
+        await self._project("payload", (payload for each in part for payload in each.payloads))
+        closed = [key for key, letter in dead_letters.items() if letter.closed_at is not None]
         if closed:  # a payload is kept while its dead letter is open
             await self.execute("delete_payload", (searchable(closed),))
 
     async def _write_gaps(self, part: Sequence[Prepared]) -> None:
         """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
-        gaps = [(each.stream, gap) for each in part for gap in rows.gaps_of(each.commit)]
-        await self._project("gap", [rows.gap_tuple(stream, each.gap) for stream, each in gaps if each.is_kept])
-        ended = [each.gap.gap_id for _, each in gaps if not each.is_kept]
+        found = [(each.stream, gap) for each in part for gap in rows.gaps_of(each.commit)]
+        gaps = {gap.gap.gap_id: (stream, gap) for stream, gap in found}
+        kept = ((stream, gap.gap) for stream, gap in gaps.values() if gap.is_kept)
+        await self._project("gap", (rows.gap_tuple(stream, gap) for stream, gap in kept))
+        ended = [key for key, (_, gap) in gaps.items() if not gap.is_kept]
         if ended:
             await self.execute("delete_gap", (searchable(ended),))
 
-    async def _write_events(self, changes: Iterable[Changes], chunk_size: int) -> None:
-        events = [row for each in changes for row in each.interaction_events]
+    async def _write_events(self, group: Sequence[Prepared], chunk_size: int) -> None:
+        events = [(row, each) for each in group for row in each.changes.interaction_events]
         for start in range(0, len(events), chunk_size):
-            chunk = json_rows(events[start : start + chunk_size])
-            await self.execute("insert_interaction_events", {"rows": chunk})
-        revised = [row for each in changes for row in each.revised]
+            chunk = events[start : start + chunk_size]
+            history = array_text(messages.is_history(row, each.changes.news_after) for row, each in chunk)
+            await self.execute("insert_interaction_events", _versioned(chunk) | {"history": history})
+        revised = {row.event_id: (row, each) for each in group for row in each.changes.revised}
         if revised:
-            await self.execute("revise_interaction_events", {"rows": json_rows(revised)})
-        settled = [key for each in changes for key in each.settled]
+            await self.execute("revise_interaction_events", _versioned(_sorted(revised)))
+        settled = [key for each in group for key in each.changes.settled]
         if settled:
             await self.execute("settle_facts", (searchable(settled),))
 
@@ -297,7 +321,8 @@ class PostgresqlWriter(PostgresqlSession):
             return []
         try:
             async with self.connection.transaction(force_rollback=True):
-                await self.execute(statement, {"rows": json_rows(offered)})
+                anything = {"versions": array_text(0 for _ in offered), "history": array_text(False for _ in offered)}
+                await self.execute(statement, {"rows": json_rows(offered), **anything})
         except REFUSALS as error:
             if len(offered) == 1:
                 return [(offered[0], reason_of(error))]
@@ -309,10 +334,42 @@ class PostgresqlWriter(PostgresqlSession):
         return []
 
 
+def _dead_letters_after(commit: Commit, stored: dict[str, DeadLetter]) -> dict[str, DeadLetter]:
+    """Return the dead letters that the entries of a commit change, as they leave them."""
+    entries = since_removal(commit.entries)
+    changed: dict[str, DeadLetter] = {}
+    known = ChainMap(changed, {} if len(entries) < len(commit.entries) else stored)
+    for entry in entries:
+        dead_letter = dead_letter_after(entry, known.get)
+        if dead_letter is not None:
+            changed[dead_letter.dead_letter_id] = dead_letter
+    return changed
+
+
 def _parts(group: Sequence[Prepared]) -> Sequence[Sequence[Prepared]]:
-    """Return the parts of a group that are written one after the other: those that touch no rows of each other."""
-    is_plain = all(not (each.is_removal or each.changes.moved or each.changes.own_id) for each in group)
-    return [group] if is_plain and len({each.stream for each in group}) == len(group) else [[each] for each in group]
+    """Return the parts of a group that are written one after the other, each with one statement for a table.
+
+    What a commit does besides writing rows may depend on the rows of those before it.
+    """
+    return [group] if all(map(_only_writes, group)) else [[each] for each in group]
+
+
+def _only_writes(each: Prepared) -> bool:
+    changes = each.changes
+    moves = each.is_removal or changes.moved or changes.own_id is not None
+    judges = changes.found or changes.missed or changes.missed_are_deleted_at or changes.forgets_missed
+    return not (moves or judges)
+
+
+def _pages_of(part: Sequence[Prepared]) -> Iterable[PageRow]:
+    """Return the pages of commits that follow one another, each once: what a later one leaves open stays."""
+    pages: dict[tuple[str, str], PageRow] = {}
+    for page in (each.changes.page for each in part if each.changes.page is not None):
+        key = (page.platform, page.page_id)
+        first = pages.get(key, page)
+        name, username = page.name or first.name, page.username or first.username
+        pages[key] = replace(page, name=name, username=username, first_seen_at=first.first_seen_at)
+    return pages.values()
 
 
 async def _moment(cursor: psycopg.AsyncCursor[TupleRow]) -> float:
@@ -328,6 +385,12 @@ def _committed(
         committed.append(Committed(first_seq, rows_seconds, events_seconds))
         first_seq += len(each.commit.entries)
     return committed
+
+
+def _versioned(offered: Sequence[tuple[Any, Prepared]]) -> dict[str, str]:
+    """Return rows as parameters of the statement that writes them, with the version that each row's commit leads to."""
+    versions = array_text(each.commit.checkpoint.version for _, each in offered)
+    return {"rows": json_rows([row for row, _ in offered]), "versions": versions}
 
 
 def _sorted(offered: dict[Any, Any]) -> list[Any]:

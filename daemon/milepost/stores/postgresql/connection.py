@@ -2,8 +2,8 @@
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,15 +16,12 @@ from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.postgresql.dsn import Dsn
 from milepost.stores.postgresql.errors import errors_of, translated
 from milepost.stores.postgresql.liveness import answering_within, while_answering
+from milepost.stores.postgresql.pool import MAX_CONNECTIONS, Connection, Pool, shared_pool
 
-Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | tuple[Any, ...]
 
 # Whatever the database's default is: what is read under a lock must be what was there when it was taken.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-MAX_CONNECTIONS = 6
-POOL_TIMEOUT_SECONDS = 10.0
-MAX_IDLE_SECONDS = 120.0
 STATEMENT_TIMEOUT = "30s"
 NO_TIMEOUT = "0"
 # A server that lives keeps its own timeouts: these are for one that is frozen, or behind a dead line.
@@ -32,15 +29,17 @@ ANSWER_SECONDS = 60.0
 CHECK_SECONDS = 3.0
 TRUSTED_SECONDS = 1.0  # a connection that answered is taken for sound: checking it costs a round trip
 
+_answered_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+
 
 class Database:
     """A schema, the pool of connections to it, and the statements to run. Made by `connected`."""
 
-    def __init__(self, dsn: Dsn, pool: AsyncConnectionPool[Connection], sql: Mapping[str, str]) -> None:
+    def __init__(self, dsn: Dsn, pool: Pool, sql: Mapping[str, str], max_connections: int | None = None) -> None:
         self.dsn = dsn
         self.pool = pool
         self.sql = sql
-        self._answered_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+        self._turns = nullcontext() if max_connections is None else asyncio.Semaphore(max_connections)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -56,19 +55,24 @@ class Database:
     async def long_transaction(self) -> AsyncIterator[Connection]:
         """Yield a connection inside a transaction that may take as long as the server is alive; see `transaction`."""
         with errors_of(self.dsn.name):
-            async with self._working() as connection, while_answering(self.dsn, connection):
+            async with self._turns, self._working() as connection, while_answering(self.dsn, connection):
                 await self.begin(connection, NO_TIMEOUT)
                 yield connection
                 await connection.commit()
 
     async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
+        (found,) = await self.rows_of(((statement, parameters),))
+        return found
+
+    async def rows_of(self, asked: Iterable[tuple[str, Parameters]]) -> list[list[TupleRow]]:
+        """Run statements in one transaction and one round trip. Raises as `transaction` does."""
         async with self.connection() as connection:
             async with connection.pipeline():
                 await self.begin(connection)
-                cursor = await connection.execute(self.sql[statement], parameters)
+                cursors = [await connection.execute(self.sql[each], parameters) for each, parameters in asked]
                 await self.commit(connection)
-            return await cursor.fetchall() if cursor.description else []
+            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     async def rows_on(self, connection: Connection, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement on a connection, inside its transaction."""
@@ -91,7 +95,7 @@ class Database:
         """Yield a connection. A transaction on it is committed at the end. Raises as `transaction` does."""
         with errors_of(self.dsn.name), ExitStack() as deadline:
             try:
-                async with self._working() as connection:
+                async with self._turns, self._working() as connection:
                     deadline.enter_context(answering_within(ANSWER_SECONDS, connection))
                     yield connection
             except PoolTimeout as error:
@@ -113,7 +117,7 @@ class Database:
                     continue
                 async with connection:
                     yield connection
-                self._answered_at[connection] = asyncio.get_running_loop().time()
+                _answered_at[connection] = asyncio.get_running_loop().time()
                 return
             finally:
                 await self.pool.putconn(connection)  # which replaces it if it is broken
@@ -123,7 +127,7 @@ class Database:
 
         A server that ends a session says so. A pooler does not: it may have lost the server unnoticed.
         """
-        answered_at = self._answered_at.get(connection)
+        answered_at = _answered_at.get(connection)
         if answered_at is None or self.dsn.is_pooled:
             return False
         return asyncio.get_running_loop().time() - answered_at < TRUSTED_SECONDS and not _has_news(connection)
@@ -152,25 +156,13 @@ class Database:
 
 
 @asynccontextmanager
-async def connected(dsn: Dsn, sql: Mapping[str, str]) -> AsyncIterator[Database]:
-    """Open a pool of connections and close it at the end. Raises StoreAway or StoreRefused if none can be made."""
-    with errors_of(dsn.name):
-        # One connection by itself first: it reports what is wrong, which the pool does not.
-        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()):
-            pass
-    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-        dsn.conninfo,
-        kwargs=dsn.connect_kwargs() | {"autocommit": True},  # psycopg would wait for its own BEGIN, even in a pipeline
-        min_size=1,
-        max_size=MAX_CONNECTIONS,
-        max_idle=MAX_IDLE_SECONDS,
-        timeout=POOL_TIMEOUT_SECONDS,
-        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; the next request starts them over
-        name=dsn.name,
-        open=False,
-    )
-    async with pool:
-        yield Database(dsn, pool, sql)
+async def connected(dsn: Dsn, sql: Mapping[str, str], *, max_connections: int | None = None) -> AsyncIterator[Database]:
+    """Yield a database over the process's pool, of which its user takes up to `max_connections` at once, or all.
+
+    Raises StoreAway or StoreRefused if no connection can be made.
+    """
+    async with shared_pool(dsn) as pool:
+        yield Database(dsn, pool, sql, max_connections)
 
 
 def _cancellations() -> int:

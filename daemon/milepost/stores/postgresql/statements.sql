@@ -5,7 +5,8 @@
 -- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
 -- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
--- them all looks cheaper than following an index, in its order, up to the limit.
+-- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
+-- messages looks costly enough for that, and takes a few milliseconds.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
@@ -13,7 +14,8 @@ SELECT
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
     set_config('plan_cache_mode', 'force_custom_plan', true),
-    set_config('enable_bitmapscan', 'off', true);
+    set_config('enable_bitmapscan', 'off', true),
+    set_config('jit', 'off', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
@@ -60,33 +62,49 @@ ON CONFLICT (platform, page_id) DO UPDATE SET
     last_seen_at = excluded.last_seen_at;
 
 -- name: upsert_contacts
-INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+INSERT INTO contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
+)
 SELECT
     platform, page_id, contact_id, name, username, date_trunc('milliseconds', first_seen_at),
-    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
-    last_interaction_at timestamptz, updated_at timestamptz
+    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at), version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
+        last_interaction_at timestamptz, updated_at timestamptz
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
 )
 ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
     name = excluded.name,
     username = excluded.username,
     last_interaction_at = excluded.last_interaction_at,
-    updated_at = excluded.updated_at;
+    updated_at = excluded.updated_at,
+    version = excluded.version,
+    change_seq = excluded.change_seq;
 
 -- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version
 )
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     date_trunc('milliseconds', updated_time), date_trunc('milliseconds', first_synced_at),
-    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
-    message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
-    first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
+    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint,
+    version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
+        message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
+        first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version
 )
 ON CONFLICT (conversation_id) DO UPDATE SET
     contact_id = excluded.contact_id,
@@ -98,38 +116,58 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     updated_time = excluded.updated_time,
     synced_at = excluded.synced_at,
     deleted_at = excluded.deleted_at,
-    messages_fingerprint = excluded.messages_fingerprint;
+    messages_fingerprint = excluded.messages_fingerprint,
+    version = excluded.version,
+    change_seq = excluded.change_seq;
 
 -- name: insert_interaction_events
 -- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at, content_at
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    content_at, history, version
 )
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
-    date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
-    text text, attachments text, occurred_at timestamptz, content_at timestamptz
+    date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at), history, version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
+        text text, attachments text, occurred_at timestamptz, content_at timestamptz
+    ),
+    unnest(%(history)s::boolean[]),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    content_at, history, version
 )
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
+-- Not a join with the stored rows, which the planner may well read whole for that.
+WITH offered AS MATERIALIZED (
+    SELECT *
+    FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
+            reactions text, referral text, content_at timestamptz
+        ),
+        unnest(%(versions)s::bigint[])
+    ) AS revised (
+        event_id, kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version
+    )
+)
 UPDATE contact_interaction_events AS stored
 SET
-    kind = offered.kind,
-    text = offered.text,
-    attachments = offered.attachments::json,
-    edited_at = date_trunc('milliseconds', offered.edited_at),
-    deleted_at = date_trunc('milliseconds', offered.deleted_at),
-    reactions = offered.reactions::json,
-    referral = offered.referral::json,
-    content_at = date_trunc('milliseconds', offered.content_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
-    reactions text, referral text, content_at timestamptz
-)
-WHERE stored.event_id = offered.event_id;
+    (kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version) = (
+        SELECT
+            kind, text, attachments::json, date_trunc('milliseconds', edited_at),
+            date_trunc('milliseconds', deleted_at), reactions::json, referral::json,
+            date_trunc('milliseconds', content_at), version
+        FROM offered
+        WHERE offered.event_id = stored.event_id
+        LIMIT 1
+    )
+WHERE event_id = ANY (ARRAY(SELECT event_id FROM offered));
 
 -- name: due_facts
 -- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a
@@ -304,7 +342,7 @@ ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
 -- Not those that another page has read since; written so that the planner does not read all of the page for that.
-UPDATE conversations SET deleted_at = %(at)s
+UPDATE conversations SET deleted_at = %(at)s, version = %(version)s
 WHERE
     conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %(stream)s))
     AND platform || ':' || page_id = %(stream)s
@@ -332,11 +370,12 @@ SET
                 OFFSET 0
             ) AS others
         )
-    )
+    ),
+    version = %(version)s
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
 -- name: clear_own_contact
-UPDATE conversations SET contact_id = NULL
+UPDATE conversations SET contact_id = NULL, version = %(version)s
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
 -- name: drop_own_contact
@@ -395,9 +434,12 @@ SELECT DISTINCT id FROM forgotten
 WHERE platform = %(platform)s AND kind = 'contact' AND page_id = ANY (%(pages)s::text[]);
 
 -- name: move_contacts
-INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+INSERT INTO contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
+)
 SELECT DISTINCT ON (contact_id)
-    platform, %(page_id)s, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+    platform, %(page_id)s, contact_id, name, username, first_seen_at, last_interaction_at, updated_at,
+    %(version)s::bigint
 FROM (
     SELECT page_id, contact_id
     FROM conversations
@@ -464,7 +506,7 @@ WHERE
     );
 
 -- name: move_interaction_events
-UPDATE contact_interaction_events SET page_id = %(page_id)s
+UPDATE contact_interaction_events SET page_id = %(page_id)s, version = %(version)s
 WHERE
     event_id = ANY (
         ARRAY(
@@ -480,7 +522,7 @@ WHERE
     );
 
 -- name: move_conversations
-UPDATE conversations SET page_id = %(page_id)s
+UPDATE conversations SET page_id = %(page_id)s, version = %(version)s
 WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s;
 
 -- name: drop_notes_of_moved
@@ -972,6 +1014,16 @@ WHERE
         ), 0
     )
 ORDER BY version;
+
+-- name: last_change
+-- The last number that a change has taken, as far as it is committed.
+SELECT greatest(
+    (SELECT max(change_seq) FROM contacts),
+    (SELECT max(change_seq) FROM conversations),
+    (SELECT max(change_seq) FROM contact_interaction_events),
+    (SELECT max(change_seq) FROM deleted_rows),
+    0
+);
 
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
