@@ -1163,6 +1163,10 @@ SET
         SELECT json_agg(each ORDER BY place)
         FROM json_array_elements(reactions) WITH ORDINALITY AS element (each, place)
         WHERE each ->> 'from' <> %(contact_id)s
+    ),
+    version = coalesce(
+        (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
+        contact_interaction_events.version
     )
 WHERE
     platform = %(platform)s AND page_id = ANY (%(pages)s::text[])

@@ -833,6 +833,10 @@ SET
         SELECT nullif(json_group_array(json(value)), '[]')
         FROM json_each(reactions)
         WHERE json_extract(value, '$.from') <> :contact_id
+    ),
+    version = coalesce(
+        (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
+        contact_interaction_events.version
     )
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
