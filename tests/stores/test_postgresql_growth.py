@@ -152,6 +152,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),
     "conversations_after": ("t_7", KEYS),
+    "settle_facts": (MESSAGES,),
 }
 
 

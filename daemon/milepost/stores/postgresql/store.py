@@ -6,9 +6,10 @@ through a pooler as well. Ownership is never trusted: the journal's key decides 
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.journal import Codec
@@ -17,7 +18,7 @@ from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import Database, connected
+from milepost.stores.postgresql.connection import Database, Parameters, connected
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
@@ -60,6 +61,9 @@ class PostgresqlStore(PostgresqlSession):
         self.deliveries = PostgresqlDeliveryPlaces(database)
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
+
+    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        return await self.database.rows_of(asked)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -150,8 +154,8 @@ class PostgresqlStore(PostgresqlSession):
         return await self._attempt(commits)
 
     async def _attempt(self, commits: list[Commit]) -> list[Committed]:
-        async with self.database.connection() as connection, connection.pipeline() as pipeline:
-            writer = PostgresqlWriter(self.database, self.codec, connection, pipeline)
+        async with self.database.connection() as connection, AsyncExitStack() as pipelined:
+            writer = PostgresqlWriter(self.database, self.codec, connection, pipelined)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)
