@@ -151,3 +151,14 @@ class TestWhatHasArrived:
         assert isinstance(between, Record)
         assert isinstance(history, Record)
         assert (between.arrived, history.arrived) == ((at(-180),), ())
+        assert (between.changes.news_after, history.changes.news_after) == (at(-3600), None)
+
+    def test_the_change_feed_is_told_which_are_history(self) -> None:
+        batch = fetched(conversation("t_1", at(60), messages=[message("m_1", at(60))]))
+
+        def news_after(watermark: datetime | None) -> datetime | None:
+            found = decide(replace(checkpoint_of(), watermark=watermark), batch, context()).record(Known())
+            assert isinstance(found, Record)
+            return found.changes.news_after
+
+        assert (news_after(NOON), news_after(None)) == (NOON, None)

@@ -1,6 +1,6 @@
 """redrive.redrive: dead letters retried, automatically or on request."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -113,6 +113,15 @@ class TestReread:
             DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(inserted=1, contacts=1, interaction_events=1)),
         )
         assert [row.conversation_id for row in decided.changes.conversations] == ["t_1"]
+
+    def test_what_failed_in_a_sweep_is_still_news_and_what_failed_in_a_first_copy_never_is(self) -> None:
+        late = due()
+        since = replace(BEFORE, watermark=at(-1000))
+        after_sweep = record(redrive(since, late, fetched(READ), context()).record(Known()))
+        in_first_copy = redriven(late, fetched(READ))
+
+        day_before = late.dead_letter.opened_at - timedelta(days=1)
+        assert (after_sweep.changes.news_after, in_first_copy.changes.news_after) == (day_before, None)
 
     def test_a_reread_older_than_the_stored_row_leaves_it_alone(self) -> None:
         decided = redriven(due(), fetched(READ), knowing(replace(READ, updated_time=at(9), snippet="newer")))

@@ -84,7 +84,7 @@ class EventSource:
 
 @asynccontextmanager
 async def listening(
-    url: str, *query: tuple[str, str], last_event_id: str = "", token: str = ""
+    url: str, *query: tuple[str, str], last_event_id: str = "", token: str = "", path: str = "/api/events"
 ) -> AsyncIterator[EventSource]:
     """Listen during the block, with the opening already read."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
@@ -93,7 +93,7 @@ async def listening(
     timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
     async with (
         aiohttp.ClientSession(timeout=timeout, read_bufsize=1024, headers=headers) as session,
-        session.get(f"{url}/api/events", params=list(query)) as response,
+        session.get(url + path, params=list(query)) as response,
     ):
         assert response.status == 200, await response.text()
         source = EventSource(response, last_event_id)

@@ -408,6 +408,13 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
     return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
 
 
+def to_slow_stores(scenario: Scenario) -> Scenario:
+    """Let many small batches wait for the store."""
+    small = replace(scenario.policy, batch_size=2)
+    longer = dataclasses.replace(scenario, policy=small, threads=12, run_seconds=270.0, max_batches=50)
+    return dataclasses.replace(longer, slowest_commit_seconds=60.0)
+
+
 def to_double_faults(scenario: Scenario) -> Scenario:
     """Let threads that cannot be read be the ones that the store refuses."""
     habits = Habits(sick_chance=0.3, arrival_chance=0.5, new_thread_chance=0.0)
@@ -588,6 +595,11 @@ MUTANTS = {
     ),
     "a refusal that came ahead waits until it is wanted": Mutant(
         "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
+    ),
+    "a batch is committed together with one that changes what it has to know": Mutant(
+        f"opened again|a second open dead letter about|{MISCOUNT}",
+        patches={"milepost.engine.stream_journal.may_follow": lambda *_: True},
+        narrowed=to_slow_stores,
     ),
     "the history of a thread that is met is not owed": Mutant(
         f"{EITHER}|were never stored",

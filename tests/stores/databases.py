@@ -25,11 +25,13 @@ KEYS = {
     "contacts": "platform, page_id, contact_id",
     "conversations": "conversation_id",
     "contact_interaction_events": "event_id",
+    "deleted_rows": "change_seq",
     "dead_letter_payloads": "dead_letter_id",
     "missed_conversations": "stream, conversation_id",
     "forgotten": "platform, page_id, kind, id",
     "page_moves": "platform, previous_page_id, page_id",
     "webhook_events": "event_key",
+    "deliveries": "destination",
     "source": "place",
     "checkpoints": "stream",
     "runs": "run_id",
@@ -97,6 +99,7 @@ class AnyDatabase:
             await store.commit(
                 commit_after(checkpoint, changes=more, run_id=f"rows-{checkpoint.version}", now=at(checkpoint.version))
             )
+        self.execute(f"DELETE FROM conversations WHERE conversation_id = 'None {checkpoint.version}'")
         missed = (stream(0).key, f"t_{checkpoint.version}", "2026-03-01T12:00:00.000Z")
         self.execute(f"INSERT INTO missed_conversations VALUES {missed}")
         self.execute("INSERT INTO source VALUES (1, 'facebook', 'https://a.example') ON CONFLICT (place) DO NOTHING")
@@ -109,6 +112,10 @@ class AnyDatabase:
             key = f"messenger:page-0 message m_{checkpoint.version}_{claims}"
             event = f"'messenger:page-0', 'message', 'm_{claims}', NULL, '{noon}', '{noon}', {due_at}, {claims}"
             self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event}, '', '{{\"text\":\"hallo\"}}')")
+        name = f"crm-{checkpoint.version}"
+        self.execute(
+            f"INSERT INTO deliveries VALUES ('{name}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}', 1)"
+        )
 
 
 def some_rows(of: Stream, version: int) -> Changes:

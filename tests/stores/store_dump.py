@@ -59,9 +59,9 @@ class StoreDump(ABC):
     def tables(self) -> Tables:
         """Read everything."""
         with self.asking() as ask:
-            contacts = [rows.contact_row(each) for each in ask("SELECT * FROM contacts")]
-            conversations = [rows.conversation_row(each) for each in ask("SELECT * FROM conversations")]
-            events = [_interaction_event(each) for each in ask("SELECT * FROM contact_interaction_events")]
+            contacts = [rows.contact_row(each[:8]) for each in ask("SELECT * FROM contacts")]
+            conversations = [rows.conversation_row(each[:14]) for each in ask("SELECT * FROM conversations")]
+            events = [_interaction_event(each[:15]) for each in ask("SELECT * FROM contact_interaction_events")]
             dead_letters = [rows.dead_letter(each) for each in ask("SELECT * FROM dead_letters")]
             states = ask("SELECT stream, state FROM checkpoints")
             return Tables(

@@ -1,7 +1,10 @@
 """Both stores have one shape: the same named statements, and sessions with the same methods."""
 
 import inspect
+import re
 from typing import Any
+
+import pytest
 
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.sql import load_statements
@@ -37,11 +40,36 @@ ONLY_IN_POSTGRESQL = {
 ONLY_METHODS_OF_POSTGRESQL = {"execute", "prepare"}
 
 
+PARTS = ("statements", "webhooks", "copy")
+
+
 def test_each_statement_has_its_counterpart() -> None:
     sqlite, postgresql = load_statements("sqlite").keys(), load_statements("postgresql").keys()
 
     assert sqlite - postgresql == ONLY_IN_SQLITE
     assert postgresql - sqlite == ONLY_IN_POSTGRESQL.keys()
+
+
+WRITES_ROWS = re.compile(r"\b(INSERT INTO|UPDATE) (contacts|conversations|contact_interaction_events)\b")
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_each_statement_that_writes_rows_names_the_version_that_changes_them(store: str) -> None:
+    """A trigger numbers what it changes, but knows no version; in SQLite, new rows take their numbers themselves."""
+    writing = {name: text for part in PARTS for name, text in load_statements(store, part).items()}
+    writing = {name: text for name, text in writing.items() if WRITES_ROWS.search(text)}
+
+    assert len(writing) >= 9
+    assert [name for name, text in writing.items() if "version" not in text] == []
+    inserting = {name: text for name, text in writing.items() if "INSERT INTO" in text and store == "sqlite"}
+    assert [name for name, text in inserting.items() if "change_seq" not in text] == []
+
+
+def test_changes_are_read_by_the_same_statements() -> None:
+    sqlite, postgresql = load_statements("sqlite", "changes").keys(), load_statements("postgresql", "changes").keys()
+
+    assert sqlite - postgresql == set()
+    assert postgresql - sqlite == {"last_number", "numbers_in_use"}, "SQLite has one writer at a time"
 
 
 def methods_of(session: type) -> dict[str, list[str]]:
@@ -66,3 +94,11 @@ def test_webhook_events_have_the_same_statements() -> None:
 
     assert sqlite - postgresql == {"add_webhook_event"}, "SQLite has no round trips: it adds one by one"
     assert postgresql - sqlite == {"add_webhook_events"}
+
+
+def test_deliveries_have_the_same_statements() -> None:
+    parts = (load_statements(kind, "deliveries").keys() for kind in ("sqlite", "postgresql"))
+    sqlite, postgresql = parts
+
+    assert sqlite - postgresql == set()
+    assert postgresql - sqlite == {"hold_delivery", "release_deliveries"}, "SQLite has one process, and no other worker"

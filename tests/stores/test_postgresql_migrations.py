@@ -189,6 +189,34 @@ class TestAnOlderDatabase:
             ("messenger", "7", None, None, instant_text(at(1)), instant_text(at(9))),
         ]
 
+    async def test_the_rows_of_before_begin_the_change_feed(self, empty: Database, more: Path) -> None:
+        noon = f"'{at(0)}'"
+        newer = taken_away(more, since="0016")
+        await migrated(empty)
+        empty.sql(
+            f"""
+            INSERT INTO conversations (conversation_id, platform, page_id, updated_time, first_synced_at, synced_at)
+            VALUES ('t_1', 'messenger', '7', {noon}, {noon}, {noon}), ('t_2', 'messenger', '8', {noon}, {noon}, {noon});
+            INSERT INTO contact_interaction_events
+                (event_id, conversation_id, platform, page_id, direction, kind, occurred_at)
+            VALUES ('m_1', 't_1', 'messenger', '7', 'in', 'message', {noon});
+            INSERT INTO journal (seq, stream, version, recorded_at, type, data, hash)
+            VALUES (1, 'messenger:7', 1, {noon}, 'run_started', '{{}}', ''),
+                (2, 'messenger:7', 2, {noon}, 'run_ended', '{{}}', '');
+            """
+        )
+        for each, script in newer.items():
+            each.write_text(script)
+        await migrated(empty)
+
+        async with open_reader(empty.store_url) as reader:
+            page = await reader.read_changes(0, 10)
+        assert [(each.seq, each.key, (each.row or {})["version"], each.history) for each in page.changes] == [
+            (1, {"conversation_id": "t_1"}, 2, False),
+            (2, {"conversation_id": "t_2"}, 0, False),
+            (3, {"event_id": "m_1"}, 2, True),
+        ]
+
 
 def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
     """Delete the migrations from that one on, and return their texts."""

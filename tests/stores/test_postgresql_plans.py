@@ -84,6 +84,8 @@ VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
     "version": 7,
+    "versions": "{7}",
+    "history": "{t}",
     "open": True,
     "closed": True,
     "has_stretch": True,

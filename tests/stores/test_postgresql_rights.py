@@ -128,14 +128,29 @@ async def test_grants_of_an_operator_stay(hosted: StoreUrl, postgres: Server) ->
     assert [(who, what) for _, who, what in database.sql(OTHERS)] == [("anon", "SELECT")]
 
 
+YOUNGER_ROUTINES = (  # than the migration that closes what was left open
+    "begin_changes",
+    "number_change",
+    "note_deleted_contacts",
+    "note_deleted_conversations",
+    "note_deleted_messages",
+    "note_moved_conversation",
+    "note_moved_message",
+)
+
+
 async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, postgres: Server) -> None:
     await at_work(hosted)
     database, schema = superuser(postgres, hosted), dsn_of(hosted).schema
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon, authenticated, service_role")
-    younger = f"{schema}.page_moves, {schema}.message_backlog, {schema}.pages, {schema}.webhook_events"
+    names = ("page_moves", "message_backlog", "pages", "webhook_events", "deleted_rows", "deliveries", "delivery_holds")
+    younger = ", ".join(f"{schema}.{name}" for name in names)
     database.sql(f"SET ROLE {ROLE}; REVOKE ALL ON {younger} FROM anon, authenticated, service_role")
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO anon")
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL ROUTINES IN SCHEMA {schema} TO PUBLIC, anon")
+    database.sql(f"SET ROLE {ROLE}; REVOKE ALL ON SEQUENCE {schema}.change_seqs FROM anon")
+    for routine in YOUNGER_ROUTINES:
+        database.sql(f"SET ROLE {ROLE}; REVOKE ALL ON ROUTINE {schema}.{routine} FROM PUBLIC, anon")
     database.sql(f"SET ROLE {ROLE}; CREATE TABLE public.theirs (a int)")
     database.sql(MAKE_ROLE.format("crm_reader"))
     database.sql(f"GRANT SELECT ON {schema}.contacts TO crm_reader")

@@ -51,6 +51,7 @@ WHOLE_KEYS = {
     "entries_of_run_before": "(stream=? AND version>? AND version<?)",
 }
 STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
+STEPS_OVER_ONE_ROW = re.compile(r"SCAN (CONSTANT ROW|last_change)$")
 
 
 def plan(path: Path, statement: str) -> list[str]:
@@ -69,7 +70,8 @@ READS_NOTHING = {"demand_writable"}
 def test_a_statement_finds_its_rows_by_a_key(path: Path, name: str) -> None:
     steps = plan(path, SQL[name])
 
-    walks = [step for step in steps if step.startswith("SCAN") and not STEPS_OVER_PARAMETERS.match(step)]
+    scans = [step for step in steps if step.startswith("SCAN") and not STEPS_OVER_ONE_ROW.match(step)]
+    walks = [step for step in scans if not STEPS_OVER_PARAMETERS.match(step)]
     assert walks == []
     assert not any("TEMP B-TREE" in step for step in steps), "what it finds is in order already"
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
+from kit.mirror import Mirror, stored_numbers
 from kit.postgres import Database
 from milepost.core.events import (
     DeadLetterClosed,
@@ -24,9 +25,9 @@ from milepost.core.events import (
     StreamRemoved,
 )
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream
-from milepost.core.ports import Committed, Store
+from milepost.core.ports import ChangeReader, Committed, Store
 from milepost.core.spans import Stretch
-from milepost.stores.open import forget, open_store
+from milepost.stores.open import forget, open_reader, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import PostgresDump, SqliteDump, StoreDump
 
@@ -38,7 +39,7 @@ DEAD_LETTERS = tuple(f"d_{number}" for number in range(12))
 EMPTY = """
     ALTER TABLE journal DISABLE TRIGGER USER;
     TRUNCATE journal, checkpoints, runs, dead_letters, dead_letter_payloads, pages, contacts,
-        conversations, contact_interaction_events, missed_conversations, forgotten, page_moves;
+        conversations, contact_interaction_events, deleted_rows, missed_conversations, forgotten, page_moves;
     ALTER TABLE journal ENABLE TRIGGER USER
 """
 
@@ -173,10 +174,42 @@ async def answer_the_same(store: Store, memory: MemoryStore, of: Stream) -> None
     )
 
 
+class Consumers:
+    """Consumers of the change feed: of everything and of each stream, after every step, and one that comes late."""
+
+    def __init__(self, kept: StoreDump) -> None:
+        self._kept = kept
+        self._every = Mirror()
+        self._of_streams = {stream: Mirror() for stream in STREAMS}
+
+    async def follow(self, reader: ChangeReader) -> None:
+        """Follow the feed to its end: each has what the tables have."""
+        await self._every.follow(reader, limit=3)
+        with self._kept.asking() as ask:
+            stored = stored_numbers(ask)
+        assert self._every.numbers() == stored
+        for stream, mirror in self._of_streams.items():
+            await mirror.follow(reader, limit=3, stream=stream)
+            assert mirror.rows == {
+                key: row
+                for key, row in self._every.rows.items()
+                if (row["platform"], row["page_id"]) == (stream.platform, stream.page_id)
+            }
+
+    async def follow_from_the_beginning(self, reader: ChangeReader) -> None:
+        """Load everything at the end: it is what the others have."""
+        late = Mirror()
+        await late.follow(reader)
+        assert late.rows == self._every.rows
+
+
 async def are_one(kept: StoreDump, life: list[Act]) -> None:
     opened: set[str] = set()
-    memory = MemoryStore()
-    async with open_store(kept.store_url, synchronous="normal", events_chunk_size=2) as store:
+    memory, consumers = MemoryStore(), Consumers(kept)
+    async with (
+        open_store(kept.store_url, synchronous="normal", events_chunk_size=2) as store,
+        open_reader(kept.store_url) as reader,
+    ):
         for each in life:
             if each.forgotten is not None:
                 gone = await forget(kept.store_url, each.stream, each.forgotten)
@@ -189,6 +222,8 @@ async def are_one(kept: StoreDump, life: list[Act]) -> None:
                     opened.add(each.event.dead_letter_id)
                 assert (await act(store, each)).first_seq == (await act(memory, each)).first_seq
             await answer_the_same(store, memory, each.stream)
+            await consumers.follow(reader)
+        await consumers.follow_from_the_beginning(reader)
     tables = replace(kept.tables(), journal=(), checkpoints={}, runs={})
     assert tables == tables_in(memory)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from milepost import __version__
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
+from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.reload import Configuration
@@ -30,6 +31,7 @@ from milepost.service.api.background import BackgroundWork, background_work
 from milepost.service.api.daemon import daemon_status
 from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
+from milepost.service.api.deliveries import deliveries
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal
 from milepost.service.api.login import login
@@ -39,6 +41,8 @@ from milepost.service.api.runs import runs
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.change_stream import ChangeStream
+from milepost.service.events.changes import change_stream, changes
 from milepost.service.events.route import event_stream
 from milepost.service.http import Allowed, serve
 from milepost.service.logs.dedup import Deduplicator
@@ -80,19 +84,21 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         webhooks = Webhooks(parts)
         observers.metrics.register(webhooks.counter)
         observers.health.watch_webhooks(webhooks.status, webhooks.issues)
+        outgoing = Deliveries(parts, journal_reader)
+        observers.metrics.register(outgoing.counter)
+        observers.health.watch_deliveries(outgoing.views, outgoing.issues)
+        of_the_journal = observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)
         notices = _notice_watch(parts, observers, driver)
         await notices.begin()
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             webhooks.listening(settings),
             observers.broadcast.running(),
+            observers.changes.running(),
             reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
             reading(
                 driver.journal_feed,
-                {
-                    **observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed),
-                    "notices": notices.read,
-                },
+                {**of_the_journal, "deliveries": outgoing.dispatcher.read, "notices": notices.read},
             ),
             asyncio.TaskGroup() as tasks,
         ):
@@ -106,6 +112,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "store size": observers.store_size.run(parts.clock, stop),
                 "webhooks": webhooks.work(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
+                "deliveries": outgoing.dispatcher.run(stop),
                 "judge of webhooks": webhooks.judge.run(stop),
                 "notices": notices.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
@@ -173,6 +180,7 @@ class _Observers(Struct, frozen=True, eq=False):
     health: Health
     status_line: Callable[[], str]
     broadcast: Broadcast
+    changes: ChangeStream
     activity: Activity
     shown: Shown
     store_size: StoreSize
@@ -185,6 +193,7 @@ class _Observers(Struct, frozen=True, eq=False):
             "metrics": self.metrics.read,
             "log": JournalLog().read,
             "events": self.broadcast.read,
+            "changes": self.changes.read,
             "live view": self.shown.live.read,
             "store watch": self.health.store_watch.read,
         }
@@ -195,6 +204,7 @@ class _Observers(Struct, frozen=True, eq=False):
         if is_shared:
             readers |= {
                 "events of others": self.broadcast.read,
+                "changes of others": self.changes.read,
                 "live view of others": self.shown.live.read,
                 "store watch of others": self.health.store_watch.read,
             }
@@ -217,7 +227,8 @@ async def _observers(
         live.load(await parts.store.load(stream))
     broadcast, activity = Broadcast(journal_reader, now), Activity(now)
     await activity.load(journal_reader)
-    operations = [*event_stream(broadcast), *recent_activity(activity.past)]
+    followed = ChangeStream(journal_reader)
+    operations = [*event_stream(broadcast), *change_stream(followed), *recent_activity(activity.past)]
     usable = partial(_demand_usable, parts.store)
     routes = [*probes(usable, health.why_unready), *exposition(metrics.expose)]
     shown = Shown(journal_reader, live, health.status, operations)
@@ -225,7 +236,9 @@ async def _observers(
     def status_line() -> str:
         return health.status_line(live.status_line(parts.supervisor.streams))
 
-    return _Observers(metrics, health, status_line, broadcast, activity, shown, store_size, routes, wrong_tokens)
+    return _Observers(
+        metrics, health, status_line, broadcast, followed, activity, shown, store_size, routes, wrong_tokens
+    )
 
 
 def _notice_watch(parts: Parts, observers: _Observers, driver: _Driver) -> NoticeWatch:
@@ -290,6 +303,10 @@ async def serving(
     http, journal_reader = settings.http, shown.journal_reader
     wrong_tokens = wrong_tokens or WrongTokens()
     token = http.token.get_secret_value()
+
+    def configured() -> Collection[str]:
+        return [each.name for each in parts.reloader.settings.deliveries]
+
     async with background_work() as background:
         operations = described(
             [
@@ -297,10 +314,12 @@ async def serving(
                 *daemon_status(shown.daemon),
                 *runs(journal_reader),
                 *journal(journal_reader),
+                *changes(journal_reader),
                 *dead_letters(journal_reader),
                 *dead_letter_actions(background, parts.supervisor.do, parts.store.find_open_dead_letters),
                 *dead_letter_groups(journal_reader),
                 *dead_letter_group_actions(background, parts.supervisor.do, journal_reader),
+                *deliveries(parts.store.deliveries, configured, parts.clock.now),
                 *shown.operations,
                 *login(Sessions(token) if token else None, wrong_tokens, parts.clock.now),
             ]

@@ -43,7 +43,7 @@ from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.readability import unexpected_form
-from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings
+from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
 from milepost.core.revisions import readings, with_revisions
 from milepost.core.spans import Stretch
 
@@ -220,7 +220,8 @@ class PendingBatch(Struct, frozen=True):
 
     def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
         """Record a batch, with the page that was read and the messages that are new since the last sweep."""
-        return Record(events, self._with_page(changes), arrived_since(self.checkpoint.watermark, changes))
+        news_after = self.checkpoint.watermark
+        return Record(events, with_news(self._with_page(changes), news_after), arrived_since(news_after, changes))
 
     def _with_page(self, changes: Changes) -> Changes:
         """Add the page that was read, if the source says what it is called."""

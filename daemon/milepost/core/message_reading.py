@@ -49,7 +49,7 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before
+from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 from milepost.core.revisions import dated, reading, revised, tally_of, without_fingerprint
@@ -171,8 +171,14 @@ class PendingMessages(Struct, frozen=True):
             unsent=tally.unsent,
         )
         before = unchanged_before(self.checkpoint, self.context.budget)
-        arrived = arrived_since(None if self.gap.is_history else self.gap.back_to, read.changes)
-        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), read.changes, arrived)
+        news_after = news_of(self.gap)
+        changes, arrived = with_news(read.changes, news_after), arrived_since(news_after, read.changes)
+        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), changes, arrived)
+
+
+def news_of(gap: Gap) -> datetime | None:
+    """Return the instant after which messages of a gap are news; None if they are all history."""
+    return None if gap.is_history else gap.back_to
 
 
 class PageRead(Struct, frozen=True):

@@ -297,12 +297,12 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
     `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
     notes are dropped; `forgets_missed` drops them without that.
-
     `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
     Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
     `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
     read, which alone makes no commit. `revised` are stored messages that were edited or unsent, as they are now, and
-    those to which facts were applied: the webhook events whose keys are `settled`.
+    those to which facts were applied: the webhook events whose keys are `settled`. `news_after` parts new messages from
+    history; without it, all are history.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -318,6 +318,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     page: PageRow | None = None
     revised: tuple[InteractionEventRow, ...] = ()
     settled: tuple[str, ...] = ()
+    news_after: datetime | None = None
 
 
 class Keys(Struct, frozen=True):

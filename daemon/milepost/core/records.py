@@ -46,6 +46,12 @@ def arrived_since(instant: datetime | None, changes: Changes) -> tuple[datetime,
     return () if instant is None else tuple(each for each in times if each > instant)
 
 
+def with_news(changes: Changes, news_after: datetime | None) -> Changes:
+    """Return changes that say which of their messages are news: those sent after an instant; none without one."""
+    has_messages = bool(changes.interaction_events)
+    return replace(changes, news_after=news_after) if has_messages and news_after is not None else changes
+
+
 Decision = Record | BatchUnchanged
 
 

@@ -1,5 +1,6 @@
 """Decide what a redrive means: the dead letter is closed with the rows it yields, or retried later."""
 
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import msgspec
@@ -32,7 +33,7 @@ from milepost.core.events import (
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed, MissedReason, is_kept_after
 from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
-from milepost.core.message_reading import gap_in, keys_of_page, payload_of, read_page, request_of, vain
+from milepost.core.message_reading import gap_in, keys_of_page, news_of, payload_of, read_page, request_of, vain
 from milepost.core.missed import recorded, says_deleted, without_content
 from milepost.core.model import (
     Changes,
@@ -45,11 +46,12 @@ from milepost.core.model import (
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
 from milepost.core.problems import Problem
-from milepost.core.records import Context, Pending, Record, unchanged_before
+from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.revisions import readings, with_older_messages, with_revisions
 from milepost.core.texts import storable
 
+NEWS_BEFORE_FAILURE = timedelta(days=1)  # a failed batch shows older messages of its conversations as well
 TEXTS = ("name", "username", "link", "snippet", "text")  # the columns that hold what people wrote
 
 Row = TypeVar("Row", bound=Struct)
@@ -163,7 +165,8 @@ class PendingRedrive(Struct, frozen=True):
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
         rest = (MessagesOwed((read.gap,)),) if is_kept_after(read.ending) else ()
-        return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), read.changes)
+        changes = with_news(read.changes, news_of(gap))
+        return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
@@ -178,7 +181,8 @@ class PendingRedrive(Struct, frozen=True):
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
         closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
         missed = recorded(*without_content(written.changes.interaction_events))
-        return Record((*missed, closed), with_older_messages(written.changes, known))
+        changes = with_news(written.changes, _news_after(self.checkpoint, dead_letter))
+        return Record((*missed, closed), with_older_messages(changes, known))
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:
@@ -208,6 +212,11 @@ def _rows(due: DueDeadLetter) -> tuple[Changes, int]:
     return replace(rows, conversations=conversations, contacts=contacts, interaction_events=events), replaced
 
 
+def _news_after(checkpoint: Checkpoint, dead_letter: DeadLetter) -> datetime | None:
+    """Return the instant after which what could not be read or written is still news; None in a first copy."""
+    return None if checkpoint.watermark is None else dead_letter.opened_at - NEWS_BEFORE_FAILURE
+
+
 def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tally = NO_TALLY) -> RedriveFailed:
     attempts = dead_letter.attempts + 1
     again_at = redrive_at(context.now, attempts + 1) if can_succeed(dead_letter.stage, dead_letter.subject) else None
@@ -231,7 +240,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, contex
         *recorded(*without_content(found.changes.interaction_events)),
         *owed(stream, batch, whole, known, context),
     )
-    changes = replace(found.changes, payloads=payloads)
+    changes = with_news(replace(found.changes, payloads=payloads), _news_after(checkpoint, dead_letter))
     tally = replace(found.tally, batches=0, dead_lettered=len(dead_letters))
     if dead_letter.subject in reasons or not batch.conversations:
         reason = reasons.get(dead_letter.subject, "it was not in the answer")

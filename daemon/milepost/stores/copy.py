@@ -49,10 +49,12 @@ TABLES = (
     Table("contacts", ("platform", "page_id", "contact_id")),
     Table("conversations", ("conversation_id",)),
     Table("contact_interaction_events", ("event_id",)),
+    Table("deleted_rows", ("change_seq",), is_verbatim=True),
     Table("dead_letter_payloads", ("dead_letter_id",)),
     Table("missed_conversations", ("stream", "conversation_id")),
     Table("page_moves", ("platform", "previous_page_id", "page_id"), is_verbatim=True),
     Table("webhook_events", ("event_key",), is_verbatim=True),
+    Table("deliveries", ("destination",), is_verbatim=True),
     SOURCE,
 )
 

@@ -1,5 +1,6 @@
 """Messages and what is said of them as columns: those of `contact_interaction_events`, and of facts that wait."""
 
+from datetime import datetime
 from typing import Any
 
 from milepost.core.journal import instant_text
@@ -34,9 +35,15 @@ def interaction_event_row(columns: tuple[Any, ...]) -> InteractionEventRow:
     return InteractionEventRow(*values)
 
 
-def revision(row: InteractionEventRow) -> dict[str, str | None]:
+def is_history(row: InteractionEventRow, news_after: datetime | None) -> bool:
+    """Return whether an interaction event is not news when it is stored (see Changes)."""
+    return news_after is None or row.occurred_at <= news_after
+
+
+def revision(row: InteractionEventRow, version: int) -> dict[str, str | int | None]:
     """Return what of an interaction event changes after it was stored."""
     return {
+        "version": version,
         "event_id": row.event_id,
         "kind": row.kind,
         "text": row.text,

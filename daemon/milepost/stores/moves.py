@@ -23,9 +23,14 @@ MOVES = (
 OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # likewise, of an id that is ours
 
 
-def move_parameters(commit: Commit) -> dict[str, str]:
+def commit_parameters(commit: Commit) -> dict[str, object]:
+    """Return the parameters of statements that change rows of the stream: how to find them, and the version to name."""
+    return {**stream_parameters(commit.checkpoint.stream), "version": commit.checkpoint.version}
+
+
+def move_parameters(commit: Commit) -> dict[str, object]:
     """Return the parameters of these statements, but for the list of what is moved."""
-    return stream_parameters(commit.checkpoint.stream) | {"at": instant_text(commit.entries[-1].recorded_at)}
+    return commit_parameters(commit) | {"at": instant_text(commit.entries[-1].recorded_at)}
 
 
 class Outdated(Exception):

@@ -11,6 +11,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import RunOf
 from milepost.core.model import Stream
+from milepost.core.ports import ChangeReader
 from milepost.stores.audit import Audit
 from milepost.stores.erasure import StreamRows
 
@@ -43,8 +44,11 @@ class Thread(Struct, frozen=True):
     link: str | None
 
 
-class JournalReader(Protocol):
-    """The journal and its projections, for reading. Its methods raise StoreAway and StoreRefused as a Store's do."""
+class JournalReader(ChangeReader, Protocol):
+    """The journal, its projections and the change feed, for reading.
+
+    Its methods raise StoreAway and StoreRefused as a Store's do.
+    """
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoint of every stream, ordered by stream."""

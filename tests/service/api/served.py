@@ -20,6 +20,8 @@ from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
+from milepost.service.events.change_stream import ChangeStream
+from milepost.service.events.changes import change_stream
 from milepost.service.events.route import event_stream
 from milepost.settings import Settings
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
@@ -73,7 +75,11 @@ def shown(parts: Parts, journal_reader: SqliteReader) -> Shown:
 def feed_operations(journal_reader: SqliteReader, parts: Parts) -> list[AnyOperation]:
     """Return the operations of readers of the feed, which is silent here."""
     now = parts.clock.now
-    return [*event_stream(Broadcast(journal_reader, now)), *recent_activity(Activity(now).past)]
+    return [
+        *event_stream(Broadcast(journal_reader, now)),
+        *change_stream(ChangeStream(journal_reader)),
+        *recent_activity(Activity(now).past),
+    ]
 
 
 async def get_json(session: aiohttp.ClientSession, path: str, **query: str | int) -> dict[str, Any]:

@@ -51,21 +51,8 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
     """
 
     async def follow_events(call: Call[EventsAsked, None]) -> web.StreamResponse:
-        request = call.request
-        if request.method == "HEAD":  # aiohttp treats it as a GET, which would never end
-            raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
         async with aclosing(broadcast.follow(_query(call))) as pieces:
-            try:
-                first, rest = await anext(pieces), aiter(pieces)
-            except Unavailable as error:
-                raise web.HTTPServiceUnavailable(text=error.message, headers={"Retry-After": "60"}) from error
-            response = web.StreamResponse(headers=HEADERS)
-            if call.parameters.digest and "gzip" in request.headers.get("Accept-Encoding", ""):
-                response.headers["Content-Encoding"] = "gzip"
-                first, rest = _compressed(first, pieces)
-            await response.prepare(request)
-            await _write(request, response, first, rest, max_write_seconds)
-        return response
+            return await send_events(call.request, pieces, max_write_seconds, may_compress=call.parameters.digest)
 
     return [
         Operation(
@@ -81,13 +68,37 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
     ]
 
 
-def _query(call: Call[EventsAsked, None]) -> EventQuery:
-    """Return what the reader wants, and from where. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
-    asked, last_id = call.parameters, call.request.headers.get("Last-Event-ID", "")
+async def send_events(
+    request: web.Request, pieces: AsyncIterator[bytes], max_write_seconds: float, *, may_compress: bool = False
+) -> web.StreamResponse:
+    """Send pieces of an event stream. Raises one of aiohttp's HTTP errors before the first."""
+    if request.method == "HEAD":  # aiohttp treats it as a GET, which would never end
+        raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
+    try:
+        first, rest = await anext(pieces), aiter(pieces)
+    except Unavailable as error:
+        raise web.HTTPServiceUnavailable(text=error.message, headers={"Retry-After": "60"}) from error
+    response = web.StreamResponse(headers=HEADERS)
+    if may_compress and "gzip" in request.headers.get("Accept-Encoding", ""):
+        response.headers["Content-Encoding"] = "gzip"
+        first, rest = _compressed(first, pieces)
+    await response.prepare(request)
+    await _write(request, response, first, rest, max_write_seconds)
+    return response
+
+
+def last_event_id(request: web.Request) -> int | None:
+    """Return from where a reader resumes. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
+    last_id = request.headers.get("Last-Event-ID", "")
     if last_id and not re.fullmatch(r"[0-9]{1,18}", last_id):
         raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which is a number")
+    return int(last_id) if last_id else None
+
+
+def _query(call: Call[EventsAsked, None]) -> EventQuery:
+    """Return what the reader wants, and from where. Raises as `last_event_id` does."""
+    asked, after = call.parameters, last_event_id(call.request)
     streams = tuple(dict.fromkeys(asked.stream))
-    after = int(last_id) if last_id else None
     return EventQuery(streams, frozenset(asked.status), after, asked.last, asked.digest)
 
 

@@ -21,11 +21,20 @@ from milepost.core.journal import Codec, dead_letter_after, instant_text, since_
 from milepost.core.model import Changes, DeadLetterPayload, PageRow, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import rows
+from milepost.stores import messages, rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
+from milepost.stores.moves import (
+    LINKS,
+    MOVES,
+    OWN,
+    Outdated,
+    commit_parameters,
+    demand_known,
+    move_parameters,
+    written_of,
+)
 from milepost.stores.postgresql.connection import Database, Parameters
-from milepost.stores.postgresql.encoding import json_entries, json_projection, json_rows, searchable
+from milepost.stores.postgresql.encoding import array_text, json_entries, json_projection, json_rows, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.pool import Connection
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
@@ -161,7 +170,7 @@ class PostgresqlWriter(PostgresqlSession):
             for part in _parts(group):
                 await self._write_rows(part)
             events_began = await self.execute("moment")
-            await self._write_events([each.changes for each in group], events_chunk_size)
+            await self._write_events(group, events_chunk_size)
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
             cursor = await self.execute("insert_entries", {"entries": json_entries(entries)})
@@ -176,14 +185,16 @@ class PostgresqlWriter(PostgresqlSession):
         for each in part:
             await self._make_way(each)
         await self._project("page", map(rows.page_tuple, _pages_of(part)))
-        conversations = {row.conversation_id: row for each in part for row in each.changes.conversations}
-        if conversations:
-            await self.execute("upsert_conversations", {"rows": json_rows(_sorted(conversations))})
-        contacts = {(row.platform, row.page_id, row.contact_id): row for each in part for row in each.changes.contacts}
+        contacts = {
+            (row.platform, row.page_id, row.contact_id): (row, each) for each in part for row in each.changes.contacts
+        }
         if contacts:
-            await self.execute("upsert_contacts", {"rows": json_rows(_sorted(contacts))})
+            await self.execute("upsert_contacts", _versioned(_sorted(contacts)))
+        conversations = {row.conversation_id: (row, each) for each in part for row in each.changes.conversations}
+        if conversations:
+            await self.execute("upsert_conversations", _versioned(_sorted(conversations)))
         for each in part:
-            await self._write_notes(each.stream, each.changes)
+            await self._write_notes(each.commit, each.changes)
         await self._write_dead_letters(part)
         await self._write_gaps(part)
         await self._project("checkpoint", (rows.checkpoint_tuple(each.commit.checkpoint) for each in part))
@@ -198,7 +209,7 @@ class PostgresqlWriter(PostgresqlSession):
         await self._move(MOVES, each.commit)
         if each.changes.own_id is not None:
             for statement in OWN:
-                await self.execute(statement, stream_parameters(each.stream) | {"own_id": each.changes.own_id})
+                await self.execute(statement, commit_parameters(each.commit) | {"own_id": each.changes.own_id})
 
     async def _project(self, table: str, projected: Iterable[tuple[Any, ...]]) -> None:
         if found := list(projected):
@@ -224,6 +235,7 @@ class PostgresqlWriter(PostgresqlSession):
         await self.execute("forget_contact", who)
         await self.execute("forget_conversations", who)
         await self.execute("erase_webhook_events", who)
+        await self.execute("erase_reactions", who)
         forgotten = Forgotten(
             contacts=(await self.execute("erase_contact", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,
@@ -241,8 +253,9 @@ class PostgresqlWriter(PostgresqlSession):
             for statement in statements:
                 await self.execute(statement, moved)
 
-    async def _write_notes(self, stream: Stream, changes: Changes) -> None:
+    async def _write_notes(self, commit: Commit, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        stream = commit.checkpoint.stream
         if changes.found:
             await self.execute("drop_found_notes", (stream.key, searchable(changes.found)))
         if changes.missed is not None:
@@ -251,7 +264,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
             at = instant_text(changes.missed_are_deleted_at)
-            await self.execute("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
+            await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
@@ -273,15 +286,16 @@ class PostgresqlWriter(PostgresqlSession):
         if ended:
             await self.execute("delete_gap", (searchable(ended),))
 
-    async def _write_events(self, changes: Iterable[Changes], chunk_size: int) -> None:
-        events = [row for each in changes for row in each.interaction_events]
+    async def _write_events(self, group: Sequence[Prepared], chunk_size: int) -> None:
+        events = [(row, each) for each in group for row in each.changes.interaction_events]
         for start in range(0, len(events), chunk_size):
-            chunk = json_rows(events[start : start + chunk_size])
-            await self.execute("insert_interaction_events", {"rows": chunk})
-        revised = {row.event_id: row for each in changes for row in each.revised}
+            chunk = events[start : start + chunk_size]
+            history = array_text(messages.is_history(row, each.changes.news_after) for row, each in chunk)
+            await self.execute("insert_interaction_events", _versioned(chunk) | {"history": history})
+        revised = {row.event_id: (row, each) for each in group for row in each.changes.revised}
         if revised:
-            await self.execute("revise_interaction_events", {"rows": json_rows(_sorted(revised))})
-        settled = [key for each in changes for key in each.settled]
+            await self.execute("revise_interaction_events", _versioned(_sorted(revised)))
+        settled = [key for each in group for key in each.changes.settled]
         if settled:
             await self.execute("settle_facts", (searchable(settled),))
 
@@ -307,7 +321,8 @@ class PostgresqlWriter(PostgresqlSession):
             return []
         try:
             async with self.connection.transaction(force_rollback=True):
-                await self.execute(statement, {"rows": json_rows(offered)})
+                anything = {"versions": array_text(0 for _ in offered), "history": array_text(False for _ in offered)}
+                await self.execute(statement, {"rows": json_rows(offered), **anything})
         except REFUSALS as error:
             if len(offered) == 1:
                 return [(offered[0], reason_of(error))]
@@ -370,6 +385,12 @@ def _committed(
         committed.append(Committed(first_seq, rows_seconds, events_seconds))
         first_seq += len(each.commit.entries)
     return committed
+
+
+def _versioned(offered: Sequence[tuple[Any, Prepared]]) -> dict[str, str]:
+    """Return rows as parameters of the statement that writes them, with the version that each row's commit leads to."""
+    versions = array_text(each.commit.checkpoint.version for _, each in offered)
+    return {"rows": json_rows([row for row, _ in offered]), "versions": versions}
 
 
 def _sorted(offered: dict[Any, Any]) -> list[Any]:

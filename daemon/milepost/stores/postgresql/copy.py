@@ -192,6 +192,7 @@ class PostgresqlCopyTarget(_Side):
     def publish(self) -> None:
         """Commit."""
         with errors_of(self._dsn.name):
+            self._ask("continue_numbers", self._ask("last_change") or ())
             self._connection.commit()
 
     def _require_alone(self) -> None:

@@ -81,6 +81,11 @@ def storable_row(columns: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(storable(value) if isinstance(value, str) else value for value in columns)
 
 
+def array_text(values: Iterable[int]) -> str:
+    """Return numbers or booleans as the text of an array, whose type the statement names."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
 def json_rows(offered: object) -> str:
     """Return rows as the JSON array that `json_to_recordset` reads. Raises UnicodeEncodeError, OverflowError."""
     return _encode(offered).decode()

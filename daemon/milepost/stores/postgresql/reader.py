@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -10,12 +11,15 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
+from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
+from milepost.stores.changes import ChangesAsked
+from milepost.stores.postgresql import changes
 from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.encoding import json_projection, storable_row
@@ -35,7 +39,8 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
     """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
     dsn = dsn_of(store_url)
     await demand_current(dsn)
-    async with connected(dsn, load_statements("postgresql"), max_connections=MAX_READERS) as database:
+    statements = load_statements("postgresql") | load_statements("postgresql", "changes")
+    async with connected(dsn, statements, max_connections=MAX_READERS) as database:
         await database.demand_finished()
         yield PostgresqlReader(database, Codec())
 
@@ -56,6 +61,16 @@ class PostgresqlReader(PostgresqlSession):
         """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
         found = await self.dead_letters_with_payloads((dead_letter_id,))
         return (found[0].dead_letter, found[0].payload) if found else None
+
+    async def read_changes(
+        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+    ) -> ChangesPage:
+        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
+        return await changes.read_changes(self._database, ChangesAsked(after, limit, kinds, stream))
+
+    async def last_change(self) -> int:
+        """Return the seq of the latest change; 0 if there is none."""
+        return await changes.last_change(self._database)
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""

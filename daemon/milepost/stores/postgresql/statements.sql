@@ -62,33 +62,49 @@ ON CONFLICT (platform, page_id) DO UPDATE SET
     last_seen_at = excluded.last_seen_at;
 
 -- name: upsert_contacts
-INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+INSERT INTO contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
+)
 SELECT
     platform, page_id, contact_id, name, username, date_trunc('milliseconds', first_seen_at),
-    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
-    last_interaction_at timestamptz, updated_at timestamptz
+    date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at), version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
+        last_interaction_at timestamptz, updated_at timestamptz
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
 )
 ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
     name = excluded.name,
     username = excluded.username,
     last_interaction_at = excluded.last_interaction_at,
-    updated_at = excluded.updated_at;
+    updated_at = excluded.updated_at,
+    version = excluded.version,
+    change_seq = excluded.change_seq;
 
 -- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version
 )
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     date_trunc('milliseconds', updated_time), date_trunc('milliseconds', first_synced_at),
-    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
-    message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
-    first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
+    date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint,
+    version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
+        message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
+        first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
+    ),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version
 )
 ON CONFLICT (conversation_id) DO UPDATE SET
     contact_id = excluded.contact_id,
@@ -100,19 +116,29 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     updated_time = excluded.updated_time,
     synced_at = excluded.synced_at,
     deleted_at = excluded.deleted_at,
-    messages_fingerprint = excluded.messages_fingerprint;
+    messages_fingerprint = excluded.messages_fingerprint,
+    version = excluded.version,
+    change_seq = excluded.change_seq;
 
 -- name: insert_interaction_events
 -- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at, content_at
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    content_at, history, version
 )
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
-    date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at)
-FROM json_to_recordset(%(rows)s::json) AS offered (
-    event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
-    text text, attachments text, occurred_at timestamptz, content_at timestamptz
+    date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at), history, version
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (
+        event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
+        text text, attachments text, occurred_at timestamptz, content_at timestamptz
+    ),
+    unnest(%(history)s::boolean[]),
+    unnest(%(versions)s::bigint[])
+) AS offered (
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    content_at, history, version
 )
 ON CONFLICT (event_id) DO NOTHING;
 
@@ -120,18 +146,23 @@ ON CONFLICT (event_id) DO NOTHING;
 -- Not a join with the stored rows, which the planner may well read whole for that.
 WITH offered AS MATERIALIZED (
     SELECT *
-    FROM json_to_recordset(%(rows)s::json) AS revised (
-        event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
-        reactions text, referral text, content_at timestamptz
+    FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
+            reactions text, referral text, content_at timestamptz
+        ),
+        unnest(%(versions)s::bigint[])
+    ) AS revised (
+        event_id, kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version
     )
 )
 UPDATE contact_interaction_events AS stored
 SET
-    (kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at) = (
+    (kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version) = (
         SELECT
             kind, text, attachments::json, date_trunc('milliseconds', edited_at),
             date_trunc('milliseconds', deleted_at), reactions::json, referral::json,
-            date_trunc('milliseconds', content_at)
+            date_trunc('milliseconds', content_at), version
         FROM offered
         WHERE offered.event_id = stored.event_id
         LIMIT 1
@@ -311,7 +342,7 @@ ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
 -- Not those that another page has read since; written so that the planner does not read all of the page for that.
-UPDATE conversations SET deleted_at = %(at)s
+UPDATE conversations SET deleted_at = %(at)s, version = %(version)s
 WHERE
     conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %(stream)s))
     AND platform || ':' || page_id = %(stream)s
@@ -339,11 +370,12 @@ SET
                 OFFSET 0
             ) AS others
         )
-    )
+    ),
+    version = %(version)s
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
 -- name: clear_own_contact
-UPDATE conversations SET contact_id = NULL
+UPDATE conversations SET contact_id = NULL, version = %(version)s
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
 -- name: drop_own_contact
@@ -402,9 +434,12 @@ SELECT DISTINCT id FROM forgotten
 WHERE platform = %(platform)s AND kind = 'contact' AND page_id = ANY (%(pages)s::text[]);
 
 -- name: move_contacts
-INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
+INSERT INTO contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
+)
 SELECT DISTINCT ON (contact_id)
-    platform, %(page_id)s, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+    platform, %(page_id)s, contact_id, name, username, first_seen_at, last_interaction_at, updated_at,
+    %(version)s::bigint
 FROM (
     SELECT page_id, contact_id
     FROM conversations
@@ -471,7 +506,7 @@ WHERE
     );
 
 -- name: move_interaction_events
-UPDATE contact_interaction_events SET page_id = %(page_id)s
+UPDATE contact_interaction_events SET page_id = %(page_id)s, version = %(version)s
 WHERE
     event_id = ANY (
         ARRAY(
@@ -487,7 +522,7 @@ WHERE
     );
 
 -- name: move_conversations
-UPDATE conversations SET page_id = %(page_id)s
+UPDATE conversations SET page_id = %(page_id)s, version = %(version)s
 WHERE conversation_id = ANY (%(moved)s::text[]) AND page_id <> %(page_id)s;
 
 -- name: drop_notes_of_moved
@@ -980,6 +1015,16 @@ WHERE
     )
 ORDER BY version;
 
+-- name: last_change
+-- The last number that a change has taken, as far as it is committed.
+SELECT greatest(
+    (SELECT max(change_seq) FROM contacts),
+    (SELECT max(change_seq) FROM conversations),
+    (SELECT max(change_seq) FROM contact_interaction_events),
+    (SELECT max(change_seq) FROM deleted_rows),
+    0
+);
+
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
@@ -1109,6 +1154,19 @@ WHERE
         contact_id = %(contact_id)s
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
     );
+
+-- name: erase_reactions
+-- Those to messages of others, as in a group.
+UPDATE contact_interaction_events
+SET
+    reactions = (
+        SELECT json_agg(each ORDER BY place)
+        FROM json_array_elements(reactions) WITH ORDINALITY AS element (each, place)
+        WHERE each ->> 'from' <> %(contact_id)s
+    )
+WHERE
+    platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+    AND reactions IS NOT NULL AND strpos(reactions::text, '"from":"' || %(contact_id)s || '"') > 0;
 
 -- name: erase_webhook_events
 -- Before their messages: some events name nobody but a message.

@@ -19,6 +19,7 @@ from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, Parameters, connected
+from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.migrate import migrate
@@ -40,7 +41,8 @@ async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) 
     """
     dsn = dsn_of(store_url)
     await migrate(dsn)
-    statements = load_statements("postgresql") | load_statements("postgresql", "webhooks")
+    parts = ("statements", "webhooks", "deliveries")
+    statements = {name: text for part in parts for name, text in load_statements("postgresql", part).items()}
     async with connected(dsn, statements) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
@@ -56,6 +58,7 @@ class PostgresqlStore(PostgresqlSession):
         self._events_chunk_size = events_chunk_size
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self.webhooks = PostgresqlWebhookInbox(database)
+        self.deliveries = PostgresqlDeliveryPlaces(database)
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
 

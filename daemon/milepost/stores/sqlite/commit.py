@@ -3,19 +3,32 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from time import perf_counter
+from typing import Any, TypeVar
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.journal import dead_letter_after, instant_text, since_removal
-from milepost.core.model import Changes, InteractionEventRow, RefusedRow, Stream, Table
+from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import messages, rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import LINKS, MOVES, OWN, Outdated, demand_known, move_parameters, written_of
+from milepost.stores.moves import (
+    LINKS,
+    MOVES,
+    OWN,
+    Outdated,
+    commit_parameters,
+    demand_known,
+    move_parameters,
+    written_of,
+)
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.connection import overwriting
 from milepost.stores.sqlite.queries import Parameters, SqliteSession, stretch_parameters
+
+RowT = TypeVar("RowT")
 
 # How SQLite, its module and our rows refuse a row.
 REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused, Outdated)
@@ -39,21 +52,25 @@ class SqliteWriter(SqliteSession):
         self._move(MOVES, commit)
         if changes.own_id is not None:
             for statement in OWN:
-                self.ask(statement, stream_parameters(stream) | {"own_id": changes.own_id})
+                self.ask(statement, commit_parameters(commit) | {"own_id": changes.own_id})
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
-        self._write_all("upsert_conversations", map(rows.conversation_tuple, changes.conversations))
-        self._write_all("upsert_contacts", map(rows.contact_tuple, changes.contacts))
-        self._write_notes(stream, changes)
+        version = commit.checkpoint.version
+        contacts = zip(changes.contacts, self._numbers(), strict=False)
+        self._write_all("upsert_contacts", ((*rows.contact_tuple(row), version, seq) for row, seq in contacts))
+        conversations = zip(changes.conversations, self._numbers(), strict=False)
+        numbered = ((*rows.conversation_tuple(row), version, seq) for row, seq in conversations)
+        self._write_all("upsert_conversations", numbered)
+        self._write_notes(commit, changes)
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
         self.ask("upsert_checkpoint", rows.checkpoint_tuple(commit.checkpoint))
         if commit.run is not None:
             self.ask("upsert_run", rows.run_tuple(commit.checkpoint.stream, commit.run))
         rows_done = perf_counter()
-        self._write_events(changes.interaction_events, events_chunk_size)
+        self._write_events(changes, version, events_chunk_size)
         if changes.revised:
-            self._write_all("revise_interaction_events", map(messages.revision, changes.revised))
+            self._write_all("revise_interaction_events", (messages.revision(row, version) for row in changes.revised))
             self._erase_unsent(stream, changes)
         if changes.settled:
             self.ask("settle_facts", (rows.json_list(changes.settled),))
@@ -62,6 +79,11 @@ class SqliteWriter(SqliteSession):
 
     def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
+
+    def _numbers(self) -> Iterator[int]:
+        """Yield the next numbers of the change feed: for all rows of a statement, before the next one is run."""
+        ((last,),) = self.ask("last_change")
+        return count(last + 1)
 
     def _write_entries(self, stream: Stream, commit: Commit) -> int:
         """Append the entries, after the deletion of everything where they remove the stream; return the last seq."""
@@ -73,10 +95,15 @@ class SqliteWriter(SqliteSession):
             last_seq = self.ask("insert_entries", rows.entry_tuple(entry)).lastrowid or 0
         return last_seq
 
-    def _write_events(self, events: tuple[InteractionEventRow, ...], chunk_size: int) -> None:
+    def _write_events(self, changes: Changes, version: int, chunk_size: int) -> None:
+        events = changes.interaction_events
         for start in range(0, len(events), chunk_size):
-            chunk = events[start : start + chunk_size]
-            self._write_all("insert_interaction_events", map(messages.interaction_event_tuple, chunk))
+            chunk = zip(events[start : start + chunk_size], self._numbers(), strict=False)
+            numbered = (
+                (*messages.interaction_event_tuple(row), messages.is_history(row, changes.news_after), version, seq)
+                for row, seq in chunk
+            )
+            self._write_all("insert_interaction_events", numbered)
 
     def _erase_unsent(self, stream: Stream, changes: Changes) -> None:
         """Erase the content of unsent messages from the payloads of dead letters."""
@@ -105,6 +132,7 @@ class SqliteWriter(SqliteSession):
             self.ask("forget_contact", who)
             self.ask("forget_conversations", who)
             self.ask("erase_webhook_events", who)
+            self.ask("erase_reactions", who)
             forgotten = Forgotten(
                 contacts=self.ask("erase_contact", who).rowcount,
                 conversations=self.ask("erase_conversations", who).rowcount,
@@ -122,8 +150,9 @@ class SqliteWriter(SqliteSession):
             for statement in statements:
                 self.ask(statement, moved)
 
-    def _write_notes(self, stream: Stream, changes: Changes) -> None:
+    def _write_notes(self, commit: Commit, changes: Changes) -> None:
         """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        stream = commit.checkpoint.stream
         if changes.found:
             self.ask("drop_found_notes", (stream.key, rows.json_list(changes.found)))
         if changes.missed is not None:
@@ -132,7 +161,7 @@ class SqliteWriter(SqliteSession):
             self.ask("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:
             at = instant_text(changes.missed_are_deleted_at)
-            self.ask("mark_missed_as_deleted", stream_parameters(stream) | {"at": at})
+            self.ask("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             self.ask("drop_notes", (stream.key,))
 
@@ -175,15 +204,25 @@ class SqliteWriter(SqliteSession):
 
 def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], Parameters]]]:
     for conversation in changes.conversations:
-        columns = partial(rows.conversation_tuple, conversation)
+        columns = partial(_tried, rows.conversation_tuple, conversation)
         yield Table.CONVERSATIONS, conversation.conversation_id, "upsert_conversations", columns
     for contact in changes.contacts:
-        yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(rows.contact_tuple, contact)
+        yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(_tried, rows.contact_tuple, contact)
     for event in changes.interaction_events:
-        columns = partial(messages.interaction_event_tuple, event)
+        columns = partial(_tried, messages.interaction_event_tuple, event, False)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
     for event in changes.revised:
-        yield Table.INTERACTION_EVENTS, event.event_id, "revise_interaction_events", partial(messages.revision, event)
+        yield (
+            Table.INTERACTION_EVENTS,
+            event.event_id,
+            "revise_interaction_events",
+            partial(messages.revision, event, 0),
+        )
+
+
+def _tried(columns_of: Callable[[RowT], tuple[Any, ...]], row: RowT, *more: object) -> Parameters:
+    """Return the columns of a row that is only tried, with any version and number in the feed."""
+    return (*columns_of(row), *more, 0, 0)
 
 
 def reason_of(error: Exception) -> str:

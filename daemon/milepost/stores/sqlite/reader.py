@@ -3,12 +3,14 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
@@ -16,10 +18,11 @@ from milepost.core.journal import Codec, RunOf
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
+from milepost.stores.changes import ChangesAsked
 from milepost.stores.erasure import StreamRows
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import load_statements
-from milepost.stores.sqlite import backup
+from milepost.stores.sqlite import backup, changes
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
 from milepost.stores.sqlite.files import close_to_others
 from milepost.stores.sqlite.identity import OpenFiles
@@ -55,7 +58,8 @@ class SqliteReader:
     def __init__(self, database: Database, codec: Codec) -> None:
         self._database = database
         self._codec = codec
-        self._session_on = partial(SqliteSession, load_statements("sqlite"), codec)
+        self._sql = load_statements("sqlite") | load_statements("sqlite", "changes")
+        self._session_on = partial(SqliteSession, self._sql, codec)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoint of every stream, ordered by stream."""
@@ -103,6 +107,17 @@ class SqliteReader:
     async def count_rows(self, stream: Stream) -> StreamRows:
         """Count what is stored of a stream."""
         return await self._run(lambda session: session.count_rows(stream))
+
+    async def read_changes(
+        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+    ) -> ChangesPage:
+        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
+        asked = ChangesAsked(after, limit, kinds, stream)
+        return await self._database.run(partial(changes.read_changes, self._sql, asked))
+
+    async def last_change(self) -> int:
+        """Return the seq of the latest change; 0 if there is none."""
+        return await self._database.run(partial(changes.last_change, self._sql))
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""

@@ -13,20 +13,24 @@ ON CONFLICT (platform, page_id) DO UPDATE SET
     last_seen_at = excluded.last_seen_at;
 
 -- name: upsert_contacts
-INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version, change_seq
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (platform, page_id, contact_id) DO UPDATE SET
     name = excluded.name,
     username = excluded.username,
     last_interaction_at = excluded.last_interaction_at,
-    updated_at = excluded.updated_at;
+    updated_at = excluded.updated_at,
+    version = excluded.version,
+    change_seq = excluded.change_seq;
 
 -- name: upsert_conversations
 INSERT INTO conversations (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
-    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
+    updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version, change_seq
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (conversation_id) DO UPDATE SET
     contact_id = excluded.contact_id,
     link = excluded.link,
@@ -37,21 +41,24 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     updated_time = excluded.updated_time,
     synced_at = excluded.synced_at,
     deleted_at = excluded.deleted_at,
-    messages_fingerprint = excluded.messages_fingerprint;
+    messages_fingerprint = excluded.messages_fingerprint,
+    version = excluded.version,
+    change_seq = excluded.change_seq;
 
 -- name: insert_interaction_events
 -- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
-    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at, content_at
+    event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
+    content_at, history, version, change_seq
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
 UPDATE contact_interaction_events
 SET
     kind = :kind, text = :text, attachments = :attachments, edited_at = :edited_at, deleted_at = :deleted_at,
-    reactions = :reactions, referral = :referral, content_at = :content_at
+    reactions = :reactions, referral = :referral, content_at = :content_at, version = :version
 WHERE event_id = :event_id;
 
 -- name: due_facts
@@ -199,7 +206,7 @@ ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
 -- Not those that another page has read since.
-UPDATE conversations SET deleted_at = :at
+UPDATE conversations SET deleted_at = :at, version = :version
 WHERE
     conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = :stream)
     AND platform = :platform AND page_id = :page_id
@@ -224,11 +231,12 @@ SET
                 other.conversation_id = contact_interaction_events.conversation_id
                 AND other.contact_id <> :own_id
         )
-    )
+    ),
+    version = :version
 WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
 
 -- name: clear_own_contact
-UPDATE conversations SET contact_id = NULL
+UPDATE conversations SET contact_id = NULL, version = :version
 WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
 
 -- name: drop_own_contact
@@ -274,8 +282,12 @@ SELECT DISTINCT id FROM forgotten
 WHERE platform = :platform AND kind = 'contact' AND page_id IN (SELECT value FROM json_each(:pages));
 
 -- name: move_contacts
-INSERT INTO contacts (platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at)
-SELECT platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
+INSERT INTO contacts (
+    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version, change_seq
+)
+SELECT
+    platform, :page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, :version,
+    rowid + (SELECT change_seq FROM last_change)
 FROM contacts
 WHERE
     platform = :platform
@@ -317,11 +329,11 @@ WHERE
     );
 
 -- name: move_interaction_events
-UPDATE contact_interaction_events SET page_id = :page_id
+UPDATE contact_interaction_events SET page_id = :page_id, version = :version
 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id;
 
 -- name: move_conversations
-UPDATE conversations SET page_id = :page_id
+UPDATE conversations SET page_id = :page_id, version = :version
 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id;
 
 -- name: drop_notes_of_moved
@@ -686,6 +698,10 @@ WHERE
     )
 ORDER BY version;
 
+-- name: last_change
+-- The last number that a change has taken.
+SELECT change_seq FROM last_change;
+
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
@@ -808,6 +824,19 @@ WHERE
         contact_id = :contact_id
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
     );
+
+-- name: erase_reactions
+-- Those to messages of others, as in a group.
+UPDATE contact_interaction_events
+SET
+    reactions = (
+        SELECT nullif(json_group_array(json(value)), '[]')
+        FROM json_each(reactions)
+        WHERE json_extract(value, '$.from') <> :contact_id
+    )
+WHERE
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+    AND reactions IS NOT NULL AND instr(reactions, '"from":"' || :contact_id || '"');
 
 -- name: erase_webhook_events
 -- Before their messages: some events name nobody but a message.

@@ -1,0 +1,51 @@
+"""The change feed: rows as consumers receive them, in the order of the journal, each at its latest state only."""
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+
+class ChangeKind(StrEnum):
+    """What changed: a row of `contacts`, `conversations` or `contact_interaction_events`."""
+
+    CONTACT = "contact"
+    CONVERSATION = "conversation"
+    MESSAGE = "message"
+
+
+class ChangeOp(StrEnum):
+    """Whether a row is there now, new or changed, or is gone."""
+
+    UPSERT = "upsert"
+    DELETE = "delete"
+
+
+ALL_KINDS = frozenset(ChangeKind)
+
+
+class Change(Struct, frozen=True):
+    """A row as it is now, or that it is gone: then `row` is None.
+
+    `seq` is the place of the change in the feed, which no other has; a consumer can stop after any change, and continue
+    from its seq. `key` and `row` are columns by name: instants are text, as in SQLite. `history` says that a message
+    was not new when it was stored: it came with a first copy, or as an older one of its conversation.
+    """
+
+    seq: int
+    kind: ChangeKind
+    op: ChangeOp
+    key: dict[str, str]
+    row: dict[str, Any] | None
+    history: bool = False
+
+
+class ChangesPage(Struct, frozen=True):
+    """Changes in the order of their seq, and the seq to continue from: equal to the one asked for if nothing is new.
+
+    `next` may be greater than the seq of the last change, as what was not asked for is passed over; and a page without
+    changes is the last one only if `next` has not moved either.
+    """
+
+    changes: tuple[Change, ...]
+    next: int

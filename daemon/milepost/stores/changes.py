@@ -1,0 +1,94 @@
+"""Reading the change feed from either database: what is asked for, and what the columns of a row become."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage
+from milepost.core.model import Stream
+
+PASSED_OVER = 50_000  # numbers that one statement may look through for the changes of one stream, which have no index
+
+KEYS: Mapping[ChangeKind, tuple[str, ...]] = {
+    ChangeKind.CONTACT: ("platform", "page_id", "contact_id"),
+    ChangeKind.CONVERSATION: ("conversation_id",),
+    ChangeKind.MESSAGE: ("event_id",),
+}
+STATEMENTS: Mapping[ChangeKind, str] = {
+    ChangeKind.CONTACT: "changed_contacts",
+    ChangeKind.CONVERSATION: "changed_conversations",
+    ChangeKind.MESSAGE: "changed_messages",
+}
+
+_decode = msgspec.json.Decoder().decode
+
+# What the databases store otherwise than JSON has it: SQLite has no booleans, and either has JSON as text here.
+CONVERTED: Mapping[str, Callable[[Any], object]] = {
+    "can_reply": bool,
+    "history": bool,
+    "attachments": _decode,
+    "reactions": _decode,
+    "referral": _decode,
+}
+
+
+class ChangesAsked(Struct, frozen=True):
+    """Which changes to read: see ChangeReader."""
+
+    after: int
+    limit: int
+    kinds: AbstractSet[ChangeKind]
+    stream: Stream | None = None
+
+    def reach(self, place: int, end: int) -> int:
+        """Return how far one statement may look, from a place on."""
+        return end if self.stream is None else min(end, place + PASSED_OVER)
+
+    def parameters(self, after: int, up_to: int) -> dict[str, object]:
+        """Return the parameters of the statements that read between two numbers."""
+        return {
+            "after": after,
+            "up_to": up_to,
+            "limit": self.limit,
+            "contacts": ChangeKind.CONTACT in self.kinds,
+            "conversations": ChangeKind.CONVERSATION in self.kinds,
+            "messages": ChangeKind.MESSAGE in self.kinds,
+            "stream": None if self.stream is None else self.stream.key,
+        }
+
+    def statements(self) -> Mapping[ChangeKind, str]:
+        """Return the statements that read rows of these kinds."""
+        return {kind: statement for kind, statement in STATEMENTS.items() if kind in self.kinds}
+
+
+def changed(kind: ChangeKind, names: Sequence[str], found: Iterable[tuple[Any, ...]]) -> list[Change]:
+    """Return rows with these columns as changes."""
+    keys = KEYS[kind]
+    converted = [(name, convert) for name, convert in CONVERTED.items() if name in names]
+    changes = []
+    for columns in found:
+        row = dict(zip(names, columns, strict=True))
+        for name, convert in converted:
+            if row[name] is not None:
+                row[name] = convert(row[name])
+        key = {name: row[name] for name in keys}
+        changes.append(Change(row["change_seq"], kind, ChangeOp.UPSERT, key, row, row.get("history", False)))
+    return changes
+
+
+def deleted(found: Iterable[tuple[int, str, str, str, str]]) -> list[Change]:
+    """Return rows of `deleted_rows` as changes."""
+    changes = []
+    for seq, name, platform, page_id, row_id in found:
+        kind = ChangeKind(name)
+        of_page = {"platform": platform, "page_id": page_id} if kind is ChangeKind.CONTACT else {}
+        changes.append(Change(seq, kind, ChangeOp.DELETE, {**of_page, KEYS[kind][-1]: row_id}, None))
+    return changes
+
+
+def page_of(changes: Iterable[Change], following: int) -> ChangesPage:
+    """Return changes of several tables as a page."""
+    return ChangesPage(tuple(sorted(changes, key=lambda change: change.seq)), following)

@@ -1,0 +1,71 @@
+"""`milepost changes`: the rows that changed, in words or as JSON Lines, and those that follow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from contracts.changes_contract import ROWS, write
+from kit.builders import STREAM
+from milepost.cli.changes import command
+from milepost.core.model import Changes
+from milepost.stores.open import forget, open_store
+from milepost.stores.url import StoreUrl
+from stores.histories import contact_row
+
+
+@pytest.fixture
+async def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoreUrl:
+    """Return a database with a conversation, its contact and two messages."""
+    monkeypatch.chdir(tmp_path)
+    store_url = StoreUrl(f"sqlite:///{tmp_path / 'simulated.db'}")
+    async with open_store(store_url) as store:
+        await write(store, ROWS)
+    return store_url
+
+
+def changes(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+@pytest.mark.usefixtures("store_url")
+def test_everything_comes_as_json_lines() -> None:
+    shown = [json.loads(line) for line in changes("--json").stdout.splitlines()]
+
+    assert [each["kind"] for each in shown] == ["contact", "conversation", "message", "message"]
+    assert shown[0]["row"]["name"] == "Ada"
+    later = changes("--json", "--after", str(shown[1]["seq"])).stdout.splitlines()
+    assert [json.loads(line) for line in later] == shown[2:]
+
+
+@pytest.mark.usefixtures("store_url")
+def test_in_words_nothing_is_said_that_a_person_wrote() -> None:
+    first, *others = changes("--kind", "contact", "--kind", "message").stdout.splitlines()
+
+    assert first == f"#1  upsert  contact       platform=messenger  page_id={STREAM.page_id}  contact_id=c_1  version=1"
+    assert [line.split()[3] for line in others] == ["event_id=m_1", "event_id=m_2"]
+    assert all(line.endswith("history") for line in others)
+
+
+@pytest.mark.usefixtures("store_url")
+def test_a_stream_that_does_not_exist_is_refused() -> None:
+    result = changes("--stream", "messenger:7")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+async def test_new_changes_are_shown_as_they_come(store_url: StoreUrl, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "milepost", "changes", "-f", "--json", "--kind", "contact"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["row"]["name"] == "Ada"
+        async with open_store(store_url) as store:
+            await write(store, Changes(contacts=(contact_row(name="Countess"),)))
+        assert json.loads(process.stdout.readline())["row"]["name"] == "Countess"
+        await forget(store_url, STREAM, "c_1")
+        gone = json.loads(process.stdout.readline())
+        assert (gone["op"], gone["row"]) == ("delete", None)
+        process.terminate()
+        assert process.wait(timeout=30) == 0

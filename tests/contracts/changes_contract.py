@@ -1,0 +1,294 @@
+"""What a store's change feed must do: whoever follows it has what the tables have.
+
+A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+"""
+
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from kit.builders import NOON, STREAM, at
+from kit.mirror import TABLES, Mirror, stored_numbers
+from milepost.core.changes import Change, ChangeKind, ChangeOp
+from milepost.core.journal import instant_text
+from milepost.core.model import Changes, Platform, Stream
+from milepost.core.ports import Store
+from milepost.stores.open import forget, open_reader, open_store, remove
+from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.store_dump import StoreDump
+
+OTHER = Stream(Platform.MESSENGER, "9")
+ROWS = Changes((conversation_row(),), (contact_row(),), (event_row("m_1"), event_row("m_2")))
+ELSEWHERE = Changes(
+    (conversation_row("t_9", of=OTHER, contact_id="c_9"),),
+    (contact_row("c_9", of=OTHER),),
+    (replace(event_row("m_9", of=OTHER, conversation_id="t_9"), contact_id="c_9"),),
+)
+
+
+async def write(store: Store, changes: Changes, of: Stream = STREAM) -> int:
+    """Commit changes of a stream, and return the version that names them."""
+    commit = commit_after(await store.load(of), changes=changes)
+    await store.commit(commit)
+    return commit.checkpoint.version
+
+
+async def followed(kept: StoreDump, mirror: Mirror, *, limit: int = 1000, stream: Stream | None = None) -> list[Change]:
+    """Follow the feed to its end, and return what is new."""
+    async with open_reader(kept.store_url) as reader:
+        return await mirror.follow(reader, limit=limit, stream=stream)
+
+
+def told(changes: list[Change]) -> set[tuple[ChangeKind, ChangeOp, str]]:
+    """Return which rows changes are about, by the last column of their key."""
+    return {(each.kind, each.op, tuple(each.key.values())[-1]) for each in changes}
+
+
+def is_mirrored(kept: StoreDump, mirror: Mirror) -> bool:
+    """Return whether a consumer has exactly the tables' rows, at their latest state."""
+    with kept.asking() as ask:
+        return mirror.numbers() == stored_numbers(ask)
+
+
+UPSERT, DELETE = ChangeOp.UPSERT, ChangeOp.DELETE
+CONTACT, CONVERSATION, MESSAGE = ChangeKind.CONTACT, ChangeKind.CONVERSATION, ChangeKind.MESSAGE
+
+
+class ChangesContract:
+    async def test_a_row_has_all_columns_of_its_table(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        event = replace(event_row(), attachments='[{"type":"image"}]')
+        async with open_store(kept.store_url) as store:
+            await write(store, Changes((conversation_row(),), (contact_row(),), (event,)))
+
+        changes = await followed(kept, mirror)
+
+        assert [(each.kind, each.op) for each in changes] == [
+            (CONTACT, UPSERT),
+            (CONVERSATION, UPSERT),
+            (MESSAGE, UPSERT),
+        ]
+        for each in changes:
+            table, key = TABLES[each.kind]
+            assert each.row is not None
+            assert each.row.keys() == kept.columns(table, only_nullable=False).keys()
+            assert each.key == {name: each.row[name] for name in key}
+        contact, conversation, message = (each.row or {} for each in changes)
+        assert (
+            contact["updated_at"] == conversation["synced_at"] == message["occurred_at"] == "2026-03-01T12:00:00.000Z"
+        )
+        assert conversation["can_reply"] is True
+        assert message["attachments"] == [{"type": "image"}]
+
+    async def test_each_row_names_the_version_that_last_changed_it(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            first = await write(store, ROWS)
+            second = await write(store, Changes(contacts=(contact_row(name="Countess"),)))
+            edited = replace(event_row("m_2", text="hallo"), edited_at=at(60))
+            third = await write(store, Changes(revised=(edited,)))
+
+        await followed(kept, mirror)
+
+        assert {key[1][-1]: row["version"] for key, row in mirror.rows.items()} == {
+            "t_1": first,
+            "m_1": first,
+            "c_1": second,
+            "m_2": third,
+        }
+        assert is_mirrored(kept, mirror)
+
+    async def test_nothing_new_leaves_a_consumer_where_it_is(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store, open_reader(kept.store_url) as reader:
+            assert (await reader.read_changes(0, 10)).next == 0
+            await write(store, ROWS)
+            end = await reader.last_change()
+
+            page = await reader.read_changes(end, 10)
+            beyond = await reader.read_changes(end + 100, 10)
+
+        assert (page.changes, page.next) == ((), end)
+        assert (beyond.changes, beyond.next) == ((), end + 100)
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 100])
+    async def test_pages_of_any_size_come_to_the_same(self, kept: StoreDump, limit: int) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await write(store, ELSEWHERE, OTHER)
+            await write(store, Changes((conversation_row(snippet="later"),)))
+
+        changes = await followed(kept, mirror, limit=limit)
+
+        assert len(changes) == 7
+        assert is_mirrored(kept, mirror)
+
+    async def test_a_row_that_changes_again_is_shown_again_at_its_latest_state_only(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+            for name in ("Countess", "Lovelace"):
+                await write(store, Changes(contacts=(contact_row(name=name),)))
+
+        (change,) = await followed(kept, mirror)
+
+        assert change.row is not None
+        assert (change.kind, change.row["name"]) == (CONTACT, "Lovelace")
+
+    async def test_a_consumer_may_want_some_kinds_or_one_stream(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store, open_reader(kept.store_url) as reader:
+            await write(store, ROWS)
+            await write(store, ELSEWHERE, OTHER)
+            people = await Mirror().follow(reader, kinds={CONTACT})
+            of_other = await Mirror().follow(reader, stream=OTHER, limit=2)
+            nothing = await reader.read_changes(0, 10, {CONTACT}, Stream(Platform.INSTAGRAM, "9"))
+            end = await reader.last_change()
+
+        assert told(people) == {(CONTACT, UPSERT, "c_1"), (CONTACT, UPSERT, "c_9")}
+        assert told(of_other) == {
+            (CONTACT, UPSERT, "c_9"),
+            (CONVERSATION, UPSERT, "t_9"),
+            (MESSAGE, UPSERT, "m_9"),
+        }
+        assert (nothing.changes, nothing.next) == ((), end)
+
+    async def test_who_was_forgotten_comes_as_deletes_without_rows(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await write(store, ELSEWHERE, OTHER)
+            await followed(kept, mirror)
+
+            await forget(kept.store_url, STREAM, "c_1")
+            changes = await followed(kept, mirror)
+
+        assert told(changes) == {
+            (CONTACT, DELETE, "c_1"),
+            (CONVERSATION, DELETE, "t_1"),
+            (MESSAGE, DELETE, "m_1"),
+            (MESSAGE, DELETE, "m_2"),
+        }
+        (contact,) = (each for each in changes if each.kind is CONTACT)
+        assert contact.key == {"platform": STREAM.platform, "page_id": STREAM.page_id, "contact_id": "c_1"}
+        assert is_mirrored(kept, mirror)
+
+    async def test_the_row_that_changed_last_is_deleted(self, kept: StoreDump) -> None:
+        """Its number is the greatest, and the deletion takes a greater one."""
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+        await followed(kept, mirror)
+
+        for _ in range(2):
+            kept.execute(
+                "DELETE FROM contact_interaction_events"
+                " WHERE change_seq = (SELECT max(change_seq) FROM contact_interaction_events)"
+            )
+            ((kind, op, _),) = told(await followed(kept, mirror))
+            assert (kind, op) == (MESSAGE, DELETE)
+        assert is_mirrored(kept, mirror)
+
+    async def test_a_stream_that_is_removed_and_read_again(self, kept: StoreDump) -> None:
+        mirror, late = Mirror(), Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+        await remove(kept.store_url, STREAM, "test", NOON)
+
+        assert {each.op for each in await followed(kept, mirror)} == {DELETE}
+        assert is_mirrored(kept, mirror)
+
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+        await followed(kept, mirror)
+        await followed(kept, late)
+        assert is_mirrored(kept, mirror)
+        assert is_mirrored(kept, late)
+
+    async def test_rows_that_move_to_another_page_leave_the_stream_they_were_in(self, kept: StoreDump) -> None:
+        every, of_stream, of_other = Mirror(), Mirror(), Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, every)
+            await followed(kept, of_stream, stream=STREAM)
+
+            version = await write(store, Changes(moved=("t_1",)), OTHER)
+            changes = await followed(kept, every)
+
+        assert told(changes) == {
+            (CONTACT, DELETE, "c_1"),
+            (CONTACT, UPSERT, "c_1"),
+            (CONVERSATION, UPSERT, "t_1"),
+            (MESSAGE, UPSERT, "m_1"),
+            (MESSAGE, UPSERT, "m_2"),
+        }
+        assert {each.row["version"] for each in changes if each.row is not None} == {version}
+        assert is_mirrored(kept, every)
+        await followed(kept, of_stream, stream=STREAM)
+        await followed(kept, of_other, stream=OTHER)
+        assert of_stream.rows == {}
+        assert of_other.rows == every.rows
+
+    async def test_messages_that_turn_out_to_be_ours_change_and_so_does_their_contact(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+
+            version = await write(store, Changes(own_id="c_1"))
+            changes = await followed(kept, mirror)
+
+        assert told(changes) == {
+            (CONTACT, DELETE, "c_1"),
+            (CONVERSATION, UPSERT, "t_1"),
+            (MESSAGE, UPSERT, "m_1"),
+            (MESSAGE, UPSERT, "m_2"),
+        }
+        assert {each.row["version"] for each in changes if each.row is not None} == {version}
+        assert is_mirrored(kept, mirror)
+
+    async def test_conversations_that_a_sweep_missed_change(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+            kept.execute(f"INSERT INTO missed_conversations VALUES ('{STREAM}', 't_1', '2026-03-01T12:00:00.000Z')")
+
+            version = await write(store, Changes(missed_are_deleted_at=at(60)))
+            (change,) = await followed(kept, mirror)
+
+        assert change.row is not None
+        assert (change.kind, change.row["version"]) == (CONVERSATION, version)
+        assert change.row["deleted_at"] == instant_text(at(60))
+        assert is_mirrored(kept, mirror)
+
+    async def test_messages_are_history_unless_they_were_sent_since_the_last_sweep(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        old, new = (replace(event_row(name), occurred_at=NOON + timedelta(hours=n)) for n, name in enumerate("ab"))
+        first = event_row("m_1")
+        async with open_store(kept.store_url) as store:
+            await write(store, Changes(interaction_events=(first,)))
+            await write(store, Changes(interaction_events=(old, new), news_after=NOON))
+
+        changes = await followed(kept, mirror)
+
+        assert {each.key["event_id"]: each.history for each in changes} == {"m_1": True, "a": True, "b": False}
+        assert all(each.row is not None and each.row["history"] is each.history for each in changes)
+
+    async def test_whatever_else_changes_a_row_is_noticed(self, kept: StoreDump) -> None:
+        """Say, an operator who mends a row by hand."""
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+        await followed(kept, mirror)
+
+        kept.execute("UPDATE contacts SET name = 'Countess'; DELETE FROM contact_interaction_events")
+
+        assert told(await followed(kept, mirror)) == {
+            (CONTACT, UPSERT, "c_1"),
+            (MESSAGE, DELETE, "m_1"),
+            (MESSAGE, DELETE, "m_2"),
+        }
+        assert is_mirrored(kept, mirror)
