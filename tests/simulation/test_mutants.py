@@ -410,9 +410,10 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
 
 
 def to_slow_stores(scenario: Scenario) -> Scenario:
-    """Let many small batches wait for the store."""
+    """Let many small batches wait for the store, which repeat threads that cannot be read."""
+    habits = Habits(arrival_chance=0.5, new_thread_chance=0.2, unreadable_chance=0.3, counts_offsets=True)
     small = replace(scenario.policy, batch_size=2)
-    longer = dataclasses.replace(scenario, policy=small, threads=12, run_seconds=270.0, max_batches=50)
+    longer = dataclasses.replace(scenario, policy=small, habits=habits, threads=12, run_seconds=270.0, max_batches=50)
     return dataclasses.replace(longer, slowest_commit_seconds=60.0)
 
 
