@@ -1156,7 +1156,7 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group.
+-- Those to messages of others, as in a group. Their version stays: no entry of the journal is about that.
 UPDATE contact_interaction_events
 SET
     reactions = (
