@@ -57,6 +57,7 @@ from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.spans import Stretch
+from simulation.test_simulation import with_facts
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
 
@@ -647,6 +648,17 @@ MUTANTS = {
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),
+    "an answer undoes an edit that was made since it was asked for": Mutant(
+        "became older", patches={"milepost.core.revisions._is_newer": lambda *_: False}, narrowed=with_facts
+    ),
+    "a late edit is applied to a message that was read since": Mutant(
+        "became older", patches={"milepost.core.facts._was_read_after": lambda *_: False}, narrowed=with_facts
+    ),
+    "an unsent message is edited": Mutant(
+        "is there again|became older",
+        patches={"milepost.core.facts.is_told_unsent": lambda *_: False},
+        narrowed=with_facts,
+    ),
     "a second writer is not refused": Mutant("the versions of the stream|is not the fold", store=UncheckedStore),
 }
 

@@ -37,6 +37,7 @@ READ_EVERYTHING = {
     "erase_conversations",
     "erase_interaction_events",
     "erase_payloads",
+    "erase_reactions",
     "erase_webhook_events",
     "linked_pages",
     "journal",
@@ -51,7 +52,7 @@ READ_EVERYTHING = {
     "clear_gaps",
 }
 # These read one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers", "last_seq", "before_commit", "insert_entries"}
+ARE_LIMITED = {"latest_entries", "answers", "last_seq", "last_change", "before_commit", "insert_entries"}
 GROWTH = """
 SET search_path TO milepost;
 ALTER TABLE journal DISABLE TRIGGER USER;

@@ -156,6 +156,21 @@ async def shown_by_list_and_api(installation: Installation, url: str) -> None:
         assert (each["destination"], each["is_configured"], each["problem"]) == ("crm", True, None)
 
 
+@on_both_databases
+async def test_who_is_forgotten_is_deleted_at_the_receiver_too(installation: Installation) -> None:
+    async with frozen_world(10, pages=(BICYCLES,)) as simulator, Receiver().listening() as receiver:
+        installation.configure_for(simulator, sync=SYNC, deliveries=[to_crm(receiver)])
+        async with started(installation.folder, "run") as daemon:
+            await daemon.says("sweep completed")
+            await until(lambda: has_the_tables_of(installation, receiver))
+            gone = next(iter(receiver.tables["contact"]))
+            forgot = await milepost(installation.folder, "contacts", "forget", "--yes", *gone)
+            assert forgot.code == 0, forgot
+            await until(lambda: gone not in receiver.tables["contact"])
+            await until(lambda: has_the_tables_of(installation, receiver))
+            assert all(row["contact_id"] != gone[-1] for row in receiver.tables["message"].values())
+
+
 async def test_a_reload_adds_a_destination_and_changes_its_secret(installation: Installation) -> None:
     async with (
         frozen_world(10, pages=(BICYCLES,)) as simulator,

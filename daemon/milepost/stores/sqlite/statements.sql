@@ -826,13 +826,17 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group.
+-- Those to messages of others, as in a group. Their version stays: no entry of the journal is about that.
 UPDATE contact_interaction_events
 SET
     reactions = (
         SELECT nullif(json_group_array(json(value)), '[]')
         FROM json_each(reactions)
         WHERE json_extract(value, '$.from') <> :contact_id
+    ),
+    version = coalesce(
+        (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
+        contact_interaction_events.version
     )
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
