@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from milepost.core.model import Detail
 from milepost.core.plan import reaches_back
 from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, MessagesRequest, Refused, Request, Source
-from milepost.core.remedies import rule_for
+from milepost.core.remedies import Remedy, rule_for
 
 MAX_AHEAD = 16  # batches of a stream
 MAX_ROWS_AHEAD = 8_000  # conversations and messages of all streams, beyond the first batch of each: about 10 MB
@@ -117,15 +117,15 @@ class Prefetch:
 
     @property
     def refusal(self) -> Refused | None:
-        """The refusal of a request that was sent ahead: of the next one, or of any if it is about all: a limit holds.
+        """The refusal of a request that was sent ahead: of the next one or, if it is a rate limit, of any.
 
-        A refusal about the content of a list counts only where the walk gets there.
+        A limit holds from then on. Any other refusal is about its own cursor, and counts where the walk gets there.
         """
         arrived = _arrived(self._ahead[-1]) if self._ahead else None
         if not isinstance(arrived, Refused):
             return None
-        is_general = rule_for(arrived.problem, has_cursor=True).is_general
-        return arrived if is_general or len(self._ahead) == 1 else None
+        is_limit = rule_for(arrived.problem, has_cursor=True).remedy is Remedy.WAIT
+        return arrived if is_limit or len(self._ahead) == 1 else None
 
     def forget(self) -> Request | None:
         """Drop what was answered ahead, and return the last request: it is being settled."""

@@ -196,9 +196,8 @@ class StreamJournal:
             if isinstance(answer, Committed):
                 self._publish(commit, answer, draft, seconds)
                 after, settled = commit.checkpoint, settled + 1
-        if (
-            drafts[0].record.events and self._store_retry.outage()
-        ):  # since this commit, whose outcome was unknown at first
+        was_away = self.is_store_away  # since this commit, whose outcome was unknown at first
+        if drafts[0].record.events and was_away:
             after = await self.record(after, Record(()))
         return after, settled
 
