@@ -31,6 +31,8 @@ TYPES = {
     "Origins": "list",
     "Platforms": "list",
     "Secrets": "list",
+    "SigningSecrets": "secret",
+    "ChangeKinds": "list",
     "NoticeUrls": "list",
     "NoticeKinds": "list",
     "tuple": "list",

@@ -71,6 +71,7 @@ class Trial:
             "floor": self.engine.rate_limits.floor_seconds,
             "webhooks": self.reloader.settings.webhooks,  # asked at each request
             "notify": self.reloader.settings.notify,  # asked at each look
+            "deliveries": self.reloader.settings.deliveries,  # likewise
             "level": logging.getLogger().level,
         }
 

@@ -258,6 +258,27 @@ class FactsContract:
             details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
             assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
+    async def test_reactions_are_erased_with_their_person_wherever_they_are(self, kept: StoreDump) -> None:
+        """In a group, one may react to what another wrote."""
+        by_ada, by_bob = ({"from": of, "at": "2026-03-01T12:00:00Z", "reaction": "love"} for of in ("ada", "bob"))
+        rows = tuple(replace(event_row(f"m_{n}", conversation_id=f"t_{n}"), contact_id="eve") for n in (1, 2, 3))
+        said_of = (
+            json.dumps([by_ada, by_bob], separators=(",", ":")),
+            json.dumps([by_ada], separators=(",", ":")),
+            None,
+        )
+        revised = tuple(replace(row, reactions=said) for row, said in zip(rows, said_of, strict=True))
+        async with open_store(kept.store_url) as store:
+            for changes in (Changes(interaction_events=rows), Changes(revised=revised)):
+                await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
+            await forget(kept.store_url, STREAM, "ada")
+        found = kept.rows("SELECT event_id, reactions FROM contact_interaction_events ORDER BY event_id")
+        assert [(event_id, as_json(said)) for event_id, said in found] == [
+            ("m_1", [by_bob]),
+            ("m_2", None),
+            ("m_3", None),
+        ]
+
     async def test_a_fact_announces_no_message(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.webhooks.add([said(WebhookKind.REACTION, "m_1", 5)], NOON)

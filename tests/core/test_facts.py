@@ -95,6 +95,9 @@ class TestEdits:
         assert after(edit(90), row=later) == later
         assert after(edit(90, is_superseded=True)) == MESSAGE
 
+    def test_of_two_edits_at_the_same_instant_the_one_counts_that_no_other_supersedes(self) -> None:
+        assert after(edit(90), edit(90, "newer")).text == "newer"
+
     def test_an_edit_brings_nothing_back_that_was_unsent(self) -> None:
         unsent = after(unsend(90))
         assert after(edit(120), row=unsent) == unsent
@@ -145,6 +148,10 @@ class TestReactions:
     def test_one_that_was_taken_back_is_gone_and_does_not_come_back(self) -> None:
         assert after(reaction(90), reaction(91, None)).reactions is None
         assert after(reaction(90, is_superseded=True)) == MESSAGE
+
+    def test_of_two_at_the_same_instant_the_one_counts_that_no_other_supersedes(self) -> None:
+        """Which that is follows from their keys."""
+        assert after(reaction(90), reaction(90, None)).reactions is None
 
     def test_one_without_a_name_or_an_emoji_is_one(self) -> None:
         bare = fact(WebhookKind.REACTION, at(90), detail_of(Reacted()), of="ada")

@@ -11,7 +11,7 @@ from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import RecordTokenHealth
 from milepost.core.drafts import MAX_DRAFTS
-from milepost.core.errors import OutcomeUnknown
+from milepost.core.errors import OutcomeUnknown, StoreAway
 from milepost.core.events import Reason, RunStatus
 from milepost.core.model import Table, TokenHealth
 from milepost.core.plan import Policy, RunBudget
@@ -194,3 +194,21 @@ async def test_batches_of_an_unknown_commit_are_stored_and_published_once_howeve
     assert checkpoint.run is not None
     assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
     assert walked(inbox) == numbers(inbox)
+
+
+async def test_none_is_requested_ahead_while_the_store_is_away() -> None:
+    asked: list[int] = []
+
+    class Away(Busy):
+        async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Rejected]:
+            asked.append(len(inbox.asked))
+            if len(asked) == 1:
+                raise StoreAway("the disk is full")
+            return await super().commit_all(commits)
+
+    store, inbox = Away(), Inbox(3 * BATCHES)
+
+    await ran(store, inbox)
+
+    assert asked[1] == 2, "the batch in hand, and the one that was on its way"
+    assert len(store.conversations) == 3 * BATCHES

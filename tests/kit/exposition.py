@@ -11,12 +11,14 @@ from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, run_started
 from kit.notices import recorded, store_retried, usage_told
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.deliveries import Delivery, DeliveryResult
 from milepost.core.model import Scope, Stream, TokenHealth
 from milepost.core.ports import Usage
 from milepost.core.position import Mode
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.metrics.collect import Metrics
+from milepost.service.metrics.deliveries import DeliveryCounter
 from milepost.service.metrics.notices import NoticeCounter
 from milepost.service.metrics.webhooks import WebhookCounter
 from milepost.service.wrong_tokens import WrongTokens
@@ -85,6 +87,9 @@ def everything() -> Exposition:
     webhooks = WebhookCounter(lambda: {STREAM: False})
     webhooks.expect([STREAM])
     exposition.metrics.register(webhooks)
+    deliveries = DeliveryCounter(lambda: {"crm": Delivery("crm", 7, behind_since=at(-60))}, lambda: NOON)
+    deliveries.count("crm", DeliveryResult.REFUSED)
+    exposition.metrics.register(deliveries)
     notices = NoticeCounter()
     notices.expect(["json://127.0.0.1"])
     exposition.metrics.register(notices)

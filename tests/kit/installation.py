@@ -39,7 +39,7 @@ class Installation:
         self.config = folder / "config.yaml"
         self.database = folder / "milepost.db"
 
-    def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
+    def configure(self, base_url: str, *pages: Section, **sections: Section | bool | list[dict[str, object]]) -> None:
         """Write a config.yaml for an API at `base_url`, without pacing or long waits. Sections add or override keys."""
         settings: dict[str, object] = {
             "source": {"kind": "facebook", "base_url": base_url, "calls_per_second": 0},
@@ -53,7 +53,7 @@ class Installation:
             )
         self.config.write_text(yaml.safe_dump({**settings, "pages": list(pages)}, allow_unicode=True))
 
-    def configure_for(self, simulator: SimulatorServer, **sections: Section | bool) -> None:
+    def configure_for(self, simulator: SimulatorServer, **sections: Section | bool | list[dict[str, object]]) -> None:
         """Write a config.yaml for all pages of a simulator."""
         self.configure(simulator.base_url, *map(page_section, simulator.pages), **sections)
 
@@ -118,7 +118,7 @@ class PostgresqlInstallation(Installation):
         self.kept = kept
         self.store_url = kept.store_url  # as configured
 
-    def configure(self, base_url: str, *pages: Section, **sections: Section | bool) -> None:
+    def configure(self, base_url: str, *pages: Section, **sections: Section | bool | list[dict[str, object]]) -> None:
         """Write a config.yaml that names the database."""
         store = {"url": self.store_url.url, "password": self.store_url.password}
         super().configure(base_url, *pages, **{"store": store, **sections})

@@ -51,6 +51,9 @@ OTHERWISE: dict[str, object] = {
     "webhooks.secrets": ("secret-of-instagram-login",),
     "webhooks.secrets_file": "webhook-secrets",
     "webhooks.subscribe": True,
+    "deliveries": (
+        {"name": "crm", "url": "https://crm.example/hooks", "secret": "whsec_YS1zZWNyZXQtZm9yLXRoZS1jcm0tcmVjZWl2ZXI="},
+    ),
     "notify.urls": ("json://127.0.0.1/path",),
     "notify.urls_file": "notice-urls",
     "notify.on": ("stopped",),

@@ -21,7 +21,7 @@ from kit.simulation_setting import ANOTHER_PAGE, Setting
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import ApplyFacts, Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, VersionConflict
-from milepost.core.events import Reason, RunEnded, StoreReturned, SweepCompleted
+from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
 from milepost.core.gaps import Gap
@@ -461,6 +461,7 @@ class SimulatedStore:
     async def load(self, stream: Stream) -> Checkpoint:
         await self._reach()
         checkpoint = self._setting.snapshot(stream)
+        self._process.sources[stream].is_limit_unsettled = False  # what an earlier run has met is not this one's
         self._process.invariants.loaded(stream, checkpoint)
         return checkpoint
 
@@ -510,9 +511,6 @@ class SimulatedStore:
             try:
                 answers.append(await self._watched(self._process.commit(commit)))
             except VersionConflict:
-                self._process.sources[
-                    commit.checkpoint.stream
-                ].is_limit_unsettled = False  # the run ends without a word
                 if not answers:
                     raise
                 break
@@ -533,8 +531,6 @@ class SimulatedStore:
         is_end = any(isinstance(event, RunEnded) and event.reason in PLANNED_ENDS for event in events)
         if is_end and source.is_limit_unsettled and not any(isinstance(event, StoreReturned) for event in events):
             await self._process.fail(AssertionError("a run ended, and a rate limit that it met is not on record"))
-        if any(isinstance(event, RunEnded | SweepCompleted) for event in events):
-            source.is_limit_unsettled = False  # what another run meets is its own
 
     async def settle(self, commit: Commit) -> Committed | None:
         await self._reach()

@@ -11,13 +11,14 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from docs.generate import written
-from milepost.settings import PageSettings, Settings, load
+from milepost.settings import DeliverySettings, PageSettings, Settings, load
 from milepost.settings.messages import section_in
 from milepost.settings.model import Section, key_of
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "config.yaml").read_text()
 DOCUMENTATION = (ROOT / "docs" / "configuration.md").read_text()
+WHSEC = "whsec_YS1zZWNyZXQtZm9yLXRoZS1jcm0tcmVjZWl2ZXI="
 KEY_ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \| [^|]+ \| ?([^|]*?) ?\| ([^|]+) \|[^|]+\| [^|]+ \|$", re.MULTILINE)
 
 
@@ -88,15 +89,19 @@ def test_the_documentation_is_what_the_model_says() -> None:
 
 def test_the_documented_defaults_are_the_defaults() -> None:
     sections = documented_defaults()
-    page, top = sections.pop("pages[]"), sections.pop("")
+    page, delivery, top = sections.pop("pages[]"), sections.pop("deliveries[]"), sections.pop("")
     text = "\n".join([*top, *(f"{name}:\n  " + "\n  ".join(lines) for name, lines in sections.items())])
     assert loaded(text) == Settings()
     page = [line for line in page if not line.startswith("access_token:")]
     text = 'source: {kind: facebook}\npages:\n- id: "1"\n  access_token: x\n  ' + "\n  ".join(page)
     assert loaded(text).pages == (PageSettings(id="1", access_token=SecretStr("x")),)
+    wanted = {"name": "crm", "url": "https://crm.example/hooks", "secret": WHSEC}
+    text = "deliveries:\n- " + "\n  ".join([*(f"{key}: {value}" for key, value in wanted.items()), *delivery])
+    assert loaded(text).deliveries == (DeliverySettings.model_validate(wanted),)
 
 
 def test_every_key_but_sections_ids_and_the_optional_account_has_a_documented_default() -> None:
     without = {key for key, default, _ in KEY_ROW.findall(DOCUMENTATION) if not default.startswith("`")}
     sections = {"store", "source", "sync", "retry", "webhooks", "notify", "http", "log"}
-    assert without == sections | {"pages[].id", "pages[].instagram_account_id"}
+    items = {"pages[].id", "pages[].instagram_account_id"}
+    assert without == sections | items | {f"deliveries[].{key}" for key in ("name", "url", "secret")}

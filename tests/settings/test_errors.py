@@ -87,8 +87,8 @@ config.yaml:28: pages[3].access_token_file: given beside access_token; allowed: 
 config.yaml:31: http.token: found a shorter one; allowed: a token of 16 characters or more, as http.listen is open to \
 other machines
 config.yaml:32: discover_pages: moved into source, where it is given as well; remove it here
-config.yaml:33: logs: unknown key; did you mean log? allowed: store, source, pages, sync, retry, webhooks, notify, \
-http, log
+config.yaml:33: logs: unknown key; did you mean log? allowed: store, source, pages, sync, retry, webhooks, \
+deliveries, notify, http, log
 """
 
 

@@ -256,7 +256,8 @@ pages:
                     own |= secret_keys(inner, f"{prefix}{name}{'' if field.annotation is inner else '[0]'}.")
             return own
 
-        file.write_text("store: {}\nsource: {}\nwebhooks: {}\nnotify: {}\nhttp: {}\npages: [{id: '1'}]")
+        sections = "store: {}\nsource: {}\nwebhooks: {}\nnotify: {}\nhttp: {}\n"
+        file.write_text(f"{sections}pages: [{{id: '1'}}]\ndeliveries: [{{name: crm}}]")
         assert {entry.key for entry in secret_report(file, {})} == secret_keys(Settings, "")
 
     def test_redaction_gets_every_secret_that_is_set_and_no_empty_one(self) -> None:

@@ -57,6 +57,7 @@ from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.spans import Stretch
+from simulation.test_simulation import with_facts
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
 
@@ -408,6 +409,14 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
     return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
 
 
+def to_slow_stores(scenario: Scenario) -> Scenario:
+    """Let many small batches wait for the store, which repeat threads that cannot be read."""
+    habits = Habits(arrival_chance=0.5, new_thread_chance=0.2, unreadable_chance=0.3, counts_offsets=True)
+    small = replace(scenario.policy, batch_size=2)
+    longer = dataclasses.replace(scenario, policy=small, habits=habits, threads=12, run_seconds=270.0, max_batches=50)
+    return dataclasses.replace(longer, slowest_commit_seconds=60.0)
+
+
 def to_double_faults(scenario: Scenario) -> Scenario:
     """Let threads that cannot be read be the ones that the store refuses."""
     habits = Habits(sick_chance=0.3, arrival_chance=0.5, new_thread_chance=0.0)
@@ -589,6 +598,11 @@ MUTANTS = {
     "a refusal that came ahead waits until it is wanted": Mutant(
         "a rate limit that it met is not on record", patches={"milepost.engine.run.next_step": commands_first}
     ),
+    "a batch is committed together with one that changes what it has to know": Mutant(
+        f"opened again|a second open dead letter about|{MISCOUNT}",
+        patches={"milepost.engine.stream_journal.may_follow": lambda *_: True},
+        narrowed=to_slow_stores,
+    ),
     "the history of a thread that is met is not owed": Mutant(
         f"{EITHER}|were never stored",
         patches={"milepost.core.backlog._shows_older": lambda *_: False},
@@ -618,6 +632,17 @@ MUTANTS = {
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),
+    "an answer undoes an edit that was made since it was asked for": Mutant(
+        "became older", patches={"milepost.core.revisions._is_newer": lambda *_: False}, narrowed=with_facts
+    ),
+    "a late edit is applied to a message that was read since": Mutant(
+        "became older", patches={"milepost.core.facts._was_read_after": lambda *_: False}, narrowed=with_facts
+    ),
+    "an unsent message is edited": Mutant(
+        "is there again|became older",
+        patches={"milepost.core.facts.is_told_unsent": lambda *_: False},
+        narrowed=with_facts,
+    ),
     "a second writer is not refused": Mutant("the versions of the stream|is not the fold", store=UncheckedStore),
 }
 

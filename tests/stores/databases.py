@@ -31,6 +31,7 @@ KEYS = {
     "forgotten": "platform, page_id, kind, id",
     "page_moves": "platform, previous_page_id, page_id",
     "webhook_events": "event_key",
+    "deliveries": "destination",
     "source": "place",
     "checkpoints": "stream",
     "runs": "run_id",
@@ -111,6 +112,10 @@ class AnyDatabase:
             key = f"messenger:page-0 message m_{checkpoint.version}_{claims}"
             event = f"'messenger:page-0', 'message', 'm_{claims}', NULL, '{noon}', '{noon}', {due_at}, {claims}"
             self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event}, '', '{{\"text\":\"hallo\"}}')")
+        name = f"crm-{checkpoint.version}"
+        self.execute(
+            f"INSERT INTO deliveries VALUES ('{name}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}', 1)"
+        )
 
 
 def some_rows(of: Stream, version: int) -> Changes:

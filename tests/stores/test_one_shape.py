@@ -94,3 +94,11 @@ def test_webhook_events_have_the_same_statements() -> None:
 
     assert sqlite - postgresql == {"add_webhook_event"}, "SQLite has no round trips: it adds one by one"
     assert postgresql - sqlite == {"add_webhook_events"}
+
+
+def test_deliveries_have_the_same_statements() -> None:
+    parts = (load_statements(kind, "deliveries").keys() for kind in ("sqlite", "postgresql"))
+    sqlite, postgresql = parts
+
+    assert sqlite - postgresql == set()
+    assert postgresql - sqlite == {"hold_delivery", "release_deliveries"}, "SQLite has one process, and no other worker"

@@ -132,6 +132,7 @@ NAMED: dict[str, object] = {
     "closed": True,
     "channel": "any",
     "rows": json.dumps([{"event_id": each, "kind": "message", "edited_at": SWEEP_STARTED_AT} for each in MESSAGES]),
+    "versions": [1] * KEYS,
 }
 IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_found_notes": ("messenger:1", THREADS),
@@ -152,6 +153,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "record_source": ("facebook", ""),
     "replace_source": ("facebook", ""),
     "conversations_after": ("t_7", KEYS),
+    "settle_facts": (MESSAGES,),
 }
 
 

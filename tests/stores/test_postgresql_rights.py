@@ -143,7 +143,7 @@ async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, po
     await at_work(hosted)
     database, schema = superuser(postgres, hosted), dsn_of(hosted).schema
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon, authenticated, service_role")
-    names = ("page_moves", "message_backlog", "pages", "webhook_events", "deleted_rows")
+    names = ("page_moves", "message_backlog", "pages", "webhook_events", "deleted_rows", "deliveries", "delivery_holds")
     younger = ", ".join(f"{schema}.{name}" for name in names)
     database.sql(f"SET ROLE {ROLE}; REVOKE ALL ON {younger} FROM anon, authenticated, service_role")
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO anon")

@@ -171,10 +171,10 @@ async def test_commits_that_follow_one_another_are_written_as_if_each_had_been_a
         assert (await reader.verify()).entries == sum(entries)
 
 
-async def test_a_batch_takes_four_round_trips(
+async def test_a_batch_takes_three_round_trips(
     store: PostgresqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known, what holds under the locks, what is written, and the end of the pipeline."""
+    """What is known, also of a full sweep, what holds under the locks, and what is written."""
     first = first_batch(STREAM)
     await store.commit(first)
     monkeypatch.setattr(connecting, "TRUSTED_SECONDS", math.inf)
@@ -182,7 +182,8 @@ async def test_a_batch_takes_four_round_trips(
         await store.known(Keys(STREAM))
     second = commit_after(first.checkpoint, BatchStored(walking("next"), Tally(batches=1)), changes=Changes())
     threads = tuple(names(STREAM, "t"))
-    keys = Keys(STREAM, threads, tuple(names(STREAM, "c")), tuple(f"m_{each}" for each in threads), threads)
+    events = tuple(f"m_{each}" for each in threads)
+    keys = Keys(STREAM, threads, tuple(names(STREAM, "c")), events, threads, full_sweep_at=NOON, counts_stored=True)
 
     with (tmp_path / "trace").open("w+") as trace:
         getconn = store.database.pool.getconn
@@ -200,7 +201,7 @@ async def test_a_batch_takes_four_round_trips(
         waits = [line for line in trace if "\tF\t" in line and ("\tSync" in line or "\tQuery" in line)]
 
     assert len(known.conversations) == SIZE
-    assert len(waits) == 4
+    assert len(waits) == 3
 
 
 async def test_a_session_that_the_server_ended_a_moment_ago_is_replaced(

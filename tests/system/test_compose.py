@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(300),
     needs("ip", "iproute2"),
+    needs("curl"),
     needs("prometheus"),
     needs("prometheus-alertmanager"),
 ]

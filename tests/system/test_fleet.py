@@ -141,7 +141,8 @@ async def test_any_worker_reports_all_events_and_accepts_commands_for_any_stream
 async def test_a_rate_limit_that_one_worker_meets_keeps_the_others_from_calling(
     tmp_path: Path, database: Database
 ) -> None:
-    world = frozen_world(CONVERSATIONS, SLOW, pages=PAGES, clock=lambda: datetime.now(UTC))
+    # More than are read by the time that both work: the limit has to meet them at work.
+    world = frozen_world(4 * CONVERSATIONS, SLOW, pages=PAGES, clock=lambda: datetime.now(UTC))
     async with world as simulator, fleet(tmp_path, database, simulator) as workers:
         for _ in range(2):
             await workers.join(sync=SYNC | {"concurrency": 4}, source={"rate_limit_floor": "1s"})

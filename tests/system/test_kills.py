@@ -10,12 +10,14 @@ import pytest
 from kit.binary import started, until
 from kit.installation import COPIED, Installation, Rows, on_both_databases
 from kit.simulated import STREAMS, frozen_world, taken_cursors
+from milepost.engine.prefetch import MAX_AHEAD
 from milepost.simulator.server import SimulatorServer
 
 CONVERSATIONS = 2000
 FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=10ms"
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
-MAX_WASTED_BY_A_KILL = 2  # in each stream: the current batch, and the prefetched one
+WASTED_BY_A_KILL = 2  # in each stream, mostly: the batch that is being committed, and the one that is on its way
+MAX_WASTED_BY_A_KILL = 1 + MAX_AHEAD  # where commits take longer than calls
 
 MAX_REQUESTS_OF_HEAD = 10  # a batch of a quiet head, and one more if rows of it are new; the rest are retries
 
@@ -83,9 +85,7 @@ async def kill_again_and_again(
     installation.configure_for(simulator, sync={"batch_size": batch_size}, retry=RETRY)
     killings = Killings(installation, simulator)
     batches = len(STREAMS) * CONVERSATIONS // batch_size
-    most = (
-        len(STREAMS) * MAX_WASTED_BY_A_KILL + 2 * batches // kills
-    )  # so that the kills are spread over the whole sync
+    most = len(STREAMS) * WASTED_BY_A_KILL + 2 * batches // kills  # so that the kills are spread over the whole sync
     await killings.live(
         die_after_requests=0, grace_seconds=0.2 + random.random() * 0.4
     )  # while the database is being created

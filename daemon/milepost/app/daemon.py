@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from milepost import __version__
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
+from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.reload import Configuration
@@ -30,6 +31,7 @@ from milepost.service.api.background import BackgroundWork, background_work
 from milepost.service.api.daemon import daemon_status
 from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
+from milepost.service.api.deliveries import deliveries
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal
 from milepost.service.api.login import login
@@ -82,6 +84,10 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         webhooks = Webhooks(parts)
         observers.metrics.register(webhooks.counter)
         observers.health.watch_webhooks(webhooks.status, webhooks.issues)
+        outgoing = Deliveries(parts, journal_reader)
+        observers.metrics.register(outgoing.counter)
+        observers.health.watch_deliveries(outgoing.views, outgoing.issues)
+        of_the_journal = observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)
         notices = _notice_watch(parts, observers, driver)
         await notices.begin()
         async with (
@@ -92,10 +98,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
             reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
             reading(
                 driver.journal_feed,
-                {
-                    **observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed),
-                    "notices": notices.read,
-                },
+                {**of_the_journal, "deliveries": outgoing.dispatcher.read, "notices": notices.read},
             ),
             asyncio.TaskGroup() as tasks,
         ):
@@ -109,6 +112,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "store size": observers.store_size.run(parts.clock, stop),
                 "webhooks": webhooks.work(stop),
                 "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
+                "deliveries": outgoing.dispatcher.run(stop),
                 "judge of webhooks": webhooks.judge.run(stop),
                 "notices": notices.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
@@ -299,6 +303,10 @@ async def serving(
     http, journal_reader = settings.http, shown.journal_reader
     wrong_tokens = wrong_tokens or WrongTokens()
     token = http.token.get_secret_value()
+
+    def configured() -> Collection[str]:
+        return [each.name for each in parts.reloader.settings.deliveries]
+
     async with background_work() as background:
         operations = described(
             [
@@ -311,6 +319,7 @@ async def serving(
                 *dead_letter_actions(background, parts.supervisor.do, parts.store.find_open_dead_letters),
                 *dead_letter_groups(journal_reader),
                 *dead_letter_group_actions(background, parts.supervisor.do, journal_reader),
+                *deliveries(parts.store.deliveries, configured, parts.clock.now),
                 *shown.operations,
                 *login(Sessions(token) if token else None, wrong_tokens, parts.clock.now),
             ]

@@ -13,6 +13,7 @@ from milepost.core.background import Demand
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
+from milepost.reporting.deliveries import DeliveryView
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,
@@ -48,6 +49,8 @@ class Health:
         self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
         self._issues_of_notices: Callable[[], Iterable[Issue]] = tuple
         self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
+        self._issues_of_deliveries: Callable[[], Iterable[Issue]] = tuple
+        self._deliveries: Callable[[], tuple[DeliveryView, ...]] = tuple
 
     def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
         """Ask for the streams that get nowhere, too: the live view knows them."""
@@ -56,6 +59,12 @@ class Health:
     def watch_webhooks(self, status: Callable[[], WebhookStatus | None], issues: Callable[[], Iterable[Issue]]) -> None:
         """Ask for what has come by webhooks, and what is wrong with them, too."""
         self._webhooks, self._issues_of_webhooks = status, issues
+
+    def watch_deliveries(
+        self, deliveries: Callable[[], tuple[DeliveryView, ...]], issues: Callable[[], Iterable[Issue]]
+    ) -> None:
+        """Ask for where deliveries stand, and what is wrong with them, too."""
+        self._deliveries, self._issues_of_deliveries = deliveries, issues
 
     def watch_notices(self, issues: Callable[[], Iterable[Issue]]) -> None:
         """Ask for what keeps people from being told, too."""
@@ -72,6 +81,7 @@ class Health:
             self.slowed_down(),
             held_back=self.held_back(),
             webhooks=self._webhooks(),
+            deliveries=self._deliveries(),
         )
 
     def issues(self) -> tuple[Issue, ...]:
@@ -124,6 +134,7 @@ class Health:
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         yield from self._discovery.issues()
         yield from self._reloader.issues()
+        yield from self._issues_of_deliveries()
         yield from self._issues_of_webhooks()
         yield from self._issues_of_notices()
         slowdowns = self._registry.slowdowns()

@@ -34,6 +34,7 @@ COMMANDS = {
     "backup": "Copy the database while the daemon keeps running.",
     "store": "Copy the database into another one, or switch it to another source.",
     "dead-letters": "List, show, redrive or discard what could not be read or written.",
+    "deliveries": "List, pause, resume or replay deliveries of changed rows.",
     "streams": "Remove streams with their rows.",
     "contacts": "Erase a person on request.",
     "notify": "Try whether notices to people arrive.",

@@ -122,9 +122,8 @@ def contradicts(fact: DueFact) -> bool:
     row, at = fact.message, fact.occurred_at
     if fact.kind is not WebhookKind.EDIT or fact.is_superseded or fact.detail is None or row.deleted_at is not None:
         return False
-    is_older = row.content_at is not None and row.content_at >= at
-    is_old_news = row.edited_at is not None and row.edited_at >= at
-    return is_older and not is_old_news and _decode_edited(fact.detail).text != row.text
+    is_old_news = row.edited_at is not None and row.edited_at > at
+    return _was_read_after(row, at) and not is_old_news and _decode_edited(fact.detail).text != row.text
 
 
 def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
@@ -152,18 +151,23 @@ def _edited(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
     """Return a message after an edit. One that was read since has its text already."""
     at = fact.occurred_at
     is_gone = row.deleted_at is not None and (is_told_unsent(row) or row.deleted_at >= at)
-    if is_gone or fact.detail is None or (row.edited_at is not None and row.edited_at >= at):
+    if is_gone or fact.detail is None or (row.edited_at is not None and row.edited_at > at):
         return row
-    if row.content_at is not None and row.content_at >= at:
+    if _was_read_after(row, at):
         return replace(row, edited_at=at) if row.edited_at is None else row
     kind = "message" if row.kind == UNAVAILABLE else row.kind
     text = _decode_edited(fact.detail).text
     return replace(row, kind=kind, text=text, edited_at=at, deleted_at=None, content_at=at)
 
 
+def _was_read_after(row: InteractionEventRow, at: datetime) -> bool:
+    """Return whether a message was read at this instant or later; another edit of the same instant is no reading."""
+    return row.content_at is not None and (row.content_at > at or (row.content_at == at and row.edited_at != at))
+
+
 def _reacted(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
     before = _decode_reactions(row.reactions) if row.reactions is not None else ()
-    if any(each.actor == fact.actor and each.at >= fact.occurred_at for each in before):
+    if any(each.actor == fact.actor and each.at > fact.occurred_at for each in before):
         return row
     after = [each for each in before if each.actor != fact.actor]
     if fact.detail is not None:

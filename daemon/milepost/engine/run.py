@@ -58,7 +58,11 @@ async def run_stream(
     redriver = Redriver(engine, stream, source, stream_journal, budget)
     commands = CommandHandler(mailbox, redriver, stream_journal, budget)
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox, budget)
-    async with prefetching(source, lambda: not _is_called(engine, mailbox), engine.rows_ahead) as prefetch:
+
+    def may_go_on() -> bool:
+        return not (stream_journal.is_store_away or _is_called(engine, mailbox))
+
+    async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
             run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
             checkpoint = await run.complete(own_run_id)

@@ -100,6 +100,11 @@ class StreamJournal:
         after, _ = answer
         return after
 
+    @property
+    def is_store_away(self) -> bool:
+        """Whether the store has been unavailable since its latest commit."""
+        return bool(self._store_retry.outage())
+
     async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return dead letters of the stream whose redrive is due, at most `limit`."""
         now = self._engine.clock.now()

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from milepost.reporting.deliveries import DeliveryView
 from milepost.reporting.humanize import ago, clock, counted, on_one_line
 from milepost.reporting.status import StoreOutage
 
@@ -23,6 +24,7 @@ class IssueKind(StrEnum):
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
     RESTART_NEEDED = "restart_needed"  # neither is a part of it
+    DELIVERIES = "deliveries"  # receivers do not take what changed
     WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
     UNSUBSCRIBED = "unsubscribed"  # pages have no webhooks for what is copied of them
     NOTICES = "notices"  # people are not told what needs them
@@ -59,7 +61,7 @@ class DaemonStatus(Struct, frozen=True):
 
     `issues` are what is wrong with it, the most serious first. `queued` says by stream since when it has been waiting
     for a slot, `slowed_down` by page how far apart its calls are, and why, and `held_back` by page why older messages
-    wait. `webhooks` is null where none are taken.
+    wait. `webhooks` is null where none are taken; `deliveries` are the destinations of the configuration.
     """
 
     at: datetime
@@ -69,6 +71,7 @@ class DaemonStatus(Struct, frozen=True):
     slowed_down: Mapping[str, str]
     held_back: Mapping[str, str] = {}
     webhooks: WebhookStatus | None = None
+    deliveries: tuple[DeliveryView, ...] = ()
 
 
 def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:

@@ -11,6 +11,7 @@ diff         what a reload changes, and which of it needs a restart
 from milepost.settings.diff import Changes, changes_between
 from milepost.settings.load import default_path, load, load_or_default, moved_keys, secret_report
 from milepost.settings.model import (
+    DeliverySettings,
     HttpSettings,
     LogSettings,
     PageSettings,
@@ -24,6 +25,7 @@ from milepost.settings.secrets import SecretOrigin, secret_files, secrets
 
 __all__ = [
     "Changes",
+    "DeliverySettings",
     "HttpSettings",
     "LogSettings",
     "PageSettings",

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from milepost.core.errors import BadConfiguration
 from milepost.settings.messages import problems_in
 from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
-from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_pages
-from milepost.settings.yaml import Document, KeyPath, Problem, as_if_written, read_document
+from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_items
+from milepost.settings.yaml import Document, KeyPath, Problem, as_if_written, format_key_path, read_document
 
 DEFAULT_PATH = Path("config.yaml")
 SQLITE = "sqlite:///"
@@ -121,7 +121,8 @@ def _validated(document: Document) -> Settings | None:
 
 def _broken_rules(document: Document) -> Iterator[Problem]:
     """Yield the rules that a document breaks, once its secrets are filled in."""
-    yield from _repeated_ids(document)
+    yield from _repeated(document, "pages", "id", "page")
+    yield from _repeated(document, "deliveries", "name", "destination")
     kind = _kind(document)
     if kind == "facebook":
         yield from _missing_for_facebook(document)
@@ -147,12 +148,13 @@ def _real_in_the_simulator(document: Document) -> Iterator[Problem]:
         yield Problem(("source", "access_token"), f"{found}, whose world brings tokens of its own; {remedy}")
 
 
-def _repeated_ids(document: Document) -> Iterator[Problem]:
+def _repeated(document: Document, name: str, key: str, what: str) -> Iterator[Problem]:
+    """Yield the items of a list that have the same value under a key as an earlier one."""
     first: dict[object, str] = {}
-    for key_path, page in written_pages(document):
-        id_ = page.get("id")
-        if isinstance(id_, str) and first.setdefault(id_, f"pages[{key_path[-1]}]") != f"pages[{key_path[-1]}]":
-            yield Problem((*key_path, "id"), f"{first[id_]} has this id, too; allowed: each page once")
+    for key_path, item in written_items(document, name):
+        value, here = item.get(key), format_key_path(key_path)
+        if isinstance(value, str) and first.setdefault(value, here) != here:
+            yield Problem((*key_path, key), f"{first[value]} has this {key}, too; allowed: each {what} once")
 
 
 def _missing_for_facebook(document: Document) -> Iterator[Problem]:
@@ -164,7 +166,7 @@ def _missing_for_facebook(document: Document) -> Iterator[Problem]:
         yield Problem(("source", "app_secret"), f"missing; allowed: {need}")
     if document.at(("pages",)) in (None, ()) and not _discovers(document):
         yield Problem(("pages",), "missing; allowed: one page or more, which source.kind: facebook needs")
-    for key_path, page in written_pages(document):
+    for key_path, page in written_items(document, "pages"):
         if page.get("access_token") in (None, ""):
             need = "access_token or access_token_file, which source.kind: facebook needs for each page"
             yield Problem((*key_path, "access_token"), f"missing; allowed: {need}")

@@ -11,6 +11,9 @@ from pydantic_core import PydanticCustomError
 from milepost.settings.types import (
     Address,
     BaseUrl,
+    ChangeKinds,
+    DestinationName,
+    EndpointUrl,
     FilePath,
     Flag,
     GraphId,
@@ -27,6 +30,7 @@ from milepost.settings.types import (
     Seconds,
     Secret,
     Secrets,
+    SigningSecrets,
     StoreUrl,
     Text,
     UrlPath,
@@ -207,6 +211,24 @@ class WebhookSettings(Section):
         return token
 
 
+class DeliverySettings(Section):
+    """A destination of changed rows: docs/deliveries.md."""
+
+    name: DestinationName
+    """The name of the destination, under which its place is kept; each once."""
+    url: EndpointUrl
+    """Where the rows are posted to. A name that resolves to a private address is refused; only a URL whose host is
+    such an address, or a name without a dot, leads into a network of your own."""
+    secret: SigningSecrets
+    """The secret that signs each request; while the receiver changes over, a list of the new one and the old one."""
+    secret_file: FilePath = ""
+    """A file that holds it, or two of them, one on each line."""
+    kinds: ChangeKinds = ("contact", "conversation", "message")
+    """Which rows are delivered."""
+    from_: Literal["now", "start"] = "now"  # `from` is a word of Python
+    """Where a new destination begins: with what changes from `now` on, or at the `start` with all that is stored."""
+
+
 class NotifySettings(Section):
     """Notices to people: docs/notices.md."""
 
@@ -281,6 +303,8 @@ class Settings(Section):
     """How failures are retried."""
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     """What Meta sends by itself."""
+    deliveries: tuple[DeliverySettings, ...] = ()
+    """Where changed rows are pushed to."""
     notify: NotifySettings = Field(default_factory=NotifySettings)
     """Notices to people about what needs them."""
     http: HttpSettings = Field(default_factory=HttpSettings)

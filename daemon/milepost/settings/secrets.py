@@ -38,6 +38,7 @@ def secrets(settings: Settings) -> tuple[str, ...]:
         *(page.access_token for page in settings.pages),
         settings.webhooks.verify_token,
         *settings.webhooks.secrets,
+        *(secret for delivery in settings.deliveries for secret in delivery.secret),
         *settings.notify.urls,
         settings.http.token,
     ]
@@ -53,18 +54,19 @@ def secret_files(settings: Settings) -> tuple[Path, ...]:
         *(page.access_token_file for page in settings.pages),
         settings.webhooks.verify_token_file,
         settings.webhooks.secrets_file,
+        *(delivery.secret_file for delivery in settings.deliveries),
         settings.notify.urls_file,
         settings.http.token_file,
     ]
     return tuple(Path(name) for name in named if name)
 
 
-def written_pages(document: Document) -> Iterator[tuple[KeyPath, dict[str, object]]]:
-    """Yield each item under `pages` that is a mapping, with its path."""
-    pages = document.tree.get("pages")
-    for index, page in enumerate(pages if isinstance(pages, tuple) else ()):
-        if isinstance(page, dict):
-            yield ("pages", index), page
+def written_items(document: Document, key: str) -> Iterator[tuple[KeyPath, dict[str, object]]]:
+    """Yield each item of the list under a key that is a mapping, with its path."""
+    items = document.tree.get(key)
+    for index, item in enumerate(items if isinstance(items, tuple) else ()):
+        if isinstance(item, dict):
+            yield (key, index), item
 
 
 def fill_in(document: Document, environment: Mapping[str, str]) -> None:
@@ -133,8 +135,8 @@ def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object
         section = document.tree.get(name)
         if isinstance(section, dict):
             yield from (((name,), section, key) for key in keys)
-    for key_path, page in written_pages(document):
-        yield key_path, page, "access_token"
+    for name, key in (("pages", "access_token"), ("deliveries", "secret")):
+        yield from ((key_path, item, key) for key_path, item in written_items(document, name))
 
 
 def _secret_in(path: Path) -> str:

@@ -1,7 +1,9 @@
 """The types of setting values beyond pydantic's: what is accepted, and the words for it."""
 
+import binascii
 import ipaddress
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from math import inf
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -148,6 +150,47 @@ def _base_url(url: str) -> str:
     raise ValueError("not a base URL")
 
 
+def _endpoint_url(url: str) -> str:
+    parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
+    host = parts.hostname or ""
+    safe = parts.scheme == "https" or (parts.scheme == "http" and is_local_name(host))
+    if safe and host and parts.port != 0 and not re.search(r"[@#]", url):
+        return url
+    raise ValueError("not the URL of an endpoint")
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a host is named as one of our own network: an address that is not global, or a name without a dot."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host
+
+
+def _signing_secrets(written: object) -> object:
+    """Return secrets that are written as one text, with spaces or line ends between them, one by one."""
+    return tuple(written.split()) if isinstance(written, str) else written
+
+
+MAX_SIGNING_SECRETS = 2  # the new one and the old one, while a receiver changes over
+_SECRET_PREFIX = "whsec_"  # noqa: S105  # Standard Webhooks, "Signature scheme": 24 to 64 random bytes in base64
+
+
+def _signing_keys(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if not 1 <= len(secrets) <= MAX_SIGNING_SECRETS or not all(map(_is_signing_key, secrets)):
+        raise ValueError("not signing secrets")
+    return secrets
+
+
+def _is_signing_key(secret: SecretStr) -> bool:
+    text = secret.get_secret_value()
+    try:
+        key = b64decode(text.removeprefix(_SECRET_PREFIX).encode(), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return text.startswith(_SECRET_PREFIX) and 24 <= len(key) <= 64
+
+
 def split_address(listen: str) -> tuple[str, int]:
     """Return the host and port of `host:port`; an IPv6 host is written in brackets.
 
@@ -244,6 +287,29 @@ HostNames = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})$")], ...],
     AfterValidator(_all_different),
     Allowed("a list of host names without ports, such as [milepost, status.example.com]"),
+]
+DestinationName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"),
+    Allowed("a name of up to 63 letters, digits, - and _, such as crm"),
+]
+EndpointUrl = Annotated[
+    str,
+    AfterValidator(_endpoint_url),
+    Allowed("an https:// URL (http:// to a private address or a name without a dot only) without user and password"),
+]
+SigningSecrets = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_signing_secrets),
+    AfterValidator(_signing_keys),
+    HoldsSecrets(),
+    Allowed("whsec_ and 24 to 64 random bytes in base64, or a list of two such secrets"),
+]
+ChangeKinds = Annotated[
+    tuple[Literal["contact", "conversation", "message"], ...],
+    Field(min_length=1),
+    AfterValidator(_all_different),
+    Allowed("a list of contact, conversation and message"),
 ]
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...],

@@ -54,6 +54,7 @@ TABLES = (
     Table("missed_conversations", ("stream", "conversation_id")),
     Table("page_moves", ("platform", "previous_page_id", "page_id"), is_verbatim=True),
     Table("webhook_events", ("event_key",), is_verbatim=True),
+    Table("deliveries", ("destination",), is_verbatim=True),
     SOURCE,
 )
 

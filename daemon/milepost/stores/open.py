@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.deliveries import DeliveryPlaces
 from milepost.core.errors import StoreLost
 from milepost.core.model import DataSource, Stream
 from milepost.core.ports import Store
@@ -28,6 +29,11 @@ class OpenStore(Store, Protocol):
     @property
     def webhooks(self) -> WebhookInbox:
         """Where webhook events wait until they are worked off."""
+        ...
+
+    @property
+    def deliveries(self) -> DeliveryPlaces:
+        """Where the places of deliveries are kept."""
         ...
 
     async def checkpoints(self) -> list[Checkpoint]:
@@ -104,6 +110,24 @@ async def open_reader(store_url: StoreUrl, *, alone: bool = False) -> AsyncItera
 
         async with open_postgresql_reader(store_url) as journal_reader:
             yield journal_reader
+
+
+@asynccontextmanager
+async def open_deliveries(store_url: StoreUrl) -> AsyncIterator[DeliveryPlaces]:
+    """Open the places of deliveries, to read and to change them beside a running daemon or without one.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
+    """
+    if store_url.file is not None:
+        from milepost.stores.sqlite.deliveries import open_sqlite_deliveries  # noqa: PLC0415
+
+        async with open_sqlite_deliveries(store_url.file) as places:
+            yield places
+    else:
+        from milepost.stores.postgresql.deliveries import open_postgresql_deliveries  # noqa: PLC0415
+
+        async with open_postgresql_deliveries(store_url) as places:
+            yield places
 
 
 async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:

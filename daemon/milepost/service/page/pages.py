@@ -25,7 +25,7 @@ POLICY = (
 STATUS_SCRIPTS = (
     "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "actions", "stream", "card",
     "table", "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
-    "dead-letter-groups", "refresh", "page",
+    "dead-letter-groups", "deliveries", "refresh", "page",
 )  # fmt: skip
 LOGIN_SCRIPTS = ("words", "elements", "daemon", "login")
 

@@ -5,6 +5,7 @@ One statement for each table and group, and two round trips: what is read, and w
 
 from collections import ChainMap
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from time import perf_counter
 from typing import Any
 
@@ -65,12 +66,13 @@ class PostgresqlWriter(PostgresqlSession):
     """A session that writes, over a connection inside a transaction."""
 
     def __init__(
-        self, database: Database, codec: Codec, connection: Connection, pipeline: AsyncPipeline | None = None
+        self, database: Database, codec: Codec, connection: Connection, pipelined: AsyncExitStack | None = None
     ) -> None:
         super().__init__(self._ask, codec)
         self.connection = connection
         self._database = database
-        self._pipeline = pipeline
+        self._pipelined = pipelined or AsyncExitStack()  # holds the pipeline, which ends with `write`
+        self._pipeline: AsyncPipeline | None = None
 
     async def execute(self, statement: str, parameters: Parameters = ()) -> psycopg.AsyncCursor[TupleRow]:
         """Run a statement, by its name, and do not wait for its result in a pipeline."""
@@ -87,11 +89,16 @@ class PostgresqlWriter(PostgresqlSession):
             await self._pipeline.sync()
         return await cursor.fetchall() if cursor.description else []
 
+    async def _enter_pipeline(self) -> None:
+        if self._pipeline is None:
+            self._pipeline = await self._pipelined.enter_async_context(self.connection.pipeline())
+
     # --- what is read first ---
 
     async def prepare(self, commits: Sequence[Commit]) -> list[Prepared]:
         """Begin the transaction of a group: take its locks, and read what depends on what is stored."""
         streams = sorted({commit.checkpoint.stream.key for commit in commits})  # one order for all: no deadlock
+        await self._enter_pipeline()
         await self._database.begin(self.connection)
         await self.execute("lock_streams", {"streams": streams})
         has_forgotten = await self._demand_known(commits)
@@ -157,7 +164,8 @@ class PostgresqlWriter(PostgresqlSession):
     async def write(self, group: Sequence[Prepared], events_chunk_size: int) -> list[Committed]:
         """Write a group and commit it. The journal comes last, so that its lock is held as briefly as possible."""
         began = perf_counter()
-        async with self.connection.pipeline():
+        async with self._pipelined:
+            await self._enter_pipeline()
             rows_began = await self.execute("moment")
             for part in _parts(group):
                 await self._write_rows(part)
@@ -227,6 +235,7 @@ class PostgresqlWriter(PostgresqlSession):
         await self.execute("forget_contact", who)
         await self.execute("forget_conversations", who)
         await self.execute("erase_webhook_events", who)
+        await self.execute("erase_reactions", who)
         forgotten = Forgotten(
             contacts=(await self.execute("erase_contact", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,

@@ -2,7 +2,7 @@
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -62,12 +62,17 @@ class Database:
 
     async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
+        (found,) = await self.rows_of(((statement, parameters),))
+        return found
+
+    async def rows_of(self, asked: Iterable[tuple[str, Parameters]]) -> list[list[TupleRow]]:
+        """Run statements in one transaction and one round trip. Raises as `transaction` does."""
         async with self.connection() as connection:
             async with connection.pipeline():
                 await self.begin(connection)
-                cursor = await connection.execute(self.sql[statement], parameters)
+                cursors = [await connection.execute(self.sql[each], parameters) for each, parameters in asked]
                 await self.commit(connection)
-            return await cursor.fetchall() if cursor.description else []
+            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     async def rows_on(self, connection: Connection, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement on a connection, inside its transaction."""

@@ -13,6 +13,7 @@ UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
 UNION ALL SELECT 'page_moves', count(*) FROM page_moves
 UNION ALL SELECT 'webhook_events', count(*) FROM webhook_events
+UNION ALL SELECT 'deliveries', count(*) FROM deliveries
 UNION ALL SELECT 'source', count(*) FROM source;
 
 -- name: read_forgotten
@@ -76,6 +77,13 @@ SELECT
 FROM webhook_events
 ORDER BY event_key;
 
+-- name: read_deliveries
+SELECT
+    destination, place, instant_text(behind_since), instant_text(delivered_at), instant_text(paused_at),
+    instant_text(failing_since), failures, problem, instant_text(retry_at), replays
+FROM deliveries
+ORDER BY destination;
+
 -- name: read_source
 SELECT place, kind, base_url FROM source ORDER BY place;
 
@@ -123,6 +131,11 @@ COPY webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 ) FROM STDIN;
 
+-- name: add_deliveries
+COPY deliveries (
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
+) FROM STDIN;
+
 -- name: add_source
 COPY source (place, kind, base_url) FROM STDIN;
 
@@ -142,7 +155,7 @@ SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
     contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
-    webhook_events, source,
+    webhook_events, deliveries, delivery_holds, source,
     unfinished_copy
 IN ACCESS EXCLUSIVE MODE;
 
@@ -160,7 +173,7 @@ ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
     contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
-    webhook_events, source,
+    webhook_events, deliveries, delivery_holds, source,
     unfinished_copy;
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;
 

@@ -68,6 +68,10 @@ class PostgresqlSession:
         self.ask = ask
         self.codec = codec
 
+    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        """Ask several questions, none of which depends on another; a store does that in one round trip."""
+        return [await self.ask(*each) for each in asked]
+
     # --- the store itself ---
 
     async def answers(self) -> None:
@@ -117,16 +121,14 @@ class PostgresqlSession:
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
         subjects = {storable(subject): subject for subject in keys.subjects}
-        parameters = stream_parameters(keys.stream) | {
-            "conversations": searchable(keys.conversations),
-            "contacts": searchable(keys.contacts),
-            "interaction_events": searchable(keys.interaction_events),
-            "subjects": searchable(subjects),
-        }
-        ((found_as_json,),) = await self.ask("known", parameters)
+        asked = _asked_of(keys, searchable(subjects))
+        answers = dict(zip(asked, await self._ask_together(*asked.items()), strict=True))
+        ((found_as_json,),) = answers["known"]
         found = _decode(found_as_json)
+        ((unseen, missed, all_missed),) = answers.get("known_of_sweep", [(0, (), 0)])
+        ((stored,),) = answers.get("count_stored", [(0,)])
+        ((stored_messages, stored_below),) = answers.get("count_messages", [(0, 0)])
         conversations = {row.conversation_id: row for row in found.conversations}
-        unseen, missed, all_missed = await self._known_of_sweep(keys)
         known = Known(
             conversations,
             {row.contact_id: row for row in found.contacts},
@@ -137,10 +139,11 @@ class PostgresqlSession:
             },
             frozenset(found.forgotten),
             unseen,
-            missed,
+            frozenset(missed),
             all_missed,
-            await self._count_stored(keys),
-            *await self._count_messages(keys),
+            stored,
+            stored_messages,
+            stored_below,
             await self._known_messages(keys, conversations),
             left_behind=dict(found.left_behind),
         )
@@ -168,32 +171,6 @@ class PostgresqlSession:
     async def linked_pages(self, stream: Stream) -> tuple[str, ...]:
         """Return the page and those that rows have moved from or to."""
         return tuple(page_id for (page_id,) in await self.ask("linked_pages", stream_parameters(stream)))
-
-    async def _known_of_sweep(self, keys: Keys) -> tuple[int, frozenset[str], int]:
-        """Return `unseen`, `missed` and `all_missed` of Known, which are about a full sweep."""
-        if keys.full_sweep_at is None:
-            return 0, frozenset(), 0
-        stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
-        parameters = stretch_parameters(keys.stream, stretch) | {
-            "has_stretch": keys.stretch is not None,
-            "sweep_started_at": instant_text(keys.full_sweep_at),
-            "conversations": searchable(keys.conversations),
-        }
-        ((unseen, missed, all_missed),) = await self.ask("known_of_sweep", parameters)
-        return unseen, frozenset(missed), all_missed
-
-    async def _count_stored(self, keys: Keys) -> int:
-        if not keys.counts_stored:
-            return 0
-        ((stored,),) = await self.ask("count_stored", stream_parameters(keys.stream))
-        return int(stored)
-
-    async def _count_messages(self, keys: Keys) -> tuple[int, int]:
-        """Return `stored_messages` and `stored_below` of Known."""
-        if keys.counts_messages is None:
-            return 0, 0
-        ((stored, below),) = await self.ask("count_messages", messages.span_parameters(keys.counts_messages))
-        return int(stored), int(below)
 
     async def _known_messages(
         self, keys: Keys, conversations: Mapping[str, ConversationRow]
@@ -328,6 +305,24 @@ class PostgresqlSession:
         """Return who those of these conversations are with that are stored, and where Meta shows them."""
         found = await self.ask("threads", (searchable(conversation_ids),))
         return {conversation_id: Thread(*columns) for conversation_id, *columns in found}
+
+
+def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
+    """Return the statements that tell what is stored under the keys, and their parameters."""
+    of_stream = stream_parameters(keys.stream)
+    conversations = {"conversations": searchable(keys.conversations)}
+    contacts, events = searchable(keys.contacts), searchable(keys.interaction_events)
+    of_batch = {"contacts": contacts, "interaction_events": events, "subjects": subjects}
+    asked: dict[str, Parameters] = {"known": {**of_stream, **conversations, **of_batch}}
+    if keys.full_sweep_at is not None:
+        stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
+        of_sweep = {"has_stretch": keys.stretch is not None, "sweep_started_at": instant_text(keys.full_sweep_at)}
+        asked["known_of_sweep"] = {**stretch_parameters(keys.stream, stretch), **of_sweep, **conversations}
+    if keys.counts_stored:
+        asked["count_stored"] = of_stream
+    if keys.counts_messages is not None:
+        asked["count_messages"] = messages.span_parameters(keys.counts_messages)
+    return asked
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:

@@ -1155,6 +1155,19 @@ WHERE
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
     );
 
+-- name: erase_reactions
+-- Those to messages of others, as in a group.
+UPDATE contact_interaction_events
+SET
+    reactions = (
+        SELECT json_agg(each ORDER BY place)
+        FROM json_array_elements(reactions) WITH ORDINALITY AS element (each, place)
+        WHERE each ->> 'from' <> %(contact_id)s
+    )
+WHERE
+    platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+    AND reactions IS NOT NULL AND strpos(reactions::text, '"from":"' || %(contact_id)s || '"') > 0;
+
 -- name: erase_webhook_events
 -- Before their messages: some events name nobody but a message.
 DELETE FROM webhook_events

@@ -6,9 +6,10 @@ through a pooler as well. Ownership is never trusted: the journal's key decides 
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreLost, VersionConflict
 from milepost.core.journal import Codec
@@ -17,7 +18,8 @@ from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import Database, connected
+from milepost.stores.postgresql.connection import Database, Parameters, connected
+from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.migrate import migrate
@@ -39,7 +41,8 @@ async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) 
     """
     dsn = dsn_of(store_url)
     await migrate(dsn)
-    statements = load_statements("postgresql") | load_statements("postgresql", "webhooks")
+    parts = ("statements", "webhooks", "deliveries")
+    statements = {name: text for part in parts for name, text in load_statements("postgresql", part).items()}
     async with connected(dsn, statements) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
@@ -55,8 +58,12 @@ class PostgresqlStore(PostgresqlSession):
         self._events_chunk_size = events_chunk_size
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self.webhooks = PostgresqlWebhookInbox(database)
+        self.deliveries = PostgresqlDeliveryPlaces(database)
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
+
+    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        return await self.database.rows_of(asked)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -147,8 +154,8 @@ class PostgresqlStore(PostgresqlSession):
         return await self._attempt(commits)
 
     async def _attempt(self, commits: list[Commit]) -> list[Committed]:
-        async with self.database.connection() as connection, connection.pipeline() as pipeline:
-            writer = PostgresqlWriter(self.database, self.codec, connection, pipeline)
+        async with self.database.connection() as connection, AsyncExitStack() as pipelined:
+            writer = PostgresqlWriter(self.database, self.codec, connection, pipelined)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)

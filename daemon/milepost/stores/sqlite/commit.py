@@ -132,6 +132,7 @@ class SqliteWriter(SqliteSession):
             self.ask("forget_contact", who)
             self.ask("forget_conversations", who)
             self.ask("erase_webhook_events", who)
+            self.ask("erase_reactions", who)
             forgotten = Forgotten(
                 contacts=self.ask("erase_contact", who).rowcount,
                 conversations=self.ask("erase_conversations", who).rowcount,

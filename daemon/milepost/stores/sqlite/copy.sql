@@ -13,6 +13,7 @@ UNION ALL SELECT 'dead_letter_payloads', count(*) FROM dead_letter_payloads
 UNION ALL SELECT 'missed_conversations', count(*) FROM missed_conversations
 UNION ALL SELECT 'page_moves', count(*) FROM page_moves
 UNION ALL SELECT 'webhook_events', count(*) FROM webhook_events
+UNION ALL SELECT 'deliveries', count(*) FROM deliveries
 UNION ALL SELECT 'source', count(*) FROM source;
 
 -- name: read_forgotten
@@ -69,6 +70,12 @@ SELECT event_key, stream, kind, message_id, contact_id, occurred_at, received_at
 FROM webhook_events
 ORDER BY event_key;
 
+-- name: read_deliveries
+SELECT
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
+FROM deliveries
+ORDER BY destination;
+
 -- name: read_source
 SELECT place, kind, base_url FROM source ORDER BY place;
 
@@ -118,6 +125,12 @@ INSERT INTO webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_deliveries
+INSERT INTO deliveries (
+    destination, place, behind_since, delivered_at, paused_at, failing_since, failures, problem, retry_at, replays
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_source
 INSERT INTO source (place, kind, base_url) VALUES (?, ?, ?);

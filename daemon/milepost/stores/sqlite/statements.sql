@@ -825,6 +825,19 @@ WHERE
         OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
     );
 
+-- name: erase_reactions
+-- Those to messages of others, as in a group.
+UPDATE contact_interaction_events
+SET
+    reactions = (
+        SELECT nullif(json_group_array(json(value)), '[]')
+        FROM json_each(reactions)
+        WHERE json_extract(value, '$.from') <> :contact_id
+    )
+WHERE
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+    AND reactions IS NOT NULL AND instr(reactions, '"from":"' || :contact_id || '"');
+
 -- name: erase_webhook_events
 -- Before their messages: some events name nobody but a message.
 DELETE FROM webhook_events

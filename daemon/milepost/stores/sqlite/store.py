@@ -29,6 +29,7 @@ from milepost.stores.provenance import Provenance
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, SqliteWriter, reason_of
 from milepost.stores.sqlite.connection import Database, connect, errors_of, lock_database, real_path, transaction
+from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
 from milepost.stores.sqlite.files import LOCK, beside, close_to_others, create_private, warn_of_others_beside
 from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.migrate import applied as applied_to
@@ -108,6 +109,7 @@ class SqliteStore:
         self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec)
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self.webhooks = SqliteWebhookInbox(database)
+        self.deliveries = SqliteDeliveryPlaces(database)
         self.provenance = Provenance(self, database.path)
         self._last_write = LastWrite(self._write_nothing)
 

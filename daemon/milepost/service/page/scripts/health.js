@@ -9,6 +9,7 @@ const ISSUE_TONES = {
   getting_nowhere: "warning",
   reload_refused: "warning",
   restart_needed: "waiting",
+  deliveries: "warning",
   webhooks: "warning",
   unsubscribed: "warning",
   notices: "warning",
@@ -21,6 +22,7 @@ let issues = []; // the most serious first
 function updateDaemon(status) {
   for (const { kind } of issues) showNotice(kind, null);
   ({ issues } = status);
+  showDeliveries(status.deliveries);
   for (const issue of issues) {
     if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, ...issueInWords(issue));
   }

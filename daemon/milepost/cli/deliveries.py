@@ -1,0 +1,231 @@
+"""`milepost deliveries`: where each destination of changed rows stands, and what to do about it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from milepost.app.database import store_url_of
+from milepost.cli.groups import Group, did_you_mean
+from milepost.cli.options import config_option, load_settings, named
+from milepost.cli.terminal import Cell, Column, Terminal, echo, stdout_terminal, table
+from milepost.core.deliveries import Delivery, DeliveryPlaces, DeliveryState
+from milepost.core.errors import MilepostError
+from milepost.reporting.deliveries import DeliveryView, delivery_view
+from milepost.reporting.humanize import ago, ahead, counted, in_words, lasting, on_one_line
+from milepost.settings import Settings
+from milepost.stores.open import open_deliveries, open_reader
+
+COLUMNS = (
+    Column("destination", shortest=12),
+    Column("state", shortest=10),
+    Column("behind", rank=2),
+    Column("last delivered", rank=1),
+    Column("place", is_right=True, rank=3),
+)
+COLOURS = {
+    DeliveryState.UP_TO_DATE: "green",
+    DeliveryState.DELIVERING: "cyan",
+    DeliveryState.PAUSED: "yellow",
+    DeliveryState.FAILING: "red",
+}
+START = "start"
+
+Act = Callable[[DeliveryPlaces, str], Awaitable[bool]]
+
+
+@click.group(cls=Group, name="deliveries")
+def command() -> None:
+    """List, pause, resume or replay deliveries: changed rows that are pushed to HTTP endpoints.
+
+    The destinations are those under `deliveries` in the configuration. Commands work beside a running daemon, which
+    notices within seconds, and without one.
+    """
+
+
+def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Return the configured destinations that begin with what was typed; none after an error."""
+    try:
+        names = [each.name for each in load_settings(ctx.params.get("config")).deliveries]
+    except (MilepostError, OSError):
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+destinations_argument = click.argument(
+    "destinations", metavar="DESTINATION...", nargs=-1, required=True, shell_complete=_complete
+)
+
+
+# --- listing ----------------------------------------------------------------------------------------------------------
+
+
+@command.command(name="list")
+@config_option
+@click.option(
+    "--json", "writes_json", is_flag=True, help="Write JSON Lines: one object for each, as GET /api/deliveries has it."
+)
+def list_(config: str | None, *, writes_json: bool) -> None:
+    """List the destinations: what each is doing, how far it is behind, and why it fails.
+
+    Those that have left the configuration are listed, too: their places are kept.
+    """
+    settings, now = load_settings(config), datetime.now(UTC)
+    found = asyncio.run(_all(settings))
+    configured = [each.name for each in settings.deliveries]
+    views = [delivery_view(found[name], configured, now) for name in sorted(found)]
+    if writes_json:
+        for view in views:
+            click.echo(msgspec.json.encode(view))
+        return
+    terminal = stdout_terminal()
+    lines = _rendered(views, now, terminal)
+    lines += [f"{name} begins when the daemon runs" for name in configured if name not in found]
+    echo(lines or ["No destination is configured: see `deliveries` in config.yaml"], terminal)
+
+
+async def _all(settings: Settings) -> Mapping[str, Delivery]:
+    async with open_deliveries(store_url_of(settings)) as places:
+        return await places.all()
+
+
+def _rendered(views: Sequence[DeliveryView], now: datetime, terminal: Terminal) -> list[str]:
+    """Return the destinations as lines: one each, and one more where there is something to say."""
+    if not views:
+        return []
+    shown = table(COLUMNS, [_row(view, now) for view in views], terminal)
+    lines = [shown.heading]
+    for view, line in zip(views, shown.rows, strict=True):
+        lines.append(line)
+        for words in _details(view, now):
+            lines += terminal.wrapped(f"  {words}")
+    return lines
+
+
+def _row(view: DeliveryView, now: datetime) -> tuple[str | Cell, ...]:
+    return (
+        view.destination,
+        Cell(in_words(view.state), COLOURS[view.state]),
+        lasting(view.lag_seconds) if view.lag_seconds else "-",
+        ago(view.delivered_at, now),
+        f"{view.place:,}",
+    )
+
+
+def _details(view: DeliveryView, now: datetime) -> list[str]:
+    lines = []
+    if view.paused_at is not None:
+        lines.append(f"paused {ago(view.paused_at, now)}; `milepost deliveries resume {view.destination}` resumes it")
+    if view.problem is not None:
+        attempts = counted(view.failures, "attempt")
+        lines.append(f"cause: {on_one_line(view.problem)}; {attempts}, the first {ago(view.failing_since, now)}")
+        if view.retry_at is not None and view.paused_at is None:
+            lines.append(f"next attempt {ahead(view.retry_at, now)}")
+    if not view.is_configured:
+        lines.append("not configured: nothing is delivered")
+    return lines
+
+
+# --- acting -----------------------------------------------------------------------------------------------------------
+
+
+@command.command()
+@config_option
+@destinations_argument
+def pause(config: str | None, destinations: Sequence[str]) -> None:
+    """Pause destinations until they are resumed. What changes meanwhile is delivered afterwards.
+
+    Exit codes: 0 paused · 1 failed, and the message says why · 78 bad configuration or unusable database · 2 wrong
+    usage
+    """
+
+    async def act(places: DeliveryPlaces, name: str) -> bool:
+        return await places.pause(name, datetime.now(UTC))
+
+    _perform(load_settings(config), destinations, act, "paused")
+
+
+@command.command()
+@config_option
+@destinations_argument
+def resume(config: str | None, destinations: Sequence[str]) -> None:
+    """Resume paused destinations, and try those that fail at once.
+
+    The exit codes are those of pause.
+    """
+
+    async def act(places: DeliveryPlaces, name: str) -> bool:
+        return await places.resume(name)
+
+    _perform(load_settings(config), destinations, act, "resumed; it is tried within seconds")
+
+
+def _parse_place(ctx: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Parse the option --from. Raises BadParameter for what is no place."""
+    if value == START:
+        return 0
+    if value.isascii() and value.isdigit():
+        return int(value)
+    raise click.BadParameter(f"{value!r} is neither a seq of the change feed nor {START}", ctx, parameter)
+
+
+@command.command()
+@config_option
+@click.option(
+    "--from",
+    "place",
+    metavar="SEQ|start",
+    callback=_parse_place,
+    default=START,
+    show_default=True,
+    help="Deliver what comes after this seq of the change feed; one that is later than its place skips some.",
+)
+@destinations_argument
+def replay(config: str | None, place: int, destinations: Sequence[str]) -> None:
+    """Deliver again what was delivered before: all that is stored, or what changed after a seq.
+
+    Each row comes at its latest state. The exit codes are those of pause.
+    """
+    settings = load_settings(config)
+    last = asyncio.run(_last_change(settings))
+    if place > last:
+        raise click.BadParameter(f"the latest change has the seq {last}", param_hint="--from")
+
+    async def act(places: DeliveryPlaces, name: str) -> bool:
+        return await places.move(name, place)
+
+    _perform(settings, destinations, act, f"delivers again what comes after {place:,}")
+
+
+async def _last_change(settings: Settings) -> int:
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        return await journal_reader.last_change()
+
+
+def _perform(settings: Settings, destinations: Sequence[str], act: Act, done: str) -> None:
+    """Act on each destination and print what came of it. Raises BadParameter where there is none of a name."""
+
+    async def perform() -> None:
+        async with open_deliveries(store_url_of(settings)) as places:
+            known = await places.all()
+            for name in destinations:
+                _demand(name, known, settings)
+            for name in dict.fromkeys(destinations):
+                await act(places, name)
+                click.echo(f"{name}: {done}")
+
+    asyncio.run(perform())
+
+
+def _demand(name: str, known: Mapping[str, Delivery], settings: Settings) -> None:
+    if name in known:
+        return
+    configured = [each.name for each in settings.deliveries]
+    if name in configured:
+        raise MilepostError(f"{name} has not begun", hint="it begins when the daemon runs: start it first")
+    names = sorted({*known, *configured})
+    others = did_you_mean(name, names) or f"; known are {named(names)}"
+    raise click.BadParameter(f"there is no destination {name!r}{others}", param_hint="DESTINATION")

@@ -1,0 +1,199 @@
+"""Deliveries: where each destination of changed rows stands, what becomes of that, and the port to where it is kept.
+
+A destination's place is the cursor of the change feed (see core/changes.py). It moves only after the receiver has
+confirmed, so that whatever happens in between is delivered again: at least once, and in order.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+MAX_CHANGES = 100  # in a request
+MAX_WAIT_SECONDS = 900.0  # between two attempts: a receiver that is back gets its rows within a quarter of an hour
+FIRST_WAIT_SECONDS = 1.0
+HOLD_SECONDS = 25.0  # by one worker: longer than a request and what is read before it
+
+
+class Delivery(Struct, frozen=True):
+    """Where a destination stands: everything before `place` was delivered.
+
+    Attributes:
+        destination: its name in the configuration.
+        place: the cursor of the change feed after the last change that its receiver has confirmed.
+        behind_since: since when the oldest change that is not delivered has been waiting; None if there was none.
+        delivered_at: when the receiver last confirmed a request.
+        paused_at: when an operator paused it.
+        failing_since: when the first of the latest attempts, all of which failed, was made.
+        failures: the number of those attempts.
+        problem: why the last of them failed, without anything that the receiver wrote.
+        retry_at: when the next one is due.
+        replays: how often it was moved: what is delivered again then is no repetition to a receiver that drops those.
+    """
+
+    destination: str
+    place: int
+    behind_since: datetime | None = None
+    delivered_at: datetime | None = None
+    paused_at: datetime | None = None
+    failing_since: datetime | None = None
+    failures: int = 0
+    problem: str | None = None
+    retry_at: datetime | None = None
+    replays: int = 0
+
+
+class DeliveryResult(StrEnum):
+    """What came of a request to a receiver."""
+
+    DELIVERED = "delivered"  # confirmed with a status from 200 to 299
+    REFUSED = "refused"  # any other status, redirects among them
+    TIMED_OUT = "timed_out"
+    UNREACHABLE = "unreachable"  # no address, no connection, no trusted certificate, or a connection that was lost
+    FORBIDDEN_ADDRESS = "forbidden_address"  # its name leads into a private network
+
+
+class Answer(Struct, frozen=True):
+    """A receiver's answer: the `problem` in words, and the wait that it asks for, if any."""
+
+    result: DeliveryResult
+    problem: str = ""
+    retry_after_seconds: float | None = None
+
+
+def is_due(delivery: Delivery, now: datetime) -> bool:
+    """Whether a request may be made. An instant beyond the longest wait was written when the clock was ahead."""
+    if delivery.paused_at is not None:
+        return False
+    left = seconds_left(delivery, now)
+    return left <= 0 or left > MAX_WAIT_SECONDS
+
+
+def seconds_left(delivery: Delivery, now: datetime) -> float:
+    """Return how long it is until the next attempt, in seconds; not above 0 if that may be made."""
+    return 0.0 if delivery.retry_at is None else (delivery.retry_at - now).total_seconds()
+
+
+def wait_seconds(failures: int, asked_seconds: float | None, random: float) -> float:
+    """Return how long to wait after so many failures in a row: twice as long each time, spread by a random number.
+
+    A receiver may ask for more, up to the longest wait.
+    """
+    longest = min(FIRST_WAIT_SECONDS * 2.0 ** min(failures - 1, 30), MAX_WAIT_SECONDS)
+    return min(max(longest * (0.5 + random / 2), asked_seconds or 0.0), MAX_WAIT_SECONDS)
+
+
+def next_limit(limit: int, result: DeliveryResult) -> int:
+    """Return how many changes to send at once after a request with up to `limit`.
+
+    A receiver that refuses them, or does not get through in time, may do with fewer; then slowly more again.
+    """
+    match result:
+        case DeliveryResult.DELIVERED:
+            return min(MAX_CHANGES, limit + max(1, limit // 4))
+        case DeliveryResult.REFUSED | DeliveryResult.TIMED_OUT:
+            return max(1, limit // 2)
+        case DeliveryResult.UNREACHABLE | DeliveryResult.FORBIDDEN_ADDRESS:
+            return limit
+
+
+def delivered(delivery: Delivery, place: int, behind_since: datetime | None, now: datetime) -> Delivery:
+    """Return where a destination stands when its receiver has confirmed everything before `place`."""
+    return replace(passed_over(delivery, place, behind_since), delivered_at=now)
+
+
+def passed_over(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
+    """Return where a destination stands when nothing before `place` is left to deliver."""
+    return replace(
+        delivery,
+        place=place,
+        behind_since=behind_since,
+        failing_since=None,
+        failures=0,
+        problem=None,
+        retry_at=None,
+    )
+
+
+def failed(delivery: Delivery, answer: Answer, behind_since: datetime, now: datetime, random: float) -> Delivery:
+    """Return where a destination stands after an attempt that failed."""
+    failures = delivery.failures + 1
+    wait = wait_seconds(failures, answer.retry_after_seconds, random)
+    return replace(
+        delivery,
+        behind_since=delivery.behind_since or behind_since,
+        failing_since=delivery.failing_since or now,
+        failures=failures,
+        problem=answer.problem,
+        retry_at=now + timedelta(seconds=wait),
+    )
+
+
+class DeliveryState(StrEnum):
+    """What a destination is doing, in a word."""
+
+    UP_TO_DATE = "up_to_date"
+    DELIVERING = "delivering"
+    FAILING = "failing"
+    PAUSED = "paused"
+
+
+def state_of(delivery: Delivery) -> DeliveryState:
+    """Return what a destination is doing."""
+    if delivery.paused_at is not None:
+        return DeliveryState.PAUSED
+    if delivery.problem is not None:
+        return DeliveryState.FAILING
+    return DeliveryState.UP_TO_DATE if delivery.behind_since is None else DeliveryState.DELIVERING
+
+
+def lag_seconds(delivery: Delivery, now: datetime) -> float:
+    """Return for how long the oldest change that is not delivered has been waiting; 0 if there is none."""
+    return 0.0 if delivery.behind_since is None else max(0.0, (now - delivery.behind_since).total_seconds())
+
+
+class DeliveryPlaces(Protocol):
+    """Where the places of destinations are kept. Its methods raise StoreAway and StoreRefused as those of a Store do.
+
+    In PostgreSQL, where several workers share them, one at a time holds a destination: for HOLD_SECONDS after it has
+    last asked for it or recorded something of it.
+    """
+
+    async def begin(self, destination: str, place: int) -> None:
+        """Add a destination that begins at `place`, unless there is one of this name."""
+        ...
+
+    async def all(self) -> Mapping[str, Delivery]:
+        """Return where each destination stands, by its name: those that are no longer configured as well."""
+        ...
+
+    async def hold(self, destination: str, worker: str) -> Delivery | None:
+        """Hold a destination for a worker and return where it stands; None if it is not there, or held by another."""
+        ...
+
+    async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
+        """Record where a destination stands, and hold it.
+
+        Records nothing and returns False if somebody has moved it since `before`, or if another worker holds it. Leaves
+        untouched whether it is paused.
+        """
+        ...
+
+    async def release(self, worker: str) -> None:
+        """Let other workers have what this one holds."""
+        ...
+
+    async def pause(self, destination: str, now: datetime) -> bool:
+        """Pause a destination; return False if there is none of this name."""
+        ...
+
+    async def resume(self, destination: str) -> bool:
+        """Resume a destination, and have it tried at once; return False if there is none of this name."""
+        ...
+
+    async def move(self, destination: str, place: int) -> bool:
+        """Move a destination to another place, from which it goes on; return False if there is none of this name."""
+        ...

@@ -1,0 +1,101 @@
+"""Sends changes to one receiver, and says what came of it in words that repeat nothing of the answer's body."""
+
+import asyncio
+import os
+import re
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import aiohttp
+from yarl import URL
+
+from milepost import __version__
+from milepost.core.changes import Change
+from milepost.core.deliveries import MAX_WAIT_SECONDS, Answer, DeliveryResult
+from milepost.deliveries.addresses import ForbiddenAddress, GuardedResolver
+from milepost.deliveries.message import message_of
+from milepost.facebook.proxy import trusted
+from milepost.settings import DeliverySettings
+from milepost.settings.types import is_local_name
+
+REQUEST_SECONDS = 15.0  # Standard Webhooks, "Deliverability": 15 to 30 seconds
+
+
+class Sender:
+    """Sends changes to the receiver of a destination. Made by `sending_to`."""
+
+    def __init__(self, destination: DeliverySettings, session: aiohttp.ClientSession) -> None:
+        self._destination = destination
+        self._session = session
+        self._url = URL(destination.url)
+
+    async def send(self, changes: Sequence[Change], now: datetime, replays: int = 0) -> Answer:
+        """Send changes once. Whatever the receiver or the network does wrong is an Answer, never raised."""
+        message = message_of(f"{self._destination.name} {replays}", changes, self._destination.secret, now)
+        try:
+            async with (
+                asyncio.timeout(REQUEST_SECONDS),
+                # A redirect is an answer like any other: it could lead anywhere. The body is not read: its size is the
+                # receiver's affair.
+                self._session.post(
+                    self._url, data=message.body, headers=message.headers, allow_redirects=False
+                ) as response,
+            ):
+                return answer_of(response.status, response.headers.get("Retry-After", ""))
+        except TimeoutError:
+            return Answer(DeliveryResult.TIMED_OUT, f"no answer within {REQUEST_SECONDS:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return _unreached(error)
+
+
+@asynccontextmanager
+async def sending_to(destination: DeliverySettings) -> AsyncIterator[Sender]:
+    """Open a sender, with connections of its own, and close it at the end. Raises BadConfiguration as `trusted`."""
+    url = URL(destination.url)
+    context = trusted(os.environ) if url.scheme == "https" else None
+    connector = aiohttp.TCPConnector(
+        resolver=GuardedResolver(may_be_private=is_local_name(url.host or "")),
+        ssl=context or True,
+        use_dns_cache=False,
+        limit=1,
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": f"milepost/{__version__}"},
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
+    ) as session:
+        yield Sender(destination, session)
+
+
+def answer_of(status: int, retry_after: str) -> Answer:
+    """Return what an answer with this status means."""
+    if 200 <= status < 300:
+        return Answer(DeliveryResult.DELIVERED)
+    asked = min(float(retry_after), MAX_WAIT_SECONDS) if re.fullmatch("[0-9]{1,9}", retry_after) else None
+    redirects = ": redirects are not followed" if 300 <= status < 400 else ""
+    return Answer(DeliveryResult.REFUSED, f"HTTP {status}{redirects}", asked)
+
+
+def _unreached(error: Exception) -> Answer:
+    """Return why there was no answer. An error's own text may hold the URL, in which a receiver may have a secret."""
+    match error:
+        case aiohttp.ClientConnectorDNSError(os_error=ForbiddenAddress()):
+            what = "its name leads to a private address; write that address itself in `url` if it is meant"
+            return Answer(DeliveryResult.FORBIDDEN_ADDRESS, what)
+        case aiohttp.ClientConnectorDNSError():
+            reason = "its name has no address"
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as invalid):
+            reason = f"its certificate is not accepted: {invalid.verify_message}"
+        case aiohttp.ClientSSLError():
+            reason = "TLS failed"
+        case OSError(errno=int(number)) if number > 0:
+            reason = os.strerror(number).lower()
+        case aiohttp.ClientResponseError():
+            reason = "the answer is not HTTP"
+        case _:
+            reason = "the connection was lost"
+    return Answer(DeliveryResult.UNREACHABLE, reason)

@@ -1,0 +1,192 @@
+"""Delivers to one destination: reads what changed after its place, sends it, and moves it once that is confirmed."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.changes import ChangeKind, ChangesPage
+from milepost.core.deliveries import (
+    MAX_CHANGES,
+    Answer,
+    Delivery,
+    DeliveryPlaces,
+    DeliveryResult,
+    delivered,
+    failed,
+    is_due,
+    next_limit,
+    passed_over,
+    seconds_left,
+)
+from milepost.core.errors import MilepostError
+from milepost.core.ports import ChangeReader, Clock
+from milepost.deliveries.message import fitting
+from milepost.deliveries.sender import Sender, sending_to
+from milepost.engine.interrupt import Interrupt, Stop
+from milepost.settings import DeliverySettings
+
+LOOK_SECONDS = 5.0  # for what other processes have changed: rows, or what an operator wants of the destination
+MIN_SECONDS = 0.25  # between two looks, however often something is committed
+MAX_READ_SECONDS = 5.0  # after which a hold may have ended before the request does
+
+log = structlog.get_logger("milepost")
+
+
+class Outlets(Struct, frozen=True, eq=False):
+    """What deliveries work with. `worker` names this process; `count` counts the results of a destination."""
+
+    places: DeliveryPlaces
+    changes: ChangeReader
+    clock: Clock
+    worker: str
+    count: Callable[[str, DeliveryResult], None]
+
+
+class DestinationWorker:
+    """Delivers to one destination."""
+
+    def __init__(self, destination: DeliverySettings, outlets: Outlets) -> None:
+        self.destination = destination
+        self.stop = Stop()
+        self.is_well = False  # nothing unexpected has happened since it was first at work
+        self._outlets = outlets
+        self._kinds = frozenset(map(ChangeKind, destination.kinds))
+        self._limit = MAX_CHANGES
+        self._arrived = Interrupt()
+        self._goal: int | None = None  # the last change at the time of the latest look for it
+        self._is_away = False
+
+    def notify(self) -> None:
+        """Note that something was committed."""
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Deliver until a stop is requested."""
+        clock = self._outlets.clock
+        async with sending_to(self.destination) as sender:
+            while not self.stop.is_requested:
+                self._arrived.clear()
+                seconds = await self._look(sender)
+                self.is_well = True
+                if seconds > 0:
+                    async with self.stop.interruptible():
+                        await clock.sleep_until(clock.now() + timedelta(seconds=MIN_SECONDS))
+                    async with self.stop.interruptible(), self._arrived.interruptible():
+                        await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
+
+    async def _look(self, sender: Sender) -> float:
+        """Do what is to be done, and return when to look again: in so many seconds, unless something is committed."""
+        try:
+            seconds = await self._deliver(sender)
+        except MilepostError as error:
+            if not self._is_away:
+                part = f"delivery to {self.destination.name}"
+                log.warning("database unavailable, retrying", part=part, reason=error.message)
+            self._is_away = True
+            return LOOK_SECONDS
+        self._is_away = False
+        return seconds
+
+    async def _deliver(self, sender: Sender) -> float:
+        """Make one request, if there is something to deliver and it is due."""
+        clock = self._outlets.clock
+        delivery = await self._held()
+        if delivery is None:
+            await self._begin()
+            return LOOK_SECONDS
+        if delivery.paused_at is not None:
+            await self._note_lag(delivery)
+            return LOOK_SECONDS
+        if not is_due(delivery, clock.now()):
+            return min(LOOK_SECONDS, max(seconds_left(delivery, clock.now()), MIN_SECONDS))
+        return await self._deliver_next(delivery, sender)
+
+    async def _deliver_next(self, delivery: Delivery, sender: Sender) -> float:
+        began = self._outlets.clock.steady()
+        found = await self._read(delivery, self._limit)
+        if not found.changes:
+            return await self._pass_over(delivery, found)
+        is_late = self._outlets.clock.steady() - began > MAX_READ_SECONDS  # so that another worker may hold it by now
+        if is_late and delivery != await self._held():
+            return MIN_SECONDS
+        page = _fitting(found)
+        answer = await self._sent(sender, page, delivery.replays)
+        if answer is None:
+            return MIN_SECONDS
+        await self._record(delivery, page, answer)
+        return 0.0 if answer.result is DeliveryResult.DELIVERED else MIN_SECONDS
+
+    async def _held(self) -> Delivery | None:
+        return await self._outlets.places.hold(self.destination.name, self._outlets.worker)
+
+    async def _sent(self, sender: Sender, page: ChangesPage, replays: int) -> Answer | None:
+        """Send changes; None if a stop was requested before there was an answer: then they are sent again."""
+        async with self.stop.interruptible():
+            return await sender.send(page.changes, self._outlets.clock.now(), replays)
+        return None
+
+    async def _begin(self) -> None:
+        """Add the destination where it is new; otherwise another worker holds it."""
+        if self.destination.name in await self._outlets.places.all():
+            return
+        begins_at_start = self.destination.from_ == "start"
+        place = 0 if begins_at_start else await self._outlets.changes.last_change()
+        await self._outlets.places.begin(self.destination.name, place)
+
+    async def _read(self, delivery: Delivery, limit: int) -> ChangesPage:
+        return await self._outlets.changes.read_changes(delivery.place, limit, self._kinds)
+
+    async def _note_lag(self, delivery: Delivery) -> None:
+        """Note since when something waits for a destination that is paused."""
+        if delivery.behind_since is None and (await self._read(delivery, 1)).changes:
+            after = replace(delivery, behind_since=self._outlets.clock.now())
+            await self._outlets.places.record(delivery, after, self._outlets.worker)
+
+    async def _pass_over(self, delivery: Delivery, found: ChangesPage) -> float:
+        """Record that there is nothing to deliver before `found.next`, and return when to look again."""
+        is_over = found.next == delivery.place
+        if is_over and delivery.behind_since is None and delivery.problem is None:
+            return LOOK_SECONDS
+        behind_since = None if is_over else delivery.behind_since
+        after = passed_over(delivery, found.next, behind_since)
+        await self._outlets.places.record(delivery, after, self._outlets.worker)
+        return 0.0
+
+    async def _record(self, delivery: Delivery, page: ChangesPage, answer: Answer) -> None:
+        """Record what came of a request."""
+        now, name = self._outlets.clock.now(), self.destination.name
+        self._limit = next_limit(self._limit, answer.result)
+        self._outlets.count(name, answer.result)
+        if answer.result is DeliveryResult.DELIVERED:
+            after = delivered(delivery, page.next, await self._behind_since(delivery, page.next), now)
+            if delivery.problem is not None:
+                log.info("delivery recovered", destination=name, failed_attempts=delivery.failures)
+        else:
+            after = failed(delivery, answer, now, now, self._outlets.clock.random())
+            if delivery.problem != answer.problem:
+                hint = "it is retried; `milepost deliveries list` shows since when"
+                log.warning("delivery failed", destination=name, reason=answer.problem, hint=hint)
+        await self._outlets.places.record(delivery, after, self._outlets.worker)
+
+    async def _behind_since(self, delivery: Delivery, place: int) -> datetime | None:
+        """Return since when something waits that comes after a place.
+
+        What there was at the time of a look has waited since then at the longest; once that is delivered, the next
+        look counts.
+        """
+        now, goal = self._outlets.clock.now(), self._goal
+        if goal is not None and place < goal:
+            return delivery.behind_since or now
+        self._goal = await self._outlets.changes.last_change()
+        if place >= self._goal:
+            return None
+        return now if goal is not None else delivery.behind_since or now
+
+
+def _fitting(page: ChangesPage) -> ChangesPage:
+    """Return the part of a page that fits in a request."""
+    changes = tuple(fitting(page.changes))
+    return page if len(changes) == len(page.changes) else ChangesPage(changes, changes[-1].seq)

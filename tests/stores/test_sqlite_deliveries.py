@@ -1,0 +1,26 @@
+"""The places of deliveries in SQLite."""
+
+from pathlib import Path
+
+import pytest
+
+from contracts.deliveries_contract import DeliveriesContract
+from milepost.stores.open import open_store
+from stores.store_dump import SqliteDump, StoreDump
+
+
+@pytest.fixture
+def kept(path: Path) -> StoreDump:
+    return SqliteDump(path)
+
+
+class TestSqliteDeliveries(DeliveriesContract):
+    """In SQLite."""
+
+
+async def test_a_new_process_need_not_wait_for_a_dead_one(kept: StoreDump) -> None:
+    async with open_store(kept.store_url) as store:
+        await store.deliveries.begin("crm", 7)
+        assert await store.deliveries.hold("crm", "a process that is killed") is not None
+    async with open_store(kept.store_url) as store:
+        assert await store.deliveries.hold("crm", "the next one") is not None
