@@ -1156,13 +1156,17 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group.
+-- Those to messages of others, as in a group. Erasing has no entry of its own: these rows name their stream's latest.
 UPDATE contact_interaction_events
 SET
     reactions = (
         SELECT json_agg(each ORDER BY place)
         FROM json_array_elements(reactions) WITH ORDINALITY AS element (each, place)
         WHERE each ->> 'from' <> %(contact_id)s
+    ),
+    version = coalesce(
+        (SELECT max(journal.version) FROM journal WHERE stream = platform || ':' || page_id),
+        contact_interaction_events.version
     )
 WHERE
     platform = %(platform)s AND page_id = ANY (%(pages)s::text[])

@@ -826,13 +826,17 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group.
+-- Those to messages of others, as in a group. Erasing has no entry of its own: these rows name their stream's latest.
 UPDATE contact_interaction_events
 SET
     reactions = (
         SELECT nullif(json_group_array(json(value)), '[]')
         FROM json_each(reactions)
         WHERE json_extract(value, '$.from') <> :contact_id
+    ),
+    version = coalesce(
+        (SELECT max(journal.version) FROM journal WHERE stream = platform || ':' || page_id),
+        contact_interaction_events.version
     )
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
