@@ -13,7 +13,3 @@ ALTER TABLE webhook_events ADD COLUMN detail text; -- JSON
 
 CREATE INDEX webhook_events_of_facts ON webhook_events (stream, occurred_at, event_key)
 WHERE due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
-
--- For who reacted and is erased: in a group, to messages of others.
-CREATE INDEX interaction_events_with_reactions ON contact_interaction_events (platform, page_id)
-WHERE reactions IS NOT NULL;

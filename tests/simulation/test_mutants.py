@@ -409,6 +409,12 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
     return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
 
 
+def to_rate_limits(scenario: Scenario) -> Scenario:
+    """Let long rate limits end runs that have read unchanged batches."""
+    habits = Habits(arrival_chance=0.1, climate=Climate(limit_chance=0.03, longest_seconds=3600.0))
+    return dataclasses.replace(scenario, habits=habits, run_seconds=20.0, skew_seconds=0.0, date_skew_seconds=0.0)
+
+
 def to_slow_stores(scenario: Scenario) -> Scenario:
     """Let many small batches wait for the store, which repeat threads that cannot be read."""
     habits = Habits(arrival_chance=0.5, new_thread_chance=0.2, unreadable_chance=0.3, counts_offsets=True)
@@ -517,7 +523,9 @@ MUTANTS = {
         "during the rate limit", patches={"milepost.engine.rate_limits.held_until": own_limit_only}
     ),
     "a rate limit is over with its run": Mutant(
-        "during the rate limit", patches={"milepost.core.failures.ending": ended_with_all}
+        "during the rate limit",
+        patches={"milepost.core.failures.ending": ended_with_all},
+        narrowed=to_rate_limits,
     ),
     "a thread is stepped over in silence": Mutant(
         f"{EITHER}|{UNSEEN}", patches={"milepost.core.decide.unread": position_is_read}

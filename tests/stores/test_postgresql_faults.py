@@ -451,10 +451,10 @@ async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore)
     second = commit_after((await store.load(STREAM)), changes=SECRETS)
 
     with database.connect() as other:
-        other.execute("SET deadlock_timeout = '10s'; BEGIN; UPDATE contacts SET name = 'mine'")
+        other.execute("SET deadlock_timeout = '10s'; BEGIN; UPDATE conversations SET link = 'mine'")
         committing = asyncio.ensure_future(store.commit(second))
         await waiting(database)
-        await asyncio.to_thread(other.execute, "UPDATE conversations SET link = 'mine'")
+        await asyncio.to_thread(other.execute, "UPDATE contacts SET name = 'mine'")
         other.execute("COMMIT")
 
         assert isinstance(await committing, Committed)

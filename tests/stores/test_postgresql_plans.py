@@ -37,6 +37,7 @@ READ_EVERYTHING = {
     "erase_conversations",
     "erase_interaction_events",
     "erase_payloads",
+    "erase_reactions",
     "erase_webhook_events",
     "linked_pages",
     "journal",

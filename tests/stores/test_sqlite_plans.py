@@ -21,6 +21,7 @@ READ_EVERYTHING = {
     "remove_stream_payloads",
     "erase_interaction_events",
     "erase_payloads",
+    "erase_reactions",
     "linked_pages",
     "contact_pages",
     "journal",
@@ -51,7 +52,7 @@ WHOLE_KEYS = {
     "entries_of_run_before": "(stream=? AND version>? AND version<?)",
 }
 STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
-STEPS_OVER_ONE_ROW = re.compile(r"SCAN (CONSTANT ROW|last_change)$")
+STEPS_OVER_ONE_ROW = re.compile(r"SCAN (CONSTANT ROW|last_change|pragma_page_\w+ VIRTUAL TABLE INDEX 0:)$")
 
 
 def plan(path: Path, statement: str) -> list[str]:

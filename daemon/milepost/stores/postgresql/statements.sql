@@ -1165,7 +1165,7 @@ SET
         WHERE each ->> 'from' <> %(contact_id)s
     ),
     version = coalesce(
-        (SELECT max(journal.version) FROM journal WHERE stream = platform || ':' || page_id),
+        (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
         contact_interaction_events.version
     )
 WHERE

@@ -835,7 +835,7 @@ SET
         WHERE json_extract(value, '$.from') <> :contact_id
     ),
     version = coalesce(
-        (SELECT max(journal.version) FROM journal WHERE stream = platform || ':' || page_id),
+        (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
         contact_interaction_events.version
     )
 WHERE
