@@ -6,7 +6,11 @@
 CREATE SEQUENCE change_seqs MINVALUE 0;
 SELECT setval('change_seqs', 0);
 
-CREATE FUNCTION begin_changes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- The functions of triggers work with the rights of their owner, for whoever may change rows; so they find nothing among
+-- the temporary tables of that session.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+
+CREATE FUNCTION begin_changes() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     IF current_setting('milepost.takes_numbers', true) IS DISTINCT FROM 'yes' THEN
         PERFORM pg_advisory_xact_lock_shared(
@@ -68,14 +72,14 @@ CREATE INDEX conversations_by_change ON conversations (change_seq);
 CREATE INDEX interaction_events_by_change ON contact_interaction_events (change_seq);
 
 -- Whatever else changes a row: if that takes no number, it gets one.
-CREATE FUNCTION number_change() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION number_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     new.change_seq := nextval('change_seqs');
     RETURN new;
 END
 $$;
 
-CREATE FUNCTION note_deleted_contacts() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION note_deleted_contacts() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
     SELECT 'contact', platform, page_id, contact_id, false FROM gone;
@@ -83,7 +87,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION note_deleted_conversations() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION note_deleted_conversations() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
     SELECT 'conversation', platform, page_id, conversation_id, false FROM gone;
@@ -91,7 +95,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION note_deleted_messages() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION note_deleted_messages() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
     SELECT 'message', platform, page_id, event_id, false FROM gone;
@@ -99,7 +103,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION note_moved_conversation() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION note_moved_conversation() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
     VALUES ('conversation', old.platform, old.page_id, old.conversation_id, true);
@@ -107,7 +111,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION note_moved_message() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION note_moved_message() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
     VALUES ('message', old.platform, old.page_id, old.event_id, true);

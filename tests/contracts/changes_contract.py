@@ -174,6 +174,22 @@ class ChangesContract:
         assert contact.key == {"platform": STREAM.platform, "page_id": STREAM.page_id, "contact_id": "c_1"}
         assert is_mirrored(kept, mirror)
 
+    async def test_a_reaction_of_who_was_forgotten_changes_the_message_of_somebody_else(self, kept: StoreDump) -> None:
+        mirror = Mirror()
+        reacted = replace(event_row("m_1"), reactions='[{"from":"bob","reaction":"love"}]')
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await write(store, Changes(revised=(reacted,)))
+            latest = await write(store, Changes(contacts=(contact_row(name="Countess"),)))
+            await followed(kept, mirror)
+
+            await forget(kept.store_url, STREAM, "bob")
+            (change,) = await followed(kept, mirror)
+
+        assert change.row is not None
+        assert (change.key, change.row["reactions"], change.row["version"]) == ({"event_id": "m_1"}, None, latest)
+        assert is_mirrored(kept, mirror)
+
     async def test_the_row_that_changed_last_is_deleted(self, kept: StoreDump) -> None:
         """Its number is the greatest, and the deletion takes a greater one."""
         mirror = Mirror()

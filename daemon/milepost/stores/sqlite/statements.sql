@@ -826,7 +826,7 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group. Their version stays: no entry of the journal is about that.
+-- Those to messages of others, as in a group. Erasing has no entry of its own: these rows name their stream's latest.
 UPDATE contact_interaction_events
 SET
     reactions = (
