@@ -57,7 +57,7 @@ class Sending:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Pump until threads have brought it about, while the clock stands still."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition():
                 self.sender.pump()
                 await asyncio.sleep(0.001)

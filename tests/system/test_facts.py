@@ -71,11 +71,12 @@ async def test_facts_are_applied_once_in_any_order_and_no_sweep_undoes_them(inst
         await worked_off(installation)
         (is_deleted,) = row(installation, message_id, "deleted_at IS NOT NULL AND text IS NULL")
         assert is_deleted
+        before = len(installation.rows("SELECT 1 FROM runs"))
         synced = await hooks.session.post(
             f"{await hooks.daemon.url()}/api/streams/messenger:{BICYCLES.id}/sync", json={}
         )
         assert synced.status == 200
-        await until(lambda: len(installation.rows("SELECT 1 FROM runs WHERE status = 'complete'")) == 3)
+        await until(lambda: len(installation.rows("SELECT 1 FROM runs WHERE status = 'complete'")) > before)
         assert row(installation, message_id, "text") == (None,), "the list has it still"
         journal = installation.rows("SELECT data FROM journal WHERE type = 'facts_applied'")
         assert not any("text" in data for (data,) in journal)
