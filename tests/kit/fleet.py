@@ -67,17 +67,17 @@ class Fleet:
         """Return the copied tables, each ordered by its key."""
         return copied(self.database)
 
-    def committed_twice(self) -> dict[tuple[str, str | None, str | None], int]:
-        """Return the positions of walks that were committed more than once, with the batches up to there.
+    def committed_twice(self) -> dict[tuple[str, str | None], int]:
+        """Return the positions of walks that were committed more than once.
 
-        A walk that is doubted begins again at the head with another batch size, so that it may come by the same cursor,
-        but after another number of batches.
+        After the head was read once more, a walk goes on at its position of before.
         """
         stored = self.database.sql(
-            "SELECT stream, data -> 'position' ->> 'cursor', data -> 'position' -> 'progress' ->> 'batches'"
-            " FROM journal WHERE type = 'batch_stored' AND data -> 'position' ->> 'phase' IS NULL"
+            "SELECT stream, data -> 'position' ->> 'cursor' FROM journal"
+            " WHERE type = 'batch_stored' AND data -> 'position' ->> 'phase' IS NULL"
+            " AND data -> 'position' ->> 'is_after_head' IS NULL"
         )
-        return {store_url: number for store_url, number in Counter(stored).items() if number > 1}
+        return {position: number for position, number in Counter(stored).items() if number > 1}
 
     async def end(self) -> None:
         """Stop all remaining workers, as systemd does."""

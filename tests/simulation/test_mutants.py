@@ -543,7 +543,7 @@ MUTANTS = {
         "a second open dead letter about|opened again", patches={"milepost.core.decide.opened": always_another}
     ),
     "the dead letter of a row is that of its thread": Mutant(
-        f"{EITHER}|{UNSEEN}|is neither stored nor a dead letter",
+        f"{EITHER}|{UNSEEN}|is neither stored nor a dead letter|which does not have their thread",
         patches={"milepost.core.dead_letters.row_of": itself},
         narrowed=to_double_faults,
     ),
