@@ -16,7 +16,10 @@ from stores.histories import live, stream
 from stores.sqlite_files import DROP_TRIGGERS, execute, names_in, raw, rows_of
 
 COUNT = "SELECT count(*) FROM contacts WHERE contact_id GLOB 'before*' OR contact_id GLOB 'meanwhile*'"
-ADD = "INSERT INTO contacts VALUES ('messenger', '1', ?, 'Ada', NULL, '2026-01-01Z', '2026-01-01Z', '2026-01-01Z')"
+ADD = (
+    "INSERT INTO contacts (platform, page_id, contact_id, name, first_seen_at, last_interaction_at, updated_at)"
+    " VALUES ('messenger', '1', ?, 'Ada', '2026-01-01Z', '2026-01-01Z', '2026-01-01Z')"
+)
 
 
 @pytest.fixture

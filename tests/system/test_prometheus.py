@@ -32,6 +32,9 @@ QUIET = {
     "Database and configuration",  # its discovery is off
     "Webhooks",  # and these are, too
     "Messages without a webhook",
+    "Notices to people",
+    "Deliveries",
+    "Deliveries behind",
     "All streams",
 }
 ANY = ('instance=~"$instance", stream=~"$stream"', 'instance=~".*"')
