@@ -23,7 +23,7 @@ export async function follow(request: Request, streams: string[] | null): Promis
 export async function sync(request: Request, streams: string[] | null): Promise<Response> {
   if (streams === null) return problem(401, "sign in first");
   if (request.headers.get("Content-Type") !== "application/json") return problem(415, "send JSON");
-  const { stream, full } = await request.json().catch(() => ({}));
+  const { stream, full } = (await request.json().catch(() => null)) ?? {};
   if (!streams.includes(stream)) return problem(404, "there is no such stream, or it is not yours");
   return ask(`/api/streams/${encodeURIComponent(stream)}/sync`, {
     method: "POST",

@@ -68,4 +68,4 @@ async def test_new_changes_are_shown_as_they_come(store_url: StoreUrl, tmp_path:
         gone = json.loads(process.stdout.readline())
         assert (gone["op"], gone["row"]) == ("delete", None)
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0

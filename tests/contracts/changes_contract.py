@@ -206,6 +206,21 @@ class ChangesContract:
             assert (kind, op) == (MESSAGE, DELETE)
         assert is_mirrored(kept, mirror)
 
+    async def test_a_request_looks_only_so_far_for_the_changes_of_one_stream(
+        self, kept: StoreDump, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many others there are, it ends, with an empty page from which the next one goes on."""
+        monkeypatch.setattr("milepost.stores.changes.PASSED_OVER", 2)
+        monkeypatch.setattr("milepost.stores.changes.MAX_STATEMENTS", 3)
+        async with open_store(kept.store_url) as store:
+            await write(store, Changes(contacts=tuple(contact_row(f"c_{number}") for number in range(10))))
+            await write(store, ELSEWHERE, OTHER)
+        async with open_reader(kept.store_url) as reader:
+            page = await reader.read_changes(0, 100, stream=OTHER)
+            of_other = await Mirror().follow(reader, stream=OTHER)
+        assert (page.changes, page.next) == ((), 6)
+        assert len(of_other) == 3
+
     async def test_a_stream_that_is_removed_and_read_again(self, kept: StoreDump) -> None:
         mirror, late = Mirror(), Mirror()
         async with open_store(kept.store_url) as store:

@@ -258,6 +258,17 @@ class FactsContract:
             details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
             assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
+    async def test_of_an_unsent_message_that_is_not_stored_no_later_edit_is_kept(self, kept: StoreDump) -> None:
+        """Facts come in any order. It is still known as a repetition, and announces nothing else."""
+        edits = [said(WebhookKind.EDIT, message_id, 5, detail='{"text":"a secret"}') for message_id in ("m_1", "m_2")]
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([said(WebhookKind.UNSEND, "m_1", 9, detail=None)], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            assert await store.webhooks.add(edits, NOON) == {each.key for each in edits}
+            assert await store.webhooks.add(edits, NOON) == frozenset()
+        details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
+        assert details == [("m_1", None), ("m_2", '{"text":"a secret"}')]
+
     async def test_reactions_are_erased_with_their_person_wherever_they_are(self, kept: StoreDump) -> None:
         """In a group, one may react to what another wrote."""
         by_ada, by_bob = ({"from": of, "at": "2026-03-01T12:00:00Z", "reaction": "love"} for of in ("ada", "bob"))

@@ -162,7 +162,7 @@ class Composition:
 
     @staticmethod
     def _in(holder: subprocess.Popen[bytes], command: str) -> None:
-        subprocess.run(["nsenter", "-t", str(holder.pid), "-n", *command.split()], check=True, timeout=30)
+        subprocess.run(["nsenter", "-t", str(holder.pid), "-n", *command.split()], check=True, timeout=60)
 
     @contextmanager
     def _resolver(self) -> Iterator[None]:
@@ -234,7 +234,7 @@ def _socket_in(pid: int) -> Iterator[socket.socket]:
             ["nsenter", "-t", str(pid), "-n", sys.executable, "-c", opening, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             check=True,
-            timeout=30,
+            timeout=60,
         )
         _, (descriptor,), _, _ = socket.recv_fds(ours, 1, 1)
     server = socket.socket(fileno=descriptor)

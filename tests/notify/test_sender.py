@@ -57,7 +57,7 @@ class Sending:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Pump until threads have brought it about, while the clock stands still."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition():
                 self.sender.pump()
                 await asyncio.sleep(0.001)
@@ -129,6 +129,21 @@ async def test_the_oldest_of_too_many_are_dropped_and_counted() -> None:
     service.go_on.set()
     await sending.until(lambda: len(service.taken) == MAX_WAITING)
     assert service.taken[0] == "notice 5"
+
+
+async def test_a_notice_that_is_being_sent_is_not_dropped_for_others() -> None:
+    service = Service()
+    service.go_on.clear()
+    sending = Sending(service)
+    with capture_logs() as logs:
+        sending.sender.send(text(0))
+        sending.sender.pump()
+        for number in range(1, MAX_WAITING + 1):
+            sending.sender.send(text(number))
+        service.go_on.set()
+        await sending.until(lambda: sending.sender.is_idle)
+    assert [each["title"] for each in logs if each["event"] == "notice given up"] == ["notice 1"]
+    assert [each["title"] for each in logs if each["event"] == "notice sent"] == service.taken
 
 
 async def test_what_waits_for_a_destination_that_is_removed_is_dropped_and_counted() -> None:

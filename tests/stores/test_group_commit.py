@@ -23,7 +23,7 @@ async def test_callers_that_wait_for_a_commit_are_cancelled_when_its_write_is() 
     for task in asyncio.all_tasks() - before:
         task.cancel()
 
-    _, pending = await asyncio.wait(waiting, timeout=5)
+    _, pending = await asyncio.wait(waiting, timeout=60)
 
     assert not pending
     with pytest.raises(asyncio.CancelledError):

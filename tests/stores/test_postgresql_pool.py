@@ -47,7 +47,7 @@ async def test_a_task_that_is_cancelled_as_its_connection_arrives_is_cancelled(
             for _ in range(steps):
                 await asyncio.sleep(0)
             asking.cancel()
-            await asyncio.wait([asking], timeout=20)
+            await asyncio.wait([asking], timeout=60)
             assert asking.cancelled(), f"it goes on, cancelled {steps} steps after a connection was free"
 
 
@@ -100,8 +100,9 @@ async def test_store_readers_and_queue_share_their_connections(database: Databas
             ask_often(lambda: queue.rows("answers")),
             *(live(store, stream(number), 3) for number in range(16)),
         )
-        ((count,),) = database.sql(OPEN)
-        assert count <= MAX_CONNECTIONS + 1
+        async with asyncio.timeout(60):  # the server may still be ending one that was closed
+            while database.sql(OPEN)[0][0] > MAX_CONNECTIONS + 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async with connected(dsn, load_statements("postgresql")) as alone:  # the pool is another one after the last left
         assert alone.pool is not queue.pool

@@ -8,7 +8,6 @@ import aiohttp
 from kit.binary import milepost, started, until
 from kit.installation import Installation, on_both_databases
 from kit.simulated import BICYCLES, NOW
-from kit.webhook_bodies import SECRET, signed
 from system.test_webhooks import Hooked, hooked
 
 MILLISECONDS = round(NOW.timestamp() * 1000)
@@ -19,8 +18,7 @@ async def post(hooks: Hooked, *said: Mapping[str, object], seconds: float = 0.0,
     people = {"sender": {"id": contact_id}, "recipient": {"id": BICYCLES.id}}
     items = [{**people, "timestamp": MILLISECONDS + round(seconds * 1000), **each} for each in said]
     body = json.dumps({"object": "page", "entry": [{"id": BICYCLES.id, "messaging": items}]}).encode()
-    async with hooks.session.post(hooks.url, data=body, headers=signed(body, SECRET)) as response:
-        assert response.status == 200
+    await hooks.deliver_body(body)
 
 
 def row(installation: Installation, message_id: str, columns: str) -> tuple[object, ...]:
@@ -44,7 +42,7 @@ async def test_facts_are_applied_once_in_any_order_and_no_sweep_undoes_them(inst
     async with hooked(installation) as hooks:
         conversation_id, message_id = hooks.arrive()
         contact_id = contact_of(hooks, conversation_id)
-        assert await hooks.send(message_id) == 200
+        await hooks.deliver(message_id)
         await hooks.stored(message_id)
         heart = {"mid": message_id, "action": "react", "reaction": "love", "emoji": "\u2764"}
         edits = [{"mid": message_id, "text": f"text {number}", "num_edit": number} for number in (1, 2)]
@@ -71,11 +69,12 @@ async def test_facts_are_applied_once_in_any_order_and_no_sweep_undoes_them(inst
         await worked_off(installation)
         (is_deleted,) = row(installation, message_id, "deleted_at IS NOT NULL AND text IS NULL")
         assert is_deleted
+        before = len(installation.rows("SELECT 1 FROM runs"))
         synced = await hooks.session.post(
             f"{await hooks.daemon.url()}/api/streams/messenger:{BICYCLES.id}/sync", json={}
         )
         assert synced.status == 200
-        await until(lambda: len(installation.rows("SELECT 1 FROM runs WHERE status = 'complete'")) == 3)
+        await until(lambda: len(installation.rows("SELECT 1 FROM runs WHERE status = 'complete'")) > before)
         assert row(installation, message_id, "text") == (None,), "the list has it still"
         journal = installation.rows("SELECT data FROM journal WHERE type = 'facts_applied'")
         assert not any("text" in data for (data,) in journal)

@@ -1,5 +1,6 @@
 """The server side of the front end in docs/nextjs-supabase.md: it adds the token, and shows users their streams."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -87,8 +88,9 @@ async def test_who_has_not_signed_in_or_has_no_page_follows_nothing(installation
 
 async def test_a_user_syncs_their_streams_and_no_others(installation: Installation) -> None:
     async with front_end(installation) as (session, _):
-        for body in ({"stream": BICYCLE}, {"stream": "messenger:1"}, {}):
-            async with session.post(SYNC, json=body, headers=user(*BAKERYS)) as response:
+        for body in ({"stream": BICYCLE}, {"stream": "messenger:1"}, {}, None):
+            what = {"data": json.dumps(body), "headers": {**user(*BAKERYS), "Content-Type": "application/json"}}
+            async with session.post(SYNC, **what) as response:  # type: ignore[arg-type]
                 assert response.status == 404
         whole = {"stream": BAKERYS[0], "full": True}
         async with session.post(SYNC, json=whole, headers=user(*BAKERYS)) as response:

@@ -98,6 +98,8 @@ async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path:
         first, second, third = workers.all
         await first.kill()
         simulator.world.access.revoke(BICYCLES.id)
+        # Half a minute until the others count the first as dead and take its stream over, and another to tell.
+        await until(lambda: database.sql("SELECT 1 FROM runs WHERE reason = 'authorization'"))
         await until(lambda: people.got)
         for worker in (third, second):  # one that goes on alone would not know that people were told
             await worker.kill()

@@ -1,5 +1,6 @@
 """Webhooks with the real daemon: messages are copied within seconds, bursts cost few calls, and kills lose nothing."""
 
+import asyncio
 import re
 import signal
 import sqlite3
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from kit.binary import Running, started, until
+from kit.binary import PATIENCE_SECONDS, Running, started, until
 from kit.fleet import fleet
 from kit.installation import Installation, PostgresqlInstallation, on_both_databases
 from kit.postgres import Database
@@ -36,7 +37,20 @@ class Hooked:
 
     async def send(self, *message_ids: str, secret: str = SECRET) -> int:
         """Send the webhook of these messages, and return the status of the answer."""
-        body = body_of(*message_ids, page_id=BICYCLES.id)
+        return await self._post(body_of(*message_ids, page_id=BICYCLES.id), secret)
+
+    async def deliver(self, *message_ids: str) -> None:
+        """Send the webhook of these messages until it is stored."""
+        await self.deliver_body(body_of(*message_ids, page_id=BICYCLES.id))
+
+    async def deliver_body(self, body: bytes) -> None:
+        """Send a webhook as Meta does: again if it is not stored in time, as on a busy machine."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (status := await self._post(body, SECRET)) == 503:  # noqa: ASYNC110  (another process answers)
+                await asyncio.sleep(0.1)
+        assert status == 200
+
+    async def _post(self, body: bytes, secret: str) -> int:
         async with self.session.post(self.url, data=body, headers=signed(body, secret)) as response:
             return response.status
 
@@ -78,10 +92,10 @@ async def url_of(daemon: Running) -> str:
 async def test_a_message_is_copied_within_seconds_of_its_webhook(installation: Installation) -> None:
     async with hooked(installation) as hooks:
         _, message_id = hooks.arrive()
-        assert await hooks.send(message_id) == 200
+        await hooks.deliver(message_id)
         await hooks.stored(message_id)
-        assert installation.endings(STREAM) == [("complete", None)] * 2
-        assert await hooks.send(message_id) == 200, "a repetition"
+        await until(lambda: installation.endings(STREAM) == [("complete", None)] * 2)
+        await hooks.deliver(message_id)  # a repetition
         hooks.daemon.signal(signal.SIGTERM)
         assert (await hooks.daemon.ended()).code == 0
     assert installation.endings(STREAM) == [("complete", None)] * 2
@@ -91,9 +105,10 @@ async def test_a_burst_of_200_webhooks_makes_at_most_40_calls_and_loses_none(ins
     async with hooked(installation) as hooks:
         before = hooks.calls()
         arrived: list[str] = []
-        for _ in range(200):
-            arrived.append(hooks.arrive()[1])
-            assert await hooks.send(arrived[-1]) == 200
+        for _ in range(10):
+            news = [hooks.arrive()[1] for _ in range(20)]
+            await asyncio.gather(*map(hooks.deliver, news))
+            arrived += news
         for message_id in arrived:
             await hooks.stored(message_id)
         await until(
@@ -106,7 +121,7 @@ async def test_what_was_acknowledged_before_a_kill_is_read_after_the_next_start(
     async with hooked(installation) as hooks:
         hooks.simulator.hold()
         _, message_id = hooks.arrive()
-        assert await hooks.send(message_id) == 200
+        await hooks.deliver(message_id)
         await hooks.daemon.kill()
         hooks.simulator.release()
         async with started(installation.folder, "run") as daemon:
@@ -185,7 +200,7 @@ async def test_what_is_refused_while_the_database_is_locked_comes_again(installa
         with closing(sqlite3.connect(installation.database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             assert await hooks.send(message_id) == 503
-        assert await hooks.send(message_id) == 200
+        await hooks.deliver(message_id)
         await hooks.stored(message_id)
 
 
@@ -204,9 +219,10 @@ async def test_any_of_several_workers_takes_webhooks_for_all(tmp_path: Path, dat
         for number in range(6):
             _, message_id = members[0].arrive()
             arrived.append(message_id)
-            assert await members[number % 2].send(message_id) == 200
+            await members[number % 2].deliver(message_id)
             await members[0].stored(message_id)
         before = simulator.requests.total
-        assert [await each.send(*arrived) for each in members] == [200, 200]
+        for each in members:
+            await each.deliver(*arrived)
         await until(lambda: not kept.rows("SELECT 1 FROM webhook_events WHERE due_at IS NOT NULL"))
         assert simulator.requests.total == before

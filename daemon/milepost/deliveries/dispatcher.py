@@ -27,8 +27,8 @@ class Dispatcher:
 
     def broken(self) -> Mapping[str, str]:
         """Return the destinations whose workers ended with an error, which nobody expected, with its text."""
-        ill = (name for name, worker in self._workers.items() if not worker.is_well)
-        return {name: self._errors[name] for name in ill if name in self._errors}
+        broken = (name for name, worker in self._workers.items() if not worker.is_well)
+        return {name: self._errors[name] for name in broken if name in self._errors}
 
     def read(self, notice: Notice) -> None:
         """Have the workers look for changes after a commit."""

@@ -87,7 +87,7 @@ class _Outlet:
 
     def offer(self, text: NoticeText) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            self._give_up(DROPPED, f"{MAX_WAITING} others wait")
+            self._give_up(DROPPED, f"{MAX_WAITING} others wait", 0 if self._sending is None else 1)
         self._waiting.append(text)
 
     def drop_all(self) -> None:
@@ -135,9 +135,12 @@ class _Outlet:
         self._count(name, RETRIED)
         log.warning("notice not sent, retrying", destination=name, reason=reason, wait_seconds=seconds)
 
-    def _give_up(self, result: str, reason: str) -> None:
-        text = self._waiting.popleft()
-        self._attempts, self._next_at = 0, 0.0
+    def _give_up(self, result: str, reason: str, index: int = 0) -> None:
+        """Give up the notice at this place of the queue: the first may be the one that is being sent."""
+        text = self._waiting[index]
+        del self._waiting[index]
+        if index == 0:
+            self._attempts, self._next_at = 0, 0.0
         name = self._destination.name
         self._count(name, result)
         hint = "`milepost notify test` tries each destination"

@@ -80,7 +80,7 @@ def trial_notice() -> NoticeText:
 def _stopped(notice: PeopleNotice, now: datetime) -> tuple[str, list[str]]:
     concerns = notice.concerns
     still = "still stopped" if notice.again else "stopped"
-    title = f"{_pages(concerns)} {'is' if len(concerns) == 1 else 'are'} {still}"
+    title = f"{_pages(concerns)} {_are(concerns)} {still}"
     since = min(each.since for each in concerns)
     problem = concerns[0].problem
     why = f" Why: {_problem_in_words(problem)}." if problem is not None else ""
@@ -124,7 +124,8 @@ def _stalled(notice: PeopleNotice, now: datetime) -> tuple[str, list[str]]:
     if first.subject:
         problem = "" if first.problem is None else f" Why: {_problem_in_words(first.problem)}."
         what = f"{_streams(notice.concerns)} read nothing new, run after run.{problem}"
-        return f"{_pages(notice.concerns)} {still}getting nowhere", [what, *_advice(notice.concerns)]
+        title = f"{_pages(notice.concerns)} {_are(notice.concerns)} {still}getting nowhere"
+        return title, [what, *_advice(notice.concerns)]
     kind = IssueKind(first.cause)
     what = f"Since {clock(first.since, now)} ({ago(first.since, now)}) {_WHAT[kind]}."
     return f"{still}stalled", [what, f"What to do: {_TO_DO[kind]}."]
@@ -146,7 +147,7 @@ def _over(concern: Concern) -> str:
         case Concern(subject=""):
             return "Runs end again."
         case _:
-            return f"{_streams([concern])} {'is' if len(concern.streams) == 1 else 'are'} copied again."
+            return f"{_streams([concern])} {_are(concern.streams)} copied again."
 
 
 # --- parts of sentences -----------------------------------------------------------------------------------------------
@@ -154,6 +155,10 @@ def _over(concern: Concern) -> str:
 
 def _pages(concerns: Sequence[Concern]) -> str:
     return _named([each.subject for each in concerns], "page") if len(concerns) == 1 else counted(len(concerns), "page")
+
+
+def _are(several: Sequence[object]) -> str:
+    return "is" if len(several) == 1 else "are"
 
 
 def _streams(concerns: Iterable[Concern]) -> str:

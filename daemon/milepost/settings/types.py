@@ -296,6 +296,7 @@ DestinationName = Annotated[
 EndpointUrl = Annotated[
     str,
     AfterValidator(_endpoint_url),
+    HoldsSecrets(),
     Allowed("an https:// URL (http:// to a private address or a name without a dot only) without user and password"),
 ]
 SigningSecrets = Annotated[

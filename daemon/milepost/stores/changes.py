@@ -1,6 +1,6 @@
 """Reading the change feed from either database: what is asked for, and what the columns of a row become."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -11,6 +11,7 @@ from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage
 from milepost.core.model import Stream
 
 PASSED_OVER = 50_000  # numbers that one statement may look through for the changes of one stream, which have no index
+MAX_STATEMENTS = 20  # of a request; then its page is empty, and the next one continues from there
 
 KEYS: Mapping[ChangeKind, tuple[str, ...]] = {
     ChangeKind.CONTACT: ("platform", "page_id", "contact_id"),
@@ -43,9 +44,15 @@ class ChangesAsked(Struct, frozen=True):
     kinds: AbstractSet[ChangeKind]
     stream: Stream | None = None
 
-    def reach(self, place: int, end: int) -> int:
-        """Return how far one statement may look, from a place on."""
-        return end if self.stream is None else min(end, place + PASSED_OVER)
+    def spans(self, end: int) -> Iterator[tuple[int, int]]:
+        """Yield what one statement after another looks through: from a number up to another, `end` at the most."""
+        place = self.after
+        for _ in range(MAX_STATEMENTS):
+            if place >= end:
+                return
+            up_to = end if self.stream is None else min(end, place + PASSED_OVER)
+            yield place, up_to
+            place = up_to
 
     def parameters(self, after: int, up_to: int) -> dict[str, object]:
         """Return the parameters of the statements that read between two numbers."""

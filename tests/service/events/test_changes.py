@@ -210,7 +210,7 @@ class TestStream:
 
     async def test_readers_end_with_the_daemon(self, tmp_path: Path) -> None:
         async with (
-            asyncio.timeout(30),
+            asyncio.timeout(60),
             daemon_on(tmp_path / "milepost.db") as daemon,
             listening(daemon.url, path=STREAM_PATH) as source,
         ):

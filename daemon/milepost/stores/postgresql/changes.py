@@ -36,16 +36,14 @@ async def read_changes(database: Database, asked: ChangesAsked) -> ChangesPage:
     Its statements need not see the same moment: a row that changes between two of them is in a later page.
     """
     async with database.connection() as connection:
-        place, end = asked.after, await _last_settled(database, connection)
-        while place < end:
-            reach = asked.reach(place, end)
-            parameters = asked.parameters(place, reach)
+        following = asked.after
+        for place, up_to in asked.spans(await _last_settled(database, connection)):
+            parameters = asked.parameters(place, up_to)
             ((full_at, count),) = await database.rows_on(connection, "changes_up_to", parameters)
-            following = full_at if count == asked.limit else reach
+            following = full_at if count == asked.limit else up_to
             if count:
                 return await _page(database, asked, connection, place, following)
-            place = following
-        return ChangesPage((), place)
+        return ChangesPage((), following)
 
 
 async def _last_settled(database: Database, connection: Connection) -> int:

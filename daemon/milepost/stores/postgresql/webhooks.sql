@@ -1,11 +1,21 @@
 -- The webhook events that wait to be worked off: see core/webhooks.py.
 
 -- name: add_webhook_events
+-- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
 INSERT INTO webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
 SELECT
-    event_key, platform || ':' || page_id, kind, message_id, contact_id, occurred_at, %(now)s, %(now)s, 0, actor, detail
+    event_key, platform || ':' || page_id, kind, message_id, contact_id, occurred_at, %(now)s, %(now)s, 0, actor,
+    CASE
+        WHEN kind = 'edit' AND EXISTS (
+            SELECT 1 FROM webhook_events AS unsent
+            WHERE
+                unsent.message_id = row.message_id AND unsent.stream = row.platform || ':' || row.page_id
+                AND unsent.kind = 'unsend'
+        ) THEN NULL
+        ELSE detail
+    END
 FROM
     json_to_recordset(%(rows)s) AS row (
         event_key text, platform text, page_id text, kind text, message_id text, contact_id text,

@@ -18,15 +18,13 @@ def read_changes(sql: Mapping[str, str], asked: ChangesAsked, connection: sqlite
 
     Its statements need not see the same moment: a row that changes between two of them is in a later page.
     """
-    place, end = asked.after, last_change(sql, connection)
-    while place < end:
-        reach = asked.reach(place, end)
-        ((full_at, count),) = connection.execute(sql["changes_up_to"], asked.parameters(place, reach))
-        following = full_at if count == asked.limit else reach
+    following = asked.after
+    for place, up_to in asked.spans(last_change(sql, connection)):
+        ((full_at, count),) = connection.execute(sql["changes_up_to"], asked.parameters(place, up_to))
+        following = full_at if count == asked.limit else up_to
         if count:
             return _page(sql, asked, connection, place, following)
-        place = following
-    return ChangesPage((), place)
+    return ChangesPage((), following)
 
 
 def _page(

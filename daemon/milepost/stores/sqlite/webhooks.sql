@@ -1,11 +1,18 @@
 -- The webhook events that wait to be worked off: see core/webhooks.py.
 
 -- name: add_webhook_event
+-- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
 INSERT INTO webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
 SELECT
-    :event_key, :stream, :kind, :message_id, :contact_id, :occurred_at, :now, :now, 0, :actor, :detail
+    :event_key, :stream, :kind, :message_id, :contact_id, :occurred_at, :now, :now, 0, :actor,
+    CASE
+        WHEN :kind = 'edit' AND EXISTS (
+            SELECT 1 FROM webhook_events WHERE message_id = :message_id AND stream = :stream AND kind = 'unsend'
+        ) THEN NULL
+        ELSE :detail
+    END
 WHERE
     NOT EXISTS (
         SELECT 1
