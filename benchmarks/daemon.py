@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from benchmarks.process import Server, milepost
+from benchmarks.process import ENVIRONMENT, Server, milepost
 from benchmarks.workload import Workload
 
 PATIENCE_SECONDS = 60.0
@@ -27,7 +27,7 @@ async def daemon(server: Server, workload: Workload, directory: Path) -> AsyncIt
     log = directory / "log.txt"
     with log.open("wb") as output:
         command = milepost(server, workload, directory, "run")
-        process = await asyncio.create_subprocess_exec(*command, cwd=directory, stderr=output)
+        process = await asyncio.create_subprocess_exec(*command, cwd=directory, env=ENVIRONMENT, stderr=output)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (found := re.search(r"\bhttp=(http\S+)", log.read_text())) is None:  # noqa: ASYNC110 -- another process logs it

@@ -284,8 +284,10 @@ def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow 
     page_id, contact_id = key
     if page_id != stream.page_id:
         return known.contacts_elsewhere.get(key)
-    elsewhere = (row for row in known.contacts_elsewhere.values() if row.contact_id == contact_id)
-    return known.contacts.get(contact_id) or next(elsewhere, None)
+    stored = known.contacts.get(contact_id)
+    if stored is not None or not known.contacts_elsewhere:
+        return stored
+    return next((row for row in known.contacts_elsewhere.values() if row.contact_id == contact_id), None)
 
 
 def new_events(

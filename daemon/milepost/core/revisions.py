@@ -181,7 +181,8 @@ def with_revisions(
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
     fingerprints |= {row.conversation_id: None for row in known.messages.values() if _is_newer(row, asked_at)}
-    for each in batch.conversations:  # a row that the store refused before: its messages were not looked up
+    for each in batch.conversations if known.interaction_events else ():
+        # A row that the store refused before: its messages were not looked up.
         is_met = each.conversation_id not in known.conversations
         if is_met and any(message.event_id in known.interaction_events for message in each.interactions):
             fingerprints[each.conversation_id] = None

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 # A batch of 200 threads with 20 messages each has about 4 MiB and 150,000 values.
 MAX_VALUES = 500_000
+LEAST_VALUE_BYTES = 2  # a digit and its comma, or a pair of brackets
 LARGE_BYTES = 4 * 2**20  # from here on, a body waits for room
 MAX_LARGE_BODIES = 2
 IN_THREAD_BYTES = 2**18  # below, decoding takes the event loop a few milliseconds
@@ -23,8 +24,11 @@ STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 def has_too_many_values(body: bytes) -> bool:
-    """Return whether a body holds more than MAX_VALUES values, without decoding it: each follows a `,`, `[` or `{`."""
-    if _marks(body, 0, len(body)) <= MAX_VALUES:
+    """Return whether a body holds more than MAX_VALUES values, without decoding it: each follows a `,`, `[` or `{`.
+
+    To count those takes a quarter of the time of decoding, so a body that is too short for so many is not looked at.
+    """
+    if len(body) <= LEAST_VALUE_BYTES * MAX_VALUES or _marks(body, 0, len(body)) <= MAX_VALUES:
         return False
     count, end = 0, 0
     for string in STRING.finditer(body):  # a text may hold as many commas as it likes

@@ -1,8 +1,8 @@
-"""Migrates a SQLite database to this program's schema: forward only, each migration and its record in one transaction.
+"""Migrates a SQLite database to this program's schema: forward only, all that is pending in one transaction.
 
-With SQLite that takes one script for each migration. A library was tried first (yoyo 9): it records on a second
-connection what it has applied on the first, and leaves its lock behind when it is killed, so that a start which is
-killed in between is never repaired by the next one.
+A transaction for each of them would wait for the disk several dozen times before the first start. A library was tried
+first (yoyo 9): it records on a second connection what it has applied on the first, and leaves its lock behind when it
+is killed, so that a start which is killed in between is never repaired by the next one.
 """
 
 import sqlite3
@@ -78,12 +78,16 @@ def demand_current(path: Path) -> None:
 def migrate(path: Path) -> set[str]:
     """Apply what is pending, in the order of the names, and return the names. The caller holds the store's lock.
 
-    Raises StoreAway or StoreRefused; what had been applied before stays applied.
+    Raises StoreAway or StoreRefused; then nothing is applied.
     """
     names = pending(path)
-    with errors_of(path), closing(sqlite3.connect(path, isolation_level=None, timeout=5.0)) as connection:
-        for name in sorted(names):
-            script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
+    if names:
+        scripts = "".join(map(_script, sorted(names)))
+        with errors_of(path), closing(sqlite3.connect(path, isolation_level=None, timeout=5.0)) as connection:
             # One script from BEGIN to COMMIT. Where it fails, closing the connection rolls it back.
-            connection.executescript(f"BEGIN IMMEDIATE;{script}{RECORD.format(name=name)}COMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE;{scripts}COMMIT;")
     return names
+
+
+def _script(name: str) -> str:
+    return (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8") + RECORD.format(name=name)
