@@ -53,10 +53,10 @@ async def fill(store: Store) -> None:
 
 
 async def finds_a_changed_journal(kept: StoreDump, tampering: str) -> None:
-    before = kept.rows("SELECT * FROM journal")
+    before = kept.rows("SELECT * FROM journal ORDER BY seq")
     kept.unguard()
     kept.execute(tampering)
-    assert kept.rows("SELECT * FROM journal") != before
+    assert kept.rows("SELECT * FROM journal ORDER BY seq") != before
 
     with pytest.raises(JournalDamaged):
         await verify(kept)

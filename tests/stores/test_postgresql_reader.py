@@ -12,6 +12,8 @@ from milepost.stores.open import open_reader, open_store
 from milepost.stores.url import StoreUrl
 from stores.store_dump import PostgresDump, StoreDump
 
+LAST_WITH_CURSOR = "(SELECT max(seq) FROM journal WHERE data::text LIKE '%cursor-%')"
+
 
 @pytest.fixture
 def filled(postgres: Server) -> Iterator[StoreDump]:
@@ -38,7 +40,7 @@ class TestPostgresqlReader(JournalReaderContract):
     @pytest.mark.parametrize(
         "tampering",
         [
-            "UPDATE journal SET data = replace(data::text, 'cursor-', 'corsar-')::json WHERE seq = 60",
+            f"UPDATE journal SET data = replace(data::text, 'cursor-', 'corsar-')::json WHERE seq = {LAST_WITH_CURSOR}",
             "UPDATE journal SET data = (data::text || ' ')::json WHERE seq = 60",
             "UPDATE journal SET data = '{}' WHERE seq = 60",
             "UPDATE journal SET recorded_at = recorded_at + interval '1 millisecond' WHERE seq = 60",

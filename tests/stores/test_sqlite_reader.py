@@ -13,6 +13,8 @@ from milepost.stores.sqlite.store import open_sqlite
 from stores.sqlite_files import names_in
 from stores.store_dump import SqliteDump, StoreDump
 
+LAST_WITH_CURSOR = "(SELECT max(seq) FROM journal WHERE data LIKE '%cursor-%')"
+
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
@@ -40,7 +42,7 @@ class TestSqliteReader(JournalReaderContract):
     @pytest.mark.parametrize(
         "tampering",
         [
-            "UPDATE journal SET data = replace(data, 'cursor-', 'corsar-') WHERE seq = 60",
+            f"UPDATE journal SET data = replace(data, 'cursor-', 'corsar-') WHERE seq = {LAST_WITH_CURSOR}",
             "UPDATE journal SET data = data || ' ' WHERE seq = 60",
             "UPDATE journal SET data = '{' WHERE seq = 60",
             "UPDATE journal SET recorded_at = replace(recorded_at, '.000Z', '.001Z') WHERE seq = 60",
