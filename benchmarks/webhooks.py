@@ -164,7 +164,7 @@ async def measure(rate: int, seconds: float, directory: Path) -> bool:
             "source": {"kind": "facebook", "base_url": simulator.base_url, "app_secret": SECRET},
             "http": {"listen": "127.0.0.1:0"},
             "webhooks": {"listen": "127.0.0.1:0", "verify_token": "benchmark"},
-            "sync": {"interval": "30s", "concurrency": 16},
+            "sync": {"interval": "15s", "concurrency": 16},  # twice in the 30 s
             "pages": [{"id": page.id, "access_token": page.token} for page in simulator.pages],
         }
         (directory / "config.yaml").write_text(json.dumps(config))
