@@ -74,6 +74,8 @@ async def test_a_sync_waits_for_a_server_that_dies_repeatedly_and_the_copy_is_co
             for outage in range(3):
                 await asked(simulator, 30, running)
                 await asyncio.to_thread(server.kill if outage else lambda: server.stop("fast"))
+                if not outage:
+                    await running.says("database unavailable")
                 server.start()
             ended = await running.ended()
         assert ended.code == 0, f"{ended}"
