@@ -61,7 +61,7 @@ class Observed(Struct, frozen=True, eq=False):
 
 
 class NoticeWatch:
-    """Tells people. With several workers each decides alike, and one of them tells."""
+    """Notifies people. With several workers each decides alike, and one of them sends."""
 
     def __init__(self, observed: Observed, settings: Callable[[], Settings], clock: Clock) -> None:
         self.counter = NoticeCounter()
@@ -126,13 +126,13 @@ class NoticeWatch:
     async def _adopt(self, urls: tuple[str, ...]) -> None:
         if urls == self._adopted:
             return
-        if not urls:  # whoever turns notices on again is told what comes after that
+        if not urls:  # turned on again, they are about what comes after that
             self._told, self._opened = None, []
         self._urls = self._adopted = urls
         try:
             found = await asyncio.to_thread(destinations, urls)
         except MilepostError as error:
-            log.error("notices cannot be sent", error=error.message, hint=error.hint)  # noqa: TRY400
+            log.error("notices cannot be sent", error=error.message, hint=error.hint)  # noqa: TRY400  (nothing to trace)
             found = ()
         self.counter.expect(each.name for each in found)
         self._sender.adopt(found)
@@ -190,7 +190,7 @@ class NoticeWatch:
         return self._tells
 
     async def _end(self) -> None:
-        """Tell what is new, and send what waits. What another worker was to tell is left to those that go on."""
+        """Send what is new and what waits. What another worker was to send is left to those that go on."""
         self._decided.clear()
         await self.look(timedelta(0))
         for _ in range(round(LAST_SECONDS / LAST_LOOK_SECONDS)):

@@ -88,8 +88,8 @@ async def _through_daemon(
     settings: Settings, wanted: Sequence[Stream], stop: Stop, *, draws: bool, full: bool
 ) -> Synced:
     # Only here: with them comes the HTTP server, a tenth of the start of a sync that needs none of it.
-    from milepost.cli.daemon_sync import Look, sync_through_daemon  # noqa: PLC0415
-    from milepost.cli.stream_actions import operator  # noqa: PLC0415
+    from milepost.cli.daemon_sync import Look, sync_through_daemon  # noqa: PLC0415  (only where a daemon is at work)
+    from milepost.cli.stream_actions import operator  # noqa: PLC0415  (only where a daemon is at work)
 
     began, store_url = perf_counter(), store_url_of(settings)
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:

@@ -65,7 +65,7 @@ class Answer(Struct, frozen=True):
 
 
 def is_due(delivery: Delivery, now: datetime) -> bool:
-    """Whether a request may be made. An instant beyond the longest wait was written when the clock was ahead."""
+    """Return whether a request may be made. An instant beyond the longest wait was written when the clock was ahead."""
     if delivery.paused_at is not None:
         return False
     left = seconds_left(delivery, now)

@@ -270,7 +270,7 @@ def _no_later(now: datetime, at: datetime | None) -> datetime | None:
 def _tell_concerns(
     told: Told, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[Told, list[PeopleNotice]]:
-    """Tell of what is due, those of one cause together."""
+    """Return notices of what is due, one for each cause."""
     stopped = {subject for (kind, subject, _), each in told.watched.items() if _is_stop(kind, each)}
     due: dict[tuple[NoticeKind, str], list[Watched]] = {}
     for (kind, subject, cause), each in told.watched.items():
@@ -307,7 +307,7 @@ def _is_due(watched: Watched, now: datetime, settle: timedelta) -> bool:
 
 
 def _tell_ends(told: Told, now: datetime, on: Collection[NoticeKind]) -> tuple[Told, list[PeopleNotice]]:
-    """Tell that concerns are over: all together, once one of them has been for long enough."""
+    """Return a notice that concerns are over: all of them, once one has been for long enough."""
     over = [each for each in told.watched.values() if each.over_since is not None and not each.is_closed]
     if not any(now - each.over_since >= OVER for each in over if each.over_since is not None):
         return told, []
@@ -345,7 +345,7 @@ def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:
 def _tell_dead_letters(
     told: Told, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[Told, list[PeopleNotice]]:
-    """Tell of new dead letters, all that are due in one notice."""
+    """Return one notice of all new dead letters that are due."""
     if NoticeKind.DEAD_LETTERS not in on:
         return replace(told, dead_letters={}), []
     due = {

@@ -20,7 +20,7 @@ class ForbiddenAddress(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to a host on the Internet, also where it wraps another one."""
+    """Return whether an address belongs to a host on the Internet, also where it wraps another one."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour

@@ -40,7 +40,7 @@ class Told(Struct, frozen=True):
         )
 
     def fact(self, kind: WebhookKind, message_id: str, detail: str | None = None, *, of: str = "") -> WebhookEvent:
-        """Return a fact, which has no id of its own: it is told from others by its time and by whom it is `of`."""
+        """Return a fact, which has no id of its own: its time and whom it is `of` make it unique."""
         which = f"{of} {round(self.occurred_at.timestamp() * 1000)}".strip()
         return replace(self.event(kind, message_id, which), detail=detail)
 

@@ -47,7 +47,7 @@ class AppriseDestination(Struct, frozen=True, eq=False):
 
     def send(self, text: NoticeText) -> str | None:
         """Send a notice and return why it was not taken, or None."""
-        from apprise import NotifyType  # noqa: PLC0415
+        from apprise import NotifyType  # noqa: PLC0415  (the extra)
 
         types = {
             NoticeKind.RECOVERED: NotifyType.SUCCESS,
@@ -94,7 +94,7 @@ def destinations(urls: Sequence[str]) -> tuple[AppriseDestination, ...]:
 
 def _loaded() -> "AppriseAsset":
     try:
-        from apprise import AppriseAsset, PersistentStoreMode  # noqa: PLC0415
+        from apprise import AppriseAsset, PersistentStoreMode  # noqa: PLC0415  (the extra)
     except ModuleNotFoundError as error:
         raise BadConfiguration("notify.urls needs Apprise, which is not installed", hint=f"run {INSTALL}") from error
     return AppriseAsset(
@@ -107,7 +107,7 @@ def _loaded() -> "AppriseAsset":
 
 
 def _plugin(url: str, asset: "AppriseAsset") -> "NotifyBase | None":
-    from apprise import Apprise  # noqa: PLC0415
+    from apprise import Apprise  # noqa: PLC0415  (the extra)
 
     plugin: NotifyBase | None = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
     return plugin

@@ -136,7 +136,7 @@ class _Outlet:
         log.warning("notice not sent, retrying", destination=name, reason=reason, wait_seconds=seconds)
 
     def _give_up(self, result: str, reason: str, index: int = 0) -> None:
-        """Give up the notice at this place of the queue: the first may be the one that is being sent."""
+        """Drop the notice at this place of the queue: the first may be the one that is being sent."""
         text = self._waiting[index]
         del self._waiting[index]
         if index == 0:
