@@ -1,6 +1,7 @@
 """A proxy between a store and its PostgreSQL that breaks connections on demand."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -10,6 +11,7 @@ from kit.postgres import ROLE, Database
 from milepost.stores.url import StoreUrl
 
 COMMIT = b"COMMIT\0"  # the statement that the client sends, and the tag with which the server confirms it
+ANNOUNCED = re.compile(rb"milepost_[0-9a-f]{16}")  # the channel on which a commit that writes is announced
 READ_BYTES = 2**16
 
 
@@ -46,7 +48,7 @@ class Line:
         self.cut_commits((cut,))
 
     def cut_commits(self, cuts: Iterable[Cut | None]) -> None:
-        """Break the connections that commit from now on, one cut each; None lets one pass."""
+        """Break the connections that commit what they wrote from now on, one cut each; None lets one pass."""
         self._cuts = iter(cuts)
 
     def fall_silent(self) -> None:
@@ -95,8 +97,11 @@ class Line:
         to_server: asyncio.StreamWriter,
         is_lost: asyncio.Event,
     ) -> None:
+        has_written = False
         while asked := await from_client.read(READ_BYTES):
-            cut = next(self._cuts, None) if COMMIT in asked else None
+            has_written = has_written or ANNOUNCED.search(asked) is not None
+            cut = next(self._cuts, None) if has_written and COMMIT in asked else None
+            has_written = has_written and COMMIT not in asked
             if cut is not None:
                 self.cuts[cut] += 1
             if cut is Cut.SILENCE or (self._silent_at is not None and self._silent_at in asked):
