@@ -11,9 +11,9 @@ REFUSED, AWAY = Answer(DeliveryResult.REFUSED, "HTTP 500"), Answer(DeliveryResul
 
 
 def failing(name: str, answer: Answer, times: int, since: int = 0) -> Delivery:
-    delivery = Delivery(name, 7)
+    delivery = Delivery(name, 7, behind_since=NOON)
     for number in range(times):
-        delivery = failed(delivery, answer, NOON, at(since + number), 0.5)
+        delivery = failed(delivery, answer, at(since + number), 0.5)
     return delivery
 
 

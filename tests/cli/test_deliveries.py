@@ -36,7 +36,9 @@ async def fill(path: Path) -> None:
         await store.deliveries.record(old, delivered(old, 1, None, now), "")
         answer = Answer(DeliveryResult.REFUSED, "HTTP 500", 600.0)
         since = now - timedelta(minutes=7)
-        await store.deliveries.record(crm, replace(failed(crm, answer, since, now, 0.5), failing_since=since), "")
+        await store.deliveries.record(
+            crm, replace(failed(crm, answer, now, 0.5), behind_since=since, failing_since=since), ""
+        )
 
 
 @pytest.fixture

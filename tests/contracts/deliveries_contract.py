@@ -36,7 +36,7 @@ class DeliveriesContract:
         async with open_store(kept.store_url) as store:
             await store.deliveries.begin("crm", 7)
             first = await held(store)
-            second = failed(first, REFUSED, NOON, at(1), 0.5)
+            second = failed(replace(first, behind_since=NOON), REFUSED, at(1), 0.5)
             assert await store.deliveries.record(first, second, ME)
         async with open_store(kept.store_url) as store:
             assert await held(store) == second
@@ -51,7 +51,7 @@ class DeliveriesContract:
             before = await held(store)
             assert await store.deliveries.move("crm", 3)
             assert not await store.deliveries.record(before, delivered(before, 9, None, NOON), ME)
-            assert not await store.deliveries.record(before, failed(before, REFUSED, NOON, NOON, 0.0), ME)
+            assert not await store.deliveries.record(before, failed(before, REFUSED, NOON, 0.0), ME)
             assert await held(store) == Delivery("crm", 3, replays=1)
 
     async def test_a_move_to_the_same_place_counts_as_one(self, kept: StoreDump) -> None:
@@ -78,7 +78,7 @@ class DeliveriesContract:
         async with open_store(kept.store_url) as store, open_deliveries(kept.store_url) as beside:
             await store.deliveries.begin("crm", 7)
             before = await held(store)
-            after = failed(before, REFUSED, NOON, NOON, 0.0)
+            after = failed(before, REFUSED, NOON, 0.0)
             await store.deliveries.record(before, after, ME)
             assert await beside.resume("crm")
             assert await held(store) == replace(after, retry_at=None, failures=0)
@@ -87,7 +87,7 @@ class DeliveriesContract:
         async with open_store(kept.store_url) as store, open_deliveries(kept.store_url) as beside:
             await store.deliveries.begin("crm", 7)
             before = await held(store)
-            await store.deliveries.record(before, failed(before, REFUSED, NOON, NOON, 0.0), ME)
+            await store.deliveries.record(before, failed(before, REFUSED, NOON, 0.0), ME)
             assert await beside.move("crm", 0)
             assert await beside.all() == {"crm": Delivery("crm", 0, replays=1)}
 

@@ -47,7 +47,7 @@ def test_what_fails_is_tried_again_after_a_growing_wait_for_as_long_as_it_takes(
     delivery, now = SOME, NOON
     for _ in range(200):
         assert is_due(delivery, now)
-        delivery = failed(delivery, REFUSED, NOON, now, 0.5)
+        delivery = failed(delivery, REFUSED, now, 0.5)
         assert not is_due(delivery, now)
         assert delivery.retry_at is not None
         now = delivery.retry_at
@@ -56,13 +56,13 @@ def test_what_fails_is_tried_again_after_a_growing_wait_for_as_long_as_it_takes(
 
 
 def test_a_confirmation_forgets_the_failures() -> None:
-    assert delivered(failed(SOME, REFUSED, NOON, NOON, 0.5), 9, None, at(5)) == Delivery("crm", 9, delivered_at=at(5))
+    assert delivered(failed(SOME, REFUSED, NOON, 0.5), 9, None, at(5)) == Delivery("crm", 9, delivered_at=at(5))
 
 
 def test_a_paused_destination_stays_paused_whatever_comes_of_a_request() -> None:
     paused = replace(SOME, paused_at=NOON)
     assert not is_due(paused, at(10**6))
-    assert delivered(paused, 9, None, at(5)).paused_at == failed(paused, REFUSED, NOON, NOON, 0.5).paused_at == NOON
+    assert delivered(paused, 9, None, at(5)).paused_at == failed(paused, REFUSED, NOON, 0.5).paused_at == NOON
 
 
 def test_a_retry_that_was_dated_by_a_clock_that_was_ahead_is_due() -> None:
@@ -88,8 +88,8 @@ def test_a_receiver_that_refuses_gets_less_and_then_slowly_more() -> None:
     [
         (SOME, DeliveryState.UP_TO_DATE),
         (replace(SOME, behind_since=NOON), DeliveryState.DELIVERING),
-        (failed(SOME, REFUSED, NOON, NOON, 0.5), DeliveryState.FAILING),
-        (replace(failed(SOME, REFUSED, NOON, NOON, 0.5), paused_at=NOON), DeliveryState.PAUSED),
+        (failed(SOME, REFUSED, NOON, 0.5), DeliveryState.FAILING),
+        (replace(failed(SOME, REFUSED, NOON, 0.5), paused_at=NOON), DeliveryState.PAUSED),
     ],
 )
 def test_a_state_says_what_a_destination_is_doing(delivery: Delivery, state: DeliveryState) -> None:

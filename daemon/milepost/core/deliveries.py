@@ -118,13 +118,13 @@ def passed_over(delivery: Delivery, place: int, behind_since: datetime | None) -
     )
 
 
-def failed(delivery: Delivery, answer: Answer, behind_since: datetime, now: datetime, random: float) -> Delivery:
+def failed(delivery: Delivery, answer: Answer, now: datetime, random: float) -> Delivery:
     """Return where a destination stands after an attempt that failed."""
     failures = delivery.failures + 1
     wait = wait_seconds(failures, answer.retry_after_seconds, random)
     return replace(
         delivery,
-        behind_since=delivery.behind_since or behind_since,
+        behind_since=delivery.behind_since or now,
         failing_since=delivery.failing_since or now,
         failures=failures,
         problem=answer.problem,

@@ -35,8 +35,6 @@ class Draft(Struct, frozen=True):
 
 def may_follow(keys: Keys | None, drafts: Sequence[Draft]) -> bool:
     """Return whether what is stored under the keys of a decision is what it will be after the drafts."""
-    if not drafts:
-        return True
     if keys is None or keys.full_sweep_at is not None or keys.counts_stored:
         return False
     return all(_is_apart(keys, draft) for draft in drafts)

@@ -165,7 +165,7 @@ class DestinationWorker:
             if delivery.problem is not None:
                 log.info("delivery recovered", destination=name, failed_attempts=delivery.failures)
         else:
-            after = failed(delivery, answer, now, now, self._outlets.clock.random())
+            after = failed(delivery, answer, now, self._outlets.clock.random())
             if delivery.problem != answer.problem:
                 hint = "it is retried; `milepost deliveries list` shows since when"
                 log.warning("delivery failed", destination=name, reason=answer.problem, hint=hint)
