@@ -71,8 +71,12 @@ class Project(Struct, frozen=True):
             return cursor.fetchall() if cursor.description else []
 
     def follow(self, file: str) -> Rows:
-        """Run a file of the recipe as the owner, with the name of our schema in it."""
-        return self.run(re.sub(r"\bmilepost\b", self.schema, (RECIPE / file).read_text()))
+        """Run a file of the recipe as the owner."""
+        return self.run(self.named((RECIPE / file).read_text()))
+
+    def named(self, statements: str) -> str:
+        """Return SQL of the recipe with the names of this project: its schema, and its role for readers."""
+        return re.sub(r"\bmilepost\b", self.schema, statements).replace("crm_reader", f"reader_{self.role}")
 
     @contextmanager
     def session(self, role: ApiRole, user_id: str | None = None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:

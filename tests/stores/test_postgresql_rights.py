@@ -152,12 +152,12 @@ async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, po
     for routine in YOUNGER_ROUTINES:
         database.sql(f"SET ROLE {ROLE}; REVOKE ALL ON ROUTINE {schema}.{routine} FROM PUBLIC, anon")
     database.sql(f"SET ROLE {ROLE}; CREATE TABLE public.theirs (a int)")
-    database.sql(MAKE_ROLE.format("crm_reader"))
-    database.sql(f"GRANT SELECT ON {schema}.contacts TO crm_reader")
+    theirs = f"reader_{database.name}"
+    database.sql(f"CREATE ROLE {theirs}; GRANT SELECT ON {schema}.contacts TO {theirs}")
     database.sql(f"DELETE FROM {schema}.schema_migrations WHERE name = '0007_rights'")
 
     await at_work(hosted)
 
     left = {(name.removeprefix("milepost."), who) for name, who, _ in database.sql(OTHERS)}
-    assert left == {("contacts", "crm_reader"), *(("theirs", who) for who in API_ROLES)}
-    database.sql("DROP OWNED BY crm_reader")
+    assert left == {("contacts", theirs), *(("theirs", who) for who in API_ROLES)}
+    database.sql(f"DROP OWNED BY {theirs}; DROP ROLE {theirs}")

@@ -303,7 +303,8 @@ async def test_without_supabase_each_desk_reads_its_pages(handed_over: Project, 
         configure(tmp_path, simulator, of)
         await succeeds(tmp_path, "sync")
         of.follow("plain.sql")
-        of.run(block("bakery_desk").replace("bakery_desk", desk).replace("choose-a-password", ROLES_PASSWORD))
+        admit = of.named(block("bakery_desk")).replace("bakery_desk", desk)
+        of.run(admit.replace("choose-a-password", ROLES_PASSWORD))
         (publish,) = re.findall(r"`(CREATE PUBLICATION .*?)`", PAGE.read_text())
         of.run(publish.replace("milepost.", f"{of.schema}."))
         try:
@@ -319,4 +320,5 @@ async def test_without_supabase_each_desk_reads_its_pages(handed_over: Project, 
                     of.run(query, user=desk)
             await succeeds(tmp_path, "sync", "--full")
         finally:
-            of.database.sql(f"DROP OWNED BY {desk}; DROP ROLE {desk}; DROP OWNED BY crm_reader; DROP ROLE crm_reader")
+            for role in (desk, of.named("crm_reader")):
+                of.database.sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
