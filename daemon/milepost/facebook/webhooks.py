@@ -13,8 +13,19 @@ from msgspec import Struct
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.facebook.leniency import parse_json
-from milepost.facebook.webhook_facts import Told, facts_in, is_edit, is_unsent
-from milepost.facebook.webhook_values import Json, count_in, id_in, instant_in, is_true, object_in, objects_in
+from milepost.facebook.webhook_facts import (
+    Json,
+    Told,
+    count_in,
+    facts_in,
+    id_in,
+    instant_in,
+    is_edit,
+    is_true,
+    is_unsent,
+    object_in,
+    objects_in,
+)
 
 Route = Callable[[str, str], Stream | None]
 """Finds the stream of an object (`page` or `instagram`) and an account's id."""
