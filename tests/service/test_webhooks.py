@@ -20,8 +20,7 @@ from milepost.core.webhooks import WebhookEvent
 from milepost.facebook.webhooks import Malformed
 from milepost.service import webhooks as listener
 from milepost.service.metrics.webhooks import WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import MAX_BODY_BYTES, Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import MAX_BODY_BYTES, Credentials, WebhookIntake, WebhookRequests, serving_webhooks
 
 PATH = "/hook"
 HANDSHAKE = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": "a-word"}

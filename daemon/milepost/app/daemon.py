@@ -17,8 +17,7 @@ from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.reload import Configuration
-from milepost.app.store_size import StoreSize
-from milepost.app.store_watch import StoreWatch
+from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.model import Stream
 from milepost.engine.bulkhead import bulkhead
@@ -33,18 +32,17 @@ from milepost.service.api.dead_letter_groups import dead_letter_group_actions, d
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.deliveries import deliveries
 from milepost.service.api.endpoint import AnyOperation, routes_of
-from milepost.service.api.journal import journal
+from milepost.service.api.journal import journal, runs
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
 from milepost.service.api.overview import overview_changes
-from milepost.service.api.runs import runs
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
-from milepost.service.events.change_stream import ChangeStream
-from milepost.service.events.changes import change_stream, changes
+from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.events.route import event_stream
 from milepost.service.http import Allowed, serve
+from milepost.service.limits import WrongTokens
 from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
@@ -53,7 +51,6 @@ from milepost.service.page.pages import pages
 from milepost.service.page.runbooks import runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
-from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, SyncSettings
 from milepost.stores.open import OpenStore, open_reader
 from milepost.stores.reader import JournalReader

@@ -12,13 +12,11 @@ from milepost.core.commands import ApplyFacts
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.engine.interrupt import Stop
-from milepost.engine.webhook_judge import WebhookJudge
-from milepost.engine.webhooks import WebhookWorker
+from milepost.engine.webhooks import WebhookJudge, WebhookWorker
 from milepost.facebook.webhooks import UpdateResult
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
 from milepost.service.metrics.webhooks import EXPIRED, REQUEST, WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import Credentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
 from milepost.settings.types import split_address
 

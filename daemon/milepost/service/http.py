@@ -18,11 +18,17 @@ from aiohttp.typedefs import Handler
 
 from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
-from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
+from milepost.service.auth import (
+    Sessions,
+    answer_preflights,
+    is_admitted,
+    refuse_foreign_pages,
+    require_local_name,
+    require_token,
+    show_to,
+)
 from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
-from milepost.service.cors import answer_preflights, show_to
-from milepost.service.limits import limit_requests
-from milepost.service.wrong_tokens import WrongTokens
+from milepost.service.limits import WrongTokens, limit_requests
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the usual time between two scrapes
