@@ -9,6 +9,7 @@ import structlog
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.dead_letters import group_of
 from milepost.core.errors import MilepostError
 from milepost.core.events import DeadLetterOpened, Entry
 from milepost.core.notices import (
@@ -31,7 +32,6 @@ from milepost.notify.sender import NoticeSender
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
-from milepost.service.api.dead_letters import group_of_reason
 from milepost.service.metrics.notices import NoticeCounter
 from milepost.settings import Settings
 from milepost.stores.reader import JournalReader
@@ -203,6 +203,6 @@ class NoticeWatch:
 def _opened_in(entry: Entry) -> Iterator[NewDeadLetter]:
     match entry.event:
         case DeadLetterOpened(stage=stage, reason=reason):
-            yield NewDeadLetter(group_of_reason(stage, reason), stage, reason, entry.stream, entry.recorded_at)
+            yield NewDeadLetter(group_of(stage, reason), stage, reason, entry.stream, entry.recorded_at)
         case _:
             return

@@ -23,9 +23,9 @@ class Message(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
 
 
-def fitting(changes: Sequence[Change], max_bytes: int = MAX_BODY_BYTES) -> Sequence[Change]:
+def fitting(changes: Sequence[Change]) -> Sequence[Change]:
     """Return as many of the changes, from the first on, as fit in a body; at least one."""
-    left = max_bytes
+    left = MAX_BODY_BYTES
     for count, change in enumerate(changes):
         left -= len(msgspec.json.encode(change)) + 1
         if left < 0 and count > 0:

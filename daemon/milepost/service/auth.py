@@ -124,7 +124,7 @@ def _is_guess(request: web.Request, sessions: Sessions) -> bool:
     return "Authorization" in request.headers or (cookie != "" and not sessions.is_signed(cookie))
 
 
-def require_local_name(listening_host: str, allowed_hosts: Collection[str] = ()) -> Middleware:
+def require_local_name(listening_host: str, allowed_hosts: Collection[str]) -> Middleware:
     """Require a Host header that names this machine's loopback, the host that is listened on, or an allowed one.
 
     The port may differ where a tunnel leads here; the name is what an attacker's page cannot forge.

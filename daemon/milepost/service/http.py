@@ -83,7 +83,9 @@ async def serve(
         BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
-    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host, allowed.hosts)
+    admission = require_local_name(host, allowed.hosts)
+    if token:
+        admission = require_token(Sessions(token), wrong_tokens, lambda: datetime.now(UTC))
     strangers = Strangers()
     hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(
@@ -131,10 +133,6 @@ async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strange
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
         raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint.format(key=key)) from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def logger_without_broken_requests() -> logging.Logger:

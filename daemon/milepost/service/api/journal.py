@@ -106,11 +106,7 @@ def runs(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     async def list_runs(call: Call[RunsQuery, None]) -> Reply[Runs]:
         query = call.parameters
         found = await journal_reader.runs(before=query.after, limit=query.limit + 1, stream=query.stream)
-        page, cursor = page_of([run_view(each.stream, each.run) for each in found], query.limit, _run_id)
+        page, cursor = page_of([run_view(each.stream, each.run) for each in found], query.limit, lambda run: run.run_id)
         return Reply(Runs(page, cursor))
 
     return [Operation("GET", "/api/runs", "List the runs, newest first", RunsQuery, response=Runs, handle=list_runs)]
-
-
-def _run_id(run: RunView) -> str:
-    return run.run_id

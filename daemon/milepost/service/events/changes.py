@@ -175,7 +175,7 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
     ]
 
 
-def change_stream(followed: ChangeStream, *, max_write_seconds: float = MAX_WRITE_SECONDS) -> Sequence[AnyOperation]:
+def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     """Declare the change feed as server-sent events."""
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
@@ -183,7 +183,7 @@ def change_stream(followed: ChangeStream, *, max_write_seconds: float = MAX_WRIT
         after = asked.after if last_id is None else last_id
         query = ChangesQuery(after, _kinds(asked.kinds), _stream(asked.stream))
         async with aclosing(followed.follow(query)) as pieces:
-            return await send_events(call.request, pieces, max_write_seconds)
+            return await send_events(call.request, pieces, MAX_WRITE_SECONDS)
 
     return [
         Operation(
