@@ -28,7 +28,6 @@ from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
-from milepost.service.api.daemon import daemon_status
 from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.deliveries import deliveries
@@ -36,7 +35,7 @@ from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal, runs
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
-from milepost.service.api.overview import overview_changes
+from milepost.service.api.overview import daemon_status, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
