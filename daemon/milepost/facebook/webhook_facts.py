@@ -75,7 +75,7 @@ def count_in(value: object) -> int:
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 
-class Told(Struct, frozen=True):
+class Envelope(Struct, frozen=True):
     """What every update says besides: of which account, by whom, about which contact, and when."""
 
     stream: Stream
@@ -106,44 +106,45 @@ def is_edit(key: str, detail: Json) -> bool:
     return key == "message_edit" and bool(count_in(detail.get("num_edit")) or detail.get("text"))
 
 
-def facts_in(key: str, detail: Json, told: Told) -> Iterator[WebhookEvent]:
+def facts_in(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEvent]:
     """Yield the facts of an update."""
     message_id = id_in(detail.get("mid"))
-    if told.contact_id is None:
+    if envelope.contact_id is None:
         return
     if message_id is not None:
-        yield from _about_message(key, detail, message_id, told)
+        yield from _about_message(key, detail, message_id, envelope)
     if key == "referral" and (referral := _referral(detail)) is not None:
         # The API has the times of messages in whole seconds.
-        since = told.occurred_at.replace(microsecond=0)
-        fact = told.fact(WebhookKind.REFERRAL, "", referral, of=told.contact_id)
-        yield replace(fact, actor=told.contact_id, occurred_at=since)
-    if key == "read" and told.sender_id == told.account_id:  # the contact's reading changes nothing that is stored
-        until = instant_in(detail.get("watermark"), told.occurred_at, told.occurred_at)
-        yield replace(told.fact(WebhookKind.READ, message_id or "", of=told.contact_id), occurred_at=until)
+        since = envelope.occurred_at.replace(microsecond=0)
+        fact = envelope.fact(WebhookKind.REFERRAL, "", referral, of=envelope.contact_id)
+        yield replace(fact, actor=envelope.contact_id, occurred_at=since)
+    is_ours = envelope.sender_id == envelope.account_id  # the contact's reading changes nothing that is stored
+    if key == "read" and is_ours:
+        until = instant_in(detail.get("watermark"), envelope.occurred_at, envelope.occurred_at)
+        yield replace(envelope.fact(WebhookKind.READ, message_id or "", of=envelope.contact_id), occurred_at=until)
 
 
-def _about_message(key: str, detail: Json, message_id: str, told: Told) -> Iterator[WebhookEvent]:
+def _about_message(key: str, detail: Json, message_id: str, envelope: Envelope) -> Iterator[WebhookEvent]:
     if is_unsent(key, detail):
-        yield told.fact(WebhookKind.UNSEND, message_id)
+        yield envelope.fact(WebhookKind.UNSEND, message_id)
         return
     text = detail.get("text")
     if is_edit(key, detail) and isinstance(text, str):
         edited = detail_of(Edited(unsigned(storable(text)[0])))
-        yield told.fact(WebhookKind.EDIT, message_id, edited, of=str(count_in(detail.get("num_edit"))))
-    if key == "reaction" and told.sender_id is not None:
-        yield from _reaction(detail, message_id, told.sender_id, told)
+        yield envelope.fact(WebhookKind.EDIT, message_id, edited, of=str(count_in(detail.get("num_edit"))))
+    if key == "reaction" and envelope.sender_id is not None:
+        yield from _reaction(detail, message_id, envelope.sender_id, envelope)
     if key in ("message", "postback") and (referral := _referral(object_in(detail, "referral"))) is not None:
-        yield told.fact(WebhookKind.REFERRAL, message_id, referral)
+        yield envelope.fact(WebhookKind.REFERRAL, message_id, referral)
 
 
-def _reaction(detail: Json, message_id: str, actor: str, told: Told) -> Iterator[WebhookEvent]:
+def _reaction(detail: Json, message_id: str, actor: str, envelope: Envelope) -> Iterator[WebhookEvent]:
     action = detail.get("action")
     if action in ("react", "unreact"):
         said = None
         if action == "react":
             said = detail_of(Reacted(_word(detail.get("reaction")), _word(detail.get("emoji"))))
-        yield replace(told.fact(WebhookKind.REACTION, message_id, said, of=f"{actor} {action}"), actor=actor)
+        yield replace(envelope.fact(WebhookKind.REACTION, message_id, said, of=f"{actor} {action}"), actor=actor)
 
 
 def _word(value: object) -> str | None:

@@ -52,14 +52,14 @@ NOTHING_STORED = (
 log = structlog.get_logger("milepost")
 
 
-class Credentials(Struct, frozen=True):
+class WebhookCredentials(Struct, frozen=True):
     """What the sender has to know: the token of the handshake, and one of the secrets that sign. Shown to nobody."""
 
     verify_token: str
     secrets: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return "Credentials()"
+        return "WebhookCredentials()"
 
 
 Receive = Callable[[bytes], Awaitable[None]]
@@ -70,7 +70,7 @@ class WebhookRequests:
     """Answers the requests of one path. `count` is called with what came of each that held no events."""
 
     def __init__(
-        self, path: str, credentials: Callable[[], Credentials], receive: Receive, count: Callable[[str], None]
+        self, path: str, credentials: Callable[[], WebhookCredentials], receive: Receive, count: Callable[[str], None]
     ) -> None:
         self._path = path
         self._credentials = credentials
