@@ -104,7 +104,7 @@ class WebhookInbox(Protocol):
         """Return the streams that have facts about messages that are stored: a Store returns them as due."""
         ...
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages that an event has announced, worked off or not."""
         ...
 

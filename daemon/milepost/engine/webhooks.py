@@ -164,11 +164,11 @@ class WebhookJudge:
         until = self._clock.steady() - GRACE_SECONDS
         while due := self._take(until):
             try:
-                told = await self._inbox.told(tuple(each.message_id for each in due))
+                announced = await self._inbox.announced(tuple(each.message_id for each in due))
             except MilepostError:
                 self._stored.extendleft(reversed(due))
                 raise
-            for stream, count in Counter(each.stream for each in due if each.message_id not in told).items():
+            for stream, count in Counter(each.stream for each in due if each.message_id not in announced).items():
                 self._count(stream, count)
 
     def _take(self, until: float) -> list[_Stored]:

@@ -49,8 +49,8 @@ class PostgresqlWebhookInbox:
                     erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
                     await ask("rewrite_payload", erased)
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages of which an event has told, worked off or not."""
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages that an event has announced, worked off or not."""
         found = await self._database.rows("told_messages", (searchable(message_ids),))
         return frozenset(message_id for (message_id,) in found)
 
