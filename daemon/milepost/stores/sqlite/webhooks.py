@@ -56,7 +56,7 @@ class SqliteWebhookInbox:
         return await self._database.write(find)
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages that an event has announced, worked off or not."""
+        """Return those of these messages that an event has announced, processed or not."""
         wanted = (json_list(message_ids),)
 
         def announced(connection: sqlite3.Connection) -> frozenset[str]:
@@ -65,7 +65,7 @@ class SqliteWebhookInbox:
         return await self._database.run(announced)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
-        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
+        """Delete events that are older, and the oldest of too many; count those that were not processed."""
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         def trim(connection: sqlite3.Connection) -> Counter[WebhookKind]:
