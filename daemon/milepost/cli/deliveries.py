@@ -33,6 +33,7 @@ COLOURS = {
     DeliveryState.FAILING: "red",
 }
 START = "start"
+SOME_FAILURES = 3  # fewer may be over soon
 
 Act = Callable[[DeliveryPlaces, str], Awaitable[bool]]
 
@@ -124,6 +125,9 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
         lines.append(f"cause: {on_one_line(view.problem)}; {attempts}, the first {ago(view.failing_since, now)}")
         if view.retry_at is not None and view.paused_at is None:
             lines.append(f"next attempt {ahead(view.retry_at, now)}")
+        if view.failures >= SOME_FAILURES:
+            skip = f"`milepost deliveries replay --from SEQ {view.destination}`"
+            lines.append(f"everything behind it waits, as changes come in order; {skip} skips what is never taken")
     if not view.is_configured:
         lines.append("not configured: nothing is delivered")
     return lines
