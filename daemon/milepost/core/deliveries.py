@@ -102,10 +102,10 @@ def next_limit(limit: int, result: DeliveryResult) -> int:
 
 def delivered(delivery: Delivery, place: int, behind_since: datetime | None, now: datetime) -> Delivery:
     """Return where a destination stands when its receiver has confirmed everything before `place`."""
-    return replace(passed_over(delivery, place, behind_since), delivered_at=now)
+    return replace(advanced(delivery, place, behind_since), delivered_at=now)
 
 
-def passed_over(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
+def advanced(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
     """Return where a destination stands when nothing before `place` is left to deliver."""
     return replace(
         delivery,
