@@ -1,4 +1,4 @@
-"""Deliveries: where each destination of changed rows stands, what becomes of that, and the port to where it is kept.
+"""Deliveries: where each destination of changed rows stands, how that changes, and the port to where it is kept.
 
 A destination's place is the cursor of the change feed (see core/changes.py). It moves only after the receiver has
 confirmed, so that whatever happens in between is delivered again: at least once, and in order.
