@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
-CACHE_KIB = 32 * 1024
+CACHE_KIB = 28 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
 
