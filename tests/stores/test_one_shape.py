@@ -22,6 +22,7 @@ ONLY_IN_SQLITE = {
     "count_unseen",
     "missed_among",
     "count_missed",
+    "holds_rows",  # who fills an empty database knows what is in it; PostgreSQL has several workers
 }
 ONLY_IN_POSTGRESQL = {
     "known": "see above",

@@ -47,7 +47,7 @@ class Delivery(Struct, frozen=True):
 
 
 class DeliveryResult(StrEnum):
-    """What came of a request to a receiver."""
+    """The result of a request to a receiver."""
 
     DELIVERED = "delivered"  # confirmed with a status from 200 to 299
     REFUSED = "refused"  # any other status, redirects among them

@@ -155,7 +155,7 @@ class DestinationWorker:
         return 0.0
 
     async def _record(self, delivery: Delivery, page: ChangesPage, answer: Answer) -> None:
-        """Record what came of a request."""
+        """Record the result of a request."""
         now, name = self._outlets.clock.now(), self.destination.name
         self._limit = next_limit(self._limit, answer.result)
         self._outlets.count(name, answer.result)

@@ -109,7 +109,7 @@ class GroupParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GroupResult(Struct, frozen=True):
-    """What has come of an action on a group of `count` dead letters.
+    """The result of an action on a group of `count` dead letters.
 
     Each was `closed`, has `failed` again or was `held` by a rate limit or a stop. `is_over` is false if it goes on.
     """
