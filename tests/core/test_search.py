@@ -245,7 +245,7 @@ class TestOutages:
         assert world.dead_letters == set()
         assert world.runs > 100
 
-    @settings(derandomize=True, deadline=None, max_examples=300)
+    @settings(derandomize=True, deadline=None, max_examples=100)
     @given(outage=st.sets(st.integers(0, 200), max_size=60), sick=st.sets(st.integers(0, 19), max_size=4))
     def test_outages_that_come_and_go_lose_nothing(self, outage: set[int], sick: set[int]) -> None:
         world = SearchWorld(20, dict.fromkeys(sick, Sick(FORMS["code 960"])), outage)
