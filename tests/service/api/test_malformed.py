@@ -11,7 +11,7 @@ from kit.malformed import requests
 from service.api.served import get_json, served
 
 AT_ONCE = 50
-MAX_SILENCE_SECONDS = 0.1  # the daemon waits for the rest of a truncated request, which never comes
+MAX_SILENCE_SECONDS = 0.5  # the daemon waits for the rest of a truncated request, which never comes
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
