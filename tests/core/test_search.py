@@ -215,7 +215,9 @@ class TestOutages:
         {3: Sick(FORMS["a timeout"], Detail.BARE), 8: Sick(FORMS["code 1"])},
     )
 
-    @pytest.mark.parametrize("down", ["code 2", "a timeout", "too much data"])
+    @pytest.mark.parametrize(
+        "down", ["code 2", *(pytest.param(each, marks=pytest.mark.long) for each in ("a timeout", "too much data"))]
+    )
     @pytest.mark.parametrize("sick", INBOXES, ids=["all are healthy", "the first", "three in a row", "the last"])
     def test_no_outage_makes_a_dead_letter_of_a_healthy_thread(self, sick: dict[int, Sick], down: str) -> None:
         """Whatever call it begins with, and whatever call it ends with."""
