@@ -23,9 +23,9 @@ from milepost.core.notices import (
     Concern,
     NewDeadLetter,
     NoticeKind,
+    NoticeState,
     PeopleNotice,
     Situation,
-    Told,
     decide_notices,
     situation_of,
     told_before,
@@ -52,7 +52,7 @@ class People:
     """Those who are told, by one process after the other."""
 
     def __init__(self, on: frozenset[NoticeKind] = ALL) -> None:
-        self.told = Told()
+        self.told = NoticeState()
         self.on = on
         self.notices: list[tuple[datetime, PeopleNotice]] = []
 
@@ -399,5 +399,5 @@ def test_a_restart_at_any_moment_tells_of_a_stop_when_the_process_would_have(las
 
 
 def test_nothing_is_known_of_nothing() -> None:
-    told, notices = decide_notices(Told(), Situation(), [], NOON, ALL)
-    assert (told, notices) == (Told(), ())
+    told, notices = decide_notices(NoticeState(), Situation(), [], NOON, ALL)
+    assert (told, notices) == (NoticeState(), ())

@@ -17,8 +17,7 @@ from kit.receiver import NEW, OLD, Receiver
 from kit.tls import certified, serving_tls
 from milepost.core.changes import Change, ChangeKind, ChangeOp
 from milepost.core.deliveries import Answer, DeliveryResult
-from milepost.deliveries.message import fitting, message_of
-from milepost.deliveries.sender import answer_of, sending_to
+from milepost.deliveries.sender import answer_of, fitting, message_of, sending_to
 from milepost.settings import DeliverySettings
 
 SECRET_PATH = "/hooks/its-secret-path"

@@ -20,8 +20,13 @@ from milepost.core.webhooks import WebhookEvent
 from milepost.facebook.webhooks import Malformed
 from milepost.service import webhooks as listener
 from milepost.service.metrics.webhooks import WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import MAX_BODY_BYTES, Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import (
+    MAX_BODY_BYTES,
+    WebhookCredentials,
+    WebhookIntake,
+    WebhookRequests,
+    serving_webhooks,
+)
 
 PATH = "/hook"
 HANDSHAKE = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": "a-word"}
@@ -36,7 +41,7 @@ class Receiver:
         self.problem: Exception | None = None
         self.called, self.gate = asyncio.Event(), asyncio.Event()
         self.gate.set()
-        self.credentials = Credentials("a-word", (SECRET,))
+        self.credentials = WebhookCredentials("a-word", (SECRET,))
 
     async def receive(self, body: bytes) -> None:
         self.called.set()
@@ -91,7 +96,7 @@ class TestTaken:
     async def test_every_secret_is_accepted_and_a_reload_applies_at_once(
         self, receiver: Receiver, session: aiohttp.ClientSession
     ) -> None:
-        receiver.credentials = Credentials("", ("", "of-instagram"))
+        receiver.credentials = WebhookCredentials("", ("", "of-instagram"))
         body = body_of("m_1")
         with capture_logs() as logged:
             assert await posted(session, body, **signed(body, "of-instagram")) == 200

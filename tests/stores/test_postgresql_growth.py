@@ -175,6 +175,8 @@ def pages_touched(database: Database, name: str, size: int) -> int:
     asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
+        if name == "known":
+            connection.execute(SQL["plan_once"].encode())
         ((plan_as_json,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
     plan: dict[str, Any] = (json.loads(plan_as_json) if isinstance(plan_as_json, str) else plan_as_json)[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])

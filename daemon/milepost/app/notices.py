@@ -9,6 +9,7 @@ import structlog
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.dead_letters import group_of
 from milepost.core.errors import MilepostError
 from milepost.core.events import DeadLetterOpened, Entry
 from milepost.core.notices import (
@@ -16,9 +17,9 @@ from milepost.core.notices import (
     SETTLE,
     NewDeadLetter,
     NoticeKind,
+    NoticeState,
     PeopleNotice,
     Situation,
-    Told,
     decide_notices,
     situation_of,
     told_before,
@@ -31,8 +32,7 @@ from milepost.notify.sender import NoticeSender
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
-from milepost.service.api.dead_letters import group_of_reason
-from milepost.service.metrics.notices import NoticeCounter
+from milepost.service.metrics.outgoing import NoticeCounter
 from milepost.settings import Settings
 from milepost.stores.reader import JournalReader
 
@@ -71,7 +71,7 @@ class NoticeWatch:
         self._sender = NoticeSender(clock, self.counter.count)
         self._urls = urls_of(settings())
         self._adopted: tuple[str, ...] = ()
-        self._told: Told | None = None  # None: nothing is watched
+        self._state: NoticeState | None = None  # None: nothing is watched
         self._opened: list[tuple[int, NewDeadLetter]] = []  # with their seq
         self._decided: list[tuple[float, PeopleNotice]] = []  # with when, by the steady clock
         self._tells = False
@@ -106,10 +106,10 @@ class NoticeWatch:
         await self._adopt(urls_of(settings))
         if not self._urls or not await self._has_begun():
             return
-        now, opened, told = self._clock.now(), [each for _, each in self._opened], self._told or Told()
+        now, opened, state = self._clock.now(), [each for _, each in self._opened], self._state or NoticeState()
         self._opened.clear()
         on = frozenset(map(NoticeKind, settings.notify.on))
-        self._told, notices = decide_notices(told, self._situation(now), opened, now, on, settle)
+        self._state, notices = decide_notices(state, self._situation(now), opened, now, on, settle)
         self._decided.extend((self._clock.steady(), each) for each in notices)
         await self._tell(now)
 
@@ -127,7 +127,7 @@ class NoticeWatch:
         if urls == self._adopted:
             return
         if not urls:  # turned on again, they are about what comes after that
-            self._told, self._opened = None, []
+            self._state, self._opened = None, []
         self._urls = self._adopted = urls
         try:
             found = await asyncio.to_thread(destinations, urls)
@@ -139,7 +139,7 @@ class NoticeWatch:
 
     async def _has_begun(self) -> bool:
         """Find out what people were told before, once; return whether that is known."""
-        if self._told is not None:
+        if self._state is not None:
             return True
         now = self._clock.now()
         situation = self._situation(now)  # before anything is awaited: what comes meanwhile is new
@@ -147,7 +147,7 @@ class NoticeWatch:
             as_of, newest, opened = await self._load(now)
         except MilepostError:
             return False
-        self._told = told_before(situation, opened, min(as_of, now), now)
+        self._state = told_before(situation, opened, min(as_of, now), now)
         self._opened = [(seq, each) for seq, each in self._opened if seq > newest]
         return True
 
@@ -203,6 +203,6 @@ class NoticeWatch:
 def _opened_in(entry: Entry) -> Iterator[NewDeadLetter]:
     match entry.event:
         case DeadLetterOpened(stage=stage, reason=reason):
-            yield NewDeadLetter(group_of_reason(stage, reason), stage, reason, entry.stream, entry.recorded_at)
+            yield NewDeadLetter(group_of(stage, reason), stage, reason, entry.stream, entry.recorded_at)
         case _:
             return

@@ -12,13 +12,11 @@ from milepost.core.commands import ApplyFacts
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.engine.interrupt import Stop
-from milepost.engine.webhook_judge import WebhookJudge
-from milepost.engine.webhooks import WebhookWorker
+from milepost.engine.webhooks import WebhookJudge, WebhookWorker
 from milepost.facebook.webhooks import UpdateResult
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
 from milepost.service.metrics.webhooks import EXPIRED, REQUEST, WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
 from milepost.settings.types import split_address
 
@@ -102,10 +100,10 @@ class Webhooks:
                 IssueKind.WEBHOOKS, "webhooks come without a sender, and none of a message", advice=FIELDS_ADVICE
             )
 
-    def _credentials(self) -> Credentials:
+    def _credentials(self) -> WebhookCredentials:
         """Return what applies now: a reload may change it."""
         settings = self._reloader.settings
         held = (settings.source.app_secret, *settings.webhooks.secrets)
         known = tuple(secret.get_secret_value() for secret in held)
         verify_token = settings.webhooks.verify_token.get_secret_value()
-        return Credentials(verify_token, known if self._send is None else (*known, self._simulated_secret))
+        return WebhookCredentials(verify_token, known if self._send is None else (*known, self._simulated_secret))

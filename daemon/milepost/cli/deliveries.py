@@ -14,7 +14,7 @@ from milepost.cli.options import config_option, load_settings, named
 from milepost.cli.terminal import Cell, Column, Terminal, echo, stdout_terminal, table
 from milepost.core.deliveries import Delivery, DeliveryPlaces, DeliveryState
 from milepost.core.errors import MilepostError
-from milepost.reporting.deliveries import DeliveryView, delivery_view
+from milepost.reporting.health import DeliveryView, delivery_view
 from milepost.reporting.humanize import ago, ahead, counted, in_words, lasting, on_one_line
 from milepost.settings import Settings
 from milepost.stores.open import open_deliveries, open_reader

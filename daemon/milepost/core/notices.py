@@ -124,7 +124,7 @@ class DeadLetterWatch(Struct, frozen=True):
     news: DeadLetterNews | None = None
 
 
-class Told(Struct, frozen=True):
+class NoticeState(Struct, frozen=True):
     """What people were told, and what they may have to be: the state between two decisions.
 
     `causes` are those of the last minutes, with the time.
@@ -190,7 +190,7 @@ def _joined(one: Concern, other: Concern) -> Concern:
 # --- what people are told ---------------------------------------------------------------------------------------------
 
 
-def told_before(situation: Situation, opened: Iterable[NewDeadLetter], as_of: datetime, now: datetime) -> Told:
+def told_before(situation: Situation, opened: Iterable[NewDeadLetter], as_of: datetime, now: datetime) -> NoticeState:
     """Return what people were told before this process began, by what the journal held then.
 
     `as_of` is the time of its last entry, and `opened` are the dead letters of the last hour, oldest first.
@@ -203,7 +203,7 @@ def told_before(situation: Situation, opened: Iterable[NewDeadLetter], as_of: da
             dead_letters[each.group] = DeadLetterWatch(each.opened_at)
         else:
             dead_letters[each.group] = replace(before, news=_more(before.news, each))
-    return Told(watched, dead_letters)
+    return NoticeState(watched, dead_letters)
 
 
 def _last_told(concern: Concern, as_of: datetime) -> datetime | None:
@@ -213,28 +213,28 @@ def _last_told(concern: Concern, as_of: datetime) -> datetime | None:
 
 
 def decide_notices(
-    told: Told,
+    state: NoticeState,
     situation: Situation,
     opened: Iterable[NewDeadLetter],
     now: datetime,
     on: Collection[NoticeKind],
     settle: timedelta = SETTLE,
-) -> tuple[Told, tuple[PeopleNotice, ...]]:
+) -> tuple[NoticeState, tuple[PeopleNotice, ...]]:
     """Return what people are told now, and the state after that.
 
     `opened` are the dead letters since the last decision, `on` the kinds that people want to be told, and `settle` is
     how long what is new waits for more of it.
     """
-    told = replace(
-        told,
-        watched=dict(_seen(told.watched, situation, now)),
-        dead_letters=_noted(told.dead_letters, opened, now),
-        causes={cause: min(at, now) for cause, at in told.causes.items() if now - at < TOGETHER},
+    state = replace(
+        state,
+        watched=dict(_seen(state.watched, situation, now)),
+        dead_letters=_noted(state.dead_letters, opened, now),
+        causes={cause: min(at, now) for cause, at in state.causes.items() if now - at < TOGETHER},
     )
-    told, of_concerns = _tell_concerns(told, now, on, settle)
-    told, of_dead_letters = _tell_dead_letters(told, now, on, settle)
-    told, of_ends = _tell_ends(told, now, on)
-    return told, (*of_concerns, *of_dead_letters, *of_ends)
+    state, of_concerns = _tell_concerns(state, now, on, settle)
+    state, of_dead_letters = _tell_dead_letters(state, now, on, settle)
+    state, of_ends = _tell_ends(state, now, on)
+    return state, (*of_concerns, *of_dead_letters, *of_ends)
 
 
 def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -> Iterator[tuple[Key, Watched]]:
@@ -268,14 +268,14 @@ def _no_later(now: datetime, at: datetime | None) -> datetime | None:
 
 
 def _tell_concerns(
-    told: Told, now: datetime, on: Collection[NoticeKind], settle: timedelta
-) -> tuple[Told, list[PeopleNotice]]:
+    state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
+) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return notices of what is due, one for each cause."""
-    stopped = {subject for (kind, subject, _), each in told.watched.items() if _is_stop(kind, each)}
+    stopped = {subject for (kind, subject, _), each in state.watched.items() if _is_stop(kind, each)}
     due: dict[tuple[NoticeKind, str], list[Watched]] = {}
-    for (kind, subject, cause), each in told.watched.items():
+    for (kind, subject, cause), each in state.watched.items():
         is_said_already = kind is NoticeKind.TOKEN_EXPIRING and subject in stopped
-        if kind in on and not is_said_already and _is_due(each, now, settle) and (kind, cause) not in told.causes:
+        if kind in on and not is_said_already and _is_due(each, now, settle) and (kind, cause) not in state.causes:
             due.setdefault((kind, cause), []).append(each)
     notices = [
         PeopleNotice(kind, tuple(each.concern for each in group), again=all(map(_is_known, group)))
@@ -284,8 +284,8 @@ def _tell_concerns(
     now_told = {
         each.concern.key: replace(each, told_at=now, is_closed=False) for group in due.values() for each in group
     }
-    causes = {**told.causes, **dict.fromkeys(due, now)}
-    return replace(told, watched={**told.watched, **now_told}, causes=causes), notices
+    causes = {**state.causes, **dict.fromkeys(due, now)}
+    return replace(state, watched={**state.watched, **now_told}, causes=causes), notices
 
 
 def _is_stop(kind: NoticeKind, watched: Watched) -> bool:
@@ -306,15 +306,15 @@ def _is_due(watched: Watched, now: datetime, settle: timedelta) -> bool:
     return _is_known(watched) or now - watched.seen_at >= settle
 
 
-def _tell_ends(told: Told, now: datetime, on: Collection[NoticeKind]) -> tuple[Told, list[PeopleNotice]]:
+def _tell_ends(state: NoticeState, now: datetime, on: Collection[NoticeKind]) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return a notice that concerns are over: all of them, once one has been for long enough."""
-    over = [each for each in told.watched.values() if each.over_since is not None and not each.is_closed]
+    over = [each for each in state.watched.values() if each.over_since is not None and not each.is_closed]
     if not any(now - each.over_since >= OVER for each in over if each.over_since is not None):
-        return told, []
+        return state, []
     closed = {each.concern.key: replace(each, is_closed=True) for each in over}
-    told = replace(told, watched={**told.watched, **closed})
+    state = replace(state, watched={**state.watched, **closed})
     concerns = tuple(each.concern for each in over)
-    return told, [PeopleNotice(NoticeKind.RECOVERED, concerns)] if NoticeKind.RECOVERED in on else []
+    return state, [PeopleNotice(NoticeKind.RECOVERED, concerns)] if NoticeKind.RECOVERED in on else []
 
 
 # --- dead letters -----------------------------------------------------------------------------------------------------
@@ -343,21 +343,21 @@ def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:
 
 
 def _tell_dead_letters(
-    told: Told, now: datetime, on: Collection[NoticeKind], settle: timedelta
-) -> tuple[Told, list[PeopleNotice]]:
+    state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
+) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return one notice of all new dead letters that are due."""
     if NoticeKind.DEAD_LETTERS not in on:
-        return replace(told, dead_letters={}), []
+        return replace(state, dead_letters={}), []
     due = {
         group: each.news
-        for group, each in told.dead_letters.items()
+        for group, each in state.dead_letters.items()
         if each.news is not None
         and now - each.news.first.opened_at >= settle
         and (each.told_at is None or now - each.told_at >= APART)
     }
     if not due:
-        return told, []
-    watches = {**told.dead_letters, **dict.fromkeys(due, DeadLetterWatch(now))}
-    return replace(told, dead_letters=watches), [
+        return state, []
+    watches = {**state.dead_letters, **dict.fromkeys(due, DeadLetterWatch(now))}
+    return replace(state, dead_letters=watches), [
         PeopleNotice(NoticeKind.DEAD_LETTERS, dead_letters=tuple(due.values()))
     ]

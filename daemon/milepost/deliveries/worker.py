@@ -23,8 +23,7 @@ from milepost.core.deliveries import (
 )
 from milepost.core.errors import MilepostError
 from milepost.core.ports import ChangeReader, Clock
-from milepost.deliveries.message import fitting
-from milepost.deliveries.sender import Sender, sending_to
+from milepost.deliveries.sender import Sender, fitting, sending_to
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.settings import DeliverySettings
 

@@ -18,11 +18,17 @@ from aiohttp.typedefs import Handler
 
 from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
-from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
+from milepost.service.auth import (
+    Sessions,
+    answer_preflights,
+    is_admitted,
+    refuse_foreign_pages,
+    require_local_name,
+    require_token,
+    show_to,
+)
 from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
-from milepost.service.cors import answer_preflights, show_to
-from milepost.service.limits import limit_requests
-from milepost.service.wrong_tokens import WrongTokens
+from milepost.service.limits import WrongTokens, limit_requests
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the usual time between two scrapes
@@ -77,7 +83,9 @@ async def serve(
         BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
-    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host, allowed.hosts)
+    admission = require_local_name(host, allowed.hosts)
+    if token:
+        admission = require_token(Sessions(token), wrong_tokens, lambda: datetime.now(UTC))
     strangers = Strangers()
     hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(
@@ -125,10 +133,6 @@ async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strange
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
         raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint.format(key=key)) from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def logger_without_broken_requests() -> logging.Logger:

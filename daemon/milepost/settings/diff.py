@@ -54,7 +54,7 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 def is_live(key: str) -> bool:
-    """Whether a changed key applies without a restart, as long as the API stays the same."""
+    """Return whether a changed key applies without a restart, as long as the API stays the same."""
     return key not in TAKES_RESTART
 
 
@@ -70,7 +70,7 @@ def changes_between(running: Settings, wanted: Settings) -> Changes:
 
 
 def _is_tied(key: str, running: Settings, changed: dict[str, _AttributePath]) -> bool:
-    """Whether a key belongs to the API of the start: no token may be sent to another API.
+    """Return whether a key belongs to the API of the start: no token may be sent to another API.
 
     The simulator makes its pages and tokens when it starts.
     """

@@ -181,7 +181,7 @@ def _missing_for_facebook(document: Document) -> Iterator[Problem]:
 
 
 def _signs(document: Document) -> bool:
-    """Whether a secret is set that webhooks may be signed with."""
+    """Return whether a secret is set that webhooks may be signed with."""
     secrets = document.at(("source", "app_secret")), document.at(("webhooks", "secrets"))
     return any(secret not in (None, "", ()) for secret in secrets)
 

@@ -17,6 +17,12 @@ SELECT
     set_config('enable_bitmapscan', 'off', true),
     set_config('jit', 'off', true);
 
+-- name: plan_once
+-- For the rest of a transaction, after `settings`: to plan `known` takes as long as to run it. It has one plan for tables of
+-- any size, each of its lookups by the one index that has the key, once the planner cannot take an empty table for a
+-- reason to scan it.
+SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true);
+
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' commits', 0))

@@ -53,7 +53,7 @@ class PostgresqlStore(PostgresqlSession):
     """The Store (see core/ports.py) in a PostgreSQL database. Made by `open_postgresql`."""
 
     def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
-        super().__init__(database.rows, codec)
+        super().__init__(database.read, codec)
         self.database = database
         self._events_chunk_size = events_chunk_size
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
@@ -63,7 +63,10 @@ class PostgresqlStore(PostgresqlSession):
         self._last_write = LastWrite(self.write_nothing)
 
     async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
-        return await self.database.rows_of(asked)
+        return await self.database.read_together(*asked)
+
+    async def _write(self, statement: str, parameters: Parameters = ()) -> None:
+        await self.database.rows(statement, parameters)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
