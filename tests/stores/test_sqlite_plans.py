@@ -48,6 +48,8 @@ WHOLE_KEYS = {
     "forgotten_among": "(platform=? AND kind=? AND id=?)",
     "move_interaction_events": "(conversation_id=?)",
     "count_unseen": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
+    "search_until": "(platform=? AND page_id=? AND updated_time>?)",
+    "search_threads": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "note_missed": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "entries_of_run_before": "(stream=? AND version>? AND version<?)",
 }
