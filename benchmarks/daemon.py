@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from benchmarks.process import ENVIRONMENT, Server, milepost
+from benchmarks.process import ENVIRONMENT, NO_SECTIONS, Sections, Server, milepost
 from benchmarks.workload import Workload
 
 PATIENCE_SECONDS = 60.0
@@ -22,11 +22,13 @@ class Daemon(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def daemon(server: Server, workload: Workload, directory: Path) -> AsyncIterator[Daemon]:
+async def daemon(
+    server: Server, workload: Workload, directory: Path, changed: Sections = NO_SECTIONS
+) -> AsyncIterator[Daemon]:
     """Run the daemon on a workload during the block, and stop it with SIGTERM at the end."""
     log = directory / "log.txt"
     with log.open("wb") as output:
-        command = milepost(server, workload, directory, "run")
+        command = milepost(server, workload, directory, "run", changed=changed)
         process = await asyncio.create_subprocess_exec(*command, cwd=directory, env=ENVIRONMENT, stderr=output)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -20,6 +22,9 @@ ROOT = Path(__file__).parent.parent
 
 # What is installed is compiled. Where nothing may write bytecode, each start would compile a source tree anew.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+Sections = Mapping[str, Mapping[str, object]]  # of a configuration
+NO_SECTIONS: Sections = MappingProxyType({})
 
 
 class Finished(Struct, frozen=True):
@@ -91,9 +96,12 @@ def bound(server: Server, workload: Workload, directory: Path) -> list[str]:
     return [sys.executable, script, server.base_url, database, *sizes, *workload.page_ids]
 
 
-def milepost(server: Server, workload: Workload, directory: Path, *words: str) -> list[str]:
+def milepost(
+    server: Server, workload: Workload, directory: Path, *words: str, changed: Sections = NO_SECTIONS
+) -> list[str]:
     """Return a `milepost` command for `milepost.db` in the directory, without limits."""
-    return milepost_into({"url": f"sqlite:///{directory / 'milepost.db'}"}, server, workload, directory, *words)
+    store = {"url": f"sqlite:///{directory / 'milepost.db'}"}
+    return milepost_into(store, server, workload, directory, *words, changed=changed)
 
 
 def milepost_into(
@@ -102,10 +110,10 @@ def milepost_into(
     workload: Workload,
     directory: Path,
     *words: str,
-    concurrency: int = 16,
+    changed: Sections = NO_SECTIONS,
 ) -> list[str]:
-    """Return a `milepost` command for a database, without limits."""
-    config = {
+    """Return a `milepost` command for a database, without limits but for what is `changed` in the configuration."""
+    config: dict[str, Any] = {
         "store": store,
         "source": {"kind": "facebook", "base_url": server.base_url, "calls_per_second": 0},
         "http": {"listen": "127.0.0.1:0"},
@@ -117,9 +125,10 @@ def milepost_into(
             "messages_per_conversation": workload.messages,
             "max_run_duration": "1h",
             "max_batches_per_run": 1_000_000,
-            "concurrency": concurrency,
         },
     }
+    for section, keys in changed.items():
+        config[section] = {**config[section], **keys}
     path = directory / "config.yaml"
     path.write_text(json.dumps(config, indent=2))  # JSON is YAML
     return [sys.executable, "-m", "milepost", *words, "-c", str(path)]
@@ -138,3 +147,9 @@ def run(command: Sequence[str], directory: Path) -> Finished:
         last = "\n".join(words.read_text(errors="replace").splitlines()[-5:])
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{last}")
     return Finished(started_at, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def cpu_seconds(process_id: int) -> float:
+    """Return how long a process that runs has computed so far, in all of its threads."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime

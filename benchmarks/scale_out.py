@@ -24,7 +24,7 @@ from kit.postgres import Database, fresh_database, running
 
 DURABLE = {"fsync": "on", "full_page_writes": "on"}
 WORKERS = (1, 2, 4)
-CONCURRENCY = 8
+CHANGED = {"sync": {"concurrency": 8}}
 TARGET = 2.0  # speedup of four workers, with two processors for workers, server and PostgreSQL
 PATIENCE_SECONDS = 600.0
 
@@ -38,7 +38,7 @@ def working(number: int, server: Server, workload: Workload, database: Database)
         for index in range(number):
             directory = Path(temporary) / str(index)
             directory.mkdir()
-            command = milepost_into(store, server, workload, directory, "run", concurrency=CONCURRENCY)
+            command = milepost_into(store, server, workload, directory, "run", changed=CHANGED)
             with (directory / "output.txt").open("wb") as output:
                 processes.append(subprocess.Popen(command, cwd=directory, stdout=output, stderr=output))
         try:

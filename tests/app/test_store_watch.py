@@ -1,6 +1,7 @@
 """Whether the database is available: what ends an outage, and who finds out."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
@@ -9,7 +10,7 @@ from kit.builders import NOON, STREAM, at, run_started
 from kit.leaping_clock import LeapingClock
 from kit.notices import recorded, store_retried
 from milepost.app import store_watch
-from milepost.app.store_watch import GIVEN_UP_SECONDS, StoreWatch
+from milepost.app.store_watch import GIVEN_UP_SECONDS, MEASURE_SECONDS, StoreSize, StoreWatch
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop
@@ -105,3 +106,21 @@ async def test_a_frozen_database_is_away(monkeypatch: pytest.MonkeyPatch) -> Non
     await watch.ask()
     assert watch.outage is not None
     assert watch.outage.reason == "it did not answer within 0.01 s"
+
+
+async def test_it_is_measured_every_minute_and_unknown_while_the_database_is_away() -> None:
+    clock = LeapingClock(stop := Stop())
+    answers: list[int | StoreAway] = [1, 2, StoreAway("gone"), 3]
+    seen: list[int | None] = []
+
+    async def measure() -> int:
+        seen.append(size.bytes)
+        answer = answers.pop(0)
+        if isinstance(answer, StoreAway):
+            raise answer
+        return answer
+
+    size = StoreSize(measure)
+    clock.ends_at = clock.time + timedelta(seconds=3.5 * MEASURE_SECONDS)
+    await size.run(clock, stop)
+    assert [*seen, size.bytes] == [None, 1, 2, None, 3]

@@ -51,9 +51,11 @@ def test_in_words_nothing_is_said_that_a_person_wrote() -> None:
 
 
 @pytest.mark.usefixtures("store_url")
-def test_a_stream_that_does_not_exist_is_refused() -> None:
-    result = changes("--stream", "messenger:7")
+@pytest.mark.parametrize("stream", ["messenger:7", "bakery", "messenger:", ""])
+def test_a_stream_that_does_not_exist_is_refused(stream: str) -> None:
+    result = changes("--stream", stream)
     assert (result.exit_code, result.stdout) == (2, "")
+    assert f"there is no stream {stream}" in result.stderr
 
 
 async def test_new_changes_are_shown_as_they_come(store_url: StoreUrl, tmp_path: Path) -> None:

@@ -83,6 +83,28 @@ class DeliveriesContract:
             assert await beside.resume("crm")
             assert await held(store) == replace(after, retry_at=None, failures=0)
 
+    async def test_a_destination_that_is_resumed_while_a_request_fails_is_tried_at_once(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store, open_deliveries(kept.store_url) as beside:
+            await store.deliveries.begin("crm", 7)
+            first = await held(store)
+            before = failed(failed(first, REFUSED, NOON, 0.0), REFUSED, at(1), 0.0)
+            assert await store.deliveries.record(first, before, ME)
+            assert await beside.resume("crm")
+            after = failed(before, REFUSED, at(2), 0.0)
+            assert await store.deliveries.record(before, after, ME)
+            assert await held(store) == replace(after, retry_at=None, failures=1)
+
+    async def test_a_destination_that_is_resumed_while_a_request_is_confirmed_goes_on(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store, open_deliveries(kept.store_url) as beside:
+            await store.deliveries.begin("crm", 7)
+            first = await held(store)
+            before = failed(first, REFUSED, NOON, 0.0)
+            assert await store.deliveries.record(first, before, ME)
+            assert await beside.resume("crm")
+            after = delivered(before, 9, None, at(1))
+            assert await store.deliveries.record(before, after, ME)
+            assert await held(store) == after
+
     async def test_a_moved_destination_starts_afresh(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store, open_deliveries(kept.store_url) as beside:
             await store.deliveries.begin("crm", 7)

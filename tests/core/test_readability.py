@@ -6,10 +6,10 @@ import pytest
 
 from kit.builders import batch, checkpoint_of, context, conversation, fetched, unreadable
 from kit.decisions import decision_on, events
+from milepost.core.doubts import MIN_OPEN, MIN_UNREADABLE, unexpected_form
 from milepost.core.events import DeadLetterOpened, Reason, RunEnded, RunStatus, Tally
 from milepost.core.model import Conversation, Unreadable
 from milepost.core.problems import ProblemKind
-from milepost.core.readability import MIN_OPEN, MIN_UNREADABLE, unexpected_form
 
 Items = Sequence[Conversation | Unreadable]
 

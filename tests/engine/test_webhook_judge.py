@@ -14,7 +14,7 @@ from milepost.core.events import SweepCompleted, Tally
 from milepost.core.position import Mode
 from milepost.engine.feed import Recorded
 from milepost.engine.interrupt import Stop
-from milepost.engine.webhook_judge import GRACE_SECONDS, LOOK_SECONDS, WebhookJudge
+from milepost.engine.webhooks import GRACE_SECONDS, JUDGE_SECONDS, WebhookJudge
 
 
 class Announced(NoInbox):
@@ -24,7 +24,7 @@ class Announced(NoInbox):
         self.message_ids = set(message_ids)
         self.absences = 0
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         if self.absences:
             self.absences -= 1
             raise StoreAway("away")
@@ -66,7 +66,7 @@ async def test_a_webhook_may_come_a_while_after_the_sweep() -> None:
         tasks.create_task(judge.run(stop))
         await asyncio.sleep(100)
         judge.read(stored("m_1", written_at=at(99)))
-        await asyncio.sleep(GRACE_SECONDS - LOOK_SECONDS)
+        await asyncio.sleep(GRACE_SECONDS - JUDGE_SECONDS)
         inbox.message_ids.add("m_1")
         await asyncio.sleep(GRACE_SECONDS)
         stop.request()

@@ -1,4 +1,7 @@
-"""The real program as users run it: a process `python -m milepost` in a folder of its own."""
+"""The real program as users run it: a process `python -m milepost` in a folder of its own.
+
+Where it needs no environment, user or wrapper of its own, it is forked from one that has imported it (`fork_server`).
+"""
 
 import asyncio
 import os
@@ -11,6 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from kit.fork_server import Forked, fork
 
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.005
@@ -36,7 +41,7 @@ class Ended:
 class Running:
     """A running process. Its output goes to files, so that it never blocks on a reader."""
 
-    def __init__(self, process: asyncio.subprocess.Process, stdout: Path, stderr: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked, stdout: Path, stderr: Path) -> None:
         self._process = process
         self._stdout = stdout
         self._stderr = stderr
@@ -106,15 +111,19 @@ async def started(
     `under` is the beginning of a command that runs another one, such as `prlimit`.
     """
     with _output_file(folder, "stdout") as stdout, _output_file(folder, "stderr") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *under,
-            *command(*arguments),
-            cwd=folder,
-            env={**ENVIRONMENT, **(environment or {})},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            user=user,
+        process = (
+            fork(arguments, folder, ENVIRONMENT, stdout.fileno(), stderr.fileno())
+            if environment is None and user is None and not under
+            else await asyncio.create_subprocess_exec(
+                *under,
+                *command(*arguments),
+                cwd=folder,
+                env={**ENVIRONMENT, **(environment or {})},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                user=user,
+            )
         )
     running = Running(process, Path(stdout.name), Path(stderr.name))
     try:

@@ -17,11 +17,10 @@ from milepost.core.ports import Usage
 from milepost.core.position import Mode
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
+from milepost.service.limits import WrongTokens
 from milepost.service.metrics.collect import Metrics
-from milepost.service.metrics.deliveries import DeliveryCounter
-from milepost.service.metrics.notices import NoticeCounter
+from milepost.service.metrics.outgoing import DeliveryCounter, NoticeCounter
 from milepost.service.metrics.webhooks import WebhookCounter
-from milepost.service.wrong_tokens import WrongTokens
 
 KINDS = ("call_count", "total_time", "total_cputime")
 

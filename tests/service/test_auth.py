@@ -15,7 +15,7 @@ from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
 from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, is_admitted
 from milepost.service.http import serve
-from milepost.service.wrong_tokens import MAX_TRIES, WrongTokens
+from milepost.service.limits import MAX_TRIES, WrongTokens
 
 TOKEN = "a-token-of-some-length"
 JSON = {"Content-Type": "application/json"}

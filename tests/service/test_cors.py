@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from milepost.service.cors import PREFLIGHT
+from milepost.service.auth import PREFLIGHT
 from milepost.service.http import Allowed, serve
 
 CRM = "https://crm.example"

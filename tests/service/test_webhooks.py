@@ -20,8 +20,13 @@ from milepost.core.webhooks import WebhookEvent
 from milepost.facebook.webhooks import Malformed
 from milepost.service import webhooks as listener
 from milepost.service.metrics.webhooks import WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import MAX_BODY_BYTES, Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import (
+    MAX_BODY_BYTES,
+    WebhookCredentials,
+    WebhookIntake,
+    WebhookRequests,
+    serving_webhooks,
+)
 
 PATH = "/hook"
 HANDSHAKE = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": "a-word"}
@@ -36,7 +41,7 @@ class Receiver:
         self.problem: Exception | None = None
         self.called, self.gate = asyncio.Event(), asyncio.Event()
         self.gate.set()
-        self.credentials = Credentials("a-word", (SECRET,))
+        self.credentials = WebhookCredentials("a-word", (SECRET,))
 
     async def receive(self, body: bytes) -> None:
         self.called.set()
@@ -91,7 +96,7 @@ class TestTaken:
     async def test_every_secret_is_accepted_and_a_reload_applies_at_once(
         self, receiver: Receiver, session: aiohttp.ClientSession
     ) -> None:
-        receiver.credentials = Credentials("", ("", "of-instagram"))
+        receiver.credentials = WebhookCredentials("", ("", "of-instagram"))
         body = body_of("m_1")
         with capture_logs() as logged:
             assert await posted(session, body, **signed(body, "of-instagram")) == 200
@@ -263,6 +268,21 @@ class TestRefused:
         receiver.gate.set()
         assert await first == 200
         assert await posted(session, body) == 200
+
+    async def test_bodies_that_are_only_announced_keep_nobody_out(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = body_of("m_1")
+        monkeypatch.setattr(listener, "MAX_BYTES_AT_ONCE", 2 * len(body))
+        length = f"Content-Length: {len(body)}\r\nExpect: 100-continue"
+        async with serving_webhooks("127.0.0.1", 0, receiver.requests()) as url, aiohttp.ClientSession(url) as session:
+            strangers = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(3)]
+            for reader, writer in strangers:
+                writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+                assert b"100 Continue" in await reader.readline()
+            assert await posted(session, body) == 200
+            for _, writer in strangers:
+                writer.close()
 
     async def test_a_bug_is_logged_and_says_nothing(self, receiver: Receiver, session: aiohttp.ClientSession) -> None:
         receiver.problem = RuntimeError("a bug")

@@ -15,15 +15,22 @@ from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
 from milepost.reporting.live import LiveStreams
-from milepost.service import wrong_tokens
+from milepost.service import limits
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
 from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions
 from milepost.service.http import serve
-from milepost.service.limits import MAX_CLIENTS, Allowance, client_of
+from milepost.service.limits import (
+    LOG_SECONDS,
+    MAX_CLIENTS,
+    MAX_TRIES,
+    TRIES_IN_SECONDS,
+    Allowance,
+    WrongTokens,
+    client_of,
+)
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import probes
-from milepost.service.wrong_tokens import IN_SECONDS, LOG_SECONDS, MAX_TRIES, WrongTokens
 
 TOKEN = "a-token-of-some-length"
 RIGHT, WRONG = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer a-guess"}
@@ -83,7 +90,7 @@ async def test_a_client_that_guesses_is_told_when_to_retry() -> None:
         assert await guess(attacker, MAX_TRIES) == {401: MAX_TRIES}
         async with attacker.get("/thing", headers=WRONG) as response:
             assert response.status == 429
-            assert 1 <= int(response.headers["Retry-After"]) <= IN_SECONDS / MAX_TRIES
+            assert 1 <= int(response.headers["Retry-After"]) <= TRIES_IN_SECONDS / MAX_TRIES
             assert response.content_type == "application/problem+json"
             assert (await response.json())["detail"].startswith("too many wrong tokens: try again in ")
 
@@ -199,7 +206,7 @@ async def test_guesses_not_logged_yet_are_logged_at_the_end() -> None:
 
 
 async def test_a_line_that_is_due_is_logged_while_nobody_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wrong_tokens, "CHECK_SECONDS", 0.001)
+    monkeypatch.setattr(limits, "CHECK_SECONDS", 0.001)
     guessed = Guessed()
     with capture_logs() as lines:
         async with guessed.wrong.logging():

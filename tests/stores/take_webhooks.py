@@ -10,8 +10,7 @@ import aiohttp
 from kit.builders import STREAM
 from kit.webhook_bodies import SECRET, body_of, signed
 from milepost.service.metrics.webhooks import WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 
@@ -37,7 +36,7 @@ async def main() -> None:
         intake = WebhookIntake(
             store.webhooks, lambda _, __: STREAM, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
         )
-        credentials = Credentials("", (SECRET,))
+        credentials = WebhookCredentials("", (SECRET,))
         requests = WebhookRequests("/hook", lambda: credentials, intake.receive, lambda _: None)
         async with (
             serving_webhooks("127.0.0.1", 0, requests) as url,

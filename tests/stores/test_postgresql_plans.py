@@ -86,8 +86,6 @@ VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
     "version": 7,
-    "versions": "{7}",
-    "history": "{t}",
     "open": True,
     "closed": True,
     "has_stretch": True,
@@ -113,7 +111,6 @@ VALUES: dict[str, object] = {
     "at": INSTANT,
     "streams": ["messenger:1"],
     "rows": "[]",
-    "entries": "[]",
 }
 TEXT_AFTER = {"dead_letters_after", "stream_dead_letters_after"}
 Node = dict[str, Any]
@@ -122,9 +119,15 @@ Node = dict[str, Any]
 def parameters(name: str, statement: str) -> dict[str, object] | list[object]:
     named = re.findall(r"%\((\w+)\)s", statement)
     if named:
-        values = {each: VALUES.get(each, "x") for each in named}
+        values = {each: VALUES.get(each, "x") for each in named} | dict.fromkeys(columns_of(statement), "{}")
         return values | ({"after": "d_1"} if name in TEXT_AFTER else {})
     return [_value(kind) for kind in re.findall(r"%s(::text\[\])?", statement)]
+
+
+def columns_of(statement: str) -> list[str]:
+    """Return the columns of the rows that a statement is given, each as an array."""
+    offered = re.search(r"FROM unnest\(\n(.*?)\n *\) (?:WITH ORDINALITY )?AS", statement, re.DOTALL)
+    return re.findall(r"%\((\w+)\)s", offered[1]) if offered else []
 
 
 def _value(kind: str) -> object:

@@ -24,6 +24,7 @@ from stores.sqlite_files import execute, raw, rows_of
 from stores.store_dump import projections
 
 ROOT = Path(__file__).parent.parent.parent
+OF_SQLITE = {"0018_indexes"}  # about how SQLite writes its indexes
 
 
 def schema(path: Path) -> list[tuple[object, ...]]:
@@ -72,7 +73,7 @@ class TestMigrate:
 
     def test_both_databases_have_migrations_of_the_same_names(self) -> None:
         assert POSTGRESQL.resolve() == ROOT / "migrations" / "postgresql"
-        assert {path.stem for path in POSTGRESQL.glob("*.sql")} >= shipped()
+        assert {path.stem for path in POSTGRESQL.glob("*.sql")} >= shipped() - OF_SQLITE
 
 
 class TestAnOlderDatabase:

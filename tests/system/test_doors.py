@@ -16,7 +16,7 @@ from kit.binary import milepost, started, until
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world
 from milepost.service.connections import MAX_CONNECTIONS
-from milepost.service.wrong_tokens import MAX_TRIES
+from milepost.service.limits import MAX_TRIES
 
 TOKEN = "a-token-of-some-length"
 GUESSES = 2_000

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -17,10 +17,10 @@ from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.reload import Configuration
-from milepost.app.store_size import StoreSize
-from milepost.app.store_watch import StoreWatch
+from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.model import Stream
+from milepost.core.ports import Clock
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Feed, Reader, reading
 from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
@@ -28,23 +28,21 @@ from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
-from milepost.service.api.daemon import daemon_status
 from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
 from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
 from milepost.service.api.deliveries import deliveries
 from milepost.service.api.endpoint import AnyOperation, routes_of
-from milepost.service.api.journal import journal
+from milepost.service.api.journal import journal, runs
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
-from milepost.service.api.overview import overview_changes
-from milepost.service.api.runs import runs
+from milepost.service.api.overview import daemon_status, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
-from milepost.service.events.change_stream import ChangeStream
-from milepost.service.events.changes import change_stream, changes
+from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.events.route import event_stream
 from milepost.service.http import Allowed, serve
+from milepost.service.limits import WrongTokens
 from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
@@ -53,7 +51,6 @@ from milepost.service.page.pages import pages
 from milepost.service.page.runbooks import runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
-from milepost.service.wrong_tokens import WrongTokens
 from milepost.settings import Settings, SyncSettings
 from milepost.stores.open import OpenStore, open_reader
 from milepost.stores.reader import JournalReader
@@ -81,25 +78,16 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         _driver(settings, parts, journal_reader) as driver,
     ):
         observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
-        webhooks = Webhooks(parts)
-        observers.metrics.register(webhooks.counter)
-        observers.health.watch_webhooks(webhooks.status, webhooks.issues)
-        outgoing = Deliveries(parts, journal_reader)
-        observers.metrics.register(outgoing.counter)
-        observers.health.watch_deliveries(outgoing.views, outgoing.issues)
-        of_the_journal = observers.of_the_journal(is_shared=driver.journal_feed is not parts.feed)
         notices = _notice_watch(parts, observers, driver)
         await notices.begin()
+        is_shared = driver.journal_feed is not parts.feed
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
-            webhooks.listening(settings),
+            observers.webhooks.listening(settings),
             observers.broadcast.running(),
             observers.changes.running(),
-            reading(parts.feed, {**observers.of_this_process(), "webhooks": webhooks.judge.read}),
-            reading(
-                driver.journal_feed,
-                {**of_the_journal, "deliveries": outgoing.dispatcher.read, "notices": notices.read},
-            ),
+            reading(parts.feed, observers.of_this_process()),
+            reading(driver.journal_feed, {**observers.of_the_journal(is_shared=is_shared), "notices": notices.read}),
             asyncio.TaskGroup() as tasks,
         ):
             ready()
@@ -108,12 +96,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
                 "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
                 "discovery": parts.discovery.run(parts.clock, stop),
                 "token watch": parts.token_watch.run(parts.clock, stop),
-                "store watch": observers.health.store_watch.run(stop),
-                "store size": observers.store_size.run(parts.clock, stop),
-                "webhooks": webhooks.work(stop),
-                "subscriptions": webhooks.watch_subscriptions(parts.clock, stop),
-                "deliveries": outgoing.dispatcher.run(stop),
-                "judge of webhooks": webhooks.judge.run(stop),
+                **observers.background(parts.clock, stop),
                 "notices": notices.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
@@ -177,13 +160,16 @@ class _Observers(Struct, frozen=True, eq=False):
     """The readers of the feeds, and what HTTP serves of them."""
 
     metrics: Metrics
+    store_watch: StoreWatch
+    store_size: StoreSize
     health: Health
+    webhooks: Webhooks
+    deliveries: Deliveries
     status_line: Callable[[], str]
     broadcast: Broadcast
     changes: ChangeStream
     activity: Activity
     shown: Shown
-    store_size: StoreSize
     routes: Sequence[web.AbstractRouteDef]
     wrong_tokens: WrongTokens
 
@@ -195,31 +181,45 @@ class _Observers(Struct, frozen=True, eq=False):
             "events": self.broadcast.read,
             "changes": self.changes.read,
             "live view": self.shown.live.read,
-            "store watch": self.health.store_watch.read,
+            "store watch": self.store_watch.read,
+            "webhooks": self.webhooks.judge.read,
         }
 
     def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
         """Return the readers of the whole journal, which other workers may write, too."""
-        readers: dict[str, Reader] = {"activity": self.activity.read}
+        readers: dict[str, Reader] = {"activity": self.activity.read, "deliveries": self.deliveries.dispatcher.read}
         if is_shared:
             readers |= {
                 "events of others": self.broadcast.read,
                 "changes of others": self.changes.read,
                 "live view of others": self.shown.live.read,
-                "store watch of others": self.health.store_watch.read,
+                "store watch of others": self.store_watch.read,
             }
         return readers
+
+    def background(self, clock: Clock, stop: Stop) -> Mapping[str, Coroutine[None, None, None]]:
+        """Return what the observers do until a stop is requested."""
+        return {
+            "store watch": self.store_watch.run(stop),
+            "store size": self.store_size.run(clock, stop),
+            "webhooks": self.webhooks.work(stop),
+            "judge of webhooks": self.webhooks.judge.run(stop),
+            "subscriptions": self.webhooks.watch_subscriptions(clock, stop),
+            "deliveries": self.deliveries.dispatcher.run(stop),
+        }
 
 
 async def _observers(
     settings: Settings, parts: Parts, journal_reader: JournalReader, redact: Callable[[str], str]
 ) -> _Observers:
     """Make the observers, and bring them up to the journal's end."""
-    wrong_tokens, now, health = WrongTokens(), parts.clock.now, _health_of(parts, redact)
-    live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: health.store_watch.outage is not None)
-    health.watch(lambda: live.getting_nowhere(parts.supervisor.streams))
-    metrics = _metrics(settings, parts, live, health)
-    metrics.register(wrong_tokens)
+    wrong_tokens, now, store_watch = WrongTokens(), parts.clock.now, _store_watch(parts)
+    live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: store_watch.outage is not None)
+    webhooks, outgoing = Webhooks(parts), Deliveries(parts, journal_reader)
+    health = Health(parts, store_watch, live, webhooks, outgoing, redact)
+    metrics = _metrics(settings, parts, live, store_watch)
+    for collector in (wrong_tokens, webhooks.counter, outgoing.counter):
+        metrics.register(collector)
     store_size = StoreSize(parts.store.size_bytes)
     await store_size.measure()  # so that the first scrape has it
     metrics.add_store_size(lambda: store_size.bytes)
@@ -237,7 +237,19 @@ async def _observers(
         return health.status_line(live.status_line(parts.supervisor.streams))
 
     return _Observers(
-        metrics, health, status_line, broadcast, followed, activity, shown, store_size, routes, wrong_tokens
+        metrics,
+        store_watch,
+        store_size,
+        health,
+        webhooks,
+        outgoing,
+        status_line,
+        broadcast,
+        followed,
+        activity,
+        shown,
+        routes,
+        wrong_tokens,
     )
 
 
@@ -248,16 +260,16 @@ def _notice_watch(parts: Parts, observers: _Observers, driver: _Driver) -> Notic
     )
     notices = NoticeWatch(observed, lambda: parts.reloader.settings, parts.clock)
     observers.metrics.register(notices.counter)
-    health.watch_notices(notices.issues)
+    health.add(notices.issues)
     return notices
 
 
-def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health) -> Metrics:
+def _metrics(settings: Settings, parts: Parts, live: LiveStreams, store_watch: StoreWatch) -> Metrics:
     metrics = Metrics(live)
     metrics.add_page_names(parts.registry.page_names)
     metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
     metrics.add_health(
-        store_up=lambda: health.store_watch.outage is None,
+        store_up=lambda: store_watch.outage is None,
         discovery_up=lambda: parts.discovery.is_up,
         reload_successful=lambda: not parts.reloader.is_refused,
         streams_due=lambda: len(parts.engine.slots.waiting),
@@ -266,7 +278,7 @@ def _metrics(settings: Settings, parts: Parts, live: LiveStreams, health: Health
     return metrics
 
 
-def _health_of(parts: Parts, redact: Callable[[str], str]) -> Health:
+def _store_watch(parts: Parts) -> StoreWatch:
     supervisor = parts.supervisor
 
     def wake(stream: Stream) -> bool:
@@ -275,8 +287,7 @@ def _health_of(parts: Parts, redact: Callable[[str], str]) -> Health:
         supervisor.wake(stream)
         return True
 
-    store_watch = StoreWatch(partial(_demand_usable, parts.store), wake, parts.clock)
-    return Health(parts, store_watch, redact)
+    return StoreWatch(partial(_demand_usable, parts.store), wake, parts.clock)
 
 
 async def _demand_usable(store: OpenStore) -> None:

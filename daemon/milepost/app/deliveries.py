@@ -10,9 +10,8 @@ from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.ports import ChangeReader
 from milepost.deliveries.dispatcher import Dispatcher
 from milepost.deliveries.worker import Outlets
-from milepost.reporting.deliveries import DeliveryView, delivery_view
-from milepost.reporting.health import Issue, IssueKind
-from milepost.service.metrics.deliveries import DeliveryCounter
+from milepost.reporting.health import DeliveryView, Issue, IssueKind, delivery_view
+from milepost.service.metrics.outgoing import DeliveryCounter
 
 SOME_FAILURES = 3  # a single one is retried a second later
 BROKEN_ADVICE = "begun again once a minute; the log says more"
@@ -20,7 +19,7 @@ ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost d
 
 
 class Deliveries:
-    """The parts that deliver, and what is known of how they get on."""
+    """The parts that deliver, and what is known of how they are doing."""
 
     def __init__(self, parts: Parts, changes: ChangeReader) -> None:
         self._now = parts.clock.now

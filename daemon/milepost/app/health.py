@@ -8,22 +8,22 @@ from msgspec.structs import replace
 
 from milepost import __version__
 from milepost.app.build import Parts
+from milepost.app.deliveries import Deliveries
 from milepost.app.store_watch import StoreWatch
+from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
 from milepost.core.model import Scope, Stream
-from milepost.core.problems import Problem
 from milepost.facebook.rate_limiter import Slowdown
-from milepost.reporting.deliveries import DeliveryView
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,
     IssueKind,
-    WebhookStatus,
     most_serious_first,
     status_line,
     why_unready,
 )
 from milepost.reporting.humanize import counted, lasting
+from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import limit_in_words
 
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
@@ -34,41 +34,36 @@ SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps ca
 class Health:
     """What is wrong with the daemon. It is asked in the event loop, and never waits for the database."""
 
-    def __init__(self, parts: Parts, store_watch: StoreWatch, redact: Callable[[str], str]) -> None:
-        self.store_watch = store_watch
-        self._discovery = parts.discovery
-        self._reloader = parts.reloader
+    def __init__(
+        self,
+        parts: Parts,
+        store_watch: StoreWatch,
+        live: LiveStreams,
+        webhooks: Webhooks,
+        deliveries: Deliveries,
+        redact: Callable[[str], str],
+    ) -> None:
+        self._store_watch = store_watch
+        self._redact = redact
         self._registry = parts.registry
         self._slots = parts.engine.slots
         self._supervisor = parts.supervisor
         self._rate_limits = parts.engine.rate_limits
         self._stalled = parts.supervisor.stalled
         self._now = parts.clock.now
-        self._redact = redact
-        self._getting_nowhere: Callable[[], Mapping[Stream, Problem]] = dict
-        self._issues_of_webhooks: Callable[[], Iterable[Issue]] = tuple
-        self._issues_of_notices: Callable[[], Iterable[Issue]] = tuple
-        self._webhooks: Callable[[], WebhookStatus | None] = lambda: None
-        self._issues_of_deliveries: Callable[[], Iterable[Issue]] = tuple
-        self._deliveries: Callable[[], tuple[DeliveryView, ...]] = tuple
+        self._live = live
+        self._webhooks = webhooks
+        self._deliveries = deliveries
+        self._sources: list[Callable[[], Iterable[Issue]]] = [
+            parts.discovery.issues,
+            parts.reloader.issues,
+            webhooks.issues,
+            deliveries.issues,
+        ]
 
-    def watch(self, getting_nowhere: Callable[[], Mapping[Stream, Problem]]) -> None:
-        """Ask for the streams that get nowhere, too: the live view knows them."""
-        self._getting_nowhere = getting_nowhere
-
-    def watch_webhooks(self, status: Callable[[], WebhookStatus | None], issues: Callable[[], Iterable[Issue]]) -> None:
-        """Ask for what has come by webhooks, and what is wrong with them, too."""
-        self._webhooks, self._issues_of_webhooks = status, issues
-
-    def watch_deliveries(
-        self, deliveries: Callable[[], tuple[DeliveryView, ...]], issues: Callable[[], Iterable[Issue]]
-    ) -> None:
-        """Ask for where deliveries stand, and what is wrong with them, too."""
-        self._deliveries, self._issues_of_deliveries = deliveries, issues
-
-    def watch_notices(self, issues: Callable[[], Iterable[Issue]]) -> None:
-        """Ask for what keeps people from being told, too."""
-        self._issues_of_notices = issues
+    def add(self, issues: Callable[[], Iterable[Issue]]) -> None:
+        """Ask for these issues, too."""
+        self._sources.append(issues)
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
@@ -80,8 +75,8 @@ class Health:
             queued,
             self.slowed_down(),
             held_back=self.held_back(),
-            webhooks=self._webhooks(),
-            deliveries=self._deliveries(),
+            webhooks=self._webhooks.status(),
+            deliveries=self._deliveries.views(),
         )
 
     def issues(self) -> tuple[Issue, ...]:
@@ -122,21 +117,18 @@ class Health:
         return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
 
     def _found(self) -> Iterator[Issue]:
-        away = self.store_watch.issue()
+        away = self._store_watch.issue()
         if away is not None:
             yield away
         stalled = self._stalled()
         if stalled is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
-        if stuck := self._getting_nowhere():
+        if stuck := self._live.getting_nowhere(self._supervisor.streams):
             reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
             what = f"{counted(len(stuck), 'stream')} getting nowhere"
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
-        yield from self._discovery.issues()
-        yield from self._reloader.issues()
-        yield from self._issues_of_deliveries()
-        yield from self._issues_of_webhooks()
-        yield from self._issues_of_notices()
+        for issues in self._sources:
+            yield from issues()
         slowdowns = self._registry.slowdowns()
         if slowdowns:
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)

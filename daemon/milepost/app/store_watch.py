@@ -1,4 +1,8 @@
-"""Watches whether the database is available: it is pinged every few seconds, and runs report their commits."""
+"""Watches the database: whether it is available, and how large it is.
+
+It is pinged every few seconds, and runs report their commits. Its size is measured from time to time: nothing that each
+scrape should wait for.
+"""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -113,3 +117,28 @@ class StoreWatch:
         self._last_retry = _LastRetry(retry.stream, self._clock.steady() + GIVEN_UP_SECONDS)
         if not self._wake(retry.stream):  # nobody is left who could find out
             self._unwritten = self._last_retry = None
+
+
+MEASURE_SECONDS = 60.0
+
+
+class StoreSize:
+    """The size of the database, as last measured. `bytes` is None while it is unknown."""
+
+    def __init__(self, measure: Callable[[], Awaitable[int]]) -> None:
+        self._measure = measure
+        self.bytes: int | None = None
+
+    async def run(self, clock: Clock, stop: Stop) -> None:
+        """Measure until a stop is requested."""
+        async with stop.interruptible():
+            while True:
+                await self.measure()
+                await clock.sleep_until(clock.now() + timedelta(seconds=MEASURE_SECONDS))
+
+    async def measure(self) -> None:
+        """Measure once."""
+        try:
+            self.bytes = await self._measure()
+        except MilepostError:  # it is away, which the store watch reports
+            self.bytes = None

@@ -12,13 +12,11 @@ from milepost.core.commands import ApplyFacts
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.engine.interrupt import Stop
-from milepost.engine.webhook_judge import WebhookJudge
-from milepost.engine.webhooks import WebhookWorker
+from milepost.engine.webhooks import WebhookJudge, WebhookWorker
 from milepost.facebook.webhooks import UpdateResult
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
 from milepost.service.metrics.webhooks import EXPIRED, REQUEST, WebhookCounter
-from milepost.service.webhook_intake import WebhookIntake
-from milepost.service.webhooks import Credentials, WebhookRequests, serving_webhooks
+from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
 from milepost.settings.types import split_address
 
@@ -28,7 +26,7 @@ EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 
 class Webhooks:
-    """The parts that take webhooks and work them off."""
+    """The parts that receive webhooks and process them."""
 
     def __init__(self, parts: Parts) -> None:
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
@@ -70,7 +68,7 @@ class Webhooks:
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
-        """Work off what comes until a stop is requested. Where nothing does, what is left of earlier ones expires."""
+        """Process webhooks until a stop is requested. Where none are taken, what is left of earlier ones expires."""
         await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
@@ -102,10 +100,10 @@ class Webhooks:
                 IssueKind.WEBHOOKS, "webhooks come without a sender, and none of a message", advice=FIELDS_ADVICE
             )
 
-    def _credentials(self) -> Credentials:
+    def _credentials(self) -> WebhookCredentials:
         """Return what applies now: a reload may change it."""
         settings = self._reloader.settings
         held = (settings.source.app_secret, *settings.webhooks.secrets)
         known = tuple(secret.get_secret_value() for secret in held)
         verify_token = settings.webhooks.verify_token.get_secret_value()
-        return Credentials(verify_token, known if self._send is None else (*known, self._simulated_secret))
+        return WebhookCredentials(verify_token, known if self._send is None else (*known, self._simulated_secret))

@@ -65,11 +65,11 @@ async def _show(
     show: Callable[[Change], str],
 ) -> None:
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
-    of_stream = None if stream is None else Stream.parse(stream)
     stopped = stopped_by_signals()
     stop_at_closed_pipe(sys.stdout, stopped)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
+        of_stream = None if stream is None else Stream.parse(stream)
         while not stopped.is_set():
             page = await _page(reader, after, wanted, of_stream, may_be_away=follows)
             if page.changes:

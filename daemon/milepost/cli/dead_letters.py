@@ -166,7 +166,7 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
 
 
 def _is_open(dead_letter: DeadLetter) -> bool:
-    """Whether a dead letter is open; one that is not is reported."""
+    """Return whether a dead letter is open; one that is not is reported."""
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
         what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from milepost.app.database import Holding, holdings, source_of, store_url_in, store_url_of
 from milepost.cli.groups import Group
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option, confirm, load_settings, yes_option
 from milepost.cli.signals import interruptible_by_signals
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
@@ -175,7 +175,7 @@ class _Lines:
 
 @command.command()
 @config_option
-@click.option("--yes", "is_confirmed", is_flag=True, help="Don't ask for confirmation.")
+@yes_option
 def adopt(config: str | None, *, is_confirmed: bool) -> None:
     """Switch the database to the source that the configuration names.
 
@@ -204,7 +204,7 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         if held:
             click.echo("\n".join(_holdings_table(store_url, recorded, held)))
             if not is_confirmed:
-                _confirm(store_url, wanted)
+                confirm(f"Let {store_url} work for {wanted}, beside all this?")
         await store.replace_source(wanted)
     # A watermark from before would hide what is older: complete at once, and most of it unread.
     whole = "; `milepost sync --full` reads the streams from before whole" if held else ""
@@ -225,10 +225,3 @@ def _holdings_table(store_url: StoreUrl, recorded: DataSource | None, held: Sequ
         "",
         "All of it stays, and so does each stream's place",
     ]
-
-
-def _confirm(store_url: StoreUrl, wanted: DataSource) -> None:
-    """Ask for confirmation. Raises UsageError if stdin is not a terminal, Abort if the user declines."""
-    if not sys.stdin.isatty():
-        raise click.UsageError("stdin is not a terminal; pass --yes to confirm")
-    click.confirm(f"Let {store_url} work for {wanted}, beside all this?", abort=True)

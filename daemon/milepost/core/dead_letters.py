@@ -5,6 +5,7 @@ nor does a failure that an operator discarded, as long as its payload is the sam
 writing them: those are the redrive's, and a row that is read again has the same fingerprint.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -37,6 +38,7 @@ from milepost.core.retry import redrive_seconds
 from milepost.core.revisions import tally_of
 
 MAX_REASON_CHARACTERS = 500
+_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ where one cause affects many threads
 
 _OLDER = "/older/"
 
@@ -323,3 +325,8 @@ def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failur
     for row in kept.get("conversations", ()):  # not in payloads of before, whose fingerprints must stay the same
         row.pop("messages_fingerprint", None)
     return Failure(subject, stage, reason[:MAX_REASON_CHARACTERS], _encode(kept).decode())
+
+
+def group_of(stage: Stage, reason: str) -> str:
+    """Return the id of the group of the dead letters of one stage and reason, ids in the reason aside."""
+    return sha256(f"{stage}\n{_GROUPED_APART.sub('…', reason)}".encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from milepost.core.backlog import owed
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
-from milepost.core.doubts import implausible, out_of_order
+from milepost.core.doubts import implausible, out_of_order, unexpected_form
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -42,7 +42,6 @@ from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
-from milepost.core.readability import unexpected_form
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
 from milepost.core.revisions import readings, with_revisions
 from milepost.core.spans import Stretch

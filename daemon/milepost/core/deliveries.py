@@ -47,7 +47,7 @@ class Delivery(Struct, frozen=True):
 
 
 class DeliveryResult(StrEnum):
-    """What came of a request to a receiver."""
+    """The result of a request to a receiver."""
 
     DELIVERED = "delivered"  # confirmed with a status from 200 to 299
     REFUSED = "refused"  # any other status, redirects among them
@@ -178,7 +178,7 @@ class DeliveryPlaces(Protocol):
         """Record where a destination stands, and hold it.
 
         Records nothing and returns False if somebody has moved it since `before`, or if another worker holds it. Leaves
-        untouched whether it is paused.
+        untouched whether it is paused; one that was resumed since `before` stays due at once.
         """
         ...
 

@@ -6,6 +6,7 @@ change raises the event's format: new data has `"v": n`, and a step in UPCASTS c
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -25,7 +26,15 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 # By tag, the steps from format 1 to 2, 2 to 3, …; none has been needed so far.
 UPCASTS: Mapping[str, tuple[Upcast, ...]] = {}
 
+KINDS = {tag: kind for kind, tag in TAGS.items()}
+
 _encode_event = msgspec.json.Encoder(order=None).encode
+
+
+@cache
+def _decoder(kind: type[Event]) -> msgspec.json.Decoder[Event]:
+    """Return the decoder of a kind of event, which takes longer to make than to use."""
+    return msgspec.json.Decoder(kind)
 
 
 class Codec:
@@ -33,8 +42,6 @@ class Codec:
 
     def __init__(self, upcasts: Mapping[str, tuple[Upcast, ...]] = UPCASTS) -> None:
         self._upcasts = upcasts
-        self._decoders = {tag: msgspec.json.Decoder(kind) for kind, tag in TAGS.items()}
-        self._kinds = {tag: kind for kind, tag in TAGS.items()}
 
     def encode(self, event: Event) -> tuple[str, str]:
         """Return the event's tag and its data as JSON text."""
@@ -46,15 +53,15 @@ class Codec:
 
     def decode(self, tag: str, data: str) -> Event:
         """Return the event of stored data. Raises JournalDamaged for data that no version up to this one wrote."""
-        decoder = self._decoders.get(tag)
-        if decoder is None:
+        kind = KINDS.get(tag)
+        if kind is None:
             raise JournalDamaged(
                 f"the journal holds an entry of the unknown type {tag!r}",
                 hint="it was written by a newer Milepost, or by something else: run the newer version",
             )
         try:
             if tag not in self._upcasts and '"v":' not in data:
-                return decoder.decode(data)
+                return _decoder(kind).decode(data)
             return self._decode_old(tag, msgspec.json.decode(data, type=dict[str, Any]))
         except msgspec.MsgspecError as error:
             raise JournalDamaged(
@@ -72,7 +79,7 @@ class Codec:
             )
         for upcast in upcasts[version - 1 :]:
             fields = upcast(fields)
-        return msgspec.convert(fields, self._kinds[tag])
+        return msgspec.convert(fields, KINDS[tag])
 
 
 _encode_json = msgspec.json.Encoder().encode

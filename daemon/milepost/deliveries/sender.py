@@ -1,26 +1,33 @@
-"""Sends changes to one receiver, and says what came of it in words that repeat nothing of the answer's body."""
+"""Sends changes to one receiver, and words the result without repeating anything of the answer's body."""
 
 import asyncio
 import os
-import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from hashlib import sha256
+from typing import Any
 
 import aiohttp
+import msgspec
+from pydantic import SecretStr
+from standardwebhooks.webhooks import Webhook
 from yarl import URL
 
 from milepost import __version__
 from milepost.core.changes import Change
 from milepost.core.deliveries import MAX_WAIT_SECONDS, Answer, DeliveryResult
+from milepost.core.journal import instant_text
 from milepost.deliveries.addresses import ForbiddenAddress, GuardedResolver
-from milepost.deliveries.message import message_of
+from milepost.facebook.headers import retry_after_seconds
 from milepost.facebook.proxy import trusted
 from milepost.settings import DeliverySettings
 from milepost.settings.types import is_local_name
 
 REQUEST_SECONDS = 15.0  # Standard Webhooks, "Deliverability": 15 to 30 seconds
+TYPE = "milepost.changes"
+MAX_BODY_BYTES = 900_000  # nginx takes up to 1 MiB by default; a single change may be larger
 
 
 class Sender:
@@ -43,7 +50,7 @@ class Sender:
                     self._url, data=message.body, headers=message.headers, allow_redirects=False
                 ) as response,
             ):
-                return answer_of(response.status, response.headers.get("Retry-After", ""))
+                return answer_of(response.status, response.headers)
         except TimeoutError:
             return Answer(DeliveryResult.TIMED_OUT, f"no answer within {REQUEST_SECONDS:g} s")
         except (aiohttp.ClientError, OSError) as error:
@@ -71,11 +78,11 @@ async def sending_to(destination: DeliverySettings) -> AsyncIterator[Sender]:
         yield Sender(destination, session)
 
 
-def answer_of(status: int, retry_after: str) -> Answer:
-    """Return what an answer with this status means."""
+def answer_of(status: int, headers: Mapping[str, str]) -> Answer:
+    """Return what an answer with this status and these headers means."""
     if 200 <= status < 300:
         return Answer(DeliveryResult.DELIVERED)
-    asked = min(float(retry_after), MAX_WAIT_SECONDS) if re.fullmatch("[0-9]{1,9}", retry_after) else None
+    asked = min(retry_after_seconds(headers), MAX_WAIT_SECONDS) or None
     redirects = ": redirects are not followed" if 300 <= status < 400 else ""
     return Answer(DeliveryResult.REFUSED, f"HTTP {status}{redirects}", asked)
 
@@ -99,3 +106,42 @@ def _unreached(error: Exception) -> Answer:
         case _:
             reason = "the connection was lost"
     return Answer(DeliveryResult.UNREACHABLE, reason)
+
+
+# --- the request: a Standard Webhooks message (standardwebhooks.com) --------------------------------------------------
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A body, and the headers that sign it. Equal changes have an equal id, so that a receiver knows a repetition."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def fitting(changes: Sequence[Change]) -> Sequence[Change]:
+    """Return as many of the changes, from the first on, as fit in a body; at least one."""
+    left = MAX_BODY_BYTES
+    for count, change in enumerate(changes):
+        left -= len(msgspec.json.encode(change)) + 1
+        if left < 0 and count > 0:
+            return changes[:count]
+    return changes
+
+
+def message_of(sent_for: str, changes: Sequence[Change], secrets: Sequence[SecretStr], now: datetime) -> Message:
+    """Return the message with these changes, signed with each of the secrets.
+
+    Its id depends on the changes and on what they are `sent_for`: a destination, and which replay of it.
+    """
+    content = msgspec.json.encode(changes)
+    message_id = f"msg_{sha256(sent_for.encode() + b' ' + content).hexdigest()[:32]}"
+    data: dict[str, Any] = {"type": TYPE, "timestamp": instant_text(now), "data": {"changes": msgspec.Raw(content)}}
+    body = msgspec.json.encode(data)
+    signed = (Webhook(secret.get_secret_value()).sign(message_id, now, body.decode()) for secret in secrets)
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signed),
+    }
+    return Message(body, headers)

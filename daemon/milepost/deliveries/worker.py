@@ -23,8 +23,7 @@ from milepost.core.deliveries import (
 )
 from milepost.core.errors import MilepostError
 from milepost.core.ports import ChangeReader, Clock
-from milepost.deliveries.message import fitting
-from milepost.deliveries.sender import Sender, sending_to
+from milepost.deliveries.sender import Sender, fitting, sending_to
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.settings import DeliverySettings
 
@@ -156,7 +155,7 @@ class DestinationWorker:
         return 0.0
 
     async def _record(self, delivery: Delivery, page: ChangesPage, answer: Answer) -> None:
-        """Record what came of a request."""
+        """Record the result of a request."""
         now, name = self._outlets.clock.now(), self.destination.name
         self._limit = next_limit(self._limit, answer.result)
         self._outlets.count(name, answer.result)

@@ -9,10 +9,11 @@ from milepost.core.errors import MilepostError
 
 Result = TypeVar("Result")
 
+log = structlog.get_logger("milepost")
+
 
 async def bulkhead(part: str, work: Awaitable[Result]) -> Result | Exception:
     """Await `work` and return its result, or the exception that it raised, which is logged. Cancellation passes."""
-    log = structlog.get_logger("milepost")
     try:
         return await work
     except MilepostError as error:

@@ -1,12 +1,13 @@
 """Notices of what was committed, published in order after the commit, and the readers that consume them.
 
-Metrics, log lines, progress bars and server-sent events are small readers of the feed. Each reads at its own pace from
-a bounded queue; none can break the work or slow it down.
+Metrics, log lines, progress bars and server-sent events are small readers of the feed. They read from a bounded queue,
+one after the other in one task, because to wake a task costs more than most of them do; none can break the work or
+another reader.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -72,7 +73,7 @@ Notice = Recorded | UnchangedRead | StoreRetried | UsageReported | SlotWaited
 
 
 class Subscription:
-    """The notices for one reader. If it falls `max_held` behind, the oldest are lost and counted."""
+    """The notices for some readers. If they fall `max_held` behind, the oldest are lost and counted."""
 
     def __init__(self, max_held: int) -> None:
         self._held: deque[Notice] = deque(maxlen=max_held)
@@ -88,17 +89,19 @@ class Subscription:
         self._arrived.set()
 
     def close(self) -> None:
-        """End the reader once it has read what is queued."""
+        """End the readers once they have read what is queued."""
         self._is_closed = True
         self._arrived.set()
 
-    async def __aiter__(self) -> AsyncIterator[Notice]:
-        """Yield the notices as they come, until the feed is closed."""
+    async def __aiter__(self) -> AsyncIterator[tuple[Notice, ...]]:
+        """Yield the notices that have come, as often as some have, until the feed is closed."""
         while self._held or not self._is_closed:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._held:
-                yield self._held.popleft()
+            arrived = tuple(self._held)
+            self._held.clear()
+            if arrived:
+                yield arrived
 
 
 class Feed:
@@ -130,15 +133,22 @@ Reader = Callable[[Notice], None]
 @asynccontextmanager
 async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[None]:
     """Run the readers, by name, during the block; at its end they read what is left."""
-    async with asyncio.TaskGroup() as tasks:
-        for name, reader in readers.items():
-            tasks.create_task(bulkhead(f"reader {name}", _read(feed.subscribe(), reader)), name=f"reader {name}")
-        try:
-            yield
-        finally:
-            feed.close()
+    reading_all = asyncio.create_task(_read(feed.subscribe(), dict(readers)), name="readers")
+    try:
+        yield
+    finally:
+        feed.close()
+        await reading_all
 
 
-async def _read(subscription: Subscription, reader: Reader) -> None:
-    async for notice in subscription:
+async def _read(subscription: Subscription, readers: dict[str, Reader]) -> None:
+    """Hand all notices to the readers. One that fails gets no more of them."""
+    async for notices in subscription:
+        for name, reader in tuple(readers.items()):
+            if isinstance(await bulkhead(f"reader {name}", _read_all(reader, notices)), Exception):
+                del readers[name]
+
+
+async def _read_all(reader: Reader, notices: Iterable[Notice]) -> None:
+    for notice in notices:
         reader(notice)

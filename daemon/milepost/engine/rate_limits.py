@@ -119,7 +119,7 @@ class StreamGate:
         self._stream = stream
 
     def is_closed(self) -> bool:
-        """Whether a rate limit forbids a call now."""
+        """Return whether a rate limit forbids a call now."""
         until = self._rate_limits.held_until(self._stream)
         return until is not None and until > self._clock.now()
 

@@ -102,7 +102,7 @@ class Supervisor:
             self.prompted.set()
 
     def is_prompted(self, stream: Stream) -> bool:
-        """Whether there is news of the stream for which no run has begun here."""
+        """Return whether there is news of the stream for which no run has begun here."""
         mailbox = self._mailboxes.get(stream)
         return mailbox is not None and mailbox.is_prompted
 
@@ -132,7 +132,7 @@ class Supervisor:
             mailbox.observe_run(started_at)
 
     def run_requested(self, stream: Stream) -> bool:
-        """Whether the stream was woken and has not run since."""
+        """Return whether the stream was woken and has not run since."""
         return self._mailboxes[stream].run_requested
 
     def take_run_request(self, stream: Stream) -> RunRequest | None:

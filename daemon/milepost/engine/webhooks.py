@@ -1,16 +1,21 @@
-"""Works off webhook events: the streams that they are about are read soon, and facts are applied to their messages."""
+"""Processes webhook events: the streams that they are about are read soon, and facts are applied to their messages.
+
+And finds messages that a sweep stored although a webhook should have announced them.
+"""
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
+from msgspec import Struct
 
 from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.core.webhooks import WebhookInbox, WebhookKind
+from milepost.engine.feed import Notice, Recorded
 from milepost.engine.interrupt import Interrupt, Stop
 
 LOOK_SECONDS = 5.0  # for events that are due again, and for those that another worker took
@@ -19,14 +24,18 @@ TRIM_SECONDS = 60.0
 IDLE_TRIM_SECONDS = 3600.0  # where no webhooks are taken
 KEPT_SECONDS = 2 * 86_400.0  # the platform repeats what was not acknowledged for 36 hours (Meta, "Webhooks")
 MAX_EVENTS = 100_000
+GRACE_SECONDS = 60.0  # in which a webhook may still come after its message was stored
+JUDGE_SECONDS = 10.0
+MAX_WAITING = 50_000  # messages that are not judged yet; a page's first copy may bring more
+MAX_AT_ONCE = 1_000
 
 log = structlog.get_logger("milepost")
 
 
 class WebhookWorker:
-    """Works off the events of an inbox, through `prompt`, which has a stream read soon, and `apply`, for its facts.
+    """Processes the events of an inbox, through `prompt`, which has a stream read soon, and `apply`, for its facts.
 
-    `expire` is called with the events that were never worked off: for days, no list has shown their messages.
+    `expire` is called with the events that were never processed: for days, no list has shown their messages.
     """
 
     def __init__(
@@ -52,7 +61,7 @@ class WebhookWorker:
         self._arrived.set()
 
     async def run(self, stop: Stop) -> None:
-        """Work events off as they arrive, until a stop is requested."""
+        """Process events as they arrive, until a stop is requested."""
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_requested:
                 self._arrived.clear()
@@ -63,7 +72,7 @@ class WebhookWorker:
                     await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
 
     async def let_expire(self, stop: Stop) -> None:
-        """Delete old events until a stop is requested, and work off none: no webhooks are taken here."""
+        """Delete old events until a stop is requested, and process none: no webhooks are taken here."""
         while not stop.is_requested:
             try:
                 await self._trim(self._clock.now())
@@ -75,7 +84,7 @@ class WebhookWorker:
                 await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_TRIM_SECONDS))
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
-        """Work off what is due. What is not, because the database is unavailable, is the next time."""
+        """Process what is due. What cannot be, because the database is unavailable, is the next time."""
         now = self._clock.now()
         try:
             for stream in await self._inbox.claim(now):
@@ -108,3 +117,63 @@ class WebhookWorker:
             log.warning("facts not applied, retrying", stream=stream.key, reason=error.message, hint=error.hint)
         finally:
             self._applying.discard(stream)
+
+
+class _Stored(Struct, frozen=True):
+    """A message that was stored, and when, by the steady clock."""
+
+    stream: Stream
+    message_id: str
+    stored_at: float
+
+
+class WebhookJudge:
+    """Judges the messages that were written since it began. `count` is called with a stream and how many it missed."""
+
+    def __init__(self, inbox: WebhookInbox, clock: Clock, count: Callable[[Stream, int], None]) -> None:
+        self._inbox = inbox
+        self._clock = clock
+        self._count = count
+        self._since: datetime | None = None
+        self._stored: deque[_Stored] = deque(maxlen=MAX_WAITING)
+
+    def begin(self) -> None:
+        """Judge what is written from a minute from now on: the listener is open, and Meta has to notice."""
+        self._since = self._clock.now() + timedelta(seconds=GRACE_SECONDS)
+
+    def read(self, notice: Notice) -> None:
+        """Note the messages of a commit."""
+        if not isinstance(notice, Recorded) or self._since is None:
+            return
+        stream, now = notice.checkpoint.stream, self._clock.steady()
+        written = (message_id for message_id, written_at in notice.recent if written_at >= self._since)
+        self._stored.extend(_Stored(stream, message_id, now) for message_id in written)
+
+    async def run(self, stop: Stop) -> None:
+        """Judge until a stop is requested."""
+        while not stop.is_requested:
+            async with stop.interruptible():
+                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=JUDGE_SECONDS))
+            try:
+                await self.judge()
+            except MilepostError as error:  # said by others; the next look judges
+                log.debug("webhooks not judged", reason=error.message)
+
+    async def judge(self) -> None:
+        """Count the messages that no webhook has announced in time."""
+        until = self._clock.steady() - GRACE_SECONDS
+        while due := self._take(until):
+            try:
+                announced = await self._inbox.announced(tuple(each.message_id for each in due))
+            except MilepostError:
+                self._stored.extendleft(reversed(due))
+                raise
+            for stream, count in Counter(each.stream for each in due if each.message_id not in announced).items():
+                self._count(stream, count)
+
+    def _take(self, until: float) -> list[_Stored]:
+        """Return messages that were stored by then, the first of them."""
+        due: list[_Stored] = []
+        while self._stored and self._stored[0].stored_at <= until and len(due) < MAX_AT_ONCE:
+            due.append(self._stored.popleft())
+        return due

@@ -7,8 +7,8 @@ expected.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from milepost.core.doubts import READ_VERSION
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.readability import READ_VERSION
 from milepost.facebook.leniency import lenient_or_none
 from milepost.facebook.threads import nested_messages, participants_of
 from milepost.facebook.wire import Person, Thread

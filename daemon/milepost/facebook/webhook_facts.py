@@ -6,7 +6,7 @@ does not say whose it is makes no fact: nobody could have it erased.
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,15 +16,66 @@ from milepost.core.model import Platform, Stream
 from milepost.core.texts import storable
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.facebook.redaction import redact, unsigned
-from milepost.facebook.webhook_values import Json, count_in, id_in, instant_in, is_true, object_in
+
+Json = dict[str, object]
 
 # What is kept of a referral: Meta documents a `ref` of up to 2,083 characters, and an ad's data two levels deep.
 MAX_CHARACTERS = 2_500
 MAX_KEYS = 30
 MAX_DEPTH = 3
+_ID = re.compile(r"[!-~]{1,512}")
+_MAX_SECONDS = 100_000_000_000  # a larger number is of milliseconds
 
 
-class Told(Struct, frozen=True):
+# --- values, none of which is taken for granted -----------------------------------------------------------------------
+
+
+def objects_in(owner: Json, key: str) -> list[Json]:
+    """Return the objects of a list; none where there is no list."""
+    found = owner.get(key)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def object_in(owner: Json, key: str) -> Json:
+    """Return an object; an empty one where there is none."""
+    found = owner.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def id_in(value: object) -> str | None:
+    """Return an id, which may be written as a number; None for what is none."""
+    text = str(value) if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)) else ""
+    return text if _ID.fullmatch(text) else None
+
+
+def is_true(value: object) -> bool:
+    """Return whether a flag is set: once it was sent as text."""
+    return value is True or value == "true"
+
+
+def instant_in(value: object, otherwise: datetime, latest: datetime) -> datetime:
+    """Return an instant written in seconds or milliseconds, as a number or as text; none that is later than `latest`.
+
+    `otherwise` is returned for what is none.
+    """
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not (text.isascii() and text.isdigit() and len(text) < 15):
+        return otherwise
+    number = int(text)
+    seconds = number / 1000 if number > _MAX_SECONDS else float(number)
+    return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds), latest)
+
+
+def count_in(value: object) -> int:
+    """Return a small number, which may be written as text; 0 for what is none."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+class Envelope(Struct, frozen=True):
     """What every update says besides: of which account, by whom, about which contact, and when."""
 
     stream: Stream
@@ -55,44 +106,45 @@ def is_edit(key: str, detail: Json) -> bool:
     return key == "message_edit" and bool(count_in(detail.get("num_edit")) or detail.get("text"))
 
 
-def facts_in(key: str, detail: Json, told: Told) -> Iterator[WebhookEvent]:
+def facts_in(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEvent]:
     """Yield the facts of an update."""
     message_id = id_in(detail.get("mid"))
-    if told.contact_id is None:
+    if envelope.contact_id is None:
         return
     if message_id is not None:
-        yield from _about_message(key, detail, message_id, told)
+        yield from _about_message(key, detail, message_id, envelope)
     if key == "referral" and (referral := _referral(detail)) is not None:
         # The API has the times of messages in whole seconds.
-        since = told.occurred_at.replace(microsecond=0)
-        fact = told.fact(WebhookKind.REFERRAL, "", referral, of=told.contact_id)
-        yield replace(fact, actor=told.contact_id, occurred_at=since)
-    if key == "read" and told.sender_id == told.account_id:  # the contact's reading changes nothing that is stored
-        until = instant_in(detail.get("watermark"), told.occurred_at, told.occurred_at)
-        yield replace(told.fact(WebhookKind.READ, message_id or "", of=told.contact_id), occurred_at=until)
+        since = envelope.occurred_at.replace(microsecond=0)
+        fact = envelope.fact(WebhookKind.REFERRAL, "", referral, of=envelope.contact_id)
+        yield replace(fact, actor=envelope.contact_id, occurred_at=since)
+    is_ours = envelope.sender_id == envelope.account_id  # the contact's reading changes nothing that is stored
+    if key == "read" and is_ours:
+        until = instant_in(detail.get("watermark"), envelope.occurred_at, envelope.occurred_at)
+        yield replace(envelope.fact(WebhookKind.READ, message_id or "", of=envelope.contact_id), occurred_at=until)
 
 
-def _about_message(key: str, detail: Json, message_id: str, told: Told) -> Iterator[WebhookEvent]:
+def _about_message(key: str, detail: Json, message_id: str, envelope: Envelope) -> Iterator[WebhookEvent]:
     if is_unsent(key, detail):
-        yield told.fact(WebhookKind.UNSEND, message_id)
+        yield envelope.fact(WebhookKind.UNSEND, message_id)
         return
     text = detail.get("text")
     if is_edit(key, detail) and isinstance(text, str):
         edited = detail_of(Edited(unsigned(storable(text)[0])))
-        yield told.fact(WebhookKind.EDIT, message_id, edited, of=str(count_in(detail.get("num_edit"))))
-    if key == "reaction" and told.sender_id is not None:
-        yield from _reaction(detail, message_id, told.sender_id, told)
+        yield envelope.fact(WebhookKind.EDIT, message_id, edited, of=str(count_in(detail.get("num_edit"))))
+    if key == "reaction" and envelope.sender_id is not None:
+        yield from _reaction(detail, message_id, envelope.sender_id, envelope)
     if key in ("message", "postback") and (referral := _referral(object_in(detail, "referral"))) is not None:
-        yield told.fact(WebhookKind.REFERRAL, message_id, referral)
+        yield envelope.fact(WebhookKind.REFERRAL, message_id, referral)
 
 
-def _reaction(detail: Json, message_id: str, actor: str, told: Told) -> Iterator[WebhookEvent]:
+def _reaction(detail: Json, message_id: str, actor: str, envelope: Envelope) -> Iterator[WebhookEvent]:
     action = detail.get("action")
     if action in ("react", "unreact"):
         said = None
         if action == "react":
             said = detail_of(Reacted(_word(detail.get("reaction")), _word(detail.get("emoji"))))
-        yield replace(told.fact(WebhookKind.REACTION, message_id, said, of=f"{actor} {action}"), actor=actor)
+        yield replace(envelope.fact(WebhookKind.REACTION, message_id, said, of=f"{actor} {action}"), actor=actor)
 
 
 def _word(value: object) -> str | None:

@@ -13,8 +13,19 @@ from msgspec import Struct
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.facebook.leniency import parse_json
-from milepost.facebook.webhook_facts import Told, facts_in, is_edit, is_unsent
-from milepost.facebook.webhook_values import Json, count_in, id_in, instant_in, is_true, object_in, objects_in
+from milepost.facebook.webhook_facts import (
+    Envelope,
+    Json,
+    count_in,
+    facts_in,
+    id_in,
+    instant_in,
+    is_edit,
+    is_true,
+    is_unsent,
+    object_in,
+    objects_in,
+)
 
 Route = Callable[[str, str], Stream | None]
 """Finds the stream of an object (`page` or `instagram`) and an account's id."""
@@ -56,7 +67,7 @@ _TEST_MESSAGES = {"random_mid", "test_message_id"}
 
 
 class UpdateResult(StrEnum):
-    """What came of an update."""
+    """The result of an update."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # stored before, or about a person who was erased
@@ -67,7 +78,7 @@ class UpdateResult(StrEnum):
 
 
 class Update(Struct, frozen=True):
-    """An update of a request: its field, the events that it holds, and what came of it if that is known."""
+    """An update of a request: its field, the events that it holds, and its result if that is known."""
 
     field: str
     result: UpdateResult | None
@@ -120,14 +131,14 @@ def _update(item: Json, stream: Stream | None, account_id: str | None, occurred_
     people = (sender, id_in(object_in(item, "recipient").get("id")))
     contact_id = next((person for person in people if person not in (account_id, None)), None)
     has_nobody = people == (None, None) and key in ("message", "message_edit", "read")
-    told = Told(stream, account_id, sender, contact_id, occurred_at)
-    events = (*_hints(key, detail, told), *facts_in(key, detail, told))
+    envelope = Envelope(stream, account_id, sender, contact_id, occurred_at)
+    events = (*_hints(key, detail, envelope), *facts_in(key, detail, envelope))
     if not events:
         return Update(field, UpdateResult.WITHOUT_SENDER if has_nobody else UpdateResult.IGNORED)
     return Update(field, UpdateResult.WITHOUT_SENDER if has_nobody else None, events)
 
 
-def _hints(key: str, detail: Json, told: Told) -> Iterator[WebhookEvent]:
+def _hints(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEvent]:
     """Yield what an update says of its message that a sweep has to read.
 
     A `message_edit` with `num_edit` 0 announces a message: it comes a second after it was written, without its text.
@@ -136,9 +147,9 @@ def _hints(key: str, detail: Json, told: Told) -> Iterator[WebhookEvent]:
     if message_id is None or is_unsent(key, detail):
         return
     if is_edit(key, detail) and not isinstance(detail.get("text"), str):
-        yield told.event(WebhookKind.REVISION, message_id, str(count_in(detail.get("num_edit"))))
+        yield envelope.event(WebhookKind.REVISION, message_id, str(count_in(detail.get("num_edit"))))
     elif key in ("message", "postback") or (key == "message_edit" and not is_edit(key, detail)):
-        yield told.event(WebhookKind.MESSAGE, message_id)
+        yield envelope.event(WebhookKind.MESSAGE, message_id)
 
 
 def _field(item: Json, key: str) -> str:

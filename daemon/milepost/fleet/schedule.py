@@ -107,7 +107,7 @@ class FleetSchedule:
                     pass
 
     def wants_full(self, stream: Stream) -> bool:
-        """Whether a full sweep was requested."""
+        """Return whether a full sweep was requested."""
         request = self._requests.get(stream)
         return request is not None and request.full
 

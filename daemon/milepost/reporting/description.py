@@ -37,7 +37,7 @@ class Description(Struct, frozen=True):
 
 
 def has_errors(run: Run | None) -> bool:
-    """Whether a run completed its sweep with dead letters on the way."""
+    """Return whether a run completed its sweep with dead letters on the way."""
     return run is not None and run.status is RunStatus.COMPLETE_WITH_ERRORS
 
 

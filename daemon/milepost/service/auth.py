@@ -7,7 +7,7 @@ protocol"). A page whose own name was pointed at this machine (DNS rebinding) is
 
 import hmac
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from hashlib import sha256
 
@@ -15,8 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from milepost import __version__
-from milepost.service.limits import client_of, too_many
-from milepost.service.wrong_tokens import WrongTokens
+from milepost.service.limits import WrongTokens, client_of, too_many
 from milepost.settings.types import is_loopback
 
 COOKIE = "milepost_session"
@@ -125,7 +124,7 @@ def _is_guess(request: web.Request, sessions: Sessions) -> bool:
     return "Authorization" in request.headers or (cookie != "" and not sessions.is_signed(cookie))
 
 
-def require_local_name(listening_host: str, allowed_hosts: Collection[str] = ()) -> Middleware:
+def require_local_name(listening_host: str, allowed_hosts: Collection[str]) -> Middleware:
     """Require a Host header that names this machine's loopback, the host that is listened on, or an allowed one.
 
     The port may differ where a tunnel leads here; the name is what an attacker's page cannot forge.
@@ -179,3 +178,54 @@ def _means(request: web.Request) -> str:
     if request.headers.get("Sec-Fetch-Site") == "same-origin" or COOKIE in request.cookies:
         return "status page"
     return "command line" if request.headers.get("User-Agent", "").startswith("milepost/") else "API"
+
+
+# --- pages of other origins -------------------------------------------------------------------------------------------
+
+READABLE = "/api/"
+METHODS = frozenset({"GET", "HEAD"})
+# Last-Event-ID is asked about by those only who set it themselves; an EventSource may send it anyway.
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "Authorization, If-None-Match, Last-Event-ID",
+    "Access-Control-Max-Age": "600",
+}
+SHOWN_HEADERS = "ETag, Retry-After"  # of an answer, beside those that every page may read
+
+OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+
+def answer_preflights(allowed_origins: Collection[str]) -> Middleware:
+    """Answer what a browser asks before it sends a request with a token, which it sends without one.
+
+    So pages of other origins that the configuration names read events and API (Fetch, "CORS protocol"). Reading only:
+    what a page of another site asks to change is refused in any case. A browser's session is no argument for such a
+    page either; where there is a token, it has to bring it.
+    """
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = request.headers.get("Access-Control-Request-Method")
+        if request.method == "OPTIONS" and asked in METHODS and _is_allowed(request, allowed_origins):
+            return web.Response(status=204, headers=PREFLIGHT)
+        return await handler(request)
+
+    return answer
+
+
+def show_to(allowed_origins: Collection[str]) -> OnPrepare:
+    """Return what adds the headers without which a browser keeps a response, an error too, from a page."""
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        if not allowed_origins or not request.path.startswith(READABLE):
+            return
+        response.headers["Vary"] = ", ".join(filter(None, (response.headers.get("Vary"), "Origin")))
+        if _is_allowed(request, allowed_origins):
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = SHOWN_HEADERS
+
+    return add
+
+
+def _is_allowed(request: web.Request, allowed_origins: Collection[str]) -> bool:
+    return request.path.startswith(READABLE) and request.headers.get("Origin") in allowed_origins

@@ -26,10 +26,9 @@ _TOO_MANY_CONNECTIONS = (
 class Strangers:
     """The connections of whom nothing is known yet, oldest first."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self._waiting: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-        self._clock = clock
-        self._log_at = clock()
+        self._log_at = time.monotonic()
         self._made_room = 0
 
     def add(self, connection: web.RequestHandler) -> None:
@@ -78,13 +77,13 @@ class Strangers:
 
     def _log(self) -> None:
         self._made_room += 1
-        if self._clock() >= self._log_at:
+        if time.monotonic() >= self._log_at:
             structlog.get_logger("milepost").warning(
                 "too many connections",
                 closed=self._made_room,
                 hint="connections that sent no token made room for others; see who opens them: docs/http-api.md",
             )
-            self._made_room, self._log_at = 0, self._clock() + LOG_SECONDS
+            self._made_room, self._log_at = 0, time.monotonic() + LOG_SECONDS
 
 
 class LimitedSite(web.BaseSite):

@@ -14,15 +14,21 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
-from milepost.service.auth import Sessions, is_admitted, refuse_foreign_pages, require_local_name, require_token
+from milepost.service.auth import (
+    Sessions,
+    answer_preflights,
+    is_admitted,
+    refuse_foreign_pages,
+    require_local_name,
+    require_token,
+    show_to,
+)
 from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
-from milepost.service.cors import answer_preflights, show_to
-from milepost.service.limits import limit_requests
-from milepost.service.wrong_tokens import WrongTokens
+from milepost.service.limits import WrongTokens, limit_requests
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the usual time between two scrapes
@@ -77,23 +83,12 @@ async def serve(
         BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
-    admission = require_token(Sessions(token), wrong_tokens, _now) if token else require_local_name(host, allowed.hosts)
+    admission = require_local_name(host, allowed.hosts)
+    if token:
+        admission = require_token(Sessions(token), wrong_tokens, lambda: datetime.now(UTC))
     strangers = Strangers()
-    hear, admit = strangers.middlewares(is_admitted)
-    application = web.Application(
-        middlewares=[
-            hear,
-            _errors_as_problems,
-            answer_preflights(allowed.origins),
-            admission,
-            admit,
-            limit_requests(is_admitted),
-            refuse_foreign_pages,
-        ],
-        client_max_size=MAX_BODY_BYTES,
-    )
+    application = _application(admission, strangers, allowed.origins)
     application.add_routes(routes)
-    application.on_response_prepare.extend((add_headers, show_to(allowed.origins)))
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -108,6 +103,24 @@ async def serve(
             yield url_of(runner)
     finally:
         await runner.cleanup()
+
+
+def _application(admission: Middleware, strangers: Strangers, allowed_origins: Collection[str]) -> web.Application:
+    hear, admit = strangers.middlewares(is_admitted)
+    application = web.Application(
+        middlewares=[  # from the outside in
+            hear,
+            _errors_as_problems,
+            answer_preflights(allowed_origins),
+            admission,
+            admit,
+            limit_requests(is_admitted),
+            refuse_foreign_pages,
+        ],
+        client_max_size=MAX_BODY_BYTES,
+    )
+    application.on_response_prepare.extend((add_headers, show_to(allowed_origins)))
+    return application
 
 
 async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers, *, key: str) -> None:
@@ -125,10 +138,6 @@ async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strange
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
         raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint.format(key=key)) from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def logger_without_broken_requests() -> logging.Logger:

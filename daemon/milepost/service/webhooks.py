@@ -9,8 +9,9 @@ what could be lost may keep it from a 200.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from typing import NoReturn
 from urllib.parse import parse_qs
 
@@ -20,12 +21,15 @@ from msgspec import Struct
 from yarl import URL
 
 from milepost.core.errors import MilepostError
+from milepost.core.webhooks import WebhookEvent, WebhookInbox
 from milepost.engine.bulkhead import bulkhead
 from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, signed_request_of, signing_secret
-from milepost.facebook.webhooks import Malformed
+from milepost.facebook.webhooks import Malformed, Route, Update, UpdateResult, updates_in
 from milepost.service.connections import Strangers
 from milepost.service.http import add_headers, listen, logger_without_broken_requests, url_of
 from milepost.service.limits import Allowance, too_many
+from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.stores.group_commit import GroupCommit
 
 KEY = "webhooks.listen"
 MAX_BODY_BYTES = 4 * 2**20  # Meta names no limit for these; 3 MB are documented for WhatsApp's
@@ -48,14 +52,14 @@ NOTHING_STORED = (
 log = structlog.get_logger("milepost")
 
 
-class Credentials(Struct, frozen=True):
+class WebhookCredentials(Struct, frozen=True):
     """What the sender has to know: the token of the handshake, and one of the secrets that sign. Shown to nobody."""
 
     verify_token: str
     secrets: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return "Credentials()"
+        return "WebhookCredentials()"
 
 
 Receive = Callable[[bytes], Awaitable[None]]
@@ -63,10 +67,10 @@ Receive = Callable[[bytes], Awaitable[None]]
 
 
 class WebhookRequests:
-    """Answers the requests of one path. `count` is called with what came of each that held no events."""
+    """Answers the requests of one path. `count` is called with the result of each that held no events."""
 
     def __init__(
-        self, path: str, credentials: Callable[[], Credentials], receive: Receive, count: Callable[[str], None]
+        self, path: str, credentials: Callable[[], WebhookCredentials], receive: Receive, count: Callable[[str], None]
     ) -> None:
         self._path = path
         self._credentials = credentials
@@ -104,8 +108,9 @@ class WebhookRequests:
         if wait_seconds:
             self._count("too_many")
             raise too_many("too many requests", wait_seconds)
-        with self._room_for(request) as most:
-            body = await self._body(request, most)
+        most = self._most_bytes(request)
+        with self._buffer() as buffer:
+            body = await self._read(request, buffer, most)
             if request.content_type == FORM:
                 return self._answer_deletion(request, body)
             signature, secrets = request.headers.get(SIGNATURE_HEADER, ""), self._credentials().secrets
@@ -137,39 +142,43 @@ class WebhookRequests:
         url = host.with_path(self._path).with_query({CODE_PARAMETER: code})
         return web.json_response({"url": str(url), "confirmation_code": code})
 
-    @contextmanager
-    def _room_for(self, request: web.Request) -> Iterator[int]:
-        """Yield how many bytes the body may have, which nothing else takes up meanwhile."""
-        if request.headers.get("Content-Encoding", "identity") != "identity":
+    def _most_bytes(self, request: web.Request) -> int:
+        """Return how many bytes the body may have."""
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             self._count("too_large")  # as nobody knows how large it is
             raise web.HTTPUnsupportedMediaType(text="send the body as it is, not compressed")
         length = request.content_length
         if length is not None and length > MAX_BODY_BYTES:
             self._count("too_large")
             raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length, text="")
-        most = MAX_BODY_BYTES if length is None else length
-        if self._bytes + most > MAX_BYTES_AT_ONCE:
-            self._count("too_many")
-            raise too_many("too many requests at once", 1.0)
-        self._bytes += most
-        try:
-            yield most
-        finally:
-            self._bytes -= most
+        return MAX_BODY_BYTES if length is None else length
 
-    async def _body(self, request: web.Request, most: int) -> bytes:
-        body = bytearray()
+    @contextmanager
+    def _buffer(self) -> Iterator[bytearray]:
+        """Yield a buffer for a body, which takes up memory until the end of the block."""
+        buffer = bytearray()
+        try:
+            yield buffer
+        finally:
+            self._bytes -= len(buffer)
+
+    async def _read(self, request: web.Request, buffer: bytearray, most: int) -> bytes:
+        """Read a body. What has come counts, not what is announced: announcing costs a stranger nothing."""
         try:
             async with asyncio.timeout(MAX_BODY_SECONDS):
                 async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > most:
+                    buffer += chunk
+                    self._bytes += len(chunk)
+                    if len(buffer) > most:
                         self._count("too_large")
-                        raise web.HTTPRequestEntityTooLarge(most, len(body), text="")
+                        raise web.HTTPRequestEntityTooLarge(most, len(buffer), text="")
+                    if self._bytes > MAX_BYTES_AT_ONCE:
+                        self._count("too_many")
+                        raise too_many("too many requests at once", 1.0)
         except TimeoutError as error:
             self._count("too_slow")
             raise web.HTTPRequestTimeout(text="") from error
-        return bytes(body)
+        return bytes(buffer)
 
     def _refuse_signature(self) -> NoReturn:
         self._count("wrong_signature")
@@ -237,3 +246,61 @@ async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> A
 
 def _headers_of(error: web.HTTPException) -> dict[str, str]:
     return {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
+
+
+# --- what is taken in -------------------------------------------------------------------------------------------------
+
+MAX_GROUP = 200  # requests whose events share a transaction
+
+Events = tuple[WebhookEvent, ...]
+
+
+class WebhookIntake:
+    """Stores the events of requests durably, several requests at a time, and counts the result of each update.
+
+    `arrived` is called when there is something new; `latest_at` is when the latest body was taken.
+    """
+
+    def __init__(
+        self,
+        inbox: WebhookInbox,
+        route: Route,
+        counter: WebhookCounter,
+        now: Callable[[], datetime],
+        arrived: Callable[[], None],
+    ) -> None:
+        self._inbox = inbox
+        self._route = route
+        self._counter = counter
+        self._now = now
+        self._arrived = arrived
+        self.latest_at: datetime | None = None
+        self._group_commit = GroupCommit[Events, frozenset[str]](self._write, MAX_GROUP)
+
+    async def receive(self, body: bytes) -> None:
+        """Store the events of a body. Raises Malformed, or MilepostError if they cannot be stored now."""
+        updates = list(updates_in(body, self._route, self._now()))
+        events = tuple(event for update in updates for event in update.events)
+        new = await self._group_commit.commit(events) if events else frozenset[str]()
+        self.latest_at = self._now()
+        for update in updates:
+            self._counter.count(update.field, _result(update, new).value)
+        if new:
+            self._arrived()
+
+    async def _write(self, group: list[Events]) -> Sequence[frozenset[str]]:
+        """Store the events of several requests. One that several of them hold is new in the first."""
+        new = await self._inbox.add([event for events in group for event in events], self._now())
+        found = []
+        for events in group:
+            keys = frozenset(event.key for event in events) & new
+            found.append(keys)
+            new -= keys
+        return found
+
+
+def _result(update: Update, new: frozenset[str]) -> UpdateResult:
+    if update.result is not None:
+        return update.result
+    is_new = any(event.key in new for event in update.events)
+    return UpdateResult.STORED if is_new else UpdateResult.DUPLICATE

@@ -54,13 +54,17 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 def is_live(key: str) -> bool:
-    """Whether a changed key applies without a restart, as long as the API stays the same."""
+    """Return whether a changed key applies without a restart, as long as the API stays the same."""
     return key not in TAKES_RESTART
 
 
 def changes_between(running: Settings, wanted: Settings) -> Changes:
     """Compare the running settings with those of a reloaded file."""
-    changed = {_key(place): place for place in _places(running) if _value(running, place) != _value(wanted, place)}
+    changed = {
+        ".".join(map(key_of, place)): place
+        for place in _places(running)
+        if _value(running, place) != _value(wanted, place)
+    }
     live = tuple(key for key in changed if is_live(key) and not _is_tied(key, running, changed))
     takes_restart = tuple(key for key in changed if key not in live)
     settings = wanted
@@ -70,7 +74,7 @@ def changes_between(running: Settings, wanted: Settings) -> Changes:
 
 
 def _is_tied(key: str, running: Settings, changed: dict[str, _AttributePath]) -> bool:
-    """Whether a key belongs to the API of the start: no token may be sent to another API.
+    """Return whether a key belongs to the API of the start: no token may be sent to another API.
 
     The simulator makes its pages and tokens when it starts.
     """
@@ -86,10 +90,6 @@ def _places(settings: Settings) -> Iterator[_AttributePath]:
             yield from ((name, attribute) for attribute in type(value).model_fields)
         else:
             yield (name,)
-
-
-def _key(place: _AttributePath) -> str:
-    return ".".join(map(key_of, place))
 
 
 def _value(settings: Settings, place: _AttributePath) -> object:

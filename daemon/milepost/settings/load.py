@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from milepost.core.errors import BadConfiguration
 from milepost.settings.messages import problems_in
-from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
+from milepost.settings.model import FACEBOOK_STORE, HttpSettings, Settings, StoreSettings
 from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_items
 from milepost.settings.yaml import Document, KeyPath, Problem, as_if_written, format_key_path, read_document
 
@@ -123,6 +123,7 @@ def _broken_rules(document: Document) -> Iterator[Problem]:
     """Yield the rules that a document breaks, once its secrets are filled in."""
     yield from _repeated(document, "pages", "id", "page")
     yield from _repeated(document, "deliveries", "name", "destination")
+    yield from _one_address(document)
     kind = _kind(document)
     if kind == "facebook":
         yield from _missing_for_facebook(document)
@@ -157,6 +158,13 @@ def _repeated(document: Document, name: str, key: str, what: str) -> Iterator[Pr
             yield Problem((*key_path, key), f"{first[value]} has this {key}, too; allowed: each {what} once")
 
 
+def _one_address(document: Document) -> Iterator[Problem]:
+    """Yield the address of webhooks if status page, metrics and API have it: nothing is served beside webhooks."""
+    taken = document.at(("http", "listen")) or HttpSettings.model_fields["listen"].default
+    if document.at(("webhooks", "listen")) == taken and not str(taken).endswith(":0"):
+        yield Problem(("webhooks", "listen"), "http.listen is this address; allowed: another one, or another port")
+
+
 def _missing_for_facebook(document: Document) -> Iterator[Problem]:
     if _discovers(document) and document.at(("source", "access_token")) in (None, ""):
         need = "access_token or access_token_file, whose pages source.discover_pages: true asks for"
@@ -173,7 +181,7 @@ def _missing_for_facebook(document: Document) -> Iterator[Problem]:
 
 
 def _signs(document: Document) -> bool:
-    """Whether a secret is set that webhooks may be signed with."""
+    """Return whether a secret is set that webhooks may be signed with."""
     secrets = document.at(("source", "app_secret")), document.at(("webhooks", "secrets"))
     return any(secret not in (None, "", ()) for secret in secrets)
 

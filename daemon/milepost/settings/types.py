@@ -123,7 +123,7 @@ def _refuse_moved(parameters: list[str]) -> None:
 
 
 def _is_parameter(written: str) -> bool:
-    """Whether a PostgreSQL URL may have this parameter; an empty query is fine."""
+    """Return whether a PostgreSQL URL may have this parameter; an empty query is fine."""
     key, _, value = written.partition("=")
     return not written or (key in _PARAMETERS and re.fullmatch(_PARAMETERS[key], value) is not None)
 
@@ -135,7 +135,7 @@ def _schema(name: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is reachable from this machine only."""
+    """Return whether the host is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -160,7 +160,7 @@ def _endpoint_url(url: str) -> str:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a host is named as one of our own network: an address that is not global, or a name without a dot."""
+    """Return whether a host is one of our own network by its name: no global address, or a name without a dot."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:

@@ -18,7 +18,7 @@ def parameters_of(before: Delivery, after: Delivery) -> dict[str, Any]:
         name: instant_text(value) if isinstance(value, datetime) else value
         for name, value in msgspec.structs.asdict(after).items()
     }
-    return {**columns, "before": before.place}
+    return {**columns, "before": before.place, "failures_before": before.failures}
 
 
 def delivery_of(columns: tuple[Any, ...]) -> Delivery:

@@ -20,8 +20,7 @@ from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
-from milepost.service.events.change_stream import ChangeStream
-from milepost.service.events.changes import change_stream
+from milepost.service.events.changes import ChangeStream, change_stream
 from milepost.service.events.route import event_stream
 from milepost.settings import Settings
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 from kit.builders import STREAM, at
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard
+from milepost.core.dead_letters import group_of
 from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
 from milepost.core.model import Platform, Stream
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups, grouped
-from milepost.service.api.dead_letters import dead_letters, group_of, link_to
+from milepost.service.api.dead_letters import dead_letters, link_to
 from milepost.service.api.endpoint import routes_of
 from milepost.service.http import serve
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread
@@ -38,7 +39,7 @@ LETTERS = [
     letter(4, "code 2 for t_10000000004"),
     letter(5, "code 100 for t_10000000005"),
 ]
-GROUP = group_of(LETTERS[0])
+GROUP = group_of(LETTERS[0].stage, LETTERS[0].reason)
 
 
 class Stored:

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from structlog.testing import capture_logs
 
 from kit.builders import STREAM
-from milepost.service import limits, wrong_tokens
+from milepost.service import limits
 from service.api.served import BEARER, TOKEN, dead_letter_id, served
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -63,7 +63,7 @@ class Daemon:
 def daemon(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     """Serve a daemon without rate limits on requests."""
     monkeypatch.setattr(limits, "MAX_REQUESTS", MANY)
-    monkeypatch.setattr(wrong_tokens, "MAX_TRIES", MANY)
+    monkeypatch.setattr(limits, "MAX_TRIES", MANY)
     with Daemon(database) as daemon:
         yield daemon
 

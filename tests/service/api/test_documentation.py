@@ -11,8 +11,7 @@ from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.auth import MAX_SESSION_SECONDS
 from milepost.service.connections import MAX_CONNECTIONS
 from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
-from milepost.service.limits import IN_SECONDS, MAX_REQUESTS
-from milepost.service.wrong_tokens import LOG_SECONDS, MAX_TRIES
+from milepost.service.limits import IN_SECONDS, LOG_SECONDS, MAX_REQUESTS, MAX_TRIES
 from service.api.served import get_json, served
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()

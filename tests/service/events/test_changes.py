@@ -19,8 +19,7 @@ from milepost.core.model import Changes
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service.api.endpoint import routes_of
-from milepost.service.events.change_stream import ChangeStream
-from milepost.service.events.changes import change_stream, changes
+from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.http import serve
 from milepost.stores.open import forget
 from milepost.stores.sqlite.migrate import migrate

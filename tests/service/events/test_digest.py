@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from kit.event_source import listening
 from milepost.service.events import broadcast, buffer
-from milepost.service.events.digest import MAX_EVENTS, digest_of
+from milepost.service.events.buffer import MAX_EVENTS, digest_of
 from milepost.service.events.messages import EncodedEvent, Status
 from milepost.stores.sqlite.migrate import migrate
 from service.events.journals import STREAMS, write_lives

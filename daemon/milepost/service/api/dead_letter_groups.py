@@ -14,12 +14,13 @@ from msgspec import Meta, Struct
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
+from milepost.core.dead_letters import group_of
 from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
 from milepost.core.model import Stream
 from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.service.api.background import BackgroundWork, StillRunning
-from milepost.service.api.dead_letters import DiscardBody, group_of
+from milepost.service.api.dead_letters import DiscardBody
 from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.auth import actor_of
 from milepost.stores.reader import DeadLetterState, JournalReader, all_dead_letters
@@ -62,7 +63,7 @@ def grouped(found: Iterable[DeadLetter]) -> DeadLetterGroups:
     """Group dead letters, given oldest first."""
     by_group = defaultdict[str, list[DeadLetter]](list)
     for each in found:
-        by_group[group_of(each)].append(each)
+        by_group[group_of(each.stage, each.reason)].append(each)
     groups = sorted((_group(key, each) for key, each in by_group.items()), key=lambda each: -each.count)
     return DeadLetterGroups(tuple(groups[:MAX_GROUPS]), len(groups) <= MAX_GROUPS)
 
@@ -108,7 +109,7 @@ class GroupParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GroupResult(Struct, frozen=True):
-    """What has come of an action on a group of `count` dead letters.
+    """The result of an action on a group of `count` dead letters.
 
     Each was `closed`, has `failed` again or was `held` by a rate limit or a stop. `is_over` is false if it goes on.
     """
@@ -188,5 +189,5 @@ def dead_letter_group_actions(
 
 
 async def _members(journal_reader: JournalReader, group: str) -> list[DeadLetter]:
-    found = [each async for each in all_dead_letters(journal_reader, DeadLetterState.OPEN) if group_of(each) == group]
-    return found[:MAX_AT_ONCE]
+    found = all_dead_letters(journal_reader, DeadLetterState.OPEN)
+    return [each async for each in found if group_of(each.stage, each.reason) == group][:MAX_AT_ONCE]

@@ -1,8 +1,6 @@
 """`/api/dead-letters`: what could not be read or written, and its redrive or discard."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
@@ -12,8 +10,7 @@ from msgspec.structs import asdict
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
-from milepost.core.dead_letters import MAX_REASON_CHARACTERS
-from milepost.core.events import Stage
+from milepost.core.dead_letters import MAX_REASON_CHARACTERS, group_of
 from milepost.core.ports import DueDeadLetter
 from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
@@ -36,7 +33,6 @@ PATH = "/api/dead-letters"
 ITEM_PATH = f"{PATH}/{{dead_letter_id}}"
 
 META = ("https://www.facebook.com/", "https://business.facebook.com/", "https://www.instagram.com/")
-_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ where one cause affects many threads
 
 _Id = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description="the dead letter's id")]
 _Cursor = Annotated[str, Meta(pattern="^[0-9a-f]+$", max_length=64, description=CURSOR_DESCRIPTION)]
@@ -84,22 +80,12 @@ class DeadLetterWithPayload(DeadLetterView, frozen=True):
     payload: Annotated[msgspec.Raw | None, Meta(description="any JSON")]
 
 
-def group_of(dead_letter: DeadLetter) -> str:
-    """Return the id of the group of a dead letter: those of one stage and reason, ids in the reason aside."""
-    return group_of_reason(dead_letter.stage, dead_letter.reason)
-
-
-def group_of_reason(stage: Stage, reason: str) -> str:
-    """Return the id of the group of the dead letters of this stage and reason."""
-    return sha256(f"{stage}\n{_GROUPED_APART.sub('…', reason)}".encode()).hexdigest()[:16]
-
-
 def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare the operations that read dead letters."""
 
     async def list_dead_letters(call: Call[DeadLettersQuery, None]) -> Reply[DeadLetters]:
         query = call.parameters
-        page, cursor = page_of(await _found(journal_reader, query), query.limit, _id_of)
+        page, cursor = page_of(await _found(journal_reader, query), query.limit, lambda each: each.dead_letter_id)
         threads = await journal_reader.threads({conversation_of(each.subject) for each in page})
         return Reply(DeadLetters(tuple(_listed(each, threads) for each in page), cursor))
 
@@ -138,7 +124,7 @@ async def _found(journal_reader: JournalReader, query: DeadLettersQuery) -> list
         return await journal_reader.dead_letters(state, stream=stream, after=after, limit=wanted)
     found = list[DeadLetter]()
     async for each in all_dead_letters(journal_reader, state, stream=stream, after=after):
-        if group_of(each) == query.group:
+        if group_of(each.stage, each.reason) == query.group:
             found.append(each)
             if len(found) == wanted:
                 break
@@ -150,7 +136,7 @@ def _listed(dead_letter: DeadLetter, threads: Mapping[str, Thread]) -> ListedDea
     link = None if thread.link is None else link_to(thread.link)
     return ListedDeadLetter(
         **asdict(dead_letter_view(dead_letter)),
-        group=group_of(dead_letter),
+        group=group_of(dead_letter.stage, dead_letter.reason),
         contact_name=thread.contact_name,
         link=link,
     )
@@ -174,10 +160,6 @@ def _as_json(payload: str) -> msgspec.Raw:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.Raw(msgspec.json.encode(payload))
     return msgspec.Raw(payload.encode())
-
-
-def _id_of(dead_letter: DeadLetter) -> str:
-    return dead_letter.dead_letter_id
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from milepost.core.deliveries import DeliveryPlaces
-from milepost.reporting.deliveries import DeliveryView, delivery_view
+from milepost.reporting.health import DeliveryView, delivery_view
 from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 
 PATH = "/api/deliveries"

@@ -9,8 +9,7 @@ from msgspec import Meta, Struct
 
 from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation
 from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, came_over_tls
-from milepost.service.limits import client_of, too_many
-from milepost.service.wrong_tokens import WrongTokens
+from milepost.service.limits import WrongTokens, client_of, too_many
 
 
 class Credentials(Struct, frozen=True, forbid_unknown_fields=True):

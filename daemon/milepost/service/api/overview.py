@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from milepost.reporting.health import DaemonStatus
-from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
+from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.api.streams import Overview, Snapshot
 
 PATH = "/api/overview"
@@ -159,5 +159,23 @@ def overview_changes(overview: Overview, started_at: datetime, *, is_simulated: 
             parameters=OverviewQuery,
             response=Changes,
             handle=show_changes,
+        )
+    ]
+
+
+def daemon_status(status: Callable[[], DaemonStatus]) -> Sequence[AnyOperation]:
+    """Declare `/api/daemon`: the daemon from its memory, so that it answers while the database does not."""
+
+    async def show_daemon(_: Call[Nothing, None]) -> Reply[DaemonStatus]:
+        return Reply(status())
+
+    return [
+        Operation(
+            "GET",
+            "/api/daemon",
+            "Show what is wrong with the daemon as a whole",
+            parameters=Nothing,
+            response=DaemonStatus,
+            handle=show_daemon,
         )
     ]

@@ -129,7 +129,7 @@ class Snapshot(Struct, frozen=True, eq=False):
         """Return a page of the listing."""
         statuses = (self.status_of(key) for key in self.keys() if query.after is None or key > query.after)
         matching = (each for each in statuses if query.state in (None, each.state))
-        streams, cursor = page_of(list(islice(matching, query.limit + 1)), query.limit, _key_of)
+        streams, cursor = page_of(list(islice(matching, query.limit + 1)), query.limit, lambda status: status.stream)
         page = Streams(self.context.now, is_at_work=True, streams=streams, next=cursor)
         return Reply(page, etag=etag_of((streams, cursor)))
 
@@ -168,10 +168,6 @@ def streams(overview: Overview) -> Sequence[AnyOperation]:
         problems={404: "no such stream"},
     )
     return [listing, showing]
-
-
-def _key_of(status: StreamStatus) -> str:
-    return status.stream
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------

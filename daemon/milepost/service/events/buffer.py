@@ -1,14 +1,13 @@
-"""The newest events, kept for all readers, and each reader's position on its way to them."""
+"""The newest events, kept for all readers, and each reader's position on its way to them, or a digest of them."""
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from msgspec import Struct
 
 from milepost.engine.feed import Recorded
-from milepost.service.events.digest import digest_of
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Status
 from milepost.stores.reader import JournalReader, StoredEntry
 
@@ -174,3 +173,40 @@ class EventReader:
         ]
         until = min((page[-1].seq for page in pages if len(page) == PAGE), default=until)
         return sorted((each for page in pages for each in page if each.seq <= until), key=lambda each: each.seq), until
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+MAX_EVENTS = 12  # of a digest, before those of all streams become one; there are some thirty statuses with types
+
+
+def digest_of(events: Sequence[EncodedEvent]) -> bytes:
+    """Return a digest of consecutive events as it is sent; its last event is the newest.
+
+    A thousand events a second are no news to anybody, and megabytes a minute to a browser. Of the events of a stream
+    with the same status and type the last one stands for all; where even those are many, that of all streams does. So a
+    digest's size depends on how often it is sent and not on what happens; and as each event says how many it stands
+    for, nothing is left out in silence.
+    """
+    groups = _grouped(events, lambda event: (event.stream, event.status, event.type))
+    if len(groups) > MAX_EVENTS:
+        groups = _grouped(events, lambda event: (event.status, event.type))
+    groups.sort(key=lambda group: group[-1].seq)
+    return b"".join(map(_in_one, groups))
+
+
+def _grouped(
+    events: Sequence[EncodedEvent], key_of: Callable[[EncodedEvent], tuple[str, ...]]
+) -> list[list[EncodedEvent]]:
+    groups: dict[tuple[str, ...], list[EncodedEvent]] = {}
+    for event in events:
+        groups.setdefault(key_of(event), []).append(event)
+    return list(groups.values())
+
+
+def _in_one(group: Sequence[EncodedEvent]) -> bytes:
+    """Return the last event of a group as it is sent, with how many it stands for."""
+    wire, streams = group[-1].wire, len({event.stream for event in group})
+    if len(group) > 1:
+        wire = wire.replace(b"data: {", b'data: {"times":%d,"streams":%d,' % (len(group), streams), 1)
+    return wire

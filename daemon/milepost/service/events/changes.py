@@ -1,19 +1,130 @@
-"""`/api/changes`: the rows that changed, page by page or as server-sent events."""
+"""`/api/changes`: the rows that changed, page by page, or as server-sent events whose ids are the seqs to resume from.
 
-from collections.abc import Iterable, Sequence
-from contextlib import aclosing
+A reader of the events asks the database by itself, at its own pace: what a commit changed is known to the database
+alone, and a page of changes costs it little. It asks again when something was committed, and every second, because
+others write as well.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Annotated
 
+import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
 from milepost.core.model import Stream
 from milepost.core.ports import ChangeReader
+from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey, etag_of
 from milepost.service.api.journal import MAX_SEQ
-from milepost.service.events.change_stream import ChangesQuery, ChangeStream
+from milepost.service.events.broadcast import BEAT_SECONDS, HEARTBEAT_SECONDS, RETRY_MILLISECONDS, Unavailable
 from milepost.service.events.route import MAX_WRITE_SECONDS, MEDIA_TYPE, last_event_id, send_events
+
+POLL_SECONDS = 1.0
+PAGE = 200
+MAX_READERS = 50
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ChangesQuery(Struct, frozen=True):
+    """Which changes a reader wants, and after which seq."""
+
+    after: int = 0
+    kinds: frozenset[ChangeKind] = ALL_KINDS
+    stream: Stream | None = None
+
+
+class ChangeStream:
+    """A reader of the feed of commits, and what the readers of the change feed follow."""
+
+    def __init__(
+        self,
+        reader: ChangeReader,
+        *,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+        max_readers: int = MAX_READERS,
+    ) -> None:
+        self._reader = reader
+        self._heartbeat_seconds = heartbeat_seconds
+        self._poll_seconds = poll_seconds
+        self._max_readers = max_readers
+        self._readers = 0
+        self._news = asyncio.Event()
+        self._is_over = False
+
+    def read(self, notice: Notice) -> None:
+        """Wake the readers after a commit."""
+        if isinstance(notice, Recorded):
+            self._wake()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve readers during the block; at its end they end, and resume from where they are."""
+        try:
+            yield
+        finally:
+            self._is_over = True
+            self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def follow(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
+        """Yield what is sent to a reader, until the daemon ends.
+
+        Raises Unavailable before it yields anything, and a MilepostError any time where the database is unavailable.
+        """
+        if self._is_over:
+            raise Unavailable("the daemon is shutting down")
+        if self._readers >= self._max_readers:
+            raise Unavailable(f"{self._max_readers} readers are connected already: try again in a minute")
+        self._readers += 1
+        try:
+            async with aclosing(self._pieces(query)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._readers -= 1
+
+    async def _pieces(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
+        loop, place, news = asyncio.get_running_loop(), query.after, self._news
+        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
+        # How to reconnect, so that a browser knows its place even before the first change.
+        yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, place)
+        due_at = loop.time() + self._heartbeat_seconds
+        while True:
+            if page.changes:
+                yield b"".join(map(_event, page.changes))
+                due_at = loop.time() + self._heartbeat_seconds
+            elif loop.time() >= due_at:
+                # With the seq, so that a reader who wants little reconnects where it was, not at its last change.
+                yield b": alive\nid: %d\n\n" % page.next
+                due_at = loop.time() + self._heartbeat_seconds
+            if self._is_over:
+                return
+            if page.next == place:
+                await self._wait(news)
+            place, news = page.next, self._news
+            page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
+
+    async def _wait(self, news: asyncio.Event) -> None:
+        """Wait for news, which may come many times a second, or for the next poll."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_seconds):
+                await news.wait()
+        if not self._is_over:
+            await asyncio.sleep(min(BEAT_SECONDS, self._poll_seconds))
+
+
+def _event(change: Change) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (change.seq, _encode(change))
+
 
 _KIND = "|".join(ChangeKind)
 After = Annotated[
@@ -64,7 +175,7 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
     ]
 
 
-def change_stream(followed: ChangeStream, *, max_write_seconds: float = MAX_WRITE_SECONDS) -> Sequence[AnyOperation]:
+def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     """Declare the change feed as server-sent events."""
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
@@ -72,7 +183,7 @@ def change_stream(followed: ChangeStream, *, max_write_seconds: float = MAX_WRIT
         after = asked.after if last_id is None else last_id
         query = ChangesQuery(after, _kinds(asked.kinds), _stream(asked.stream))
         async with aclosing(followed.follow(query)) as pieces:
-            return await send_events(call.request, pieces, max_write_seconds)
+            return await send_events(call.request, pieces, MAX_WRITE_SECONDS)
 
     return [
         Operation(

@@ -110,7 +110,7 @@ class _Kind:
         self._since = ""
 
     def passes(self, event: EventDict) -> bool:
-        """Whether this line is logged: the first one, or of errors the first of its stream."""
+        """Return whether this line is logged: the first one, or of errors the first of its stream."""
         most = MAX_ERRORS_APART if event["level"] == "error" else 1
         if len(self._logged) >= most or event.get("stream") in self._logged:
             return False

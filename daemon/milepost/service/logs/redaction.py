@@ -29,6 +29,7 @@ _UNQUOTED_IN_QUERIES = "/?:@!$'()*,"
 _SECRET_KEYS = frozenset(
     {"access_token", "appsecret_proof", "app_secret", "client_secret", "input_token", "fb_exchange_token"}
 )
+_SCALARS = {str, int, float, bool, type(None)}
 _SECRET_FIELDS = _SECRET_KEYS | {"token", "password", "authorization"}
 
 # An unknown secret is recognised by what stands before it. A bare `access_token: …` is left alone: that is how prose
@@ -115,6 +116,8 @@ class Redactor:
 
     def clean_fields(self, fields: Mapping[Any, object], *, depth: int = 1) -> dict[str, Plain]:
         """Return the fields as plain data without secrets; one with the name of a secret is blotted out."""
+        if self._are_clean(fields):
+            return dict(fields)
         cleaned: dict[str, Plain] = {}
         for key, value in islice(fields.items(), MAX_ITEMS):
             name = self._clean_text(_text(key))
@@ -123,6 +126,18 @@ class Redactor:
         if len(fields) > MAX_ITEMS:
             cleaned["…"] = f"{len(fields) - MAX_ITEMS} more"
         return cleaned
+
+    def _are_clean(self, fields: Mapping[Any, Any]) -> bool:
+        """Return whether nothing is to be cleaned, as in nearly every line: all texts are looked at together."""
+        kinds = set(map(type, fields.values()))
+        if len(fields) > MAX_ITEMS or not kinds <= _SCALARS or set(map(type, fields)) != {str}:
+            return False
+        if any(isinstance(each, int | float) and not abs(each) < 2**53 for each in fields.values()):
+            return False
+        texts = [*fields, *(each for each in fields.values() if isinstance(each, str))]
+        text = "\n".join(texts)
+        is_short = text.isascii() and len(text) <= MAX_TEXT_LENGTH
+        return is_short and _SECRET_FIELDS.isdisjoint(map(str.lower, fields)) and self.redact(text) == text
 
     def _clean_text(self, text: str) -> str:
         text = self.redact(text).encode("utf-8", "backslashreplace").decode()  # no encoder takes lone surrogates

@@ -2,7 +2,7 @@
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -62,16 +62,27 @@ class Database:
 
     async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
-        (found,) = await self.rows_of(((statement, parameters),))
-        return found
-
-    async def rows_of(self, asked: Iterable[tuple[str, Parameters]]) -> list[list[TupleRow]]:
-        """Run statements in one transaction and one round trip. Raises as `transaction` does."""
         async with self.connection() as connection:
             async with connection.pipeline():
                 await self.begin(connection)
-                cursors = [await connection.execute(self.sql[each], parameters) for each, parameters in asked]
+                cursor = await connection.execute(self.sql[statement], parameters)
                 await self.commit(connection)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def read(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Run a statement that only reads, in a round trip of its own. Raises as `transaction` does."""
+        (found,) = await self.read_together((statement, parameters))
+        return found
+
+    async def read_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        """Run statements that only read, in one round trip. Raises as `transaction` does.
+
+        All that a pipeline sends before its end is one transaction, without a BEGIN and a COMMIT of its own.
+        """
+        async with self.connection() as connection:
+            async with connection.pipeline():
+                await self._set_up(connection, STATEMENT_TIMEOUT)
+                cursors = [await connection.execute(self.sql[each], parameters) for each, parameters in asked]
             return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     async def rows_on(self, connection: Connection, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
@@ -135,9 +146,11 @@ class Database:
     async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
         """Begin a transaction with its settings, which end with it. In a pipeline, do not wait for that."""
         await connection.execute(BEGIN, prepare=False)
-        await connection.execute(
-            self.sql["settings"], {"schema": self.dsn.schema, "statement_timeout": statement_timeout}
-        )
+        await self._set_up(connection, statement_timeout)
+
+    async def _set_up(self, connection: Connection, statement_timeout: str) -> None:
+        settings = {"schema": self.dsn.schema, "statement_timeout": statement_timeout}
+        await connection.execute(self.sql["settings"], settings)
 
     async def commit(self, connection: Connection) -> None:
         """Commit the transaction that `begin` began. In a pipeline, do not wait for that."""

@@ -38,7 +38,10 @@ WITH held AS (
 UPDATE deliveries
 SET
     place = %(place)s, behind_since = %(behind_since)s, delivered_at = %(delivered_at)s,
-    failing_since = %(failing_since)s, failures = %(failures)s, problem = %(problem)s, retry_at = %(retry_at)s
+    failing_since = %(failing_since)s, problem = %(problem)s,
+    -- One that was resumed meanwhile is tried at once, however often it had failed before.
+    failures = CASE WHEN failures = %(failures_before)s THEN %(failures)s ELSE least(%(failures)s, 1) END,
+    retry_at = CASE WHEN failures = %(failures_before)s THEN %(retry_at)s::timestamptz END
 FROM held
 WHERE deliveries.destination = held.destination AND place = %(before)s AND replays = %(replays)s
 RETURNING deliveries.destination;

@@ -72,6 +72,10 @@ class PostgresqlSession:
         """Ask several questions, none of which depends on another; a store does that in one round trip."""
         return [await self.ask(*each) for each in asked]
 
+    async def _write(self, statement: str, parameters: Parameters = ()) -> None:
+        """Run a statement that writes; a store does that in a transaction of its own."""
+        await self.ask(statement, parameters)
+
     # --- the store itself ---
 
     async def answers(self) -> None:
@@ -85,8 +89,8 @@ class PostgresqlSession:
 
     async def write_nothing(self) -> None:
         """Write without changing anything."""
-        await self.ask("demand_writable", ())
-        await self.ask("write_nothing", ())
+        await self._write("demand_writable")
+        await self._write("write_nothing")
 
     async def source(self) -> DataSource | None:
         """Return where the rows come from; None until that is on record."""
@@ -95,11 +99,11 @@ class PostgresqlSession:
 
     async def record_source(self, source: DataSource) -> None:
         """Record where the rows come from, unless that is on record."""
-        await self.ask("record_source", (source.kind, source.base_url))
+        await self._write("record_source", (source.kind, source.base_url))
 
     async def replace_source(self, source: DataSource) -> None:
         """Record where the rows come from, whatever was on record."""
-        await self.ask("replace_source", (source.kind, source.base_url))
+        await self._write("replace_source", (source.kind, source.base_url))
 
     # --- checkpoints and rows ---
 
@@ -321,7 +325,7 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
     conversations = {"conversations": searchable(keys.conversations)}
     contacts, events = searchable(keys.contacts), searchable(keys.interaction_events)
     of_batch = {"contacts": contacts, "interaction_events": events, "subjects": subjects}
-    asked: dict[str, Parameters] = {"known": {**of_stream, **conversations, **of_batch}}
+    asked: dict[str, Parameters] = {}
     if keys.full_sweep_at is not None:
         stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
         of_sweep = {"has_stretch": keys.stretch is not None, "sweep_started_at": instant_text(keys.full_sweep_at)}
@@ -330,7 +334,7 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
         asked["count_stored"] = of_stream
     if keys.counts_messages is not None:
         asked["count_messages"] = messages.span_parameters(keys.counts_messages)
-    return asked
+    return asked | {"plan_once": (), "known": {**of_stream, **conversations, **of_batch}}
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:

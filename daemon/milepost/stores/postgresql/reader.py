@@ -49,7 +49,7 @@ class PostgresqlReader(PostgresqlSession):
     """The JournalReader (see stores/reader.py) of a PostgreSQL database. Made by `open_postgresql_reader`."""
 
     def __init__(self, database: Database, codec: Codec) -> None:
-        super().__init__(database.rows, codec)
+        super().__init__(database.read, codec)
         self._database = database
 
     async def seq_before(self, instant: datetime) -> int:

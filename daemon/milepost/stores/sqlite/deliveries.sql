@@ -20,7 +20,10 @@ WHERE destination = :destination;
 UPDATE deliveries
 SET
     place = :place, behind_since = :behind_since, delivered_at = :delivered_at, failing_since = :failing_since,
-    failures = :failures, problem = :problem, retry_at = :retry_at
+    problem = :problem,
+    -- One that was resumed meanwhile is tried at once, however often it had failed before.
+    failures = CASE WHEN failures = :failures_before THEN :failures ELSE min(:failures, 1) END,
+    retry_at = CASE WHEN failures = :failures_before THEN :retry_at END
 WHERE destination = :destination AND place = :before AND replays = :replays
 RETURNING destination;
 

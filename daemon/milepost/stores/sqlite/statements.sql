@@ -816,6 +816,12 @@ UPDATE checkpoints SET version = version WHERE false;
 -- Commits a page that stays as it is, to find out whether commits are possible.
 PRAGMA user_version = 0;
 
+-- name: holds_rows
+SELECT
+    EXISTS (SELECT 1 FROM conversations LIMIT 1)
+    OR EXISTS (SELECT 1 FROM contacts LIMIT 1)
+    OR EXISTS (SELECT 1 FROM contact_interaction_events LIMIT 1);
+
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;
 

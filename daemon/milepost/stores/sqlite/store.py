@@ -35,6 +35,7 @@ from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import SqliteSession
+from milepost.stores.sqlite.stored_ids import StoredIds
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 
 Result = TypeVar("Result")
@@ -69,7 +70,8 @@ async def open_sqlite(
             async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.run(_demand_writable)
                 await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
-                yield SqliteStore(database, Codec(), events_chunk_size)
+                stored_ids = await database.run(partial(StoredIds.of, sql=load_statements("sqlite")))
+                yield SqliteStore(database, Codec(), stored_ids, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
 
@@ -103,10 +105,10 @@ def _demand_writable(connection: sqlite3.Connection) -> None:
 class SqliteStore:
     """The Store (see core/ports.py) in a SQLite database. Made by `open_sqlite`."""
 
-    def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
+    def __init__(self, database: Database, codec: Codec, stored_ids: StoredIds, events_chunk_size: int) -> None:
         self._database = database
         self._events_chunk_size = events_chunk_size
-        self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec)
+        self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec, stored_ids=stored_ids)
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self.webhooks = SqliteWebhookInbox(database)
         self.deliveries = SqliteDeliveryPlaces(database)

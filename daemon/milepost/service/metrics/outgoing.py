@@ -1,4 +1,4 @@
-"""The metrics of deliveries: requests by destination and result, and how far each destination is behind."""
+"""The metrics of what is sent out: deliveries and notices by destination and result, and how far deliveries are."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.deliveries import Delivery, DeliveryResult, lag_seconds
+from milepost.notify.sender import RESULTS
 
 
 class DeliveryCounter(Collector):
@@ -39,3 +40,29 @@ class DeliveryCounter(Collector):
                 self._requests.labels(name, result.value)
             lag.add_metric([name], lag_seconds(delivery, self._now()))
         return [*self._requests.collect(), lag]
+
+
+class NoticeCounter(Collector):
+    """Counts notices by destination and result."""
+
+    def __init__(self) -> None:
+        self._counter = Counter(
+            "milepost_notices_total",
+            "Notices to people by destination and result.",
+            ("destination", "result"),
+            registry=None,
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the counter."""
+        return self._counter.collect()
+
+    def expect(self, destinations: Iterable[str]) -> None:
+        """Have every count of these destinations from the start, so that `increase` sees the first."""
+        for destination in destinations:
+            for result in RESULTS:
+                self._counter.labels(destination, result)
+
+    def count(self, destination: str, result: str) -> None:
+        """Count a notice."""
+        self._counter.labels(destination, result).inc()
