@@ -17,7 +17,7 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
@@ -143,6 +143,10 @@ class SqliteStore:
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
         return await self._run(lambda session: session.gaps_at_limit(stream, later_than, limit))
+
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        return await self._run(lambda session: session.search_threads(stream, after, limit))
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
