@@ -129,6 +129,8 @@ NAMED: dict[str, object] = {
     "has_stretch": True,
     "newer_than": "2026-02-28T22:00:00Z",
     "older_than": "2026-02-28T23:00:00Z",
+    "until": "2026-02-28T23:00:00Z",
+    "offset": KEYS,
     "sweep_started_at": SWEEP_STARTED_AT,
     "before": "run-02000",
     "limit": KEYS,

@@ -565,6 +565,10 @@ CROSS JOIN LATERAL (
 ) AS stored
 WHERE platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later));
 
+-- name: checkpoints_elsewhere
+SELECT state::text FROM checkpoints
+WHERE stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page));
+
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
 SELECT move.page_id, instant_text(greatest(move.moved_at, checkpoints.last_success_at))
@@ -837,6 +841,38 @@ FROM message_backlog
 WHERE stream = %(stream)s AND queue = 2 AND reached_at > %(newer_than)s
 ORDER BY reached_at DESC
 LIMIT %(limit)s;
+
+-- name: search_until
+-- The end of a step through the conversations of a stream: those with the same time are in one step.
+SELECT instant_text(updated_time)
+FROM conversations
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s
+ORDER BY updated_time
+LIMIT 1 OFFSET %(offset)s;
+
+-- name: search_threads
+-- The conversations of a step of which no gap is on record and some message is stored, and how many are. One conversation
+-- at a time as in `known`.
+SELECT
+    conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
+    instant_text(newest_at)
+FROM conversations
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE message.deleted_at IS NULL) AS messages, min(occurred_at) AS oldest_at,
+        max(occurred_at) AS newest_at
+    FROM contact_interaction_events AS message
+    WHERE message.conversation_id = conversations.conversation_id
+) AS stored
+CROSS JOIN LATERAL (
+    SELECT count(*) AS gaps FROM message_backlog
+    WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = %(stream)s
+) AS owed
+WHERE
+    platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s AND updated_time <= %(until)s
+    AND deleted_at IS NULL
+    AND gaps = 0
+    AND oldest_at IS NOT NULL;
 
 -- name: dead_letters_with_payloads
 SELECT

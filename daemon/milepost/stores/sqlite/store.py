@@ -17,7 +17,7 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
-CACHE_KIB = 32 * 1024
+CACHE_KIB = 28 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
 
@@ -142,6 +142,10 @@ class SqliteStore:
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
         return await self._run(lambda session: session.gaps_at_limit(stream, later_than, limit))
+
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        return await self._run(lambda session: session.search_threads(stream, after, limit))
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
