@@ -119,6 +119,7 @@ def settings(base_url: str, *pages: PageSettings, app_secret: str = "", manager_
     source = SourceSettings(
         kind="facebook",
         base_url=base_url,
+        calls_per_second=0,
         app_secret=SecretStr(app_secret),
         access_token=SecretStr(manager_token),
         discover_pages=bool(manager_token),
@@ -311,6 +312,21 @@ async def test_the_most_serious_result_decides_the_exit_code() -> None:
 # --- webhooks ---------------------------------------------------------------------------------------------------------
 
 WITH_WEBHOOKS = WebhookSettings(listen="127.0.0.1:0", verify_token=SecretStr("a-word"))
+
+
+async def test_what_only_webhooks_tell_is_named_where_it_does_not_come() -> None:
+    async with simulator() as server:
+        one = server.pages[0]
+        server.world.access.subscribe(
+            one.id, "messages,message_echoes,message_edits,message_reactions,messaging_postbacks,standby"
+        )
+        wanted = settings(server.base_url, page(one.id, one.token)).model_copy(update={"webhooks": WITH_WEBHOOKS})
+        code, lines = await tried(wanted)
+    assert code is ExitCode.COMPLETE  # every message is copied all the same
+    assert [line for line in lines if "webhooks" in line] == [
+        "  webhooks: the page is subscribed, without messaging_referrals, of which only webhooks tell",
+        "    → subscribe each page to these fields, or set webhooks.subscribe: true (docs/webhooks.md)",
+    ]
 
 
 async def test_subscriptions_are_looked_at_where_webhooks_are_taken() -> None:

@@ -95,8 +95,8 @@ class WebhooksContract:
             await keep(store, "m_1")
             await store.webhooks.add([written("m_1"), written("m_2")], NOON)
             await store.webhooks.claim(NOON)
-            assert await store.webhooks.told(("m_0", "m_1", "m_2", "")) == {"m_1", "m_2"}
-            assert await store.webhooks.told(()) == frozenset()
+            assert await store.webhooks.announced(("m_0", "m_1", "m_2", "")) == {"m_1", "m_2"}
+            assert await store.webhooks.announced(()) == frozenset()
 
     async def test_old_events_and_too_many_are_deleted_and_those_that_waited_are_counted(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
@@ -171,6 +171,15 @@ class FactsContract:
         assert (as_json(reactions), as_json(referral), bool(is_dated)) == ([], {}, True)
         details = kept.rows("SELECT message_id, detail FROM webhook_events ORDER BY message_id")
         assert details == [("m_1", None), ("m_2", another.detail)], "what was applied is kept in its message only"
+
+    async def test_that_a_message_was_unsent_is_due_without_saying_whose_it_is(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            unsent = replace(said(WebhookKind.UNSEND, "m_1", 5), contact_id=None)
+            assert await store.webhooks.add([unsent], NOON) == {unsent.key}
+            assert await store.webhooks.streams_with_facts() == (STREAM,)
+            (due,) = await apply(store)
+        assert (due.kind, due.message.event_id) == (WebhookKind.UNSEND, "m_1")
 
     async def test_facts_come_in_the_order_of_their_times_and_know_of_later_ones(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
@@ -293,7 +302,7 @@ class FactsContract:
     async def test_a_fact_announces_no_message(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.webhooks.add([said(WebhookKind.REACTION, "m_1", 5)], NOON)
-            assert await store.webhooks.told(("m_1",)) == frozenset()
+            assert await store.webhooks.announced(("m_1",)) == frozenset()
 
 
 def as_json(value: object) -> object:

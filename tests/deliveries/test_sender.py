@@ -106,10 +106,22 @@ class TestAnswers:
         async with Receiver(lambda _: status).listening() as receiver:
             assert await sent(receiver.url) == Answer(DeliveryResult.REFUSED, f"HTTP {status}")
 
-    def test_a_receiver_may_name_the_wait(self) -> None:
-        assert answer_of(503, "120").retry_after_seconds == 120
-        assert answer_of(429, "99999999").retry_after_seconds == 900
-        assert answer_of(503, "soon").retry_after_seconds is None
+    @pytest.mark.parametrize(
+        ("retry_after", "seconds"),
+        [
+            ("120", 120),
+            ("99999999", 900),
+            ("Sun, 01 Feb 2026 08:02:00 GMT", 120),  # by the clock of the receiver
+            ("Mon, 02 Feb 2026 08:00:00 GMT", 900),
+            ("Sun, 01 Feb 2026 07:00:00 GMT", None),
+            ("soon", None),
+            ("-5", None),
+            ("", None),
+        ],
+    )
+    def test_a_receiver_may_name_the_wait(self, retry_after: str, seconds: float | None) -> None:
+        headers = {"Date": "Sun, 01 Feb 2026 08:00:00 GMT", "Retry-After": retry_after}
+        assert answer_of(503, headers).retry_after_seconds == seconds
 
     async def test_a_redirect_is_not_followed(self) -> None:
         followed = []

@@ -269,6 +269,21 @@ class TestRefused:
         assert await first == 200
         assert await posted(session, body) == 200
 
+    async def test_bodies_that_are_only_announced_keep_nobody_out(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = body_of("m_1")
+        monkeypatch.setattr(listener, "MAX_BYTES_AT_ONCE", 2 * len(body))
+        length = f"Content-Length: {len(body)}\r\nExpect: 100-continue"
+        async with serving_webhooks("127.0.0.1", 0, receiver.requests()) as url, aiohttp.ClientSession(url) as session:
+            strangers = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(3)]
+            for reader, writer in strangers:
+                writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+                assert b"100 Continue" in await reader.readline()
+            assert await posted(session, body) == 200
+            for _, writer in strangers:
+                writer.close()
+
     async def test_a_bug_is_logged_and_says_nothing(self, receiver: Receiver, session: aiohttp.ClientSession) -> None:
         receiver.problem = RuntimeError("a bug")
         with capture_logs() as logged:

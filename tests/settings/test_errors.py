@@ -122,6 +122,29 @@ class TestKeys:
         assert refused(file, "? [a]\n: 1").startswith('config.yaml:1: "?": a key must be a single word')
 
 
+@pytest.mark.parametrize(
+    ("http", "webhooks", "is_refused"),
+    [
+        ("", "127.0.0.1:9464", True),
+        ("127.0.0.1:9465", "127.0.0.1:9465", True),
+        ("127.0.0.1:9465", "127.0.0.1:9464", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),  # each takes a free port
+        ("127.0.0.1:9465", "", False),
+    ],
+)
+def test_webhooks_have_an_address_of_their_own(file: Path, http: str, webhooks: str, *, is_refused: bool) -> None:
+    content = f"webhooks: {{listen: '{webhooks}', verify_token: word}}\n"
+    content += f"http: {{listen: '{http}'}}\n" if http else ""
+    if is_refused:
+        told = refused(file, content)
+        assert (
+            told == "config.yaml:1: webhooks.listen: http.listen is this address; allowed: another one, or another port"
+        )
+    else:
+        file.write_text(content)
+        assert load(file, {}).webhooks.listen == webhooks
+
+
 class TestFiles:
     @pytest.mark.parametrize(
         ("content", "expected"),

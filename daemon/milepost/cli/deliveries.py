@@ -33,6 +33,7 @@ COLOURS = {
     DeliveryState.FAILING: "red",
 }
 START = "start"
+SOME_FAILURES = 3  # fewer may be over soon
 
 Act = Callable[[DeliveryPlaces, str], Awaitable[bool]]
 
@@ -124,6 +125,9 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
         lines.append(f"cause: {on_one_line(view.problem)}; {attempts}, the first {ago(view.failing_since, now)}")
         if view.retry_at is not None and view.paused_at is None:
             lines.append(f"next attempt {ahead(view.retry_at, now)}")
+        if view.failures >= SOME_FAILURES:
+            skip = f"`milepost deliveries replay --from SEQ {view.destination}`"
+            lines.append(f"everything behind it waits, as changes come in order; {skip} skips what is never taken")
     if not view.is_configured:
         lines.append("not configured: nothing is delivered")
     return lines
@@ -206,7 +210,7 @@ async def _last_change(settings: Settings) -> int:
 
 
 def _perform(settings: Settings, destinations: Sequence[str], act: Act, done: str) -> None:
-    """Act on each destination and print what came of it. Raises BadParameter where there is none of a name."""
+    """Act on each destination and print the result. Raises BadParameter where there is none of a name."""
 
     async def perform() -> None:
         async with open_deliveries(store_url_of(settings)) as places:

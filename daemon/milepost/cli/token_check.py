@@ -144,8 +144,11 @@ class _Trial:
         subscriptions = self.registry.subscriptions(page.id)
         found = Held() if subscriptions is None else await subscriptions.look(app_id)
         match found:
-            case Subscription(missing=()):
+            case Subscription(missing=(), lacking=()):
                 return _Tried(("webhooks: the page is subscribed",))
+            case Subscription(missing=(), lacking=lacking):
+                without = f"without {', '.join(lacking)}, of which only webhooks tell"
+                return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE_ADVICE}"))
             case Subscription(missing=missing):
                 lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE_ADVICE}"
                 return _Tried(lines, ExitCode.WITH_ERRORS)

@@ -197,7 +197,7 @@ class PendingBatch(Struct, frozen=True):
             order_violations=0 if is_head else order_violations(batch.conversations, self.sweep.position.reached_at),
         )
         closed = recovered(readable, self.detail, failures, known)
-        gaps = owed(stream, readable, found, known, self.context, self.checkpoint.watermark)
+        gaps = owed(self.checkpoint, readable, found, known, self.context, self.checkpoint.watermark)
         missed = () if self.detail.leaves_out else recorded(*without_content(written.changes.interaction_events))
         return _BatchResult(changes, (*dead_letters, *closed, *missed, *gaps), tally, news)
 

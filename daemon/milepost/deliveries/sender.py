@@ -1,8 +1,7 @@
-"""Sends changes to one receiver, and says what came of it in words that repeat nothing of the answer's body."""
+"""Sends changes to one receiver, and words the result without repeating anything of the answer's body."""
 
 import asyncio
 import os
-import re
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from milepost.core.changes import Change
 from milepost.core.deliveries import MAX_WAIT_SECONDS, Answer, DeliveryResult
 from milepost.core.journal import instant_text
 from milepost.deliveries.addresses import ForbiddenAddress, GuardedResolver
+from milepost.facebook.headers import retry_after_seconds
 from milepost.facebook.proxy import trusted
 from milepost.settings import DeliverySettings
 from milepost.settings.types import is_local_name
@@ -50,7 +50,7 @@ class Sender:
                     self._url, data=message.body, headers=message.headers, allow_redirects=False
                 ) as response,
             ):
-                return answer_of(response.status, response.headers.get("Retry-After", ""))
+                return answer_of(response.status, response.headers)
         except TimeoutError:
             return Answer(DeliveryResult.TIMED_OUT, f"no answer within {REQUEST_SECONDS:g} s")
         except (aiohttp.ClientError, OSError) as error:
@@ -78,11 +78,11 @@ async def sending_to(destination: DeliverySettings) -> AsyncIterator[Sender]:
         yield Sender(destination, session)
 
 
-def answer_of(status: int, retry_after: str) -> Answer:
-    """Return what an answer with this status means."""
+def answer_of(status: int, headers: Mapping[str, str]) -> Answer:
+    """Return what an answer with this status and these headers means."""
     if 200 <= status < 300:
         return Answer(DeliveryResult.DELIVERED)
-    asked = min(float(retry_after), MAX_WAIT_SECONDS) if re.fullmatch("[0-9]{1,9}", retry_after) else None
+    asked = min(retry_after_seconds(headers), MAX_WAIT_SECONDS) or None
     redirects = ": redirects are not followed" if 300 <= status < 400 else ""
     return Answer(DeliveryResult.REFUSED, f"HTTP {status}{redirects}", asked)
 

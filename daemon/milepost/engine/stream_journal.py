@@ -11,7 +11,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.drafts import MAX_DRAFTS, Draft, may_follow, prepare_after
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
@@ -121,6 +121,10 @@ class StreamJournal:
     async def gaps_at_limit(self, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
         return await self._store_retry.call(lambda: self._store.gaps_at_limit(self.stream, later_than, limit))
+
+    async def search_threads(self, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        return await self._store_retry.call(lambda: self._store.search_threads(self.stream, after, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""

@@ -66,7 +66,16 @@ def wait_seconds(headers: Mapping[str, str], code: int | None, own_ids: frozense
     entries = _concerning(_entries(headers), own_ids)
     named = [entry for entry in entries if code in TYPES and entry.type == TYPES[code]]
     minutes = max((entry.regain_minutes for entry in named or entries), default=0.0)
-    return min(max(_retry_after_seconds(headers), minutes * 60), MAX_WAIT_SECONDS) or None
+    return min(max(retry_after_seconds(headers), minutes * 60), MAX_WAIT_SECONDS) or None
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """Parse Retry-After: seconds, or an instant by the server's own clock (RFC 9110, section 10.2.3); 0 if invalid."""
+    retry_after = headers.get("Retry-After", "")
+    if SECONDS.fullmatch(retry_after):
+        return float(retry_after)
+    until, now = http_date(retry_after), http_date(headers.get("Date"))
+    return max((until - now).total_seconds(), 0.0) if until and now else 0.0
 
 
 def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
@@ -90,15 +99,6 @@ def http_date(text: str | None) -> datetime | None:
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def _retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Parse Retry-After: seconds, or an instant by the server's own clock (RFC 9110, section 10.2.3)."""
-    retry_after = headers.get("Retry-After", "")
-    if SECONDS.fullmatch(retry_after):
-        return float(retry_after)
-    until, now = http_date(retry_after), http_date(headers.get("Date"))
-    return max((until - now).total_seconds(), 0.0) if until and now else 0.0
 
 
 def _concerning(entries: list[Entry], own_ids: frozenset[str]) -> list[Entry]:

@@ -67,7 +67,7 @@ Receive = Callable[[bytes], Awaitable[None]]
 
 
 class WebhookRequests:
-    """Answers the requests of one path. `count` is called with what came of each that held no events."""
+    """Answers the requests of one path. `count` is called with the result of each that held no events."""
 
     def __init__(
         self, path: str, credentials: Callable[[], WebhookCredentials], receive: Receive, count: Callable[[str], None]
@@ -108,8 +108,9 @@ class WebhookRequests:
         if wait_seconds:
             self._count("too_many")
             raise too_many("too many requests", wait_seconds)
-        with self._room_for(request) as most:
-            body = await self._body(request, most)
+        most = self._most_bytes(request)
+        with self._buffer() as buffer:
+            body = await self._read(request, buffer, most)
             if request.content_type == FORM:
                 return self._answer_deletion(request, body)
             signature, secrets = request.headers.get(SIGNATURE_HEADER, ""), self._credentials().secrets
@@ -141,39 +142,43 @@ class WebhookRequests:
         url = host.with_path(self._path).with_query({CODE_PARAMETER: code})
         return web.json_response({"url": str(url), "confirmation_code": code})
 
-    @contextmanager
-    def _room_for(self, request: web.Request) -> Iterator[int]:
-        """Yield how many bytes the body may have, which nothing else takes up meanwhile."""
-        if request.headers.get("Content-Encoding", "identity") != "identity":
+    def _most_bytes(self, request: web.Request) -> int:
+        """Return how many bytes the body may have."""
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             self._count("too_large")  # as nobody knows how large it is
             raise web.HTTPUnsupportedMediaType(text="send the body as it is, not compressed")
         length = request.content_length
         if length is not None and length > MAX_BODY_BYTES:
             self._count("too_large")
             raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length, text="")
-        most = MAX_BODY_BYTES if length is None else length
-        if self._bytes + most > MAX_BYTES_AT_ONCE:
-            self._count("too_many")
-            raise too_many("too many requests at once", 1.0)
-        self._bytes += most
-        try:
-            yield most
-        finally:
-            self._bytes -= most
+        return MAX_BODY_BYTES if length is None else length
 
-    async def _body(self, request: web.Request, most: int) -> bytes:
-        body = bytearray()
+    @contextmanager
+    def _buffer(self) -> Iterator[bytearray]:
+        """Yield a buffer for a body, which takes up memory until the end of the block."""
+        buffer = bytearray()
+        try:
+            yield buffer
+        finally:
+            self._bytes -= len(buffer)
+
+    async def _read(self, request: web.Request, buffer: bytearray, most: int) -> bytes:
+        """Read a body. What has come counts, not what is announced: announcing costs a stranger nothing."""
         try:
             async with asyncio.timeout(MAX_BODY_SECONDS):
                 async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > most:
+                    buffer += chunk
+                    self._bytes += len(chunk)
+                    if len(buffer) > most:
                         self._count("too_large")
-                        raise web.HTTPRequestEntityTooLarge(most, len(body), text="")
+                        raise web.HTTPRequestEntityTooLarge(most, len(buffer), text="")
+                    if self._bytes > MAX_BYTES_AT_ONCE:
+                        self._count("too_many")
+                        raise too_many("too many requests at once", 1.0)
         except TimeoutError as error:
             self._count("too_slow")
             raise web.HTTPRequestTimeout(text="") from error
-        return bytes(body)
+        return bytes(buffer)
 
     def _refuse_signature(self) -> NoReturn:
         self._count("wrong_signature")
@@ -251,7 +256,7 @@ Events = tuple[WebhookEvent, ...]
 
 
 class WebhookIntake:
-    """Stores the events of requests durably, several requests at a time, and counts what came of each update.
+    """Stores the events of requests durably, several requests at a time, and counts the result of each update.
 
     `arrived` is called when there is something new; `latest_at` is when the latest body was taken.
     """

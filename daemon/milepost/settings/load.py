@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from milepost.core.errors import BadConfiguration
 from milepost.settings.messages import problems_in
-from milepost.settings.model import FACEBOOK_STORE, Settings, StoreSettings
+from milepost.settings.model import FACEBOOK_STORE, HttpSettings, Settings, StoreSettings
 from milepost.settings.secrets import SecretOrigin, fill_in, origins, written_items
 from milepost.settings.yaml import Document, KeyPath, Problem, as_if_written, format_key_path, read_document
 
@@ -123,6 +123,7 @@ def _broken_rules(document: Document) -> Iterator[Problem]:
     """Yield the rules that a document breaks, once its secrets are filled in."""
     yield from _repeated(document, "pages", "id", "page")
     yield from _repeated(document, "deliveries", "name", "destination")
+    yield from _one_address(document)
     kind = _kind(document)
     if kind == "facebook":
         yield from _missing_for_facebook(document)
@@ -155,6 +156,13 @@ def _repeated(document: Document, name: str, key: str, what: str) -> Iterator[Pr
         value, here = item.get(key), format_key_path(key_path)
         if isinstance(value, str) and first.setdefault(value, here) != here:
             yield Problem((*key_path, key), f"{first[value]} has this {key}, too; allowed: each {what} once")
+
+
+def _one_address(document: Document) -> Iterator[Problem]:
+    """Yield the address of webhooks if status page, metrics and API have it: nothing is served beside webhooks."""
+    taken = document.at(("http", "listen")) or HttpSettings.model_fields["listen"].default
+    if document.at(("webhooks", "listen")) == taken and not str(taken).endswith(":0"):
+        yield Problem(("webhooks", "listen"), "http.listen is this address; allowed: another one, or another port")
 
 
 def _missing_for_facebook(document: Document) -> Iterator[Problem]:
