@@ -10,8 +10,8 @@ from typing import Self
 
 from milepost.core.model import Changes
 
-# A byte each. After 300,000 ids, which are 100,000 conversations, 13 % of the ids that were never stored share their slot
-# with one that was, and are looked up in vain.
+# A byte each. After 300,000 ids, which are 100,000 conversations, 13 % of the ids that were never stored share their
+# slot with one that was, and are looked up in vain.
 SLOTS = 2**21
 LAST_SLOT = SLOTS - 1
 
