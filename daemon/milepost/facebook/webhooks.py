@@ -164,7 +164,7 @@ def _hints(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEvent]
     message_id = id_in(detail.get("mid"))
     if message_id is None or is_unsent(key, detail):
         return
-    if is_edit(key, detail) and not isinstance(detail.get("text"), str):
+    if is_edit(key, detail) and (envelope.contact_id is None or not isinstance(detail.get("text"), str)):
         yield envelope.event(WebhookKind.REVISION, message_id, str(count_in(detail.get("num_edit"))))
     elif key in ("message", "postback") or (key == "message_edit" and not is_edit(key, detail)):
         yield envelope.event(WebhookKind.MESSAGE, message_id)
