@@ -7,14 +7,17 @@ is a call of the API, or a wait. A scenario that fails is printed with its seed,
 
 from collections import Counter
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis.strategies import SearchStrategy
+from msgspec import structs
 
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Scenario
+from milepost.engine import backlog
 from simulation.pinned import DISPLACED, DISPLACED_IN_BURSTS, LEFT_BEHIND, MET_BY_BOTH, OLDER_GIVEN_UP
 
 # What a simulation that proves anything must have met.
@@ -170,6 +173,24 @@ def test_facts_at_any_moment_make_nothing_older_and_bring_nothing_back(examples:
 
     assert seen["a fact was applied"] >= facts
     assert seen["a fact was no news"] >= facts // 10
+
+
+def with_limits_that_change(scenario: Scenario) -> Scenario:
+    """Let threads have long pasts, and the limit of their histories be another one now and then."""
+    limit = inf if scenario.seed % 2 else 0.0
+    policy = structs.replace(scenario.policy, messages_per_conversation=3, message_history_seconds=limit)
+    habits = replace(scenario.habits, longest_past=60, new_thread_chance=0.2)
+    return replace(scenario, habits=habits, policy=policy, full_chance=0.3, reload_chance=0.1)
+
+
+@pytest.mark.timeout(300)
+def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "GAPS_REOPENED", 2)  # so that a search takes some steps, and is cut short
+    steps, seen = play(30, scenarios.map(with_limits_that_change))
+
+    assert steps >= 5_000
+    assert seen["histories were left out of the record"] >= 100
+    assert seen["histories that were left out were owed"] >= 10
 
 
 @pytest.mark.long

@@ -23,6 +23,7 @@ GROWING = {
     "dead_letters",
     "dead_letter_payloads",
     "runs",
+    "message_backlog",
     "missed_conversations",
     "forgotten",
 }
@@ -90,6 +91,8 @@ VALUES: dict[str, object] = {
     "has_stretch": True,
     "newer_than": INSTANT,
     "older_than": INSTANT,
+    "until": INSTANT,
+    "offset": 7,
     "sweep_started_at": INSTANT,
     "conversations": ["t_1"],
     "contacts": ["c_1"],

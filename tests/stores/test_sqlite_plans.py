@@ -51,6 +51,8 @@ WHOLE_KEYS = {
     "forget_conversations": "(platform=? AND page_id=?)",
     "erase_conversations": "(platform=? AND page_id=?)",
     "count_unseen": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
+    "search_until": "(platform=? AND page_id=? AND updated_time>?)",
+    "search_threads": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "note_missed": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "entries_of_run_before": "(stream=? AND version>? AND version<?)",
 }

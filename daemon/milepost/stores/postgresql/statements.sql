@@ -8,22 +8,20 @@
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
 -- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
 -- messages looks costly enough for that, and takes a few milliseconds. NULL in an array is the null of JSON.
+--
+-- Lookups are planned once, as planning one takes as long as running it: with an index for every key, and without a
+-- sequential scan, which an empty table would be a reason for, their plan is the same for tables of any size.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', %(statement_timeout)s, true),
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
-    set_config('plan_cache_mode', 'force_custom_plan', true),
+    set_config('plan_cache_mode', CASE WHEN %(is_lookup)s THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
+    set_config('enable_seqscan', CASE WHEN %(is_lookup)s THEN 'off' ELSE 'on' END, true),
     set_config('enable_bitmapscan', 'off', true),
     set_config('jit', 'off', true),
     set_config('array_nulls', 'on', true);
-
--- name: plan_once
--- For the rest of a transaction, after `settings`: to plan `known` takes as long as to run it. It has one plan for tables of
--- any size, each of its lookups by the one index that has the key, once the planner cannot take an empty table for a
--- reason to scan it.
-SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
@@ -567,6 +565,10 @@ CROSS JOIN LATERAL (
 ) AS stored
 WHERE platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later));
 
+-- name: checkpoints_elsewhere
+SELECT state::text FROM checkpoints
+WHERE stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page));
+
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
 SELECT move.page_id, instant_text(greatest(move.moved_at, checkpoints.last_success_at))
@@ -839,6 +841,38 @@ FROM message_backlog
 WHERE stream = %(stream)s AND queue = 2 AND reached_at > %(newer_than)s
 ORDER BY reached_at DESC
 LIMIT %(limit)s;
+
+-- name: search_until
+-- The end of a step through the conversations of a stream: those with the same time are in one step.
+SELECT instant_text(updated_time)
+FROM conversations
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s
+ORDER BY updated_time
+LIMIT 1 OFFSET %(offset)s;
+
+-- name: search_threads
+-- The conversations of a step of which no gap is on record and some message is stored, and how many are. One conversation
+-- at a time as in `known`.
+SELECT
+    conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
+    instant_text(newest_at)
+FROM conversations
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE message.deleted_at IS NULL) AS messages, min(occurred_at) AS oldest_at,
+        max(occurred_at) AS newest_at
+    FROM contact_interaction_events AS message
+    WHERE message.conversation_id = conversations.conversation_id
+) AS stored
+CROSS JOIN LATERAL (
+    SELECT count(*) AS gaps FROM message_backlog
+    WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = %(stream)s
+) AS owed
+WHERE
+    platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s AND updated_time <= %(until)s
+    AND deleted_at IS NULL
+    AND gaps = 0
+    AND oldest_at IS NOT NULL;
 
 -- name: dead_letters_with_payloads
 SELECT

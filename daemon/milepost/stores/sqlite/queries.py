@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import (
     ConversationRow,
@@ -161,6 +161,7 @@ class SqliteSession:
         return replace(
             known,
             owed_elsewhere=tuple(rows.gap(state) for (state,) in self.ask("owed_elsewhere", there)),
+            left_out_elsewhere=rows.left_out(self.ask("checkpoints_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -322,6 +323,13 @@ class SqliteSession:
         parameters = {"stream": stream.key, "newer_than": instant_text(later_than), "limit": limit}
         found = self.ask("gaps_at_limit", parameters)
         return tuple(rows.gap(state) for (state,) in found)
+
+    def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        span = stream_parameters(stream) | {"newer_than": instant_text(after) if after else BEFORE_ALL}
+        last = self.ask("search_until", span | {"offset": limit - 1}).fetchone()
+        found = self.ask("search_threads", span | {"until": last[0] if last else AFTER_ALL})
+        return rows.threads_searched(found, last)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""
