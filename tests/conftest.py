@@ -19,6 +19,11 @@ settings.register_profile("milepost", deadline=None, derandomize=True, print_blo
 settings.load_profile("milepost")
 
 
+def workers_in_all() -> int:
+    """Return how many processes share the tests."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(
     collector: pytest.Collector,
@@ -27,8 +32,7 @@ def pytest_make_collect_report(
     report = yield
     if isinstance(collector, pytest.Directory):
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        first = len(report.result) * worker // workers
+        first = len(report.result) * worker // workers_in_all()
         report.result = report.result[first:] + report.result[:first]
     return report
 
@@ -39,10 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     They are spread over the worker processes, each of which begins with an equal share of the tests, in one order.
     """
-    items.sort(key=lambda item: item.path)
+    workers = workers_in_all()
+    if workers > 1:
+        items.sort(key=lambda item: item.path)
     longest = [item for item in items if item.get_closest_marker("timeout")]
     others = [item for item in items if not item.get_closest_marker("timeout")]
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     bounds = [len(others) * worker // workers for worker in range(workers + 1)]
     items[:] = [
         item
