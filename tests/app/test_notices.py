@@ -81,7 +81,7 @@ class World:
         self.settings = settings
         self.checkpoints: list[Checkpoint] = []
         self.issues: list[Issue] = []
-        self.is_teller = True
+        self.is_notifier = True
         self.is_away = False
 
         def destinations(urls: Sequence[str]) -> Sequence[Destination]:
@@ -93,13 +93,13 @@ class World:
     def watching(self) -> NoticeWatch:
         """Return the watch of a process that begins now."""
         reader: JournalReader = self.journal  # type: ignore[assignment]  # the part of it that is read
-        observed = Observed(lambda: self.checkpoints, lambda: self.issues, reader, self._tells)
+        observed = Observed(lambda: self.checkpoints, lambda: self.issues, reader, self._is_notifier)
         return NoticeWatch(observed, lambda: self.settings, self.clock)
 
-    async def _tells(self) -> bool:
+    async def _is_notifier(self) -> bool:
         if self.is_away:
             raise StoreAway("away")
-        return self.is_teller
+        return self.is_notifier
 
     async def look(self, seconds: float = 0.0) -> list[str]:
         """Look once after so much time, and return what people have been told so far."""
@@ -186,23 +186,23 @@ async def stops(world: World) -> list[str]:
 
 
 async def test_a_worker_that_is_not_the_first_tells_nothing(world: World) -> None:
-    world.is_teller = False
+    world.is_notifier = False
     assert await stops(world) == []
     assert await world.look(HANDOVER_SECONDS) == []
-    world.is_teller = True
+    world.is_notifier = True
     assert await world.look(3600) == [], "the first one has told"
 
 
 async def test_if_the_first_worker_dies_the_next_one_tells_what_was_decided_meanwhile(world: World) -> None:
-    world.is_teller = False
+    world.is_notifier = False
     assert await stops(world) == []
-    world.is_teller = True
+    world.is_notifier = True
     assert await world.look(HANDOVER_SECONDS - 5) == [f"page {STREAM.page_id} is stopped"]
     assert len(await world.look(5)) == 1
 
 
 async def test_that_its_own_runs_do_not_end_each_worker_tells(world: World) -> None:
-    world.is_teller = False
+    world.is_notifier = False
     await world.watch.begin()
     await world.look()
     world.issues = [STALLED]

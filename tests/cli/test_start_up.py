@@ -56,3 +56,4 @@ main()
     loaded = set(ended.stdout.split())
     assert "milepost.settings" in loaded, ended
     assert not OF_POSTGRESQL & loaded
+    assert "tqdm" not in loaded  # stderr is no terminal here

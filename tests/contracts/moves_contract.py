@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
-from milepost.core.gaps import Gap, GapEnding, MessagesOwed
+from milepost.core.gaps import Gap, GapEnding, HistoriesLeftOut, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
@@ -114,6 +114,23 @@ class MovesContract:
         assert before.owed_elsewhere == (first,)
         assert after.owed_elsewhere == ()
         assert {each.gap.gap_id: each.ending for each in open_gaps} == {"g_1": GapEnding.MOVED, "g_2": None}
+
+    async def test_what_a_page_left_out_of_the_record_is_known_to_the_page_that_takes_over(
+        self, kept: StoreDump
+    ) -> None:
+        left_out = HistoriesLeftOut(at(-90), 60.0)
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1))
+            await store.commit(commit_after(await store.load(OLD), MessagesOwed((), left_out)))
+            await store.commit(
+                commit_after(await store.load(STRANGER), MessagesOwed((), replace(left_out, seconds=1.0)))
+            )
+
+            moves = await store.known(keys_of(NEW, batch(thread(1))))
+            stays = await store.known(keys_of(OLD, batch(thread(1))))
+
+        assert moves.left_out_elsewhere == (left_out,)
+        assert stays.left_out_elsewhere == ()
 
     async def test_what_two_pages_read_at_once_is_counted_by_one_of_them(self, kept: StoreDump) -> None:
         """The second one has to look again: at a thread that both are the first to read, and at one that moves."""

@@ -13,7 +13,16 @@ from contracts.store_contract import Look, commit
 from kit.builders import NOON, STREAM, at
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
-from milepost.core.gaps import Gap, GapEnding, HistoryLeft, MessagesFailed, MessagesOwed, MessagesRead
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    HistoryLeft,
+    MessagesFailed,
+    MessagesOwed,
+    MessagesRead,
+    ThreadsSearched,
+    UnopenedThread,
+)
 from milepost.core.model import (
     Changes,
     ConversationRow,
@@ -42,6 +51,10 @@ PROBLEM = Problem(ProblemKind.NETWORK, "connection reset")
 
 def gap(key: str = "g_1", conversation_id: str = "t_1", *, newest_at: datetime = NOON) -> Gap:
     return Gap(key, conversation_id, NOON, newest_at, at(-60), at(-3600), cursor="older")
+
+
+def event_at(event_id: str, conversation_id: str, seconds: float) -> InteractionEventRow:
+    return replace(event_row(event_id, conversation_id=conversation_id), occurred_at=at(seconds))
 
 
 async def open_gaps(store: Store, *, of: Stream = STREAM, limit: int = 100) -> list[str]:
@@ -125,6 +138,45 @@ class BacklogContract:
 
         assert await open_gaps(store) == ["g_1"]
         assert await store.gaps_at_limit(STREAM, at(-10_000), 10) == ()
+
+    async def test_conversations_are_searched_that_have_messages_and_no_gap_of_the_stream(self, store: Store) -> None:
+        there = tuple(conversation_row(f"t_{n}", synced_at=at(n), message_count=n or None) for n in range(5))
+        gone = replace(conversation_row("gone", synced_at=at(1)), deleted_at=NOON)
+        messages = (
+            event_at("m_1", "t_0", -3),
+            event_at("m_2", "t_0", -9),
+            event_at("m_3", "t_2", -2),
+            event_at("m_4", "t_4", 4),
+            event_at("m_5", "gone", 1),
+            event_at("m_6", "t_3", 1),
+        )
+        await commit(store, MessagesOwed((gap("g_3", "t_3"),)), changes=Changes((*there, gone), (), messages))
+        unsent = replace(event_at("m_2", "t_0", -9), deleted_at=NOON)
+        await commit(store, MessagesOwed((gap("g_4", "t_4"),)), of=OTHER, changes=Changes(revised=(unsent,)))
+
+        searched = await store.search_threads(STREAM, None, 10)
+
+        assert searched.until is None
+        assert sorted(searched.threads, key=lambda thread: thread.conversation_id) == [
+            UnopenedThread("t_0", NOON, None, 1, at(-9), at(-3)),
+            UnopenedThread("t_2", at(2), 2, 1, at(-2), at(-2)),
+            UnopenedThread("t_4", at(4), 4, 1, at(4), at(4)),
+        ]
+        assert await store.search_threads(OTHER, None, 10) == ThreadsSearched((), None)
+
+    async def test_a_search_goes_on_after_each_step_until_the_last(self, store: Store) -> None:
+        rows = tuple(conversation_row(f"t_{n}", synced_at=at(n // 2)) for n in range(7))
+        messages = tuple(event_at(f"m_{n}", f"t_{n}", 0) for n in range(7))
+        await commit(store, changes=Changes(rows, (), messages))
+        found, steps, after = list[str](), list[datetime | None](), None
+        while not steps or after is not None:
+            searched = await store.search_threads(STREAM, after, 3)
+            found += [thread.conversation_id for thread in searched.threads]
+            after = searched.until
+            steps.append(after)
+
+        assert steps == [at(1), at(3), None]
+        assert sorted(found) == [f"t_{n}" for n in range(7)], "those with the same time are in one step"
 
     async def test_a_gap_that_the_commit_of_its_end_opens_again_is_open(self, store: Store) -> None:
         await commit(

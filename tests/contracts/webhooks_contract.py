@@ -95,8 +95,8 @@ class WebhooksContract:
             await keep(store, "m_1")
             await store.webhooks.add([written("m_1"), written("m_2")], NOON)
             await store.webhooks.claim(NOON)
-            assert await store.webhooks.told(("m_0", "m_1", "m_2", "")) == {"m_1", "m_2"}
-            assert await store.webhooks.told(()) == frozenset()
+            assert await store.webhooks.announced(("m_0", "m_1", "m_2", "")) == {"m_1", "m_2"}
+            assert await store.webhooks.announced(()) == frozenset()
 
     async def test_old_events_and_too_many_are_deleted_and_those_that_waited_are_counted(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
@@ -302,7 +302,7 @@ class FactsContract:
     async def test_a_fact_announces_no_message(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.webhooks.add([said(WebhookKind.REACTION, "m_1", 5)], NOON)
-            assert await store.webhooks.told(("m_1",)) == frozenset()
+            assert await store.webhooks.announced(("m_1",)) == frozenset()
 
 
 def as_json(value: object) -> object:

@@ -143,8 +143,11 @@ class TestWhatIsOwed:
     def test_nothing_is_owed_where_one_of_the_listed_messages_is_stored(self, known: str) -> None:
         assert owed_of(listed(-60, -30, -10), stored(-3600, known)) == []
 
-    def test_nothing_is_owed_where_the_list_shows_all(self) -> None:
-        assert owed_of(listed(-60, -30, has_older=False), stored()) == []
+    def test_a_list_that_names_no_older_messages_does_not_prove_that_there_are_none(self) -> None:
+        """What is stored is older than all of it, and not in it: it was cut short."""
+        (gap,) = owed_of(listed(-60, -30, has_older=False), stored(-3600, "m_-3600"))
+
+        assert (gap.back_to, gap.cursor, gap.listed) == (at(-3600), None, 2)
 
     def test_a_list_as_long_as_was_asked_for_may_not_be_all(self) -> None:
         full = listed(*(-float(each) for each in range(POLICY.messages_per_conversation)), has_older=False)
@@ -229,11 +232,12 @@ class TestHistory:
         assert gap.history_to == EPOCH
 
     @pytest.mark.parametrize("seconds", [0.0, 60.0])
-    def test_what_reaches_back_to_the_limit_owes_nothing_and_is_on_record(self, seconds: float) -> None:
-        (gap,) = history_of(listed(-60, -30), message_history_seconds=seconds)
-        before = given(run_started(), MessagesOwed((gap,)))
+    def test_what_reaches_back_to_the_limit_owes_nothing(self, seconds: float) -> None:
+        assert history_of(listed(-60, -30), message_history_seconds=seconds) == []
 
-        assert gap.is_at_limit
+    def test_one_at_its_limit_that_an_older_entry_has_on_record_owes_nothing(self) -> None:
+        before = given(run_started(), MessagesOwed((replace(HISTORY, reached_at=at(-3600)),)))
+
         assert (before.backlog, before.history) == (0, None)
 
     @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ The first 22 entries are from a Milepost without remedies, the first 42 from one
 that could not remove streams, the first 53 from one that did not number batches, the first 58 from one that did not
 check which participant is us, the first 61 from one that left no fields out, the first 62 from one that believed
 whatever a list answered, the first 73 from one that read no older messages, the first 80 from one that did not say
-what the API withholds, and the first 83 from one that applied nothing of what webhooks say.
+what the API withholds, the first 83 from one that applied nothing of what webhooks say, and the first 85 from one that
+had every history on record.
 """
 
 from datetime import datetime
@@ -18,6 +19,7 @@ from kit.memory_store import JournalRow
 from milepost.core.checkpoint import Checkpoint, Doubt, MissedSoFar, Run
 from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
+from milepost.core.gaps import HistoriesLeftOut, HistorySearch
 from milepost.core.journal import Codec, check_link
 from milepost.core.model import Stream
 from milepost.core.position import Progress
@@ -32,6 +34,7 @@ WITHOUT_NUMBERS = 53
 WITHOUT_DOUBTS = 62
 WITHOUT_BACKLOG = 73
 WITHOUT_MISSED = 80
+WITHOUT_LEFT_OUT = 85
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +171,20 @@ def test_what_is_withheld_is_missed_and_no_longer_owed(checkpoints: list[Checkpo
     assert (before.missed, before.window_at) == (None, None)
     assert missing.missed == after.missed == MissedSoFar(41, datetime.fromisoformat("2026-03-01T13:56:00.250Z"))
     assert (missing.window_at, after.window_at) == (None, datetime.fromisoformat("2026-03-01T13:56:00.250Z"))
+
+
+def test_histories_that_are_not_on_record_are_those_of_the_latest_entry_about_them(
+    checkpoints: list[Checkpoint],
+) -> None:
+    before, left_out, searching = checkpoints[WITHOUT_LEFT_OUT - 1 : WITHOUT_LEFT_OUT + 2]
+    reach_to, search = (
+        datetime.fromisoformat("2025-11-21T13:58:00.250Z"),
+        searching.left_out and searching.left_out.search,
+    )
+
+    assert {after.left_out for after in checkpoints[:WITHOUT_LEFT_OUT]} == {None}
+    assert left_out.left_out == HistoriesLeftOut(reach_to, 90 * 86_400.0)
+    assert search == HistorySearch(
+        datetime.fromisoformat("2025-03-01T13:58:00.250Z"), datetime.fromisoformat("2025-08-13T13:58:00.250Z")
+    )
+    assert [each.backlog for each in (before, left_out, searching)] == [0, 0, 1]

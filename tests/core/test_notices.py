@@ -28,7 +28,7 @@ from milepost.core.notices import (
     Situation,
     decide_notices,
     situation_of,
-    told_before,
+    state_at_start,
 )
 from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
@@ -71,7 +71,7 @@ class People:
 
     def restart(self, seconds: float, *checkpoints: Checkpoint, opened: Iterable[NewDeadLetter] = ()) -> None:
         now = at(seconds)
-        self.told = told_before(situation_of(checkpoints, now), opened, now, now)
+        self.told = state_at_start(situation_of(checkpoints, now), opened, now, now)
 
     @property
     def last(self) -> PeopleNotice:
@@ -280,7 +280,7 @@ def test_the_token_of_a_stopped_page_is_not_told_beside_it() -> None:
 
 def test_a_token_that_came_close_to_its_end_while_nothing_ran_is_told_at_the_start() -> None:
     ending, now = with_token(5), at(0)
-    told = told_before(situation_of([ending], now), [], as_of=NOON - timedelta(days=3), now=now)
+    told = state_at_start(situation_of([ending], now), [], as_of=NOON - timedelta(days=3), now=now)
     _, notices = decide_notices(told, situation_of([ending], now), [], at(SETTLED), ALL)
     assert [each.kind for each in notices] == [NoticeKind.TOKEN_EXPIRING]
 
@@ -392,7 +392,7 @@ def test_a_restart_at_any_moment_tells_of_a_stop_when_the_process_would_have(las
     restarted = People()
     page = stopped()
     situation = situation_of([page], at(lasted))
-    restarted.told = told_before(situation, [], at(lasted), at(lasted))
+    restarted.told = state_at_start(situation, [], at(lasted), at(lasted))
     _, notices = decide_notices(restarted.told, situation_of([page], at(lasted + more)), [], at(lasted + more), ALL)
     days = (lasted + more) // 86_400 - lasted // 86_400
     assert bool(notices) == (days > 0)

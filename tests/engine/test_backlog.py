@@ -90,7 +90,8 @@ class Busy(Inbox):
         thread = self.threads[thread_id]
         shown = thread[::-1][: POLICY.messages_per_conversation]
         read = conversation(thread_id, thread[-1].occurred_at, of=contact(f"c_{thread_id}"), messages=shown)
-        return replace(read, has_older=len(shown) < len(thread), older_cursor=shown[-1].event_id)
+        has_older = len(shown) < len(thread)
+        return replace(read, has_older=has_older, older_cursor=shown[-1].event_id, message_count=len(thread))
 
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
         assert self._gate is not None
@@ -440,13 +441,13 @@ async def test_a_longer_limit_reads_on_where_reading_stopped_with_the_next_full_
     await one_run(longer, inbox).sync([STREAM])
     assert inbox.requests == [], "the histories are looked at without a full sweep"
     await one_run(longer, inbox).sync([STREAM], full=True)
-    assert [each.cursor for each in inbox.requests] == ["m_0_old_1", "m_1_old_1"]
+    assert [each.cursor for each in inbox.requests] == [None, "m_0_old_9", None, "m_1_old_9"]
     await one_run(longer, inbox).sync([STREAM], full=True)
-    assert len(inbox.requests) == 2, "what was read is read again"
+    assert len(inbox.requests) == 4, "what was read is read again"
     whole = replace(parts, policy=replace(POLICY, message_history_seconds=inf))
     await one_run(whole, inbox).sync([STREAM], full=True)
 
-    assert [each.cursor for each in inbox.requests[2:]] == ["m_0_old_11", "m_0_old_21", "m_1_old_11"]
+    assert [each.cursor for each in inbox.requests[4:]] == ["m_0_old_19", "m_0_old_29"]
     assert store.interaction_events.keys() == all_of(inbox)
 
 

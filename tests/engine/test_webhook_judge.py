@@ -24,7 +24,7 @@ class Announced(NoInbox):
         self.message_ids = set(message_ids)
         self.absences = 0
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         if self.absences:
             self.absences -= 1
             raise StoreAway("away")

@@ -162,7 +162,7 @@ class TestResponse:
                 await client.get("1161", {}, TOKEN)
                 await client.get("1161", {}, TOKEN)
         assert [(entry["event"], entry["asked"], entry["answered"]) for entry in logs] == [
-            ("graph_api_version_differs", "v26.0", "v27.0")
+            ("API version differs", "v26.0", "v27.0")
         ]
 
     @pytest.mark.parametrize("version", [b"v26.0", b"v\xff"])

@@ -105,7 +105,7 @@ class TestPages:
     async def test_a_page_that_cannot_be_synced_is_left_out_with_a_warning(self, item: object) -> None:
         with capture_logs() as logs:
             assert await pages_of(listed(item, page("77"))) == ["77"]
-        assert [(entry["event"], entry["count"]) for entry in logs] == [("managed_pages_unreadable", 1)]
+        assert [(entry["event"], entry["count"]) for entry in logs] == [("managed pages unreadable", 1)]
 
     @pytest.mark.parametrize("fields", [{"name": None}, {"instagram_business_account": {"id": 7}}, {"x": 1}])
     async def test_an_odd_field_costs_only_itself(self, fields: Json) -> None:
@@ -203,7 +203,7 @@ class TestHeavyLists:
 
         assert isinstance(outcome, tuple)
         assert [each.id for each in outcome] == ["0", "1", "2"]
-        assert {entry["event"] for entry in logs} == {"managed_pages_read_without_accounts"}
+        assert {entry["event"] for entry in logs} == {"managed pages read without their Instagram accounts"}
 
     async def test_a_list_that_cannot_be_read_at_all_is_given_up_soon(self) -> None:
         edge = ManagedPages(3, lambda *_: True)

@@ -37,6 +37,8 @@ class FinalInvariants(Observations):
         """No history ends later than the limit, after a full sweep with that limit."""
         gaps = [gap for of, gap in self.store.gaps.values() if of == stream.key and gap.is_at_limit]
         assert all(gap.reached_at <= limit for gap in gaps), "a history ends before the limit"
+        left_out = self.observed[stream].refolded.left_out
+        assert left_out is None or (left_out.search is None and left_out.reach_to <= limit), "a history is not opened"
 
     def nothing_is_left_of_the_forgotten(self) -> None:
         """Of an account that has moved, as soon as a row says so: on all of its pages."""

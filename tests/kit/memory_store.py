@@ -16,7 +16,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import MilepostError, OutcomeUnknown, VersionConflict
 from milepost.core.events import Entry, Resolution, StreamRemoved
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, gaps_after
+from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread, gaps_after
 from milepost.core.journal import Codec, check_link, dead_letter_after, instant_text
 from milepost.core.model import (
     Changes,
@@ -154,8 +154,15 @@ class MemoryStore:
             if gap.conversation_id in keys.conversations
             and of in {f"{keys.stream.platform}:{page_id}" for page_id in pages}
         )
+        there = (self.checkpoints.get(f"{keys.stream.platform}:{page_id}") for page_id in pages)
+        left_out = (rows.checkpoint(snapshot).left_out for snapshot in there if snapshot is not None)
         return replace(
-            known, contacts_elsewhere=elsewhere, moved_to=moved_to, contact_pages=contact_pages, owed_elsewhere=owed
+            known,
+            contacts_elsewhere=elsewhere,
+            moved_to=moved_to,
+            contact_pages=contact_pages,
+            owed_elsewhere=owed,
+            left_out_elsewhere=tuple(each for each in left_out if each is not None),
         )
 
     def _later(self, stream: Stream) -> set[str]:
@@ -273,6 +280,35 @@ class MemoryStore:
             reverse=True,
         )
         return tuple(gaps[:limit])
+
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Return the next conversations without a gap, by `updated_time`; those with the same time are in one step."""
+        page = (stream.platform.value, stream.page_id)
+        theirs = [row for row in self.conversations.values() if (row.platform, row.page_id) == page]
+        ahead = sorted((row for row in theirs if after is None or row.updated_time > after), key=_by_time)
+        until = ahead[limit - 1].updated_time if len(ahead) >= limit else None
+        on_record = {gap.conversation_id for of, gap in self.gaps.values() if of == stream.key}
+        return ThreadsSearched(
+            tuple(
+                thread
+                for row in ahead
+                if (until is None or row.updated_time <= until)
+                and row.deleted_at is None
+                and row.conversation_id not in on_record
+                and (thread := self._unopened(row)) is not None
+            ),
+            until,
+        )
+
+    def _unopened(self, row: ConversationRow) -> UnopenedThread | None:
+        messages = [each for each in self.interaction_events.values() if each.conversation_id == row.conversation_id]
+        times = [each.occurred_at for each in messages]
+        if not times:
+            return None
+        stored = sum(each.deleted_at is None for each in messages)
+        return UnopenedThread(
+            row.conversation_id, row.first_synced_at, row.message_count, stored, min(times), max(times)
+        )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -638,6 +674,10 @@ def _names(changes: Changes) -> Iterator[tuple[Table, str]]:
     yield from ((Table.CONVERSATIONS, row.conversation_id) for row in changes.conversations)
     yield from ((Table.CONTACTS, row.contact_id) for row in changes.contacts)
     yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in (*changes.interaction_events, *changes.revised))
+
+
+def _by_time(row: ConversationRow) -> datetime:
+    return row.updated_time
 
 
 def _is_due(redrive_at: datetime | None, now: datetime) -> bool:

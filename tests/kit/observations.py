@@ -13,7 +13,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import is_of_older
 from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import Event, Stage, Tally
-from milepost.core.gaps import Gap, MessagesMissed, MessagesOwed, MessagesRead, Missed
+from milepost.core.gaps import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
 from milepost.core.plan import EPOCH
@@ -46,6 +46,7 @@ class Observed:
         self.run_ids: set[str] = set()
         self.ended_runs: set[str] = set()
         self.histories: set[str] = set()  # by gap
+        self.opened: set[str] = set()  # threads whose histories were on record
         self.missed: dict[str, list[Missed]] = {}  # by thread
 
 
@@ -98,8 +99,11 @@ class Observations:
     def _note_messages(self, stream: Stream, event: Event) -> None:
         observed = self.observed[stream]
         match event:
-            case MessagesOwed(gaps=gaps):
-                self.seen["messages were owed"] += 1
+            case MessagesOwed(gaps=gaps, left_out=left_out):
+                self.seen["messages were owed"] += bool(gaps)
+                self.seen["histories were left out of the record"] += left_out is not None and left_out.search is None
+                self.seen["histories that were left out were owed"] += bool(gaps) and _is_of_search(left_out)
+                observed.opened |= {gap.conversation_id for gap in gaps if gap.is_history}
                 for gap in gaps if any(each.is_history for each in gaps) else ():
                     is_again = gap.gap_id in observed.histories
                     self.seen[f"a history was {'owed further back' if is_again else 'owed'}"] += 1
@@ -210,7 +214,8 @@ class Observations:
             known = {each.event_id for each in thread.messages[came:]}
             listed = replace(listed, interactions=tuple(each for each in listed.interactions if each.event_id in known))
         gaps = self._gaps_of(stream, thread.thread_id)
-        limit = max((gap.history_to for gap in gaps if gap.history_to is not None), default=EPOCH)
+        limits = (gap.history_to for gap in gaps if gap.history_to is not None)
+        limit = max(limits, default=self._left_out_to(stream, thread))
         has_history = first is not None and stream not in self.linked
         history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
         since = [] if first is None else thread.messages[first:]
@@ -223,6 +228,12 @@ class Observations:
         if thread.unsent:
             missing &= readable
         return [each for each in thread.messages if each.event_id in missing]
+
+    def _left_out_to(self, stream: Stream, thread: Thread) -> datetime:
+        """Return how far back a history reaches at least that was never on record; EPOCH if it was, or none may be."""
+        observed = self.observed[stream]
+        left_out = observed.refolded.left_out
+        return EPOCH if left_out is None or thread.thread_id in observed.opened else left_out.reach_to
 
     def _readable(self, stream: Stream, thread: Thread) -> set[str]:
         """Name the messages that are there, but for those that are on record as withheld, as beyond the window.
@@ -318,6 +329,10 @@ class Observations:
 
     def deleted_of_linked(self, stream: Stream) -> frozenset[str]:
         return frozenset().union(*(self.deleted(each) for each in self._group(stream) if each != stream))
+
+
+def _is_of_search(left_out: HistoriesLeftOut | None) -> bool:
+    return left_out is not None and (left_out.search is not None or left_out.seconds is None)
 
 
 def are_covered(gaps: list[Gap], thread: Thread, messages: list[Interaction]) -> bool:

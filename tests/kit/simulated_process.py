@@ -24,7 +24,7 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, Versi
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
 from milepost.core.plan import open_sweep, taken_up
 from milepost.core.ports import (
@@ -484,6 +484,10 @@ class SimulatedStore:
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         await self._reach()
         return await self._store.gaps_at_limit(stream, later_than, limit)
+
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        await self._reach()
+        return await self._store.search_threads(stream, after, limit)
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         await self._reach()

@@ -15,7 +15,7 @@ class NoInbox:
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         raise NotImplementedError(now)
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         raise NotImplementedError(message_ids)
 
     async def streams_with_facts(self) -> tuple[Stream, ...]:

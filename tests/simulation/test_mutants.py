@@ -486,6 +486,12 @@ def to_histories(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=habits, policy=policy, threads=4, link_chance=0.0)
 
 
+def to_limits_that_change(scenario: Scenario) -> Scenario:
+    """Let threads with long pasts be met while histories are short, for a while."""
+    short = to_histories(scenario)
+    return dataclasses.replace(short, full_chance=0.3, reload_chance=0.1, skew_seconds=0.0, date_skew_seconds=0.0)
+
+
 def to_bursts(scenario: Scenario) -> Scenario:
     """Let more messages arrive at once than a list shows, while reading them fails now and then."""
     habits = Habits(burst_chance=0.4, new_thread_chance=0.0, dead_cursor_chance=0.1)
@@ -628,6 +634,16 @@ MUTANTS = {
         f"{EITHER}|were never stored|neither stored nor a dead letter",
         patches={"milepost.core.message_reading._gap_after": any_stored_message_ends_it},
         narrowed=to_histories,
+    ),
+    "histories that were left out of the record are not searched for": Mutant(
+        "a history is not opened",
+        patches={"milepost.engine.backlog.next_search": lambda *_: None},
+        narrowed=to_limits_that_change,
+    ),
+    "histories that were left out of the record are searched for and not opened": Mutant(
+        f"{EITHER}|were never stored",
+        patches={"milepost.core.left_out._is_owed": lambda *_: False},
+        narrowed=to_limits_that_change,
     ),
     "messages that the list does not show are not owed": Mutant(
         EITHER, patches={"milepost.core.decide.owed": nothing_is_owed}, narrowed=to_bursts

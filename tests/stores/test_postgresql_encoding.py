@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
+from psycopg.errors import UntranslatableCharacter
 
 from kit.builders import STREAM
 from kit.pgbouncer import needs_pgbouncer, pooled
@@ -14,6 +16,7 @@ from milepost.core.model import Changes, Keys
 from milepost.core.ports import Committed
 from milepost.stores.copy import CopyJob
 from milepost.stores.open import copy_store, forget, has_database, is_at_work, open_reader, open_store
+from milepost.stores.postgresql.encoding import columns_text
 from milepost.stores.postgresql.notify import listening
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row
@@ -81,6 +84,30 @@ async def test_a_listening_connection_hears_of_commits(foreign: Database) -> Non
             heard.clear()
             await store.commit(commit_after(Checkpoint(STREAM), changes=ROWS))
             await heard.wait()
+
+
+def test_an_array_has_every_text_as_it_is(database: Database) -> None:
+    """It is written as JSON, which escapes other characters, in another way."""
+    parts = ("\\", '"', "\n", "n", "u0041", "\x1f", "{", ",", "\N{PARTY POPPER}")
+    rows = tuple(contact_row("".join(each), name=None) for each in product(parts, repeat=3))
+    rows += tuple(contact_row(each, name=each) for each in ("", " ", "null", "NULL", "\x7f"))
+
+    text = columns_text(rows)
+
+    found = database.sql("SELECT * FROM unnest(%s::text[], %s::text[])", text["contact_id"], text["name"])
+    assert found == [(row.contact_id, row.name) for row in rows]
+    with pytest.raises(UntranslatableCharacter):
+        columns_text([contact_row("a\\\0")])
+
+
+async def test_an_array_of_the_oldest_kind_has_null_as_well(database: Database) -> None:
+    """A database may be configured so for programs from before PostgreSQL 8.2."""
+    database.sql(f"ALTER DATABASE {database.name} SET array_nulls = off")
+    changes = Changes((conversation_row("t_1", contact_id=None, snippet=None),), (contact_row("c_1", name=None),))
+    async with open_store(database.store_url) as store:
+        assert isinstance(await store.commit(commit_after(Checkpoint(STREAM), changes=changes)), Committed)
+
+    assert database.sql("SELECT contact_id, snippet FROM conversations") == [(None, None)]
 
 
 @needs_pgbouncer

@@ -19,8 +19,9 @@ from milepost.core.ports import Committed
 from milepost.stores.open import has_database, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql import dsn as addressing
-from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
+from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.errors import translated
+from milepost.stores.postgresql.group import Prepared
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream

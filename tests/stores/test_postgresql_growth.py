@@ -20,11 +20,11 @@ from milepost.core.events import BatchStored, RunStarted, Tally
 from milepost.core.model import Changes, Keys
 from milepost.core.spans import Stretch
 from milepost.stores.open import open_store
-from milepost.stores.postgresql.connection import NO_TIMEOUT
+from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row
-from stores.test_postgresql_plans import READ_EVERYTHING
+from stores.test_postgresql_plans import READ_EVERYTHING, columns_of
 
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
@@ -45,12 +45,16 @@ READ_A_PAGE = {
     "remove_stream_runs",
     "payloads_about",  # of the open dead letters of a stream, where a message was unsent
 }
-WRITES_WHAT_IT_IS_GIVEN = {name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text}
+WRITES_WHAT_IT_IS_GIVEN = {
+    name for name, text in SQL.items() if "VALUES (%s" in text or "json_to_recordset" in text or columns_of(text)
+}
 # An UPDATE has no key of an ON CONFLICT to find its rows by.
 HELD = sorted(
     (SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
     | {"revise_interaction_events"}
 )
+
+LOOKUPS = {"known", "known_of_sweep", "count_stored", "count_messages"}
 
 FEW, MANY = 4_000, 40_000
 NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are read
@@ -125,13 +129,19 @@ NAMED: dict[str, object] = {
     "has_stretch": True,
     "newer_than": "2026-02-28T22:00:00Z",
     "older_than": "2026-02-28T23:00:00Z",
+    "until": "2026-02-28T23:00:00Z",
+    "offset": KEYS,
     "sweep_started_at": SWEEP_STARTED_AT,
     "before": "run-02000",
     "limit": KEYS,
     "open": True,
     "closed": True,
     "channel": "any",
-    "rows": json.dumps([{"event_id": each, "kind": "message", "edited_at": SWEEP_STARTED_AT} for each in MESSAGES]),
+}
+COLUMNS = {
+    "event_id": MESSAGES,
+    "kind": ["message"] * KEYS,
+    "edited_at": [SWEEP_STARTED_AT] * KEYS,
     "versions": [1] * KEYS,
 }
 IN_ORDER: dict[str, tuple[object, ...]] = {
@@ -166,7 +176,8 @@ def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
     }
     named = re.findall(r"%\((\w+)\)s", SQL[name])
     if named:
-        return {each: (NAMED | at_the_end)[each] for each in named}
+        columns = {each: COLUMNS.get(each, [None] * KEYS) for each in columns_of(SQL[name])}
+        return {each: (NAMED | at_the_end | columns)[each] for each in named}
     return (IN_ORDER | newest)[name] if "%s" in SQL[name] else ()
 
 
@@ -174,9 +185,7 @@ def pages_touched(database: Database, name: str, size: int) -> int:
     """Run a statement as the store does, count its pages, and roll it back."""
     asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
     with database.connect() as connection, connection.transaction(force_rollback=True):
-        connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
-        if name == "known":
-            connection.execute(SQL["plan_once"].encode())
+        connection.execute(SQL["settings"].encode(), settings("milepost", NO_TIMEOUT, is_lookup=name in LOOKUPS))
         ((plan_as_json,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
     plan: dict[str, Any] = (json.loads(plan_as_json) if isinstance(plan_as_json, str) else plan_as_json)[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])

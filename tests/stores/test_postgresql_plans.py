@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kit.postgres import Database, Server, fresh_database
+from kit.postgres import Database, Server
 from milepost.stores.open import open_store
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
@@ -23,6 +23,7 @@ GROWING = {
     "dead_letters",
     "dead_letter_payloads",
     "runs",
+    "message_backlog",
     "missed_conversations",
     "forgotten",
 }
@@ -85,13 +86,13 @@ VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
     "version": 7,
-    "versions": "{7}",
-    "history": "{t}",
     "open": True,
     "closed": True,
     "has_stretch": True,
     "newer_than": INSTANT,
     "older_than": INSTANT,
+    "until": INSTANT,
+    "offset": 7,
     "sweep_started_at": INSTANT,
     "conversations": ["t_1"],
     "contacts": ["c_1"],
@@ -110,7 +111,6 @@ VALUES: dict[str, object] = {
     "at": INSTANT,
     "streams": ["messenger:1"],
     "rows": "[]",
-    "entries": "[]",
 }
 TEXT_AFTER = {"dead_letters_after", "stream_dead_letters_after"}
 Node = dict[str, Any]
@@ -119,9 +119,15 @@ Node = dict[str, Any]
 def parameters(name: str, statement: str) -> dict[str, object] | list[object]:
     named = re.findall(r"%\((\w+)\)s", statement)
     if named:
-        values = {each: VALUES.get(each, "x") for each in named}
+        values = {each: VALUES.get(each, "x") for each in named} | dict.fromkeys(columns_of(statement), "{}")
         return values | ({"after": "d_1"} if name in TEXT_AFTER else {})
     return [_value(kind) for kind in re.findall(r"%s(::text\[\])?", statement)]
+
+
+def columns_of(statement: str) -> list[str]:
+    """Return the columns of the rows that a statement is given, each as an array."""
+    offered = re.search(r"FROM unnest\(\n(.*?)\n *\) (?:WITH ORDINALITY )?AS", statement, re.DOTALL)
+    return re.findall(r"%\((\w+)\)s", offered[1]) if offered else []
 
 
 def _value(kind: str) -> object:
@@ -129,8 +135,11 @@ def _value(kind: str) -> object:
 
 
 @pytest.fixture
-def grown(postgres: Server) -> Iterator[Database]:
-    """Yield a database whose tables are large enough for a planner: a hundred streams, and thousands of rows."""
+def grown(postgres: Server) -> Database:
+    """Return a database whose tables are large enough for a planner: a hundred streams, and thousands of rows.
+
+    It is one for all tests, which only have statements planned.
+    """
 
     async def grow(store_url: StoreUrl) -> None:
         async with open_store(store_url):
@@ -139,8 +148,7 @@ def grown(postgres: Server) -> Iterator[Database]:
         async with connection:
             await connection.execute(GROWTH)
 
-    with fresh_database(postgres, template=postgres.template("template_grown", grow)) as database:
-        yield database
+    return Database(postgres, postgres.template("template_grown", grow))
 
 
 def steps(database: Database, name: str) -> Iterator[Node]:

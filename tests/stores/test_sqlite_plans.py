@@ -38,7 +38,7 @@ READ_EVERYTHING = {
     *OF_A_COPY,
 }
 # These read one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers"}
+ARE_LIMITED = {"latest_entries", "answers", "holds_rows"}
 # Keys of several columns: by a prefix, a statement would scan all that a page or stream has.
 WHOLE_KEYS = {
     "known_contacts": "(platform=? AND page_id=? AND contact_id=?)",
@@ -47,7 +47,12 @@ WHOLE_KEYS = {
     "drop_found_notes": "(stream=? AND conversation_id=?)",
     "forgotten_among": "(platform=? AND kind=? AND id=?)",
     "move_interaction_events": "(conversation_id=?)",
+    "clear_own_contact": "(platform=? AND page_id=?)",
+    "forget_conversations": "(platform=? AND page_id=?)",
+    "erase_conversations": "(platform=? AND page_id=?)",
     "count_unseen": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
+    "search_until": "(platform=? AND page_id=? AND updated_time>?)",
+    "search_threads": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "note_missed": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "entries_of_run_before": "(stream=? AND version>? AND version<?)",
 }

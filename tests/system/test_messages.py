@@ -435,7 +435,7 @@ async def test_a_longer_history_is_read_on_by_a_full_sync_and_shown_until_then(i
         assert (await installation.sync()).code == 0
         assert world.calls_for_messages() == 0
         assert [len(stored(installation, thread)) for thread in chosen] == [20, 20]
-        assert len(installation.rows("SELECT 1 FROM message_backlog WHERE queue = 2")) >= 2
+        assert installation.rows("SELECT 1 FROM message_backlog") == [], "what owes nothing is on record"
 
         installation.configure_for(simulator, sync={"message_history": "30d"})
         assert (await installation.sync()).code == 0
@@ -443,9 +443,15 @@ async def test_a_longer_history_is_read_on_by_a_full_sync_and_shown_until_then(i
         assert (await installation.sync("--full")).code == 0
         lengths = [len(stored(installation, thread)) for thread in chosen]
         assert 60 <= lengths[0] < 60 + 50 + 1
+        entries_before = len(entries(installation))
+        assert (await installation.sync("--full")).code == 0
+        assert len(entries(installation)) == entries_before + 1, "it is searched for histories again"
         installation.configure_for(simulator, sync={"message_history": "all"})
         assert (await installation.sync("--full")).code == 0
 
         for thread in chosen:
             assert stored(installation, thread) == world.readable(thread)
         assert installation.rows("SELECT * FROM message_backlog") == []
+    for command in ("verify", "rebuild", "verify"):
+        audited = await milepost(installation.folder, "journal", command)
+        assert audited.code == 0, audited

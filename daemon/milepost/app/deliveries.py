@@ -19,7 +19,7 @@ ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost d
 
 
 class Deliveries:
-    """The parts that deliver, and what is known of how they get on."""
+    """The parts that deliver, and what is known of how they are doing."""
 
     def __init__(self, parts: Parts, changes: ChangeReader) -> None:
         self._now = parts.clock.now

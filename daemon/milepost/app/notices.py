@@ -1,4 +1,4 @@
-"""Notices to people: watches what needs somebody, decides what to tell whom, and has it sent."""
+"""Notices to people: watches what needs somebody, decides which notices go to whom, and has them sent."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from milepost.core.notices import (
     Situation,
     decide_notices,
     situation_of,
-    told_before,
+    state_at_start,
 )
 from milepost.core.ports import Clock
 from milepost.engine.feed import Notice, Recorded
@@ -38,8 +38,8 @@ from milepost.stores.reader import JournalReader
 
 LOOK_SECONDS = 5.0
 PUMP_SECONDS = 1.0
-HANDOVER_SECONDS = 30.0  # until it is known that the worker that tells is dead, and a few seconds more
-ASK_SECONDS = 30.0  # between two questions who tells: while the database is away, nobody can ask
+HANDOVER_SECONDS = 30.0  # until it is known that the worker that notifies is dead, and a few seconds more
+ASK_SECONDS = 30.0  # between two questions who notifies: while the database is away, nobody can ask
 LAST_SECONDS = 5.0  # for what is still to be sent at the end
 LAST_LOOK_SECONDS = 0.05
 MAX_LOADED = 10_000  # entries of the last hour
@@ -51,13 +51,13 @@ log = structlog.get_logger("milepost")
 class Observed(Struct, frozen=True, eq=False):
     """What is watched: the streams' checkpoints, what is wrong with the daemon, and the journal.
 
-    `tells` finds out whether it is this worker that tells people; it may raise MilepostError.
+    `is_notifier` finds out whether it is this worker that notifies people; it may raise MilepostError.
     """
 
     checkpoints: Callable[[], Sequence[Checkpoint]]
     issues: Callable[[], Sequence[Issue]]
     journal_reader: JournalReader
-    tells: Callable[[], Awaitable[bool]]
+    is_notifier: Callable[[], Awaitable[bool]]
 
 
 class NoticeWatch:
@@ -74,7 +74,7 @@ class NoticeWatch:
         self._state: NoticeState | None = None  # None: nothing is watched
         self._opened: list[tuple[int, NewDeadLetter]] = []  # with their seq
         self._decided: list[tuple[float, PeopleNotice]] = []  # with when, by the steady clock
-        self._tells = False
+        self._is_notifier = False
         self._ask_at = 0.0
 
     def read(self, notice: Notice) -> None:
@@ -84,12 +84,12 @@ class NoticeWatch:
                 self._opened.extend((seq, each) for each in _opened_in(entry))
 
     async def begin(self) -> None:
-        """Find out what people were told before. What comes after this is new."""
+        """Find out which notices went out before. What comes after this is new."""
         if self._urls:
             await self._has_begun()
 
     async def run(self, stop: Stop) -> None:
-        """Watch and tell until a stop is requested, and then what is left."""
+        """Watch and notify until a stop is requested, and then of what is left."""
         look_at = self._clock.steady()
         while not stop.is_requested:
             if self._clock.steady() >= look_at:
@@ -101,7 +101,7 @@ class NoticeWatch:
         await self._end()
 
     async def look(self, settle: timedelta = SETTLE) -> None:
-        """Decide once what to tell people, and have it sent."""
+        """Decide once which notices are due, and have them sent."""
         settings = self._settings()
         await self._adopt(urls_of(settings))
         if not self._urls or not await self._has_begun():
@@ -111,7 +111,7 @@ class NoticeWatch:
         on = frozenset(map(NoticeKind, settings.notify.on))
         self._state, notices = decide_notices(state, self._situation(now), opened, now, on, settle)
         self._decided.extend((self._clock.steady(), each) for each in notices)
-        await self._tell(now)
+        await self._notify(now)
 
     def issues(self) -> Iterator[Issue]:
         """Yield which destinations take no notices."""
@@ -138,7 +138,7 @@ class NoticeWatch:
         self._sender.adopt(found)
 
     async def _has_begun(self) -> bool:
-        """Find out what people were told before, once; return whether that is known."""
+        """Find out which notices went out before, once; return whether that is known."""
         if self._state is not None:
             return True
         now = self._clock.now()
@@ -147,7 +147,7 @@ class NoticeWatch:
             as_of, newest, opened = await self._load(now)
         except MilepostError:
             return False
-        self._state = told_before(situation, opened, min(as_of, now), now)
+        self._state = state_at_start(situation, opened, min(as_of, now), now)
         self._opened = [(seq, each) for seq, each in self._opened if seq > newest]
         return True
 
@@ -167,27 +167,27 @@ class NoticeWatch:
         of_daemon = concerns_of_daemon(self._observed.issues(), now)
         return situation_of(self._observed.checkpoints(), now, of_daemon)
 
-    # --- telling ---
+    # --- notifying ---
 
-    async def _tell(self, now: datetime) -> None:
-        """Send what was decided, if it is this worker that tells; otherwise hold it until another one has."""
-        tells = await self._is_teller()
+    async def _notify(self, now: datetime) -> None:
+        """Send what was decided, if it is this worker that notifies; otherwise hold it until another one has."""
+        may_notify = await self._may_notify()
         for _, notice in self._decided:
-            if tells or is_of_this_process(notice):
+            if may_notify or is_of_this_process(notice):
                 self._sender.send(notice_in_words(notice, now))
         since = self._clock.steady() - HANDOVER_SECONDS
         held = [(at, each) for at, each in self._decided if at > since and not is_of_this_process(each)]
-        self._decided = [] if tells else held
+        self._decided = [] if may_notify else held
         self._sender.pump()
 
-    async def _is_teller(self) -> bool:
-        """Find out whether this worker tells: when there is something to tell, and often enough to know it then."""
+    async def _may_notify(self) -> bool:
+        """Find out whether this worker notifies: when there is a notice, and often enough to know it by then."""
         if not self._decided and self._clock.steady() < self._ask_at:
-            return self._tells
+            return self._is_notifier
         self._ask_at = self._clock.steady() + ASK_SECONDS
         with suppress(MilepostError):  # while the database is away, it is who it was
-            self._tells = await self._observed.tells()
-        return self._tells
+            self._is_notifier = await self._observed.is_notifier()
+        return self._is_notifier
 
     async def _end(self) -> None:
         """Send what is new and what waits. What another worker was to send is left to those that go on."""

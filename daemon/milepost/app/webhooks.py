@@ -27,7 +27,7 @@ EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 
 class Webhooks:
-    """The parts that take webhooks and work them off."""
+    """The parts that receive webhooks and process them."""
 
     def __init__(self, parts: Parts) -> None:
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
@@ -69,7 +69,7 @@ class Webhooks:
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
-        """Work off what comes until a stop is requested. Where nothing does, what is left of earlier ones expires."""
+        """Process webhooks until a stop is requested. Where none are taken, what is left of earlier ones expires."""
         await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:

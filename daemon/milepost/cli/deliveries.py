@@ -210,7 +210,7 @@ async def _last_change(settings: Settings) -> int:
 
 
 def _perform(settings: Settings, destinations: Sequence[str], act: Act, done: str) -> None:
-    """Act on each destination and print what came of it. Raises BadParameter where there is none of a name."""
+    """Act on each destination and print the result. Raises BadParameter where there is none of a name."""
 
     async def perform() -> None:
         async with open_deliveries(store_url_of(settings)) as places:

@@ -106,7 +106,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
 
 
 async def _result(who: Operator, stream: Stream, command: PauseStream | ResumeStream) -> str | MilepostError:
-    """Return what became of a command, in words. Raises what concerns all streams."""
+    """Return the result of a command, in words. Raises what concerns all streams."""
     try:
         await who.ask(stream, command)
     except CONCERNS_ALL:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.options import demand_worked
-from milepost.cli.progress import BesideBars, Progress, progress_on_terminal
 from milepost.cli.sync_summary import Synced, rendered
 from milepost.cli.terminal import echo, stdout_terminal
 from milepost.cli.titles import Titles
@@ -33,6 +32,9 @@ from milepost.service.logs.redaction import Redactor
 from milepost.settings import Settings, secrets
 from milepost.stores.open import is_at_work, open_reader
 
+if TYPE_CHECKING:
+    from milepost.cli.progress import Progress
+
 
 async def perform(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> ExitCode:
     """Sync the streams, all of them if none is named, print the summary, and return the exit code."""
@@ -44,9 +46,8 @@ async def perform(settings: Settings, wanted: Sequence[Stream], *, full: bool) -
 
 async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> Synced:
     stop, redactor, log = Stop(), Redactor(secrets(settings)), settings.log
-    above_bars = cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
     draws = sys.stderr.isatty()
-    out, level = (above_bars, "warning") if draws else (sys.stderr, log.level)
+    out, level = (_above_bars(), "warning") if draws else (sys.stderr, log.level)
     with logged(log.format, level, redactor, stream=out, environment=os.environ):
         async with stopping_on_signals(stop):
             if await _is_at_work(settings):
@@ -105,8 +106,18 @@ async def _through_daemon(
     return Synced(results, perf_counter() - began, conditions, titles=who.titles)
 
 
-def _progress(titles: Titles, *, draws: bool) -> AbstractContextManager[Progress | None]:
-    return progress_on_terminal(sys.stderr, titles.short) if draws else nullcontext()
+def _above_bars() -> TextIO:
+    from milepost.cli.progress import BesideBars  # noqa: PLC0415  (only where bars are drawn)
+
+    return cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
+
+
+def _progress(titles: Titles, *, draws: bool) -> AbstractContextManager["Progress | None"]:
+    if not draws:
+        return nullcontext()
+    from milepost.cli.progress import progress_on_terminal  # noqa: PLC0415  (only where bars are drawn)
+
+    return progress_on_terminal(sys.stderr, titles.short)
 
 
 def _show_nothing(_: Checkpoint) -> None:

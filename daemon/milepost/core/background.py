@@ -77,7 +77,7 @@ def plan_backlog(
     None if there is nothing to do, or nothing can be done: a run that failed, was stopped, or met a rate limit that
     lasts shows that calls are in vain for now. What has to wait for longer than the run is left to the next.
     """
-    if not checkpoint.backlog or not _may_read(checkpoint, budget):
+    if not checkpoint.backlog or not may_read(checkpoint, budget):
         return None
     if _is_over(checkpoint, now, budget, demand, requests):
         return None
@@ -102,7 +102,8 @@ def _is_over(checkpoint: Checkpoint, now: datetime, budget: RunBudget, demand: D
     return budget.stops_for is not None or is_at_limit or needs_calls
 
 
-def _may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
+def may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
+    """Return whether a run has ended in a way that shows no reason not to read on."""
     run = checkpoint.run
     if run is None or run.run_id != budget.run_id or checkpoint.failure_streak or checkpoint.operator_pause:
         return False

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from milepost.core.background import COMPLETE
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
-from milepost.core.gaps import Gap, MessagesOwed
+from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed
 from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
@@ -23,9 +23,11 @@ from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
 
+COUNT_MAY_BE_OFF_BY = 1  # `message_count` is an estimate
+
 
 def owed(
-    stream: Stream,
+    checkpoint: Checkpoint,
     batch: Batch,
     found: Difference,
     known: Known,
@@ -35,33 +37,74 @@ def owed(
     """Return the event of the messages that a batch shows to be owed, if there are any.
 
     `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
-    messages could not be read until now, or it moves here from another page. One that is neither stored nor was refused
+    messages could not be read until now, or it moves here from another page. One that has news owes what is before them
+    even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
     by the store is met for the first time; since `watermark`, it has nothing but news.
     """
+    stream = checkpoint.stream
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
+    unrecorded: list[Gap] = []
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
         is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
         if stored is None and not is_refused:
             opens = _shows_older(each, context.policy)
         else:
-            has_news = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
-            opens = has_news and _may_have_older(each, context.policy)
+            opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
         if opens and _are_unknown(each.interactions, known):
             limit = None if stored else _history_limit(each, watermark, context, is_refused=is_refused)
             gap = _gap_below(stream, each, stored, found, limit, context.now)
-            gaps[gap.gap_id] = gap
+            if stored is None and not is_refused and _may_be_left_out(gap, checkpoint, changed, context):
+                unrecorded.append(gap)
+            else:
+                gaps[gap.gap_id] = gap
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
-    return (MessagesOwed(tuple(gaps.values())),) if gaps else ()
+    left_out = _left_out_after(checkpoint.left_out, unrecorded, found, known, context.policy)
+    if not gaps and left_out == checkpoint.left_out:
+        return ()
+    return (MessagesOwed(tuple(gaps.values()), None if left_out == checkpoint.left_out else left_out),)
+
+
+def _may_be_left_out(gap: Gap, checkpoint: Checkpoint, changed: Collection[str], context: Context) -> bool:
+    """Return whether the history of a conversation that is met owes nothing, and the tables would tell of it later.
+
+    They do so by the count of its messages, and the time of the oldest; not if the store refuses some of the rows.
+    """
+    if not gap.is_at_limit or gap.history_to == EPOCH or context.refused or gap.conversation_id not in changed:
+        return False
+    is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
+    return not is_searched and (gap.message_count is None or gap.message_count > gap.listed + COUNT_MAY_BE_OFF_BY)
+
+
+def _left_out_after(
+    before: HistoriesLeftOut | None, unrecorded: Iterable[Gap], found: Difference, known: Known, policy: Policy
+) -> HistoriesLeftOut | None:
+    """Return what is known of the histories that are not on record, after those of a batch."""
+    after = before
+    for there in known.left_out_elsewhere if found.changes.moved else ():
+        search = after.search if after is not None else None
+        after = _together(after, there, replace(search, after=None) if search is not None else None)
+    for gap in unrecorded:
+        after = _together(after, HistoriesLeftOut(gap.reached_at, policy.message_history_seconds))
+    return after
+
+
+def _together(
+    one: HistoriesLeftOut | None, another: HistoriesLeftOut, search: HistorySearch | None = None
+) -> HistoriesLeftOut:
+    """Return what is known of both; a search that was under way goes through all of them."""
+    both = (another,) if one is None else (one, another)
+    return HistoriesLeftOut(
+        max(each.reach_to for each in both),
+        min((each.seconds for each in both if each.seconds is not None), default=None),
+        max((each.searched_to for each in both if each.searched_to is not None), default=None),
+        search,
+    )
 
 
 def _are_unknown(messages: Collection[Interaction], known: Known) -> bool:
     return bool(messages) and known.interaction_events.isdisjoint(each.event_id for each in messages)
-
-
-def _may_have_older(read: Conversation, policy: Policy) -> bool:
-    return read.has_older or len(read.interactions) >= policy.messages_per_conversation
 
 
 def _shows_older(read: Conversation, policy: Policy) -> bool:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.events import NO_TALLY, Reason, Resolution, RunStatus, Stage, SweepCompleted, Tally
-from milepost.core.gaps import HistoryLeft
+from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
 from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
@@ -221,6 +221,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     open_dead_letters: int = 0
     backlog: int = 0  # open gaps: conversations with older messages that are still to be read
     history: HistoryLeft | None = None  # of the backlog, what is history
+    left_out: HistoriesLeftOut | None = None  # histories that owe nothing and are not on record; None: there are none
     missed: MissedSoFar | None = None
     window_at: datetime | None = None  # since when the API is known to have no messages beyond the newest of a thread
     left_out_fields: tuple[str, ...] = ()  # of those that are requested

@@ -37,19 +37,19 @@ def may_follow(keys: Keys | None, drafts: Sequence[Draft]) -> bool:
     """Return whether what is stored under the keys of a decision is what it will be after the drafts."""
     if keys is None or keys.full_sweep_at is not None or keys.counts_stored:
         return False
-    return all(_is_apart(keys, draft) for draft in drafts)
+    ids = [frozenset(each) for each in _ids(keys)]
+    return all(_is_apart(ids, draft) for draft in drafts)
 
 
-def _is_apart(keys: Keys, draft: Draft) -> bool:
+def _is_apart(ids: Iterable[frozenset[str]], draft: Draft) -> bool:
     changes, before = draft.record.changes, draft.keys
     if before is None or changes.moved or changes.own_id is not None:  # these write of more than their keys
         return False
-    return (
-        frozenset(before.conversations).isdisjoint(keys.conversations)
-        and frozenset(before.contacts).isdisjoint(keys.contacts)
-        and frozenset(before.interaction_events).isdisjoint(keys.interaction_events)
-        and frozenset(before.subjects).isdisjoint(keys.subjects)
-    )
+    return all(each.isdisjoint(others) for each, others in zip(ids, _ids(before), strict=True))
+
+
+def _ids(keys: Keys) -> tuple[tuple[str, ...], ...]:
+    return keys.conversations, keys.contacts, keys.interaction_events, keys.subjects
 
 
 def prepare_after(

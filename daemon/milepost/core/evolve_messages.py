@@ -24,7 +24,8 @@ from milepost.core.webhooks import FactsApplied
 def after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Checkpoint:
     """Count the open gaps, what was read of them and could not be read in the run, and what is missed."""
     match event:
-        case MessagesOwed(gaps=gaps):
+        case MessagesOwed(gaps=gaps, left_out=left_out):
+            checkpoint = replace(checkpoint, left_out=left_out or checkpoint.left_out)
             return _with_owed(checkpoint, [gap for gap in gaps if not gap.is_at_limit])
         case MessagesMissed(messages=messages):
             before = checkpoint.missed.messages if checkpoint.missed is not None else 0

@@ -78,7 +78,7 @@ class PendingFacts(Struct, frozen=True):
     keys: Keys
 
     def record(self, known: Known) -> Record:
-        """Record what was applied, and that all of these facts are worked off."""
+        """Record what was applied, and that all of these facts are processed."""
         refused = {each.key for each in self.context.refused}
         stored = {each.message.event_id: each.message for each in self.due}
         rows, counts = dict(stored), Counter[str]()

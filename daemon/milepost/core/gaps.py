@@ -74,13 +74,57 @@ class GapEnding(StrEnum):
     DEAD_LETTER = "dead_letter"  # it cannot be read: a dead letter keeps what is owed
 
 
+class HistorySearch(Struct, frozen=True, omit_defaults=True):
+    """A search for histories that were left out of the record, and are owed back to `history_to` by now.
+
+    It goes through the conversations by their `updated_time`, and has come to the end of `after` (None: it begins).
+    """
+
+    history_to: datetime
+    after: datetime | None = None
+
+
+class HistoriesLeftOut(Struct, frozen=True, omit_defaults=True):
+    """The histories of a stream that are not on record: they were at their limit when their conversations were met.
+
+    All of them reach back to `reach_to` at least. `seconds` is the shortest limit for which any was left out since
+    the last search (None: none was), and `searched_to` is the limit of that search. While a `search` is under way, none
+    is left out.
+    """
+
+    reach_to: datetime
+    seconds: float | None = None
+    searched_to: datetime | None = None
+    search: HistorySearch | None = None
+
+
+class UnopenedThread(Struct, frozen=True):
+    """A stored conversation without a gap on record. `stored` counts its messages that are not deleted."""
+
+    conversation_id: str
+    first_synced_at: datetime
+    message_count: int | None
+    stored: int
+    oldest_at: datetime
+    newest_at: datetime
+
+
+class ThreadsSearched(Struct, frozen=True):
+    """A step of a search: the conversations without a gap among those up to `until` (None: up to the last one)."""
+
+    threads: tuple[UnopenedThread, ...]
+    until: datetime | None
+
+
 class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Conversations have more messages than came with the list: what is between those and the stored ones is owed.
 
-    A history that is at its limit already owes nothing, and is on record for an earlier limit.
+    Histories that are at their limit owe nothing: `left_out` is what is known of those that are not on record, if that
+    has changed. In older entries each of them is among the gaps, for an earlier limit.
     """
 
     gaps: tuple[Gap, ...]
+    left_out: HistoriesLeftOut | None = None
 
 
 class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from milepost.core.gaps import Gap, MissedReason
+from milepost.core.gaps import Gap, HistoriesLeftOut, MissedReason
 from milepost.core.spans import Reading, Stretch, ThreadSpan
 
 
@@ -131,7 +131,7 @@ class OwnId(Struct, frozen=True, omit_defaults=True):
 # --- what a source reads ----------------------------------------------------------------------------------------------
 
 
-class Contact(Struct, frozen=True):
+class Contact(Struct, frozen=True, gc=False):
     """The other party of a conversation. Messenger has a name for it, Instagram a user name."""
 
     contact_id: str
@@ -146,7 +146,7 @@ class Direction(StrEnum):
     OUT = "out"
 
 
-class Interaction(Struct, frozen=True):
+class Interaction(Struct, frozen=True, gc=False):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
     event_id: str
@@ -158,7 +158,7 @@ class Interaction(Struct, frozen=True):
     attachments: str | None = None
 
 
-class Conversation(Struct, frozen=True):
+class Conversation(Struct, frozen=True, gc=False):
     """One conversation as the API returned it. None means that the API left the value out, not that there is none.
 
     `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead. It has more
@@ -232,7 +232,7 @@ class PageRow(Struct, frozen=True):
     last_seen_at: datetime
 
 
-class ContactRow(Struct, frozen=True):
+class ContactRow(Struct, frozen=True, gc=False):
     """A row of `contacts`, its columns in order. The key is (platform, page_id, contact_id): ids are page-scoped."""
 
     platform: str
@@ -245,7 +245,7 @@ class ContactRow(Struct, frozen=True):
     updated_at: datetime
 
 
-class ConversationRow(Struct, frozen=True):
+class ConversationRow(Struct, frozen=True, gc=False):
     """A row of `conversations`, its columns in order."""
 
     conversation_id: str
@@ -264,7 +264,7 @@ class ConversationRow(Struct, frozen=True):
     messages_fingerprint: str | None = None
 
 
-class InteractionEventRow(Struct, frozen=True, omit_defaults=True):
+class InteractionEventRow(Struct, frozen=True, omit_defaults=True, gc=False):
     """A row of `contact_interaction_events`, its columns in order. An unsent message (`deleted_at`) has no content."""
 
     event_id: str
@@ -296,13 +296,12 @@ class Changes(Struct, frozen=True, omit_defaults=True):
 
     A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
     `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
-    notes are dropped; `forgets_missed` drops them without that.
-    `moved` are conversations that stood under another page: they, their messages and their contacts move to this one's.
-    Of those that have no row, and of people who were erased, what is left under the other page moves or goes.
-    `own_id` has turned out to be ours: no contact has it, and messages from it are ours. `page` is the page that was
-    read, which alone makes no commit. `revised` are stored messages that were edited or unsent, as they are now, and
-    those to which facts were applied: the webhook events whose keys are `settled`. `news_after` parts new messages from
-    history; without it, all are history.
+    notes are dropped; `forgets_missed` drops them without that. `moved` are conversations that stood under another
+    page: they, their messages and their contacts move to this one's. Of those that have no row, and of people who were
+    erased, what is left under the other page moves or goes. `own_id` has turned out to be ours: no contact has it, and
+    messages from it are ours. `page` is the page that was read, which alone makes no commit. `revised` are stored
+    messages that were edited or unsent, as they are now, and those to which facts were applied: the webhook events
+    whose keys are `settled`. `news_after` parts new messages from history; without it, all are history.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -375,10 +374,10 @@ class Known(Struct, frozen=True):
     its conversations that are not marked as deleted, `stored_messages` and `stored_below` the messages of a span, and
     `messages` are those of readings with another fingerprint than their conversation, each where it was asked for.
     Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
-    `owed_elsewhere` is what those pages still owe of these conversations, and `moved_to` are the pages to which rows of
-    this page have moved, with the last sign of life of each.
-    `left_behind` are conversations without a row whose messages stand under another page, with that page. Where rows
-    of this page have moved, and it was asked for, `contact_pages` are the pages of each contact's conversations.
+    `owed_elsewhere` is what those pages still owe of these conversations, `left_out_elsewhere` what is known of their
+    histories that are not on record, and `moved_to` are the pages to which rows of this page have moved, with the last
+    sign of life of each. `left_behind` are conversations without a row whose messages stand under another page, with
+    that page. Where rows of this page have moved, `contact_pages` are the pages of each contact's conversations.
     """
 
     conversations: dict[str, ConversationRow] = {}
@@ -396,5 +395,6 @@ class Known(Struct, frozen=True):
     contacts_elsewhere: dict[tuple[str, str], ContactRow] = {}
     moved_to: dict[str, datetime] = {}
     owed_elsewhere: tuple[Gap, ...] = ()
+    left_out_elsewhere: tuple[HistoriesLeftOut, ...] = ()
     left_behind: dict[str, str] = {}
     contact_pages: dict[str, frozenset[str]] = {}

@@ -1,7 +1,7 @@
-"""Which notices go to people: what needs somebody, told once, again each day while it lasts, and when it is over.
+"""Which notices go to people: what needs somebody, once, again each day while it lasts, and when it is over.
 
-A decision is a function of what is known now and of what was told when, so that it is the same in every worker. After a
-restart the journal shows what was told: all that it holds of before, as if no process had ended in between.
+A decision is a function of what is known now and of which notices went out when, so that it is the same in every
+worker. After a restart the journal shows those: of all that it holds of before, as if no process had ended meanwhile.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,12 +18,12 @@ from milepost.core.model import Stream
 from milepost.core.problems import Problem
 
 SETTLE = timedelta(seconds=10)  # streams that stop together are one notice
-OVER = timedelta(seconds=20)  # without it, before people are told that it is over: some things come and go
+OVER = timedelta(seconds=20)  # without it, before a notice that it is over: some things come and go
 APART = timedelta(hours=1)  # between two notices of what was over in between, or of dead letters of one reason
 TOGETHER = timedelta(minutes=15)  # between two notices of one cause: what comes meanwhile is one notice
 AGAIN = timedelta(days=1)  # between two notices of what lasts
 TOKEN_ENDS_SOON = timedelta(days=7)
-MAX_GROUPS = 100  # of dead letters that are told apart
+MAX_GROUPS = 100  # of dead letters that are kept apart
 
 
 class NoticeKind(StrEnum):
@@ -33,7 +33,7 @@ class NoticeKind(StrEnum):
     TOKEN_EXPIRING = "token_expiring"  # a token ends within days  # noqa: S105  # a word, no token
     DEAD_LETTERS = "dead_letters"  # there are new ones
     STALLED = "stalled"  # nothing is copied, or not as it should be
-    RECOVERED = "recovered"  # what was told is over
+    RECOVERED = "recovered"  # what a notice was about is over
 
 
 Key = tuple[NoticeKind, str, str]
@@ -43,7 +43,7 @@ Key = tuple[NoticeKind, str, str]
 class Concern(Struct, frozen=True):
     """Something that needs a person, since then: `subject` is a page's id, or empty for the daemon as a whole.
 
-    Concerns of one kind and `cause` are told in one notice.
+    Concerns of one kind and `cause` make one notice.
     """
 
     kind: NoticeKind
@@ -61,7 +61,7 @@ class Concern(Struct, frozen=True):
 
     @property
     def first_due_at(self) -> datetime:
-        """When it was to be told first, as the journal shows it."""
+        """When its first notice was due, as the journal shows it."""
         return self.since if self.ends_at is None else self.ends_at - TOKEN_ENDS_SOON
 
 
@@ -87,7 +87,7 @@ class NewDeadLetter(Struct, frozen=True):
 
 
 class DeadLetterNews(Struct, frozen=True):
-    """How many dead letters of one reason there are that nobody was told of; `first` is one of them."""
+    """How many dead letters of one reason there are without a notice; `first` is one of them."""
 
     first: NewDeadLetter
     count: int
@@ -95,7 +95,7 @@ class DeadLetterNews(Struct, frozen=True):
 
 
 class PeopleNotice(Struct, frozen=True):
-    """A notice to people, of concerns or of new dead letters. It is `again` if they were told all of it before."""
+    """A notice to people, of concerns or of new dead letters. It is `again` if they had all of it before."""
 
     kind: NoticeKind
     concerns: tuple[Concern, ...] = ()
@@ -106,26 +106,26 @@ class PeopleNotice(Struct, frozen=True):
 class Watched(Struct, frozen=True):
     """A concern as it was last seen, and since when it has been seen without a break.
 
-    `told_at` is when people were last told, and `over_since` since when it has been over. It `is_closed` when people
-    were told that it is over, and still if it has come back since and they do not know that yet.
+    `notified_at` is when its last notice went out, and `over_since` since when it has been over. It `is_closed` after
+    the notice that it is over, and still if it has come back since and people do not know that yet.
     """
 
     concern: Concern
     seen_at: datetime
-    told_at: datetime | None = None
+    notified_at: datetime | None = None
     over_since: datetime | None = None
     is_closed: bool = False
 
 
 class DeadLetterWatch(Struct, frozen=True):
-    """When people were last told of dead letters of one reason, and what came since."""
+    """When the last notice of dead letters of one reason went out, and what came since."""
 
-    told_at: datetime | None = None
+    notified_at: datetime | None = None
     news: DeadLetterNews | None = None
 
 
 class NoticeState(Struct, frozen=True):
-    """What people were told, and what they may have to be: the state between two decisions.
+    """Which notices went out, and which may have to: the state between two decisions.
 
     `causes` are those of the last minutes, with the time.
     """
@@ -187,27 +187,29 @@ def _joined(one: Concern, other: Concern) -> Concern:
     return replace(min(one, other, key=lambda each: each.first_due_at), streams=streams)
 
 
-# --- what people are told ---------------------------------------------------------------------------------------------
+# --- notices ----------------------------------------------------------------------------------------------------------
 
 
-def told_before(situation: Situation, opened: Iterable[NewDeadLetter], as_of: datetime, now: datetime) -> NoticeState:
-    """Return what people were told before this process began, by what the journal held then.
+def state_at_start(
+    situation: Situation, opened: Iterable[NewDeadLetter], as_of: datetime, now: datetime
+) -> NoticeState:
+    """Return which notices went out before this process began, by what the journal held then.
 
     `as_of` is the time of its last entry, and `opened` are the dead letters of the last hour, oldest first.
     """
-    watched = {each.key: Watched(each, now, _no_later(now, _last_told(each, as_of))) for each in situation.concerns}
+    watched = {each.key: Watched(each, now, _no_later(now, _last_notified(each, as_of))) for each in situation.concerns}
     dead_letters: dict[str, DeadLetterWatch] = {}
     for each in opened:
         before = dead_letters.get(each.group)
-        if before is None or before.told_at is None or each.opened_at - before.told_at >= APART:
+        if before is None or before.notified_at is None or each.opened_at - before.notified_at >= APART:
             dead_letters[each.group] = DeadLetterWatch(each.opened_at)
         else:
             dead_letters[each.group] = replace(before, news=_more(before.news, each))
     return NoticeState(watched, dead_letters)
 
 
-def _last_told(concern: Concern, as_of: datetime) -> datetime | None:
-    """Return when people were last told until `as_of`: first when the concern came, and then each day."""
+def _last_notified(concern: Concern, as_of: datetime) -> datetime | None:
+    """Return when the last notice until `as_of` went out: the first when the concern came, and then each day."""
     lasted = as_of - concern.first_due_at
     return None if lasted < timedelta(0) else concern.first_due_at + AGAIN * (lasted // AGAIN)
 
@@ -220,10 +222,10 @@ def decide_notices(
     on: Collection[NoticeKind],
     settle: timedelta = SETTLE,
 ) -> tuple[NoticeState, tuple[PeopleNotice, ...]]:
-    """Return what people are told now, and the state after that.
+    """Return the next state, and the notices that are due now.
 
-    `opened` are the dead letters since the last decision, `on` the kinds that people want to be told, and `settle` is
-    how long what is new waits for more of it.
+    `opened` are the dead letters since the last decision, `on` the kinds that people want, and `settle` is how long
+    what is new waits for more of it.
     """
     state = replace(
         state,
@@ -231,14 +233,14 @@ def decide_notices(
         dead_letters=_noted(state.dead_letters, opened, now),
         causes={cause: min(at, now) for cause, at in state.causes.items() if now - at < TOGETHER},
     )
-    state, of_concerns = _tell_concerns(state, now, on, settle)
-    state, of_dead_letters = _tell_dead_letters(state, now, on, settle)
-    state, of_ends = _tell_ends(state, now, on)
-    return state, (*of_concerns, *of_dead_letters, *of_ends)
+    state, concerns = _of_concerns(state, now, on, settle)
+    state, dead_letters = _of_dead_letters(state, now, on, settle)
+    state, ends = _of_ends(state, now, on)
+    return state, (*concerns, *dead_letters, *ends)
 
 
 def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -> Iterator[tuple[Key, Watched]]:
-    """Yield what is watched after a look at the situation. What was over before people were told of it is forgotten."""
+    """Yield what is watched after a look at the situation. What was over before its notice is forgotten."""
     present = {each.key: each for each in situation.concerns}
     watched = {key: _by_the_clock(each, now) for key, each in watched.items()}
     for concern in situation.concerns:
@@ -249,9 +251,9 @@ def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -
     lasting = situation.undecided | {(each.kind, each.subject) for each in situation.concerns}
     for key, before in watched.items():
         kind, subject, _ = key
-        if key in present or before.told_at is None or subject not in situation.known:
+        if key in present or before.notified_at is None or subject not in situation.known:
             continue
-        if before.is_closed and now - before.told_at >= APART:
+        if before.is_closed and now - before.notified_at >= APART:
             continue
         is_over = before.is_closed or (kind, subject) not in lasting
         yield key, replace(before, over_since=before.over_since or now if is_over else None)
@@ -259,15 +261,15 @@ def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -
 
 def _by_the_clock(watched: Watched, now: datetime) -> Watched:
     """Count instants in the future, by a clock that was ahead and has been set, as now."""
-    over_since, told_at = _no_later(now, watched.over_since), _no_later(now, watched.told_at)
-    return replace(watched, seen_at=min(watched.seen_at, now), told_at=told_at, over_since=over_since)
+    over_since, notified_at = _no_later(now, watched.over_since), _no_later(now, watched.notified_at)
+    return replace(watched, seen_at=min(watched.seen_at, now), notified_at=notified_at, over_since=over_since)
 
 
 def _no_later(now: datetime, at: datetime | None) -> datetime | None:
     return None if at is None else min(at, now)
 
 
-def _tell_concerns(
+def _of_concerns(
     state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return notices of what is due, one for each cause."""
@@ -281,11 +283,11 @@ def _tell_concerns(
         PeopleNotice(kind, tuple(each.concern for each in group), again=all(map(_is_known, group)))
         for (kind, _), group in due.items()
     ]
-    now_told = {
-        each.concern.key: replace(each, told_at=now, is_closed=False) for group in due.values() for each in group
+    notified = {
+        each.concern.key: replace(each, notified_at=now, is_closed=False) for group in due.values() for each in group
     }
     causes = {**state.causes, **dict.fromkeys(due, now)}
-    return replace(state, watched={**state.watched, **now_told}, causes=causes), notices
+    return replace(state, watched={**state.watched, **notified}, causes=causes), notices
 
 
 def _is_stop(kind: NoticeKind, watched: Watched) -> bool:
@@ -293,20 +295,20 @@ def _is_stop(kind: NoticeKind, watched: Watched) -> bool:
 
 
 def _is_known(watched: Watched) -> bool:
-    return watched.told_at is not None and not watched.is_closed
+    return watched.notified_at is not None and not watched.is_closed
 
 
 def _is_due(watched: Watched, now: datetime, settle: timedelta) -> bool:
     if watched.over_since is not None:
         return False
-    if watched.told_at is not None:
+    if watched.notified_at is not None:
         pause = APART if watched.is_closed else AGAIN
-        if now - watched.told_at < pause:
+        if now - watched.notified_at < pause:
             return False
     return _is_known(watched) or now - watched.seen_at >= settle
 
 
-def _tell_ends(state: NoticeState, now: datetime, on: Collection[NoticeKind]) -> tuple[NoticeState, list[PeopleNotice]]:
+def _of_ends(state: NoticeState, now: datetime, on: Collection[NoticeKind]) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return a notice that concerns are over: all of them, once one has been for long enough."""
     over = [each for each in state.watched.values() if each.over_since is not None and not each.is_closed]
     if not any(now - each.over_since >= OVER for each in over if each.over_since is not None):
@@ -325,9 +327,9 @@ def _noted(
 ) -> dict[str, DeadLetterWatch]:
     """Return the watches with what is new, and without those that are not needed any more."""
     noted = {
-        group: replace(each, told_at=_no_later(now, each.told_at))
+        group: replace(each, notified_at=_no_later(now, each.notified_at))
         for group, each in watches.items()
-        if each.news is not None or (each.told_at is not None and now - each.told_at < APART)
+        if each.news is not None or (each.notified_at is not None and now - each.notified_at < APART)
     }
     for each in opened:
         group = each.group if each.group in noted or len(noted) < MAX_GROUPS else ""
@@ -342,7 +344,7 @@ def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:
     return replace(news, count=news.count + 1, streams=news.streams | {new.stream})
 
 
-def _tell_dead_letters(
+def _of_dead_letters(
     state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return one notice of all new dead letters that are due."""
@@ -353,7 +355,7 @@ def _tell_dead_letters(
         for group, each in state.dead_letters.items()
         if each.news is not None
         and now - each.news.first.opened_at >= settle
-        and (each.told_at is None or now - each.told_at >= APART)
+        and (each.notified_at is None or now - each.notified_at >= APART)
     }
     if not due:
         return state, []

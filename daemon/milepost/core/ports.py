@@ -10,7 +10,7 @@ from msgspec import Struct
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
-from milepost.core.gaps import Gap, GapEnding
+from milepost.core.gaps import Gap, GapEnding, ThreadsSearched
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Scope, Stream
 from milepost.core.problems import Problem
 from milepost.core.webhooks import DueFact
@@ -250,6 +250,10 @@ class Store(Protocol):
 
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
+        ...
+
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
         ...
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:

@@ -238,7 +238,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, contex
         *dead_letters,
         *(each for each in closed if each.dead_letter_id != dead_letter.dead_letter_id),
         *recorded(*without_content(found.changes.interaction_events)),
-        *owed(stream, batch, whole, known, context),
+        *owed(checkpoint, batch, whole, known, context),
     )
     changes = with_news(replace(found.changes, payloads=payloads), _news_after(checkpoint, dead_letter))
     tally = replace(found.tally, batches=0, dead_lettered=len(dead_letters))

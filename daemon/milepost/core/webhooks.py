@@ -1,4 +1,4 @@
-"""Webhook events: what the platform says by itself, and the port to where they wait until they are worked off.
+"""Webhook events: what the platform says by itself, and the port to where they wait until they are processed.
 
 An event about a message that is not stored yet is a hint: it says that a sweep will find something, for messages come
 from sweeps only. What no sweep can find is a fact, which is applied to its message (core/facts.py).
@@ -85,7 +85,7 @@ class FactsApplied(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 class WebhookInbox(Protocol):
     """Where events wait. Its methods raise StoreAway and StoreRefused as those of a Store do.
 
-    An event stays there for a while after it was worked off, so that its repetitions are recognized.
+    An event stays there for a while after it was processed, so that its repetitions are recognized.
     """
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
@@ -95,7 +95,7 @@ class WebhookInbox(Protocol):
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Return the streams that have to be read because of events that are due, which nobody else is given then.
 
-        Events whose message is stored are worked off, and so are revisions. The others are due again after a while, and
+        Events whose message is stored are processed, and so are revisions. The others are due again after a while, and
         then once more: the list may show a message later than the event, and a worker that has claimed one may die.
         """
         ...
@@ -104,10 +104,10 @@ class WebhookInbox(Protocol):
         """Return the streams that have facts about messages that are stored: a Store returns them as due."""
         ...
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages that an event has announced, worked off or not."""
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages that an event has announced, processed or not."""
         ...
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
-        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
+        """Delete events that are older, and the oldest of too many; count those that were not processed."""
         ...

@@ -1,4 +1,4 @@
-"""Sends changes to one receiver, and says what came of it in words that repeat nothing of the answer's body."""
+"""Sends changes to one receiver, and words the result without repeating anything of the answer's body."""
 
 import asyncio
 import os

@@ -22,6 +22,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap, MissedReason
+from milepost.core.left_out import next_search, open_found
 from milepost.core.message_reading import decide_messages, drop_gap, request_of
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
@@ -46,7 +47,7 @@ from milepost.engine.stream_journal import StreamJournal
 log = structlog.get_logger("milepost")
 
 GAPS_AHEAD = 10  # that are loaded beyond those that failed
-GAPS_REOPENED = 200  # at once
+GAPS_REOPENED = 200  # at once, or conversations that are searched for such that were left out
 
 
 class BacklogReader:
@@ -100,7 +101,7 @@ class BacklogReader:
         Commands that wait are executed between two calls.
         """
         try:
-            checkpoint = await self._reopen(checkpoint)
+            checkpoint = await self._open_left_out(await self._reopen(checkpoint))
             while not self._is_in_vain:
                 self._mailbox.set_version(checkpoint.version)
                 after = await self._step(checkpoint, self._deadline.at)
@@ -117,6 +118,25 @@ class BacklogReader:
         while limit is not None and (gaps := await self._stream_journal.gaps_at_limit(limit, GAPS_REOPENED)):
             checkpoint = await self._stream_journal.record(checkpoint, reopen(checkpoint, gaps, limit, self._budget))
         return checkpoint
+
+    async def _open_left_out(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Open the histories that were left out of the record and are owed by now, or go on with that in the next run.
+
+        There is at least one step in each run, or one that uses up its time would never open them.
+        """
+        clock, journal, budget = self._engine.clock, self._stream_journal, self._budget
+        while (search := next_search(checkpoint, clock.now(), budget, self._engine.policy)) is not None:
+            self._mailbox.set_version(checkpoint.version)
+            searched = await journal.search_threads(search.after, GAPS_REOPENED)
+            checkpoint = await journal.record(checkpoint, open_found(checkpoint, search, searched, budget, clock.now()))
+            if self._is_called or clock.now() >= self._deadline.at:
+                break
+        return checkpoint
+
+    @property
+    def _is_called(self) -> bool:
+        mailbox = self._mailbox
+        return self._engine.stop.is_requested or mailbox.is_dismissed or mailbox.is_outdated or mailbox.interrupt.is_set
 
     async def _step(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
         """Take the planned step. Returns the checkpoint after it; None if there is nothing left to do."""

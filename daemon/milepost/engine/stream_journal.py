@@ -11,7 +11,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.drafts import MAX_DRAFTS, Draft, may_follow, prepare_after
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
@@ -122,14 +122,18 @@ class StreamJournal:
         """Return up to `limit` histories of the stream that are at their limit and ended later than `later_than`."""
         return await self._store_retry.call(lambda: self._store.gaps_at_limit(self.stream, later_than, limit))
 
+    async def search_threads(self, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        return await self._store_retry.call(lambda: self._store.search_threads(self.stream, after, limit))
+
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
         """Return a dead letter if it is open."""
         found = await self._store_retry.call(lambda: self._store.find_open_dead_letters((dead_letter_id,)))
         return found[0] if found else None
 
     def _decide(self, outcome: ToSettle, refused: tuple[RefusedRow, ...] = ()) -> Pending:
-        clock = self._engine.clock
-        return outcome.decide(Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused))
+        clock, quiet = self._engine.clock, self._engine.quiet_heads.get(self.stream)
+        return outcome.decide(Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused, quiet))
 
     async def _draft(
         self, checkpoint: Checkpoint, pending: Pending, fetch_seconds: float | None
@@ -157,7 +161,9 @@ class StreamJournal:
         return drafts
 
     async def _known(self, keys: Keys | None) -> Known:
-        return Known() if keys is None else await self._store_retry.call(lambda: self._store.known(keys))
+        if keys is None or keys == Keys(keys.stream):  # nothing is asked
+            return Known()
+        return await self._store_retry.call(lambda: self._store.known(keys))
 
     def _skip_unchanged(self, checkpoint: Checkpoint, passed: BatchUnchanged, fetch_seconds: float) -> Checkpoint:
         after = skip_unchanged(checkpoint, passed)
@@ -213,6 +219,8 @@ class StreamJournal:
 
     def _publish(self, commit: Commit, committed: Committed, draft: Draft, seconds: float) -> None:
         self._engine.rate_limits.observe(commit.checkpoint)
+        if draft.record.quiet is not None:
+            self._engine.quiet_heads[self.stream] = draft.record.quiet
         recent = _recent(commit, self._engine.clock.now())
         self._engine.feed.publish(
             Recorded(

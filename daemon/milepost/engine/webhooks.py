@@ -1,4 +1,4 @@
-"""Works off webhook events: the streams that they are about are read soon, and facts are applied to their messages.
+"""Processes webhook events: the streams that they are about are read soon, and facts are applied to their messages.
 
 And finds messages that a sweep stored although a webhook should have announced them.
 """
@@ -33,9 +33,9 @@ log = structlog.get_logger("milepost")
 
 
 class WebhookWorker:
-    """Works off the events of an inbox, through `prompt`, which has a stream read soon, and `apply`, for its facts.
+    """Processes the events of an inbox, through `prompt`, which has a stream read soon, and `apply`, for its facts.
 
-    `expire` is called with the events that were never worked off: for days, no list has shown their messages.
+    `expire` is called with the events that were never processed: for days, no list has shown their messages.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class WebhookWorker:
         self._arrived.set()
 
     async def run(self, stop: Stop) -> None:
-        """Work events off as they arrive, until a stop is requested."""
+        """Process events as they arrive, until a stop is requested."""
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_requested:
                 self._arrived.clear()
@@ -72,7 +72,7 @@ class WebhookWorker:
                     await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
 
     async def let_expire(self, stop: Stop) -> None:
-        """Delete old events until a stop is requested, and work off none: no webhooks are taken here."""
+        """Delete old events until a stop is requested, and process none: no webhooks are taken here."""
         while not stop.is_requested:
             try:
                 await self._trim(self._clock.now())
@@ -84,7 +84,7 @@ class WebhookWorker:
                 await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_TRIM_SECONDS))
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
-        """Work off what is due. What is not, because the database is unavailable, is the next time."""
+        """Process what is due. What cannot be, because the database is unavailable, is the next time."""
         now = self._clock.now()
         try:
             for stream in await self._inbox.claim(now):
@@ -164,11 +164,11 @@ class WebhookJudge:
         until = self._clock.steady() - GRACE_SECONDS
         while due := self._take(until):
             try:
-                told = await self._inbox.told(tuple(each.message_id for each in due))
+                announced = await self._inbox.announced(tuple(each.message_id for each in due))
             except MilepostError:
                 self._stored.extendleft(reversed(due))
                 raise
-            for stream, count in Counter(each.stream for each in due if each.message_id not in told).items():
+            for stream, count in Counter(each.stream for each in due if each.message_id not in announced).items():
                 self._count(stream, count)
 
     def _take(self, until: float) -> list[_Stored]:

@@ -203,7 +203,7 @@ class GraphClient:
         differs = answered is not None and answered.isascii() and answered != self._version
         if differs and not self._has_warned_of_version:
             self._has_warned_of_version = True
-            log.warning("graph_api_version_differs", asked=self._version, answered=answered)
+            log.warning("API version differs", asked=self._version, answered=answered)
 
     def _compare_clocks(self, began_at: datetime, asked_by_server: datetime, took_seconds: float) -> None:
         """Log once that the clocks differ, and again only after they have agreed."""

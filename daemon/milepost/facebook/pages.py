@@ -125,7 +125,7 @@ class _Edge:
             outcome = await self._get(size, cursor)
             if not isinstance(outcome, Refused):
                 if isinstance(outcome, Decoded) and size.fields != FIELDS:
-                    log.warning("managed_pages_read_without_accounts", count=len(outcome.value.pages))
+                    log.warning("managed pages read without their Instagram accounts", count=len(outcome.value.pages))
                     self._step -= 1  # the next page may be read in full
                 return outcome
             if self._step + 1 == len(SIZES) or rule_for(outcome.problem, has_cursor=cursor is not None).is_general:
@@ -144,7 +144,7 @@ class _Edge:
                 return outcome
             if name in NEEDED:
                 return replace(outcome, problem=indispensable(name, outcome.problem))
-            log.warning("managed_pages_without_field", field=name)
+            log.warning("managed pages read without a field", field=name)
             self._left_out.add(name)
 
 
@@ -163,7 +163,7 @@ def _decode(edge_url: str, response: GraphResponse) -> _Batch | Problem:
         return listed
     pages = [page for item in listed.items if (page := _page(item)) is not None]
     if len(pages) < len(listed.items):
-        log.warning("managed_pages_unreadable", count=len(listed.items) - len(pages))
+        log.warning("managed pages unreadable", count=len(listed.items) - len(pages))
     try:
         return _Batch(tuple(pages), next_cursor(listed.paging, edge_url))
     except NoCursor as error:

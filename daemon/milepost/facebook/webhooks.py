@@ -67,7 +67,7 @@ _TEST_MESSAGES = {"random_mid", "test_message_id"}
 
 
 class UpdateResult(StrEnum):
-    """What came of an update."""
+    """The result of an update."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # stored before, or about a person who was erased
@@ -79,7 +79,7 @@ class UpdateResult(StrEnum):
 
 
 class Update(Struct, frozen=True):
-    """An update of a request: its field, the events that it holds, and what came of it if that is known."""
+    """An update of a request: its field, the events that it holds, and its result if that is known."""
 
     field: str
     result: UpdateResult | None

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.events import Entry
 from milepost.core.evolve import evolve
 from milepost.core.model import Stream
 from milepost.core.ports import Committed
@@ -49,11 +48,8 @@ class JournalFollower:
             together = list(group)
             checkpoint = self._checkpoints.get(stream) or Checkpoint(stream)
             for each in together:
-                checkpoint = _after(checkpoint, each.entry)
+                if each.entry.version > checkpoint.version:
+                    checkpoint = evolve(checkpoint, each.entry)
             self._checkpoints[stream] = checkpoint
             committed = Committed(together[0].seq, 0.0, 0.0)
             yield Recorded(tuple(each.entry for each in together), committed, checkpoint, 0.0, None)
-
-
-def _after(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
-    return evolve(checkpoint, entry) if entry.version > checkpoint.version else checkpoint

@@ -111,7 +111,7 @@ class StreamLeases:
     async def keep_alive(self) -> None:
         """Send a heartbeat; join first if this worker has not joined, or was declared dead."""
         worker_id = self._worker_id
-        if worker_id is None or not await self._is_known(worker_id):
+        if worker_id is None or not await self._database.rows("is_worker", (worker_id,)):
             await self.join()
             return
         with self._errors():
@@ -179,9 +179,6 @@ class StreamLeases:
             await self._jobs.retry_job(job)
         except exceptions.UniqueViolation:  # another job for the stream is queued already
             await self._jobs.finish_job(job, Status.ABORTED, delete_job=True)
-
-    async def _is_known(self, worker_id: int) -> bool:
-        return bool(await self._database.rows("is_worker", (worker_id,)))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

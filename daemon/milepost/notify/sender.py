@@ -1,4 +1,4 @@
-"""Sends notices: each destination in a thread of its own, in order, again after a failure, and never for ever.
+"""Sends notices: each destination in a thread of its own, in order, retried after a failure, and given up in the end.
 
 Nobody waits for it, and no destination waits for another: Apprise blocks for as long as a service does.
 """
@@ -55,7 +55,7 @@ class NoticeSender:
             outlet.offer(text)
 
     def pump(self) -> None:
-        """Take in what came of the sending, and begin to send what is due. Call it every second."""
+        """Collect results, and begin to send what is due. Call it every second."""
         for outlet in self._outlets:
             outlet.pump()
 

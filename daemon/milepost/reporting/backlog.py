@@ -8,6 +8,7 @@ from milepost.core.gaps import (
     Gap,
     GapEnding,
     GapEvent,
+    HistoriesLeftOut,
     MessagesFailed,
     MessagesMissed,
     MessagesOwed,
@@ -39,8 +40,8 @@ WITHHELD = {
 def describe_backlog(event: GapEvent, now: datetime) -> Description:
     """Return an entry of the backlog in words."""
     match event:
-        case MessagesOwed(gaps=gaps):
-            return _owed(gaps)
+        case MessagesOwed(gaps=gaps, left_out=left_out):
+            return _owed(gaps, left_out)
         case MessagesRead(gap=gap, stored=stored, ending=ending) as read:
             then = "more are owed" if ending is None else GAP_ENDINGS[ending]
             sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
@@ -102,17 +103,27 @@ def _since(missed: tuple[Missed, ...]) -> datetime | None:
     return min(instants) if len(instants) == len(missed) else None
 
 
-def _owed(gaps: tuple[Gap, ...]) -> Description:
+def _owed(gaps: tuple[Gap, ...], left_out: HistoriesLeftOut | None) -> Description:
     between, histories = [gap for gap in gaps if not gap.is_history], [gap for gap in gaps if gap.is_history]
     said = []
     if between:
         said.append(f"{_conversations(between)} more new messages than the list shows: they are owed")
     if histories:
         said.append(f"{_conversations(histories)} older messages than the list shows{_how_far(histories)}")
+    if left_out is not None and not said:
+        said.append(_left_out(left_out))
     fields = {"conversations": [gap.conversation_id for gap in gaps][:MAX_IDS], "gaps": len(gaps)}
     if histories:
         fields["histories"] = len(histories)
     return Description("messages owed", "; ".join(said), Level.INFO if between else Level.DEBUG, fields)
+
+
+def _left_out(left_out: HistoriesLeftOut) -> str:
+    if left_out.search is not None:
+        return "Stored conversations are searched for older messages that are owed by now"
+    if left_out.seconds is None:
+        return "Stored conversations were searched for older messages that are owed by now"
+    return "New conversations have older messages, all beyond the limit of sync.message_history"
 
 
 def _conversations(gaps: list[Gap]) -> str:

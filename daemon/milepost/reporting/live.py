@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.checkpoint import Checkpoint, RateLimit
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.doubts import trouble_under_way
 from milepost.core.model import Stream
 from milepost.core.problems import Problem
-from milepost.core.rate_limits import by_page, held_until, holder_of
+from milepost.core.rate_limits import by_page
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
 from milepost.reporting.humanize import clock, counted
 from milepost.reporting.status import (
@@ -24,6 +24,7 @@ from milepost.reporting.status import (
     held_up,
     held_up_by_store,
     limit_in_words,
+    limit_on,
     queued,
     rate_limits_of,
     state_of,
@@ -136,9 +137,9 @@ class LiveStreams:
         for known in streams:
             checkpoint = known.latest(now)
             if checkpoint.removed_at is None:
-                is_held = _hold_on(checkpoint.stream, rate_limits, now) is not None
-                is_queued = checkpoint.stream in queue
-                yield checkpoint, self._state(known, now, is_held=is_held, is_queued=is_queued)
+                stream = checkpoint.stream
+                is_held = limit_on(stream, rate_limits(stream), now) is not None
+                yield checkpoint, self._state(known, now, is_held=is_held, is_queued=stream in queue)
 
     def latest(self, streams: Collection[Stream]) -> list[Checkpoint]:
         """Return where those of these streams stand that have a checkpoint."""
@@ -166,29 +167,18 @@ class LiveStreams:
         states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
         queue = self._queue()
         for stream in streams:
-            hold = _hold_on(stream, rate_limits, now)
+            hold = limit_on(stream, rate_limits(stream), now)
             known = self._streams.get(stream, _Live(Checkpoint(stream)))
             state = self._state(known, now, is_held=hold is not None, is_queued=stream in queue)
-            if hold is None or state is not State.RATE_LIMITED:
+            if state is not State.RATE_LIMITED or hold is None or hold.scope is None or hold.until is None:
                 states[state] += 1
                 continue
-            limit, until = hold
+            limit = limit_in_words(hold.scope)
             limits[limit] += 1
-            ends_at[limit] = max(until, ends_at.get(limit, until))
+            ends_at[limit] = max(hold.until, ends_at.get(limit, hold.until))
         yield from (f"{states[state]:,} {words}" for state, words in WORDS.items() if states[state])
         for limit, number in limits.items():
             yield f"{number:,} waiting for {limit} until {clock(ends_at[limit], now)}"
 
     def _state(self, known: _Live, now: datetime, *, is_held: bool, is_queued: bool) -> State:
         return known.state(now, is_held=is_held, is_queued=is_queued, is_store_away=self._is_store_away())
-
-
-def _hold_on(
-    stream: Stream, rate_limits: Callable[[Stream], Mapping[Stream, RateLimit]], now: datetime
-) -> tuple[str, datetime] | None:
-    """Return the rate limit that holds a stream up, its own or another's, and until when; None if none does."""
-    near = rate_limits(stream)
-    holder, until = holder_of(stream, near), held_until(stream, near)
-    if holder is None or until is None or until <= now:
-        return None
-    return limit_in_words(near[holder].scope), until

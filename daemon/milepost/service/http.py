@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from milepost.core.errors import BadConfiguration, MilepostError, may_pass
 from milepost.engine.bulkhead import bulkhead
@@ -87,21 +87,8 @@ async def serve(
     if token:
         admission = require_token(Sessions(token), wrong_tokens, lambda: datetime.now(UTC))
     strangers = Strangers()
-    hear, admit = strangers.middlewares(is_admitted)
-    application = web.Application(
-        middlewares=[
-            hear,
-            _errors_as_problems,
-            answer_preflights(allowed.origins),
-            admission,
-            admit,
-            limit_requests(is_admitted),
-            refuse_foreign_pages,
-        ],
-        client_max_size=MAX_BODY_BYTES,
-    )
+    application = _application(admission, strangers, allowed.origins)
     application.add_routes(routes)
-    application.on_response_prepare.extend((add_headers, show_to(allowed.origins)))
     runner = web.AppRunner(
         application,
         access_log=None,
@@ -116,6 +103,24 @@ async def serve(
             yield url_of(runner)
     finally:
         await runner.cleanup()
+
+
+def _application(admission: Middleware, strangers: Strangers, allowed_origins: Collection[str]) -> web.Application:
+    hear, admit = strangers.middlewares(is_admitted)
+    application = web.Application(
+        middlewares=[  # from the outside in
+            hear,
+            _errors_as_problems,
+            answer_preflights(allowed_origins),
+            admission,
+            admit,
+            limit_requests(is_admitted),
+            refuse_foreign_pages,
+        ],
+        client_max_size=MAX_BODY_BYTES,
+    )
+    application.on_response_prepare.extend((add_headers, show_to(allowed_origins)))
+    return application
 
 
 async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers, *, key: str) -> None:

@@ -67,7 +67,7 @@ Receive = Callable[[bytes], Awaitable[None]]
 
 
 class WebhookRequests:
-    """Answers the requests of one path. `count` is called with what came of each that held no events."""
+    """Answers the requests of one path. `count` is called with the result of each that held no events."""
 
     def __init__(
         self, path: str, credentials: Callable[[], WebhookCredentials], receive: Receive, count: Callable[[str], None]
@@ -256,7 +256,7 @@ Events = tuple[WebhookEvent, ...]
 
 
 class WebhookIntake:
-    """Stores the events of requests durably, several requests at a time, and counts what came of each update.
+    """Stores the events of requests durably, several requests at a time, and counts the result of each update.
 
     `arrived` is called when there is something new; `latest_at` is when the latest body was taken.
     """

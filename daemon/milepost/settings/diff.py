@@ -60,7 +60,11 @@ def is_live(key: str) -> bool:
 
 def changes_between(running: Settings, wanted: Settings) -> Changes:
     """Compare the running settings with those of a reloaded file."""
-    changed = {_key(place): place for place in _places(running) if _value(running, place) != _value(wanted, place)}
+    changed = {
+        ".".join(map(key_of, place)): place
+        for place in _places(running)
+        if _value(running, place) != _value(wanted, place)
+    }
     live = tuple(key for key in changed if is_live(key) and not _is_tied(key, running, changed))
     takes_restart = tuple(key for key in changed if key not in live)
     settings = wanted
@@ -86,10 +90,6 @@ def _places(settings: Settings) -> Iterator[_AttributePath]:
             yield from ((name, attribute) for attribute in type(value).model_fields)
         else:
             yield (name,)
-
-
-def _key(place: _AttributePath) -> str:
-    return ".".join(map(key_of, place))
 
 
 def _value(settings: Settings, place: _AttributePath) -> object:

@@ -53,7 +53,9 @@ class Access:
 
     def managed_pages(self, start: int) -> Iterator[tuple[int, SimulatedPage]]:
         """Return the pages under `me/accounts` with their indexes, from `start` on; a page's index never changes."""
-        return ((index, page) for index, page in enumerate(self.pages) if self._is_managed(page) and index >= start)
+        return (
+            (index, page) for index, page in enumerate(self.pages) if index >= start and page.id not in self._unmanaged
+        )
 
     @property
     def user_token(self) -> str:
@@ -143,9 +145,6 @@ class Access:
         self._owner_of_token[page.token] = page.id
         self._page_of_account[page.instagram_account_id] = page.id
         return page
-
-    def _is_managed(self, page: SimulatedPage) -> bool:
-        return page.id not in self._unmanaged
 
     def _token(self, owner: str) -> str:
         return self._user_token if owner == USER else self.page(owner).token

@@ -28,7 +28,7 @@ class OpenStore(Store, Protocol):
 
     @property
     def webhooks(self) -> WebhookInbox:
-        """Where webhook events wait until they are worked off."""
+        """Where webhook events wait until they are processed."""
         ...
 
     @property

@@ -1,6 +1,6 @@
 """The core's rows as tuples for a database that stores instants as text, and back. Columns are in struct order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapAfter, gaps_after
+from milepost.core.gaps import Gap, GapAfter, HistoriesLeftOut, ThreadsSearched, UnopenedThread, gaps_after
 from milepost.core.journal import Codec, RunOf, instant_text, since_removal
 from milepost.core.model import ContactRow, ConversationRow, PageRow, Stream
 from milepost.core.ports import Commit, DueDeadLetter
@@ -349,3 +349,18 @@ def gap(state: str) -> Gap:
 def json_list(ids: Iterable[object]) -> str:
     """Return ids, or lists of texts, as the JSON array that `json_each` reads: any number of them is one parameter."""
     return _encode(list(ids)).decode()
+
+
+def threads_searched(found: Iterable[Sequence[Any]], last: Sequence[str] | None) -> ThreadsSearched:
+    """Return a step of a search: its conversations without a gap, and the time of the last one that was searched."""
+    threads = (
+        UnopenedThread(key, instant(first_synced_at), count, stored, instant(oldest_at), instant(newest_at))
+        for key, first_synced_at, count, stored, oldest_at, newest_at in found
+    )
+    return ThreadsSearched(tuple(threads), instant(last[0]) if last is not None else None)
+
+
+def left_out(found: Iterable[tuple[str]]) -> tuple[HistoriesLeftOut, ...]:
+    """Return what stored checkpoints say of histories that are not on record."""
+    of_streams = (checkpoint(state).left_out for (state,) in found)
+    return tuple(each for each in of_streams if each is not None)

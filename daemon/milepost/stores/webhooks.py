@@ -44,7 +44,7 @@ def streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
 
 
 def count_expired(deleted: Iterable[tuple[str, object]]) -> Counter[WebhookKind]:
-    """Count those of deleted events, by kind and when they were due, that were not worked off."""
+    """Count those of deleted events, by kind and when they were due, that were not processed."""
     return Counter(WebhookKind(kind) for kind, due_at in deleted if due_at is not None)
 
 

@@ -11,17 +11,15 @@ from typing import Any
 
 import msgspec
 import psycopg
-from msgspec import Struct
-from msgspec.structs import replace
 from psycopg import AsyncPipeline
 from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
-from milepost.core.model import Changes, DeadLetterPayload, PageRow, RefusedRow, Stream, Table
+from milepost.core.model import Changes, DeadLetterPayload, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import messages, rows
+from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import (
     LINKS,
@@ -34,8 +32,24 @@ from milepost.stores.moves import (
     written_of,
 )
 from milepost.stores.postgresql.connection import Database, Parameters
-from milepost.stores.postgresql.encoding import array_text, json_entries, json_projection, json_rows, searchable
+from milepost.stores.postgresql.encoding import array_text, columns_text, entries_text, json_projection, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
+from milepost.stores.postgresql.group import (
+    CONTACTS,
+    CONVERSATIONS,
+    INTERACTION_EVENTS,
+    Offered,
+    Prepared,
+    RowTable,
+    contacts_of,
+    conversations_of,
+    in_order,
+    interaction_events_of,
+    pages_of,
+    parts,
+    revised_of,
+    versioned,
+)
 from milepost.stores.postgresql.pool import Connection
 from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
 from milepost.stores.sql import stream_parameters
@@ -43,34 +57,22 @@ from milepost.stores.sql import stream_parameters
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
-class Prepared(Struct, frozen=True):
-    """A commit, and what had to be read before it can be written: in the same transaction, whose locks are held."""
-
-    commit: Commit
-    changes: Changes
-    dead_letters: tuple[DeadLetter, ...]
-    payloads: tuple[tuple[str, str], ...]
-
-    @property
-    def is_removal(self) -> bool:
-        """Whether the stream is removed, with all that was stored of it before."""
-        return len(since_removal(self.commit.entries)) < len(self.commit.entries)
-
-    @property
-    def stream(self) -> Stream:
-        """The stream that the commit is about."""
-        return self.commit.checkpoint.stream
-
-
 class PostgresqlWriter(PostgresqlSession):
     """A session that writes, over a connection inside a transaction."""
 
     def __init__(
-        self, database: Database, codec: Codec, connection: Connection, pipelined: AsyncExitStack | None = None
+        self,
+        database: Database,
+        codec: Codec,
+        connection: Connection,
+        pipelined: AsyncExitStack | None = None,
+        *,
+        trusts_known: bool = False,
     ) -> None:
         super().__init__(self._ask, codec)
         self.connection = connection
         self._database = database
+        self._trusts_known = trusts_known  # so that a row that another stream has written since is a violation
         self._pipelined = pipelined or AsyncExitStack()  # holds the pipeline, which ends with `write`
         self._pipeline: AsyncPipeline | None = None
 
@@ -167,13 +169,13 @@ class PostgresqlWriter(PostgresqlSession):
         async with self._pipelined:
             await self._enter_pipeline()
             rows_began = await self.execute("moment")
-            for part in _parts(group):
+            for part in parts(group):
                 await self._write_rows(part)
             events_began = await self.execute("moment")
             await self._write_events(group, events_chunk_size)
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
-            cursor = await self.execute("insert_entries", {"entries": json_entries(entries)})
+            cursor = await self.execute("insert_entries", entries_text(entries))
             await self.execute("announce", {"channel": self._database.dsn.channel})
             await self._database.commit(self.connection)
         seconds = perf_counter() - began
@@ -184,15 +186,9 @@ class PostgresqlWriter(PostgresqlSession):
     async def _write_rows(self, part: Sequence[Prepared]) -> None:
         for each in part:
             await self._make_way(each)
-        await self._project("page", map(rows.page_tuple, _pages_of(part)))
-        contacts = {
-            (row.platform, row.page_id, row.contact_id): (row, each) for each in part for row in each.changes.contacts
-        }
-        if contacts:
-            await self.execute("upsert_contacts", _versioned(_sorted(contacts)))
-        conversations = {row.conversation_id: (row, each) for each in part for row in each.changes.conversations}
-        if conversations:
-            await self.execute("upsert_conversations", _versioned(_sorted(conversations)))
+        await self._project("page", map(rows.page_tuple, pages_of(part)))
+        await self._put(CONTACTS, in_order(contacts_of(part)))
+        await self._put(CONVERSATIONS, in_order(conversations_of(part)))
         for each in part:
             await self._write_notes(each.commit, each.changes)
         await self._write_dead_letters(part)
@@ -200,6 +196,13 @@ class PostgresqlWriter(PostgresqlSession):
         await self._project("checkpoint", (rows.checkpoint_tuple(each.commit.checkpoint) for each in part))
         runs = ((each.stream, each.commit.run) for each in part)
         await self._project("run", (rows.run_tuple(stream, run) for stream, run in runs if run is not None))
+
+    async def _put(self, table: RowTable, offered: Offered) -> None:
+        """Write rows of a table."""
+        new, others = table.parted(offered) if self._trusts_known else ((), offered)
+        for statement, rows_of_it in ((table.insert, new), (table.upsert, others)):
+            if rows_of_it:
+                await self.execute(statement, table.parameters(rows_of_it))
 
     async def _make_way(self, each: Prepared) -> None:
         """Do to rows that are stored what comes before the rows that the batch brought."""
@@ -287,14 +290,12 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("delete_gap", (searchable(ended),))
 
     async def _write_events(self, group: Sequence[Prepared], chunk_size: int) -> None:
-        events = [(row, each) for each in group for row in each.changes.interaction_events]
+        events = interaction_events_of(group)
         for start in range(0, len(events), chunk_size):
-            chunk = events[start : start + chunk_size]
-            history = array_text(messages.is_history(row, each.changes.news_after) for row, each in chunk)
-            await self.execute("insert_interaction_events", _versioned(chunk) | {"history": history})
-        revised = {row.event_id: (row, each) for each in group for row in each.changes.revised}
+            await self._put(INTERACTION_EVENTS, events[start : start + chunk_size])
+        revised = revised_of(group)
         if revised:
-            await self.execute("revise_interaction_events", _versioned(_sorted(revised)))
+            await self.execute("revise_interaction_events", versioned(in_order(revised)))
         settled = [key for each in group for key in each.changes.settled]
         if settled:
             await self.execute("settle_facts", (searchable(settled),))
@@ -322,7 +323,7 @@ class PostgresqlWriter(PostgresqlSession):
         try:
             async with self.connection.transaction(force_rollback=True):
                 anything = {"versions": array_text(0 for _ in offered), "history": array_text(False for _ in offered)}
-                await self.execute(statement, {"rows": json_rows(offered), **anything})
+                await self.execute(statement, columns_text(offered) | anything)
         except REFUSALS as error:
             if len(offered) == 1:
                 return [(offered[0], reason_of(error))]
@@ -346,32 +347,6 @@ def _dead_letters_after(commit: Commit, stored: dict[str, DeadLetter]) -> dict[s
     return changed
 
 
-def _parts(group: Sequence[Prepared]) -> Sequence[Sequence[Prepared]]:
-    """Return the parts of a group that are written one after the other, each with one statement for a table.
-
-    What a commit does besides writing rows may depend on the rows of those before it.
-    """
-    return [group] if all(map(_only_writes, group)) else [[each] for each in group]
-
-
-def _only_writes(each: Prepared) -> bool:
-    changes = each.changes
-    moves = each.is_removal or changes.moved or changes.own_id is not None
-    judges = changes.found or changes.missed or changes.missed_are_deleted_at or changes.forgets_missed
-    return not (moves or judges)
-
-
-def _pages_of(part: Sequence[Prepared]) -> Iterable[PageRow]:
-    """Return the pages of commits that follow one another, each once: what a later one leaves open stays."""
-    pages: dict[tuple[str, str], PageRow] = {}
-    for page in (each.changes.page for each in part if each.changes.page is not None):
-        key = (page.platform, page.page_id)
-        first = pages.get(key, page)
-        name, username = page.name or first.name, page.username or first.username
-        pages[key] = replace(page, name=name, username=username, first_seen_at=first.first_seen_at)
-    return pages.values()
-
-
 async def _moment(cursor: psycopg.AsyncCursor[TupleRow]) -> float:
     (moment,) = await cursor.fetchone() or (0.0,)
     return float(moment)
@@ -385,14 +360,3 @@ def _committed(
         committed.append(Committed(first_seq, rows_seconds, events_seconds))
         first_seq += len(each.commit.entries)
     return committed
-
-
-def _versioned(offered: Sequence[tuple[Any, Prepared]]) -> dict[str, str]:
-    """Return rows as parameters of the statement that writes them, with the version that each row's commit leads to."""
-    versions = array_text(each.commit.checkpoint.version for _, each in offered)
-    return {"rows": json_rows([row for row, _ in offered]), "versions": versions}
-
-
-def _sorted(offered: dict[Any, Any]) -> list[Any]:
-    """Return rows in the order of their keys, as every writer does: so two that meet do not deadlock."""
-    return [offered[key] for key in sorted(offered)]

@@ -1,17 +1,20 @@
-"""How values go into PostgreSQL: many rows as one JSON array, and lists of keys; with any number, one parameter each.
+"""How values go into PostgreSQL: rows as arrays of their columns, or as one JSON array, and lists of keys as arrays.
 
 A text can be anything but the NUL character and half of a surrogate pair.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.adapt import Dumper
+from psycopg.errors import UntranslatableCharacter
 
 from milepost.core.events import Entry
-from milepost.core.journal import instant_text
+from milepost.stores.rows import entry_tuple
 
 # The columns of each projection, in the order of its tuples in stores/rows.py.
 COLUMNS = {
@@ -35,6 +38,8 @@ COLUMNS = {
     ),
 }
 
+ENTRY_COLUMNS = ("stream", "version", "run_id", "recorded_at", "type", "data", "hash")
+_ESCAPED = re.compile(r"\\(?:u[0-9a-f]{4}|[bfnrt])")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -60,15 +65,16 @@ psycopg.adapters.register_dumper(Texts, _TextsDumper)
 
 def searchable(keys: Iterable[str]) -> Texts:
     """Return those of the keys that a row can have."""
-    return Texts(key for key in keys if "\0" not in key and _is_utf8(key))
+    texts = Texts(keys)
+    return texts if _is_storable("".join(texts)) else Texts(filter(_is_storable, texts))
 
 
-def _is_utf8(text: str) -> bool:
+def _is_storable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def storable(text: str) -> str:
@@ -86,6 +92,32 @@ def array_text(values: Iterable[int]) -> str:
     return f"{{{','.join(map(str, values))}}}"
 
 
+def columns_text(offered: Sequence[Any]) -> dict[str, str]:
+    """Return rows as parameters: the text of an array for each of their columns.
+
+    The server reads that in less time than JSON. Raises as `json_rows` does, and UntranslatableCharacter for a NUL.
+    """
+    return {name: _array_of(list(map(attrgetter(name), offered))) for name in offered[0].__struct_fields__}
+
+
+def _array_of(values: list[Any]) -> str:
+    """Return values as the text of an array: a JSON array, but for the brackets and what a backslash stands for there.
+
+    In an array it stands before any character itself, as it does in JSON before a quotation mark and another backslash.
+    """
+    text = _encode(values).decode()[1:-1]
+    if text.count("\\") > text.count('\\"'):
+        text = _ESCAPED.sub(_unescaped, text.replace("\\\\", "\0")).replace("\0", "\\\\")
+    return f"{{{text}}}"
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    character: str = msgspec.json.decode(f'"{escaped[0]}"')
+    if character == "\0":
+        raise UntranslatableCharacter
+    return character
+
+
 def json_rows(offered: object) -> str:
     """Return rows as the JSON array that `json_to_recordset` reads. Raises UnicodeEncodeError, OverflowError."""
     return _encode(offered).decode()
@@ -98,20 +130,7 @@ def json_projection(table: str, projected: Iterable[tuple[Any, ...]]) -> str:
     return json_rows([dict(zip(names, storable_row(latest[key]), strict=True)) for key in sorted(latest)])
 
 
-def json_entries(entries: Sequence[Entry]) -> str:
-    """Return journal entries as JSON, in their order."""
-    return json_rows(
-        [
-            {
-                "ordinal": ordinal,
-                "stream": entry.stream.key,
-                "version": entry.version,
-                "run_id": entry.run_id,
-                "recorded_at": instant_text(entry.recorded_at),
-                "type": entry.type,
-                "data": entry.data,
-                "hash": entry.hash,
-            }
-            for ordinal, entry in enumerate(entries, start=1)
-        ]
-    )
+def entries_text(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return journal entries as parameters, in their order; see `columns_text`."""
+    columns = zip(*map(entry_tuple, entries), strict=True)
+    return {name: _array_of(list(column)) for name, column in zip(ENTRY_COLUMNS, columns, strict=True)}

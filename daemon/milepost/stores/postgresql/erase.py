@@ -7,9 +7,10 @@ from datetime import datetime
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.stores.erasure import Forgotten, StreamRows, removal
-from milepost.stores.postgresql.commit import PostgresqlWriter, Prepared
+from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
+from milepost.stores.postgresql.group import Prepared
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl

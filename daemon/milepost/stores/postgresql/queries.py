@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import (
     ContactRow,
@@ -68,7 +68,7 @@ class PostgresqlSession:
         self.ask = ask
         self.codec = codec
 
-    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+    async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
         """Ask several questions, none of which depends on another; a store does that in one round trip."""
         return [await self.ask(*each) for each in asked]
 
@@ -126,7 +126,7 @@ class PostgresqlSession:
         """Return what is stored under the keys."""
         subjects = {storable(subject): subject for subject in keys.subjects}
         asked = _asked_of(keys, searchable(subjects))
-        answers = dict(zip(asked, await self._ask_together(*asked.items()), strict=True))
+        answers = dict(zip(asked, await self._look_up(*asked.items()), strict=True))
         ((found_as_json,),) = answers["known"]
         found = _decode(found_as_json)
         ((unseen, missed, all_missed),) = answers.get("known_of_sweep", [(0, (), 0)])
@@ -167,6 +167,7 @@ class PostgresqlSession:
         return replace(
             known,
             owed_elsewhere=tuple(rows.gap(state) for (state,) in await self.ask("owed_elsewhere", there)),
+            left_out_elsewhere=rows.left_out(await self.ask("checkpoints_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -301,6 +302,13 @@ class PostgresqlSession:
         found = await self.ask("gaps_at_limit", parameters)
         return tuple(rows.gap(state) for (state,) in found)
 
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        span = stream_parameters(stream) | {"newer_than": instant_text(after) if after else BEFORE_ALL}
+        last = next(iter(await self.ask("search_until", span | {"offset": limit - 1})), None)
+        found = await self.ask("search_threads", span | {"until": last[0] if last else AFTER_ALL})
+        return rows.threads_searched(found, last)
+
     async def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""
         return rows.with_payloads(await self.ask("dead_letters_with_payloads", (searchable(dead_letter_ids),)))
@@ -317,7 +325,7 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
     conversations = {"conversations": searchable(keys.conversations)}
     contacts, events = searchable(keys.contacts), searchable(keys.interaction_events)
     of_batch = {"contacts": contacts, "interaction_events": events, "subjects": subjects}
-    asked: dict[str, Parameters] = {}
+    asked: dict[str, Parameters] = {"known": {**of_stream, **conversations, **of_batch}}
     if keys.full_sweep_at is not None:
         stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
         of_sweep = {"has_stretch": keys.stretch is not None, "sweep_started_at": instant_text(keys.full_sweep_at)}
@@ -326,7 +334,7 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
         asked["count_stored"] = of_stream
     if keys.counts_messages is not None:
         asked["count_messages"] = messages.span_parameters(keys.counts_messages)
-    return asked | {"plan_once": (), "known": {**of_stream, **conversations, **of_batch}}
+    return asked
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:

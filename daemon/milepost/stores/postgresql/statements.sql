@@ -1,27 +1,27 @@
--- The statements of the PostgreSQL store, by name. Rows go in as one JSON array for each table, and come out with the
--- columns that SQLite has: instants as text. Every transaction begins with `settings`, and relies on nothing else.
+-- The statements of the PostgreSQL store, by name. Rows go in as an array for each column, those of projections as one JSON
+-- array, and come out with the columns that SQLite has: instants as text. Every transaction begins with `settings`, and
+-- relies on nothing else.
 
 -- name: settings
 -- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
 -- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
 -- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
--- messages looks costly enough for that, and takes a few milliseconds.
+-- messages looks costly enough for that, and takes a few milliseconds. NULL in an array is the null of JSON.
+--
+-- Lookups are planned once, as planning one takes as long as running it: with an index for every key, and without a
+-- sequential scan, which an empty table would be a reason for, their plan is the same for tables of any size.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', %(statement_timeout)s, true),
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
-    set_config('plan_cache_mode', 'force_custom_plan', true),
+    set_config('plan_cache_mode', CASE WHEN %(is_lookup)s THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
+    set_config('enable_seqscan', CASE WHEN %(is_lookup)s THEN 'off' ELSE 'on' END, true),
     set_config('enable_bitmapscan', 'off', true),
-    set_config('jit', 'off', true);
-
--- name: plan_once
--- For the rest of a transaction, after `settings`: to plan `known` takes as long as to run it. It has one plan for tables of
--- any size, each of its lookups by the one index that has the key, once the planner cannot take an empty table for a
--- reason to scan it.
-SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true);
+    set_config('jit', 'off', true),
+    set_config('array_nulls', 'on', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.
@@ -47,9 +47,10 @@ INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash
 SELECT
     (SELECT coalesce(max(seq), 0) FROM journal) + row_number() OVER (ORDER BY ordinal),
     stream, version, run_id, recorded_at, type, data::json, hash
-FROM json_to_recordset(%(entries)s::json) AS entry (
-    ordinal bigint, stream text, version bigint, run_id text, recorded_at timestamptz, type text, data text, hash text
-)
+FROM unnest(
+    %(stream)s::text[], %(version)s::bigint[], %(run_id)s::text[], %(recorded_at)s::timestamptz[], %(type)s::text[],
+    %(data)s::text[], %(hash)s::text[]
+) WITH ORDINALITY AS entry (stream, version, run_id, recorded_at, type, data, hash, ordinal)
 ORDER BY ordinal
 RETURNING seq;
 
@@ -74,12 +75,10 @@ INSERT INTO contacts (
 SELECT
     platform, page_id, contact_id, name, username, date_trunc('milliseconds', first_seen_at),
     date_trunc('milliseconds', last_interaction_at), date_trunc('milliseconds', updated_at), version
-FROM ROWS FROM (
-    json_to_recordset(%(rows)s::json) AS (
-        platform text, page_id text, contact_id text, name text, username text, first_seen_at timestamptz,
-        last_interaction_at timestamptz, updated_at timestamptz
-    ),
-    unnest(%(versions)s::bigint[])
+FROM unnest(
+    %(platform)s::text[], %(page_id)s::text[], %(contact_id)s::text[], %(name)s::text[], %(username)s::text[],
+    %(first_seen_at)s::timestamptz[], %(last_interaction_at)s::timestamptz[], %(updated_at)s::timestamptz[],
+    %(versions)s::bigint[]
 ) AS offered (
     platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at, version
 )
@@ -101,13 +100,11 @@ SELECT
     date_trunc('milliseconds', updated_time), date_trunc('milliseconds', first_synced_at),
     date_trunc('milliseconds', synced_at), date_trunc('milliseconds', deleted_at), messages_fingerprint,
     version
-FROM ROWS FROM (
-    json_to_recordset(%(rows)s::json) AS (
-        conversation_id text, platform text, page_id text, contact_id text, link text, snippet text,
-        message_count bigint, unread_count bigint, can_reply boolean, updated_time timestamptz,
-        first_synced_at timestamptz, synced_at timestamptz, deleted_at timestamptz, messages_fingerprint text
-    ),
-    unnest(%(versions)s::bigint[])
+FROM unnest(
+    %(conversation_id)s::text[], %(platform)s::text[], %(page_id)s::text[], %(contact_id)s::text[], %(link)s::text[],
+    %(snippet)s::text[], %(message_count)s::bigint[], %(unread_count)s::bigint[], %(can_reply)s::boolean[],
+    %(updated_time)s::timestamptz[], %(first_synced_at)s::timestamptz[], %(synced_at)s::timestamptz[],
+    %(deleted_at)s::timestamptz[], %(messages_fingerprint)s::text[], %(versions)s::bigint[]
 ) AS offered (
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint, version
@@ -127,7 +124,6 @@ ON CONFLICT (conversation_id) DO UPDATE SET
     change_seq = excluded.change_seq;
 
 -- name: insert_interaction_events
--- A conversation may come twice in a group of commits; its events are written once.
 INSERT INTO contact_interaction_events (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
     content_at, history, version
@@ -135,13 +131,10 @@ INSERT INTO contact_interaction_events (
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::json,
     date_trunc('milliseconds', occurred_at), date_trunc('milliseconds', content_at), history, version
-FROM ROWS FROM (
-    json_to_recordset(%(rows)s::json) AS (
-        event_id text, conversation_id text, platform text, page_id text, contact_id text, direction text, kind text,
-        text text, attachments text, occurred_at timestamptz, content_at timestamptz
-    ),
-    unnest(%(history)s::boolean[]),
-    unnest(%(versions)s::bigint[])
+FROM unnest(
+    %(event_id)s::text[], %(conversation_id)s::text[], %(platform)s::text[], %(page_id)s::text[],
+    %(contact_id)s::text[], %(direction)s::text[], %(kind)s::text[], %(text)s::text[], %(attachments)s::text[],
+    %(occurred_at)s::timestamptz[], %(content_at)s::timestamptz[], %(history)s::boolean[], %(versions)s::bigint[]
 ) AS offered (
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
     content_at, history, version
@@ -152,12 +145,10 @@ ON CONFLICT (event_id) DO NOTHING;
 -- Not a join with the stored rows, which the planner may well read whole for that.
 WITH offered AS MATERIALIZED (
     SELECT *
-    FROM ROWS FROM (
-        json_to_recordset(%(rows)s::json) AS (
-            event_id text, kind text, text text, attachments text, edited_at timestamptz, deleted_at timestamptz,
-            reactions text, referral text, content_at timestamptz
-        ),
-        unnest(%(versions)s::bigint[])
+    FROM unnest(
+        %(event_id)s::text[], %(kind)s::text[], %(text)s::text[], %(attachments)s::text[],
+        %(edited_at)s::timestamptz[], %(deleted_at)s::timestamptz[], %(reactions)s::text[], %(referral)s::text[],
+        %(content_at)s::timestamptz[], %(versions)s::bigint[]
     ) AS revised (
         event_id, kind, text, attachments, edited_at, deleted_at, reactions, referral, content_at, version
     )
@@ -574,6 +565,10 @@ CROSS JOIN LATERAL (
 ) AS stored
 WHERE platform = %(platform)s AND page_id = ANY (ARRAY(SELECT page_id FROM later));
 
+-- name: checkpoints_elsewhere
+SELECT state::text FROM checkpoints
+WHERE stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page));
+
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
 SELECT move.page_id, instant_text(greatest(move.moved_at, checkpoints.last_success_at))
@@ -846,6 +841,38 @@ FROM message_backlog
 WHERE stream = %(stream)s AND queue = 2 AND reached_at > %(newer_than)s
 ORDER BY reached_at DESC
 LIMIT %(limit)s;
+
+-- name: search_until
+-- The end of a step through the conversations of a stream: those with the same time are in one step.
+SELECT instant_text(updated_time)
+FROM conversations
+WHERE platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s
+ORDER BY updated_time
+LIMIT 1 OFFSET %(offset)s;
+
+-- name: search_threads
+-- The conversations of a step of which no gap is on record and some message is stored, and how many are. One conversation
+-- at a time as in `known`.
+SELECT
+    conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
+    instant_text(newest_at)
+FROM conversations
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE message.deleted_at IS NULL) AS messages, min(occurred_at) AS oldest_at,
+        max(occurred_at) AS newest_at
+    FROM contact_interaction_events AS message
+    WHERE message.conversation_id = conversations.conversation_id
+) AS stored
+CROSS JOIN LATERAL (
+    SELECT count(*) AS gaps FROM message_backlog
+    WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = %(stream)s
+) AS owed
+WHERE
+    platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s AND updated_time <= %(until)s
+    AND deleted_at IS NULL
+    AND gaps = 0
+    AND oldest_at IS NOT NULL;
 
 -- name: dead_letters_with_payloads
 SELECT

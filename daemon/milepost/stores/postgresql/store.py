@@ -22,6 +22,7 @@ from milepost.stores.postgresql.connection import Database, Parameters, connecte
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
+from milepost.stores.postgresql.group import with_inserts
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.postgresql.webhooks import PostgresqlWebhookInbox
@@ -43,7 +44,7 @@ async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) 
     await migrate(dsn)
     parts = ("statements", "webhooks", "deliveries")
     statements = {name: text for part in parts for name, text in load_statements("postgresql", part).items()}
-    async with connected(dsn, statements) as database:
+    async with connected(dsn, with_inserts(statements)) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
         yield PostgresqlStore(database, Codec(), events_chunk_size)
@@ -62,8 +63,8 @@ class PostgresqlStore(PostgresqlSession):
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
 
-    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
-        return await self.database.read_together(*asked)
+    async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        return await self.database.read_together(*asked, is_lookup=True)
 
     async def _write(self, statement: str, parameters: Parameters = ()) -> None:
         await self.database.rows(statement, parameters)
@@ -108,7 +109,7 @@ class PostgresqlStore(PostgresqlSession):
     async def _write_group(self, commits: list[Commit]) -> Sequence[GroupResult]:
         """Write a group together or, if a row of one is refused, each by itself, so that it harms no other."""
         try:
-            return await self._write_together(commits)
+            return await self._write_together(commits, trusts_known=True)
         except (*REFUSALS, Outdated):
             results: list[GroupResult] = []
             for commit in commits:
@@ -146,19 +147,19 @@ class PostgresqlStore(PostgresqlSession):
             f"the database refuses version {version} of {stream}: {reason_of(error)}", hint="please report this"
         )
 
-    async def _write_together(self, commits: list[Commit]) -> list[Committed]:
+    async def _write_together(self, commits: list[Commit], *, trusts_known: bool = False) -> list[Committed]:
         """Write a group in one transaction, again after a deadlock or the like with another one."""
         for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return await self._attempt(commits)
+                return await self._attempt(commits, trusts_known=trusts_known)
             except StoreAway as away:
                 if not is_contention(away):
                     raise
-        return await self._attempt(commits)
+        return await self._attempt(commits, trusts_known=trusts_known)
 
-    async def _attempt(self, commits: list[Commit]) -> list[Committed]:
+    async def _attempt(self, commits: list[Commit], *, trusts_known: bool) -> list[Committed]:
         async with self.database.connection() as connection, AsyncExitStack() as pipelined:
-            writer = PostgresqlWriter(self.database, self.codec, connection, pipelined)
+            writer = PostgresqlWriter(self.database, self.codec, connection, pipelined, trusts_known=trusts_known)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)

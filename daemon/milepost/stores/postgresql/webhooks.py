@@ -1,4 +1,4 @@
-"""The webhook events in a PostgreSQL database, which every worker takes and any may work off."""
+"""The webhook events in a PostgreSQL database, which every worker takes and any may process."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -49,13 +49,13 @@ class PostgresqlWebhookInbox:
                     erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
                     await ask("rewrite_payload", erased)
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages of which an event has told, worked off or not."""
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages that an event has announced, processed or not."""
         found = await self._database.rows("told_messages", (searchable(message_ids),))
         return frozenset(message_id for (message_id,) in found)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
-        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
+        """Delete events that are older, and the oldest of too many; count those that were not processed."""
         old = await self._database.rows("delete_old_webhook_events", {"received_before": instant_text(received_before)})
         beyond = await self._database.rows("delete_webhook_events_beyond", {"max_events": max_events})
         return count_expired((kind, due_at) for kind, due_at in (*old, *beyond))

@@ -39,13 +39,15 @@ class SqliteWriter(SqliteSession):
 
     def write(self, group: Sequence[Commit], events_chunk_size: int) -> list[Committed]:
         """Write a group of commits. Raises one of REFUSALS."""
+        self.stored_ids.observe(self.connection)
         return [self._write(commit, events_chunk_size) for commit in group]
 
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
         stream = commit.checkpoint.stream
-        if written := written_of(commit):
+        if written := self.stored_ids.among(written_of(commit)):
             demand_known(commit, written, self.ask("conversation_states", (rows.json_list(written),)))
+        self.stored_ids.add(commit.changes)
         self._link(stream, commit)
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)

@@ -2,7 +2,7 @@
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import (
     ConversationRow,
@@ -31,6 +31,7 @@ from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact, pages_elsewhere
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
 from milepost.stores.sql import stream_parameters
+from milepost.stores.sqlite.stored_ids import StoredIds
 
 Parameters = Mapping[str, Any] | tuple[Any, ...]
 
@@ -44,10 +45,17 @@ class SqliteSession:
     Its methods are those of PostgresqlSession. Several answers are of one moment only inside a transaction.
     """
 
-    def __init__(self, sql: Mapping[str, str], codec: Codec, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        sql: Mapping[str, str],
+        codec: Codec,
+        connection: sqlite3.Connection,
+        stored_ids: StoredIds | None = None,
+    ) -> None:
         self.sql = sql
         self.codec = codec
         self.connection = connection
+        self.stored_ids = stored_ids or StoredIds()
 
     def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run a statement, by its name."""
@@ -102,11 +110,13 @@ class SqliteSession:
     def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
         stream = keys.stream
-        conversation_ids, contact_ids = rows.json_list(keys.conversations), rows.json_list(keys.contacts)
-        found = map(rows.conversation_row, self.ask("known_conversations", (conversation_ids,)))
+        self.stored_ids.observe(self.connection)
+        conversation_ids = self.stored_ids.among(keys.conversations)
+        found = map(rows.conversation_row, self._ask_of(conversation_ids, "known_conversations"))
         conversations = {row.conversation_id: row for row in found}
-        contacts = self.ask("known_contacts", (stream.platform.value, stream.page_id, contact_ids))
-        events = self.ask("known_interaction_events", (rows.json_list(keys.interaction_events),))
+        page = stream.platform.value, stream.page_id
+        contacts = self._ask_of(self.stored_ids.among(keys.contacts), "known_contacts", *page)
+        events = self._ask_of(self.stored_ids.among(keys.interaction_events), "known_interaction_events")
         unseen, missed, all_missed = self._known_of_sweep(keys)
         known = Known(
             conversations,
@@ -120,18 +130,20 @@ class SqliteSession:
             self._count_stored(keys),
             *self._count_messages(keys),
             self._known_messages(keys, conversations),
-            left_behind=self._left_behind(keys, conversations),
+            left_behind=self._left_behind(stream, [key for key in conversation_ids if key not in conversations]),
         )
         pages = pages_elsewhere(known, stream)
         return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
-    def _left_behind(self, keys: Keys, stored: Container[str]) -> dict[str, str]:
+    def _ask_of(self, ids: Sequence[str], statement: str, *parameters: str) -> Iterable[tuple[Any, ...]]:
+        return self.ask(statement, (*parameters, rows.json_list(ids))) if ids else ()
+
+    def _left_behind(self, stream: Stream, without_row: Sequence[str]) -> dict[str, str]:
         """Return the conversations without a row whose messages stand under another page."""
-        wanted = [key for key in keys.conversations if key not in stored]
-        if not wanted:
+        if not without_row:
             return {}
-        page = stream_parameters(keys.stream)
-        return dict(self.ask("left_behind", page | {"conversations": rows.json_list(wanted)}).fetchall())
+        page = stream_parameters(stream)
+        return dict(self.ask("left_behind", page | {"conversations": rows.json_list(without_row)}).fetchall())
 
     def _with_elsewhere(self, known: Known, keys: Keys, pages: frozenset[str]) -> Known:
         """Add what is known of the other pages under which some of the conversations stand."""
@@ -149,6 +161,7 @@ class SqliteSession:
         return replace(
             known,
             owed_elsewhere=tuple(rows.gap(state) for (state,) in self.ask("owed_elsewhere", there)),
+            left_out_elsewhere=rows.left_out(self.ask("checkpoints_elsewhere", there)),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -310,6 +323,13 @@ class SqliteSession:
         parameters = {"stream": stream.key, "newer_than": instant_text(later_than), "limit": limit}
         found = self.ask("gaps_at_limit", parameters)
         return tuple(rows.gap(state) for (state,) in found)
+
+    def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        span = stream_parameters(stream) | {"newer_than": instant_text(after) if after else BEFORE_ALL}
+        last = self.ask("search_until", span | {"offset": limit - 1}).fetchone()
+        found = self.ask("search_threads", span | {"until": last[0] if last else AFTER_ALL})
+        return rows.threads_searched(found, last)
 
     def dead_letters_with_payloads(self, dead_letter_ids: Iterable[str]) -> tuple[DueDeadLetter, ...]:
         """Return these dead letters, open or closed."""

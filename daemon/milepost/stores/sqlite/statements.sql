@@ -375,6 +375,9 @@ WHERE
     platform = :platform AND page_id IN (SELECT page_id FROM later)
     AND contact_id IN (SELECT value FROM json_each(:contacts));
 
+-- name: checkpoints_elsewhere
+SELECT state FROM checkpoints WHERE stream IN (SELECT :platform || ':' || value FROM json_each(:pages));
+
 -- name: moved_to
 -- The pages to which rows of this page have moved, and when each was last known to be at work.
 SELECT move.page_id, max(move.moved_at, coalesce(checkpoints.last_success_at, ''))
@@ -551,6 +554,40 @@ FROM message_backlog
 WHERE stream = :stream AND queue = 2 AND reached_at > :newer_than
 ORDER BY reached_at DESC
 LIMIT :limit;
+
+-- name: search_until
+-- The end of a step through the conversations of a stream: those with the same time are in one step.
+SELECT updated_time
+FROM conversations
+WHERE platform = :platform AND page_id = :page_id AND updated_time > :newer_than
+ORDER BY updated_time
+LIMIT 1 OFFSET :offset;
+
+-- name: search_threads
+-- The conversations of a step of which no gap is on record and some message is stored, and how many are.
+SELECT
+    conversation_id, first_synced_at, message_count,
+    (
+        SELECT count(*) FROM contact_interaction_events AS message
+        WHERE message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+    ),
+    (
+        SELECT min(occurred_at) FROM contact_interaction_events AS message
+        WHERE message.conversation_id = conversations.conversation_id
+    ) AS oldest_at,
+    (
+        SELECT max(occurred_at) FROM contact_interaction_events AS message
+        WHERE message.conversation_id = conversations.conversation_id
+    )
+FROM conversations
+WHERE
+    platform = :platform AND page_id = :page_id AND updated_time > :newer_than AND updated_time <= :until
+    AND deleted_at IS NULL
+    AND NOT EXISTS (
+        SELECT 1 FROM message_backlog
+        WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = :stream
+    )
+    AND oldest_at IS NOT NULL;
 
 -- name: dead_letters_with_payloads
 SELECT
@@ -778,6 +815,12 @@ UPDATE checkpoints SET version = version WHERE false;
 -- name: write_nothing
 -- Commits a page that stays as it is, to find out whether commits are possible.
 PRAGMA user_version = 0;
+
+-- name: holds_rows
+SELECT
+    EXISTS (SELECT 1 FROM conversations LIMIT 1)
+    OR EXISTS (SELECT 1 FROM contacts LIMIT 1)
+    OR EXISTS (SELECT 1 FROM contact_interaction_events LIMIT 1);
 
 -- name: source
 SELECT kind, base_url FROM source WHERE place = 1;

@@ -17,7 +17,7 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
-from milepost.core.gaps import Gap
+from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
@@ -35,6 +35,8 @@ from milepost.stores.sqlite.identity import OpenFiles, kept_open
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import SqliteSession
+from milepost.stores.sqlite.stored_ids import StoredIds
+from milepost.stores.sqlite.wal import IdleCheckpoint
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 
 Result = TypeVar("Result")
@@ -42,7 +44,7 @@ Result = TypeVar("Result")
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
-CACHE_KIB = 32 * 1024
+CACHE_KIB = 28 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
 
@@ -69,7 +71,8 @@ async def open_sqlite(
             async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.run(_demand_writable)
                 await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
-                yield SqliteStore(database, Codec(), events_chunk_size)
+                stored_ids = await database.run(partial(StoredIds.of, sql=load_statements("sqlite")))
+                yield SqliteStore(database, Codec(), stored_ids, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
 
@@ -103,10 +106,10 @@ def _demand_writable(connection: sqlite3.Connection) -> None:
 class SqliteStore:
     """The Store (see core/ports.py) in a SQLite database. Made by `open_sqlite`."""
 
-    def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
+    def __init__(self, database: Database, codec: Codec, stored_ids: StoredIds, events_chunk_size: int) -> None:
         self._database = database
         self._events_chunk_size = events_chunk_size
-        self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec)
+        self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec, stored_ids=stored_ids)
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self.webhooks = SqliteWebhookInbox(database)
         self.deliveries = SqliteDeliveryPlaces(database)
@@ -140,6 +143,10 @@ class SqliteStore:
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
         """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
         return await self._run(lambda session: session.gaps_at_limit(stream, later_than, limit))
+
+    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
+        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        return await self._run(lambda session: session.search_threads(stream, after, limit))
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -194,12 +201,15 @@ class SqliteStore:
     async def watch(self) -> StoreLost:
         """Wait until a file of the database is no longer the one that was opened, and return the error.
 
-        In a thread of its own: that of the connection may be waiting for a lock.
+        In a thread of its own: that of the connection may be waiting for a lock. While nothing is committed, it writes
+        the write-ahead log back.
         """
+        idle_checkpoint = IdleCheckpoint(self._database.path)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 await asyncio.to_thread(self._database.files.demand_same)
+                await asyncio.to_thread(idle_checkpoint.look)
             except StoreLost as lost:
                 return lost
             except StoreAway:  # raised to whoever asks the store

@@ -55,17 +55,17 @@ class SqliteWebhookInbox:
 
         return await self._database.write(find)
 
-    async def told(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages of which an event has told, worked off or not."""
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages that an event has announced, processed or not."""
         wanted = (json_list(message_ids),)
 
-        def told(connection: sqlite3.Connection) -> frozenset[str]:
+        def announced(connection: sqlite3.Connection) -> frozenset[str]:
             return frozenset(message_id for (message_id,) in connection.execute(self._sql["told_messages"], wanted))
 
-        return await self._database.run(told)
+        return await self._database.run(announced)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
-        """Delete events that are older, and the oldest of too many; count those that were not worked off."""
+        """Delete events that are older, and the oldest of too many; count those that were not processed."""
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         def trim(connection: sqlite3.Connection) -> Counter[WebhookKind]:

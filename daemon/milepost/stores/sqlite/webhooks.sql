@@ -1,4 +1,4 @@
--- The webhook events that wait to be worked off: see core/webhooks.py.
+-- The webhook events that wait to be processed: see core/webhooks.py.
 
 -- name: add_webhook_event
 -- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
