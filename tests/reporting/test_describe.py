@@ -438,6 +438,33 @@ CASES: list[tuple[events.Event, Description]] = [
         ),
     ),
     (
+        MessagesOwed((), HistoriesLeftOut(NOON, 60.0)),
+        Description(
+            "messages owed",
+            "New conversations have older messages, all beyond the limit of sync.message_history",
+            DEBUG,
+            {"conversations": [], "gaps": 0},
+        ),
+    ),
+    (
+        MessagesOwed((), HistoriesLeftOut(NOON, 60.0, search=HistorySearch(at(-9000), NOON))),
+        Description(
+            "messages owed",
+            "Stored conversations are searched for older messages that are owed by now",
+            DEBUG,
+            {"conversations": [], "gaps": 0},
+        ),
+    ),
+    (
+        MessagesOwed((), HistoriesLeftOut(at(-9000), searched_to=at(-9000))),
+        Description(
+            "messages owed",
+            "Stored conversations were searched for older messages that are owed by now",
+            DEBUG,
+            {"conversations": [], "gaps": 0},
+        ),
+    ),
+    (
         MessagesRead(replace(GAP, history_to=at(-120)), 50, ending=GapEnding.HISTORY_LIMIT),
         Description(
             "messages read",
