@@ -1,8 +1,9 @@
-"""The same copy with dlt: its REST source, merged into PostgreSQL by id; lists become separate tables.
+"""The same copy with dlt: its REST source, merged into a database by id; lists become separate tables.
 
-    python benchmarks/dlt_merge.py BASE_URL POSTGRESQL_URL BATCH_SIZE MESSAGES PAGE_ID...
+    python benchmarks/dlt_merge.py BASE_URL DATABASE_URL BATCH_SIZE MESSAGES PAGE_ID...
 
-It needs dlt: pip install 'dlt[postgres]'
+The database is PostgreSQL or SQLite (`sqlite:///…`); pages are read at the same time. It needs dlt:
+pip install 'dlt[postgres,sqlalchemy]'
 """
 
 import sys
@@ -11,7 +12,7 @@ try:
     import dlt  # type: ignore[import-not-found, unused-ignore]  # not installed with the project
     from dlt.sources.rest_api import rest_api_source  # type: ignore[import-not-found, unused-ignore]
 except ImportError:
-    sys.exit("this script needs dlt: pip install 'dlt[postgres]'")
+    sys.exit("this script needs dlt: pip install 'dlt[postgres,sqlalchemy]'")
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def main() -> None:
     }  # dlt's own cursor paging sends one request too many
     inboxes = [
         {
-            "name": "conversations",
+            "name": f"conversations_{page_id}",
+            "table_name": "conversations",
             "primary_key": "id",
             "write_disposition": "merge",
             "endpoint": {
@@ -40,10 +42,12 @@ def main() -> None:
         for page_id in page_ids
     ]
     auth = {"type": "bearer", "token": "benchmark-token"}
-    source = rest_api_source({"client": {"base_url": base_url, "auth": auth}, "resources": inboxes})
-    pipeline = dlt.pipeline(
-        "benchmark", destination=dlt.destinations.postgres(url), dataset_name="by_dlt", pipelines_dir="dlt-state"
-    )
+    source = rest_api_source({"client": {"base_url": base_url, "auth": auth}, "resources": inboxes}, parallelized=True)
+    is_sqlite = url.startswith("sqlite:")
+    destination = dlt.destinations.sqlalchemy(url) if is_sqlite else dlt.destinations.postgres(url)
+    # The data set that stands for the file itself in SQLite.
+    dataset = "main" if is_sqlite else "by_dlt"
+    pipeline = dlt.pipeline("benchmark", destination=destination, dataset_name=dataset, pipelines_dir="dlt-state")
     pipeline.run(source)
 
 

@@ -1,13 +1,13 @@
 """Milepost on PostgreSQL compared with Milepost on SQLite and dlt on the same PostgreSQL: cold processes, in turn.
 
-    python -m benchmarks.postgresql --dlt-python PATH     20,000 conversations, medians of three rounds
-    python -m benchmarks.postgresql                       without dlt
-    python -m benchmarks.postgresql --oldest              on the oldest PostgreSQL that is supported
-    python -m benchmarks.postgresql --size 1000000        whether the last batches take as long as the first
-    python -m benchmarks.postgresql --quick               a twentieth of the size, once, without judging
+    python -m benchmarks.postgresql                    20,000 conversations, medians of three rounds
+    python -m benchmarks.postgresql --dlt              with dlt, which pip installs for that time only
+    python -m benchmarks.postgresql --oldest           on the oldest PostgreSQL that is supported
+    python -m benchmarks.postgresql --size 1000000     whether the last batches take as long as the first
+    python -m benchmarks.postgresql --quick            a twentieth of the size, once, without judging
 
-The server is a temporary one from tests/kit, with durable commits; nobody analyses its tables. PATH is a Python that
-has `dlt[postgres]`. Exit code 1: a ratio misses its target. `benchmarks.scale_out` measures several workers.
+The server is a temporary one from tests/kit, with durable commits; nobody analyses its tables. Exit code 1: a ratio
+misses its target. `benchmarks.scale_out` measures several workers.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 
 from benchmarks.compare import check
+from benchmarks.dlt_environment import dlt, dlt_python
 from benchmarks.process import Finished, Server, milepost, milepost_into, run, serving
 from benchmarks.workload import Workload
 
@@ -55,12 +56,15 @@ class Round(Struct, frozen=True):
     growth: float
 
 
-def play(server: Server, workload: Workload, database: Database, dlt_python: str | None) -> Round:
-    """Copy the workload with each. Raises SystemExit if the tables do not match the server."""
+def play(server: Server, workload: Workload, database: Database, python: str | None) -> Round:
+    """Copy the workload with each, with dlt if a Python has it.
+
+    Raises SystemExit if the tables do not match the server.
+    """
     with TemporaryDirectory() as temporary:
         directory = Path(temporary)
         by_sqlite = run(milepost(server, workload, directory, "sync"), directory)
-        check(directory / "milepost.db", workload)
+        check(directory / "milepost.db", workload.rows)
         store = {"url": database.url, "password": database.password}
         before = processor_seconds(database.server)
         by_postgresql = run(milepost_into(store, server, workload, directory, "sync"), directory)
@@ -69,11 +73,9 @@ def play(server: Server, workload: Workload, database: Database, dlt_python: str
         counted(database, "milepost", workload, {table: table for table in workload.rows})
         again = run(milepost_into(store, server, workload, directory, "sync", "--full"), directory)
         by_dlt = None
-        if dlt_python is not None:
+        if python is not None:
             url = database.url.replace("@", f":{database.password}@", 1)
-            script = str(Path(__file__).parent / "dlt_merge.py")
-            sizes = [str(workload.batch_size), str(workload.messages)]
-            by_dlt = run([dlt_python, script, server.base_url, url, *sizes, *workload.page_ids], directory)
+            by_dlt = run(dlt(python, server, workload, url), directory)
             counted(database, "by_dlt", workload, DLT_TABLES)
     return Round(by_sqlite, by_postgresql, again, by_dlt, server_seconds, growth_of(recorded))
 
@@ -135,16 +137,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=SIZE, help="conversations")
     parser.add_argument("--oldest", action="store_true", help="on the oldest PostgreSQL that is supported")
     parser.add_argument("--quick", action="store_true", help="a twentieth of the size, once, without judging")
-    parser.add_argument("--dlt-python", metavar="PATH", help="a Python that has dlt[postgres]")
+    parser.add_argument("--dlt", action="store_true", help="with dlt, if pip can install it")
     options = parser.parse_args()
     rounds, size = (1, options.size // QUICK_SHARE) if options.quick else (options.rounds, options.size)
     workload = Workload(1, size)
     rounds_played: list[Round] = []
     release: Release = "oldest" if options.oldest else "newest"
-    with running(release, **DURABLE) as postgres, serving(workload) as server:
+    with (
+        dlt_python(is_wanted=options.dlt) as python,
+        running(release, **DURABLE) as postgres,
+        serving(workload) as server,
+    ):
         for _ in range(rounds):
             with fresh_database(postgres, template=None) as database:
-                rounds_played.append(play(server, workload, database, options.dlt_python))
+                rounds_played.append(play(server, workload, database, python))
     meets_targets = judge(rounds_played, workload)
     sys.exit(0 if options.quick or meets_targets else 1)
 

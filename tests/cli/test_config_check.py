@@ -119,6 +119,7 @@ def settings(base_url: str, *pages: PageSettings, app_secret: str = "", manager_
     source = SourceSettings(
         kind="facebook",
         base_url=base_url,
+        calls_per_second=0,
         app_secret=SecretStr(app_secret),
         access_token=SecretStr(manager_token),
         discover_pages=bool(manager_token),

@@ -172,6 +172,15 @@ class FactsContract:
         details = kept.rows("SELECT message_id, detail FROM webhook_events ORDER BY message_id")
         assert details == [("m_1", None), ("m_2", another.detail)], "what was applied is kept in its message only"
 
+    async def test_that_a_message_was_unsent_is_due_without_saying_whose_it_is(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            unsent = replace(said(WebhookKind.UNSEND, "m_1", 5), contact_id=None)
+            assert await store.webhooks.add([unsent], NOON) == {unsent.key}
+            assert await store.webhooks.streams_with_facts() == (STREAM,)
+            (due,) = await apply(store)
+        assert (due.kind, due.message.event_id) == (WebhookKind.UNSEND, "m_1")
+
     async def test_facts_come_in_the_order_of_their_times_and_know_of_later_ones(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_1")

@@ -143,8 +143,11 @@ class TestWhatIsOwed:
     def test_nothing_is_owed_where_one_of_the_listed_messages_is_stored(self, known: str) -> None:
         assert owed_of(listed(-60, -30, -10), stored(-3600, known)) == []
 
-    def test_nothing_is_owed_where_the_list_shows_all(self) -> None:
-        assert owed_of(listed(-60, -30, has_older=False), stored()) == []
+    def test_a_list_that_names_no_older_messages_does_not_prove_that_there_are_none(self) -> None:
+        """What is stored is older than all of it, and not in it: it was cut short."""
+        (gap,) = owed_of(listed(-60, -30, has_older=False), stored(-3600, "m_-3600"))
+
+        assert (gap.back_to, gap.cursor, gap.listed) == (at(-3600), None, 2)
 
     def test_a_list_as_long_as_was_asked_for_may_not_be_all(self) -> None:
         full = listed(*(-float(each) for each in range(POLICY.messages_per_conversation)), has_older=False)

@@ -163,7 +163,7 @@ def test_a_walk_starts_over_once_and_not_at_each_run() -> None:
     assert [entry.event.is_last for entry in world.entries if isinstance(entry.event, CursorLost)] == [True]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @drawn(st.integers(0, 40), st.integers(1, 60))
 def test_cursors_that_come_round_are_found_with_any_period(first: int, period: int) -> None:
     threads = [aged(number) for number in range(first + period)]
@@ -540,11 +540,7 @@ def random_answers(draw: st.DrawFn) -> Callable[[Request], Batch | Problem]:
     return answer
 
 
-@settings(max_examples=150, deadline=None)
-@drawn(random_answers(), st.sampled_from((1, 2, 3, 10, 500)))
-def test_no_world_makes_a_stream_get_nowhere_in_silence(
-    answer: Callable[[Request], Batch | Problem], max_batches: int
-) -> None:
+def nothing_is_futile_in_silence(answer: Callable[[Request], Batch | Problem], max_batches: int) -> None:
     world = ListWorld(answer, Policy(batch_size=5))
     idle, warned = 0, 0
     for _ in range(30):
@@ -557,6 +553,12 @@ def test_no_world_makes_a_stream_get_nowhere_in_silence(
             assert doubt_about(checkpoint) is not None or checkpoint.run.status in TROUBLES, "it has no name"
             assert named_on_every_face(world), "status or metrics do not tell"
             assert len(world.warnings()) > warned, "no warning"
+
+
+@pytest.mark.parametrize("examples", [30, pytest.param(150, marks=pytest.mark.long)])
+def test_no_world_makes_a_stream_get_nowhere_in_silence(examples: int) -> None:
+    worlds = drawn(random_answers(), st.sampled_from((1, 2, 3, 10, 500)))
+    settings(max_examples=examples, deadline=None)(worlds(nothing_is_futile_in_silence))()
 
 
 def state_of_reading(world: ListWorld) -> tuple[object, ...]:

@@ -219,6 +219,26 @@ class TestUnsent:
         assert revised(thread(*numbered(0, 9)), known) == {}
         assert revised(thread(*numbered(0, 1, 2, 3, 9)), known).keys() == {f"m_{n}" for n in range(4, 9)}
 
+    def test_an_answer_without_order_proves_nothing(self) -> None:
+        """Otherwise the text of message 11, which is still there behind the end of the answer, would be erased."""
+        known = stored(thread(*numbered(*range(30))))
+        (late,) = numbered(9)
+        shown = (*numbered(*range(12, 30)), late, *numbered(10))
+        assert len(shown) == ASKED
+
+        assert revised(thread(*shown, has_older=True), known) == {}
+
+    def test_a_page_without_order_proves_nothing(self) -> None:
+        known = stored(thread(*numbered(1, 2, 3, 4)))
+        (newest, oldest), (between,) = numbered(4, 1), numbered(3)
+        gap = replace(GAP, cursor=None, limit=3)
+
+        page = messages_fetched(newest, oldest, between, next_cursor="older")
+        record = decide_messages(NESTED, gap, page, context(now=LATER)).record(known)
+
+        assert isinstance(record, Record)
+        assert record.changes.revised == ()
+
     def test_an_answer_with_unreadable_messages_proves_nothing(self) -> None:
         known = stored(thread(*numbered(1, 2, 3)))
         batch = fetched(thread(*numbered(1, 3)), unreadable("t_1/messages"))

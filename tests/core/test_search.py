@@ -75,19 +75,17 @@ def all_but(threads: int, *sick: int) -> set[str]:
 
 class TestAnyForm:
     @pytest.mark.parametrize("form", FORMS)
-    @pytest.mark.parametrize("place", [0, 10, 19])
-    def test_a_thread_that_fails_in_any_form_is_stepped_over_and_all_others_are_read(
-        self, form: str, place: int
-    ) -> None:
-        world = SearchWorld(20, {place: Sick(FORMS[form])})
+    def test_a_thread_that_fails_in_any_form_is_stepped_over_and_all_others_are_read(self, form: str) -> None:
+        for place in (0, 10, 19):
+            world = SearchWorld(20, {place: Sick(FORMS[form])})
 
-        after = world.sweep()
+            after = world.sweep()
 
-        assert world.dead_letters == ids(place)
-        assert world.read.keys() == all_but(20, place)
-        assert after.run is not None
-        assert after.run.failed_batches == 0
-        assert world.runs == 1
+            assert world.dead_letters == ids(place)
+            assert world.read.keys() == all_but(20, place)
+            assert after.run is not None
+            assert after.run.failed_batches == 0
+            assert world.runs == 1
 
     @pytest.mark.parametrize("form", FORMS)
     def test_messages_that_fail_in_any_form_are_a_dead_letter_and_their_thread_is_read(self, form: str) -> None:
@@ -118,14 +116,14 @@ class TestAnyForm:
         assert world.read.keys() == all_but(20)
 
     @pytest.mark.parametrize("form", FORMS)
-    @pytest.mark.parametrize("places", [(0, 1, 2), (6, 7, 8), (17, 18, 19), (0, 10, 19)])
-    def test_three_of_them_next_to_each_other_are_three_dead_letters(self, form: str, places: tuple[int, ...]) -> None:
-        world = SearchWorld(20, dict.fromkeys(places, Sick(FORMS[form])))
+    def test_three_of_them_next_to_each_other_are_three_dead_letters(self, form: str) -> None:
+        for places in ((0, 1, 2), (6, 7, 8), (17, 18, 19), (0, 10, 19)):
+            world = SearchWorld(20, dict.fromkeys(places, Sick(FORMS[form])))
 
-        world.sweep()
+            world.sweep()
 
-        assert world.dead_letters == ids(*places)
-        assert world.read.keys() == all_but(20, *places)
+            assert world.dead_letters == ids(*places)
+            assert world.read.keys() == all_but(20, *places)
 
     @pytest.mark.parametrize("form", FORMS)
     def test_an_inbox_of_one_that_fails_is_swept(self, form: str) -> None:
@@ -146,11 +144,10 @@ class TestAnyForm:
         assert world.dead_letters == ids(1)
         assert world.read.keys() == all_but(4, 1)
 
-    @pytest.mark.parametrize("batch_size", [1, 2, 8, 50, 200])
     @pytest.mark.parametrize("form", FORMS)
-    def test_the_search_takes_few_calls(self, form: str, batch_size: int) -> None:
-        policy = Policy(batch_size=batch_size, base_delay_seconds=0.0)
-        for place in {0, batch_size // 2, batch_size - 1}:
+    def test_the_search_takes_few_calls(self, form: str) -> None:
+        for batch_size, place in ((size, place) for size in (1, 2, 8, 50, 200) for place in {0, size // 2, size - 1}):
+            policy = Policy(batch_size=batch_size, base_delay_seconds=0.0)
             world = SearchWorld(batch_size, {place: Sick(FORMS[form])}, policy=policy)
             world.sweep()
 
@@ -215,7 +212,9 @@ class TestOutages:
         {3: Sick(FORMS["a timeout"], Detail.BARE), 8: Sick(FORMS["code 1"])},
     )
 
-    @pytest.mark.parametrize("down", ["code 2", "a timeout", "too much data"])
+    @pytest.mark.parametrize(
+        "down", ["code 2", *(pytest.param(each, marks=pytest.mark.long) for each in ("a timeout", "too much data"))]
+    )
     @pytest.mark.parametrize("sick", INBOXES, ids=["all are healthy", "the first", "three in a row", "the last"])
     def test_no_outage_makes_a_dead_letter_of_a_healthy_thread(self, sick: dict[int, Sick], down: str) -> None:
         """Whatever call it begins with, and whatever call it ends with."""
@@ -245,7 +244,7 @@ class TestOutages:
         assert world.dead_letters == set()
         assert world.runs > 100
 
-    @settings(derandomize=True, deadline=None, max_examples=300)
+    @settings(derandomize=True, deadline=None, max_examples=100)
     @given(outage=st.sets(st.integers(0, 200), max_size=60), sick=st.sets(st.integers(0, 19), max_size=4))
     def test_outages_that_come_and_go_lose_nothing(self, outage: set[int], sick: set[int]) -> None:
         world = SearchWorld(20, dict.fromkeys(sick, Sick(FORMS["code 960"])), outage)
@@ -456,19 +455,20 @@ class TestKnownThreads:
 
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("bears", [Detail.LEAN, Detail.BARE, Detail.POSITION])
-    @pytest.mark.parametrize("place", [0, 1, 7, 31, 49])
-    def test_a_known_thread_costs_a_later_sweep_few_calls(self, form: str, bears: Detail, place: int) -> None:
-        world = SearchWorld(50, {place: Sick(FORMS[form], bears)}, policy=Policy(batch_size=50, base_delay_seconds=0))
-        after = world.sweep()
-        assert [each.conversation_id for each in after.given_up] == [f"t_{place}"]
-        world.requests.clear()
-        world.runs += 1
+    def test_a_known_thread_costs_a_later_sweep_few_calls(self, form: str, bears: Detail) -> None:
+        for place in (0, 1, 7, 31, 49):
+            sick = {place: Sick(FORMS[form], bears)}
+            world = SearchWorld(50, sick, policy=Policy(batch_size=50, base_delay_seconds=0))
+            after = world.sweep()
+            assert [each.conversation_id for each in after.given_up] == [f"t_{place}"]
+            world.requests.clear()
+            world.runs += 1
 
-        again = world.sweep(replace(after, last_success_at=None))
+            again = world.sweep(replace(after, last_success_at=None))
 
-        assert len(world.dead_letters) == 1
-        assert again.open_dead_letters == 1
-        assert len(world.requests) <= 24, "its walk and its catch-up scan"
+            assert len(world.dead_letters) == 1
+            assert again.open_dead_letters == 1
+            assert len(world.requests) <= 24, "its walk and its catch-up scan"
 
     def test_a_known_thread_that_is_well_again_is_read(self) -> None:
         world = SearchWorld(20, {5: Sick(FORMS["code 2"]), 9: Sick(FORMS["code 960"])})

@@ -137,7 +137,6 @@ class TestReads:
     "told",
     [
         {"message_edit": {"mid": "m_A", "text": "new", "num_edit": 1}},
-        {"message": {"mid": "m_A", "is_deleted": True}},
         {"reaction": HEART},
         {"referral": {"ref": "r"}},
     ],
@@ -146,6 +145,19 @@ def test_what_does_not_say_whose_it_is_makes_no_fact(told: Json) -> None:
     """Nobody could have it erased."""
     (found,) = updates(delivery({"timestamp": MILLISECONDS, **told}))
     assert [event for event in found.events if event.kind.is_fact] == []
+
+
+def test_a_message_that_was_unsent_is_erased_whosever_it_was() -> None:
+    (found,) = updates(delivery({"timestamp": MILLISECONDS, "message": {"mid": "m_A", "is_deleted": True}}))
+    (event,) = found.events
+    assert (event.kind, event.message_id, event.contact_id, event.detail) == (WebhookKind.UNSEND, "m_A", None, None)
+    assert found.result is UpdateResult.WITHOUT_SENDER
+
+
+def test_an_edit_that_does_not_say_whose_it_is_has_its_stream_read() -> None:
+    edit = {"message_edit": {"mid": "m_A", "text": "new", "num_edit": 1}}
+    (found,) = updates(delivery({"timestamp": MILLISECONDS, **edit}))
+    assert [(event.kind, event.message_id) for event in found.events] == [(WebhookKind.REVISION, "m_A")]
 
 
 def test_an_old_id_of_messenger_is_the_one_of_the_list() -> None:

@@ -154,8 +154,27 @@ class TestWhatIsNoEvent:
         assert [each.field for each in found] == ["messages", "other", "other"]
         assert {each.result for each in found} == {UpdateResult.IGNORED}
 
-    def test_an_entry_without_values_is_no_update(self) -> None:
-        assert updates({"object": "page", "entry": [{"id": "101", "changed_fields": ["name"]}]}) == []
+    @pytest.mark.parametrize(
+        ("account_id", "result"),
+        [
+            ("101", UpdateResult.WITHOUT_VALUES),
+            ("102", UpdateResult.UNKNOWN_PAGE),
+            ("0", UpdateResult.TEST),
+        ],
+    )
+    def test_an_entry_without_values_is_a_fault_of_the_set_up(self, account_id: str, result: UpdateResult) -> None:
+        entry = {"id": account_id, "time": 1, "changed_fields": ["messages", "name", 7]}
+        assert updates({"object": "page", "entry": [entry]}) == [
+            Update("messages", result),
+            Update("other", result),
+            Update("other", result),
+        ]
+
+    @pytest.mark.parametrize(
+        "nothing", [{}, {"changed_fields": None}, {"changed_fields": "messages"}, {"messaging": 1}]
+    )
+    def test_an_entry_that_holds_nothing_is_no_update(self, nothing: Json) -> None:
+        assert updates({"object": "page", "entry": [{"id": "101", "time": 1} | nothing]}) == []
 
     @pytest.mark.parametrize(
         "body",

@@ -58,7 +58,8 @@ def fork(arguments: Sequence[str], folder: Path, environment: Mapping[str, str],
     reported, report = os.pipe()
     try:
         server = _server(tuple(sorted(environment.items())))
-        request = json.dumps([str(folder), *arguments]).encode()
+        os.umask(mask := os.umask(0))
+        request = json.dumps([str(folder), mask, *arguments]).encode()
         socket.send_fds(server, [request], [stdout, stderr, report])
         return Forked(int(server.recv(REQUEST_BYTES)), reported)
     finally:
@@ -113,7 +114,7 @@ class Server:
         if not request:  # the tests have ended
             os._exit(0)
         *outputs, report = descriptors
-        folder, *arguments = json.loads(request)
+        folder, mask, *arguments = json.loads(request)
         if pid := os.fork():
             self._reports[pid] = report
             self._requests.send(str(pid).encode())
@@ -122,6 +123,7 @@ class Server:
             return None
         self._forget(report)
         os.chdir(folder)
+        os.umask(mask)
         for number, descriptor in enumerate(outputs, start=1):
             os.dup2(descriptor, number)
             os.close(descriptor)

@@ -56,9 +56,9 @@ async def told_by_a_run(
         pending = decide(checkpoint, outcome, around)
         known = Known() if pending.keys is None else await store.known(pending.keys)
         match pending.record(known):
-            case BatchUnchanged() as passed_over:
-                checkpoint = skip_unchanged(checkpoint, passed_over)
-                notices.append(UnchangedRead(checkpoint, passed_over.tally, FETCH_SECONDS))
+            case BatchUnchanged() as unchanged:
+                checkpoint = skip_unchanged(checkpoint, unchanged)
+                notices.append(UnchangedRead(checkpoint, unchanged.tally, FETCH_SECONDS))
             case Record() as record:
                 commit = prepare(checkpoint, record, during.run_id, around.now, CODEC)
                 committed = await store.commit(commit)

@@ -195,6 +195,7 @@ class Server:
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._tether: Tether | None = None
+        self._templates: set[str] = set()
 
     def create(self, data: Path | None = None) -> None:
         """Initialize the data directory, in the given folder or in the server's own."""
@@ -339,9 +340,10 @@ class Server:
 
     def template(self, name: str, fill: Callable[[StoreUrl], Coroutine[Any, Any, None]]) -> str:
         """Create and fill a template database if it does not exist yet, and return its name."""
-        if not self.sql("SELECT 1 FROM pg_database WHERE datname = %s", name):
+        if name not in self._templates:
             self.sql(f"CREATE DATABASE {name} OWNER {ROLE}")
             asyncio.run(fill(Database(self, name).store_url))
+            self._templates.add(name)
         return name
 
     def _answers(self) -> bool:

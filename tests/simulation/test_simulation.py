@@ -142,27 +142,18 @@ def test_all_else_follows_an_account_that_moves_where_something_stays_behind(sce
 
 
 def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
-    steps, _ = play(max_examples=140)
+    steps, _ = play(max_examples=70)
 
-    assert steps >= 30_000
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)  # it waits for nothing, and computes for a minute
-def test_nothing_is_lost_doubled_or_aged_in_any_ordeal() -> None:
-    steps, seen = play(max_examples=540)
-
-    assert steps >= 100_000
-    assert seen.keys() >= ORDEALS
+    assert steps >= 12_000
 
 
 @pytest.mark.timeout(300)
-def test_webhooks_at_any_moment_lose_double_and_age_nothing() -> None:
+@pytest.mark.parametrize(("examples", "news"), [(14, 150), pytest.param(40, 500, marks=pytest.mark.long)])
+def test_webhooks_at_any_moment_lose_double_and_age_nothing(examples: int, news: int) -> None:
     """They announce news of a stream whether there is any or not, in any order with sweeps, crashes and limits."""
-    steps, seen = play(40, scenarios.map(lambda scenario: replace(scenario, news_chance=0.3, link_chance=0.0)))
+    _, seen = play(examples, scenarios.map(lambda scenario: replace(scenario, news_chance=0.3, link_chance=0.0)))
 
-    assert steps >= 5_000
-    assert seen["a webhook announced news"] >= 500
+    assert seen["a webhook announced news"] >= news
 
 
 def with_facts(scenario: Scenario) -> Scenario:
@@ -176,12 +167,12 @@ def with_facts(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.timeout(300)
-def test_facts_at_any_moment_make_nothing_older_and_bring_nothing_back() -> None:
-    steps, seen = play(40, scenarios.map(with_facts))
+@pytest.mark.parametrize(("examples", "facts"), [(14, 20), pytest.param(40, 200, marks=pytest.mark.long)])
+def test_facts_at_any_moment_make_nothing_older_and_bring_nothing_back(examples: int, facts: int) -> None:
+    _, seen = play(examples, scenarios.map(with_facts))
 
-    assert steps >= 5_000
-    assert seen["a fact was applied"] >= 200
-    assert seen["a fact was no news"] >= 20
+    assert seen["a fact was applied"] >= facts
+    assert seen["a fact was no news"] >= facts // 10
 
 
 def with_limits_that_change(scenario: Scenario) -> Scenario:
@@ -204,7 +195,7 @@ def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(monkeypatch: 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_nothing_is_lost_doubled_or_aged_in_many_more_steps() -> None:
+def test_nothing_is_lost_doubled_or_aged_in_any_ordeal() -> None:
     steps, seen = play(max_examples=650)  # 3,100 take more than ten minutes of a core
 
     assert steps >= 150_000

@@ -17,7 +17,7 @@ import pytest
 from kit.simulated import Client, Clock, Json, frozen_client
 from milepost.core.errors import MilepostError
 from milepost.simulator.faults import CALM, FaultPlan
-from milepost.simulator.plan import Platform, SimulatedPage
+from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.strikes import (
     ConnectionReset,
@@ -37,7 +37,6 @@ from milepost.simulator.strikes import (
     TruncatedJson,
     UnknownError,
 )
-from milepost.simulator.world import WorldPlan
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PLAN = WorldPlan(seed=3, pages=2, conversations=60, messages_per_conversation=12, arrivals_per_minute=1)

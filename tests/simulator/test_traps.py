@@ -7,8 +7,8 @@ import aiohttp
 import pytest
 
 from kit.simulated import BAKERY, BICYCLES, NOW, Client, frozen_client, frozen_world
-from milepost.simulator.ailments import Ailment
 from milepost.simulator.plan import Platform
+from milepost.simulator.world import Ailment
 
 LIST = f"v26.0/{BAKERY.id}/conversations"
 POSITIONS = "id,updated_time"

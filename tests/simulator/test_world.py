@@ -15,8 +15,8 @@ from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.fields import parse_fields
 from milepost.simulator.inbox import Inbox, is_invented
 from milepost.simulator.messages import Link, Message, message_node
-from milepost.simulator.plan import PLATFORMS, SimulatedPage
-from milepost.simulator.world import TrueConversation, World, WorldPlan
+from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
+from milepost.simulator.world import TrueConversation, World
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from kit.builders import NOON, at
-from kit.postgres import Database, Server, fresh_database
+from kit.postgres import Database, Server
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import SweepCompleted, Tally
 from milepost.core.model import Changes, ContactRow, ConversationRow, InteractionEventRow, PageRow, Platform, Stream
@@ -319,37 +319,31 @@ Node = dict[str, Any]
 
 
 @pytest.fixture(params=["never analysed", "analysed"])
-def grown(request: pytest.FixtureRequest, postgres: Server) -> Iterator[Database]:
-    """Yield a database with 120,000 messages, a hundredth of them since the time that the questions name."""
+def grown(request: pytest.FixtureRequest, postgres: Server) -> Database:
+    """Return a database with 120,000 messages, a hundredth of them since the time that the questions name."""
 
     async def grow(store_url: StoreUrl) -> None:
         async with open_store(store_url):
             pass
         connection = await psycopg.AsyncConnection.connect(store_url.url, password=store_url.password, autocommit=True)
         async with connection:
-            await connection.execute("ALTER ROLE CURRENT_USER SET search_path TO milepost")
             await connection.execute(GROWTH.encode())
             if request.param == "analysed":
                 await connection.execute("ANALYZE")
 
     template = f"template_data_{request.param.replace(' ', '_')}"
-    with fresh_database(postgres, template=postgres.template(template, grow)) as database:
-        yield database
+    return Database(postgres, postgres.template(template, grow))
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_postgresql_finds_the_rows_of_a_question_by_an_index(grown: Database, name: str) -> None:
+def test_postgresql_finds_the_rows_of_each_question_by_an_index(grown: Database) -> None:
+    asked = questions("postgresql")
     with grown.connect() as connection:
-        explained = connection.execute(f"EXPLAIN (FORMAT JSON) {questions('postgresql')[name]}".encode()).fetchall()
-    ((plan,),) = explained
-
-    whole = {
-        node["Relation Name"]
-        for node in nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
-        if node["Node Type"] == "Seq Scan"
-    }
-    assert not whole & {"contact_interaction_events", "conversations"}
-    assert ("contacts" in whole) <= (name in ALL_OF_A_PAGE)
+        for name in ANSWERS:
+            ((plan,),) = connection.execute(f"EXPLAIN (FORMAT JSON) {asked[name]}".encode()).fetchall()
+            found = nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+            whole = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
+            assert not whole & {"contact_interaction_events", "conversations"}, name
+            assert ("contacts" in whole) <= (name in ALL_OF_A_PAGE), name
 
 
 def nodes(node: Node) -> Iterator[Node]:

@@ -30,7 +30,6 @@ ONLY_IN_POSTGRESQL = {
     "before_commit": "see above",
     "moment": "SQLite's statements are waited for one by one, so that the client's clock will do",
     "settings": "SQLite's pragmas are those of the connection, not of a transaction",
-    "plan_once": "likewise",
     "lock_streams": "SQLite has one writer at a time, who holds the whole file",
     "lock_journal": "likewise",
     "lock_commits": "likewise",

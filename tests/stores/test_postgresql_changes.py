@@ -14,6 +14,7 @@ from milepost.core.model import Stream
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.changes import KEYS_OF_LOCKS, settled
+from milepost.stores.postgresql.connection import settings
 from milepost.stores.sql import load_statements
 from stores.store_dump import PostgresDump, StoreDump
 
@@ -152,8 +153,7 @@ def test_statements_find_their_rows_by_their_numbers_also_in_tables_that_nobody_
     streams: tuple[Stream | None, ...] = (None, OTHER)
     with database.connect() as connection:
         connection.autocommit = False
-        settings = load_statements("postgresql")["settings"]
-        connection.execute(settings.encode(), {"schema": "milepost", "statement_timeout": "30s"})
+        connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
         for place in (0, 18_000, 35_990):
             for asked in (ChangesAsked(place, 100, ALL_KINDS, stream) for stream in streams):
                 for name, statement in READING.items():

@@ -20,7 +20,7 @@ from milepost.core.events import BatchStored, RunStarted, Tally
 from milepost.core.model import Changes, Keys
 from milepost.core.spans import Stretch
 from milepost.stores.open import open_store
-from milepost.stores.postgresql.connection import NO_TIMEOUT
+from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row
@@ -53,6 +53,8 @@ HELD = sorted(
     (SQL.keys() - READ_EVERYTHING - READ_A_PAGE - WRITES_WHAT_IT_IS_GIVEN - {"settings"})
     | {"revise_interaction_events"}
 )
+
+LOOKUPS = {"known", "known_of_sweep", "count_stored", "count_messages"}
 
 FEW, MANY = 4_000, 40_000
 NOTES = 100  # of the stream; all others are of another one, as all notes of a stream are read
@@ -183,9 +185,7 @@ def pages_touched(database: Database, name: str, size: int) -> int:
     """Run a statement as the store does, count its pages, and roll it back."""
     asked = f"EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) {SQL[name].rstrip().rstrip(';')}"
     with database.connect() as connection, connection.transaction(force_rollback=True):
-        connection.execute(SQL["settings"].encode(), {"schema": "milepost", "statement_timeout": NO_TIMEOUT})
-        if name == "known":
-            connection.execute(SQL["plan_once"].encode())
+        connection.execute(SQL["settings"].encode(), settings("milepost", NO_TIMEOUT, is_lookup=name in LOOKUPS))
         ((plan_as_json,),) = connection.execute(asked.encode(), parameters(name, size)).fetchall()
     plan: dict[str, Any] = (json.loads(plan_as_json) if isinstance(plan_as_json, str) else plan_as_json)[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from kit.postgres import Database, Server, fresh_database
+from kit.postgres import Database, Server
 from milepost.stores.open import open_store
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
@@ -135,8 +135,11 @@ def _value(kind: str) -> object:
 
 
 @pytest.fixture
-def grown(postgres: Server) -> Iterator[Database]:
-    """Yield a database whose tables are large enough for a planner: a hundred streams, and thousands of rows."""
+def grown(postgres: Server) -> Database:
+    """Return a database whose tables are large enough for a planner: a hundred streams, and thousands of rows.
+
+    It is one for all tests, which only have statements planned.
+    """
 
     async def grow(store_url: StoreUrl) -> None:
         async with open_store(store_url):
@@ -145,8 +148,7 @@ def grown(postgres: Server) -> Iterator[Database]:
         async with connection:
             await connection.execute(GROWTH)
 
-    with fresh_database(postgres, template=postgres.template("template_grown", grow)) as database:
-        yield database
+    return Database(postgres, postgres.template("template_grown", grow))
 
 
 def steps(database: Database, name: str) -> Iterator[Node]:

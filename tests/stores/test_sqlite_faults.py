@@ -254,12 +254,12 @@ class TestAFullDisk:
     async def test_a_full_disk_is_an_absence_until_there_is_room(self, disk: Path, migrated: Path) -> None:
         path = Path(shutil.copy(migrated, disk))
         ballast = disk / "ballast"
-        ballast.write_bytes(bytes(300_000))
+        ballast.write_bytes(bytes(600_000))
         async with open_sqlite(path) as store:
             for _ in range(3):
                 reached = await fill_up(store)
                 await nothing_is_half_stored(path, store, reached)
-                ballast.write_bytes(bytes(max(0, ballast.stat().st_size - 100_000)))
+                ballast.write_bytes(bytes(max(0, ballast.stat().st_size - 200_000)))
 
                 assert (await live(store, STREAM, 1)).version > reached.version
         async with open_sqlite_reader(path) as journal_reader:

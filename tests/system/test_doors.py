@@ -19,7 +19,7 @@ from milepost.service.connections import MAX_CONNECTIONS
 from milepost.service.limits import MAX_TRIES
 
 TOKEN = "a-token-of-some-length"
-GUESSES = 2_000
+GUESSES = 300
 AT_ONCE = 50
 
 

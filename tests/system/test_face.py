@@ -10,7 +10,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from kit.binary import milepost
+from kit.binary import milepost, until
 from kit.face import facing, listening
 from kit.flaky_proxy import breakable_line
 from kit.full_disk import ballast_of, installed_on_small_disk
@@ -180,7 +180,8 @@ async def test_streams_that_wait_for_a_slot_say_so(installation: Installation) -
         simulator.hold(after=1)
         installation.configure_for(simulator, http=listening(), sync={"concurrency": 1})
         async with facing(installation) as face:
-            await face.running.says("started")
+            await face.until_states("syncing", "queued")
+            await until(lambda: simulator.held)
             assert await face.metric("milepost_streams_due") == 2
             states = sorted(stream["state"] for stream in (await face.streams()).values())
             assert states.count("queued") == 2

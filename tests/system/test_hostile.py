@@ -15,13 +15,12 @@ from kit.installation import Installation
 from kit.leaks import leaks, left_behind
 from kit.simulated import BAKERY, BICYCLES
 from milepost.core.journal import instant_text
-from milepost.simulator.ailments import Ailment
 from milepost.simulator.conditions import WaitHint
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.traffic import SeenRequest
-from milepost.simulator.world import TrueConversation
+from milepost.simulator.world import Ailment, TrueConversation
 
 ZOE = SimulatedPage(
     id="61550000000000003", name="Café Zoë", token="EAACafe0Zoe0token", instagram_account_id="17841400000000003"

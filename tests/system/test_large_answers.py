@@ -6,7 +6,7 @@ The real program works within less memory than its unit gives it.
 import json
 import re
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import aiohttp
 import pytest
@@ -117,17 +117,21 @@ class Inbox:
         return encoded({name: value for name, value in found.items() if edge or name != "messages"})
 
 
-ODD = {
-    "millions": (b"[" + b",".join([b"{}"] * MILLIONS) + b"]", "more than 500,000 values"),
-    "a thousand": (b"[" + b",".join([b"{}"] * 1_000) + b"]", "1,000 messages of a conversation"),
-    "nested": (b"[" * 50_000 + b"]" * 50_000, "nested too deeply"),
+def of_empty(number: int) -> bytes:
+    return b"[" + b",".join([b"{}"] * number) + b"]"
+
+
+ODD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "millions": (lambda: of_empty(MILLIONS), "more than 500,000 values"),
+    "a thousand": (lambda: of_empty(1_000), "1,000 messages of a conversation"),
+    "nested": (lambda: b"[" * 50_000 + b"]" * 50_000, "nested too deeply"),
 }
 
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_one_conversation_with_odd_messages_is_the_only_dead_letter(installation: Installation, odd: str) -> None:
     messages, why = ODD[odd]
-    inbox = Inbox(12, 7, messages)
+    inbox = Inbox(12, 7, messages())
     async with serving(inbox.respond) as base_url:
         installation.configure(base_url, page(BIG), **SETTINGS, sync={"batch_size": 8})
         async with started(installation.folder, "sync") as sync:

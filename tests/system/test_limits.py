@@ -28,7 +28,7 @@ async def test_a_sync_at_its_time_limit_exits_75_and_the_next_continues_there(in
         installation.configure_for(simulator, sync={"max_run_duration": "3s"})
         simulator.hold(after=3)
         async with started(installation.folder, "sync") as running:
-            await until(lambda: simulator.held)
+            await until(lambda: simulator.held or running.has_ended)
             await asyncio.sleep(3)  # even longer since the run began
             simulator.release()
             first = await running.ended()

@@ -12,7 +12,7 @@ from kit.graph_answers import TOKEN, Json, error, listed, message, person, threa
 from kit.installation import Installation, Section
 from kit.loopback import serving
 from kit.simulated import BICYCLES, NOW, frozen_world
-from milepost.simulator.ailments import Ailment
+from milepost.simulator.world import Ailment
 
 PAGE_ID = "1161721903600000"
 PAGE: Section = {"id": PAGE_ID, "platforms": ["messenger"], "access_token": TOKEN}

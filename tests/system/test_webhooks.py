@@ -1,6 +1,7 @@
 """Webhooks with the real daemon: messages are copied within seconds, bursts cost few calls, and kills lose nothing."""
 
 import asyncio
+import json
 import re
 import signal
 import sqlite3
@@ -185,13 +186,20 @@ async def test_whatever_webhooks_do_sweeps_copy_everything_once(installation: In
     assert len(stored) == len(set(stored))
 
 
-async def test_a_secret_that_is_wrong_is_said_by_the_status(installation: Installation) -> None:
-    async with hooked(installation) as hooks:
-        assert await hooks.send("m_1", secret="of-another-app") == 403
+async def test_what_is_set_up_wrong_is_said_by_the_status(installation: Installation) -> None:
+    async def said() -> list[str]:
         async with hooks.session.get(f"{await hooks.daemon.url()}/api/daemon") as response:
             issues = (await response.json())["issues"]
-    said = [issue["what"] for issue in issues if issue["kind"] == "webhooks"]
-    assert said == ["webhooks come, and none is signed with a known secret"]
+        return [issue["what"] for issue in issues if issue["kind"] == "webhooks"]
+
+    without_values = {"object": "page", "entry": [{"id": BICYCLES.id, "time": 1, "changed_fields": ["messages"]}]}
+    async with hooked(installation) as hooks:
+        assert await hooks.send("m_1", secret="of-another-app") == 403
+        assert await said() == ["webhooks come, and none is signed with a known secret"]
+        await hooks.deliver_body(json.dumps(without_values).encode())
+        assert await said() == ["webhooks come without their values"]
+        await hooks.deliver("m_1")
+        assert await said() == []
 
 
 async def test_what_is_refused_while_the_database_is_locked_comes_again(installation: Installation) -> None:

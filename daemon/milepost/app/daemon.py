@@ -237,19 +237,19 @@ async def _observers(
         return health.status_line(live.status_line(parts.supervisor.streams))
 
     return _Observers(
-        metrics,
-        store_watch,
-        store_size,
-        health,
-        webhooks,
-        outgoing,
-        status_line,
-        broadcast,
-        followed,
-        activity,
-        shown,
-        routes,
-        wrong_tokens,
+        metrics=metrics,
+        store_watch=store_watch,
+        store_size=store_size,
+        health=health,
+        webhooks=webhooks,
+        deliveries=outgoing,
+        status_line=status_line,
+        broadcast=broadcast,
+        changes=followed,
+        activity=activity,
+        shown=shown,
+        routes=routes,
+        wrong_tokens=wrong_tokens,
     )
 
 

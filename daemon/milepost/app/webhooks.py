@@ -22,6 +22,7 @@ from milepost.settings.types import split_address
 
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
 FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
+VALUES_ADVICE = "turn *Include Values* on for the app's webhooks in Meta's dashboard"
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 
@@ -93,12 +94,17 @@ class Webhooks:
             yield Issue(
                 IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
             )
-        nameless = sum(count for (_, result), count in totals.items() if result == UpdateResult.WITHOUT_SENDER)
+        nameless = self._total(UpdateResult.WITHOUT_SENDER)
         messages = totals["messages", UpdateResult.STORED] + totals["messages", UpdateResult.DUPLICATE]
         if nameless and not messages:
             yield Issue(
                 IssueKind.WEBHOOKS, "webhooks come without a sender, and none of a message", advice=FIELDS_ADVICE
             )
+        if self._total(UpdateResult.WITHOUT_VALUES) and not messages:
+            yield Issue(IssueKind.WEBHOOKS, "webhooks come without their values", advice=VALUES_ADVICE)
+
+    def _total(self, wanted: UpdateResult) -> int:
+        return sum(count for (_, result), count in self.counter.totals.items() if result == wanted)
 
     def _credentials(self) -> WebhookCredentials:
         """Return what applies now: a reload may change it."""

@@ -25,12 +25,11 @@ from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
 from milepost.settings import Settings, StoreSettings, default_path
 from milepost.settings.model import key_of
-from milepost.settings.yaml import read_text
+from milepost.settings.secrets import read_secret
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
 from milepost.stores.open import copy_store, has_database, is_at_work, open_store
 from milepost.stores.url import StoreUrl
 
-MAX_FILE_BYTES = 16 * 1024
 LINE_SECONDS = 10.0
 
 
@@ -59,7 +58,7 @@ def copy(config: str | None, url: str, password_file: str | None, *, replace_nul
     """
     began = perf_counter()
     source, store = store_url_of(load_settings(config)), _target(url, keys)
-    target = replace(store_url_in(store), password=_password_in(password_file))
+    target = replace(store_url_in(store), password="" if password_file is None else read_secret(Path(password_file)))
     result = asyncio.run(_copy(CopyJob(source, target, replaces_nul=replace_nul)))
     summary = _summary(source, target, result, perf_counter() - began)
     click.echo("\n".join([*summary, "", *_next_step(config, target, store, password_file)]))
@@ -81,15 +80,6 @@ def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
         "--to is not the URL of a database",
         hint="write it as store.url is, without a password: docs/migrate.md",
     )
-
-
-def _password_in(file: str | None) -> str:
-    if file is None:
-        return ""
-    password = read_text(Path(file), max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
-    if not password:
-        raise BadConfiguration(f"{file}: is empty; it must hold the password")
-    return password
 
 
 async def _copy(job: CopyJob) -> CopyResult:

@@ -35,7 +35,8 @@ def owed(
     """Return the event of the messages that a batch shows to be owed, if there are any.
 
     `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
-    messages could not be read until now, or it moves here from another page. One that is neither stored nor was refused
+    messages could not be read until now, or it moves here from another page. One that has news owes what is before them
+    even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
     by the store is met for the first time; since `watermark`, it has nothing but news.
     """
     stream = checkpoint.stream
@@ -48,8 +49,7 @@ def owed(
         if stored is None and not is_refused:
             opens = _shows_older(each, context.policy)
         else:
-            has_news = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
-            opens = has_news and _may_have_older(each, context.policy)
+            opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
         if opens and _are_unknown(each.interactions, known):
             limit = None if stored else _history_limit(each, watermark, context, is_refused=is_refused)
             if limit is not None and not is_refused and _may_be_left_out(each, limit, checkpoint, changed, context):
@@ -112,10 +112,6 @@ def _together(
 
 def _are_unknown(messages: Collection[Interaction], known: Known) -> bool:
     return bool(messages) and known.interaction_events.isdisjoint(each.event_id for each in messages)
-
-
-def _may_have_older(read: Conversation, policy: Policy) -> bool:
-    return read.has_older or len(read.interactions) >= policy.messages_per_conversation
 
 
 def _shows_older(read: Conversation, policy: Policy) -> bool:

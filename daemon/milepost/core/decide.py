@@ -42,6 +42,7 @@ from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
+from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
 from milepost.core.revisions import readings, with_revisions
 from milepost.core.spans import Stretch
@@ -109,7 +110,8 @@ def _unexpected_form(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) 
 class PendingBatch(Struct, frozen=True):
     """A batch whose stored rows are not known yet. `sweep` is the one it belongs to.
 
-    `problem` is why the walk ends with this batch, though the list goes on.
+    `problem` is why the walk ends with this batch, though the list goes on. A `quiet` batch changes nothing, which is
+    known from the sweep before.
     """
 
     checkpoint: Checkpoint
@@ -120,6 +122,7 @@ class PendingBatch(Struct, frozen=True):
     keys: Keys
     asked_at: datetime
     problem: Problem | None = None
+    quiet: QuietHead | None = None
 
     def record(self, known: Known) -> Decision:
         """Record the batch and where its sweep continues, or skip a batch that changes nothing."""
@@ -168,6 +171,8 @@ class PendingBatch(Struct, frozen=True):
         return self._record((*opening, *result.news, *result.events, stored), result.changes)
 
     def _compare(self, known: Known) -> "_BatchResult":
+        if self.quiet is not None:
+            return _BatchResult(Changes(), (), self.quiet.tally, ())
         stream, batch, now = self.keys.stream, self.batch, self.context.now
         is_head = self.sweep.position.phase is Phase.HEAD
         reduced = self.checkpoint.reduced_request
@@ -215,7 +220,15 @@ class PendingBatch(Struct, frozen=True):
             sweep.mode, sweep.walk_started_at, budget.started_at, tally, has_errors=has_errors, problem=problem
         )
         opening = beginnings(self.checkpoint, sweep, budget) if result.events or result.news else ()
-        return self._record((*opening, *result.news, *result.events, completed), changes)
+        recorded = self._record((*opening, *result.news, *result.events, completed), changes)
+        return recorded if changes != Changes() or len(recorded.events) > 1 else self._as_quiet(recorded, tally)
+
+    def _as_quiet(self, recorded: Record, tally: Tally) -> Record:
+        """Add what the next sweep may know of this batch, which changed nothing."""
+        if not may_be_quiet(self.checkpoint, self.sweep, self.batch):
+            return recorded
+        head = self.quiet or QuietHead(0, digest(self.batch), tally, self.context.policy, self.context.now)
+        return replace(recorded, quiet=replace(head, version=self.checkpoint.version + 1))
 
     def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
         """Record a batch, with the page that was read and the messages that are new since the last sweep."""
@@ -252,6 +265,9 @@ def _pending_batch(
     checkpoint: Checkpoint, sweep: Sweep, fetched: Fetched, context: Context, problem: Problem | None = None
 ) -> PendingBatch:
     batch = fetched.batch
+    head, nothing, asked_at = context.quiet, Keys(checkpoint.stream), fetched.asked_at
+    if head is not None and is_as_before(head, checkpoint, sweep, batch, context.policy, context.now):
+        return PendingBatch(checkpoint, sweep, batch, Detail.NESTED, context, nothing, asked_at, problem, head)
     detail = Detail.NESTED if fetched.is_whole else size_now(checkpoint, context.policy).detail
     is_whole = not (batch.unreadable or context.refused) and detail is Detail.NESTED
     keys = replace(

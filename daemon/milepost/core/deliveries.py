@@ -1,4 +1,4 @@
-"""Deliveries: where each destination of changed rows stands, what becomes of that, and the port to where it is kept.
+"""Deliveries: where each destination of changed rows stands, how that changes, and the port to where it is kept.
 
 A destination's place is the cursor of the change feed (see core/changes.py). It moves only after the receiver has
 confirmed, so that whatever happens in between is delivered again: at least once, and in order.
@@ -102,10 +102,10 @@ def next_limit(limit: int, result: DeliveryResult) -> int:
 
 def delivered(delivery: Delivery, place: int, behind_since: datetime | None, now: datetime) -> Delivery:
     """Return where a destination stands when its receiver has confirmed everything before `place`."""
-    return replace(passed_over(delivery, place, behind_since), delivered_at=now)
+    return replace(advanced(delivery, place, behind_since), delivered_at=now)
 
 
-def passed_over(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
+def advanced(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
     """Return where a destination stands when nothing before `place` is left to deliver."""
     return replace(
         delivery,

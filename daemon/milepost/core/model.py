@@ -131,7 +131,7 @@ class OwnId(Struct, frozen=True, omit_defaults=True):
 # --- what a source reads ----------------------------------------------------------------------------------------------
 
 
-class Contact(Struct, frozen=True):
+class Contact(Struct, frozen=True, gc=False):
     """The other party of a conversation. Messenger has a name for it, Instagram a user name."""
 
     contact_id: str
@@ -146,7 +146,7 @@ class Direction(StrEnum):
     OUT = "out"
 
 
-class Interaction(Struct, frozen=True):
+class Interaction(Struct, frozen=True, gc=False):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
     event_id: str
@@ -158,7 +158,7 @@ class Interaction(Struct, frozen=True):
     attachments: str | None = None
 
 
-class Conversation(Struct, frozen=True):
+class Conversation(Struct, frozen=True, gc=False):
     """One conversation as the API returned it. None means that the API left the value out, not that there is none.
 
     `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead. It has more
@@ -232,7 +232,7 @@ class PageRow(Struct, frozen=True):
     last_seen_at: datetime
 
 
-class ContactRow(Struct, frozen=True):
+class ContactRow(Struct, frozen=True, gc=False):
     """A row of `contacts`, its columns in order. The key is (platform, page_id, contact_id): ids are page-scoped."""
 
     platform: str
@@ -245,7 +245,7 @@ class ContactRow(Struct, frozen=True):
     updated_at: datetime
 
 
-class ConversationRow(Struct, frozen=True):
+class ConversationRow(Struct, frozen=True, gc=False):
     """A row of `conversations`, its columns in order."""
 
     conversation_id: str
@@ -264,7 +264,7 @@ class ConversationRow(Struct, frozen=True):
     messages_fingerprint: str | None = None
 
 
-class InteractionEventRow(Struct, frozen=True, omit_defaults=True):
+class InteractionEventRow(Struct, frozen=True, omit_defaults=True, gc=False):
     """A row of `contact_interaction_events`, its columns in order. An unsent message (`deleted_at`) has no content."""
 
     event_id: str

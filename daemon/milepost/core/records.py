@@ -26,18 +26,21 @@ from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position
 from milepost.core.progress import futility, has_moved
+from milepost.core.quiet import QuietHead
 
 
 class Record(Struct, frozen=True):
     """Rows to store and events to append, in one transaction.
 
     Rows that the store refuses go back to `decide` as part of its context. `arrived` are the times of those messages
-    among them that are new since the last sweep, and so neither history nor part of a first copy.
+    among them that are new since the last sweep, and so neither history nor part of a first copy. `quiet` is the batch
+    if it changed nothing, for the sweep after this one.
     """
 
     events: tuple[Event, ...]
     changes: Changes = Changes()
     arrived: tuple[datetime, ...] = ()
+    quiet: QuietHead | None = None
 
 
 def arrived_since(instant: datetime | None, changes: Changes) -> tuple[datetime, ...]:
@@ -82,7 +85,8 @@ class Decided(Struct, frozen=True):
 class Context(Struct, frozen=True):
     """Inputs to a decision besides the checkpoint: the time, a random draw in [0, 1), the run's budget and the policy.
 
-    `refused` are the rows that the store refused when this outcome was decided before.
+    `refused` are the rows that the store refused when this outcome was decided before. `quiet` is the quiet head of the
+    sweep before this one, if it is known.
     """
 
     now: datetime
@@ -90,6 +94,7 @@ class Context(Struct, frozen=True):
     budget: RunBudget
     policy: Policy
     refused: tuple[RefusedRow, ...] = ()
+    quiet: QuietHead | None = None
 
     def as_of(self, refused: Refused) -> "Context":
         """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""

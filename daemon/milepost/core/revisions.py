@@ -11,6 +11,7 @@ of it. That time equals `deleted_at` where a webhook said that the message was u
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import pairwise
 from zlib import crc32
 
 import msgspec
@@ -78,9 +79,14 @@ def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole
 
     It `is_whole` if all that is there between its oldest and its newest message is in it: it is not known to be cut
     short, has as many messages as were asked for, or else the oldest of the conversation, and all of them can be read.
+    They must be in order, too: the newest messages of a list without one need not be the latest of their conversation,
+    and one that is as new as they are may be behind its end.
     """
     times = [each.occurred_at for each in messages]
-    return Reading(conversation_id, min(times), max(times), _fingerprint(messages) if is_whole else None)
+    is_in_order = all(earlier <= later for later, earlier in pairwise(times))
+    return Reading(
+        conversation_id, min(times), max(times), _fingerprint(messages) if is_whole and is_in_order else None
+    )
 
 
 def _fingerprint(messages: Iterable[Interaction]) -> str:

@@ -14,11 +14,11 @@ from milepost.core.deliveries import (
     Delivery,
     DeliveryPlaces,
     DeliveryResult,
+    advanced,
     delivered,
     failed,
     is_due,
     next_limit,
-    passed_over,
     seconds_left,
 )
 from milepost.core.errors import MilepostError
@@ -107,7 +107,7 @@ class DestinationWorker:
         began = self._outlets.clock.steady()
         found = await self._read(delivery, self._limit)
         if not found.changes:
-            return await self._pass_over(delivery, found)
+            return await self._advance(delivery, found)
         is_late = self._outlets.clock.steady() - began > MAX_READ_SECONDS  # so that another worker may hold it by now
         if is_late and delivery != await self._held():
             return MIN_SECONDS
@@ -144,13 +144,13 @@ class DestinationWorker:
             after = replace(delivery, behind_since=self._outlets.clock.now())
             await self._outlets.places.record(delivery, after, self._outlets.worker)
 
-    async def _pass_over(self, delivery: Delivery, found: ChangesPage) -> float:
+    async def _advance(self, delivery: Delivery, found: ChangesPage) -> float:
         """Record that there is nothing to deliver before `found.next`, and return when to look again."""
         is_over = found.next == delivery.place
         if is_over and delivery.behind_since is None and delivery.problem is None:
             return LOOK_SECONDS
         behind_since = None if is_over else delivery.behind_since
-        after = passed_over(delivery, found.next, behind_since)
+        after = advanced(delivery, found.next, behind_since)
         await self._outlets.places.record(delivery, after, self._outlets.worker)
         return 0.0
 

@@ -2,8 +2,10 @@
 
 from msgspec import Struct, field
 
+from milepost.core.model import Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Clock, Store
+from milepost.core.quiet import QuietHead
 from milepost.engine.call_shares import CallShares
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
@@ -24,3 +26,4 @@ class EngineContext(Struct, frozen=True, eq=False):
     slots: Slots
     call_shares: CallShares = field(default_factory=CallShares)
     rows_ahead: RowsAhead = field(default_factory=RowsAhead)
+    quiet_heads: dict[Stream, QuietHead] = field(default_factory=dict)

@@ -132,8 +132,8 @@ class StreamJournal:
         return found[0] if found else None
 
     def _decide(self, outcome: ToSettle, refused: tuple[RefusedRow, ...] = ()) -> Pending:
-        clock = self._engine.clock
-        return outcome.decide(Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused))
+        clock, quiet = self._engine.clock, self._engine.quiet_heads.get(self.stream)
+        return outcome.decide(Context(clock.now(), clock.random(), self.budget, self._engine.policy, refused, quiet))
 
     async def _draft(
         self, checkpoint: Checkpoint, pending: Pending, fetch_seconds: float | None
@@ -161,7 +161,9 @@ class StreamJournal:
         return drafts
 
     async def _known(self, keys: Keys | None) -> Known:
-        return Known() if keys is None else await self._store_retry.call(lambda: self._store.known(keys))
+        if keys is None or keys == Keys(keys.stream):  # nothing is asked
+            return Known()
+        return await self._store_retry.call(lambda: self._store.known(keys))
 
     def _skip_unchanged(self, checkpoint: Checkpoint, passed: BatchUnchanged, fetch_seconds: float) -> Checkpoint:
         after = skip_unchanged(checkpoint, passed)
@@ -217,6 +219,8 @@ class StreamJournal:
 
     def _publish(self, commit: Commit, committed: Committed, draft: Draft, seconds: float) -> None:
         self._engine.rate_limits.observe(commit.checkpoint)
+        if draft.record.quiet is not None:
+            self._engine.quiet_heads[self.stream] = draft.record.quiet
         recent = _recent(commit, self._engine.clock.now())
         self._engine.feed.publish(
             Recorded(

@@ -114,7 +114,7 @@ class Supervisor:
             ]
         return [run.result() for run in runs]
 
-    async def run_once(self, stream: Stream, *, full: bool = False) -> RunResult:
+    async def run_once(self, stream: Stream, *, full: bool) -> RunResult:
         """Run one stream once."""
         async with self._mailboxes[stream].owned():
             return await self._run(stream, full=full)
@@ -235,7 +235,7 @@ class Supervisor:
         if isinstance(result, Exception):
             mailbox.fail_all(result if isinstance(result, MilepostError) else aborted())
 
-    async def _run(self, stream: Stream, *, full: bool = False) -> RunResult:
+    async def _run(self, stream: Stream, *, full: bool) -> RunResult:
         async with self._engine.slots.hold(stream):
             budget = self._new_budget(self._engine.clock.now(), full=full)
             budget = replace(budget, is_prompted=self._mailboxes[stream].is_prompted)

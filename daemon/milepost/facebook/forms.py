@@ -11,7 +11,7 @@ from milepost.core.doubts import READ_VERSION
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.leniency import lenient_or_none
 from milepost.facebook.threads import nested_messages, participants_of
-from milepost.facebook.wire import Person, Thread
+from milepost.facebook.wire import Sender, Thread
 
 MIN_THREADS = 5
 MIN_MESSAGES = 20
@@ -63,7 +63,7 @@ def told_by_items(items: Iterable[Any]) -> Iterator[Told]:
 
 
 def _has_sender(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape
-    sender = lenient_or_none(message.get("from"), Person) if isinstance(message, dict) else None
+    sender = lenient_or_none(message.get("from"), Sender) if isinstance(message, dict) else None
     return sender is not None and bool(sender.id)
 
 

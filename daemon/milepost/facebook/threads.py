@@ -51,11 +51,13 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
     """
     if thread.participants is None:
         return None
-    people = {person.id: person for person in thread.participants.data if person.id}
-    others = [person for id_, person in people.items() if id_ not in own_ids]
-    if not others or len(others) == len(people) > 1:
+    others = {person.id: person for person in thread.participants.data if person.id}
+    people = len(others)
+    for own_id in own_ids:
+        others.pop(own_id, None)
+    if not others or len(others) == people > 1:
         return None
-    person = others[0]
+    person = next(iter(others.values()))
     return Contact(kept_id(person.id or ""), person.name or None, person.username or None)
 
 

@@ -1,7 +1,7 @@
 """What updates of webhooks say of messages that no sweep can find: see core/facts.py.
 
 Their texts are kept as those of messages are, without what no database takes and without signatures. An update that
-does not say whose it is makes no fact: nobody could have it erased.
+does not say whose it is makes no fact that has words: nobody could have it erased.
 """
 
 import re
@@ -110,6 +110,9 @@ def facts_in(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEven
     """Yield the facts of an update."""
     message_id = id_in(detail.get("mid"))
     if envelope.contact_id is None:
+        # That a message was unsent is in nobody's words, and is needed to erase those of the message.
+        if message_id is not None and is_unsent(key, detail):
+            yield envelope.fact(WebhookKind.UNSEND, message_id)
         return
     if message_id is not None:
         yield from _about_message(key, detail, message_id, envelope)

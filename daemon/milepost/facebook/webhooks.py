@@ -75,6 +75,7 @@ class UpdateResult(StrEnum):
     TEST = "test"  # of the dashboard's Test button
     UNKNOWN_PAGE = "unknown_page"
     WITHOUT_SENDER = "without_sender"  # the app is not set up to receive who wrote
+    WITHOUT_VALUES = "without_values"  # the app is set up to receive the names of fields only
 
 
 class Update(Struct, frozen=True):
@@ -116,7 +117,24 @@ def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update
         for change in objects_in(entry, "changes"):
             field = change.get("field")
             result = UpdateResult.TEST if account_id == _TEST_ACCOUNT else UpdateResult.IGNORED
-            yield Update(field if isinstance(field, str) and field in FIELDS else OTHER, result)
+            yield Update(_known(field), result)
+        yield from (Update(_known(field), _without_values(stream, account_id)) for field in _changed_fields(entry))
+
+
+def _changed_fields(entry: Json) -> list[object]:
+    """Return the fields of an entry that comes without what has happened to them."""
+    found = entry.get("changed_fields")
+    return found if isinstance(found, list) else []
+
+
+def _without_values(stream: Stream | None, account_id: str | None) -> UpdateResult:
+    if account_id == _TEST_ACCOUNT:
+        return UpdateResult.TEST
+    return UpdateResult.UNKNOWN_PAGE if stream is None else UpdateResult.WITHOUT_VALUES
+
+
+def _known(field: object) -> str:
+    return field if isinstance(field, str) and field in FIELDS else OTHER
 
 
 def _update(item: Json, stream: Stream | None, account_id: str | None, occurred_at: datetime) -> Update:
@@ -146,7 +164,7 @@ def _hints(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEvent]
     message_id = id_in(detail.get("mid"))
     if message_id is None or is_unsent(key, detail):
         return
-    if is_edit(key, detail) and not isinstance(detail.get("text"), str):
+    if is_edit(key, detail) and (envelope.contact_id is None or not isinstance(detail.get("text"), str)):
         yield envelope.event(WebhookKind.REVISION, message_id, str(count_in(detail.get("num_edit"))))
     elif key in ("message", "postback") or (key == "message_edit" and not is_edit(key, detail)):
         yield envelope.event(WebhookKind.MESSAGE, message_id)

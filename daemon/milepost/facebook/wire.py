@@ -1,7 +1,8 @@
 """The conversations edge on the wire: the fields that are requested, and the types of the responses.
 
 Only ids and times are required, because everything else is missing now and then. Strict decoding into these types
-makes reading fast; `leniency` reads the same types from responses that strict decoding rejects.
+makes reading fast; `leniency` reads the same types from responses that strict decoding rejects. What is decoded is a
+tree, in which the garbage collector (`gc`) has no cycle to look for.
 """
 
 from datetime import datetime
@@ -63,25 +64,31 @@ def is_thread_id(text: str) -> bool:
     )
 
 
-class Person(Struct):
-    """A participant or sender. `email` is left out: it is the id at facebook.com, nobody's address."""
+class Person(Struct, gc=False):
+    """A participant. `email` is left out: it is the id at facebook.com, nobody's address."""
 
     id: str | None = None
     name: str | None = None
     username: str | None = None
 
 
-class People(Struct):
+class Sender(Struct, gc=False):
+    """The sender of a message, whose name stands among the participants."""
+
+    id: str | None = None
+
+
+class People(Struct, gc=False):
     """The participants of a thread, in no order that means anything."""
 
     data: list[Person]
 
 
-class Media(Struct):
+class Media(Struct, gc=False):
     """Image or video data: only that it is there counts, for its URLs are signed."""
 
 
-class SentAttachment(Struct):
+class SentAttachment(Struct, gc=False):
     """An attachment. Instagram gives no `mime_type`; `size` is null at times."""
 
     id: str | None = None
@@ -92,13 +99,13 @@ class SentAttachment(Struct):
     video_data: Media | None = None
 
 
-class SentAttachments(Struct):
+class SentAttachments(Struct, gc=False):
     """The attachments of a message."""
 
     data: list[SentAttachment]
 
 
-class Share(Struct):
+class Share(Struct, gc=False):
     """A link, post or product that was shared."""
 
     id: str | None = None
@@ -106,31 +113,31 @@ class Share(Struct):
     link: str | None = None
 
 
-class Shares(Struct):
+class Shares(Struct, gc=False):
     """The shares of a message."""
 
     data: list[Share]
 
 
-class StoryItem(Struct):
+class StoryItem(Struct, gc=False):
     """An Instagram story. Its link is signed."""
 
     id: str | None = None
 
 
-class Story(Struct):
+class Story(Struct, gc=False):
     """How an Instagram message refers to a story."""
 
     reply_to: StoryItem | None = None
     mention: StoryItem | None = None
 
 
-class Message(Struct):
+class Message(Struct, gc=False):
     """A message of a thread. `is_unsupported` comes as a string in Meta's documentation."""
 
     id: Id
     created_time: Instant
-    sender: Person | None = field(default=None, name="from")
+    sender: Sender | None = field(default=None, name="from")
     message: str | None = None
     sticker: str | None = None
     attachments: SentAttachments | None = None
@@ -139,27 +146,27 @@ class Message(Struct):
     is_unsupported: bool | str | None = None
 
 
-class Cursors(Struct):
+class Cursors(Struct, gc=False):
     """The cursors of a batch; only the end is of use."""
 
     after: str | None = None
 
 
-class Paging(Struct):
+class Paging(Struct, gc=False):
     """The list has a next batch if there is a `next`, which holds the access token and is never followed."""
 
     next: object = None
     cursors: Cursors | None = None
 
 
-class Messages(Struct):
+class Messages(Struct, gc=False):
     """The nested messages of a thread, newest first."""
 
     data: list[Message]
     paging: Paging | None = None
 
 
-class Thread(Struct):
+class Thread(Struct, gc=False):
     """A conversation."""
 
     id: Id
@@ -173,7 +180,7 @@ class Thread(Struct):
     messages: Messages | None = None
 
 
-class ThreadList(Struct):
+class ThreadList(Struct, gc=False):
     """A response of the list edge. An `error` may come with any HTTP status."""
 
     data: list[Thread]

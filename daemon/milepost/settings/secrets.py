@@ -86,7 +86,7 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
         path = document.path.parent / file
         section[file_key] = str(path)
         try:
-            found = _secret_in(path)
+            found = read_secret(path)
             section[key] = tuple(found.split()) if key in _LISTS else found
         except ConfigurationAway:
             raise
@@ -139,7 +139,8 @@ def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object
         yield from ((key_path, item, key) for key_path, item in written_items(document, name))
 
 
-def _secret_in(path: Path) -> str:
+def read_secret(path: Path) -> str:
+    """Return the secret in a file. Raises BadConfiguration if the file cannot be read or is empty."""
     secret = read_text(path, max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
     if not secret:
         raise BadConfiguration(f"{path}: is empty; it must hold the secret")

@@ -31,8 +31,8 @@ class Usage(msgspec.Struct, frozen=True):
     regain_minutes: int = 0
     others: bool = False
 
-    def headers(self, page_id: str, platform: str, odd_draw: int | None = None) -> Mapping[str, str]:
-        """Return the three usage headers, JSON in strings; with `odd_draw` one of them is odd."""
+    def headers(self, page_id: str, platform: str, odd_draw: int | None) -> Mapping[str, str]:
+        """Return the three usage headers, JSON in strings; with an `odd_draw` one of them is odd."""
         entries = [self._entry(platform, self.regain_minutes)]
         business = {page_id: entries}
         if self.others:

@@ -9,7 +9,7 @@ from milepost.simulator import refusals, seeded
 from milepost.simulator.access import ALL_FIELDS
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.conversations import conversation_node, message_list, nested_limit
-from milepost.simulator.faults import CALM, FaultPlan
+from milepost.simulator.faults import FaultPlan
 from milepost.simulator.fields import Field, pruned
 from milepost.simulator.inbox import Inbox, Thread
 from milepost.simulator.messages import Node, UnknownField
@@ -31,7 +31,7 @@ class GraphApi:
     With an `app_secret` it demands a valid `appsecret_proof`, as an app can.
     """
 
-    def __init__(self, world: World, app_secret: str = "", rules: FaultPlan = CALM) -> None:
+    def __init__(self, world: World, app_secret: str, rules: FaultPlan) -> None:
         self._world = world
         self._access = world.access
         self._app_secret = app_secret

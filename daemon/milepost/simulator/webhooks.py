@@ -83,7 +83,7 @@ class WebhookSender:
         secret: str,
         *,
         clock: Callable[[], datetime],
-        faults: WebhookFaults = NO_FAULTS,
+        faults: WebhookFaults,
     ) -> None:
         self.is_held = False
         self.sent = 0

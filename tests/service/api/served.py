@@ -51,7 +51,11 @@ async def served(
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, Parts]]:
     """Serve the database at `path`, created if there is none, without working any stream."""
     settings = Settings.model_validate(
-        {"store": {"url": f"sqlite:///{path}"}, "http": {"listen": "127.0.0.1:0", "token": token}}
+        {
+            "store": {"url": f"sqlite:///{path}"},
+            "source": {"calls_per_second": 0},
+            "http": {"listen": "127.0.0.1:0", "token": token},
+        }
     )
     async with (
         assembled(settings, Stop()) as parts,

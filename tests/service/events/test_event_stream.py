@@ -436,14 +436,14 @@ async def unread_connection(url: str) -> AsyncIterator[socket.socket]:
 
 async def test_a_reader_that_takes_nothing_is_disconnected_and_fills_no_memory(long: Path) -> None:
     readers = 20
-    async with daemon_on(long, max_write_seconds=1.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
+    async with daemon_on(long, max_write_seconds=3.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
         size = sum(len(event.data) for event in await everything(daemon))
         await daemon.has_readers(0)
         with capture_logs() as lines:
             tracemalloc.start()
             for _ in range(readers):
                 await stack.enter_async_context(unread_connection(daemon.url))
-            await daemon.has_readers(readers)
+            await until(lambda: len(lines) == readers)
             await daemon.has_readers(0)
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()

@@ -87,16 +87,7 @@ def dead_letter_groups(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     async def list_groups(_: Call[Nothing, None]) -> Reply[DeadLetterGroups]:
         return Reply(grouped([each async for each in all_dead_letters(journal_reader, DeadLetterState.OPEN)]))
 
-    return [
-        Operation(
-            "GET",
-            PATH,
-            "List open dead letters by reason",
-            parameters=Nothing,
-            response=DeadLetterGroups,
-            handle=list_groups,
-        )
-    ]
+    return [Operation("GET", PATH, "List open dead letters by reason", Nothing, DeadLetterGroups, list_groups)]
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------

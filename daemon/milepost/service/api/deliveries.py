@@ -29,13 +29,4 @@ def deliveries(
         views = (delivery_view(found[name], configured(), at) for name in sorted(found))
         return Reply(Deliveries(at, tuple(views)))
 
-    return [
-        Operation(
-            "GET",
-            PATH,
-            "List the destinations of deliveries",
-            parameters=Nothing,
-            response=Deliveries,
-            handle=list_deliveries,
-        )
-    ]
+    return [Operation("GET", PATH, "List the destinations of deliveries", Nothing, Deliveries, list_deliveries)]

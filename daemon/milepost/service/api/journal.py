@@ -64,12 +64,7 @@ def journal(journal_reader: JournalReader) -> Sequence[AnyOperation]:
 
     return [
         Operation(
-            "GET",
-            "/api/journal",
-            "List the journal's entries, oldest first",
-            parameters=EntriesQuery,
-            response=Entries,
-            handle=list_entries,
+            "GET", "/api/journal", "List the journal's entries, oldest first", EntriesQuery, Entries, list_entries
         )
     ]
 

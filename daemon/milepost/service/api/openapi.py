@@ -53,13 +53,7 @@ def described(operations: Sequence[AnyOperation]) -> list[AnyOperation]:
         return reply
 
     describing: Operation[Nothing, None, Schema] = Operation(
-        "GET",
-        PATH,
-        "Show this OpenAPI document",
-        parameters=Nothing,
-        response=dict[str, Any],
-        handle=describe,
-        statuses=(200, 304),
+        "GET", PATH, "Show this OpenAPI document", Nothing, dict[str, Any], describe, statuses=(200, 304)
     )
     everything = [*operations, describing]
     document = document_of(everything)

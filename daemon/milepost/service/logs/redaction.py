@@ -57,7 +57,7 @@ class Redactor:
 
     __slots__ = ("_spellings",)
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, secrets: Iterable[str]) -> None:
         self._spellings: tuple[str, ...] = ()
         for secret in secrets:
             self.learn(secret)

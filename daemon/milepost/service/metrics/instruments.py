@@ -86,7 +86,7 @@ class Instruments:
         series = self.of_stream(stream.key)
         with self._creating:
             if series.page_name != page_name:
-                self.of_streams.info.drop("stream", stream.key)
+                self.of_streams.info.drop(stream.key)
                 self.of_streams.info.add(stream.key, stream.platform.value, stream.page_id, page_name, value=1.0)
                 series.page_name = page_name
 
@@ -95,7 +95,7 @@ class Instruments:
         with self._creating:
             if self._streams.pop(key, None) is not None:
                 for family in self.of_streams.all:
-                    family.drop("stream", key)
+                    family.drop(key)
 
 
 class StreamFamilies:

@@ -45,9 +45,9 @@ class Family:
         self._series.append(series)
         return series
 
-    def drop(self, label: str, value: str) -> None:
-        """Remove every series with this value of a label."""
-        pair = _pair(label, value)
+    def drop(self, stream: str) -> None:
+        """Remove every series of a stream."""
+        pair = _pair("stream", stream)
         self._series = [each for each in self._series if pair not in each.head]
 
     def write(self) -> str:

@@ -32,6 +32,11 @@ TRUSTED_SECONDS = 1.0  # a connection that answered is taken for sound: checking
 _answered_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
 
 
+def settings(schema: str, statement_timeout: str = STATEMENT_TIMEOUT, *, is_lookup: bool = False) -> dict[str, object]:
+    """Return the parameters of the statement `settings`, with which every transaction begins."""
+    return {"schema": schema, "statement_timeout": statement_timeout, "is_lookup": is_lookup}
+
+
 class Database:
     """A schema, the pool of connections to it, and the statements to run. Made by `connected`."""
 
@@ -74,14 +79,14 @@ class Database:
         (found,) = await self.read_together((statement, parameters))
         return found
 
-    async def read_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
-        """Run statements that only read, in one round trip. Raises as `transaction` does.
+    async def read_together(self, *asked: tuple[str, Parameters], is_lookup: bool = False) -> list[list[TupleRow]]:
+        """Run statements that only read, in one round trip; lookups are planned once. Raises as `transaction` does.
 
         All that a pipeline sends before its end is one transaction, without a BEGIN and a COMMIT of its own.
         """
         async with self.connection() as connection:
             async with connection.pipeline():
-                await self._set_up(connection, STATEMENT_TIMEOUT)
+                await self._set_up(connection, is_lookup=is_lookup)
                 cursors = [await connection.execute(self.sql[each], parameters) for each, parameters in asked]
             return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
@@ -148,9 +153,12 @@ class Database:
         await connection.execute(BEGIN, prepare=False)
         await self._set_up(connection, statement_timeout)
 
-    async def _set_up(self, connection: Connection, statement_timeout: str) -> None:
-        settings = {"schema": self.dsn.schema, "statement_timeout": statement_timeout}
-        await connection.execute(self.sql["settings"], settings)
+    async def _set_up(
+        self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT, *, is_lookup: bool = False
+    ) -> None:
+        await connection.execute(
+            self.sql["settings"], settings(self.dsn.schema, statement_timeout, is_lookup=is_lookup)
+        )
 
     async def commit(self, connection: Connection) -> None:
         """Commit the transaction that `begin` began. In a pipeline, do not wait for that."""

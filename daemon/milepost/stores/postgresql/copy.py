@@ -1,7 +1,7 @@
 """PostgreSQL schemas as the two sides of a copy: see stores/copy.py."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import psycopg
@@ -13,7 +13,7 @@ from milepost.core.journal import Codec
 from milepost.stores import audit
 from milepost.stores.audit import Audit
 from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, require_empty
-from milepost.stores.postgresql.connection import NO_TIMEOUT
+from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering_a_thread
@@ -84,7 +84,7 @@ class _Side:
             | load_statements("postgresql", "queue")
             | load_statements("postgresql", "copy")
         )
-        self._settings: Mapping[str, str] = {"schema": dsn.schema, "statement_timeout": NO_TIMEOUT}
+        self._settings = settings(dsn.schema, NO_TIMEOUT)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table."""

@@ -65,15 +65,16 @@ psycopg.adapters.register_dumper(Texts, _TextsDumper)
 
 def searchable(keys: Iterable[str]) -> Texts:
     """Return those of the keys that a row can have."""
-    return Texts(key for key in keys if "\0" not in key and _is_utf8(key))
+    texts = Texts(keys)
+    return texts if _is_storable("".join(texts)) else Texts(filter(_is_storable, texts))
 
 
-def _is_utf8(text: str) -> bool:
+def _is_storable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def storable(text: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import sql
 
-from milepost.stores.postgresql.connection import ANSWER_SECONDS
+from milepost.stores.postgresql.connection import ANSWER_SECONDS, settings
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import answering_within
@@ -71,7 +71,7 @@ async def are_at_work(store_url: StoreUrl) -> bool:
         connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
         with answering_within(ANSWER_SECONDS, connection):
             async with connection:
-                await connection.execute(statements["settings"], {"schema": dsn.schema, "statement_timeout": "30s"})
+                await connection.execute(statements["settings"], settings(dsn.schema))
                 (has_queue,) = await (await connection.execute(statements["has_queue_schema"])).fetchone() or (False,)
                 if not has_queue:
                     return False

@@ -68,7 +68,7 @@ class PostgresqlSession:
         self.ask = ask
         self.codec = codec
 
-    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+    async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
         """Ask several questions, none of which depends on another; a store does that in one round trip."""
         return [await self.ask(*each) for each in asked]
 
@@ -126,7 +126,7 @@ class PostgresqlSession:
         """Return what is stored under the keys."""
         subjects = {storable(subject): subject for subject in keys.subjects}
         asked = _asked_of(keys, searchable(subjects))
-        answers = dict(zip(asked, await self._ask_together(*asked.items()), strict=True))
+        answers = dict(zip(asked, await self._look_up(*asked.items()), strict=True))
         ((found_as_json,),) = answers["known"]
         found = _decode(found_as_json)
         ((unseen, missed, all_missed),) = answers.get("known_of_sweep", [(0, (), 0)])
@@ -325,7 +325,7 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
     conversations = {"conversations": searchable(keys.conversations)}
     contacts, events = searchable(keys.contacts), searchable(keys.interaction_events)
     of_batch = {"contacts": contacts, "interaction_events": events, "subjects": subjects}
-    asked: dict[str, Parameters] = {}
+    asked: dict[str, Parameters] = {"known": {**of_stream, **conversations, **of_batch}}
     if keys.full_sweep_at is not None:
         stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
         of_sweep = {"has_stretch": keys.stretch is not None, "sweep_started_at": instant_text(keys.full_sweep_at)}
@@ -334,7 +334,7 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
         asked["count_stored"] = of_stream
     if keys.counts_messages is not None:
         asked["count_messages"] = messages.span_parameters(keys.counts_messages)
-    return asked | {"plan_once": (), "known": {**of_stream, **conversations, **of_batch}}
+    return asked
 
 
 def stretch_parameters(stream: Stream, stretch: Stretch) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.postgresql import changes
-from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected, settings
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
@@ -119,7 +119,7 @@ class PostgresqlLedger:
 
     def begin(self) -> None:
         """Begin a transaction, which may take long."""
-        self.connection.execute(self._sql["settings"], {"schema": self._schema, "statement_timeout": NO_TIMEOUT})
+        self.connection.execute(self._sql["settings"], settings(self._schema, NO_TIMEOUT))
 
     def entries(self) -> Iterator[Entry]:
         """Yield the whole journal, in the order of seq."""

@@ -8,22 +8,20 @@
 -- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
 -- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
 -- messages looks costly enough for that, and takes a few milliseconds. NULL in an array is the null of JSON.
+--
+-- Lookups are planned once, as planning one takes as long as running it: with an index for every key, and without a
+-- sequential scan, which an empty table would be a reason for, their plan is the same for tables of any size.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', %(statement_timeout)s, true),
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
-    set_config('plan_cache_mode', 'force_custom_plan', true),
+    set_config('plan_cache_mode', CASE WHEN %(is_lookup)s THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),
+    set_config('enable_seqscan', CASE WHEN %(is_lookup)s THEN 'off' ELSE 'on' END, true),
     set_config('enable_bitmapscan', 'off', true),
     set_config('jit', 'off', true),
     set_config('array_nulls', 'on', true);
-
--- name: plan_once
--- For the rest of a transaction, after `settings`: to plan `known` takes as long as to run it. It has one plan for tables of
--- any size, each of its lookups by the one index that has the key, once the planner cannot take an empty table for a
--- reason to scan it.
-SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true);
 
 -- name: lock_streams
 -- Serialises those who write to a stream or settle a commit of it.

@@ -63,8 +63,8 @@ class PostgresqlStore(PostgresqlSession):
         self.provenance = Provenance(self, database.dsn.name)
         self._last_write = LastWrite(self.write_nothing)
 
-    async def _ask_together(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
-        return await self.database.read_together(*asked)
+    async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
+        return await self.database.read_together(*asked, is_lookup=True)
 
     async def _write(self, statement: str, parameters: Parameters = ()) -> None:
         await self.database.rows(statement, parameters)

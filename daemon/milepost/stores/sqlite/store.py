@@ -36,6 +36,7 @@ from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.stored_ids import StoredIds
+from milepost.stores.sqlite.wal import IdleCheckpoint
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ Result = TypeVar("Result")
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
 WAL_PAGES = 16_000
-CACHE_KIB = 32 * 1024
+CACHE_KIB = 28 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
 
@@ -200,12 +201,15 @@ class SqliteStore:
     async def watch(self) -> StoreLost:
         """Wait until a file of the database is no longer the one that was opened, and return the error.
 
-        In a thread of its own: that of the connection may be waiting for a lock.
+        In a thread of its own: that of the connection may be waiting for a lock. While nothing is committed, it writes
+        the write-ahead log back.
         """
+        idle_checkpoint = IdleCheckpoint(self._database.path)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 await asyncio.to_thread(self._database.files.demand_same)
+                await asyncio.to_thread(idle_checkpoint.look)
             except StoreLost as lost:
                 return lost
             except StoreAway:  # raised to whoever asks the store
