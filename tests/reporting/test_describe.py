@@ -30,6 +30,8 @@ from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage,
 from milepost.core.evolve import evolve
 from milepost.core.gaps import (
     GapEnding,
+    HistoriesLeftOut,
+    HistorySearch,
     MessagesFailed,
     MessagesMissed,
     MessagesOwed,
