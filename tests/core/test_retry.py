@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.builders import NOON
+from kit.builders import NOON, at
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
-from milepost.core.retry import backoff_seconds, next_run_at
+from milepost.core.retry import JITTER, backoff_seconds, in_step, next_run_at
 
 MINUTE = timedelta(minutes=1)
 LARGEST_JITTER = 1 - 2**-53  # the largest value of random.random()
@@ -132,3 +132,26 @@ def test_the_next_run_is_due_an_interval_from_now_if_there_was_none() -> None:
 
 def test_a_run_that_started_in_the_future_counts_as_started_now() -> None:
     assert due(Run("r_1", NOON + 60 * MINUTE, status=RunStatus.COMPLETE), minutes_later=1) == 6
+
+
+@pytest.mark.parametrize(
+    ("due_after", "interval_seconds", "begins_after"),
+    [(300.4, 300.0, 300.0), (300.6, 300.0, 301.0), (1.04, 1.0, 1.0), (1.06, 1.0, 1.1)],
+    ids=["second", "next second", "tenth of a short interval", "next tenth"],
+)
+def test_runs_that_are_due_at_about_the_same_time_begin_together(
+    due_after: float, interval_seconds: float, begins_after: float
+) -> None:
+    begins_at = in_step(at(due_after), NOON, interval_seconds)
+    assert begins_at.timestamp() == pytest.approx(at(begins_after).timestamp(), abs=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0])
+def test_a_run_that_follows_at_once_waits_for_no_others(seconds: float) -> None:
+    assert in_step(at(seconds), NOON, 300.0) == at(seconds)
+
+
+@given(due_after=st.floats(0, 1e6), interval_seconds=st.floats(1, 86400.0))
+def test_no_run_begins_earlier_or_later_than_its_jitter_allows(due_after: float, interval_seconds: float) -> None:
+    moved = in_step(at(due_after), NOON, interval_seconds) - at(due_after)
+    assert abs(moved.total_seconds()) <= min(1.0, JITTER * interval_seconds) / 2 + 1e-5

@@ -137,7 +137,7 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
 
     sources = {stream: gated(parts, stream, begin_later if stream in held else None) for stream in ALL}
     async with running(Supervisor(parts, sources, Schedule(interval_seconds=60)), parts.stop):
-        await asyncio.sleep(2 * HOUR)
+        await asyncio.sleep(2 * HOUR + 30)  # between two runs
     inside = sorted(each for stream in held for each in sources[stream].called_at if 10 <= each < HOUR)
     limited = [row for row in store.journal if row.type == "rate_limited"]
     assert len(inside) == len(limited), "every refusal is on record"

@@ -133,6 +133,8 @@ class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
     `dead_lettered` counts the dead letters that were opened, `edited` and `unsent` the stored messages that turned out
     to be. Nothing is owed any more if there is an `ending`.
+
+    It `is_hint` where the rest is withheld, and too few conversations were before to conclude that all others are, too.
     """
 
     gap: Gap
@@ -141,6 +143,7 @@ class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     ending: GapEnding | None = None
     edited: int = 0
     unsent: int = 0
+    is_hint: bool = False
 
 
 class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
-from milepost.core.retry import next_run_at
+from milepost.core.retry import in_step, next_run_at
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.clock import Anchor
 from milepost.engine.context import EngineContext
@@ -210,6 +210,8 @@ class Supervisor:
                 next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
                 + anchor.moved()
             )
+            if not prompted:
+                due_at = in_step(due_at, ended_at, interval_seconds)
             if held_until is not None:
                 due_at = max(due_at, held_until)
             if due_at <= engine.clock.now() and not mailbox.interrupt.is_set:
