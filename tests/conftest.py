@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -19,15 +19,35 @@ settings.register_profile("milepost", deadline=None, derandomize=True, print_blo
 settings.load_profile("milepost")
 
 
+def workers_in_all() -> int:
+    """Return how many processes share the tests."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each worker process begin with other files: what one has compiled, the others need not compile again."""
+    report = yield
+    if isinstance(collector, pytest.Directory):
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        first = len(report.result) * worker // workers_in_all()
+        report.result = report.result[first:] + report.result[:first]
+    return report
+
+
 @pytest.hookimpl(trylast=True)  # when the others are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest tests first, those with a timeout of their own: begun last, each would run alone.
 
-    They are spread over the worker processes, each of which begins with an equal share of the tests, in order.
+    They are spread over the worker processes, each of which begins with an equal share of the tests, in one order.
     """
+    workers = workers_in_all()
+    if workers > 1:
+        items.sort(key=lambda item: item.path)
     longest = [item for item in items if item.get_closest_marker("timeout")]
     others = [item for item in items if not item.get_closest_marker("timeout")]
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     bounds = [len(others) * worker // workers for worker in range(workers + 1)]
     items[:] = [
         item

@@ -58,6 +58,14 @@ def test_a_stream_that_does_not_exist_is_refused(stream: str) -> None:
     assert f"there is no stream {stream}" in result.stderr
 
 
+@pytest.mark.usefixtures("store_url")
+def test_a_place_that_was_never_given_out_is_said() -> None:
+    assert changes("--after", "4").stderr == ""
+    result = changes("--after", "5")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "The latest change has the seq 4: is 5 a place of another database?\n"
+
+
 async def test_new_changes_are_shown_as_they_come(store_url: StoreUrl, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "milepost", "changes", "-f", "--json", "--kind", "contact"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220

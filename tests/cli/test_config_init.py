@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from milepost.cli.config import command, sample
+from milepost.core.errors import MilepostError
 from milepost.settings import load
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
@@ -59,3 +60,10 @@ def test_a_file_that_exists_is_never_overwritten(is_link: bool) -> None:
     assert "exists, and is left as it is" in result.output
     assert not Path("nowhere.yaml").exists()
     assert is_link or Path("config.yaml").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_written_is_named() -> None:
+    error = init("--config", "missing/config.yaml").exception
+    assert isinstance(error, MilepostError)
+    assert error.message == "missing/config.yaml cannot be written: No such file or directory"
+    assert "--config FILE" in error.hint

@@ -292,6 +292,15 @@ def test_wrong_usage_does_nothing(arguments: list[str], told: str) -> None:
     assert ids() == [UNREAD, UNWRITTEN, NAMELESS]
 
 
+@pytest.mark.parametrize("arguments", [["show", ""], ["redrive", ""], ["discard", "", "--reason", "x"]])
+def test_an_empty_id_is_none_also_where_there_is_one_dead_letter(database: Path, arguments: list[str]) -> None:
+    record(database, OPENED[0])
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "no dead letter begins with ''" in result.stderr
+    assert ids() == [UNREAD]
+
+
 def test_without_an_open_dead_letter_there_is_nothing_to_redrive(database: Path) -> None:
     record(database, OPENED[0], DeadLetterClosed(UNREAD, Resolution.REDRIVEN))
     result = run("redrive")

@@ -148,3 +148,27 @@ def test_a_missing_secret_file_is_reported(tmp_path: Path) -> None:
     assert isinstance(error, BadConfiguration)
     (tmp_path / "empty").touch()
     assert CliRunner().invoke(command, ["--app-secret-file", str(tmp_path / "empty")]).exit_code == 2
+
+
+def test_the_configuration_takes_the_webhooks_that_are_sent(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("app-secret")
+    url = "http://127.0.0.1:9/webhooks/meta"
+    arguments = "--app-secret-file", "secret", "--conversations", "1", "--webhooks", url
+    with simulating(tmp_path, *arguments) as (_, configuration):
+        (tmp_path / "config.yaml").write_text(configuration)
+    webhooks = load(tmp_path / "config.yaml", {}).webhooks
+    assert (webhooks.listen, webhooks.path) == ("127.0.0.1:9", "/webhooks/meta")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--webhooks", "http://127.0.0.1:9/hook"), "--webhooks needs --app-secret-file"),
+        (("--webhooks", "ftp://127.0.0.1/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
+        (("--webhooks", "127.0.0.1:9/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
+    ],
+)
+def test_webhooks_that_nobody_would_take_are_refused(arguments: tuple[str, ...], expected: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert expected in result.stderr

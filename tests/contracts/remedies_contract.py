@@ -139,7 +139,9 @@ class BacklogContract:
         assert await open_gaps(store) == ["g_1"]
         assert await store.gaps_at_limit(STREAM, at(-10_000), 10) == ()
 
-    async def test_conversations_are_searched_that_have_messages_and_no_gap_of_the_stream(self, store: Store) -> None:
+    async def test_conversations_are_searched_that_have_messages_and_no_history_of_the_stream(
+        self, store: Store
+    ) -> None:
         there = tuple(conversation_row(f"t_{n}", synced_at=at(n), message_count=n or None) for n in range(5))
         gone = replace(conversation_row("gone", synced_at=at(1)), deleted_at=NOON)
         messages = (
@@ -150,9 +152,15 @@ class BacklogContract:
             event_at("m_5", "gone", 1),
             event_at("m_6", "t_3", 1),
         )
-        await commit(store, MessagesOwed((gap("g_3", "t_3"),)), changes=Changes((*there, gone), (), messages))
+        of_record = replace(gap("g_3", "t_3"), history_to=at(-9000))
+        await commit(store, MessagesOwed((of_record, gap("g_2", "t_2"))), changes=Changes((*there, gone), (), messages))
         unsent = replace(event_at("m_2", "t_0", -9), deleted_at=NOON)
-        await commit(store, MessagesOwed((gap("g_4", "t_4"),)), of=OTHER, changes=Changes(revised=(unsent,)))
+        await commit(
+            store,
+            MessagesOwed((replace(of_record, conversation_id="t_4", gap_id="g_4"),)),
+            of=OTHER,
+            changes=Changes(revised=(unsent,)),
+        )
 
         searched = await store.search_threads(STREAM, None, 10)
 

@@ -188,3 +188,6 @@ def test_histories_that_are_not_on_record_are_those_of_the_latest_entry_about_th
         datetime.fromisoformat("2025-03-01T13:58:00.250Z"), datetime.fromisoformat("2025-08-13T13:58:00.250Z")
     )
     assert [each.backlog for each in (before, left_out, searching)] == [0, 0, 1]
+    assert checkpoints[-1].left_out == HistoriesLeftOut(
+        reach_to, 90 * 86_400.0, since=datetime.fromisoformat("2026-03-01T13:58:00.250Z")
+    )

@@ -33,7 +33,7 @@ from milepost.core.position import Mode
 from milepost.core.records import Record
 
 DAY = 86_400.0
-MET = HistoriesLeftOut(at(-60), 60.0)
+MET = HistoriesLeftOut(at(-60), 60.0, since=NOON)
 FULL = SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1))
 
 
@@ -71,19 +71,19 @@ def left_out(of: HistoriesLeftOut, *events: MessagesOwed) -> Checkpoint:
 class TestLeavingOut:
     def test_of_histories_at_their_limit_the_latest_end_is_on_record_and_the_limit(self) -> None:
         assert recorded(listed(-90, -30), listed(-70, key="t_2"), listed(-80, key="t_3")) == [
-            MessagesOwed((), HistoriesLeftOut(at(-70), 60.0))
+            MessagesOwed((), HistoriesLeftOut(at(-70), 60.0, since=NOON))
         ]
 
     def test_those_that_change_nothing_of_that_are_not_recorded_at_all(self) -> None:
         assert recorded(listed(-90, -30), before=known_of(MET)) == []
-        assert recorded(listed(-90, -30), before=known_of(HistoriesLeftOut(at(-60), 10.0))) == []
+        assert recorded(listed(-90, -30), before=known_of(HistoriesLeftOut(at(-60), 10.0, since=at(-5)))) == []
 
     @pytest.mark.parametrize(
         ("read", "seconds", "after"),
         [
-            (listed(-20, -10), 0.0, HistoriesLeftOut(at(-20), 0.0)),
-            (listed(-80, -10), 30.0, HistoriesLeftOut(at(-60), 30.0)),
-            (listed(-59, -10), 59.0, HistoriesLeftOut(at(-59), 59.0)),
+            (listed(-20, -10), 0.0, HistoriesLeftOut(at(-20), 0.0, since=NOON)),
+            (listed(-80, -10), 30.0, HistoriesLeftOut(at(-60), 30.0, since=NOON)),
+            (listed(-59, -10), 59.0, HistoriesLeftOut(at(-59), 59.0, since=NOON)),
         ],
     )
     def test_a_shorter_limit_is_remembered(self, read: Conversation, seconds: float, after: HistoriesLeftOut) -> None:
@@ -93,9 +93,9 @@ class TestLeavingOut:
         (event,) = recorded(listed(-90, -30), listed(-30, key="t_2"))
 
         assert [gap.conversation_id for gap in event.gaps] == ["t_2"]
-        assert event.left_out == HistoriesLeftOut(at(-90), 60.0)
+        assert event.left_out == HistoriesLeftOut(at(-90), 60.0, since=NOON)
 
-    @pytest.mark.parametrize(("count", "is_left_out"), [(None, True), (4, True), (3, False), (2, False)])
+    @pytest.mark.parametrize(("count", "is_left_out"), [(None, True), (3, True), (2, False), (1, False)])
     def test_what_the_count_of_messages_would_not_tell_is_on_record(
         self, count: int | None, *, is_left_out: bool
     ) -> None:
@@ -136,7 +136,7 @@ class TestLeavingOut:
         )
 
         assert first.left_out == HistoriesLeftOut(at(-30), 30.0)
-        assert later.left_out == HistoriesLeftOut(at(-30), 30.0, at(-90), HistorySearch(at(-3600)))
+        assert later.left_out == HistoriesLeftOut(at(-30), 30.0, at(-90), HistorySearch(at(-3600)), NOON)
 
     def test_the_fold_keeps_what_is_known_of_them_until_an_entry_says_otherwise(self) -> None:
         assert left_out(MET).left_out == MET
@@ -238,12 +238,18 @@ class TestAStep:
         both = found(before, later, of=HistoriesLeftOut(at(-60), 60.0, at(-900))).gaps
         assert [gap.conversation_id for gap in both] == ["t_1", "t_2"]
 
+    def test_one_that_was_met_before_any_was_left_out_was_opened_then(self) -> None:
+        assert found(thread(), of=replace(MET, since=at(5))).gaps == ()
+        assert found(thread(), of=replace(MET, searched_to=at(-30), since=at(5))).gaps == ()
+        assert len(found(thread(), of=replace(MET, since=at(-5))).gaps) == 1
+        assert len(found(thread(), of=replace(MET, since=None)).gaps) == 1
+
     def test_where_only_the_newest_were_to_be_read_all_are_owed(self) -> None:
         assert len(found(thread(oldest=-30), of=HistoriesLeftOut(NOON, 0.0)).gaps) == 1
 
     def test_it_says_how_far_the_search_has_come_and_the_last_one_that_it_is_over(self) -> None:
         assert found(thread(), until=at(-50)).left_out == replace(MET, search=HistorySearch(at(-3600), at(-50)))
-        assert found(thread()).left_out == HistoriesLeftOut(at(-3600), searched_to=at(-3600))
+        assert found(thread()).left_out == HistoriesLeftOut(at(-3600), searched_to=at(-3600), since=NOON)
 
     def test_a_search_that_is_over_is_not_repeated(self) -> None:
         after = left_out(MET, found(thread()))

@@ -43,7 +43,7 @@ from milepost.core.gaps import (
 )
 from milepost.core.merge import difference
 from milepost.core.message_reading import decide_messages, payload_of, request_of
-from milepost.core.missed import DELETED, WINDOW, WINDOW_LASTS, is_beyond_window
+from milepost.core.missed import DELETED, WINDOW, WINDOW_LASTS, is_beyond_window, is_hint
 from milepost.core.model import (
     UNAVAILABLE,
     Detail,
@@ -268,6 +268,38 @@ class TestAStreamWhoseApiEndsAtAWindow:
 
         assert checkpoint.window_at == NOON
         assert is_beyond_window(checkpoint.window_at, self.LISTED, NOON + timedelta(days=1))
+
+    @pytest.mark.parametrize("outcome", [messages_fetched(), refused(SAYS_DELETED)])
+    def test_one_conversation_of_messenger_tells_nothing_of_others(self, outcome: MessagesOutcome) -> None:
+        """It may have been deleted, or answered in an incident: the others would never be asked for."""
+        gap = replace(self.LISTED, limit=1)
+        checkpoint = self.after(*settled(outcome, stored(61, messages=21), gap))
+
+        assert checkpoint.window_at is None
+        assert checkpoint.window_hints == ("t_1",)
+
+    def test_one_of_instagram_is_enough(self) -> None:
+        events = settled(messages_fetched(), stored(61, messages=21, stream=INSTAGRAM), self.LISTED)
+
+        assert self.after(*events).window_at == NOON
+
+    def test_of_messenger_several_tell_it(self) -> None:
+        checkpoint = DONE
+        for conversation_id in ("t_2", "t_2", "t_3"):
+            gap = replace(self.LISTED, conversation_id=conversation_id)
+            checkpoint = self.after(MessagesRead(gap, ending=GapEnding.WITHHELD, is_hint=True), before=checkpoint)
+        assert checkpoint.window_hints == ("t_2", "t_3")
+        assert is_hint(checkpoint, replace(self.LISTED, conversation_id="t_3"))
+        assert not is_hint(checkpoint, self.LISTED)
+
+        checkpoint = self.after(MessagesRead(self.LISTED, ending=GapEnding.WITHHELD), before=checkpoint)
+        assert (checkpoint.window_at, checkpoint.window_hints) == (NOON, ())
+
+    def test_hints_are_forgotten_once_older_messages_come(self) -> None:
+        hinted = self.after(MessagesRead(self.LISTED, ending=GapEnding.WITHHELD, is_hint=True))
+        more = MessagesRead(replace(self.LISTED, stored=30), stored=30)
+
+        assert self.after(more, before=hinted).window_hints == ()
 
     @pytest.mark.parametrize(
         "gap",

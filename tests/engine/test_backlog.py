@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from math import inf
 
+import pytest
 from msgspec.structs import replace
 
 from kit.builders import (
@@ -17,6 +18,7 @@ from kit.builders import (
     conversation,
     fetched,
     message,
+    problem,
     refused,
 )
 from kit.engine_doubles import Inbox, engine
@@ -247,6 +249,25 @@ async def test_a_dead_token_ends_the_reading_at_once() -> None:
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
     assert (len(inbox.requests), result.backlog) == (1, 3)
+
+
+@pytest.mark.parametrize("code", [10, 200, 100, 2500])
+async def test_a_conversation_that_is_refused_as_by_a_wrong_setting_holds_up_no_other(code: int) -> None:
+    """A list was read just before, so neither token nor permission is missing: it is about this conversation."""
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+
+    async def refuse(request: MessagesRequest) -> MessagesOutcome | None:
+        return refused(problem(code)) if request.conversation_id == "t_2" else None
+
+    inbox = Busy(parts, 3, before=refuse)
+    await bursts(parts, inbox, 25, 25, 25)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 1
+    unread = {message.event_id for message in inbox.threads["t_2"]} - store.interaction_events.keys()
+    assert store.interaction_events.keys() == all_of(inbox) - unread
 
 
 async def test_gaps_that_all_fail_end_the_reading() -> None:

@@ -142,12 +142,12 @@ async def milepost(
     return ended
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until the condition is true. Fails the test if that takes too long.
 
     Two thirds of the time are left to the others: some conditions connect to PostgreSQL, or read a long log.
     """
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(seconds):
         while True:
             began = time.perf_counter()
             if condition():

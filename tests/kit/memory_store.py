@@ -282,12 +282,12 @@ class MemoryStore:
         return tuple(gaps[:limit])
 
     async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
-        """Return the next conversations without a gap, by `updated_time`; those with the same time are in one step."""
+        """Return the next conversations without a history; those with the same `updated_time` are in one step."""
         page = (stream.platform.value, stream.page_id)
         theirs = [row for row in self.conversations.values() if (row.platform, row.page_id) == page]
         ahead = sorted((row for row in theirs if after is None or row.updated_time > after), key=_by_time)
         until = ahead[limit - 1].updated_time if len(ahead) >= limit else None
-        on_record = {gap.conversation_id for of, gap in self.gaps.values() if of == stream.key}
+        on_record = {gap.conversation_id for of, gap in self.gaps.values() if of == stream.key and gap.is_history}
         return ThreadsSearched(
             tuple(
                 thread

@@ -30,6 +30,8 @@ from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage,
 from milepost.core.evolve import evolve
 from milepost.core.gaps import (
     GapEnding,
+    HistoriesLeftOut,
+    HistorySearch,
     MessagesFailed,
     MessagesMissed,
     MessagesOwed,
@@ -435,6 +437,33 @@ CASES: list[tuple[events.Event, Description]] = [
             "1 conversation has more new messages than the list shows: they are owed; 2 conversations have older "
             "messages than the list shows; those of 1 are beyond the limit of sync.message_history",
             fields={"conversations": ["t_1", "t_1", "t_1"], "gaps": 3, "histories": 2},
+        ),
+    ),
+    (
+        MessagesOwed((), HistoriesLeftOut(NOON, 60.0)),
+        Description(
+            "messages owed",
+            "New conversations have older messages, all beyond the limit of sync.message_history",
+            DEBUG,
+            {"conversations": [], "gaps": 0},
+        ),
+    ),
+    (
+        MessagesOwed((), HistoriesLeftOut(NOON, 60.0, search=HistorySearch(at(-9000), NOON))),
+        Description(
+            "messages owed",
+            "Stored conversations are searched for older messages that are owed by now",
+            DEBUG,
+            {"conversations": [], "gaps": 0},
+        ),
+    ),
+    (
+        MessagesOwed((), HistoriesLeftOut(at(-9000), searched_to=at(-9000))),
+        Description(
+            "messages owed",
+            "Stored conversations were searched for older messages that are owed by now",
+            DEBUG,
+            {"conversations": [], "gaps": 0},
         ),
     ),
     (

@@ -14,7 +14,7 @@ COMMITS = 40
 pytestmark = on_both_releases
 
 
-@pytest.mark.parametrize("seeds", [range(3), range(3, 6)], ids=str)
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 6), marks=pytest.mark.long)], ids=str)
 async def test_a_process_killed_in_the_middle_of_group_commits_loses_nothing_acknowledged(
     database: Database, seeds: range
 ) -> None:

@@ -16,7 +16,7 @@ from stores.store_dump import SqliteDump
 
 
 class TestSigkill:
-    @pytest.mark.parametrize("seeds", [range(start, start + 4) for start in range(0, 20, 4)], ids=str)
+    @pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 20), marks=pytest.mark.long)], ids=str)
     async def test_a_kill_in_the_middle_of_group_commits_loses_nothing_acknowledged(
         self, path: Path, seeds: range
     ) -> None:

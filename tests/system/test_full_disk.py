@@ -39,7 +39,7 @@ async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_one_continues_w
 ) -> None:
     async with frozen_world(600) as simulator:
         url = {"url": f"sqlite:///{on_small_disk.database}"}
-        on_small_disk.configure_for(simulator, store=url, sync={"max_run_duration": "4s"})
+        on_small_disk.configure_for(simulator, store=url, sync={"max_run_duration": "8s"})
         ended = await on_small_disk.sync()
         assert ended.code == 1, ended
         assert "make room" in ended.stdout + ended.stderr

@@ -99,8 +99,8 @@ async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path:
         await first.kill()
         simulator.world.access.revoke(BICYCLES.id)
         # Half a minute until the others count the first as dead and take its stream over, and another to tell.
-        await until(lambda: database.sql("SELECT 1 FROM runs WHERE reason = 'authorization'"))
-        await until(lambda: people.got)
+        await until(lambda: database.sql("SELECT 1 FROM runs WHERE reason = 'authorization'"), seconds=100)
+        await until(lambda: people.got, seconds=150)  # each asks twice a minute who is to tell
         for worker in (third, second):  # one that goes on alone would not know that people were told
             await worker.kill()
         workers.all.clear()
@@ -115,7 +115,7 @@ async def test_dead_letters_and_a_token_that_ends_are_a_notice_each(installation
         installation.configure_for(simulator, notify={"urls": [people.url]}, sync={"interval": "1s"})
         async with started(installation.folder, "run") as daemon:
             await until(lambda: people.got)
-            await until(lambda: len(people.got) > 1)  # tokens are looked at half a minute after the start
+            await until(lambda: len(people.got) > 1, seconds=150)  # tokens are looked at half a minute after the start
             daemon.signal(signal.SIGTERM)
             await daemon.ended()
     assert sorted(people.titles) == [

@@ -89,7 +89,7 @@ async def test_a_server_that_stays_away_ends_the_sync_with_a_hint(
     installation: PostgresqlInstallation,
 ) -> None:
     async with frozen_world(CONVERSATIONS, "latency=10ms") as simulator:
-        installation.configure_for(simulator, sync={"max_run_duration": "1s"}, retry=RETRY)
+        installation.configure_for(simulator, sync={"max_run_duration": "4s"}, retry=RETRY)
         async with started(installation.folder, "sync") as running:
             await until(lambda: simulator.requests.total >= 5)
             installation.kept.server.stop("immediate")

@@ -69,6 +69,8 @@ async def _show(
     stop_at_closed_pipe(sys.stdout, stopped)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
+        if after > (last := await reader.last_change()):
+            click.echo(f"The latest change has the seq {last}: is {after} a place of another database?", err=True)
         of_stream = None if stream is None else Stream.parse(stream)
         while not stopped.is_set():
             page = await _page(reader, after, wanted, of_stream, may_be_away=follows)

@@ -14,6 +14,7 @@ from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.terminal import echo_wrapped
+from milepost.core.errors import MilepostError
 from milepost.notify.destinations import demand_sendable
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
@@ -50,8 +51,12 @@ def init(config: str, *, is_facebook: bool) -> None:
     path = Path(config)
     if os.path.lexists(path):
         raise click.UsageError(f"{path} exists, and is left as it is; --config FILE names another one")
-    with atomic_file(path, force=False) as file:
-        file.write(sample(is_facebook=is_facebook).encode())
+    try:
+        with atomic_file(path, force=False) as file:
+            file.write(sample(is_facebook=is_facebook).encode())
+    except OSError as error:
+        hint = "write it elsewhere: --config FILE names the file"
+        raise MilepostError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
     echo_wrapped([f"{path} is written", *_next_steps(path, is_facebook=is_facebook)])
 
 

@@ -219,7 +219,7 @@ async def _find(journal_reader: JournalReader, prefixes: Sequence[str]) -> Seque
 async def _find_prefix(journal_reader: JournalReader, prefix: str) -> DeadLetter:
     candidates: list[DeadLetter] = []
     async for dead_letter in all_dead_letters(journal_reader, DeadLetterState.ALL):
-        if dead_letter.dead_letter_id.startswith(prefix):
+        if prefix and dead_letter.dead_letter_id.startswith(prefix):  # a variable of a shell may be empty
             candidates.append(dead_letter)
             if len(candidates) > MAX_CANDIDATES:
                 break

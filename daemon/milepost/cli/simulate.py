@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -86,6 +88,10 @@ def command(
 
     The ids and tokens are made up: they work with this simulator only.
     """
+    if webhooks is not None and app_secret_file is None:
+        raise click.UsageError("--webhooks needs --app-secret-file: webhooks are signed with its secret")
+    if webhooks is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", webhooks):
+        raise click.BadParameter(f"{webhooks} is not an http:// or https:// URL", param_hint="--webhooks")
     try:
         plan = msgspec.convert(world, WorldPlan)
         fault_plan = parse_faults(faults, plan.seed)
@@ -118,11 +124,11 @@ async def _serve(server: SimulatorServer, app_secret_file: str | None, hooks: Ho
     async with server:
         if hooks is not None:
             server.send_webhooks(hooks.url, hooks.secret, hooks.faults)
-        click.echo("\n".join(_configuration(server, app_secret_file)))
+        click.echo("\n".join(_configuration(server, app_secret_file, hooks)))
         await stopped.wait()
 
 
-def _configuration(server: SimulatorServer, app_secret_file: str | None) -> Iterator[str]:
+def _configuration(server: SimulatorServer, app_secret_file: str | None, hooks: Hooks | None) -> Iterator[str]:
     """Yield the lines of a config.yaml for the simulator, explained in comments."""
     # A server that listens on all addresses is called at one of them.
     base_url = server.base_url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
@@ -139,9 +145,20 @@ def _configuration(server: SimulatorServer, app_secret_file: str | None) -> Iter
     yield f"  base_url: {base_url}"
     if app_secret_file is not None:
         yield f"  app_secret_file: {_quoted(str(Path(app_secret_file).resolve()))}"
+    yield from _webhooks(hooks)
     yield "pages:"
     for page in server.pages:
         yield from _page(page)
+
+
+def _webhooks(hooks: Hooks | None) -> Iterator[str]:
+    """Yield the lines that take the webhooks, where they are sent to a listener itself, not to a proxy before it."""
+    url = urlsplit(hooks.url) if hooks is not None else None
+    if url is not None and url.scheme == "http" and url.port is not None and url.path.strip("/"):
+        yield "webhooks:"
+        yield f"  listen: {_quoted(url.netloc)}"
+        yield f"  path: {_quoted(url.path)}"
+        yield "  verify_token: any-word"
 
 
 def _page(page: SimulatedPage) -> Iterator[str]:

@@ -23,8 +23,6 @@ from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
 
-COUNT_MAY_BE_OFF_BY = 1  # `message_count` is an estimate
-
 
 def owed(
     checkpoint: Checkpoint,
@@ -44,7 +42,7 @@ def owed(
     stream = checkpoint.stream
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
-    unrecorded: list[Gap] = []
+    unrecorded: list[datetime] = []  # how far back they reach
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
         is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
@@ -54,39 +52,47 @@ def owed(
             opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
         if opens and _are_unknown(each.interactions, known):
             limit = None if stored else _history_limit(each, watermark, context, is_refused=is_refused)
-            gap = _gap_below(stream, each, stored, found, limit, context.now)
-            if stored is None and not is_refused and _may_be_left_out(gap, checkpoint, changed, context):
-                unrecorded.append(gap)
+            if limit is not None and not is_refused and _may_be_left_out(each, limit, checkpoint, changed, context):
+                unrecorded.append(_oldest_at(each))
             else:
+                gap = _gap_below(stream, each, stored, found, limit, context.now)
                 gaps[gap.gap_id] = gap
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
-    left_out = _left_out_after(checkpoint.left_out, unrecorded, found, known, context.policy)
+    left_out = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
     if not gaps and left_out == checkpoint.left_out:
         return ()
     return (MessagesOwed(tuple(gaps.values()), None if left_out == checkpoint.left_out else left_out),)
 
 
-def _may_be_left_out(gap: Gap, checkpoint: Checkpoint, changed: Collection[str], context: Context) -> bool:
+def _may_be_left_out(
+    read: Conversation, limit: datetime, checkpoint: Checkpoint, changed: Collection[str], context: Context
+) -> bool:
     """Return whether the history of a conversation that is met owes nothing, and the tables would tell of it later.
 
-    They do so by the count of its messages, and the time of the oldest; not if the store refuses some of the rows.
+    They do so by its number of messages (where the list has one, that must say that there are more), and by the time
+    of the oldest; not if the store refuses some of the rows.
     """
-    if not gap.is_at_limit or gap.history_to == EPOCH or context.refused or gap.conversation_id not in changed:
+    if _oldest_at(read) > limit or limit == EPOCH or context.refused or read.conversation_id not in changed:
         return False
     is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
-    return not is_searched and (gap.message_count is None or gap.message_count > gap.listed + COUNT_MAY_BE_OFF_BY)
+    return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
+
+
+def _oldest_at(read: Conversation) -> datetime:
+    return min(each.occurred_at for each in read.interactions)
 
 
 def _left_out_after(
-    before: HistoriesLeftOut | None, unrecorded: Iterable[Gap], found: Difference, known: Known, policy: Policy
+    before: HistoriesLeftOut | None, unrecorded: Collection[datetime], found: Difference, known: Known, context: Context
 ) -> HistoriesLeftOut | None:
     """Return what is known of the histories that are not on record, after those of a batch."""
     after = before
     for there in known.left_out_elsewhere if found.changes.moved else ():
         search = after.search if after is not None else None
         after = _together(after, there, replace(search, after=None) if search is not None else None)
-    for gap in unrecorded:
-        after = _together(after, HistoriesLeftOut(gap.reached_at, policy.message_history_seconds))
+    if unrecorded:
+        seconds = context.policy.message_history_seconds
+        after = _together(after, HistoriesLeftOut(max(unrecorded), seconds, since=context.now))
     return after
 
 
@@ -100,6 +106,7 @@ def _together(
         min((each.seconds for each in both if each.seconds is not None), default=None),
         max((each.searched_to for each in both if each.searched_to is not None), default=None),
         search,
+        min((each.since for each in both if each.since is not None), default=None),
     )
 
 
@@ -131,7 +138,7 @@ def _history_limit(read: Conversation, watermark: datetime | None, context: Cont
         return last_read_at or EPOCH
     limit = history_from(context.now, policy)
     if not policy.message_history_seconds:
-        limit = min(each.occurred_at for each in read.interactions)
+        limit = _oldest_at(read)
     return min(limit, last_read_at or limit)
 
 

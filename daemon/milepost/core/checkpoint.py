@@ -224,6 +224,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     left_out: HistoriesLeftOut | None = None  # histories that owe nothing and are not on record; None: there are none
     missed: MissedSoFar | None = None
     window_at: datetime | None = None  # since when the API is known to have no messages beyond the newest of a thread
+    window_hints: tuple[str, ...] = ()  # conversations that ended there, while they are too few to know it
     left_out_fields: tuple[str, ...] = ()  # of those that are requested
     given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between

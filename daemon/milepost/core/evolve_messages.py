@@ -17,7 +17,7 @@ from milepost.core.gaps import (
     MessagesOwed,
     MessagesRead,
 )
-from milepost.core.missed import window_after
+from milepost.core.missed import hints_after, window_after
 from milepost.core.webhooks import FactsApplied
 
 
@@ -31,9 +31,10 @@ def after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Ch
             before = checkpoint.missed.messages if checkpoint.missed is not None else 0
             return replace(checkpoint, missed=MissedSoFar(before + messages, entry.recorded_at))
         case MessagesRead(gap=gap, stored=stored, dead_lettered=dead_lettered, ending=ending) as read:
-            is_withheld = ending is GapEnding.WITHHELD
+            is_withheld = ending is GapEnding.WITHHELD and not read.is_hint
             window_at = window_after(checkpoint.window_at, gap, entry.recorded_at, is_withheld=is_withheld)
-            checkpoint = replace(checkpoint, rate_limit=None, window_at=window_at)
+            hints = hints_after(checkpoint.window_hints, read)
+            checkpoint = replace(checkpoint, rate_limit=None, window_at=window_at, window_hints=hints)
             tally = Tally(
                 interaction_events=stored, dead_lettered=dead_lettered, edited=read.edited, unsent=read.unsent
             )

@@ -87,19 +87,20 @@ class HistorySearch(Struct, frozen=True, omit_defaults=True):
 class HistoriesLeftOut(Struct, frozen=True, omit_defaults=True):
     """The histories of a stream that are not on record: they were at their limit when their conversations were met.
 
-    All of them reach back to `reach_to` at least. `seconds` is the shortest limit for which any was left out since
-    the last search (None: none was), and `searched_to` is the limit of that search. While a `search` is under way, none
-    is left out.
+    All of them reach back to `reach_to` at least, and the first was left out at `since`. The last search went back to
+    `searched_to`, and `seconds` is the shortest limit for which any was left out after it (None: none was). While a
+    `search` is under way, none is left out.
     """
 
     reach_to: datetime
     seconds: float | None = None
     searched_to: datetime | None = None
     search: HistorySearch | None = None
+    since: datetime | None = None
 
 
 class UnopenedThread(Struct, frozen=True):
-    """A stored conversation without a gap on record. `stored` counts its messages that are not deleted."""
+    """A stored conversation without a history on record. `stored` counts its messages that are not deleted."""
 
     conversation_id: str
     first_synced_at: datetime
@@ -110,7 +111,7 @@ class UnopenedThread(Struct, frozen=True):
 
 
 class ThreadsSearched(Struct, frozen=True):
-    """A step of a search: the conversations without a gap among those up to `until` (None: up to the last one)."""
+    """A step of a search: its conversations without a history on record. It ends with `until` (None: with the last)."""
 
     threads: tuple[UnopenedThread, ...]
     until: datetime | None
@@ -132,6 +133,8 @@ class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
     `dead_lettered` counts the dead letters that were opened, `edited` and `unsent` the stored messages that turned out
     to be. Nothing is owed any more if there is an `ending`.
+
+    It `is_hint` where the rest is withheld, and too few conversations were before to conclude that all others are, too.
     """
 
     gap: Gap
@@ -140,6 +143,7 @@ class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     ending: GapEnding | None = None
     edited: int = 0
     unsent: int = 0
+    is_hint: bool = False
 
 
 class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

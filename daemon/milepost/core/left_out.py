@@ -47,7 +47,7 @@ def open_found(
         if _is_owed(thread, left_out, search.history_to)
     )
     if searched.until is None:
-        after = HistoriesLeftOut(search.history_to, searched_to=search.history_to)
+        after = HistoriesLeftOut(search.history_to, searched_to=search.history_to, since=left_out.since)
     else:
         after = replace(left_out, search=replace(search, after=searched.until))
     return Record((*unchanged_before(checkpoint, budget), MessagesOwed(gaps, after)))
@@ -61,13 +61,13 @@ def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: dat
     """
     if thread.message_count is not None and thread.stored >= thread.message_count:
         return False
-    if thread.oldest_at <= history_to:
+    is_older = left_out.since is not None and thread.first_synced_at < left_out.since - SLACK
+    if thread.oldest_at <= history_to or is_older:
         return False
     if left_out.searched_to is not None and thread.oldest_at <= left_out.searched_to:
         return True
-    if left_out.seconds is None:
-        return False
-    return thread.oldest_at <= thread.first_synced_at - timedelta(seconds=left_out.seconds) + SLACK
+    seconds = left_out.seconds
+    return seconds is not None and thread.oldest_at <= thread.first_synced_at - timedelta(seconds=seconds) + SLACK
 
 
 def _opened(checkpoint: Checkpoint, thread: UnopenedThread, history_to: datetime, now: datetime) -> Gap:

@@ -30,6 +30,7 @@ from milepost.core.missed import (
     ends_with,
     gone,
     is_doubtful_end,
+    is_hint,
     recorded,
     says_deleted,
     withheld_below,
@@ -169,6 +170,7 @@ class PendingMessages(Struct, frozen=True):
             read.ending,
             edited=tally.edited,
             unsent=tally.unsent,
+            is_hint=read.ending is GapEnding.WITHHELD and is_hint(self.checkpoint, read.gap),
         )
         before = unchanged_before(self.checkpoint, self.context.budget)
         news_after = news_of(self.gap)

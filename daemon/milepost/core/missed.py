@@ -8,7 +8,8 @@ neither stored nor owed, and are not asked for again.
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
-from milepost.core.gaps import Gap, MessagesMissed, Missed, MissedReason
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.gaps import Gap, GapEnding, MessagesMissed, MessagesRead, Missed, MissedReason
 from milepost.core.model import (
     UNAVAILABLE,
     InteractionEventRow,
@@ -20,6 +21,7 @@ from milepost.core.model import (
 from milepost.core.problems import Problem
 
 WINDOW = 20  # messages of a conversation: a list never shows more, and an API that ends there has no more
+LEAST_WINDOWS = 3  # conversations that end at the window before no other is asked for (Messenger)
 WINDOW_LASTS = timedelta(days=7)  # before it is tried again whether a stream's API still ends there
 LEAST_SURPLUS = 2  # by which an estimate of the number of messages must exceed what is stored
 SURPLUS_SHARE = 20  # or by one in so many of them
@@ -164,6 +166,27 @@ def window_after(before: datetime | None, gap: Gap, recorded_at: datetime, *, is
     if not is_withheld:
         return before
     return before if before is not None and recorded_at - before < WINDOW_LASTS else recorded_at
+
+
+def is_hint(checkpoint: Checkpoint, gap: Gap) -> bool:
+    """Return whether a withheld gap is one of the first: it says nothing of other conversations yet.
+
+    One may have been deleted, and an incident may answer with an empty list. What is not asked for is never read. On
+    Instagram the window is documented, and one conversation is enough.
+    """
+    is_alone = checkpoint.window_at is None and checkpoint.stream.platform is not Platform.INSTAGRAM
+    if not is_alone or gap.listed < WINDOW or gap.stored:
+        return False
+    return len({*checkpoint.window_hints, gap.conversation_id}) < LEAST_WINDOWS
+
+
+def hints_after(before: tuple[str, ...], read: MessagesRead) -> tuple[str, ...]:
+    """Return the conversations that ended at the window, after messages of one were read."""
+    gap = read.gap
+    if read.is_hint:
+        return (*(each for each in before if each != gap.conversation_id), gap.conversation_id)
+    is_settled = gap.listed >= WINDOW and (gap.stored or read.ending is GapEnding.WITHHELD)
+    return () if is_settled else before
 
 
 def says_deleted(problem: Problem) -> bool:

@@ -224,9 +224,10 @@ class BacklogReader:
             self._failures_in_a_row = 0
             return
         self._tried.add(gap.gap_id)
-        remedy = rule_for(answer.problem, has_cursor=gap.cursor is not None).remedy
-        self._failures_in_a_row += remedy is not Remedy.WAIT
-        is_stop = remedy in {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
+        rule = rule_for(answer.problem, has_cursor=gap.cursor is not None)
+        self._failures_in_a_row += rule.remedy is not Remedy.WAIT
+        # Any other refusal may be about this conversation: a list was read just before.
+        is_stop = rule.is_general and rule.remedy in {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
         self._is_in_vain = is_stop or self._failures_in_a_row >= MAX_PARKED * self._engine.policy.attempts
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:

@@ -352,7 +352,7 @@ def json_list(ids: Iterable[object]) -> str:
 
 
 def threads_searched(found: Iterable[Sequence[Any]], last: Sequence[str] | None) -> ThreadsSearched:
-    """Return a step of a search: its conversations without a gap, and the time of the last one that was searched."""
+    """Return a step of a search, from its conversations without a history and the time of the last one in it."""
     threads = (
         UnopenedThread(key, instant(first_synced_at), count, stored, instant(oldest_at), instant(newest_at))
         for key, first_synced_at, count, stored, oldest_at, newest_at in found

@@ -851,8 +851,8 @@ ORDER BY updated_time
 LIMIT 1 OFFSET %(offset)s;
 
 -- name: search_threads
--- The conversations of a step of which no gap is on record and some message is stored, and how many are. One conversation
--- at a time as in `known`.
+-- The conversations of a step of which no history is on record and some message is stored, and how many are. One
+-- conversation at a time as in `known`.
 SELECT
     conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
     instant_text(newest_at)
@@ -866,7 +866,7 @@ CROSS JOIN LATERAL (
 ) AS stored
 CROSS JOIN LATERAL (
     SELECT count(*) AS gaps FROM message_backlog
-    WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = %(stream)s
+    WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = %(stream)s AND queue > 0
 ) AS owed
 WHERE
     platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s AND updated_time <= %(until)s

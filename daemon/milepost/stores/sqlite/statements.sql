@@ -564,7 +564,7 @@ ORDER BY updated_time
 LIMIT 1 OFFSET :offset;
 
 -- name: search_threads
--- The conversations of a step of which no gap is on record and some message is stored, and how many are.
+-- The conversations of a step of which no history is on record and some message is stored, and how many are.
 SELECT
     conversation_id, first_synced_at, message_count,
     (
@@ -585,7 +585,7 @@ WHERE
     AND deleted_at IS NULL
     AND NOT EXISTS (
         SELECT 1 FROM message_backlog
-        WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = :stream
+        WHERE message_backlog.conversation_id = conversations.conversation_id AND stream = :stream AND queue > 0
     )
     AND oldest_at IS NOT NULL;
 
