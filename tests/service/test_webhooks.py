@@ -5,8 +5,9 @@ import gzip
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
+from http.client import HTTPConnection
 
 import aiohttp
 import pytest
@@ -192,6 +193,21 @@ class TestRefused:
         async with session.post(PATH, data=b"{}", headers={"Content-Length": str(MAX_BODY_BYTES + 1)}) as response:
             assert response.status == 413
         assert receiver.counted == ["too_large"]
+
+    @pytest.mark.parametrize(
+        ("size", "encoding", "status"), [(MAX_BODY_BYTES + 1, "identity", 413), (MAX_BODY_BYTES, "gzip", 415)]
+    )
+    async def test_who_reads_after_sending_all_of_a_refused_body_gets_the_answer(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, size: int, encoding: str, status: int
+    ) -> None:
+        def send(port: int) -> int:
+            with closing(HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("POST", PATH, bytes(size), {"Content-Encoding": encoding})
+                return connection.getresponse().status
+
+        monkeypatch.setattr(listener, "MAX_LINGER_SECONDS", 60.0)
+        async with serving_webhooks("127.0.0.1", 0, receiver.requests()) as url:
+            assert await asyncio.to_thread(send, int(url.rpartition(":")[2])) == status
 
     async def test_a_body_that_turns_out_too_large_is_cut_off(
         self, receiver: Receiver, session: aiohttp.ClientSession

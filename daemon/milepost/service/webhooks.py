@@ -39,6 +39,8 @@ MAX_BODY_SECONDS = 2.0
 MAX_STORE_SECONDS = 2.5
 MAX_REQUESTS, IN_SECONDS = 40_000, 10.0
 MAX_IDLE_SECONDS = 75.0
+# For how long the rest of a refused body is read and dropped: a connection that is reset loses the answer, too.
+MAX_LINGER_SECONDS = 1.0
 # Of the callbacks for people who logged in to the app.
 FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 10
@@ -233,7 +235,7 @@ async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> A
         logger=logger_without_broken_requests(),
         auto_decompress=False,  # a body that is left unread would be decompressed on its way to nowhere
         keepalive_timeout=MAX_IDLE_SECONDS,
-        lingering_time=0.0,  # what is not wanted is not read
+        lingering_time=MAX_LINGER_SECONDS,
         shutdown_timeout=MAX_STORE_SECONDS,
     )
     await runner.setup()

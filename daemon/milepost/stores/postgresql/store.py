@@ -107,7 +107,7 @@ class PostgresqlStore(PostgresqlSession):
         return await never
 
     async def _write_group(self, commits: list[Commit]) -> Sequence[GroupResult]:
-        """Write a group together or, if a row of one is refused, each by itself, so that it harms no other."""
+        """Write a group together or, if a row of one is refused or is not new, each by itself: it harms no other."""
         try:
             return await self._write_together(commits, trusts_known=True)
         except (*REFUSALS, Outdated):
