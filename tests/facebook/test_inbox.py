@@ -203,6 +203,15 @@ class TestInstagramAccount:
         for _ in range(2):
             assert contact_of(await inbox.fetch(Request(None, 1, 0))) == Contact("6543210987654321", None, "nora.v")
 
+    @pytest.mark.parametrize("account", [{"id": int(ACCOUNT_ID)}, int(ACCOUNT_ID), ACCOUNT_ID])
+    async def test_ids_may_be_numbers_and_stand_alone(self, account: object, api: Api, client: GraphClient) -> None:
+        api.tells(PAGE_URL, {"instagram_business_account": account, "id": int(PAGE_ID)})
+        api.tells(self.EDGE, listed(self.THREAD))
+
+        read = await instagram(client).fetch(Request(None, 1, 0))
+
+        assert contact_of(read) == Contact("6543210987654321", None, "nora.v")
+
     async def test_a_configured_account_is_not_fetched(self, api: Api, client: GraphClient) -> None:
         api.tells(self.EDGE, listed(self.THREAD))
         await instagram(client, ACCOUNT_ID).fetch(Request(None, 1, 0))

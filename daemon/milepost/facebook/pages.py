@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Annotated
 
-import msgspec
 import structlog
 from msgspec import Meta, Struct, ValidationError
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from milepost.core.remedies import rule_for
 from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.fields import indispensable, refused_field, without
-from milepost.facebook.leniency import lenient, mended
+from milepost.facebook.leniency import lenient, mended, read_json
 from milepost.facebook.paging import Listed, NoCursor, next_cursor, read_list
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Id
@@ -196,8 +195,12 @@ def linked_account(response: GraphResponse, page_id: str) -> str | Problem:
     A page without an Instagram account is sent with nothing but its id.
     """
     try:
-        page = msgspec.json.decode(response.body, type=_LinkedPage)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        sent = read_json(response.body)
+        page: _LinkedPage = lenient(sent, _LinkedPage)
+    except (ValueError, ValidationError):
+        return problem_of(response.body, response.status)
+    is_told = isinstance(sent, dict) and sent.get("instagram_business_account") is not None
+    if page.instagram_business_account is None and is_told:
         return problem_of(response.body, response.status)
     if page.instagram_business_account is None:
         message = (
