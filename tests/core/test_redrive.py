@@ -37,6 +37,7 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
+from milepost.core.gaps import MessagesOwed
 from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Scope, Table
 from milepost.core.ports import DueDeadLetter, Outcome
 from milepost.core.problems import Problem
@@ -186,7 +187,9 @@ class TestReread:
         decided = redriven(due(), fetched(READ), known, refused_rows=refused_rows)
 
         tally = Tally(contacts=1, interaction_events=1)
-        assert decided.events == (DeadLetterClosed("d_1", Resolution.REDRIVEN, tally),)
+        owed, closed = decided.events
+        assert isinstance(owed, MessagesOwed), "what is stored of a conversation whose row is refused may be older"
+        assert closed == DeadLetterClosed("d_1", Resolution.REDRIVEN, tally)
         assert not decided.changes.conversations
         assert [each.dead_letter_id for each in decided.changes.payloads] == ["d_2"]
 
