@@ -85,6 +85,8 @@ ADVICE: tuple[Advice, ...] = (
            "{permissions}; nothing is marked as deleted meanwhile", kind=ProblemKind.EMPTY_INBOX),
     Advice("check in Meta's inbox whether the conversations of page {page} are really gone; if another full sweep "
            "misses them after a day, they are marked as deleted", kind=ProblemKind.MOST_MISSING),
+    Advice("check in Meta's inbox whether these messages of page {page} are really gone; if they are still missing "
+           "after a day, they count as unsent, and their content is erased", kind=ProblemKind.MESSAGES_MISSING),
     Advice("nothing to do: each sweep reads the whole inbox, and none marks deletions, until the order is back; "
            "report it to Meta", kind=ProblemKind.OUT_OF_ORDER),
     Advice("nothing to do: smaller batches are requested", codes=any_of(1), phrase=TOO_MUCH_DATA),
