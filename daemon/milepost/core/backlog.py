@@ -39,7 +39,9 @@ def owed(
     even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
     by the store is met for the first time; since `watermark`, it has nothing but news.
     """
-    stream = checkpoint.stream
+    stream, policy = checkpoint.stream, context.policy
+    last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
+    history_to = history_from(context.now, policy) if policy.message_history_seconds else None
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
     unrecorded: list[datetime] = []  # how far back they reach
@@ -47,11 +49,11 @@ def owed(
         stored = known.conversations.get(each.conversation_id)
         is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
         if stored is None and not is_refused:
-            opens = _shows_older(each, context.policy)
+            opens = _shows_older(each, policy)
         else:
             opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
         if opens and _are_unknown(each.interactions, known):
-            limit = None if stored else _history_limit(each, watermark, context, is_refused=is_refused)
+            limit = None if stored else _history_limit(each, last_read_at, history_to, is_refused=is_refused)
             if limit is not None and not is_refused and _may_be_left_out(each, limit, checkpoint, changed, context):
                 unrecorded.append(_oldest_at(each))
             else:
@@ -79,7 +81,7 @@ def _may_be_left_out(
 
 
 def _oldest_at(read: Conversation) -> datetime:
-    return min(each.occurred_at for each in read.interactions)
+    return min([each.occurred_at for each in read.interactions])  # half the time of a generator
 
 
 def _left_out_after(
@@ -126,19 +128,17 @@ def _shows_older(read: Conversation, policy: Policy) -> bool:
     return read.has_older or (count is not None and count > came)
 
 
-def _history_limit(read: Conversation, watermark: datetime | None, context: Context, *, is_refused: bool) -> datetime:
+def _history_limit(
+    read: Conversation, last_read_at: datetime | None, history_to: datetime | None, *, is_refused: bool
+) -> datetime:
     """Return how far back the messages of a conversation are owed of which no state is stored.
 
-    What has come since the sweep before is no history: it is owed whatever the limit. Where the store refused the
-    conversation (`is_refused`), all else was owed when it was met.
+    What has come since the sweep before is no history: it is owed whatever the limit `history_to`, or where there are
+    no histories. Where the store refused the conversation (`is_refused`), all else was owed when it was met.
     """
-    policy = context.policy
-    last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
     if is_refused:
         return last_read_at or EPOCH
-    limit = history_from(context.now, policy)
-    if not policy.message_history_seconds:
-        limit = _oldest_at(read)
+    limit = _oldest_at(read) if history_to is None else history_to
     return min(limit, last_read_at or limit)
 
 
