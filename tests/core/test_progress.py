@@ -348,6 +348,47 @@ def test_an_inbox_that_is_empty_all_at_once_is_asked_again_before_a_sweep_ends()
     assert world.deleted == set()
 
 
+@pytest.mark.parametrize("code", [2642, 100])
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, 2), (2, 3), (10, 2), (19, 1), (20, 1)])
+def test_a_dead_cursor_that_comes_again_after_the_restart_is_got_round(
+    code: int, batch_size: int, batches: int
+) -> None:
+    """It is no more than the last conversation of its batch, and stays dead."""
+    world = ListWorld(lambda request: listed(THREADS, request), Policy(batch_size=batch_size))
+    world.run(max_batches=batches)
+    dead = str(batch_size * batches)
+    refused = Problem(ProblemKind.API, "invalid cursors values", code=code)
+    world.answer = lambda request: refused if request.cursor == dead else listed(THREADS, request)
+
+    for _ in range(3):
+        world.run()
+
+    assert world.stored == {each.conversation_id for each in THREADS}
+    assert completed(world)[-1].problem is None
+
+
+def test_a_list_that_begins_at_its_head_again_and_ends_there_is_not_believed_to_end() -> None:
+    world = ListWorld(lambda request: listed(THREADS, request))
+    world.run(max_batches=2)
+    head = Batch(tuple(THREADS[:10]), None)
+    world.answer = lambda request: head if request.cursor == "20" else listed(THREADS, request)
+
+    for _ in range(2):
+        world.run()
+
+    assert world.stored == {each.conversation_id for each in THREADS}
+
+
+def test_a_last_batch_of_a_list_without_an_order_is_its_end() -> None:
+    mixed = [*THREADS[1:20:2], *THREADS[0:20:2], *THREADS[21:], THREADS[20]]
+    world = ListWorld(lambda request: listed(mixed, request))
+    world.run(max_batches=4)
+
+    world.run()
+
+    assert not any(isinstance(entry.event, CursorLost) for entry in world.entries)
+
+
 def test_an_inbox_of_unreadable_rows_that_is_empty_once_its_cursor_is_lost_is_doubted() -> None:
     world = ListWorld(lambda request: listed(THREADS[:3], request))
     world.run()

@@ -61,7 +61,7 @@ FACTS = [
     (Answer(104), CONFIGURATION, RETRY),
     (Answer(100, message=UNSIGNED), CONFIGURATION, RETRY),
     (Answer(100, message=UNSIGNED.upper()), CONFIGURATION, RETRY),
-    *((Answer(code), CONFIGURATION, RETRY) for code in (12, 2500, 2635)),
+    *((Answer(code), CONFIGURATION, RETRY) for code in (12, 21, 803, 2500, 2635)),
     (Answer(2635, message=LOCALISED), CONFIGURATION, RETRY),
     # --- the cursor, or the object ---
     (Answer(2642), RESET, RETRY),

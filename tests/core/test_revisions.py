@@ -40,6 +40,7 @@ from milepost.core.model import (
     RefusedRow,
     Table,
 )
+from milepost.core.problems import ProblemKind
 from milepost.core.records import Decision, Record
 from milepost.core.revisions import erased_in, readings
 
@@ -62,6 +63,24 @@ def stored(read: Conversation, *changed: InteractionEventRow) -> Known:
     shown = decide(checkpoint_of(), fetched(read), context()).record(Known())
     assert isinstance(shown, Record)
     rows = {row.event_id: row for row in (*shown.changes.interaction_events, *changed)}
+    return Known(
+        {row.conversation_id: row for row in shown.changes.conversations},
+        {row.contact_id: row for row in shown.changes.contacts},
+        frozenset(rows),
+        messages=rows,
+    )
+
+
+def several(number: int, *numbers: int) -> Conversation:
+    """Return one of several conversations, with messages, the newest first."""
+    messages = tuple(message(f"m_{number}_{n}", at(60 * n), text="text") for n in sorted(numbers, reverse=True))
+    return conversation(f"t_{number}", at(-number), of=contact(f"c_{number}"), messages=messages)
+
+
+def stored_batch(*read: Conversation) -> Known:
+    shown = decide(checkpoint_of(), fetched(*read), context()).record(Known())
+    assert isinstance(shown, Record)
+    rows = {row.event_id: row for row in shown.changes.interaction_events}
     return Known(
         {row.conversation_id: row for row in shown.changes.conversations},
         {row.contact_id: row for row in shown.changes.contacts},
@@ -218,6 +237,52 @@ class TestUnsent:
 
         assert revised(thread(*numbered(0, 9)), known) == {}
         assert revised(thread(*numbered(0, 1, 2, 3, 9)), known).keys() == {f"m_{n}" for n in range(4, 9)}
+
+    def test_an_answer_that_misses_messages_of_most_of_its_conversations_is_not_believed_for_a_day(self) -> None:
+        """An incident looks like that, and erasing is for ever."""
+        whole = [several(n, 1, 2, 3) for n in range(10)]
+        known = stored_batch(*whole)
+        answer = fetched(*(several(n, 1, 3) if n < 6 else whole[n] for n in range(10)))
+
+        record = decide(checkpoint_of(), answer, context(now=LATER)).record(known)
+
+        assert isinstance(record, Record)
+        assert record.changes.revised == ()
+        (ended,) = (event for event in record.events if isinstance(event, SweepCompleted))
+        assert (ended.tally.unsent, ended.tally.doubted, ended.has_errors) == (0, 6, True)
+        assert ended.problem is not None
+        assert ended.problem.kind is ProblemKind.MESSAGES_MISSING
+
+        doubtful = given(run_started(), sweep_started(), ended)
+        tomorrow = LATER + timedelta(days=1, minutes=1)
+        record = decide(doubtful, answer, context(now=tomorrow)).record(known)
+
+        assert isinstance(record, Record)
+        assert {row.event_id for row in record.changes.revised} == {f"m_{n}_2" for n in range(6)}
+        (ended,) = (event for event in record.events if isinstance(event, SweepCompleted))
+        assert (ended.tally.unsent, ended.tally.doubted, ended.problem) == (6, 0, None)
+
+    def test_a_conversation_that_is_written_meanwhile_is_looked_up_again(self) -> None:
+        whole = [several(n, 1, 2, 3) for n in range(8)]
+        known = stored_batch(*whole)
+        answer = fetched(*(replace(several(n, 1, 3), snippet="another") for n in range(8)))
+
+        record = decide(checkpoint_of(), answer, context(now=LATER)).record(known)
+
+        assert isinstance(record, Record)
+        assert [row.messages_fingerprint for row in record.changes.conversations] == [None] * 8
+
+    @pytest.mark.parametrize(("incomplete", "threads"), [(5, 5), (6, 12), (1, 1), (40, 80)])
+    def test_people_who_unsend_in_a_few_conversations_or_in_the_minority_are_believed(
+        self, incomplete: int, threads: int
+    ) -> None:
+        whole = [several(n, 1, 2, 3) for n in range(threads)]
+        answer = fetched(*(several(n, 1, 3) if n < incomplete else whole[n] for n in range(threads)))
+
+        record = decide(checkpoint_of(), answer, context(now=LATER)).record(stored_batch(*whole))
+
+        assert isinstance(record, Record)
+        assert {row.event_id for row in record.changes.revised} == {f"m_{n}_2" for n in range(incomplete)}
 
     def test_an_answer_without_order_proves_nothing(self) -> None:
         """Otherwise the text of message 11, which is still there behind the end of the answer, would be erased."""

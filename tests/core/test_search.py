@@ -52,16 +52,21 @@ FORMS = {
     "too much data": Problem(ProblemKind.API, "Please reduce the amount of data", http_status=500, code=1),
     "too many bytes": Problem(ProblemKind.OVERSIZE, "the response is larger than 32 MiB"),
     "an unknown code": problem(9_999_999),
+    "code 190": problem(190, http_status=401),
+    "code 102": problem(102),
+    "code 104": problem(104),
+    "code 12": problem(12),
+    "code 2635": problem(2635),
+    "code 2642": problem(2642),
+    "code 21": problem(21),
+    "code 803": problem(803, http_status=404),
 }
 LONGEST = 16  # calls of an outage: more than it takes to fail a run
 GENERAL = {
-    "a dead token": problem(190),
     "a rate limit": problem(613),
     "an app limit": problem(4),
-    "a retired version": problem(2635),
-    "a bad signature": problem(104),
     "a wrong setting": problem(kind=ProblemKind.MISCONFIGURED),
-    "a dead cursor": problem(2642),
+    "too many requests": Problem(ProblemKind.INVALID_RESPONSE, "slow down", http_status=429),
 }
 
 

@@ -241,6 +241,11 @@ class TestPaging:
     def test_cursors_without_next_mean_the_end(self) -> None:
         assert read(encoded(listed(GOOD, after="c_2"))).next_cursor is None
 
+    @pytest.mark.parametrize("cursors", [{"after": "c_2"}, None])
+    def test_an_empty_next_means_the_end(self, cursors: object) -> None:
+        paging = {"cursors": cursors, "next": ""}
+        assert read(encoded({"data": [GOOD], "paging": paging})) == read(encoded({"data": [GOOD]}))
+
     def test_equal_cursors_do_not_mean_the_end(self) -> None:
         paging = {"cursors": {"before": "same", "after": "same"}, "next": NEXT_URL}
         assert read(encoded({"data": [GOOD], "paging": paging})).next_cursor == "same"
@@ -283,7 +288,7 @@ class TestPaging:
             f"{EDGE_URL}/more?after=c_2",
             "https://[::1/?after=c_2",
             EDGE_URL + "?after=" + "c" * 5000,
-            "",
+            " ",
             True,
             {},
         ],

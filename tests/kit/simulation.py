@@ -16,9 +16,12 @@ from milepost.core.backlog import history_from
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive, ResumeStream
 from milepost.core.decide import decide
+from milepost.core.doubts import AGREES_AFTER
 from milepost.core.gaps import Gap
 from milepost.core.message_reading import decide_messages
+from milepost.core.model import Stream
 from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome, Outcome
+from milepost.core.problems import ProblemKind
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.redrive import redrive
 from milepost.engine.supervisor import Schedule, Supervisor
@@ -105,6 +108,9 @@ class Simulation:
         setting.world.heal()
         await self._redrive_all()
         await self._sweep_all(times=3, full=True)
+        if any(self._doubts_messages(stream) for stream in setting.streams):
+            await asyncio.sleep(1.1 * AGREES_AFTER.total_seconds())
+            await self._sweep_all(times=2, full=True)
         await self._read_what_is_owed()
         setting.invariants.tables_equal_inboxes()
         self._histories_reach_back()
@@ -114,6 +120,11 @@ class Simulation:
         setting.invariants.tables_equal_inboxes()
         for stream, version in before.items():
             assert setting.snapshot(stream).version == version + 1, "a sweep of an unchanged inbox is one entry"
+
+    def _doubts_messages(self, stream: Stream) -> bool:
+        """Return whether so many messages were unsent at once that this is not believed for a day."""
+        doubt = self.setting.snapshot(stream).doubt
+        return doubt is not None and doubt.problem.kind is ProblemKind.MESSAGES_MISSING
 
     async def _read_what_is_owed(self) -> None:
         """Sweep on: of a thread that is gone, a run gives up after some refusals, however much is owed of it."""

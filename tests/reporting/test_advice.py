@@ -3,6 +3,7 @@
 import pytest
 
 from kit.builders import STREAM, problem
+from milepost.core import doubts
 from milepost.core.model import Platform, Stream
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.remedies import BAD_SIGNATURE, RULES, Remedy, rule_for
@@ -72,6 +73,7 @@ def test_every_stop_for_authorization_mentions_a_new_token(code: int) -> None:
         (problem(kind=ProblemKind.FALSE_END), "restarts at the head"),
         (problem(kind=ProblemKind.EMPTY_INBOX), "pages_messaging"),
         (problem(kind=ProblemKind.MOST_MISSING), "after a day"),
+        (problem(kind=ProblemKind.MESSAGES_MISSING), "count as unsent"),
         (problem(kind=ProblemKind.OUT_OF_ORDER), "until the order is back"),
         (problem(2642), "restarts at the head"),
         (problem(2), "metastatus.com"),
@@ -91,11 +93,7 @@ def problems() -> list[Problem]:
 
 def refusals() -> list[Problem]:
     """Return those of a request: an answer that is doubted is no refusal, and a person may know better."""
-    return [
-        each
-        for each in problems()
-        if each.kind not in (ProblemKind.EMPTY_INBOX, ProblemKind.MOST_MISSING, ProblemKind.OUT_OF_ORDER)
-    ]
+    return [each for each in problems() if each.kind not in set(doubts.KINDS) - set(doubts.WITHOUT_PROGRESS)]
 
 
 def test_only_a_problem_that_stops_a_stream_calls_for_action_at_once() -> None:

@@ -69,7 +69,7 @@ OLDER_GIVEN_UP = Scenario(
 
 # The store refuses the row of a thread without messages, whose account is then linked to another page.
 LEFT_BEHIND = Scenario(
-    seed=191,
+    seed=17,
     steps=128,
     streams=2,
     threads=3,

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from milepost.core.backlog import owed
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
-from milepost.core.doubts import implausible, out_of_order, unexpected_form
+from milepost.core.doubts import has_lasted, implausible, messages_missing, out_of_order, unexpected_form
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -44,7 +44,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
-from milepost.core.revisions import readings, with_revisions
+from milepost.core.revisions import AsOf, readings, with_revisions
 from milepost.core.spans import Stretch
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -178,7 +178,8 @@ class PendingBatch(Struct, frozen=True):
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
         found = difference(stream, readable, known, now)
-        found = with_revisions(found, readable, self.keys.readings, known, now, self.asked_at)
+        as_of = AsOf(now, self.asked_at, believes_all=has_lasted(self.checkpoint.doubt, now))
+        found = with_revisions(found, readable, self.keys.readings, known, as_of)
         written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)
         dead_letters, payloads = opened(stream, failures, known, now)
@@ -209,7 +210,7 @@ class PendingBatch(Struct, frozen=True):
         is_empty = progress.low_at is None and sweep.lowest is None and not whole.unreadable
         problem = sweep.problem or problem
         problem = problem or implausible(missed, known, self.checkpoint.doubt, now, is_empty=is_empty)
-        problem = problem or out_of_order(whole, progress)
+        problem = problem or messages_missing(whole) or out_of_order(whole, progress)
         if missed and problem is None and _is_flawless(whole):
             tally = replace(tally, deleted=missed)
             changes = replace(changes, missed_are_deleted_at=now)

@@ -22,7 +22,13 @@ AGREES_AFTER = timedelta(days=1)  # before a second sweep that misses most is be
 MAX_INTERVAL_SECONDS = 86_400.0  # between full sweeps as long as the last one is in doubt
 
 WITHOUT_PROGRESS = (ProblemKind.NO_PROGRESS, ProblemKind.CURSOR_LOOP, ProblemKind.FALSE_END)
-KINDS = (*WITHOUT_PROGRESS, ProblemKind.EMPTY_INBOX, ProblemKind.MOST_MISSING, ProblemKind.OUT_OF_ORDER)
+KINDS = (
+    *WITHOUT_PROGRESS,
+    ProblemKind.EMPTY_INBOX,
+    ProblemKind.MOST_MISSING,
+    ProblemKind.MESSAGES_MISSING,
+    ProblemKind.OUT_OF_ORDER,
+)
 
 
 def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, *, is_empty: bool) -> Problem | None:
@@ -40,6 +46,28 @@ def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, 
         return None
     what = f"the sweep did not find {missed} of {known.stored} conversations that are stored"
     return Problem(ProblemKind.MOST_MISSING, what)
+
+
+def is_doubtful(incomplete: int, comparable: int) -> bool:
+    """Return whether an answer misses messages of so many conversations, of those that could show it, by an incident.
+
+    People unsend messages in one conversation or another; erasing is for ever, and can wait for a day.
+    """
+    return incomplete > HANDFUL and 2 * incomplete > comparable
+
+
+def has_lasted(before: Doubt | None, now: datetime) -> bool:
+    """Return whether messages have been missing for so long that they were unsent after all."""
+    kind = before.problem.kind if before is not None else None
+    return before is not None and kind is ProblemKind.MESSAGES_MISSING and now - before.since >= AGREES_AFTER
+
+
+def messages_missing(tally: Tally) -> Problem | None:
+    """Return the problem of a sweep in which answers missed messages of most of their conversations."""
+    if not tally.doubted:
+        return None
+    what = "stored messages are missing between others, in most conversations of a batch"
+    return Problem(ProblemKind.MESSAGES_MISSING, what)
 
 
 def out_of_order(tally: Tally, progress: Progress) -> Problem | None:

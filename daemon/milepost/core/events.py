@@ -34,6 +34,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     moved: int = 0  # conversations, among those updated, that stood under another page
     edited: int = 0  # messages whose content was read again and is another
     unsent: int = 0  # messages that are no longer there: their content was erased
+    doubted: int = 0  # messages that are missing in answers which are not believed: their content stays
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the sums of both."""
@@ -57,6 +58,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
             self.moved + other.moved,
             self.edited + other.edited,
             self.unsent + other.unsent,
+            self.doubted + other.doubted,
         )
 
     @property

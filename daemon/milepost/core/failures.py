@@ -38,16 +38,16 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
     """Return what to record of a batch that could not be read.
 
     If the list can be read at all, the refusal is about what it holds, whatever its code: smaller requests find that.
-    If not, the remedy is that of the code.
+    If not, the remedy is that of the code. A list that holds nothing is no reason for a refusal with a general code.
     """
     sweep = open_sweep(checkpoint, context.budget)
     has_cursor = sweep is not None and sweep.position.cursor is not None
     problem, check = refused.problem, refused.check
-    if check is not None and check.problem is None:
+    rule = rule_for(problem, has_cursor=has_cursor)
+    if check is not None and check.problem is None and (check.listed or not rule.is_general):
         return _step_over_known(checkpoint, refused, check, context) or _narrow(
             checkpoint, problem, check.first, context
         )
-    rule = rule_for(problem, has_cursor=has_cursor)
     if check is not None and check.problem is not None:
         of_list = rule_for(check.problem, has_cursor=has_cursor)
         if of_list.remedy not in {Remedy.RETRY, Remedy.SHRINK}:  # what the list is refused with is clearer

@@ -2,7 +2,7 @@
 
 No code tells that by itself. A thread that cannot be read makes every list with it fail, and not only with code 1: code
 2 with `is_transient`, an HTML 502, a cut body, a timeout, 960, 100 or a missing permission are on record (2026-09). An
-outage fails everything, the positions included.
+outage, a dead token and a dead cursor fail everything, the positions included.
 
 The positions are a second request, and a list can be reshuffled between any two: then they name another thread than the
 one that fails, by chance several times in a row. So before anything of a thread is left out, it is read by itself.
@@ -13,14 +13,15 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Detail
 from milepost.core.ports import Answered, Fetched, Held, ListCheck, Outcome, Refused, Request
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, ProblemKind
 from milepost.core.remedies import Remedy, rule_for
 
 
 def wants_check(request: Request, problem: Problem) -> bool:
     """Return whether to look, after this refusal, if the list can be read at all."""
     rule = rule_for(problem, has_cursor=request.cursor is not None)
-    if rule.is_general or request.detail is Detail.POSITION:
+    is_believed = rule.remedy is Remedy.WAIT or (rule.is_general and problem.kind is not ProblemKind.API)
+    if is_believed or request.detail is Detail.POSITION:
         return False
     match rule.remedy:
         case Remedy.SHRINK:  # fewer conversations are requested in any case

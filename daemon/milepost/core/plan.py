@@ -276,8 +276,11 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
     batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)
-    is_rewound = sweep is not None and sweep.is_rewound and size == whole(policy)
-    limit = _another_limit(size.limit) if is_rewound else size.limit
+    is_whole = size == whole(policy)
+    is_rewound = is_whole and sweep is not None and sweep.is_rewound
+    is_stuck = is_whole and sweep is not None and sweep.resets > 0 and checkpoint.futile_runs > 0
+    turn = checkpoint.futile_runs if is_stuck else 0
+    limit = _another_limit(size.limit, turn) if is_rewound or is_stuck else size.limit
     checks_list = checkpoint.attempt >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
     return Request(
         cursor,
@@ -291,9 +294,15 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     )
 
 
-def _another_limit(limit: int) -> int:
-    """Return the limit for a walk that started over because its cursors led nowhere: it is to get other ones."""
-    return limit - 1 if limit > 1 else limit + 1
+def _another_limit(limit: int, turn: int) -> int:
+    """Return the limit for a walk that started over because its cursors led nowhere: it is to get other ones.
+
+    A cursor is often no more than the last conversation of its batch: one that is dead comes again, and stays dead. Any
+    one limit may end a batch at that very place, so that it is another one at each `turn`.
+    """
+    if turn == 0:
+        return limit - 1 if limit > 1 else 7
+    return limit - 1 - turn % 4 if limit > 8 else limit + 6 + turn % 4
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ class ProblemKind(StrEnum):
     FALSE_END = "false_end"  # an empty answer to an old cursor
     EMPTY_INBOX = "empty_inbox"  # nothing is listed, though conversations are stored
     MOST_MISSING = "most_missing"  # a full sweep did not find most of what is stored
+    MESSAGES_MISSING = "messages_missing"  # messages are missing in most conversations of an answer
     OUT_OF_ORDER = "out_of_order"  # the list is not ordered by updated_time
     NOT_MANAGED = "not_managed"  # the token used for discovery no longer manages the page
 

@@ -88,11 +88,21 @@ def no_progress(progress: Progress) -> Problem | None:
 
 
 def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem | None:
-    """Return the problem of a list that ends with nothing behind an old cursor, as some answer for a dead one."""
-    is_end = not (batch.conversations or batch.unreadable or batch.next_cursor)
+    """Return the problem of a list that ends with nothing behind an old cursor, as some answer for a dead one.
+
+    In a list that has been in order, conversations newer than the place of the cursor are not behind it.
+    """
+    is_end = not (batch.unreadable or batch.next_cursor)
     if position.cursor is None or not is_end or not (position.is_old or has_waited):
         return None
-    return Problem(ProblemKind.FALSE_END, "the list ended with an empty answer to a cursor that had been kept")
+    reached_at = position.reached_at
+    if not batch.conversations:
+        return Problem(ProblemKind.FALSE_END, "the list ended with an empty answer to a cursor that had been kept")
+    was_in_order = not (position.progress.inversions or position.progress.raised)
+    if reached_at is None or not was_in_order or any(each.updated_time <= reached_at for each in batch.conversations):
+        return None
+    what = "the list ended with newer conversations than before a cursor that had been kept"
+    return Problem(ProblemKind.FALSE_END, what)
 
 
 def suddenly_empty(position: Position, batch: Batch, so_far: Tally) -> Problem | None:

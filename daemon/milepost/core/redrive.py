@@ -48,7 +48,7 @@ from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, Message
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.remedies import Remedy, rule_for
-from milepost.core.revisions import readings, with_older_messages, with_revisions
+from milepost.core.revisions import AsOf, readings, with_older_messages, with_revisions
 from milepost.core.texts import storable
 
 NEWS_BEFORE_FAILURE = timedelta(days=1)  # a failed batch shows older messages of its conversations as well
@@ -228,7 +228,7 @@ def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, contex
     dead_letter, now = due.dead_letter, context.now
     stream, batch = checkpoint.stream, fetched.batch
     shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
-    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, now, fetched.asked_at)
+    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, AsOf(now, fetched.asked_at))
     found, unwritten = withhold(whole, context.refused)
     failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
     reasons = {each.subject: each.reason for each in failures}

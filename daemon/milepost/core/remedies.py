@@ -31,7 +31,7 @@ class Rule(Pattern, frozen=True):
     """A row of the table.
 
     `then` applies once the retries are exhausted (RETRY: nothing more in this run). `is_general` is whether the cause
-    is never in what a list holds; any other refusal of a list has that remedy only while the list cannot be read at
+    is in no single object. Any refusal of a list but a rate limit has its remedy only while the list cannot be read at
     all. `scope` is whose calls have to wait, and `least_wait_seconds` for how long at least.
     """
 
@@ -71,6 +71,7 @@ RULES: tuple[Rule, ...] = (
          is_general=True),
     Rule(Remedy.STOP_CONFIGURATION, "a retired version", codes=any_of(12, 2635), is_general=True),
     Rule(Remedy.STOP_CONFIGURATION, "no such query", codes=any_of(2500)),
+    Rule(Remedy.STOP_CONFIGURATION, "reported: the page was migrated, or has no such id", codes=any_of(21, 803)),
     Rule(Remedy.STOP_CONFIGURATION, "the response shows a wrong setting", kind=ProblemKind.MISCONFIGURED,
          is_general=True),
     # --- a dead cursor, or what looks like one ---

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.doubts import is_doubtful
 from milepost.core.events import Tally
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import (
@@ -49,6 +50,17 @@ class Attached(Struct, frozen=True):
 
 
 _decode_attached = msgspec.json.Decoder(tuple[Attached, ...]).decode
+
+
+class AsOf(Struct, frozen=True):
+    """The times of a decision and of the request for its answer.
+
+    Unless it `believes_all`, an answer that misses messages of most of its conversations shows none to be unsent.
+    """
+
+    now: datetime
+    asked_at: datetime
+    believes_all: bool = False
 
 
 # --- what has to be known ---------------------------------------------------------------------------------------------
@@ -112,14 +124,32 @@ def revised(
     one: Reading, messages: Collection[Interaction], known: Known, now: datetime, asked_at: datetime
 ) -> Iterator[InteractionEventRow]:
     """Yield the stored messages that an answer shows to be edited, unsent, or there after all, as they are now."""
-    read = {each.event_id: each for each in messages}
-    for each in read.values():
+    yield from _edited(messages, known, now, asked_at)
+    yield from _unsent(missing(one, messages, known, asked_at), now)
+
+
+def _edited(
+    messages: Iterable[Interaction], known: Known, now: datetime, asked_at: datetime
+) -> Iterator[InteractionEventRow]:
+    for each in {each.event_id: each for each in messages}.values():
         stored = known.messages.get(each.event_id)
         if stored is not None and (row := _read_again(stored, each, now, asked_at)) != stored:
             yield row
+
+
+def _unsent(rows: Iterable[InteractionEventRow], now: datetime) -> Iterator[InteractionEventRow]:
+    for stored in rows:
+        yield replace(stored, text=None, attachments=None, deleted_at=now, content_at=None)
+
+
+def missing(
+    one: Reading, messages: Collection[Interaction], known: Known, asked_at: datetime
+) -> list[InteractionEventRow]:
+    """Return the stored messages that an answer would have if they were still there."""
     if one.fingerprint is None:
-        return
-    unsent = [
+        return []
+    read = {each.event_id for each in messages}
+    found = [
         stored
         for stored in known.messages.values()
         if stored.conversation_id == one.conversation_id
@@ -129,9 +159,7 @@ def revised(
         # The order inside one second is not promised: what shares one with an edge may lie beyond it.
         and one.oldest_at < stored.occurred_at < one.newest_at
     ]
-    if len(unsent) <= len(read):  # an answer that misses more than it has is not believed
-        for stored in unsent:
-            yield replace(stored, text=None, attachments=None, deleted_at=now, content_at=None)
+    return found if len(found) <= len(read) else []  # an answer that misses more than it has is not believed
 
 
 def is_told_unsent(row: InteractionEventRow) -> bool:
@@ -180,10 +208,9 @@ def _has_other_attachments(stored: str | None, read: str | None) -> bool:
     return Counter(before) != Counter(after)
 
 
-def with_revisions(
-    found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, now: datetime, asked_at: datetime
-) -> Difference:
+def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, as_of: AsOf) -> Difference:
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
+    now, asked_at = as_of.now, as_of.asked_at
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
     fingerprints |= {row.conversation_id: None for row in known.messages.values() if _is_newer(row, asked_at)}
     for each in batch.conversations if known.interaction_events else ():
@@ -193,7 +220,12 @@ def with_revisions(
             fingerprints[each.conversation_id] = None
     conversations = {row.conversation_id: row for row in found.changes.conversations}
     read = remembered(batch.conversations, known)
-    rows = _revised_in(read, shown, known, now, asked_at) if known.messages else ()
+    compared = [each for each in read if each.conversation_id in fingerprints and not _is_older(each, known)]
+    gone = _missing_in(compared, shown, known, asked_at)
+    doubted = () if as_of.believes_all else _doubted(compared, gone)
+    fingerprints |= dict.fromkeys(doubted)
+    unsent = [row for each, rows in gone.items() if each not in doubted for row in rows]
+    rows = _revised_in(compared, unsent, known, now, asked_at)
     for conversation_id in {row.conversation_id for row in rows} - conversations.keys():
         stored = known.conversations.get(conversation_id)
         if stored is not None:
@@ -209,7 +241,8 @@ def with_revisions(
             ),
             revised=rows,
         ),
-        found.tally + replace(tally_of(rows), updated=more, unchanged=-more),
+        found.tally
+        + replace(tally_of(rows), updated=more, unchanged=-more, doubted=sum(len(gone[each]) for each in doubted)),
     )
 
 
@@ -218,17 +251,38 @@ def dated(rows: Iterable[InteractionEventRow], asked_at: datetime) -> tuple[Inte
     return tuple(replace(row, content_at=asked_at) for row in rows)
 
 
-def _revised_in(
-    read: Iterable[Conversation], shown: Iterable[Reading], known: Known, now: datetime, asked_at: datetime
-) -> tuple[InteractionEventRow, ...]:
+def _missing_in(
+    compared: Iterable[Conversation], shown: Iterable[Reading], known: Known, asked_at: datetime
+) -> dict[str, list[InteractionEventRow]]:
+    """Return the stored messages that an answer misses, of each conversation that it misses any of."""
+    if not known.messages:
+        return {}
     by_id = {each.conversation_id: each for each in shown}
-    rows = (
-        row
-        for each in read
-        if each.conversation_id in by_id and not _is_older(each, known)
-        for row in revised(by_id[each.conversation_id], each.interactions, known, now, asked_at)
-    )
-    return tuple({row.event_id: row for row in rows}.values())
+    found = {
+        each.conversation_id: missing(by_id[each.conversation_id], each.interactions, known, asked_at)
+        for each in compared
+    }
+    return {conversation_id: rows for conversation_id, rows in found.items() if rows}
+
+
+def _doubted(compared: Iterable[Conversation], gone: Collection[str]) -> Collection[str]:
+    """Return the conversations whose missing messages are not believed to be unsent: all, or none.
+
+    What an answer has fewer than three messages of shows that nothing is missing only where something is.
+    """
+    comparable = {each.conversation_id for each in compared if len(each.interactions) > 2} | set(gone)
+    return gone if is_doubtful(len(gone), len(comparable)) else ()
+
+
+def _revised_in(
+    compared: Iterable[Conversation],
+    unsent: Iterable[InteractionEventRow],
+    known: Known,
+    now: datetime,
+    asked_at: datetime,
+) -> tuple[InteractionEventRow, ...]:
+    edited = (row for each in compared for row in _edited(each.interactions, known, now, asked_at))
+    return tuple({row.event_id: row for row in (*edited, *_unsent(unsent, now))}.values())
 
 
 def _is_older(read: Conversation, known: Known) -> bool:

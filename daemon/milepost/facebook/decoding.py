@@ -16,7 +16,7 @@ from milepost.core.problems import Problem
 from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
 from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
 from milepost.facebook.own_id import OwnIds
-from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, next_cursor, read_list, surplus
+from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, has_next, next_cursor, read_list, surplus
 from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
 from milepost.facebook.threads import (
     conversation,
@@ -42,8 +42,7 @@ class Mailbox(Struct, frozen=True):
 
     def check(self, threads: Iterable[tuple[str, People | None]], paging: Paging | None) -> OwnId | None:
         """Return what the threads of a response say about our own id."""
-        is_end = paging is None or paging.next is None
-        return self.own_ids.check(threads, is_head=self.is_head, is_end=is_end)
+        return self.own_ids.check(threads, is_head=self.is_head, is_end=not has_next(paging))
 
 
 class Asked(Struct, frozen=True):

@@ -55,12 +55,17 @@ def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed |
     return too_many or Listed(elements, lenient(mended(paging)[0], Paging))
 
 
+def has_next(paging: Paging | None) -> bool:
+    """Return whether a list goes on. An empty text is no URL; following the cursor beside it begins at the head."""
+    return paging is not None and paging.next not in (None, "")
+
+
 def next_cursor(paging: Paging | None, edge_url: str) -> str | None:
     """Return the cursor of the next batch; None at the end, where there is a `cursors.after`, too.
 
     Raises NoCursor if there is a next batch but no usable cursor.
     """
-    if paging is None or paging.next is None:
+    if paging is None or not has_next(paging):
         return None
     cursor = (paging.cursors.after if paging.cursors else None) or _cursor_of(paging.next, edge_url)
     if not cursor or len(cursor) > MAX_CURSOR_CHARACTERS:

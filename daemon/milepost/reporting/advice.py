@@ -63,6 +63,10 @@ ADVICE: tuple[Advice, ...] = (
     Advice(_SIGN, codes=any_of(104)),
     Advice(_SIGN, codes=any_of(100), phrase=BAD_SIGNATURE),
     Advice("set source.version to a supported version of the Graph API, and restart", codes=any_of(12, 2635)),
+    Advice("page {page} was migrated: replace its id in pages by the one that the message names, and restart",
+           codes=any_of(21)),
+    Advice("check whether the id of page {page} is right, and whether the page still exists; fix that, and restart",
+           codes=any_of(803)),
     Advice("check whether page {page} still exists, whether its id and instagram_account_id are right, and whether "
            "the token may see it; fix that, and restart", codes=any_of(100), subcode=33),
     Advice("set source.version to a version of the Graph API that has this field, or install a newer Milepost; "
@@ -81,6 +85,8 @@ ADVICE: tuple[Advice, ...] = (
            "{permissions}; nothing is marked as deleted meanwhile", kind=ProblemKind.EMPTY_INBOX),
     Advice("check in Meta's inbox whether the conversations of page {page} are really gone; if another full sweep "
            "misses them after a day, they are marked as deleted", kind=ProblemKind.MOST_MISSING),
+    Advice("check in Meta's inbox whether these messages of page {page} are really gone; if they are still missing "
+           "after a day, they count as unsent, and their content is erased", kind=ProblemKind.MESSAGES_MISSING),
     Advice("nothing to do: each sweep reads the whole inbox, and none marks deletions, until the order is back; "
            "report it to Meta", kind=ProblemKind.OUT_OF_ORDER),
     Advice("nothing to do: smaller batches are requested", codes=any_of(1), phrase=TOO_MUCH_DATA),
