@@ -18,6 +18,7 @@ from typing import IO
 from kit.fork_server import Forked, fork
 
 PATIENCE_SECONDS = 60.0
+TURNS_TO_READ = 50  # of the event loop, until what was sent is accepted, read, and counted
 POLL_SECONDS = 0.005
 # structlog imports rich wherever it is installed. Users have none, but a tool of the tests brings it, and each start of
 # the program would take a quarter longer for it.
@@ -88,9 +89,11 @@ class Running:
         return self._result()
 
     async def kill(self) -> Ended:
-        """Kill the process, without a chance to clean up."""
+        """Kill the process, without a chance to clean up. What it sent to a server of this loop has arrived then."""
         self.signal(signal.SIGKILL)
         await self._process.wait()
+        for _ in range(TURNS_TO_READ):
+            await asyncio.sleep(0)
         return self._result()
 
     def _result(self) -> Ended:
