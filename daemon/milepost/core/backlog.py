@@ -99,12 +99,15 @@ def _late_limit(
     What has come since is no history. A search for histories leaves out conversations that are deleted: one that is
     listed again has missed it.
     """
-    if stored.page_id != checkpoint.stream.page_id or not read.interactions or not _shows_older(read, context.policy):
+    if stored.page_id != checkpoint.stream.page_id or not read.interactions:
         return None
-    if not opens and read.updated_time >= stored.updated_time and _are_unknown(read.interactions, known):
-        return _history_limit(read, stored.first_synced_at, context, is_refused=False)
+    is_late = not opens and read.updated_time >= stored.updated_time and _are_unknown(read.interactions, known)
     searched_to = _searched_to(checkpoint.left_out) if stored.deleted_at is not None else None
-    return max(searched_to, _history_limit(read, None, context, is_refused=False)) if searched_to is not None else None
+    if not (is_late or searched_to is not None) or not _shows_older(read, context.policy):
+        return None
+    if is_late or searched_to is None:
+        return _history_limit(read, stored.first_synced_at, context, is_refused=False)
+    return max(searched_to, _history_limit(read, None, context, is_refused=False))
 
 
 def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
