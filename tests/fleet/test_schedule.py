@@ -82,6 +82,24 @@ def test_a_full_sweep_is_still_requested_after_a_run_that_began_without_knowing(
     assert not followed.schedule.wants_full(STREAM)
 
 
+def test_such_a_run_of_a_worker_whose_clock_is_ahead_is_followed_by_one_full_sweep() -> None:
+    followed = Followed(*COMPLETE)
+    followed.append(SyncRequested("Ada", full=True), seconds=10)
+    appended = entries(
+        SweepCompleted(Mode.INCREMENTAL, at(11), at(3611), Tally(batches=1)),
+        after=followed.checkpoint,
+        recorded_at=at(3612),
+        run_id="r_2",
+    )
+    followed.clock.time = at(12)
+    followed.checkpoint = fold(appended, followed.checkpoint)
+    followed.schedule.on_entries(appended)
+    assert followed.is_due(13)
+    followed.append(SweepCompleted(Mode.FULL, at(13), at(13), Tally(batches=1)), seconds=14, run_id="r_3")
+    assert not followed.is_due(15)
+    assert not followed.schedule.wants_full(STREAM)
+
+
 def test_a_full_sweep_that_was_stopped_goes_on_as_one() -> None:
     followed = Followed(*COMPLETE)
     followed.append(SyncRequested("Ada", full=True), seconds=10)

@@ -117,7 +117,8 @@ class FleetSchedule:
         if request is None or started_at < request.requested_at:
             return
         if request.full and not is_full:
-            self._requests[stream] = replace(request, requested_at=started_at + timedelta(microseconds=1))
+            after = min(started_at, self._clock.now()) + timedelta(microseconds=1)
+            self._requests[stream] = replace(request, requested_at=after)
         else:
             del self._requests[stream]
 
