@@ -37,7 +37,8 @@ def owed(
     `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
     messages could not be read until now, or it moves here from another page. One that has news owes what is before them
     even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
-    by the store is met for the first time; since `watermark`, it has nothing but news.
+    by the store is met for the first time; since `watermark`, it has nothing but news. Of one that was stored without
+    messages, and of one that was deleted while histories were searched for, the history is owed now.
     """
     stream, policy = checkpoint.stream, context.policy
     last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
@@ -59,6 +60,11 @@ def owed(
             else:
                 gap = _gap_below(stream, each, stored, found, limit, context.now)
                 gaps[gap.gap_id] = gap
+        limit = _late_limit(each, stored, checkpoint, known, context, opens=opens) if stored is not None else None
+        if limit is not None:
+            gap = _gap_below(stream, each, None, found, limit, context.now)
+            gap = replace(gap, gap_id=sha256(f"late\n{gap.gap_id}".encode()).hexdigest()[:16])
+            gaps[gap.gap_id] = gap
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
     left_out = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
     if not gaps and left_out == checkpoint.left_out:
@@ -78,6 +84,39 @@ def _may_be_left_out(
         return False
     is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
     return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
+
+
+def _late_limit(
+    read: Conversation,
+    stored: ConversationRow,
+    checkpoint: Checkpoint,
+    known: Known,
+    context: Context,
+    *,
+    opens: bool,
+) -> datetime | None:
+    """Return how far back the history of a stored conversation is owed since this batch; None if it is not.
+
+    It is where none of its messages came when it was met, or later: they were not asked for, or the API left them out.
+    What has come since is no history. A search for histories leaves out conversations that are deleted: one that is
+    listed again has missed it.
+    """
+    if stored.page_id != checkpoint.stream.page_id or not read.interactions:
+        return None
+    is_late = not opens and read.updated_time >= stored.updated_time and _are_unknown(read.interactions, known)
+    searched_to = _searched_to(checkpoint.left_out) if stored.deleted_at is not None else None
+    if not (is_late or searched_to is not None) or not _shows_older(read, context.policy):
+        return None
+    if is_late or searched_to is None:
+        return _history_limit(read, stored.first_synced_at, context, is_refused=False)
+    return max(searched_to, _history_limit(read, None, context, is_refused=False))
+
+
+def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
+    """Return how far back histories were searched for, or are; None if they never were."""
+    if left_out is None or left_out.search is None:
+        return left_out.searched_to if left_out is not None else None
+    return min(left_out.search.history_to, left_out.searched_to or left_out.search.history_to)
 
 
 def _oldest_at(read: Conversation) -> datetime:
