@@ -42,7 +42,7 @@ def owed(
     """
     stream, policy = checkpoint.stream, context.policy
     last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
-    history_to = history_from(context.now, policy) if policy.message_history_seconds else None
+    history_to = _history_to(context)
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
     unrecorded: list[datetime] = []  # how far back they reach
@@ -107,9 +107,11 @@ def _late_limit(
     searched_to = _searched_to(checkpoint.left_out) if stored.deleted_at is not None else None
     if not (is_late or searched_to is not None) or not _shows_older(read, context.policy):
         return None
+    history_to = _history_to(context)
     if is_late or searched_to is None:
-        return _history_limit(read, stored.first_synced_at, context, is_refused=False)
-    return max(searched_to, _history_limit(read, None, context, is_refused=False))
+        met_at = overlap_before(stored.first_synced_at, context.policy.watermark_overlap_seconds)
+        return _history_limit(read, met_at, history_to, is_refused=False)
+    return max(searched_to, _history_limit(read, None, history_to, is_refused=False))
 
 
 def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
@@ -179,6 +181,11 @@ def _history_limit(
         return last_read_at or EPOCH
     limit = _oldest_at(read) if history_to is None else history_to
     return min(limit, last_read_at or limit)
+
+
+def _history_to(context: Context) -> datetime | None:
+    """Return the instant back to which histories are owed now; None if there are none."""
+    return history_from(context.now, context.policy) if context.policy.message_history_seconds else None
 
 
 def history_from(now: datetime, policy: Policy) -> datetime:
