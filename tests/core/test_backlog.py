@@ -156,7 +156,23 @@ class TestWhatIsOwed:
         assert gap.cursor is None
 
     def test_nothing_is_owed_without_news(self) -> None:
-        assert owed_of(listed(-60, -30), stored(0)) == []
+        assert owed_of(listed(-60, -30), stored(0, "m_-30", "m_-60")) == []
+        assert owed_of(listed(-60, -30, updated=-10), stored(0)) == []  # of an older state
+
+    @pytest.mark.parametrize(("seconds", "history_to"), [(86_400.0, -86_400.0), (0.0, -600.0), (60.0, -600.0)])
+    def test_the_history_of_a_conversation_that_was_stored_without_messages_is_owed_when_they_come(
+        self, seconds: float, history_to: float
+    ) -> None:
+        """They were not asked for, or the API left them out. What has come since it was met is no history."""
+        policy = replace(POLICY, message_history_seconds=seconds, watermark_overlap_seconds=600.0)
+        decision = decide(checkpoint_of(), fetched(listed(-60, -30)), context(policy=policy)).record(stored(0))
+
+        assert isinstance(decision, Record)
+        (owed,) = (event for event in decision.events if isinstance(event, MessagesOwed))
+        assert [(gap.history_to, gap.reached_at, gap.cursor) for gap in owed.gaps] == [
+            (at(history_to), at(-60), "older")
+        ]
+        assert owed_of(listed(-60, -30, has_older=False), stored(0)) == []
 
     def test_what_could_not_be_read_until_now_is_owed_without_news(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", is_open=True)

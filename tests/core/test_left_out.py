@@ -184,6 +184,43 @@ class TestTheNextSearch:
         assert self.search(given(run_started(), under_way, incremental), 0.0) is None
 
 
+class TestAConversationThatIsListedAgain:
+    """A search leaves out those that are deleted, so what they owe is known when they are back."""
+
+    def reopened(self, of: HistoriesLeftOut | None, seconds: float, *, is_deleted: bool = True) -> list[Gap]:
+        rows = difference(STREAM, fetched(listed(-90, -30)).batch, Known(), NOON).changes
+        deleted_at = NOON if is_deleted else None
+        before = {row.conversation_id: replace(row, deleted_at=deleted_at) for row in rows.conversations}
+        known = Known(before, interaction_events=frozenset(row.event_id for row in rows.interaction_events))
+        events = recorded(listed(-90, -30), known=known, before=known_of(of) if of else None, seconds=seconds)
+        return [gap for event in events for gap in event.gaps]
+
+    def test_its_history_is_owed_as_far_back_as_was_searched(self) -> None:
+        searched = HistoriesLeftOut(at(-3600), searched_to=at(-3600))
+        (gap,) = self.reopened(searched, 7200.0)
+
+        assert (gap.history_to, gap.reached_at, gap.cursor) == (at(-3600), at(-90), "older")
+        assert not gap.is_at_limit
+
+    def test_it_is_owed_while_a_search_is_under_way(self) -> None:
+        (gap,) = self.reopened(replace(MET, searched_to=at(-100), search=HistorySearch(at(-3600))), 3600.0)
+
+        assert gap.history_to == at(-3600)
+
+    @pytest.mark.parametrize("seconds", [0.0, 60.0])
+    def test_it_is_on_record_where_the_limit_is_a_later_one_by_now(self, seconds: float) -> None:
+        (gap,) = self.reopened(HistoriesLeftOut(at(-3600), searched_to=at(-3600)), seconds)
+
+        assert gap.is_at_limit
+
+    def test_a_search_to_come_will_find_it(self) -> None:
+        assert self.reopened(MET, 3600.0) == []
+        assert self.reopened(None, 3600.0) == []
+
+    def test_of_one_that_was_there_all_the_time_nothing_more_is_owed(self) -> None:
+        assert self.reopened(HistoriesLeftOut(at(-3600), searched_to=at(-3600)), 3600.0, is_deleted=False) == []
+
+
 def thread(key: str = "t_1", *, oldest: float = -90.0, count: int | None = 50, stored: int = 20) -> UnopenedThread:
     """Return a conversation of a step, which was met at noon."""
     return UnopenedThread(key, NOON, count, stored, at(oldest), at(-30))

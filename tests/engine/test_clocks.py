@@ -249,6 +249,25 @@ def test_a_suspension_of_the_machine_is_no_step(machine: Machine) -> None:
     assert logs == []
 
 
+def test_a_suspension_between_the_readings_of_the_two_clocks_is_no_step() -> None:
+    class Suspended(Machine):
+        is_next = False
+
+        def steady(self) -> float:
+            before = self.uptime
+            if self.is_next:
+                self.is_next = False
+                self.pass_time(8 * 3600)
+            return before
+
+    machine = Suspended()
+    with capture_logs() as logs:
+        machine.is_next = True
+        assert machine.now() == NOON + 8 * HOUR
+        machine.now()
+    assert logs == []
+
+
 async def test_a_sleep_is_measured_by_the_steady_clock(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
 

@@ -62,6 +62,45 @@ async def test_a_block_that_begins_after_a_stop_ends_at_once() -> None:
         await asyncio.Event().wait()
 
 
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the block", "in the block"])
+async def test_any_of_several_interrupts_ends_a_block(place: int, *, is_early: bool) -> None:
+    first, *others = interrupts = [Interrupt() for _ in range(3)]
+
+    async def wait() -> None:
+        async with first.interruptible(*others):
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        if is_early:
+            interrupts[place].set()
+        tasks.create_task(wait())
+        await asyncio.sleep(0)
+        interrupts[place].set()
+
+
+async def test_several_interrupts_at_once_end_a_block_once() -> None:
+    interrupts = [Interrupt() for _ in range(3)]
+    ended = 0
+
+    async def wait() -> None:
+        nonlocal ended
+        async with interrupts[0].interruptible(*interrupts[1:]):
+            await asyncio.Event().wait()
+        ended += 1
+        await asyncio.sleep(0)  # no interrupt reaches what follows the block
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        await asyncio.sleep(0)
+        for each in interrupts:
+            each.set()
+            each.clear()
+            await asyncio.sleep(0)
+    assert ended == 1
+    assert not any(each.scopes for each in interrupts)
+
+
 async def test_a_stop_does_not_affect_a_block_that_has_ended() -> None:
     stop = Stop()
     async with stop.interruptible():

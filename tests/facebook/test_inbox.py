@@ -35,6 +35,7 @@ from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.rate_limiter import Budget, RateLimiter
+from milepost.facebook.wire import with_messages
 
 BASE_URL = "https://graph.test"
 EDGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}/conversations")
@@ -189,6 +190,24 @@ class TestRequest:
 
     async def test_nothing_secret_is_in_a_repr(self, client: GraphClient) -> None:
         assert TOKEN not in repr(messenger(client))
+
+
+class TestHead:
+    async def test_a_head_that_comes_again_and_again_is_the_same_batch(self, api: Api, client: GraphClient) -> None:
+        inbox, fields = messenger(client), with_messages(THREAD_FIELDS, Platform.MESSENGER, 2)
+        for _ in range(5):
+            api.tells(edge("messenger", fields, 1), listed(thread("t_1", message("m_1"))))
+        heads = [fetched(await inbox.fetch(Request(None, 1, 2))) for _ in range(5)]
+        assert heads == [heads[0]] * 5
+        assert heads[-1].conversations is heads[2].conversations, "it was decoded again"
+
+    async def test_a_later_batch_is_not_taken_for_the_head(self, api: Api, client: GraphClient) -> None:
+        inbox = messenger(client)
+        for _ in range(3):
+            api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread("t_1")))
+            api.tells(edge("messenger", THREAD_FIELDS, 1, after="second"), listed(thread("t_2")))
+        read = [fetched(await inbox.fetch(Request(cursor, 1, 0))) for _ in range(3) for cursor in (None, "second")]
+        assert [each.conversations[0].conversation_id for each in read] == ["t_1", "t_2"] * 3
 
 
 class TestInstagramAccount:

@@ -9,7 +9,10 @@ from kit.leaping_clock import LeapingClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     Event,
+    Reason,
+    RunEnded,
     RunStarted,
+    RunStatus,
     StreamPaused,
     StreamResumed,
     SweepCompleted,
@@ -58,7 +61,51 @@ def test_a_stream_with_a_requested_sync_is_due_at_once_until_a_run_has_begun() -
     assert followed.schedule.wants_full(STREAM)
     followed.append(RunStarted(at(21)), seconds=21, run_id="r_2")
     assert not followed.is_due(22)
+    followed.append(SweepCompleted(Mode.FULL, at(21), at(21), Tally(batches=1)), seconds=22, run_id="r_2")
+    assert not followed.is_due(23)
     assert not followed.schedule.wants_full(STREAM)
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_full_sweep_is_still_requested_after_a_run_that_began_without_knowing(*, is_quiet: bool) -> None:
+    """By a worker that read of the request a moment after it had begun."""
+    followed = Followed(*COMPLETE)
+    followed.append(SyncRequested("Ada", full=True), seconds=10)
+    if not is_quiet:
+        followed.append(RunStarted(at(11)), seconds=11, run_id="r_2")
+        assert not followed.is_due(12)
+    followed.append(SweepCompleted(Mode.INCREMENTAL, at(11), at(11), Tally(batches=1)), seconds=12, run_id="r_2")
+    assert followed.is_due(13)
+    assert followed.schedule.wants_full(STREAM)
+    followed.append(SweepCompleted(Mode.FULL, at(13), at(13), Tally(batches=1)), seconds=14, run_id="r_3")
+    assert not followed.is_due(15)
+    assert not followed.schedule.wants_full(STREAM)
+
+
+def test_such_a_run_of_a_worker_whose_clock_is_ahead_is_followed_by_one_full_sweep() -> None:
+    followed = Followed(*COMPLETE)
+    followed.append(SyncRequested("Ada", full=True), seconds=10)
+    appended = entries(
+        SweepCompleted(Mode.INCREMENTAL, at(11), at(3611), Tally(batches=1)),
+        after=followed.checkpoint,
+        recorded_at=at(3612),
+        run_id="r_2",
+    )
+    followed.clock.time = at(12)
+    followed.checkpoint = fold(appended, followed.checkpoint)
+    followed.schedule.on_entries(appended)
+    assert followed.is_due(13)
+    followed.append(SweepCompleted(Mode.FULL, at(13), at(13), Tally(batches=1)), seconds=14, run_id="r_3")
+    assert not followed.is_due(15)
+    assert not followed.schedule.wants_full(STREAM)
+
+
+def test_a_full_sweep_that_was_stopped_goes_on_as_one() -> None:
+    followed = Followed(*COMPLETE)
+    followed.append(SyncRequested("Ada", full=True), seconds=10)
+    followed.append(RunStarted(at(11)), RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED), seconds=12, run_id="r_2")
+    assert not followed.is_due(13)
+    assert followed.schedule.wants_full(STREAM)
 
 
 def test_a_requested_run_waits_for_the_end_of_a_rate_limit() -> None:

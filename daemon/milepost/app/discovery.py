@@ -64,7 +64,7 @@ class PageDiscovery:
                 self._requested.clear()
                 await self.discover()
                 due_at = clock.steady() + self._next_seconds
-            async with stop.interruptible(), self._requested.interruptible():
+            async with stop.interruptible(self._requested):
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
 
     def request(self) -> None:

@@ -130,7 +130,7 @@ class ConfigReloader:
         """Reload when a file has changed, or `requested` is set, until a stop is requested."""
         seen = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
         while not stop.is_requested:
-            async with stop.interruptible(), requested.interruptible():
+            async with stop.interruptible(requested):
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
             found = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
             is_requested = requested.is_set

@@ -11,7 +11,6 @@ of it. That time equals `deleted_at` where a webhook said that the message was u
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
-from itertools import pairwise
 from zlib import crc32
 
 import msgspec
@@ -95,7 +94,7 @@ def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole
     and one that is as new as they are may be behind its end.
     """
     times = [each.occurred_at for each in messages]
-    is_in_order = all(earlier <= later for later, earlier in pairwise(times))
+    is_in_order = times == sorted(times, reverse=True)
     return Reading(
         conversation_id, min(times), max(times), _fingerprint(messages) if is_whole and is_in_order else None
     )

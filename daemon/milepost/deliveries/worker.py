@@ -73,7 +73,7 @@ class DestinationWorker:
                 if seconds > 0:
                     async with self.stop.interruptible():
                         await clock.sleep_until(clock.now() + timedelta(seconds=MIN_SECONDS))
-                    async with self.stop.interruptible(), self._arrived.interruptible():
+                    async with self.stop.interruptible(self._arrived):
                         await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
 
     async def _look(self, sender: Sender) -> float:

@@ -235,9 +235,7 @@ class BacklogReader:
         engine = self._engine
         async with (
             engine.slots.released(self._stream_journal.stream),
-            engine.stop.interruptible(),
-            self._mailbox.interrupt.interruptible(),
-            self._mailbox.prompted.interruptible(),
+            engine.stop.interruptible(self._mailbox.interrupt, self._mailbox.prompted),
         ):
             await engine.clock.sleep_until(until)
         return checkpoint

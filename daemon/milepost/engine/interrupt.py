@@ -16,7 +16,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._scopes: dict[asyncio.Timeout, None] = {}  # in the order in which they were entered
+        self.scopes: dict[asyncio.Timeout, None] = {}  # of the open blocks, in the order in which they were entered
 
     @property
     def is_set(self) -> bool:
@@ -28,7 +28,7 @@ class Interrupt:
         if self._event.is_set():
             return
         self._event.set()
-        for scope in tuple(self._scopes):
+        for scope in tuple(self.scopes):
             if not scope.expired():  # one that is about to end cannot be rescheduled
                 scope.reschedule(asyncio.get_running_loop().time())
 
@@ -41,16 +41,19 @@ class Interrupt:
         await self._event.wait()
 
     @asynccontextmanager
-    async def interruptible(self) -> AsyncIterator[None]:
-        """Run the block until it ends or this is set, whichever comes first."""
-        scope = asyncio.timeout(0 if self.is_set else None)
+    async def interruptible(self, *others: "Interrupt") -> AsyncIterator[None]:
+        """Run the block until it ends or this or one of the others is set, whichever comes first."""
+        interrupts = (self, *others)
+        scope = asyncio.timeout(0 if any(each.is_set for each in interrupts) else None)
         try:
             async with scope:
-                self._scopes[scope] = None
+                for each in interrupts:
+                    each.scopes[scope] = None
                 try:
                     yield
                 finally:
-                    self._scopes.pop(scope, None)
+                    for each in interrupts:
+                        each.scopes.pop(scope, None)
         except TimeoutError:
             if not scope.expired():  # the block's own
                 raise

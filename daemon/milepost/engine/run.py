@@ -200,7 +200,7 @@ class _Run:
         """Wait without a slot. Commands that interrupt it are executed at once, before there is a slot again."""
         engine = self._engine
         async with engine.slots.released(self._stream):
-            async with engine.stop.interruptible(), self._mailbox.interrupt.interruptible():
+            async with engine.stop.interruptible(self._mailbox.interrupt):
                 await engine.clock.sleep_until(until)
             return await self._commands.run_commands(checkpoint)
 

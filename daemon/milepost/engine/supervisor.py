@@ -219,12 +219,7 @@ class Supervisor:
             if mailbox.interrupt.is_set:
                 await self._run_commands(stream, mailbox)
                 continue
-            async with (
-                engine.stop.interruptible(),
-                mailbox.interrupt.interruptible(),
-                mailbox.prompted.interruptible(),
-                self._schedule_changed.interruptible(),
-            ):
+            async with engine.stop.interruptible(mailbox.interrupt, mailbox.prompted, self._schedule_changed):
                 await engine.clock.sleep_until(due_at)
         return False
 

@@ -68,7 +68,7 @@ class WebhookWorker:
                 await self._look(tasks)
                 async with stop.interruptible():
                     await asyncio.sleep(MIN_SECONDS)
-                async with stop.interruptible(), self._arrived.interruptible():
+                async with stop.interruptible(self._arrived):
                     await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
 
     async def let_expire(self, stop: Stop) -> None:

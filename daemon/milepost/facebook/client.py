@@ -18,6 +18,7 @@ from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
+from milepost.facebook.heads import HeadRoom
 from milepost.facebook.large_bodies import MAX_VALUES, LargeBodies, Room, has_too_many_values
 from milepost.facebook.proxy import Proxy, proxy_to, trusted
 from milepost.facebook.redaction import KnownTokens, without_token
@@ -76,6 +77,7 @@ class GraphClient:
         self._version = version
         self._clock = clock
         self.known_tokens = KnownTokens()
+        self.head_room = HeadRoom()
         self.rotate_app_secret(app_secret)
         self._max_body_bytes = max_body_bytes
         self._large_bodies = LargeBodies()

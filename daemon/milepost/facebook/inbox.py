@@ -25,6 +25,7 @@ from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_message_page, decode_messages, decode_thread
 from milepost.facebook.fields import ESSENTIAL, indispensable, refused_field, without
+from milepost.facebook.heads import Head
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.problems import is_gone
@@ -63,6 +64,7 @@ class FacebookInbox:
         self._calls = Calls(client, access, gate, stream.key)
         self._own_ids = OwnIds(filter(None, (stream.page_id, instagram_account_id)))
         self._calls.own_ids = self._own_ids.all
+        self._head = Head(client.head_room, self._own_ids)
         self._name = storable(name)[0]
         self._left_out: set[str] = set()  # fields that the API refuses by name
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
@@ -183,8 +185,11 @@ class FacebookInbox:
 
     def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
         mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)
-        asked = Asked(request.limit, request.messages)
-        return decode(self._body(response), response.status, mailbox, asked)
+        body, asked = self._body(response), Asked(request.limit, request.messages)
+        decoded = partial(decode, body, response.status, mailbox, asked)
+        if request.cursor is not None or request.detail is not Detail.NESTED:
+            return decoded()
+        return self._head.decode(body, (request.limit, request.messages), decoded)
 
     def _decode_thread(self, response: GraphResponse) -> Batch | Problem:
         return decode_thread(self._body(response), response.status, self._own_ids)

@@ -56,7 +56,7 @@ class OwnIds:
             ids = {person.id for person in participants.data if person.id} if participants else set()
             self._meet(participants)
             if not self._expected.isdisjoint(ids) and self._taken not in ids:
-                return self._see_expected()
+                return self.see_expected()
             if len(ids) > 1:
                 told[thread_id] = frozenset(ids)
         if told and not any(self._taken in ids for ids in told.values()):
@@ -75,7 +75,8 @@ class OwnIds:
                     _name(person.name) or self.profile.name, _name(person.username) or self.profile.username
                 )
 
-    def _see_expected(self) -> OwnId:
+    def see_expected(self) -> OwnId:
+        """Note that one of our expected ids is among the participants of a thread."""
         self._is_seen, self._taken = True, None
         self._evidence.clear()
         return OwnId(OwnIdState.EXPECTED)

@@ -11,6 +11,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Reason, RunStarted, StreamResumed, SweepCompleted, SyncRequested
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
+from milepost.core.position import Mode
 from milepost.core.retry import next_run_at
 from milepost.engine.clock import Anchor
 from milepost.engine.supervisor import MAX_LATENESS_SECONDS, Schedule
@@ -99,12 +100,27 @@ class FleetSchedule:
                     self._requests[entry.stream] = RunRequest(min(entry.recorded_at, now), full)
                 case StreamResumed():
                     self._requests[entry.stream] = RunRequest(min(entry.recorded_at, now))
-                case RunStarted(started_at=started_at) | SweepCompleted(run_started_at=started_at):
-                    request = self._requests.get(entry.stream)
-                    if request is not None and started_at >= request.requested_at:
-                        del self._requests[entry.stream]
+                case RunStarted(started_at=started_at):
+                    if not self.wants_full(entry.stream):
+                        self._settle(entry.stream, started_at)
+                case SweepCompleted(mode=mode, run_started_at=started_at):
+                    self._settle(entry.stream, started_at, is_full=mode is Mode.FULL)
                 case _:
                     pass
+
+    def _settle(self, stream: Stream, started_at: datetime, *, is_full: bool = False) -> None:
+        """Forget a request for which a run has begun, unless its sweep is complete, and was not the one requested.
+
+        That was begun by a worker that had not read of the request yet: another run is due.
+        """
+        request = self._requests.get(stream)
+        if request is None or started_at < request.requested_at:
+            return
+        if request.full and not is_full:
+            after = min(started_at, self._clock.now()) + timedelta(microseconds=1)
+            self._requests[stream] = replace(request, requested_at=after)
+        else:
+            del self._requests[stream]
 
     def wants_full(self, stream: Stream) -> bool:
         """Return whether a full sweep was requested."""

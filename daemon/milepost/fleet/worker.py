@@ -167,7 +167,7 @@ class Worker:
         next_at = min((at for stream in self._idle() if (at := due(stream, None)) is not None), default=None)
         seconds = POLL_SECONDS if next_at is None or next_at <= now else (next_at - now).total_seconds()
         prompted = self._supervisor.prompted
-        async with self._engine.stop.interruptible(), self._wake.interruptible(), prompted.interruptible():
+        async with self._engine.stop.interruptible(self._wake, prompted):
             await self._engine.clock.sleep_until(now + timedelta(seconds=min(seconds, POLL_SECONDS)))
 
     def _share_page_of(self, stream: Stream) -> None:

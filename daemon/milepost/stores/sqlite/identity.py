@@ -47,6 +47,7 @@ class OpenFiles:
 
     def __init__(self, path: Path, others: Mapping[Path, Inode] | None = None, descriptor: int | None = None) -> None:
         self._path = path
+        self._directories = tuple(path.absolute().parents)  # looked at with each commit: made once
         self._database: Inode | None = None
         self._others: dict[Path, Inode | None] = dict(others or {})
         self._descriptor = descriptor
@@ -98,7 +99,7 @@ class OpenFiles:
 
     def _device_there(self) -> int | None:
         """Return the file system of the database's directory or, where that is missing, of the nearest one above it."""
-        for directory in self._path.absolute().parents:
+        for directory in self._directories:
             if (found := self._named(directory)) is not None:
                 return found[0]
         return None

@@ -115,10 +115,16 @@ class SqliteStore:
         self.deliveries = SqliteDeliveryPlaces(database)
         self.provenance = Provenance(self, database.path)
         self._last_write = LastWrite(self._write_nothing)
+        self._committed: dict[Stream, Checkpoint] = {}  # of the streams whose latest commit is known to be stored
 
     async def load(self, stream: Stream) -> Checkpoint:
-        """Return the stream's checkpoint: its snapshot, and the entries since."""
-        return await self._run(lambda session: session.load(stream))
+        """Return the stream's checkpoint: the one of its latest commit, or its snapshot and the entries since.
+
+        Nobody else appends to the journal of a database that is locked. Whoever does notwithstanding, the journal
+        refuses what would follow here, and then the checkpoint is read again.
+        """
+        committed = self._committed.get(stream)
+        return committed if committed is not None else await self._run(lambda session: session.load(stream))
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoint of every stream that was ever worked, configured or not; ordered by stream."""
@@ -190,7 +196,12 @@ class SqliteStore:
         """Store commits that follow one another together, or those before one that is refused."""
         for commit in commits:
             await self.provenance.before(commit)
-        return await self._last_write.watch(self._group_commit.commit_all(commits))
+            self._committed.pop(commit.checkpoint.stream, None)  # unknown until it is stored
+        results = await self._last_write.watch(self._group_commit.commit_all(commits))
+        for commit, result in zip(commits, results, strict=False):
+            if isinstance(result, Committed):
+                self._committed[commit.checkpoint.stream] = commit.checkpoint
+        return results
 
     async def settle(self, commit: Commit) -> Committed | None:
         """Return whether a commit of unknown outcome was stored; None if it was not, and will not be."""
