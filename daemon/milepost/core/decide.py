@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from milepost.core.backlog import owed
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import opened, recovered, subjects_of, unread, withhold
-from milepost.core.doubts import has_lasted, implausible, messages_missing, out_of_order, unexpected_form
+from milepost.core.doubts import are_unsent_after_all, implausible, messages_missing, out_of_order, unexpected_form
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -178,7 +178,7 @@ class PendingBatch(Struct, frozen=True):
         reduced = self.checkpoint.reduced_request
         readable = replace(batch, conversations=()) if self.detail is Detail.POSITION else batch
         found = difference(stream, readable, known, now)
-        as_of = AsOf(now, self.asked_at, believes_all=has_lasted(self.checkpoint.doubt, now))
+        as_of = AsOf(now, self.asked_at, believes_all=are_unsent_after_all(self.checkpoint.doubt, now))
         found = with_revisions(found, readable, self.keys.readings, known, as_of)
         written, unwritten = withhold(found, self.context.refused)
         failures = (*unread(batch, self.detail, reduced.problem if reduced else None, known), *unwritten)

@@ -40,9 +40,7 @@ def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, 
     if known.stored and is_empty:
         what = f"the list of conversations is empty, and {known.stored} are stored"
         return Problem(ProblemKind.EMPTY_INBOX, what)
-    if missed <= HANDFUL or 2 * missed <= known.stored:
-        return None
-    if before is not None and before.problem.kind is ProblemKind.MOST_MISSING and now - before.since >= AGREES_AFTER:
+    if not _are_most(missed, known.stored) or _has_lasted(before, ProblemKind.MOST_MISSING, now):
         return None
     what = f"the sweep did not find {missed} of {known.stored} conversations that are stored"
     return Problem(ProblemKind.MOST_MISSING, what)
@@ -53,13 +51,20 @@ def is_doubtful(incomplete: int, comparable: int) -> bool:
 
     People unsend messages in one conversation or another; erasing is for ever, and can wait for a day.
     """
-    return incomplete > HANDFUL and 2 * incomplete > comparable
+    return _are_most(incomplete, comparable)
 
 
-def has_lasted(before: Doubt | None, now: datetime) -> bool:
-    """Return whether messages have been missing for so long that they were unsent after all."""
-    kind = before.problem.kind if before is not None else None
-    return before is not None and kind is ProblemKind.MESSAGES_MISSING and now - before.since >= AGREES_AFTER
+def are_unsent_after_all(before: Doubt | None, now: datetime) -> bool:
+    """Return whether messages have been missing for so long that they are no incident."""
+    return _has_lasted(before, ProblemKind.MESSAGES_MISSING, now)
+
+
+def _are_most(missing: int, whole: int) -> bool:
+    return missing > HANDFUL and 2 * missing > whole
+
+
+def _has_lasted(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
+    return before is not None and before.problem.kind is kind and now - before.since >= AGREES_AFTER
 
 
 def messages_missing(tally: Tally) -> Problem | None:
