@@ -6,7 +6,7 @@ of the first. Commits that wait at the same time share a transaction, and so its
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -69,10 +69,12 @@ async def open_sqlite(
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
         with kept_open(path) as descriptor:
             async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
-                await database.run(_demand_writable)
+                sql = load_statements("sqlite")
+                await database.run(partial(_demand_writable, sql))
                 await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
-                stored_ids = await database.run(partial(StoredIds.of, sql=load_statements("sqlite")))
-                yield SqliteStore(database, Codec(), stored_ids, events_chunk_size)
+                stored_ids = await database.run(partial(StoredIds.of, sql=sql))
+                writer_on = partial(SqliteWriter, sql, Codec(), stored_ids=stored_ids)
+                yield SqliteStore(database, writer_on, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
 
@@ -95,10 +97,10 @@ def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
         log.info("database migrated", path=str(path), applied=", ".join(sorted(applied)))
 
 
-def _demand_writable(connection: sqlite3.Connection) -> None:
+def _demand_writable(sql: Mapping[str, str], connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")  # on a read-only file, this begins to read, and succeeds
     try:
-        connection.execute(load_statements("sqlite")["demand_writable"])
+        connection.execute(sql["demand_writable"])
     finally:
         connection.execute("ROLLBACK")
 
@@ -106,10 +108,12 @@ def _demand_writable(connection: sqlite3.Connection) -> None:
 class SqliteStore:
     """The Store (see core/ports.py) in a SQLite database. Made by `open_sqlite`."""
 
-    def __init__(self, database: Database, codec: Codec, stored_ids: StoredIds, events_chunk_size: int) -> None:
+    def __init__(
+        self, database: Database, writer_on: Callable[[sqlite3.Connection], SqliteWriter], events_chunk_size: int
+    ) -> None:
         self._database = database
+        self._writer_on = writer_on
         self._events_chunk_size = events_chunk_size
-        self._writer_on = partial(SqliteWriter, load_statements("sqlite"), codec, stored_ids=stored_ids)
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self.webhooks = SqliteWebhookInbox(database)
         self.deliveries = SqliteDeliveryPlaces(database)
