@@ -66,18 +66,17 @@ def owed(
             gap = replace(gap, gap_id=sha256(f"late\n{gap.gap_id}".encode()).hexdigest()[:16])
             gaps[gap.gap_id] = gap
     gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
-    left_out = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
-    if not gaps and left_out == checkpoint.left_out:
-        return ()
-    return (MessagesOwed(tuple(gaps.values()), None if left_out == checkpoint.left_out else left_out),)
+    after = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
+    left_out = None if after == checkpoint.left_out else after
+    return (MessagesOwed(tuple(gaps.values()), left_out),) if gaps or left_out is not None else ()
 
 
 def _may_be_left_out(
     read: Conversation, limit: datetime, checkpoint: Checkpoint, changed: Collection[str], context: Context
 ) -> bool:
-    """Return whether the history of a conversation that is met owes nothing, and the tables would tell of it later.
+    """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
 
-    They do so by its number of messages (where the list has one, that must say that there are more), and by the time
+    It is found by its number of messages (where the list has one, that must say that there are more), and by the time
     of the oldest; not if the store refuses some of the rows.
     """
     if _oldest_at(read) > limit or limit == EPOCH or context.refused or read.conversation_id not in changed:
@@ -116,8 +115,10 @@ def _late_limit(
 
 def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
     """Return how far back histories were searched for, or are; None if they never were."""
-    if left_out is None or left_out.search is None:
-        return left_out.searched_to if left_out is not None else None
+    if left_out is None:
+        return None
+    if left_out.search is None:
+        return left_out.searched_to
     return min(left_out.search.history_to, left_out.searched_to or left_out.search.history_to)
 
 
