@@ -69,6 +69,7 @@ async def a_busy_hour(route: Route) -> None:
     await route.fulfill(json={"at": right_now().isoformat(), "step_seconds": 15, "buckets": buckets})
 
 
+@pytest.mark.long
 async def test_a_few_streams(installation: Installation, browser: Browser, tmp_path: Path) -> None:
     async with frozen_world(240, pages=(BAKERY, BICYCLES, BOOKS), clock=right_now) as simulator:
         installation.configure(

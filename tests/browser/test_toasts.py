@@ -77,19 +77,21 @@ async def visiting(browser: Browser, url: str) -> AsyncIterator[Page]:
     assert complaints == []
 
 
-@pytest.mark.parametrize("status", Status)
-async def test_a_status_is_shown_in_its_look_with_its_figures(browser: Browser, status: str) -> None:
+async def test_each_status_is_shown_in_its_look_with_its_figures(browser: Browser) -> None:
     front_end = FrontEnd()
-    event = {"status": status, "message": "<b>What happened</b>", "stream": "messenger:1", "batch": 3, "inserted": 5}
     figures = {"updated": 2, "skipped": 1, "failedBatches": 4, "successRate": "98%", "duration": "12s"}
-    front_end.sent = [{"status": "started", "message": "Started", "stream": "messenger:1"}, {**event, **figures}]
+    for status in Status:
+        stream: dict[str, object] = {"stream": f"messenger:{status}"}
+        event = {"status": status, "message": "<b>What happened</b>", "batch": 3, "inserted": 5}
+        front_end.sent += [{"status": "started", "message": "Started"} | stream, event | stream | figures]
     async with serving(front_end.respond) as url, visiting(browser, url) as page:
-        toast = page.get_by_role("listitem")
-        await expect(toast.locator("span")).to_have_text("<b>What happened</b>")
-        await expect(toast).to_have_class(LOOKS[status])
-        await expect(toast.locator("small")).to_have_text(
-            "messenger:1 · batch 3 · 5 new, 2 updated, 1 skipped · 4 failed · 98% · 12s"
-        )
+        for status in Status:
+            toast = page.get_by_role("listitem").filter(has_text=f"messenger:{status} ·")
+            await expect(toast.locator("span")).to_have_text("<b>What happened</b>")
+            await expect(toast).to_have_class(LOOKS[status])
+            await expect(toast.locator("small")).to_have_text(
+                f"messenger:{status} · batch 3 · 5 new, 2 updated, 1 skipped · 4 failed · 98% · 12s"
+            )
 
 
 async def test_the_page_is_accessible(browser: Browser) -> None:
