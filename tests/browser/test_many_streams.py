@@ -121,6 +121,7 @@ async def test_a_limit_of_the_app_is_said_in_one_sentence(installation: Installa
         await expect(causes).to_contain_text("Application request limit reached")
 
 
+@pytest.mark.long
 async def test_what_cards_share_is_said_once_above_them(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, limited_by_the_app, number=4) as visit:
         await expect(visit.page.locator("#causes li")).to_have_count(1)
@@ -128,6 +129,7 @@ async def test_what_cards_share_is_said_once_above_them(installation: Installati
         await expect(visit.page.locator(".card .advice").first).to_be_empty()
 
 
+@pytest.mark.long
 async def test_a_card_says_what_is_still_to_be_read_and_what_is_withheld(
     installation: Installation, browser: Browser
 ) -> None:
@@ -182,6 +184,7 @@ async def test_the_table_is_sorted_by_any_column(installation: Installation, bro
         await expect(rows(page)).to_have_count(200)
 
 
+@pytest.mark.long
 async def test_a_row_opens_a_drawer_with_all_about_its_stream(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, as_it_is, number=40) as visit:
         page = visit.page
@@ -214,12 +217,14 @@ async def test_the_table_has_no_serious_accessibility_faults(installation: Insta
                 assert await visit.faults() == [], (width, scheme)
 
 
+@pytest.mark.long
 async def test_touch_targets_are_44_pixels_high(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, seven_of_forty, number=40) as visit:
         await by_touch(visit.page)
         assert await small_targets(visit.page) == []
 
 
+@pytest.mark.long
 async def test_a_stream_without_runs_and_events_says_so(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, as_it_is, number=4) as visit:
         await visit.page.get_by_role("button", name="Shop 0 Messenger", exact=True).click()

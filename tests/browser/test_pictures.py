@@ -107,6 +107,7 @@ def card(page: Page, page_id: str) -> Locator:
     return page.locator(f'.card[data-stream="messenger:{page_id}"]')
 
 
+@pytest.mark.long
 async def test_four_hundred_streams(installation: Installation, browser: Browser, tmp_path: Path) -> None:
     async with visiting_many(installation, browser, _busy) as visit:
         await expect(visit.page.locator("#table tbody tr").first).to_contain_text("Needs you")

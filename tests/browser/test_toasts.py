@@ -104,6 +104,7 @@ async def test_the_page_is_accessible(browser: Browser) -> None:
         assert await Visit(page, url).faults() == []
 
 
+@pytest.mark.long
 async def test_a_toast_goes_when_its_stream_is_complete_or_when_it_is_closed(browser: Browser) -> None:
     front_end = FrontEnd()
     front_end.sent = [
@@ -134,6 +135,7 @@ async def test_the_events_of_a_daemon_are_shown_to_a_page_of_an_allowed_origin(
                     await expect(toast.locator("small")).to_have_text(re.compile(r"\d+ new, .* · 100% · \d+s$"))
 
 
+@pytest.mark.long
 async def test_a_page_of_another_origin_is_shown_nothing(browser: Browser, installation: Installation) -> None:
     front_end = FrontEnd()
     async with serving(front_end.respond) as url, frozen_world(20) as simulator:

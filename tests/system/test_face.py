@@ -57,7 +57,6 @@ async def test_a_full_disk_is_the_first_thing_said_until_there_is_room(on_small_
             assert "unavailable" not in await face.status()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
 async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
     installation: Installation, postgres: Server
@@ -81,6 +80,7 @@ async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
             assert await face.readyz() == (200, "ready\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
 async def test_a_server_that_is_frozen_is_the_first_thing_said_until_it_moves_again(
     installation: PostgresqlInstallation,
