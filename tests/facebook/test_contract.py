@@ -13,10 +13,9 @@ from contracts.source_contract import Fault, Inbox, RecordingGate, SourceContrac
 from kit.graph_answers import PAGE, PAGE_ID, TOKEN, error, listed, message, thread
 from kit.loopback import Answering, nowhere, sending, serving
 from milepost.core.model import Platform, Stream
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 
 NEWEST_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
 IDS = (*(f"t_{number}" for number in range(10)), "aWdfZG1f/dGhyZWFkOj+E6SUdNZXNzYWdl==")

@@ -17,12 +17,10 @@ from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import note_left_out
 from milepost.core.remedies import Remedy, rule_for
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
-from milepost.facebook.fields import ESSENTIAL, refused_field, without
+from milepost.facebook.fields import ESSENTIAL, list_fields, refused_field, without
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.wire import list_fields
 from milepost.reporting.advice import advice_on
 
 REQUESTED = list_fields(Platform.MESSENGER, 20, Detail.NESTED)

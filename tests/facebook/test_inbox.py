@@ -31,11 +31,10 @@ from kit.loopback import serving
 from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Scope, Stream
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
+from milepost.facebook.fields import with_messages
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.wire import with_messages
 
 BASE_URL = "https://graph.test"
 EDGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}/conversations")

@@ -19,7 +19,7 @@ from milepost.core.model import Platform, Stream
 from milepost.core.ports import Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook import large_bodies
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.large_bodies import (
@@ -32,7 +32,6 @@ from milepost.facebook.large_bodies import (
     has_too_many_values,
 )
 from milepost.facebook.pages import fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 from milepost.facebook.token_health import inspect_token
 
 LARGE, SMALL = b" " * IN_THREAD_BYTES, b"{}"

@@ -14,10 +14,9 @@ from kit.loopback import nowhere, serving
 from milepost.core.model import Platform
 from milepost.core.ports import Held, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import FIELDS, MAX_BATCHES, SIZES, Page, fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 
 Found = tuple[Page, ...] | Problem | Held
 NEXT_URL = f"https://evil.example.org/v26.0/me/accounts?access_token={TOKEN}&after=elsewhere"

@@ -11,9 +11,8 @@ from kit.loopback import serving
 from milepost.core.model import Platform
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 from milepost.facebook.subscriptions import Subscription, Subscriptions
 
 

@@ -11,9 +11,8 @@ from kit.loopback import serving
 from milepost.core.model import TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 from milepost.facebook.token_health import InspectedToken, inspect_token
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import structlog
 from msgspec import Meta, Struct, ValidationError
-from msgspec.structs import replace
 
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Gate, Held, Refused
@@ -13,7 +12,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.remedies import rule_for
 from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.fields import indispensable, refused_field, without
+from milepost.facebook.fields import FieldCalls
 from milepost.facebook.leniency import lenient, mended, read_json
 from milepost.facebook.paging import Listed, NoCursor, next_cursor, read_list
 from milepost.facebook.problems import invalid_response, problem_of
@@ -110,7 +109,7 @@ class _Edge:
         self._calls = calls
         self._decode = decode
         self._step = 0
-        self._left_out: set[str] = set()  # fields that the API refuses by name
+        self._field_calls = FieldCalls(calls, NEEDED)
 
     @property
     def limit(self) -> int:
@@ -129,22 +128,17 @@ class _Edge:
                 return outcome
             if self._step + 1 == len(SIZES) or rule_for(outcome.problem, has_cursor=cursor is not None).is_general:
                 return outcome
-            looked = await self._calls.get(PATH, _parameters("id", 1, cursor), _decode_any)
+            looked = await self._calls.make(PATH, _parameters("id", 1, cursor), _decode_any)
             if not isinstance(looked, Decoded):
                 return looked if isinstance(looked, Held) else outcome
             self._step += 1
 
-    async def _get(self, size: "_Size", cursor: str | None) -> Decoded[_Batch] | Refused | Held:
-        while True:
-            fields = without(size.fields, self._left_out)
-            outcome = await self._calls.get(PATH, _parameters(fields, size.limit, cursor), self._decode)
-            name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
-            if name is None or not isinstance(outcome, Refused):
-                return outcome
-            if name in NEEDED:
-                return replace(outcome, problem=indispensable(name, outcome.problem))
+    async def _get(self, size: _Size, cursor: str | None) -> Decoded[_Batch] | Refused | Held:
+        known = set(self._field_calls.left_out)
+        outcome = await self._field_calls.make(PATH, _parameters(size.fields, size.limit, cursor), self._decode)
+        for name in self._field_calls.left_out - known:
             log.warning("managed pages read without a field", field=name)
-            self._left_out.add(name)
+        return outcome
 
 
 def _parameters(fields: str, limit: int, cursor: str | None) -> dict[str, str]:
@@ -189,7 +183,7 @@ class _LinkedPage(Struct):
     instagram_business_account: _LinkedAccount | None = None
 
 
-def linked_account(response: GraphResponse, page_id: str) -> str | Problem:
+def linked_account(page_id: str, response: GraphResponse) -> str | Problem:
     """Return the id of the page's account from `GET /{page-id}?fields=instagram_business_account`, or why it has none.
 
     A page without an Instagram account is sent with nothing but its id.

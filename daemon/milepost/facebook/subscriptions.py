@@ -65,12 +65,12 @@ class Subscriptions:
     async def look(self, app_id: str) -> Subscription | Problem | Held:
         """Return the subscription of an app; with an empty id, of all apps that are shown: often it is only one."""
         decode = partial(self._decode, app_id)
-        return plain(await self._calls.get(self._path, {"fields": "id,subscribed_fields"}, decode))
+        return plain(await self._calls.make(self._path, {"fields": "id,subscribed_fields"}, decode))
 
     async def mend(self, found: Subscription, missing: Iterable[str]) -> Problem | Held | None:
         """Subscribe to what is missing. A subscription replaces the one before: so that nothing is lost, to both."""
         wanted = ",".join(sorted(found.fields.union(missing)))
-        outcome = plain(await self._calls.post(self._path, {"subscribed_fields": wanted}, _done))
+        outcome = plain(await self._calls.make(self._path, {"subscribed_fields": wanted}, _done, "POST"))
         return outcome if isinstance(outcome, Problem | Held) else None
 
     def _decode(self, app_id: str, response: GraphResponse) -> Subscription | Problem:

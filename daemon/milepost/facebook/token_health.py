@@ -49,7 +49,7 @@ async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> Insp
     not known. The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor
     logs have it.
     """
-    return plain(await Calls(client, access, gate, PATH).get(PATH, {"input_token": access.token}, _decode))
+    return plain(await Calls(client, access, gate, PATH).make(PATH, {"input_token": access.token}, _decode))
 
 
 def _decode(response: GraphResponse) -> InspectedToken | Problem:
