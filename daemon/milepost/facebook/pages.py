@@ -14,8 +14,8 @@ from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.fields import FieldCalls
 from milepost.facebook.leniency import lenient, mended, read_json
-from milepost.facebook.paging import Listed, NoCursor, next_cursor, read_list
-from milepost.facebook.problems import invalid_response, problem_of
+from milepost.facebook.paging import Listed, next_cursor, read_list
+from milepost.facebook.problems import problem_of
 from milepost.facebook.wire import Id
 
 PATH = "me/accounts"
@@ -157,10 +157,8 @@ def _decode(edge_url: str, response: GraphResponse) -> _Batch | Problem:
     pages = [page for item in listed.items if (page := _page(item)) is not None]
     if len(pages) < len(listed.items):
         log.warning("managed pages unreadable", count=len(listed.items) - len(pages))
-    try:
-        return _Batch(tuple(pages), next_cursor(listed.paging, edge_url))
-    except NoCursor as error:
-        return invalid_response(str(error), response.status)
+    cursor = next_cursor(listed.paging, edge_url, response.status)
+    return cursor if isinstance(cursor, Problem) else _Batch(tuple(pages), cursor)
 
 
 def _page(item: object) -> Page | None:

@@ -11,16 +11,10 @@ from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Paging
 
 MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
-
-
 MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones
 # What may come beyond what was asked for: the API has not been seen to give more, and a little more does no harm.
 GRACE_FACTOR = 2
 GRACE_COUNT = 200
-
-
-class NoCursor(ValueError):
-    """A list has a next batch, but no usable cursor to it."""
 
 
 class Listed(Struct, frozen=True):
@@ -60,23 +54,22 @@ def has_next(paging: Paging | None) -> bool:
     return paging is not None and paging.next not in (None, "")
 
 
-def next_cursor(paging: Paging | None, edge_url: str) -> str | None:
-    """Return the cursor of the next batch; None at the end, where there is a `cursors.after`, too.
-
-    Raises NoCursor if there is a next batch but no usable cursor.
-    """
+def next_cursor(paging: Paging | None, edge_url: str, http_status: int) -> str | Problem | None:
+    """Return the cursor of the next batch; None at the end, where there is a `cursors.after`, too."""
     if paging is None or not has_next(paging):
         return None
     cursor = (paging.cursors.after if paging.cursors else None) or _cursor_of(paging.next, edge_url)
     if not cursor or len(cursor) > MAX_CURSOR_CHARACTERS:
-        raise NoCursor("the response has a next batch but no usable cursor")
+        return invalid_response("the response has a next batch but no usable cursor", http_status)
     return cursor
 
 
-def older_cursor(paging: Paging | None) -> str | None:
-    """Return the cursor of the messages after nested ones; None without a usable one."""
-    cursor = paging.cursors.after if paging is not None and paging.cursors else None
-    return cursor if cursor and len(cursor) <= MAX_CURSOR_CHARACTERS else None
+def older(paging: Paging | None) -> tuple[bool, str | None]:
+    """Return whether there are messages after nested ones, and the cursor to them if there is a usable one."""
+    if paging is None or paging.next is None:
+        return False, None
+    cursor = paging.cursors.after if paging.cursors else None
+    return True, cursor if cursor and len(cursor) <= MAX_CURSOR_CHARACTERS else None
 
 
 def _cursor_of(next_url: object, edge_url: str) -> str | None:
