@@ -31,8 +31,8 @@ from milepost.facebook.large_bodies import (
     LargeBodies,
     has_too_many_values,
 )
+from milepost.facebook.page_health import inspect_token
 from milepost.facebook.pages import fetch_managed_pages
-from milepost.facebook.token_health import inspect_token
 
 LARGE, SMALL = b" " * IN_THREAD_BYTES, b"{}"
 

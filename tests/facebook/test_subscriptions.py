@@ -13,7 +13,7 @@ from milepost.core.ports import Held
 from milepost.core.problems import Problem
 from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
-from milepost.facebook.subscriptions import Subscription, Subscriptions
+from milepost.facebook.page_health import Subscription, Subscriptions
 
 
 async def looked(

@@ -13,7 +13,7 @@ from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
-from milepost.facebook.token_health import InspectedToken, inspect_token
+from milepost.facebook.page_health import InspectedToken, inspect_token
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 

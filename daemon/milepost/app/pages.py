@@ -13,9 +13,8 @@ from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.calls import Access, Budget, RateLimiter, Slowdown
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
+from milepost.facebook.page_health import InspectedToken, Subscriptions, inspect_token
 from milepost.facebook.pages import Page, fetch_managed_pages
-from milepost.facebook.subscriptions import Subscriptions
-from milepost.facebook.token_health import InspectedToken, inspect_token
 from milepost.settings import Settings
 
 # Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.

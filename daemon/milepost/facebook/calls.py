@@ -16,7 +16,7 @@ from milepost.core.ports import Gate, Held, Refused, Usage
 from milepost.core.problems import Problem
 from milepost.facebook.client import GraphClient, GraphResponse, Method
 from milepost.facebook.headers import usages, wait_seconds
-from milepost.facebook.problems import problem_of
+from milepost.facebook.responses import problem_of
 
 T = TypeVar("T")
 
@@ -218,13 +218,9 @@ class Calls:
 
 def plain(outcome: Decoded[T] | Refused | Held) -> T | Problem | Held:
     """Return the value or the problem of a call, without its times."""
-    match outcome:
-        case Decoded(value=value):
-            return value
-        case Refused(problem=problem):
-            return problem
-        case Held():
-            return outcome
+    if isinstance(outcome, Held):
+        return outcome
+    return outcome.value if isinstance(outcome, Decoded) else outcome.problem
 
 
 def _answer(decode: Decoder[T], response: GraphResponse) -> tuple[GraphResponse, T | Problem]:

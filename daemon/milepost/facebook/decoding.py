@@ -16,8 +16,17 @@ from milepost.core.model import Batch, Conversation, MessagePage, OwnId, Unreada
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.leniency import ESCAPED_NUL, lenient_or_none, mended, parse_json
 from milepost.facebook.own_id import OwnIds
-from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, has_next, next_cursor, read_list, surplus
-from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
+from milepost.facebook.responses import (
+    GRACE_COUNT,
+    MAX_LIMIT,
+    has_next,
+    invalid_response,
+    next_cursor,
+    problem_of,
+    problem_of_error,
+    read_list,
+    surplus,
+)
 from milepost.facebook.threads import (
     conversation,
     message_page,
@@ -109,8 +118,7 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
     try:
         listed = DECODER.decode(body)
         messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
-        too_much = _surplus(len(listed.data), messages, asked, http_status)
-        if too_much is not None:
+        if too_much := _surplus(len(listed.data), messages, asked, http_status):
             return too_much
         told = ((thread.id, thread.participants) for thread in listed.data)
         own_id = mailbox.check(told, listed.paging)
@@ -130,9 +138,10 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     if isinstance(found, Problem):
         return found
     messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
-    too_much = _surplus(len(found.items), messages, asked, http_status) or _nobody_is_told(_told_by_items(found.items))
-    if too_much is not None:
+    if too_much := _surplus(len(found.items), messages, asked, http_status):
         return too_much
+    if problem := _nobody_is_told(_told_by_items(found.items)):
+        return problem
     own_id = mailbox.check(map(participants_of, found.items), found.paging)
     read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
     cursor = next_cursor(found.paging, mailbox.edge_url, http_status)

@@ -36,7 +36,7 @@ from milepost.facebook.fields import (
 from milepost.facebook.heads import Head
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
-from milepost.facebook.problems import is_gone
+from milepost.facebook.responses import is_gone
 from milepost.facebook.wire import is_thread_id
 
 T = TypeVar("T")

@@ -14,8 +14,7 @@ from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.fields import FieldCalls
 from milepost.facebook.leniency import lenient, mended, read_json
-from milepost.facebook.paging import Listed, next_cursor, read_list
-from milepost.facebook.problems import problem_of
+from milepost.facebook.responses import Listed, next_cursor, problem_of, read_list
 from milepost.facebook.wire import Id
 
 PATH = "me/accounts"
@@ -188,16 +187,15 @@ def linked_account(page_id: str, response: GraphResponse) -> str | Problem:
     """
     try:
         sent = read_json(response.body)
-        page: _LinkedPage = lenient(sent, _LinkedPage)
-    except (ValueError, ValidationError):
+        account = lenient(sent, _LinkedPage).instagram_business_account
+    except ValueError:  # ValidationError is one
         return problem_of(response.body, response.status)
-    is_told = isinstance(sent, dict) and sent.get("instagram_business_account") is not None
-    if page.instagram_business_account is None and is_told:
+    if account is not None:
+        return str(account.id)
+    if isinstance(sent, dict) and sent.get("instagram_business_account") is not None:
         return problem_of(response.body, response.status)
-    if page.instagram_business_account is None:
-        message = (
-            f"page {page_id} has no Instagram professional account linked, or the token may not see it; link one, "
-            "set the page's instagram_account_id, or take instagram out of its platforms"
-        )
-        return Problem(ProblemKind.MISCONFIGURED, message, http_status=response.status)
-    return page.instagram_business_account.id
+    message = (
+        f"page {page_id} has no Instagram professional account linked, or the token may not see it; link one, "
+        "set the page's instagram_account_id, or take instagram out of its platforms"
+    )
+    return Problem(ProblemKind.MISCONFIGURED, message, http_status=response.status)

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from milepost.core.model import UNAVAILABLE, Contact, Conversation, Direction, Interaction, MessagePage, Unreadable
 from milepost.core.texts import storable, visible
 from milepost.facebook.leniency import elements_of, lenient, mended
-from milepost.facebook.paging import older
 from milepost.facebook.redaction import scrub, unsigned
+from milepost.facebook.responses import older
 from milepost.facebook.wire import (
     NAMED_BY_CONTENT,
     Message,
