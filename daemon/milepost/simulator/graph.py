@@ -9,13 +9,12 @@ from milepost.simulator import refusals, seeded
 from milepost.simulator.access import ALL_FIELDS
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.conversations import conversation_node, message_list, nested_limit
-from milepost.simulator.faults import FaultPlan
+from milepost.simulator.faults import FaultKind, FaultPlan
 from milepost.simulator.fields import Field, pruned
 from milepost.simulator.inbox import Inbox, Thread
 from milepost.simulator.messages import Node, UnknownField
 from milepost.simulator.plan import PLATFORMS, Platform, SimulatedPage
 from milepost.simulator.requests import ApiRequest, cursor_of, paging_node
-from milepost.simulator.strikes import EmptyBatch, EqualCursors, LoopingCursor
 from milepost.simulator.world import World
 
 APP_ID = "1000000000000001"
@@ -121,18 +120,15 @@ class GraphApi:
         found = tuple(islice(inbox.threads(instant_us(request.at), cursor.position), limit + 1))
         if not found:
             return {"data": []}
-        shown = () if isinstance(request.bend, EmptyBatch) else found[:limit]
+        shown = () if request.fault is FaultKind.EMPTY_BATCH else found[:limit]
         self._world.ailments.check(shown, request)
         before = (cursor.moved(shown[0].position) if shown else cursor).sealed()
         after = (cursor.moved(shown[-1].position) if shown else cursor.turned()).sealed()
         has_more = len(found) > len(shown)
-        match request.bend:
-            case EqualCursors():
-                before = after
-            case LoopingCursor():
-                after, has_more = request.query["after"], True
-            case EmptyBatch() | None:
-                pass
+        if request.fault is FaultKind.EQUAL_CURSORS:
+            before = after
+        if request.fault is FaultKind.LOOPING_CURSOR:
+            after, has_more = request.query["after"], True
         paging = paging_node(request, before=before, after=after, has_more=has_more)
         return {"data": [conversation_node(thread, fields, request.link) for thread in shown], "paging": paging}
 

@@ -8,10 +8,10 @@ import msgspec
 
 from milepost.simulator import refusals, seeded
 from milepost.simulator.arrivals import instant_us
+from milepost.simulator.faults import FaultKind
 from milepost.simulator.fields import Field, FieldsSyntax, parse_fields
 from milepost.simulator.inbox import HEAD, Inbox, Position
 from milepost.simulator.messages import Link, Node
-from milepost.simulator.strikes import Bending
 
 MAX_LIMIT = 200
 """The most rows of a list; a larger `limit` is silently reduced to it."""
@@ -30,8 +30,8 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None
     at: datetime
     is_post: bool = False
-    bend: Bending | None = None
-    """How to distort a list of conversations."""
+    fault: FaultKind | None = None
+    """What strikes it: some faults distort a list of conversations."""
     seed: int = 0
     """Determines which of several wordings a refusal has."""
 

@@ -14,12 +14,11 @@ from milepost.core.errors import MilepostError
 from milepost.simulator import refusals
 from milepost.simulator.conditions import Conditions, Hold, Limit, Usage, WaitHint, drawn_limit
 from milepost.simulator.control import Action, Control
-from milepost.simulator.faults import CALM, FaultPlan
+from milepost.simulator.faults import CALM, FaultPlan, Strike
 from milepost.simulator.graph import GraphApi
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.requests import ApiRequest
 from milepost.simulator.responses import ApiResponse, limited, refused, respond, too_fast
-from milepost.simulator.strikes import Bending, Strike
 from milepost.simulator.traffic import Pace, SeenRequest, Traffic
 from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender
 from milepost.simulator.world import World
@@ -211,7 +210,7 @@ class SimulatorServer:
         strike = self.faults.strike(stream, number, has_cursor="after" in received.query)
         await asyncio.sleep(strike.wait_seconds)
         await self._hold.passed(number)
-        request = msgspec.structs.replace(received, at=self._clock(), bend=_bend(strike), seed=strike.seed)
+        request = msgspec.structs.replace(received, at=self._clock(), fault=strike.fault, seed=strike.seed)
         response = self._outcome(request, page_id, strike, now_seconds())
         self.requests.note(_seen(received, page_id, number, response, during_limit=during_limit))
         if response.status == 0 and http.transport is not None:
@@ -262,10 +261,6 @@ def _api_request(http: web.Request, at: datetime) -> ApiRequest:
         at=at,
         is_post=http.method == "POST",
     )
-
-
-def _bend(strike: Strike) -> Bending | None:
-    return strike.fault if isinstance(strike.fault, Bending) else None
 
 
 def _seen(
