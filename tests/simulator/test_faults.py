@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from milepost.core.errors import BadConfiguration
+from milepost.simulator.conditions import Pace
 from milepost.simulator.faults import (
     CALM,
     FAULT_NAMES,
@@ -18,7 +19,6 @@ from milepost.simulator.faults import (
     Share,
     parse_faults,
 )
-from milepost.simulator.traffic import Pace
 
 ROUGH, HOSTILE = parse_faults("rough"), parse_faults("hostile")
 

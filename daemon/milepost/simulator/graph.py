@@ -8,13 +8,11 @@ from itertools import islice
 from milepost.simulator import refusals, seeded
 from milepost.simulator.access import ALL_FIELDS
 from milepost.simulator.arrivals import instant_us
-from milepost.simulator.conversations import conversation_node, message_list, nested_limit
 from milepost.simulator.faults import FaultKind, FaultPlan
-from milepost.simulator.fields import Field, pruned
 from milepost.simulator.inbox import Inbox, Thread
-from milepost.simulator.messages import Node, UnknownField
+from milepost.simulator.nodes import UnknownField, conversation_node, message_list, nested_limit, node_of
 from milepost.simulator.plan import PLATFORMS, Platform, SimulatedPage
-from milepost.simulator.requests import ApiRequest, cursor_of, paging_node
+from milepost.simulator.requests import ApiRequest, Field, Node, cursor_of, paging_node, pruned
 from milepost.simulator.world import World
 
 APP_ID = "1000000000000001"
@@ -222,10 +220,10 @@ def _page_node(page: SimulatedPage, fields: tuple[Field, ...]) -> Node:
         "tasks": ["MESSAGING", "MODERATE"],
         "instagram_business_account": None if account_id is None else {"id": account_id},
     }
-    node: Node = {"id": page.id}
-    for field in fields:
+
+    def value_of(field: Field) -> object:
         if field.name not in known:
             raise UnknownField(field.name)
-        if (value := known[field.name]) is not None:
-            node[field.name] = pruned(value, field.fields)
-    return node
+        return pruned(known[field.name], field.fields)
+
+    return node_of(page.id, fields, value_of)

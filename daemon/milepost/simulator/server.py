@@ -12,14 +12,13 @@ from aiohttp import web
 
 from milepost.core.errors import MilepostError
 from milepost.simulator import refusals
-from milepost.simulator.conditions import Conditions, Hold, Limit, Usage, WaitHint, drawn_limit
-from milepost.simulator.control import Action, Control
+from milepost.simulator.conditions import Conditions, Hold, Limit, Pace, Usage, WaitHint, drawn_limit
+from milepost.simulator.control import Action, Control, SeenRequest, Traffic
 from milepost.simulator.faults import CALM, FaultPlan, Strike
 from milepost.simulator.graph import GraphApi
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.requests import ApiRequest
 from milepost.simulator.responses import ApiResponse, limited, refused, respond, too_fast
-from milepost.simulator.traffic import Pace, SeenRequest, Traffic
 from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender
 from milepost.simulator.world import World
 
