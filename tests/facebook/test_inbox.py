@@ -1,16 +1,14 @@
 """The requests of the source, how it finds our Instagram id, and which token it uses."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from unittest.mock import Mock
 from urllib.parse import unquote
 
 import pytest
-from aiohttp import ClientConnectionError, ClientResponse, web
-from aioresponses import aioresponses
+from aiohttp import web
 from yarl import URL
 
 from contracts.source_contract import RecordingGate
@@ -27,7 +25,7 @@ from kit.graph_answers import (
     person,
     thread,
 )
-from kit.loopback import serving
+from kit.graph_client import access_of, client_of
 from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Scope, Stream
 from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
@@ -36,46 +34,42 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.fields import with_messages
 from milepost.facebook.inbox import FacebookInbox
 
-BASE_URL = "https://graph.test"
-EDGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}/conversations")
-PAGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}").with_query(fields="instagram_business_account")
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+EDGE_URL = URL(f"/v26.0/{PAGE_ID}/conversations")
+PAGE_URL = URL(f"/v26.0/{PAGE_ID}").with_query(fields="instagram_business_account")
 THREAD_FIELDS = "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants"
-
-
-class SimpleResponse(ClientResponse):
-    """A response made by aioresponses 0.7, which lacks what aiohttp 3.14 requires."""
-
-    def __init__(self, *positional: object, **named: object) -> None:
-        super().__init__(*positional, stream_writer=Mock(), **named)  # type: ignore[arg-type] # passed on as they come
 
 
 class Api:
     """The Graph API as a series of prepared responses."""
 
-    def __init__(self, mocked: aioresponses) -> None:
-        self._mocked = mocked
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self._prepared: list[tuple[URL, Json | None, int]] = []
 
-    def tells(self, url: URL, payload: dict[str, object], status: int = 200) -> None:
-        self._mocked.get(url, payload=payload, status=status, response_class=SimpleResponse)
+    def tells(self, url: URL, payload: Json | None, status: int = 200) -> None:
+        """Prepare the response to one request; without a payload, the connection breaks."""
+        self._prepared.append((url, payload, status))
 
-    def breaks_at(self, url: URL) -> None:
-        self._mocked.get(url, exception=ClientConnectionError())
-
-    @property
-    def calls(self) -> list[str]:
-        return [url.path for _, url in self._mocked.requests]
+    async def respond(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
+        for prepared in self._prepared:
+            url, payload, status = prepared
+            if (url.path, url.query) == (request.path, request.query):
+                self._prepared.remove(prepared)
+                if payload is None and request.transport is not None:
+                    request.transport.abort()
+                return web.json_response(payload, status=status)
+        return web.Response(status=404, text=f"nothing is prepared for {request.rel_url}")
 
 
 @pytest.fixture
-def api() -> Iterator[Api]:
-    with aioresponses() as mocked:
-        yield Api(mocked)
+def api() -> Api:
+    return Api()
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[GraphClient]:
-    async with GraphClient(BASE_URL, "v26.0", clock=lambda: NOW) as client:
+async def client(api: Api) -> AsyncIterator[GraphClient]:
+    async with client_of(api.respond) as client:
         yield client
 
 
@@ -85,17 +79,13 @@ def messenger(
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> FacebookInbox:
-    access = access or access_of(TOKEN, rate_limiter=rate_limiter)
+    access = access or access_of(rate_limiter=rate_limiter)
     return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access, gate or RecordingGate())
-
-
-def access_of(token: str, problem: Problem | None = None, rate_limiter: RateLimiter | None = None) -> Access:
-    return Access(token, rate_limiter or RateLimiter(0, Budget()), problem)
 
 
 def instagram(client: GraphClient, account_id: str | None = None, gate: RecordingGate | None = None) -> FacebookInbox:
     stream = Stream(Platform.INSTAGRAM, PAGE_ID)
-    return FacebookInbox(client, stream, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate(), account_id)
+    return FacebookInbox(client, stream, access_of(), gate or RecordingGate(), account_id)
 
 
 def edge(platform: str, fields: str, limit: int, **more: str) -> URL:
@@ -120,7 +110,7 @@ class TestTokensOfOurs:
         async def respond(request: web.Request) -> web.Response:
             return web.json_response(listed(item) if request.path.endswith("/conversations") else item)
 
-        async with serving(respond) as url, GraphClient(url, "v26.0", clock=lambda: NOW) as client:
+        async with client_of(respond) as client:
             client.rotate_app_secret(self.APP_SECRET)
             client.known_tokens.learn(self.OTHER)
             inbox = messenger(client)
@@ -237,7 +227,7 @@ class TestInstagramAccount:
 
     async def test_a_refusal_is_returned_and_the_next_fetch_tries_again(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, error(4, "(#4) Application request limit reached"), status=403)
-        api.breaks_at(PAGE_URL)
+        api.tells(PAGE_URL, None)
         api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
         api.tells(self.EDGE, listed(self.THREAD))
         inbox = instagram(client)
@@ -274,7 +264,7 @@ class TestWhatThePageIsCalled:
 
     @staticmethod
     async def read(client: GraphClient, platform: Platform, name: str = "") -> Profile | None:
-        inbox = FacebookInbox(client, Stream(platform, PAGE_ID), access_of(TOKEN), RecordingGate(), ACCOUNT_ID, name)
+        inbox = FacebookInbox(client, Stream(platform, PAGE_ID), access_of(), RecordingGate(), ACCOUNT_ID, name)
         return fetched(await inbox.fetch(Request(None, 1, 0))).page
 
     async def test_a_page_is_called_as_people_call_it(self, api: Api, client: GraphClient) -> None:
@@ -343,7 +333,7 @@ async def inbox_of(
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> AsyncIterator[FacebookInbox]:
-    async with serving(threads.respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
+    async with client_of(threads.respond) as client:
         yield messenger(client, access, gate, rate_limiter)
 
 
@@ -504,7 +494,7 @@ class TestAccess:
             assert "s3cret" not in refused(await inbox.fetch(Request(None, 1, 0))).message
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
-        assert TOKEN not in repr(access_of(TOKEN))
+        assert TOKEN not in repr(access_of())
 
 
 LIMITS = {

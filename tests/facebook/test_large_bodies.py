@@ -3,9 +3,6 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -14,13 +11,13 @@ from hypothesis import strategies as st
 
 from contracts.source_contract import RecordingGate
 from kit.graph_answers import TOKEN
-from kit.loopback import serving
+from kit.graph_client import access_of, client_of
+from kit.loopback import Answering
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook import large_bodies
-from milepost.facebook.calls import Access, Budget, RateLimiter
-from milepost.facebook.client import GraphClient, GraphResponse
+from milepost.facebook.client import GraphResponse
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.large_bodies import (
     IN_THREAD_BYTES,
@@ -47,15 +44,13 @@ def values_of(value: object) -> int:
             return 1
 
 
-@asynccontextmanager
-async def client_of(*bodies: bytes) -> AsyncIterator[GraphClient]:
-    """Yield a client of a server that has a body for each path: `0`, `1` and so on."""
+def answering(body: bytes, other: bytes = SMALL) -> Answering:
+    """Answer with a body; at the path `1` with another."""
 
     async def respond(request: web.Request) -> web.Response:
-        return web.Response(body=bodies[int(request.path.rpartition("/")[2])])
+        return web.Response(body=other if request.path.endswith("/1") else body)
 
-    async with serving(respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client:
-        yield client
+    return respond
 
 
 class TestCounting:
@@ -95,7 +90,7 @@ class TestInAThread:
             go_on.wait()
             return threading.current_thread().name
 
-        async with client_of(LARGE, SMALL) as client:
+        async with client_of(answering(LARGE, SMALL)) as client:
             large = asyncio.ensure_future(client.call("0", {}, TOKEN, decode))
             await asyncio.to_thread(begun.wait)
             small = await client.get("1", {}, TOKEN)
@@ -105,7 +100,7 @@ class TestInAThread:
         assert isinstance(small, GraphResponse)
 
     async def test_a_small_body_is_decoded_where_it_is_read(self) -> None:
-        async with client_of(SMALL) as client:
+        async with client_of(answering(SMALL)) as client:
             name = await client.call("0", {}, TOKEN, lambda _: threading.current_thread().name)
         assert name == threading.current_thread().name
 
@@ -117,7 +112,7 @@ class TestInAThread:
             go_on.wait()
             order.append("cancelled")
 
-        async with client_of(LARGE) as client:
+        async with client_of(answering(LARGE)) as client:
             cancelled = [asyncio.ensure_future(client.call("0", {}, TOKEN, slow)) for _ in range(MAX_THREADS)]
             for _ in cancelled:
                 await asyncio.to_thread(begun.acquire)
@@ -135,14 +130,14 @@ class TestInAThread:
         def decode(response: GraphResponse) -> None:
             raise AssertionError("it was decoded")
 
-        async with client_of(b'{"data":[' + b",".join([item] * 2_000_000) + b"]}") as client:
+        async with client_of(answering(b'{"data":[' + b",".join([item] * 2_000_000) + b"]}")) as client:
             outcome = await client.call("0", {}, TOKEN, decode)
         assert isinstance(outcome, Refused)
         assert (outcome.problem.kind, outcome.problem.http_status) == (ProblemKind.OVERSIZE, 200)
         assert "more than 500,000 values" in outcome.problem.message
 
     async def test_a_large_body_loses_its_token_as_well(self) -> None:
-        async with client_of(LARGE + TOKEN.encode()) as client:
+        async with client_of(answering(LARGE + TOKEN.encode())) as client:
             response = await client.get("0", {}, TOKEN)
         assert isinstance(response, GraphResponse)
         assert TOKEN.encode() not in response.body
@@ -186,41 +181,23 @@ MANY = b'{"data":[' + b",".join([b"{}"] * 700) + b"]}"
 class TestEveryCall:
     """Whatever is asked: an answer with far too much is oversize."""
 
-    @pytest.fixture
-    async def answered(self) -> AsyncIterator[Callable[[bytes], Awaitable[GraphClient]]]:
-        async with AsyncExitStack() as world:
-
-            async def client_with(body: bytes) -> GraphClient:
-                async def respond(_: web.Request) -> web.Response:
-                    return web.Response(body=body)
-
-                base_url = await world.enter_async_context(serving(respond))
-                return await world.enter_async_context(GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)))
-
-            yield client_with
-
     @pytest.mark.parametrize("body", [MILLIONS, MANY], ids=["millions", "700"])
-    async def test_managed_pages(
-        self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access, body: bytes
-    ) -> None:
-        found = await fetch_managed_pages(await answered(body), access, RecordingGate())
+    async def test_managed_pages(self, body: bytes) -> None:
+        async with client_of(answering(body)) as client:
+            found = await fetch_managed_pages(client, access_of(), RecordingGate())
         assert isinstance(found, Problem)
         assert found.kind is ProblemKind.OVERSIZE
 
-    async def test_a_tokens_health(self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access) -> None:
-        found = await inspect_token(await answered(MILLIONS), access, RecordingGate())
+    async def test_a_tokens_health(self) -> None:
+        async with client_of(answering(MILLIONS)) as client:
+            found = await inspect_token(client, access_of(), RecordingGate())
         assert isinstance(found, Problem)
         assert found.kind is ProblemKind.OVERSIZE
 
     @pytest.mark.parametrize("platform", Platform)
-    async def test_a_list_a_thread_and_the_account(
-        self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access, platform: Platform
-    ) -> None:
-        inbox = FacebookInbox(await answered(MILLIONS), Stream(platform, "1"), access, RecordingGate())
-        for outcome in (await inbox.fetch(Request(None, 1, 1)), await inbox.reread("t_1", 20)):
-            assert isinstance(outcome, Refused)
-            assert outcome.problem.kind is ProblemKind.OVERSIZE
-
-    @pytest.fixture
-    def access(self) -> Access:
-        return Access(TOKEN, RateLimiter(0, Budget()))
+    async def test_a_list_a_thread_and_the_account(self, platform: Platform) -> None:
+        async with client_of(answering(MILLIONS)) as client:
+            inbox = FacebookInbox(client, Stream(platform, "7"), access_of(), RecordingGate())
+            for outcome in (await inbox.fetch(Request(None, 1, 1)), await inbox.reread("t_1", 20)):
+                assert isinstance(outcome, Refused)
+                assert outcome.problem.kind is ProblemKind.OVERSIZE

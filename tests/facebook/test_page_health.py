@@ -1,4 +1,4 @@
-"""The health of a token: read leniently, and not requested during a rate limit."""
+"""The health of a page's token and its subscription to webhooks: read leniently, and not during a rate limit."""
 
 from datetime import UTC, datetime
 
@@ -7,13 +7,11 @@ from aiohttp import web
 
 from contracts.source_contract import RecordingGate
 from kit.graph_answers import TOKEN, Json, error
-from kit.loopback import serving
-from milepost.core.model import TokenHealth
+from kit.graph_client import access_of, client_of
+from milepost.core.model import Platform, TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access, Budget, RateLimiter
-from milepost.facebook.client import GraphClient
-from milepost.facebook.page_health import InspectedToken, inspect_token
+from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions, inspect_token
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
@@ -29,11 +27,8 @@ async def fetched_health(
             return web.Response(body=body, status=status)
         return web.json_response(body, status=status)
 
-    async with (
-        serving(respond) as base_url,
-        GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client,
-    ):
-        inspected = await inspect_token(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
+    async with client_of(respond) as client:
+        inspected = await inspect_token(client, access_of(), gate or RecordingGate())
     found = inspected.health if isinstance(inspected, InspectedToken) else inspected
     assert [(each.path, dict(each.query)) for each in seen] == (
         [] if isinstance(found, Held) else [("/v26.0/debug_token", {"input_token": TOKEN})]
@@ -83,3 +78,51 @@ def test_a_token_ends_when_token_or_data_access_expires_first() -> None:
     later = APRIL.replace(month=5)
     assert TokenHealth(True, later, APRIL).ends_at == TokenHealth(True, APRIL).ends_at == APRIL
     assert TokenHealth(True).ends_at is None
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+async def looked(
+    body: object, app_id: str = "", *, platforms: tuple[Platform, ...] = (Platform.MESSENGER,), status: int = 200
+) -> Subscription | Problem | Held:
+    async def respond(_: web.Request) -> web.Response:
+        return web.json_response(body, status=status)
+
+    async with client_of(respond) as client:
+        return await Subscriptions(client, access_of(), RecordingGate(), "1", platforms).look(app_id)
+
+
+def app(app_id: str | None, *fields: str) -> dict[str, object]:
+    return {"id": app_id, "name": "an app", "subscribed_fields": list(fields)}
+
+
+async def test_only_the_fields_of_our_app_count_where_its_id_is_known() -> None:
+    apps = {"data": [app("7", "messages", "standby"), app("8", "message_echoes")]}
+    ours = await looked(apps, "7")
+    assert isinstance(ours, Subscription)
+    assert ours.missing == ("message_echoes", "messaging_postbacks")
+    everybodys = await looked(apps)
+    assert isinstance(everybodys, Subscription)
+    assert everybodys.missing == ("messaging_postbacks",)
+
+
+async def test_any_field_of_its_page_switches_an_instagram_account_on() -> None:
+    found = await looked({"data": [app("7", "messages")]}, "7", platforms=(Platform.INSTAGRAM,))
+    assert isinstance(found, Subscription)
+    assert found.missing == ()
+
+
+@pytest.mark.parametrize(
+    "body", [{"data": []}, {"data": [{"id": "7", "name": "an app"}]}, {"data": [app("8", "messages")]}]
+)
+async def test_a_page_without_a_subscription_lacks_everything(body: object) -> None:
+    found = await looked(body, "7")
+    assert isinstance(found, Subscription)
+    assert len(found.missing) == 4
+
+
+@pytest.mark.parametrize("body", [[], {"success": True}, {"error": {"code": 200, "message": "no"}}])
+async def test_another_answer_says_nothing(body: object) -> None:
+    assert isinstance(await looked(body), Problem)
+    assert isinstance(await looked(body, status=400), Problem)
