@@ -6,7 +6,7 @@ calls a method with a JSON object of its arguments; it is only allowed from this
 
 import inspect
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from ipaddress import IPv6Address, ip_address
 from typing import get_type_hints
@@ -100,13 +100,13 @@ class Control:
         world: World,
         requests: Traffic,
         hold: Hold,
-        actions: Mapping[str, Action],
+        actions: Iterable[Action],
         clock: Callable[[], datetime],
     ) -> None:
         self._world = world
         self._requests = requests
         self._hold = hold
-        self._actions = {**_world_actions(world), **actions}
+        self._actions = {each.__name__: each for each in (*_world_actions(world), *actions)}
         self._clock = clock
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -174,29 +174,14 @@ class Control:
         return {name: msgspec.convert(value, hints[name]) for name, value in given.items()}
 
 
-def _world_actions(world: World) -> Mapping[str, Action]:
+def _world_actions(world: World) -> tuple[Action, ...]:
     access = world.access
-    return {
-        "receive": world.receive,
-        "delete": world.delete,
-        "edit": world.edit,
-        "unsend": world.unsend,
-        "react": world.react,
-        "refer": world.refer,
-        "empty": world.empty,
-        "poison": world.poison,
-        "cure": world.cure,
-        "kill_cursors": world.kill_cursors,
-        "add_page": world.add_page,
-        "manage": access.manage,
-        "unmanage": access.unmanage,
-        "revoke": access.revoke,
-        "expire": access.expire,
-        "renew": access.renew,
-        "subscribe": access.subscribe,
-        "forbid": access.forbid,
-        "allow": access.allow,
-    }
+    return (
+        *(world.receive, world.delete, world.edit, world.unsend, world.react, world.refer, world.empty),
+        *(world.poison, world.cure, world.kill_cursors, world.add_page),
+        *(access.manage, access.unmanage, access.revoke, access.expire, access.renew, access.subscribe),
+        *(access.forbid, access.allow),
+    )
 
 
 def _is_local(address: str | None) -> bool:
