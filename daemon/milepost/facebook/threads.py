@@ -50,6 +50,9 @@ class Kind(StrEnum):
     UNAVAILABLE = UNAVAILABLE  # has no content: deleted, or older than the newest 20 of its thread
 
 
+_MESSAGE = Kind.MESSAGE.value  # looked up once: nearly all messages are of this kind
+
+
 class Attachment(Struct, frozen=True, omit_defaults=True):
     """What is kept of an attachment, share or story: no signed URL, because those expire within days.
 
@@ -80,7 +83,7 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
     return Interaction(
         kept_id(message.id),
         direction,
-        _kind(message).value,
+        _kind(message),
         utc(message.created_time),
         contact_id,
         unsigned(message.message) if message.message else None,
@@ -93,9 +96,9 @@ def utc(instant: datetime) -> datetime:
     return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
-def _kind(message: Message) -> Kind:
+def _kind(message: Message) -> str:
     if message.message and message.story is None and not message.is_unsupported:
-        return Kind.MESSAGE
+        return _MESSAGE
     evidence = {
         Kind.UNSUPPORTED: message.is_unsupported in (True, "true"),
         Kind.STORY_MENTION: message.story and message.story.mention,
@@ -105,7 +108,7 @@ def _kind(message: Message) -> Kind:
         Kind.ATTACHMENT: message.attachments and message.attachments.data,
         Kind.SHARE: message.shares and message.shares.data,
     }
-    return next((kind for kind, found in evidence.items() if found), Kind.UNAVAILABLE)
+    return next((kind for kind, found in evidence.items() if found), Kind.UNAVAILABLE).value
 
 
 def _attachments(message: Message) -> str | None:
