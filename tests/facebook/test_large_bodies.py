@@ -3,6 +3,9 @@
 import asyncio
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -16,18 +19,18 @@ from kit.loopback import Answering
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Refused, Request
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook import large_bodies
-from milepost.facebook.client import GraphResponse
-from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.large_bodies import (
+from milepost.facebook import client as module
+from milepost.facebook.client import (
     IN_THREAD_BYTES,
     LARGE_BYTES,
     MAX_LARGE_BODIES,
     MAX_THREADS,
     MAX_VALUES,
-    LargeBodies,
+    GraphResponse,
+    Room,
     has_too_many_values,
 )
+from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.page_health import inspect_token
 from milepost.facebook.pages import fetch_managed_pages
 
@@ -77,7 +80,7 @@ class TestCounting:
     )
     def test_no_body_has_more_values_than_are_counted(self, value: object) -> None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(large_bodies, "MAX_VALUES", values_of(value) - 2)
+            patched.setattr(module, "MAX_VALUES", values_of(value) - 2)
             assert values_of(value) < 2 or has_too_many_values(json.dumps(value).encode())
 
 
@@ -144,20 +147,23 @@ class TestInAThread:
 
 
 class TestRoom:
-    async def test_a_large_body_waits_for_room_and_its_deadline_with_it(self) -> None:
-        bodies = LargeBodies()
+    @pytest.fixture
+    def room(self) -> Callable[[], Room]:
+        return partial(Room, asyncio.Semaphore(MAX_LARGE_BODIES), ThreadPoolExecutor())
 
+    async def test_a_large_body_waits_for_room_and_its_deadline_with_it(self, room: Callable[[], Room]) -> None:
         async def take(leave: asyncio.Event) -> None:
-            async with bodies.room() as room, asyncio.timeout(60) as deadline:
-                await room.grow(LARGE_BYTES + 1, deadline)
-                await room.grow(LARGE_BYTES + 2, deadline)  # which it has room for
-                await leave.wait()
+            with room() as taken:
+                async with asyncio.timeout(60) as deadline:
+                    await taken.grow(LARGE_BYTES + 1, deadline)
+                    await taken.grow(LARGE_BYTES + 2, deadline)  # which it has room for
+                    await leave.wait()
 
         leave = asyncio.Event()
         holders = [asyncio.ensure_future(take(leave)) for _ in range(MAX_LARGE_BODIES)]
         await asyncio.sleep(0)
-        async with bodies.room() as room, asyncio.timeout(60) as deadline:
-            waiting = asyncio.ensure_future(room.grow(LARGE_BYTES + 1, deadline))
+        async with asyncio.timeout(60) as deadline:
+            waiting = asyncio.ensure_future(room().grow(LARGE_BYTES + 1, deadline))
             await asyncio.sleep(0)
             assert not waiting.done()
             assert deadline.when() is None, "the wait counts"
@@ -166,12 +172,11 @@ class TestRoom:
             assert deadline.when() is not None
         await asyncio.gather(*holders)
 
-    async def test_small_bodies_wait_for_nobody(self) -> None:
-        bodies = LargeBodies()
-        async with asyncio.timeout(60) as deadline, bodies.room() as one, bodies.room() as two, bodies.room() as three:
-            await one.grow(LARGE_BYTES + 1, deadline)
-            await two.grow(LARGE_BYTES + 1, deadline)
-            await three.grow(LARGE_BYTES, deadline)
+    async def test_small_bodies_wait_for_nobody(self, room: Callable[[], Room]) -> None:
+        async with asyncio.timeout(60) as deadline:
+            for _ in range(MAX_LARGE_BODIES):
+                await room().grow(LARGE_BYTES + 1, deadline)
+            await room().grow(LARGE_BYTES, deadline)
 
 
 MILLIONS = b'{"data":[' + b",".join([b"{}"] * 2_000_000) + b"]}"

@@ -127,7 +127,7 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
-    if problem := _nobody_is_told(_told_by(listed.data)):
+    if problem := _nobody_is_told(_forms_of(listed.data)):
         return problem
     cursor = next_cursor(listed.paging, mailbox.edge_url, http_status)
     return cursor if isinstance(cursor, Problem) else Batch(conversations, cursor, own_id=own_id)
@@ -140,7 +140,7 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
     if too_much := _surplus(len(found.items), messages, asked, http_status):
         return too_much
-    if problem := _nobody_is_told(_told_by_items(found.items)):
+    if problem := _nobody_is_told(_forms_of_items(found.items)):
         return problem
     own_id = mailbox.check(map(participants_of, found.items), found.paging)
     read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
@@ -195,11 +195,11 @@ def _thread_of(body: bytes, http_status: int) -> dict[str, Any] | Problem:
 # Without that, all people would be missing and all messages theirs. A single thread may leave it out, because the API
 # withholds people. A list in which none has it is in another form than expected.
 
-Told = tuple[bool | None, list[bool]]
+Form = tuple[bool | None, list[bool]]
 """Whether a thread's participants have ids (None: there are none), and of each message whether it has a sender."""
 
 
-def _nobody_is_told(threads: Iterable[Told]) -> Problem | None:
+def _nobody_is_told(threads: Iterable[Form]) -> Problem | None:
     """Return the problem of a list in which no participant has an id, or no message a sender."""
     has_people = has_senders = False
     without_ids = silent = silent_threads = 0
@@ -218,8 +218,8 @@ def _nobody_is_told(threads: Iterable[Told]) -> Problem | None:
     return None
 
 
-def _told_by(threads: Iterable[Thread]) -> Iterator[Told]:
-    """Return what threads tell that were decoded strictly."""
+def _forms_of(threads: Iterable[Thread]) -> Iterator[Form]:
+    """Yield the forms of threads that were decoded strictly."""
     for thread in threads:
         people = thread.participants.data if thread.participants else []
         messages = thread.messages.data if thread.messages else []
@@ -229,8 +229,8 @@ def _told_by(threads: Iterable[Thread]) -> Iterator[Told]:
         )
 
 
-def _told_by_items(items: Iterable[Any]) -> Iterator[Told]:
-    """Return what threads of any shape tell."""
+def _forms_of_items(items: Iterable[Any]) -> Iterator[Form]:
+    """Yield the forms of threads of any shape."""
     for item in items:
         if isinstance(item, dict):
             _, people = participants_of(item)
