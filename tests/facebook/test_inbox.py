@@ -129,36 +129,29 @@ class TestTokensOfOurs:
 
 
 class TestRequest:
-    async def test_messenger_requests_have_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
-        nested = "messages.limit(20){id,created_time,from,message,sticker,attachments,shares}"
-        api.tells(edge("messenger", f"{THREAD_FIELDS},{nested}", 50), listed(thread()))
-        outcome = await messenger(client).fetch(Request(None, 50, 20))
-        assert contact_of(outcome) == Contact("26508222372100001", "Nora Villaseñor")
-
-    async def test_instagram_requests_have_stories_too(self, api: Api, client: GraphClient) -> None:
-        nested = "messages.limit(5){id,created_time,from,message,attachments,shares,story,is_unsupported}"
-        people = {"data": [ACCOUNT, instagram_person()]}
-        api.tells(edge("instagram", f"{THREAD_FIELDS},{nested}", 50), listed(thread(participants=people)))
-        outcome = await instagram(client, ACCOUNT_ID).fetch(Request(None, 50, 5))
-        assert contact_of(outcome) == Contact("6543210987654321", None, "nora.v")
-
-    async def test_no_messages_are_requested_if_none_are_wanted(self, api: Api, client: GraphClient) -> None:
-        api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
-        assert isinstance(await messenger(client).fetch(Request(None, 1, 0)), Fetched)
+    MESSENGER = f"{THREAD_FIELDS},messages.limit(20){{id,created_time,from,message,sticker,attachments,shares}}"
+    INSTAGRAM = (
+        f"{THREAD_FIELDS},messages.limit(5){{id,created_time,from,message,attachments,shares,story,is_unsupported}}"
+    )
+    LEAN = "id,updated_time,participants,messages.limit(5){id,created_time,from,message}"
 
     @pytest.mark.parametrize(
-        ("detail", "fields"),
+        ("platform", "detail", "messages", "fields"),
         [
-            (Detail.LEAN, "id,updated_time,participants,messages.limit(5){id,created_time,from,message}"),
-            (Detail.BARE, THREAD_FIELDS),
-            (Detail.POSITION, "id,updated_time"),
+            ("messenger", Detail.NESTED, 20, MESSENGER),
+            ("instagram", Detail.NESTED, 5, INSTAGRAM),
+            ("messenger", Detail.NESTED, 0, THREAD_FIELDS),
+            ("messenger", Detail.LEAN, 20, LEAN),
+            ("messenger", Detail.BARE, 20, THREAD_FIELDS),
+            ("messenger", Detail.POSITION, 20, "id,updated_time"),
         ],
     )
-    async def test_less_detail_requests_fewer_fields(
-        self, detail: Detail, fields: str, api: Api, client: GraphClient
+    async def test_a_request_has_the_fields_of_its_platform_and_detail(
+        self, platform: str, detail: Detail, messages: int, fields: str, api: Api, client: GraphClient
     ) -> None:
-        api.tells(edge("messenger", fields, 1), listed(thread()))
-        assert isinstance(await messenger(client).fetch(Request(None, 1, 20, detail=detail)), Fetched)
+        api.tells(edge(platform, fields, 50), listed(thread()))
+        inbox = messenger(client) if platform == "messenger" else instagram(client, ACCOUNT_ID)
+        assert isinstance(await inbox.fetch(Request(None, 50, messages, detail=detail)), Fetched)
 
     @pytest.mark.parametrize("cursor", ["QVFIUlNEN1BWay1jWVVfN05", "a+b/c==&limit=1 %41 ☃"])
     async def test_a_cursor_is_sent_unchanged(self, cursor: str, api: Api, client: GraphClient) -> None:

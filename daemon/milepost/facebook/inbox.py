@@ -175,10 +175,10 @@ class FacebookInbox:
 
     def _decode_list(self, request: Request, body: bytes, http_status: int) -> Batch | Problem:
         mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)
-        decoded = partial(decode, body, http_status, mailbox, Asked(request.limit, request.messages))
+        asked = Asked(request.limit, request.messages)
         if request.cursor is None and request.detail is Detail.NESTED:
-            return self._head.decode(body, (request.limit, request.messages), decoded)
-        return decoded()
+            return self._head.decode(body, asked, partial(decode, body, http_status, mailbox, asked))
+        return decode(body, http_status, mailbox, asked)
 
 
 def _path_of(conversation_id: str) -> str:
