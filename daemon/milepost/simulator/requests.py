@@ -45,7 +45,7 @@ def parse_fields(text: str) -> tuple[Field, ...]:
     """
     fields, end = _fields_at(text, 0, 0) if text else ((), 0)
     if end < len(text):
-        raise _unexpected(text, end)
+        raise _unexpected(text, end, "end of string")
     return fields
 
 
@@ -55,13 +55,13 @@ def _fields_at(text: str, at: int, depth: int) -> tuple[tuple[Field, ...], int]:
     while True:
         field = _FIELD.match(text, at)
         if field is None or depth > _MAX_DEPTH:
-            raise _unexpected(text, at)
+            raise _unexpected(text, at, "name" if depth <= _MAX_DEPTH else f"at most {_MAX_DEPTH} levels")
         at = field.end()
         below: tuple[Field, ...] = ()
         if field[3]:
             below, at = _fields_at(text, at, depth + 1)
             if text[at : at + 1] != "}":
-                raise _unexpected(text, at)
+                raise _unexpected(text, at, '"}"')
             at += 1
         limits = _LIMIT.findall(field[2])
         found.append(Field(field[1], int(limits[-1]) if limits else None, below))
@@ -70,8 +70,9 @@ def _fields_at(text: str, at: int, depth: int) -> tuple[tuple[Field, ...], int]:
         at += 1
 
 
-def _unexpected(text: str, at: int) -> refusals.Refusal:
-    return refusals.bad_query(f'Syntax error "Unexpected "{text[at : at + 1]}"." at character {at}: {text}')
+def _unexpected(text: str, at: int, wanted: str) -> refusals.Refusal:
+    message = f'Syntax error "Expected {wanted} instead of "{text[at : at + 1]}"." at character {at}: {text}'
+    return refusals.bad_query(message)
 
 
 def pruned(value: object, fields: tuple[Field, ...]) -> object:
