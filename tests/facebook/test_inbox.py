@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from yarl import URL
 
 from contracts.source_contract import RecordingGate
@@ -27,7 +28,7 @@ from kit.graph_answers import (
 )
 from kit.graph_client import access_of, client_of
 from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Scope, Stream
-from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
+from milepost.core.ports import Answered, Fetched, Held, MessagesFetched, MessagesRequest, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
@@ -454,6 +455,41 @@ class TestReread:
         async with inbox_of(threads) as inbox:
             await inbox.reread("t_1", 0)
         assert threads.requested == [("/v26.0/t_1", THREAD_FIELDS)]
+
+
+class TestMessagesOfAThread:
+    EDGE = URL("/v26.0/t_1/messages").with_query(
+        fields="id,created_time,from,message,sticker,attachments,shares", limit="2"
+    )
+    REQUEST = MessagesRequest("t_1", None, 2)
+
+    async def test_they_come_page_by_page_with_those_that_have_only_an_id_by_themselves(
+        self, api: Api, client: GraphClient
+    ) -> None:
+        bad = {"id": "m_3", "message": "Hello"}
+        next_url = str(client.url("t_1/messages").with_query(after="c_2"))
+        api.tells(self.EDGE, listed(message("m_1"), {"id": "m_2"}, bad, next_url=next_url, after="c_2"))
+        api.tells(self.EDGE.update_query(after="c_2"), listed(message("m_4")))
+        inbox = messenger(client)
+        first, last = [await inbox.messages(replace(self.REQUEST, cursor=cursor)) for cursor in (None, "c_2")]
+        assert isinstance(first, MessagesFetched)
+        assert [each.event_id for each in first.page.interactions] == ["m_1"]
+        assert (first.page.bare_ids, first.page.next_cursor, len(first.page.unreadable)) == (("m_2",), "c_2", 1)
+        assert isinstance(last, MessagesFetched)
+        assert ([each.event_id for each in last.page.interactions], last.page.next_cursor) == (["m_4"], None)
+
+    @pytest.mark.parametrize(
+        "payload", [{"data": [], "paging": {"next": "x"}}, {"data": [{}] * 900}, error(2)], ids=str
+    )
+    async def test_a_page_that_cannot_be_followed_is_refused(
+        self, payload: Json, api: Api, client: GraphClient
+    ) -> None:
+        api.tells(self.EDGE, payload)
+        assert isinstance(await messenger(client).messages(self.REQUEST), Refused)
+
+    async def test_a_text_that_cannot_be_an_id_is_not_requested(self, api: Api, client: GraphClient) -> None:
+        assert isinstance(await messenger(client).messages(MessagesRequest("a\nb", None, 2)), Refused)
+        assert api.calls == []
 
 
 class TestAccess:

@@ -126,3 +126,17 @@ async def test_a_page_without_a_subscription_lacks_everything(body: object) -> N
 async def test_another_answer_says_nothing(body: object) -> None:
     assert isinstance(await looked(body), Problem)
     assert isinstance(await looked(body, status=400), Problem)
+
+
+async def test_mending_subscribes_to_what_is_missing_and_to_what_there_was() -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        seen.append((request.method, request.query["subscribed_fields"]))
+        return web.json_response({"success": True})
+
+    found = Subscription(frozenset({"feed"}), frozenset({"messages"}), frozenset({"message_edits"}))
+    async with client_of(respond) as client:
+        subscriptions = Subscriptions(client, access_of(), RecordingGate(), "1", [Platform.MESSENGER])
+        assert await subscriptions.mend(found, (*found.missing, *found.lacking)) is None
+    assert seen == [("POST", "feed,message_edits,messages")]
