@@ -28,6 +28,7 @@ from milepost.facebook.webhook_facts import (
     is_edit,
     is_true,
     is_unsent,
+    list_in,
     object_in,
     objects_in,
 )
@@ -123,13 +124,8 @@ def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update
             field = change.get("field")
             result = UpdateResult.TEST if account_id == _TEST_ACCOUNT else UpdateResult.IGNORED
             yield Update(_known(field), result)
-        yield from (Update(_known(field), _without_values(stream, account_id)) for field in _changed_fields(entry))
-
-
-def _changed_fields(entry: Json) -> list[object]:
-    """Return the fields of an entry that comes without what has happened to them."""
-    found = entry.get("changed_fields")
-    return found if isinstance(found, list) else []
+        for field in list_in(entry, "changed_fields"):  # which come without what has happened to them
+            yield Update(_known(field), _without_values(stream, account_id))
 
 
 def _without_values(stream: Stream | None, account_id: str | None) -> UpdateResult:

@@ -95,14 +95,18 @@ class GraphApi:
             raise refusals.proof_wrong()
 
     def _inbox(self, request: ApiRequest) -> Inbox:
-        page = self._page_named(request)
-        if page is None:
-            raise refusals.object_missing(request.owner)
-        self._demand_access(page, request)
+        page = self._demand_page(request)
         inbox = self._world.inbox(page.id, _platform(request, page))
         if inbox is None:
             raise refusals.bad_parameter("This page has no conversations on this platform")
         return inbox
+
+    def _demand_page(self, request: ApiRequest) -> SimulatedPage:
+        page = self._page_named(request)
+        if page is None:
+            raise refusals.object_missing(request.owner)
+        self._demand_access(page, request)
+        return page
 
     def _demand_access(self, page: SimulatedPage, request: ApiRequest) -> None:
         if page.token != request.token:
@@ -145,10 +149,7 @@ class GraphApi:
         return message_list(thread, messages, request)
 
     def _subscribed_apps(self, request: ApiRequest) -> Node:
-        page = self._page_named(request)
-        if page is None:
-            raise refusals.object_missing(request.owner)
-        self._demand_access(page, request)
+        page = self._demand_page(request)
         if request.is_post:
             fields = request.query.get("subscribed_fields", "")
             unknown = sorted(set(filter(None, fields.split(","))) - ALL_FIELDS)
