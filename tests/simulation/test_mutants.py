@@ -33,8 +33,8 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.failures import checked
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed
-from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
 from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
@@ -52,11 +52,10 @@ from milepost.core.model import (
 from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
 from milepost.core.position import Phase as SweepPhase
-from milepost.core.position import Position
+from milepost.core.position import Position, Stretch
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.spans import Stretch
 from simulation.test_simulation import with_facts
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
@@ -642,7 +641,7 @@ MUTANTS = {
     ),
     "histories that were left out of the record are searched for and not opened": Mutant(
         f"{EITHER}|were never stored",
-        patches={"milepost.core.left_out._is_owed": lambda *_: False},
+        patches={"milepost.core.backlog._is_owed": lambda *_: False},
         narrowed=to_limits_that_change,
     ),
     "messages that the list does not show are not owed": Mutant(

@@ -39,13 +39,12 @@ from milepost.core.plan import (
     walk_start,
 )
 from milepost.core.ports import Fetched, Outcome, Refused
-from milepost.core.position import Mode, Phase, Position, Progress
+from milepost.core.position import Mode, Phase, Position, Progress, Stretch
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import advanced, cursor_loop, disorder, false_end, may_end, no_progress, suddenly_empty
 from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
 from milepost.core.revisions import AsOf, readings, with_revisions
-from milepost.core.spans import Stretch
 
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
 MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it

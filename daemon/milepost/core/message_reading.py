@@ -49,12 +49,12 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
+from milepost.core.position import Reading, ThreadSpan
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.retry import backoff_seconds
 from milepost.core.revisions import dated, reading, revised, tally_of, without_fingerprint
-from milepost.core.spans import Reading, ThreadSpan
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4

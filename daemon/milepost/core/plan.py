@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, Sweep
+from milepost.core.checkpoint import Checkpoint, Sweep, is_ahead
 from milepost.core.doubts import MAX_INTERVAL_SECONDS
 from milepost.core.events import Reason
 from milepost.core.head import take_up
@@ -13,7 +13,6 @@ from milepost.core.model import Detail
 from milepost.core.ports import Refused, Request
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
-from milepost.core.skew import is_ahead
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 

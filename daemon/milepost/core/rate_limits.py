@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from milepost.core.checkpoint import RateLimit
+from milepost.core.checkpoint import RateLimit, is_ahead
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.core.remedies import Rule, rule_for
 from milepost.core.retry import rate_limit_seconds
-from milepost.core.skew import is_ahead
 
 PROBE_LEAD_SECONDS = 5.0
 

@@ -32,7 +32,7 @@ from milepost.core.model import (
     Keys,
     Known,
 )
-from milepost.core.spans import Reading
+from milepost.core.position import Reading
 
 ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
 IDS = ("event_id", "id")
