@@ -35,9 +35,10 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.model import Conversation, PageRow, Profile
-from milepost.core.plan import EPOCH, Policy
+from milepost.core.plan import Policy
 from milepost.core.position import Mode, Phase
 from milepost.core.records import prepare
+from milepost.core.walk import EPOCH
 
 IN_TWOS = context(policy=Policy(batch_size=2))
 

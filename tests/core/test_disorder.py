@@ -1,4 +1,4 @@
-"""decide._next_position: older conversations out of order end neither walk nor scan, however small the batches are.
+"""walk.next_position: older conversations out of order end neither walk nor scan, however small the batches are.
 
 A batch that is too large is read in small ones, and a handful of older rows fills one of them: as long as fewer than
 ten came in a row, newer ones may follow.

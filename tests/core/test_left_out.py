@@ -28,9 +28,10 @@ from milepost.core.events import Reason, RunEnded, RunStatus, SweepCompleted, Ta
 from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
 from milepost.core.merge import difference
 from milepost.core.model import Conversation, Known, RefusedRow, Table
-from milepost.core.plan import EPOCH, Policy
+from milepost.core.plan import Policy
 from milepost.core.position import Mode
 from milepost.core.records import Record
+from milepost.core.walk import EPOCH
 
 DAY = 86_400.0
 MET = HistoriesLeftOut(at(-60), 60.0, since=NOON)

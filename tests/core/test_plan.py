@@ -34,7 +34,6 @@ from milepost.core.events import (
 )
 from milepost.core.evolve import skip_unchanged
 from milepost.core.plan import (
-    EPOCH,
     Fetch,
     Finish,
     Policy,
@@ -43,15 +42,12 @@ from milepost.core.plan import (
     batches_read,
     is_over,
     next_mode,
-    older_in_a_row,
-    overlap_before,
     plan,
-    reaches_back,
     walk_limit,
-    walk_start,
 )
 from milepost.core.ports import Request
 from milepost.core.position import Mode
+from milepost.core.walk import EPOCH, older_in_a_row, overlap_before, reaches_back, walk_start
 
 HOUR = 3600.0
 DAY = 24 * HOUR

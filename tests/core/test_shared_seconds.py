@@ -6,8 +6,8 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from kit.list_worlds import ListWorld, aged, listed, newest_first
-from milepost.core.decide import MAX_EDGE
 from milepost.core.plan import Policy
+from milepost.core.walk import MAX_EDGE
 
 
 class GoneWorld(ListWorld):

@@ -21,7 +21,7 @@ from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
-from milepost.core.decide import _next_position, _stretch, decide
+from milepost.core.decide import decide
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -56,6 +56,7 @@ from milepost.core.position import Position, Stretch
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.remedies import Remedy, Rule, rule_for
+from milepost.core.walk import next_position, stretch_of
 from simulation.test_simulation import with_facts
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
@@ -163,8 +164,8 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> 
     return Altered(decide(checkpoint, outcome, around), journal)
 
 
-def no_catch_up(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
-    position = _next_position(sweep, batch, read_batches=read_batches)
+def no_catch_up(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Position | None:
+    position = next_position(checkpoint, sweep, batch)
     return None if position == Position(SweepPhase.CATCH_UP) else position
 
 
@@ -246,14 +247,14 @@ def all_is_flawless(tally: Tally) -> bool:
 
 def whole_stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
     """Takes each batch for all that there is above its end."""
-    stretch = _stretch(checkpoint, sweep, batch)
+    stretch = stretch_of(checkpoint, sweep, batch)
     return None if stretch is None else replace(stretch, older_than=None)
 
 
 def stretch_of_the_scan(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
     """Forgets that a cursor may be taken up without the place that the walk had reached."""
     place = replace(sweep.position, reached_at=sweep.position.reached_at or sweep.walk_started_at)
-    stretch = _stretch(checkpoint, replace(sweep, position=place), batch)
+    stretch = stretch_of(checkpoint, replace(sweep, position=place), batch)
     return stretch if stretch is None else replace(stretch, older_than=sweep.position.reached_at)
 
 
@@ -508,17 +509,17 @@ TORN = f"{MISCOUNT}|that no commit brought|has a payload|has no payload"
 MUTANTS = {
     "the watermark is the largest updated_time seen": Mutant(LOSS, decides=LargestAsWatermark),
     "the watermark is the end of the sweep": Mutant(LOSS, decides=lambda: end_as_watermark),
-    "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide._next_position": no_catch_up}),
+    "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide.next_position": no_catch_up}),
     "the first empty batch is the end": Mutant(
         f"{EITHER}|is there and was marked as deleted", decides=lambda: empty_is_the_end
     ),
     "the first old row is the end": Mutant(
         EITHER,
-        patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end, "milepost.core.decide.LEAST_OLDER": 1},
+        patches={"milepost.core.walk.reaches_back": first_old_row_is_the_end, "milepost.core.walk.LEAST_OLDER": 1},
         narrowed=to_disorder,
     ),
     "the first old row is the end where batches are of one": Mutant(
-        EITHER, patches={"milepost.core.decide.LEAST_OLDER": 1}, narrowed=to_disorder_in_small_batches
+        EITHER, patches={"milepost.core.walk.LEAST_OLDER": 1}, narrowed=to_disorder_in_small_batches
     ),
     "a refusal is the end": Mutant(f"{EITHER}|is not the fold|taken for a failure", decides=lambda: refusal_is_the_end),
     "an older row wins": Mutant("t_[0-9]+ becomes older", decides=lambda: older_wins, narrowed=to_ghosts),
@@ -568,11 +569,11 @@ MUTANTS = {
         "is there and was marked as deleted", patches={"milepost.core.decide._is_flawless": all_is_flawless}
     ),
     "a batch is all that there is": Mutant(
-        "is there and was marked as deleted", patches={"milepost.core.decide._stretch": whole_stretch}
+        "is there and was marked as deleted", patches={"milepost.core.decide.stretch_of": whole_stretch}
     ),
     "a cursor is taken up without its place": Mutant(
         "is there and was marked as deleted|is gone and not marked as deleted",
-        patches={"milepost.core.decide._stretch": stretch_of_the_scan},
+        patches={"milepost.core.decide.stretch_of": stretch_of_the_scan},
         narrowed=to_lost_cursors,
     ),
     "rows stay with the page that was first": Mutant(

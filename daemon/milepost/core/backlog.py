@@ -20,9 +20,10 @@ from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
 from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
-from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
+from milepost.core.plan import Policy, RunBudget
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
+from milepost.core.walk import EPOCH, overlap_before
 
 
 def owed(
@@ -31,18 +32,18 @@ def owed(
     found: Difference,
     known: Known,
     context: Context,
-    watermark: datetime | None = None,
 ) -> tuple[MessagesOwed, ...]:
     """Return the event of the messages that a batch shows to be owed, if there are any.
 
     `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
     messages could not be read until now, or it moves here from another page. One that has news owes what is before them
     even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
-    by the store is met for the first time; since `watermark`, it has nothing but news. Of one that was stored without
+    by the store is met for the first time; since the watermark, it has nothing but news. Of one that was stored without
     messages, and of one that was deleted while histories were searched for, the history is owed now.
     """
     stream, policy = checkpoint.stream, context.policy
-    last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
+    watermark, overlap_seconds = checkpoint.watermark, policy.watermark_overlap_seconds
+    last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
     history_to = _history_to(context)
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}

@@ -57,13 +57,13 @@ from milepost.core.gaps import (
     MessagesOwed,
     MessagesRead,
 )
-from milepost.core.head import is_of_head, resumed, return_to_walk
 from milepost.core.missed import hints_after, window_after
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import has_moved, lowest_of
+from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied
 
 
@@ -217,7 +217,7 @@ def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     if not event.position.is_after_head:  # else what the walk had met before is as it was
         after = replace(after, retry=None, reduced_request=grown(after.reduced_request, event.tally))
     sweep = _advance(after.sweep, event.position, event.tally, event.problem) if after.sweep else None
-    if not is_of_head(event.position):
+    if not event.position.is_of_head:
         given_up = 0 if event.position.cursor is None else given_up_in_a_row(checkpoint, event.tally)
         after = replace(after, given_up_in_a_row=given_up)
     return replace(
@@ -297,7 +297,7 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
 def _streak_after(before: FailureStreak | None, position: Position | None) -> FailureStreak | None:
     """Return the failures in a row after a batch: reading the head does not end those of the walk."""
     is_of_walk = before is not None and before.reason is Reason.RETRIES_EXHAUSTED
-    return before if is_of_walk and position is not None and is_of_head(position) else None
+    return before if is_of_walk and position is not None and position.is_of_head else None
 
 
 def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded) -> FailureStreak | None:

@@ -1,70 +1,17 @@
-"""Plan the next step of a run: fetch, wait or finish; where walks start and end; and how much to request."""
+"""Plan the next step of a run: fetch, wait or finish; which sweep it is part of; and how much to request."""
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, Sweep, is_ahead
 from milepost.core.doubts import MAX_INTERVAL_SECONDS
 from milepost.core.events import Reason
-from milepost.core.head import take_up
 from milepost.core.model import Detail
-from milepost.core.ports import Refused, Request
+from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
-
-
-def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> bool:
-    """Return whether a batch is wholly older than `until`, so that a walk to that instant may end there.
-
-    One old row is not enough: the order of the edge is observed everywhere and documented nowhere. An empty batch
-    proves nothing.
-    """
-    if until is None:
-        return False
-    seen = False
-    for updated_time in updated_times:
-        if updated_time >= until:
-            return False
-        seen = True
-    return seen
-
-
-def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, before: int) -> int:
-    """Return how many conversations in a row are older than `until`, starting from the `before` of earlier batches."""
-    older = before
-    for updated_time in updated_times:
-        older = older + 1 if until is not None and updated_time < until else 0
-    return older
-
-
-def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
-    """Return the instant from which rows are read again, to allow for inexact clocks and order."""
-    return instant - timedelta(seconds=overlap_seconds)
-
-
-def walk_start(
-    asked_at: datetime, updated_times: Iterable[datetime], overlap_seconds: float, watermark: datetime | None
-) -> datetime:
-    """Return the start of a walk as far as clocks can be trusted: it may be too early, never too late.
-
-    The start becomes the watermark, and whatever arrives afterwards must be newer. `asked_at` is only a hint, since the
-    clocks behind it may be ahead. The platform's own times are reliable: whatever arrives after the first batch was
-    read is no older than the newest conversation in it. So the walk of the next sweep, which goes back to the overlap
-    before the watermark, must at least get there. With correct clocks this costs nothing, because nothing lies between
-    the newest conversation and now.
-
-    A first batch without conversations says nothing about the time: the watermark stays where it was, or at EPOCH.
-    """
-    asked_at = max(asked_at, EPOCH)
-    newest = max(updated_times, default=None)
-    if newest is None:
-        return min(asked_at, watermark or EPOCH)
-    slack = timedelta(seconds=overlap_seconds + 1.0)  # instants of the API are whole seconds
-    return newest + slack if asked_at - slack > newest else asked_at
+from milepost.core.walk import overlap_before, take_up, walk_start
 
 
 class Policy(Struct, frozen=True):
@@ -262,6 +209,15 @@ def walk_limit(checkpoint: Checkpoint, mode: Mode, policy: Policy) -> datetime |
     if mode is Mode.FULL or checkpoint.watermark is None:
         return None
     return overlap_before(checkpoint.watermark, policy.watermark_overlap_seconds)
+
+
+def new_sweep(checkpoint: Checkpoint, fetched: Fetched, now: datetime, budget: RunBudget, policy: Policy) -> Sweep:
+    """Return the sweep that begins with a batch."""
+    mode = next_mode(checkpoint, now, budget, policy)
+    times = (each.updated_time for each in fetched.batch.conversations)
+    started_at = walk_start(fetched.asked_at, times, policy.watermark_overlap_seconds, checkpoint.watermark)
+    catch_up_until = overlap_before(started_at, policy.watermark_overlap_seconds)
+    return Sweep(mode, started_at, catch_up_until, walk_limit(checkpoint, mode, policy))
 
 
 def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Request:

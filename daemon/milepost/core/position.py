@@ -65,6 +65,11 @@ class Position(Struct, frozen=True, omit_defaults=True):
     head_read_at: datetime | None = None
     progress: Progress = Progress()
 
+    @property
+    def is_of_head(self) -> bool:
+        """Whether an entry with this position is about a batch of the head."""
+        return self.phase is Phase.HEAD or self.is_after_head
+
 
 class Reading(Struct, frozen=True):
     """What an answer shows of the messages of a conversation, from the oldest to the newest of them.

@@ -19,7 +19,6 @@ from milepost.core.events import (
     SweepStarted,
 )
 from milepost.core.evolve import fold
-from milepost.core.head import return_to_walk
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
@@ -27,6 +26,7 @@ from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position
 from milepost.core.progress import futility, has_moved
 from milepost.core.quiet import QuietHead
+from milepost.core.walk import return_to_walk
 
 
 class Record(Struct, frozen=True):

@@ -7,20 +7,16 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.backlog import owed
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import (
     MAX_REASON_CHARACTERS,
     can_succeed,
     conversation_of,
     is_of_older,
-    opened,
-    recovered,
     redrive_at,
     subjects_of,
-    unread,
-    withhold,
 )
+from milepost.core.decide import read_batch
 from milepost.core.events import (
     NO_TALLY,
     DeadLetterClosed,
@@ -32,7 +28,7 @@ from milepost.core.events import (
 )
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed, MissedReason, is_kept_after
-from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
+from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import gap_in, keys_of_page, news_of, payload_of, read_page, request_of, vain
 from milepost.core.missed import recorded, says_deleted, without_content
 from milepost.core.model import (
@@ -48,7 +44,7 @@ from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, Message
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.remedies import Remedy, rule_for
-from milepost.core.revisions import AsOf, readings, with_older_messages, with_revisions
+from milepost.core.revisions import readings, with_older_messages
 from milepost.core.texts import storable
 
 NEWS_BEFORE_FAILURE = timedelta(days=1)  # a failed batch shows older messages of its conversations as well
@@ -132,7 +128,7 @@ class PendingRedrive(Struct, frozen=True):
     def _result(self, known: Known) -> Record:
         match self.outcome:
             case Fetched() as fetched:
-                return _reread(self.checkpoint, self.due, fetched, self.context, known)
+                return _reread(self, fetched, known)
             case MessagesFetched() as fetched:
                 return self._read_older(fetched, known)
             case Refused(problem=problem) as refused:
@@ -223,28 +219,20 @@ def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tall
     return RedriveFailed(dead_letter.dead_letter_id, attempts, reason[:MAX_REASON_CHARACTERS], again_at, tally)
 
 
-def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, context: Context, known: Known) -> Record:
+def _reread(pending: PendingRedrive, fetched: Fetched, known: Known) -> Record:
     """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
-    dead_letter, now = due.dead_letter, context.now
-    stream, batch = checkpoint.stream, fetched.batch
-    shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
-    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, AsOf(now, fetched.asked_at))
-    found, unwritten = withhold(whole, context.refused)
-    failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
-    reasons = {each.subject: each.reason for each in failures}
-    dead_letters, payloads = opened(stream, failures, known, now)
-    closed = recovered(batch, Detail.NESTED, failures, known)
-    others: tuple[Event, ...] = (
-        *dead_letters,
-        *(each for each in closed if each.dead_letter_id != dead_letter.dead_letter_id),
-        *recorded(*without_content(found.changes.interaction_events)),
-        *owed(checkpoint, batch, whole, known, context),
-    )
-    changes = with_news(replace(found.changes, payloads=payloads), _news_after(checkpoint, dead_letter))
-    tally = replace(found.tally, batches=0, dead_lettered=len(dead_letters))
-    if dead_letter.subject in reasons or not batch.conversations:
+    checkpoint, context, dead_letter = pending.checkpoint, pending.context, pending.due.dead_letter
+    shown = pending.keys.readings if pending.keys is not None else ()
+    # Without a watermark: nothing that it owes counts as news.
+    read = read_batch(replace(checkpoint, watermark=None), fetched, Detail.NESTED, shown, known, context)
+    closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.RECOVERED)
+    others = tuple(each for each in read.events if each != closed)
+    changes = with_news(read.changes, _news_after(checkpoint, dead_letter))
+    tally = replace(read.tally, batches=0, unreadable=0)
+    reasons = {each.subject: each.reason for each in read.failures}
+    if dead_letter.subject in reasons or not fetched.batch.conversations:
         reason = reasons.get(dead_letter.subject, "it was not in the answer")
         return Record((*others, _failure(dead_letter, reason, context, tally)), changes)
-    is_forgotten = not remembered(batch.conversations, known)
+    is_forgotten = not remembered(fetched.batch.conversations, known)
     resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
     return Record((*others, DeadLetterClosed(dead_letter.dead_letter_id, resolution, tally)), changes)

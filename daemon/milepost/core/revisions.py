@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.doubts import is_doubtful
+from milepost.core.doubts import are_most
 from milepost.core.events import Tally
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import (
@@ -268,10 +268,11 @@ def _missing_in(
 def _doubted(compared: Iterable[Conversation], gone: Collection[str]) -> Collection[str]:
     """Return the conversations whose missing messages are not believed to be unsent: all, or none.
 
-    What an answer has fewer than three messages of shows that nothing is missing only where something is.
+    People unsend messages in one conversation or another; erasing is for ever, and can wait for a day. What an answer
+    has fewer than three messages of shows that nothing is missing only where something is.
     """
     comparable = {each.conversation_id for each in compared if len(each.interactions) > 2} | set(gone)
-    return gone if is_doubtful(len(gone), len(comparable)) else ()
+    return gone if are_most(len(gone), len(comparable)) else ()
 
 
 def _revised_in(
