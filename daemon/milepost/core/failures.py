@@ -32,6 +32,7 @@ CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at
 CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
 MAX_ATTEMPTS_ALONE = 4 * CONFIRMATIONS
 MAX_GIVEN_UP_IN_A_ROW = 10  # more threads than that do not fail by themselves
+STOPS = {Remedy.STOP_AUTHORIZATION: Reason.AUTHORIZATION, Remedy.STOP_CONFIGURATION: Reason.CONFIGURATION}
 
 
 def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Record:
@@ -45,9 +46,8 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
     problem, check = refused.problem, refused.check
     rule = rule_for(problem, has_cursor=has_cursor)
     if check is not None and check.problem is None and (check.listed or not rule.is_general):
-        return _step_over_known(checkpoint, refused, check, context) or _narrow(
-            checkpoint, problem, check.first, context
-        )
+        stepped_over = _step_over_known(checkpoint, refused, check, context)
+        return stepped_over or _narrow(checkpoint, problem, check.first, context)
     if check is not None and check.problem is not None:
         of_list = rule_for(check.problem, has_cursor=has_cursor)
         if of_list.remedy not in {Remedy.RETRY, Remedy.SHRINK}:  # what the list is refused with is clearer
@@ -58,19 +58,20 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
 
 
 def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    match rule.remedy:
-        case Remedy.RETRY:
-            return _retry(checkpoint, problem, context, rule)
+    remedy = rule.remedy
+    if remedy is Remedy.RETRY and checkpoint.attempt < context.policy.attempts:
+        return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
+    if remedy is Remedy.RETRY:
+        remedy = rule.then
+    match remedy:
         case Remedy.WAIT:
             return _wait(checkpoint, problem, context, rule)
         case Remedy.SHRINK:
             return _shrink(checkpoint, problem, context)
         case Remedy.RESET:
             return _restart(checkpoint, problem, context)
-        case Remedy.STOP_AUTHORIZATION:
-            return _stop(checkpoint, problem, context, Reason.AUTHORIZATION)
-        case Remedy.STOP_CONFIGURATION:
-            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
+        case Remedy.RETRY | Remedy.STOP_AUTHORIZATION | Remedy.STOP_CONFIGURATION:
+            return _end(checkpoint, problem, context, remedy)
 
 
 # --- the list can be read, and its content not ------------------------------------------------------------------------
@@ -102,10 +103,11 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
     size = size_now(checkpoint, policy)
     next_size = smaller(size, policy)
     if next_size is None:
-        return _fail(checkpoint, problem, context)
+        return _end(checkpoint, problem, context)
     if next_size.detail.leaves_out:
         return _accuse(checkpoint, problem, first, next_size, context)
-    is_search = size != whole(policy) and reduced is not None and _is_alike(problem, reduced.problem)
+    is_alike = reduced is not None and (problem.kind, problem.code) == (reduced.problem.kind, reduced.problem.code)
+    is_search = is_alike and size != whole(policy)
     if not is_search and checkpoint.attempt < policy.attempts:
         return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
     return recorded(checkpoint, context.budget, BatchShrunk(next_size.limit, next_size.detail, problem))
@@ -123,11 +125,12 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
     is_first = not size_now(checkpoint, context.policy).detail.leaves_out
     if confirmed >= (CONFIRMATIONS if is_first else CONFIRMATIONS_OF_LESS):
         if checkpoint.given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW:
-            return _give_up(checkpoint, problem, context)
+            # One thread after the other fails, so the cause is in none of them.
+            return _end(checkpoint, problem, context, rule_for(problem, has_cursor=False).remedy)
         shrunk = BatchShrunk(next_size.limit, next_size.detail, problem, first)
         return recorded(checkpoint, context.budget, shrunk)
     if checkpoint.attempt >= MAX_ATTEMPTS_ALONE:
-        return _fail(checkpoint, problem, context)
+        return _end(checkpoint, problem, context)
     failed = replace(_fetch_failed(checkpoint, problem, context), suspect=first, confirmed=confirmed)
     return recorded(checkpoint, context.budget, failed)
 
@@ -151,21 +154,6 @@ def exonerate(checkpoint: Checkpoint, reduced: ReducedRequest, context: Context)
     return recorded(checkpoint, context.budget, shrunk)
 
 
-def _give_up(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    """End the run: one thread after the other fails, so the cause is in none of them."""
-    match rule_for(problem, has_cursor=False).remedy:
-        case Remedy.STOP_AUTHORIZATION:
-            return _stop(checkpoint, problem, context, Reason.AUTHORIZATION)
-        case Remedy.STOP_CONFIGURATION:
-            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
-        case _:
-            return _fail(checkpoint, problem, context)
-
-
-def _is_alike(one: Problem, other: Problem) -> bool:
-    return (one.kind, one.code) == (other.kind, other.code)
-
-
 # --- nothing can be read, or it is about no thread --------------------------------------------------------------------
 
 
@@ -180,23 +168,10 @@ def _fetch_failed(checkpoint: Checkpoint, problem: Problem, context: Context) ->
     return FetchFailed(attempt, problem, context.now + timedelta(seconds=delay_seconds))
 
 
-def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    if checkpoint.attempt >= context.policy.attempts:
-        return _after_retries(checkpoint, problem, context, rule)
-    return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
-
-
-def _after_retries(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    match rule.then:
-        case Remedy.RESET:
-            return _restart(checkpoint, problem, context)
-        case Remedy.STOP_CONFIGURATION:
-            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
-        case _:
-            return _fail(checkpoint, problem, context)
-
-
-def _fail(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+def _end(checkpoint: Checkpoint, problem: Problem, context: Context, remedy: Remedy = Remedy.RETRY) -> Record:
+    """End the run: stopped where an operator is needed, and failed otherwise, so that the next one tries again."""
+    if (reason := STOPS.get(remedy)) is not None:
+        return ending(checkpoint, RunEnded(RunStatus.STOPPED, reason, problem=problem), context.budget)
     failed = BatchFailed(Stage.FETCH, checkpoint.attempt, problem)
     ended = RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=problem)
     return ending(checkpoint, ended, context.budget, failed)
@@ -223,7 +198,7 @@ def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Recor
     policy = context.policy
     size = smaller(size_now(checkpoint, policy), policy)
     if size is None or size.detail.leaves_out:
-        return _retry(checkpoint, problem, context, Rule(Remedy.RETRY, "too much, even of one conversation"))
+        return _remedied(checkpoint, problem, context, Rule(Remedy.RETRY, "too much, even of one conversation"))
     return recorded(checkpoint, context.budget, BatchShrunk(size.limit, size.detail, problem))
 
 
@@ -231,12 +206,8 @@ def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Reco
     """Restart at the head, once in a run: a cursor that fails each time must not keep the run in a loop."""
     sweep = open_sweep(checkpoint, context.budget)
     if sweep is not None and sweep.resets and sweep.position.phase is not Phase.HEAD:
-        return _fail(checkpoint, problem, context)
+        return _end(checkpoint, problem, context)
     return recorded(checkpoint, context.budget, CursorLost(problem, is_last=problem.kind in WITHOUT_PROGRESS))
-
-
-def _stop(checkpoint: Checkpoint, problem: Problem, context: Context, reason: Reason) -> Record:
-    return ending(checkpoint, RunEnded(RunStatus.STOPPED, reason, problem=problem), context.budget)
 
 
 # --- a second look: whether the list can be read, and whether a thread can --------------------------------------------
