@@ -529,7 +529,8 @@ MUTANTS = {
         "is not the fold|ahead of", patches={"milepost.core.records._unchanged": nothing}
     ),
     "a limit is tried again": Mutant(
-        "taken for a failure|during the rate limit", patches={"milepost.core.failures.rule_for": nobody_waits}
+        "taken for a failure|during the rate limit|is not on record",
+        patches={"milepost.core.failures.rule_for": nobody_waits},
     ),
     "a limit of others is ignored": Mutant(
         "during the rate limit", patches={"milepost.engine.rate_limits.held_until": own_limit_only}

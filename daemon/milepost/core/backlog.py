@@ -8,7 +8,6 @@ first time, the older ones are owed back to the limit of `sync.message_history`.
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
-from hashlib import sha256
 
 from msgspec.structs import replace
 
@@ -16,7 +15,7 @@ from milepost.core.background import COMPLETE, may_read
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
 from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
-from milepost.core.journal import instant_text
+from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
 from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
@@ -44,9 +43,9 @@ def owed(
     stream, policy = checkpoint.stream, context.policy
     watermark, overlap_seconds = checkpoint.watermark, policy.watermark_overlap_seconds
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
-    history_to = _history_to(context)
+    history_to = history_from(context.now, context.policy)
     changed = {row.conversation_id for row in found.changes.conversations}
-    gaps: dict[str, Gap] = {}
+    gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back they reach
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
@@ -60,17 +59,19 @@ def owed(
             if limit is not None and not is_refused and _may_be_left_out(each, limit, checkpoint, changed, context):
                 unrecorded.append(_oldest_at(each))
             else:
-                gap = _gap_below(stream, each, stored, found, limit, context.now)
-                gaps[gap.gap_id] = gap
+                gaps.append(_gap_below(stream, each, stored, found, limit, context.now))
         limit = _late_limit(each, stored, checkpoint, known, context, opens=opens) if stored is not None else None
         if limit is not None:
             gap = _gap_below(stream, each, None, found, limit, context.now)
-            gap = replace(gap, gap_id=sha256(f"late\n{gap.gap_id}".encode()).hexdigest()[:16])
-            gaps[gap.gap_id] = gap
-    gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
+            gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
+    gaps += _taken_over(stream, found, known)
     after = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
     left_out = None if after == checkpoint.left_out else after
-    return (MessagesOwed(tuple(gaps.values()), left_out),) if gaps or left_out is not None else ()
+    return (
+        (MessagesOwed(tuple({each.gap_id: each for each in gaps}.values()), left_out),)
+        if gaps or left_out is not None
+        else ()
+    )
 
 
 def _may_be_left_out(
@@ -108,7 +109,7 @@ def _late_limit(
     searched_to = _searched_to(checkpoint.left_out) if stored.deleted_at is not None else None
     if not (is_late or searched_to is not None) or not _shows_older(read, context.policy):
         return None
-    history_to = _history_to(context)
+    history_to = history_from(context.now, context.policy)
     if is_late or searched_to is None:
         met_at = overlap_before(stored.first_synced_at, context.policy.watermark_overlap_seconds)
         return _history_limit(read, met_at, history_to, is_refused=False)
@@ -186,14 +187,11 @@ def _history_limit(
     return min(limit, last_read_at or limit)
 
 
-def _history_to(context: Context) -> datetime | None:
+def history_from(now: datetime, policy: Policy) -> datetime | None:
     """Return the instant back to which histories are owed now; None if there are none."""
-    return history_from(context.now, context.policy) if context.policy.message_history_seconds else None
-
-
-def history_from(now: datetime, policy: Policy) -> datetime:
-    """Return the instant back to which histories are owed now."""
     seconds = policy.message_history_seconds
+    if not seconds:
+        return None
     return now - timedelta(seconds=seconds) if seconds < (now - EPOCH).total_seconds() else EPOCH
 
 
@@ -201,7 +199,7 @@ def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap
     """Yield what another page owed of conversations that move here: its token may not read them any more."""
     for gap in known.owed_elsewhere:
         if gap.conversation_id in found.changes.moved:
-            gap_id = sha256(f"{stream.key}\n{gap.gap_id}".encode()).hexdigest()[:16]
+            gap_id = derived_id(stream.key, gap.gap_id)
             yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
 
 
@@ -219,12 +217,9 @@ def _gap_below(
     now: datetime,
 ) -> Gap:
     times = [each.occurred_at for each in read.interactions]
-    oldest = read.interactions[-1].event_id
-    named = f"{stream.key}\n{read.conversation_id}\n{oldest}\n{instant_text(now)}"
-    gap_id = sha256(named.encode()).hexdigest()[:16]
     is_elsewhere = stored is not None and stored.page_id != stream.page_id
     return Gap(
-        gap_id,
+        derived_id(stream.key, read.conversation_id, read.interactions[-1].event_id, instant_text(now)),
         read.conversation_id,
         now,
         max(times),
@@ -238,14 +233,22 @@ def _gap_below(
     )
 
 
+# --- histories that are owed by now -----------------------------------------------------------------------------------
+
+# A first copy meets every conversation, and most of their histories end where the limit of `sync.message_history` is,
+# or earlier: the list has shown all that is owed. Nothing is recorded of these one by one. If the limit is an earlier
+# one later, they are searched for in the tables after a full sweep, step by step, and opened.
+
+SLACK = timedelta(seconds=1)  # a stored instant has fewer digits than that of the decision
+
+
 def earlier_limit(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> datetime | None:
     """Return the limit back to which histories are owed after a full sweep, which may be an earlier one than before.
 
     None after any other run.
     """
     run = checkpoint.run
-    is_full = run is not None and run.run_id == budget.run_id and run.mode is Mode.FULL
-    if run is None or not is_full or run.status not in COMPLETE or not policy.message_history_seconds:
+    if run is None or run.run_id != budget.run_id or run.mode is not Mode.FULL or run.status not in COMPLETE:
         return None
     return history_from(now, policy)
 
@@ -254,9 +257,6 @@ def reopen(checkpoint: Checkpoint, gaps: Iterable[Gap], history_to: datetime, bu
     """Return what to record of histories that end at their limit, and are owed back to an earlier one."""
     opened = tuple(replace(gap, history_to=history_to, idle=0, limit=0, attempts=0, resets=0) for gap in gaps)
     return Record((*unchanged_before(checkpoint, budget), MessagesOwed(opened)))
-
-
-SLACK = timedelta(seconds=1)  # a stored instant has fewer digits than that of the decision
 
 
 def next_search(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> HistorySearch | None:
@@ -309,9 +309,8 @@ def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: dat
 
 def _opened(checkpoint: Checkpoint, thread: UnopenedThread, history_to: datetime, now: datetime) -> Gap:
     """Return the gap of a history. Without a cursor, reading begins at the newest message."""
-    named = f"{checkpoint.stream.key}\n{thread.conversation_id}\n{instant_text(history_to)}\n{instant_text(now)}"
     return Gap(
-        sha256(named.encode()).hexdigest()[:16],
+        derived_id(checkpoint.stream.key, thread.conversation_id, instant_text(history_to), instant_text(now)),
         thread.conversation_id,
         now,
         thread.newest_at,
