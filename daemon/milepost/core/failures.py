@@ -1,7 +1,5 @@
 """Decide what a refusal of the source means: its remedy, applied to the checkpoint."""
 
-from datetime import timedelta
-
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, ReducedRequest
@@ -26,7 +24,6 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded
 from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.retry import backoff_seconds
 
 CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
 CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
@@ -60,7 +57,9 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
 def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
     remedy = rule.remedy
     if remedy is Remedy.RETRY and checkpoint.attempt < context.policy.attempts:
-        return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
+        return recorded(
+            checkpoint, context.budget, FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt))
+        )
     if remedy is Remedy.RETRY:
         remedy = rule.then
     match remedy:
@@ -109,7 +108,9 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
     is_alike = reduced is not None and (problem.kind, problem.code) == (reduced.problem.kind, reduced.problem.code)
     is_search = is_alike and size != whole(policy)
     if not is_search and checkpoint.attempt < policy.attempts:
-        return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
+        return recorded(
+            checkpoint, context.budget, FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt))
+        )
     return recorded(checkpoint, context.budget, BatchShrunk(next_size.limit, next_size.detail, problem))
 
 
@@ -131,7 +132,7 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
         return recorded(checkpoint, context.budget, shrunk)
     if checkpoint.attempt >= MAX_ATTEMPTS_ALONE:
         return _end(checkpoint, problem, context)
-    failed = replace(_fetch_failed(checkpoint, problem, context), suspect=first, confirmed=confirmed)
+    failed = FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt), first, confirmed)
     return recorded(checkpoint, context.budget, failed)
 
 
@@ -155,17 +156,6 @@ def exonerate(checkpoint: Checkpoint, reduced: ReducedRequest, context: Context)
 
 
 # --- nothing can be read, or it is about no thread --------------------------------------------------------------------
-
-
-def _fetch_failed(checkpoint: Checkpoint, problem: Problem, context: Context) -> FetchFailed:
-    attempt, policy = checkpoint.attempt, context.policy
-    delay_seconds = backoff_seconds(
-        attempt,
-        context.jitter,
-        base_delay_seconds=policy.base_delay_seconds,
-        max_delay_seconds=policy.max_delay_seconds,
-    )
-    return FetchFailed(attempt, problem, context.now + timedelta(seconds=delay_seconds))
 
 
 def _end(checkpoint: Checkpoint, problem: Problem, context: Context, remedy: Remedy = Remedy.RETRY) -> Record:
