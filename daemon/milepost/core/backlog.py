@@ -9,6 +9,7 @@ first time, the older ones are owed back to the limit of `sync.message_history`.
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.background import COMPLETE, may_read
@@ -18,7 +19,7 @@ from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwe
 from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
-from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
+from milepost.core.model import Batch, Conversation, ConversationRow, Known
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
@@ -26,115 +27,167 @@ from milepost.core.walk import EPOCH, overlap_before
 
 
 def owed(
-    checkpoint: Checkpoint,
-    batch: Batch,
-    found: Difference,
-    known: Known,
-    context: Context,
+    checkpoint: Checkpoint, batch: Batch, found: Difference, known: Known, context: Context
 ) -> tuple[MessagesOwed, ...]:
-    """Return the event of the messages that a batch shows to be owed, if there are any.
-
-    `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
-    messages could not be read until now, or it moves here from another page. One that has news owes what is before them
-    even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
-    by the store is met for the first time; since the watermark, it has nothing but news. Of one that was stored without
-    messages, and of one that was deleted while histories were searched for, the history is owed now.
-    """
-    stream, policy = checkpoint.stream, context.policy
-    watermark, overlap_seconds = checkpoint.watermark, policy.watermark_overlap_seconds
+    """Return the event of the messages that a batch shows to be owed, if there are any. `found` is what it changes."""
+    watermark, overlap_seconds = checkpoint.watermark, context.policy.watermark_overlap_seconds
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
+    changed = frozenset(row.conversation_id for row in found.changes.conversations)
     history_to = history_from(context.now, context.policy)
-    changed = {row.conversation_id for row in found.changes.conversations}
+    meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to)
     gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back they reach
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
-        is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
-        if stored is None and not is_refused:
-            opens = _shows_older(each, policy)
-        else:
-            opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
-        if opens and _are_unknown(each.interactions, known):
-            limit = None if stored else _history_limit(each, last_read_at, history_to, is_refused=is_refused)
-            if limit is not None and not is_refused and _may_be_left_out(each, limit, checkpoint, changed, context):
-                unrecorded.append(_oldest_at(each))
-            else:
-                gaps.append(_gap_below(stream, each, stored, found, limit, context.now))
-        limit = _late_limit(each, stored, checkpoint, known, context, opens=opens) if stored is not None else None
+        opens = meeting.opens_gap(each, stored)
+        if opens and stored is None and meeting.may_be_left_out(each):
+            unrecorded.append(_oldest_at(each))
+        elif opens:
+            gaps.append(meeting.gap_below(each, stored, None if stored else meeting.first_limit(each)))
+        limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
         if limit is not None:
-            gap = _gap_below(stream, each, None, found, limit, context.now)
+            gap = meeting.gap_below(each, None, limit)
             gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
-    gaps += _taken_over(stream, found, known)
-    after = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
+    gaps += meeting.taken_over()
+    after = _left_out_after(checkpoint.left_out, unrecorded, meeting)
     left_out = None if after == checkpoint.left_out else after
-    return (
-        (MessagesOwed(tuple({each.gap_id: each for each in gaps}.values()), left_out),)
-        if gaps or left_out is not None
-        else ()
-    )
+    by_id = {each.gap_id: each for each in gaps}
+    return (MessagesOwed(tuple(by_id.values()), left_out),) if gaps or left_out is not None else ()
 
 
-def _may_be_left_out(
-    read: Conversation, limit: datetime, checkpoint: Checkpoint, changed: Collection[str], context: Context
-) -> bool:
-    """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
+class _Meeting(Struct, frozen=True):
+    """A batch meets what is stored, and what is known of histories.
 
-    It is found by its number of messages (where the list has one, that must say that there are more), and by the time
-    of the oldest; not if the store refuses some of the rows.
+    `changed` conversations have news, and `moved` ones stood under another page. All since `last_read_at` is news, and
+    histories are owed back to `history_to` (None: there are none).
     """
-    if _oldest_at(read) > limit or limit == EPOCH or context.refused or read.conversation_id not in changed:
-        return False
-    is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
-    return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
 
+    checkpoint: Checkpoint
+    known: Known
+    context: Context
+    changed: frozenset[str]
+    moved: Collection[str]
+    last_read_at: datetime | None
+    history_to: datetime | None
 
-def _late_limit(
-    read: Conversation,
-    stored: ConversationRow,
-    checkpoint: Checkpoint,
-    known: Known,
-    context: Context,
-    *,
-    opens: bool,
-) -> datetime | None:
-    """Return how far back the history of a stored conversation is owed since this batch; None if it is not.
+    def opens_gap(self, read: Conversation, stored: ConversationRow | None) -> bool:
+        """Return whether messages are owed below those of a conversation, none of which is stored.
 
-    It is where none of its messages came when it was met, or later: they were not asked for, or the API left them out.
-    What has come since is no history. A search for histories leaves out conversations that are deleted: one that is
-    listed again has missed it.
-    """
-    if stored.page_id != checkpoint.stream.page_id or not read.interactions:
-        return None
-    is_late = not opens and read.updated_time >= stored.updated_time and _are_unknown(read.interactions, known)
-    searched_to = _searched_to(checkpoint.left_out) if stored.deleted_at is not None else None
-    if not (is_late or searched_to is not None) or not _shows_older(read, context.policy):
-        return None
-    history_to = history_from(context.now, context.policy)
-    if is_late or searched_to is None:
-        met_at = overlap_before(stored.first_synced_at, context.policy.watermark_overlap_seconds)
-        return _history_limit(read, met_at, history_to, is_refused=False)
-    return max(searched_to, _history_limit(read, None, history_to, is_refused=False))
+        A conversation without news owes nothing that it did not owe before, unless its messages could not be read until
+        now, or it moves here from another page. One that has news owes what is before them even where the list names no
+        older ones: those that are stored are older. One that is neither stored nor was refused by the store is met for
+        the first time.
+        """
+        if stored is None and not self._was_refused(read):
+            opens = _shows_older(read, self.context.policy)
+        else:
+            opens = read.conversation_id in self.changed or self._is_open(messages_of(read.conversation_id))
+        return opens and self._are_unknown(read)
 
+    def first_limit(self, read: Conversation) -> datetime:
+        """Return how far back messages are owed of a conversation without a row.
 
-def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
-    """Return how far back histories were searched for, or are; None if they never were."""
-    if left_out is None:
-        return None
-    if left_out.search is None:
-        return left_out.searched_to
-    return min(left_out.search.history_to, left_out.searched_to or left_out.search.history_to)
+        Where the store refused it, all else was owed when it was met; of any other, its history is.
+        """
+        return self.last_read_at or EPOCH if self._was_refused(read) else self._history_limit(read, self.last_read_at)
+
+    def may_be_left_out(self, read: Conversation) -> bool:
+        """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
+
+        It is found by its number of messages (where the list has one, that must say that there are more), and by the
+        time of the oldest; not if the store refuses some of the rows.
+        """
+        limit, left_out = self.first_limit(read), self.checkpoint.left_out
+        if _oldest_at(read) > limit or limit == EPOCH or self._was_refused(read):
+            return False
+        if self.context.refused or read.conversation_id not in self.changed:
+            return False
+        is_searched = left_out is not None and left_out.search is not None
+        return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
+
+    def late_limit(self, read: Conversation, stored: ConversationRow, *, opens: bool) -> datetime | None:
+        """Return how far back the history of a stored conversation is owed since this batch; None if it is not.
+
+        It is where none of its messages came when it was met, or later: they were not asked for, or the API left them
+        out. What has come since is no history. A search for histories leaves out conversations that are deleted: one
+        that is listed again has missed it.
+        """
+        policy = self.context.policy
+        if stored.page_id != self.checkpoint.stream.page_id or not read.interactions:
+            return None
+        is_late = not opens and read.updated_time >= stored.updated_time and self._are_unknown(read)
+        searched_to = _searched_to(self.checkpoint.left_out) if stored.deleted_at is not None else None
+        if not (is_late or searched_to is not None) or not _shows_older(read, policy):
+            return None
+        if is_late or searched_to is None:
+            return self._history_limit(read, overlap_before(stored.first_synced_at, policy.watermark_overlap_seconds))
+        return max(searched_to, self._history_limit(read, None))
+
+    def _history_limit(self, read: Conversation, last_read_at: datetime | None) -> datetime:
+        """Return how far back a history is owed: what has come since the last reading is none, and is owed anyway."""
+        limit = _oldest_at(read) if self.history_to is None else self.history_to
+        return min(limit, last_read_at or limit)
+
+    def _was_refused(self, read: Conversation) -> bool:
+        return bool(self.known.dead_letters) and self._is_open(row_of(read.conversation_id))
+
+    def _is_open(self, subject: str) -> bool:
+        dead_letter = self.known.dead_letters.get(subject)
+        return dead_letter is not None and dead_letter.is_open
+
+    def _are_unknown(self, read: Conversation) -> bool:
+        ids = (each.event_id for each in read.interactions)
+        return bool(read.interactions) and self.known.interaction_events.isdisjoint(ids)
+
+    def taken_over(self) -> Iterator[Gap]:
+        """Yield what another page owed of conversations that move here: its token may not read them any more."""
+        for gap in self.known.owed_elsewhere:
+            if gap.conversation_id in self.moved:
+                gap_id = derived_id(self.checkpoint.stream.key, gap.gap_id)
+                yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
+
+    def gap_below(self, read: Conversation, stored: ConversationRow | None, history_to: datetime | None) -> Gap:
+        """Return the gap below the messages of a conversation."""
+        stream, now = self.checkpoint.stream, self.context.now
+        times = [each.occurred_at for each in read.interactions]
+        is_elsewhere = stored is not None and stored.page_id != stream.page_id
+        return Gap(
+            derived_id(stream.key, read.conversation_id, read.interactions[-1].event_id, instant_text(now)),
+            read.conversation_id,
+            now,
+            max(times),
+            min(times),
+            stored.updated_time if stored is not None else min(times),
+            read.older_cursor,
+            history_to=history_to,
+            is_elsewhere=is_elsewhere and read.conversation_id not in self.moved,
+            listed=len(read.interactions),
+            message_count=read.message_count,
+        )
 
 
 def _oldest_at(read: Conversation) -> datetime:
     return min([each.occurred_at for each in read.interactions])  # half the time of a generator
 
 
+def _shows_older(read: Conversation, policy: Policy) -> bool:
+    """Return whether a conversation has more messages than came with the list, by what the list says.
+
+    A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
+    a conversation with all of its messages has a `next` nevertheless: there the count tells.
+    """
+    came, count = len(read.interactions), read.message_count
+    if came < policy.messages_per_conversation:
+        return read.has_older and (count is None or count > came)
+    return read.has_older or (count is not None and count > came)
+
+
 def _left_out_after(
-    before: HistoriesLeftOut | None, unrecorded: Collection[datetime], found: Difference, known: Known, context: Context
+    before: HistoriesLeftOut | None, unrecorded: Collection[datetime], meeting: _Meeting
 ) -> HistoriesLeftOut | None:
     """Return what is known of the histories that are not on record, after those of a batch."""
-    after = before
-    for there in known.left_out_elsewhere if found.changes.moved else ():
+    after, context = before, meeting.context
+    for there in meeting.known.left_out_elsewhere if meeting.moved else ():
         search = after.search if after is not None else None
         after = _together(after, there, replace(search, after=None) if search is not None else None)
     if unrecorded:
@@ -157,34 +210,13 @@ def _together(
     )
 
 
-def _are_unknown(messages: Collection[Interaction], known: Known) -> bool:
-    return bool(messages) and known.interaction_events.isdisjoint(each.event_id for each in messages)
-
-
-def _shows_older(read: Conversation, policy: Policy) -> bool:
-    """Return whether a conversation has more messages than came with the list, by what the list says.
-
-    A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
-    a conversation with all of its messages has a `next` nevertheless: there the count tells.
-    """
-    came, count = len(read.interactions), read.message_count
-    if came < policy.messages_per_conversation:
-        return read.has_older and (count is None or count > came)
-    return read.has_older or (count is not None and count > came)
-
-
-def _history_limit(
-    read: Conversation, last_read_at: datetime | None, history_to: datetime | None, *, is_refused: bool
-) -> datetime:
-    """Return how far back the messages of a conversation are owed of which no state is stored.
-
-    What has come since the sweep before is no history: it is owed whatever the limit `history_to`, or where there are
-    no histories. Where the store refused the conversation (`is_refused`), all else was owed when it was met.
-    """
-    if is_refused:
-        return last_read_at or EPOCH
-    limit = _oldest_at(read) if history_to is None else history_to
-    return min(limit, last_read_at or limit)
+def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
+    """Return how far back histories were searched for, or are; None if they never were."""
+    if left_out is None:
+        return None
+    if left_out.search is None:
+        return left_out.searched_to
+    return min(left_out.search.history_to, left_out.searched_to or left_out.search.history_to)
 
 
 def history_from(now: datetime, policy: Policy) -> datetime | None:
@@ -193,44 +225,6 @@ def history_from(now: datetime, policy: Policy) -> datetime | None:
     if not seconds:
         return None
     return now - timedelta(seconds=seconds) if seconds < (now - EPOCH).total_seconds() else EPOCH
-
-
-def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap]:
-    """Yield what another page owed of conversations that move here: its token may not read them any more."""
-    for gap in known.owed_elsewhere:
-        if gap.conversation_id in found.changes.moved:
-            gap_id = derived_id(stream.key, gap.gap_id)
-            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
-
-
-def _is_open(subject: str, known: Known) -> bool:
-    dead_letter = known.dead_letters.get(subject)
-    return dead_letter is not None and dead_letter.is_open
-
-
-def _gap_below(
-    stream: Stream,
-    read: Conversation,
-    stored: ConversationRow | None,
-    found: Difference,
-    history_to: datetime | None,
-    now: datetime,
-) -> Gap:
-    times = [each.occurred_at for each in read.interactions]
-    is_elsewhere = stored is not None and stored.page_id != stream.page_id
-    return Gap(
-        derived_id(stream.key, read.conversation_id, read.interactions[-1].event_id, instant_text(now)),
-        read.conversation_id,
-        now,
-        max(times),
-        min(times),
-        stored.updated_time if stored is not None else min(times),
-        read.older_cursor,
-        history_to=history_to,
-        is_elsewhere=is_elsewhere and read.conversation_id not in found.changes.moved,
-        listed=len(read.interactions),
-        message_count=read.message_count,
-    )
 
 
 # --- histories that are owed by now -----------------------------------------------------------------------------------
