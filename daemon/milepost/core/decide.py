@@ -12,7 +12,7 @@ from milepost.core.doubts import disbelieved, ends_walk, has_lasted, implausible
 from milepost.core.events import BatchStored, Event, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.missed import recorded, without_content
+from milepost.core.missed import on_record, without_content
 from milepost.core.model import Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
 from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, taken_up
 from milepost.core.ports import Fetched, Outcome, Refused
@@ -222,7 +222,7 @@ def read_batch(
     reduced = checkpoint.reduced_request
     failures = (*unread(batch, detail, reduced.problem if reduced else None, known), *unwritten)
     dead_letters, payloads = opened(stream, failures, known, now)
-    missed = () if detail.leaves_out else recorded(*without_content(written.changes.interaction_events))
+    missed = () if detail.leaves_out else on_record(*without_content(written.changes.interaction_events))
     closed = recovered(readable, detail, failures, known)
     gaps = owed(checkpoint, readable, found, known, context)
     tally = replace(written.tally, dead_lettered=len(dead_letters), unreadable=len(failures))

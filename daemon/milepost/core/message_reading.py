@@ -31,7 +31,7 @@ from milepost.core.missed import (
     gone,
     is_doubtful_end,
     is_hint,
-    recorded,
+    on_record,
     says_deleted,
     withheld_below,
     without_content,
@@ -167,7 +167,7 @@ class PendingMessages(Struct, frozen=True):
         before = unchanged_before(self.checkpoint, self.context.budget)
         news_after = news_of(self.gap)
         changes, arrived = with_news(read.changes, news_after), arrived_since(news_after, read.changes)
-        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), changes, arrived)
+        return Record((*before, *read.dead_letters, *on_record(*read.missed), event), changes, arrived)
 
 
 def news_of(gap: Gap) -> datetime | None:
@@ -256,7 +256,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        missed = recorded(gone(gap)) if ending is GapEnding.GONE else ()
+        missed = on_record(gone(gap)) if ending is GapEnding.GONE else ()
         return Record((*before, *missed, failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)

@@ -30,7 +30,7 @@ from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed, MissedReason, is_kept_after
 from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import gap_in, keys_of_page, news_of, payload_of, read_page, request_of, vain
-from milepost.core.missed import recorded, says_deleted, without_content
+from milepost.core.missed import on_record, says_deleted, without_content
 from milepost.core.model import (
     Changes,
     DeadLetterPayload,
@@ -162,7 +162,7 @@ class PendingRedrive(Struct, frozen=True):
         closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
         rest = (MessagesOwed((read.gap,)),) if is_kept_after(read.ending) else ()
         changes = with_news(read.changes, news_of(gap))
-        return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), changes)
+        return Record((*read.dead_letters, *on_record(*read.missed), closed, *rest), changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
@@ -176,7 +176,7 @@ class PendingRedrive(Struct, frozen=True):
         written = newer(self.rows, known, context.now)
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
         closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
-        missed = recorded(*without_content(written.changes.interaction_events))
+        missed = on_record(*without_content(written.changes.interaction_events))
         changes = with_news(written.changes, _news_after(self.checkpoint, dead_letter))
         return Record((*missed, closed), with_older_messages(changes, known))
 
