@@ -19,7 +19,7 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
-from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import decide
 from milepost.core.events import (
@@ -55,6 +55,7 @@ from milepost.core.position import Phase as SweepPhase
 from milepost.core.position import Position, Stretch
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
+from milepost.core.redrive import PendingRedrive
 from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.walk import next_position, stretch_of
 from simulation.test_simulation import with_facts
@@ -279,9 +280,9 @@ def never_smaller(size: Size, policy: Policy) -> Size | None:
     return smaller(size, policy) if size.limit > 1 else Size(1, Detail.NESTED)
 
 
-def quietly_closed(dead_letter: DeadLetter, reason: str, around: Context, tally: Tally = NO_TALLY) -> DeadLetterClosed:
+def quietly_closed(pending: PendingRedrive, reason: str, tally: Tally = NO_TALLY) -> DeadLetterClosed:
     """Closes a dead letter whose redrive failed."""
-    return DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
+    return DeadLetterClosed(pending.due.dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
 
 
 # --- loops gone wrong -------------------------------------------------------------------------------------------------

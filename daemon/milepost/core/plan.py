@@ -232,11 +232,8 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)
     is_whole = size == whole(policy)
-    is_rewound = is_whole and sweep is not None and sweep.is_rewound
-    is_stuck = is_whole and sweep is not None and sweep.resets > 0 and checkpoint.futile_runs > 0
-    turn = checkpoint.futile_runs if is_stuck else 0
-    limit = _another_limit(size.limit, turn) if is_rewound or is_stuck else size.limit
-    checks_list = checkpoint.attempt >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
+    limit = _limit_in(sweep, checkpoint.futile_runs, size.limit) if is_whole and sweep is not None else size.limit
+    checks_list = checkpoint.attempt >= policy.attempts or not is_whole or bool(checkpoint.given_up)
     return Request(
         cursor,
         limit,
@@ -249,15 +246,18 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     )
 
 
-def _another_limit(limit: int, turn: int) -> int:
-    """Return the limit for a walk that started over because its cursors led nowhere: it is to get other ones.
+def _limit_in(sweep: Sweep, futile_runs: int, limit: int) -> int:
+    """Return the limit for a walk: another one if it started over because its cursors led nowhere, to get other ones.
 
     A cursor is often no more than the last conversation of its batch: one that is dead comes again, and stays dead. Any
-    one limit may end a batch at that very place, so that it is another one at each `turn`.
+    one limit may end a batch at that very place, so that it is another one in each run that got nowhere.
     """
-    if turn == 0:
+    if sweep.resets and futile_runs:
+        turn = futile_runs % 4
+        return limit - 1 - turn if limit > 8 else limit + 6 + turn
+    if sweep.is_rewound:
         return limit - 1 if limit > 1 else 7
-    return limit - 1 - turn % 4 if limit > 8 else limit + 6 + turn % 4
+    return limit
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------
