@@ -24,7 +24,7 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead, Missed, MissedReason
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesRead, MissedReason
 from milepost.core.merge import new_events, new_row
 from milepost.core.missed import (
     ends_with,
@@ -167,7 +167,7 @@ class PendingMessages(Struct, frozen=True):
         before = unchanged_before(self.checkpoint, self.context.budget)
         news_after = news_of(self.gap)
         changes, arrived = with_news(read.changes, news_after), arrived_since(news_after, read.changes)
-        return Record((*before, *read.dead_letters, *on_record(*read.missed), event), changes, arrived)
+        return Record((*before, *read.events, event), changes, arrived)
 
 
 def news_of(gap: Gap) -> datetime | None:
@@ -176,14 +176,13 @@ def news_of(gap: Gap) -> datetime | None:
 
 
 class PageRead(Struct, frozen=True):
-    """What messages come to: rows to write, dead letters to open, what is missed, and the gap after them."""
+    """What messages come to: rows to write, dead letters that are opened and what is missed, and the gap after them."""
 
     changes: Changes
-    dead_letters: tuple[DeadLetterOpened, ...]
+    events: tuple[DeadLetterOpened | MessagesMissed, ...]
     tally: Tally
     gap: Gap
     ending: GapEnding | None
-    missed: tuple[Missed, ...] = ()
 
 
 def read_page(
@@ -210,7 +209,7 @@ def read_page(
     is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
     touched = (without_fingerprint(stored),) if changed and stored is not None and not is_refused else ()
     changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
-    return PageRead(changes, dead_letters, tally, after, ending, missed)
+    return PageRead(changes, (*dead_letters, *on_record(*missed)), tally, after, ending)
 
 
 def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:

@@ -155,7 +155,7 @@ class PendingRedrive(Struct, frozen=True):
         rest = (MessagesOwed((read.gap,)),) if is_kept_after(read.ending) else ()
         changes = with_news(read.changes, news_of(gap))
         closed = self._closed(resolution, read.tally)
-        return Record((*read.dead_letters, *on_record(*read.missed), closed, *rest), changes)
+        return Record((*read.events, closed, *rest), changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
