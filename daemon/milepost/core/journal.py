@@ -101,6 +101,11 @@ def link(previous_hash: str, entry: tuple[str, int, str | None, str, str, str]) 
     return sha256(_encode_json((previous_hash, *entry))).hexdigest()
 
 
+def derived_id(*parts: str) -> str:
+    """Return the id of what these parts tell from everything else: the same each time, and so the same in each copy."""
+    return sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def seal(
     checkpoint: Checkpoint, events: Iterable[Event], run_id: str | None, recorded_at: datetime, codec: Codec
 ) -> tuple[Entry, ...]:

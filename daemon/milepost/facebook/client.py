@@ -14,9 +14,9 @@ from msgspec import Struct
 from yarl import URL
 
 from milepost import __version__
+from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
 from milepost.facebook.heads import HeadRoom
 from milepost.facebook.large_bodies import MAX_VALUES, LargeBodies, Room, has_too_many_values
