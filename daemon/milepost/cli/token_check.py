@@ -18,10 +18,9 @@ from milepost.engine.clock import SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.client import GraphClient
+from milepost.facebook.page_health import InspectedToken, Subscription
 from milepost.facebook.pages import Page
-from milepost.facebook.problems import problem_of
-from milepost.facebook.subscriptions import Subscription
-from milepost.facebook.token_health import InspectedToken
+from milepost.facebook.responses import problem_of
 from milepost.reporting.advice import PERMISSIONS, advice_on
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.status import SET_OWN_ID, own_id_in_words
