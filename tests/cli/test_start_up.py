@@ -21,7 +21,7 @@ def test_completing_a_stream_loads_nothing_heavy(name: str) -> None:
 
 
 def assert_nothing_heavy_is_loaded(name: str) -> None:
-    program = f"import sys, milepost.cli.{name}; print(*sys.modules)"
+    program = f"import sys, milepost.cli.{name}, milepost.stores.sqlite.reader; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     ).stdout.split()
