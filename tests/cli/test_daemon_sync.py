@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from milepost.cli.daemon_sync import Look, sync_through_daemon
+from milepost.cli.options import NO_TITLES
 from milepost.cli.stream_actions import Operator
-from milepost.cli.titles import NO_TITLES
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow

@@ -15,8 +15,7 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
-from milepost.cli.journal import command
-from milepost.cli.journal_lines import follow
+from milepost.cli.journal import command, follow
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.events import BatchStored, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
@@ -186,7 +185,7 @@ class BusyArchive:
 
 
 async def test_following_survives_an_unavailable_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.cli.journal_lines.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("milepost.cli.signals.POLL_SECONDS", 0.001)
     stopped, shown = asyncio.Event(), list[StoredEntry]()
     journal_reader = BusyArchive(stopped)
     await follow(cast("SqliteReader", journal_reader), 7, None, shown.append, stopped)

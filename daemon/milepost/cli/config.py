@@ -57,7 +57,7 @@ def init(config: str, *, is_facebook: bool) -> None:
     except OSError as error:
         hint = "write it elsewhere: --config FILE names the file"
         raise MilepostError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
-    echo_wrapped([f"{path} is written", *_next_steps(path, is_facebook=is_facebook)])
+    echo_wrapped(f"{path} is written", *_next_steps(path, is_facebook=is_facebook))
 
 
 def sample(*, is_facebook: bool) -> str:
@@ -102,10 +102,10 @@ def check(config: str | None, *, online: bool) -> None:
     demand_sendable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
-        echo_wrapped(["There is no config.yaml here: the built-in settings apply, with the simulator"])
+        echo_wrapped("There is no config.yaml here: the built-in settings apply, with the simulator")
     else:
         lines = [f"{path} is valid", _purpose(settings), *moved_keys(path, os.environ)]
-        echo_wrapped([*lines, "", *_origins(secret_report(path, os.environ))])
+        echo_wrapped(*lines, "", *_origins(secret_report(path, os.environ)))
     if online:
         sys.exit(_try_tokens(settings))
 
@@ -130,7 +130,7 @@ def _try_tokens(settings: Settings) -> ExitCode:
     """Try the token of every page, report each, and return the exit code of the most serious result."""
     click.echo()
     if settings.source.kind == "simulator":
-        echo_wrapped(["There is no token to try: the simulator has its own"])
+        echo_wrapped("There is no token to try: the simulator has its own")
         return ExitCode.COMPLETE
     # Imported here: without --online nobody needs to wait for an HTTP client to load.
     from milepost.cli.token_check import try_tokens  # noqa: PLC0415
@@ -139,4 +139,4 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
     log = settings.log
     with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
-        return asyncio.run(try_tokens(settings, lambda line: echo_wrapped([line])))
+        return asyncio.run(try_tokens(settings, echo_wrapped))

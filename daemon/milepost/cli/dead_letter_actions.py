@@ -44,9 +44,9 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
             what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-            echo_wrapped([f"{nth}{what}: {_words(answer, done)}"])
+            echo_wrapped(f"{nth}{what}: {_words(answer, done)}")
     if len(work) > 1:
-        echo_wrapped([f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}"])
+        echo_wrapped(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)
 
 

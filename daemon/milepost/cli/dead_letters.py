@@ -12,9 +12,8 @@ import msgspec
 from milepost.app.database import store_url_of
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
 from milepost.cli.groups import Group
-from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
+from milepost.cli.options import BY, config_option, demand_known, known_titles, load_settings, stream_option
 from milepost.cli.terminal import echo, echo_wrapped, stdout_terminal
-from milepost.cli.titles import known_titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
@@ -73,12 +72,12 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     if writes_json:
         return
     if not rows:
-        echo_wrapped([_none(stream, open_only=open_only)])
+        echo_wrapped(_none(stream, open_only=open_only))
         return
     terminal = stdout_terminal()
     echo(rendered(rows, datetime.now(UTC), titles, terminal), terminal)
     if number > MAX_ROWS:
-        echo_wrapped([f"… and {number - MAX_ROWS:,} more: --json lists them all"])
+        echo_wrapped(f"… and {number - MAX_ROWS:,} more: --json lists them all")
 
 
 def _none(stream: str | None, *, open_only: bool) -> str:
@@ -135,7 +134,7 @@ def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     settings = load_settings(config)
     dead_letters = asyncio.run(_choose(settings, ids, stream))
     if not dead_letters and not ids:
-        echo_wrapped([_none(stream, open_only=True)])
+        echo_wrapped(_none(stream, open_only=True))
     work = [
         (dead_letter, Redrive(dead_letter.dead_letter_id, BY)) for dead_letter in dead_letters if _is_open(dead_letter)
     ]
@@ -170,7 +169,7 @@ def _is_open(dead_letter: DeadLetter) -> bool:
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
         what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-        echo_wrapped([f"{what}: already closed, {how}"])
+        echo_wrapped(f"{what}: already closed, {how}")
     return dead_letter.closed_at is None
 
 

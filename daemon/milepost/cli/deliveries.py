@@ -98,12 +98,7 @@ def _rendered(views: Sequence[DeliveryView], now: datetime, terminal: Terminal) 
     if not views:
         return []
     shown = table(COLUMNS, [_row(view, now) for view in views], terminal)
-    lines = [shown.heading]
-    for view, line in zip(views, shown.rows, strict=True):
-        lines.append(line)
-        for words in _details(view, now):
-            lines += terminal.wrapped(f"  {words}")
-    return lines
+    return shown.with_details([_details(view, now) for view in views], terminal)
 
 
 def _row(view: DeliveryView, now: datetime) -> tuple[str | Cell, ...]:

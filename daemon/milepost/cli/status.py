@@ -8,9 +8,8 @@ import click
 import msgspec
 
 from milepost.app.database import store_url_of
-from milepost.cli.options import config_option, configured_streams, load_settings
+from milepost.cli.options import Titles, config_option, configured_names, configured_streams, known_names, load_settings
 from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
-from milepost.cli.titles import Titles, configured_names, known_names
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
 from milepost.core.model import Stream
@@ -125,9 +124,7 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
     conditions = table(
         [*leading, *CONDITION], [[*cells, *_condition(each, status)] for cells, each in titled], terminal
     )
-    lines = [conditions.heading]
-    for stream, row in zip(status.streams, conditions.rows, strict=True):
-        lines += row, *(line for text in _waiting(stream, status.at) for line in terminal.wrapped(f"  {text}"))
+    lines = conditions.with_details([_waiting(stream, status.at) for stream in status.streams], terminal)
     written = table([*leading, *WRITTEN], [[*cells, *_written(each)] for cells, each in titled], terminal)
     return [*wrong, *([""] if wrong else []), *lines, "", *written.lines, *_webhooks(status, terminal)]
 
@@ -140,13 +137,13 @@ def _webhooks(status: Status, terminal: Terminal) -> list[str]:
 
 def _issues(status: Status, terminal: Terminal) -> list[str]:
     """Return what is wrong with the daemon as a whole, before anything else."""
-    lines = []
+    texts = []
     for issue in status.daemon.issues if status.daemon is not None else ():
         sentence = in_a_sentence(issue, status.at)
-        lines += terminal.wrapped(f"{sentence[0].upper()}{sentence[1:]}")
+        texts.append(f"{sentence[0].upper()}{sentence[1:]}")
         if issue.advice is not None:
-            lines += terminal.wrapped(f"  → {issue.advice}")
-    return lines
+            texts.append(f"  → {issue.advice}")
+    return terminal.fitted(texts)
 
 
 def _condition(stream: StreamStatus, status: Status) -> tuple[str | Cell, ...]:

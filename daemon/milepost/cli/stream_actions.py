@@ -14,9 +14,8 @@ from msgspec import Struct
 from milepost.app.build import assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
-from milepost.cli.options import demand_worked
+from milepost.cli.options import Titles, demand_worked
 from milepost.cli.terminal import echo_wrapped
-from milepost.cli.titles import Titles
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import Stream
@@ -101,7 +100,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
                     return ExitCode.PROGRESS_SAVED
                 result = await _result(who, stream, command)
                 is_refused = is_refused or isinstance(result, MilepostError)
-                echo_wrapped([f"{who.titles.of(stream)}: {result}"])
+                echo_wrapped(f"{who.titles.of(stream)}: {result}")
     return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
 
 

@@ -12,10 +12,9 @@ import click
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
-from milepost.cli.options import demand_worked
+from milepost.cli.options import Titles, demand_worked
 from milepost.cli.sync_summary import Synced, rendered
 from milepost.cli.terminal import echo, stdout_terminal
-from milepost.cli.titles import Titles
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Stream

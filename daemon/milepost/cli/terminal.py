@@ -7,7 +7,7 @@ exported, counts there too, which is how watch(1) tells how wide its screen is.
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 from unicodedata import combining, east_asian_width
 
@@ -45,6 +45,10 @@ class Terminal(Struct, frozen=True):
         )
         return lines or [text]
 
+    def fitted(self, texts: Iterable[str]) -> list[str]:
+        """Return texts of one or more lines as lines, each wrapped."""
+        return [line for text in texts for each in text.split("\n") for line in self.wrapped(each)]
+
 
 PLAIN = Terminal()
 
@@ -70,10 +74,10 @@ def echo(lines: Sequence[str], terminal: Terminal) -> None:
     click.echo("\n".join(lines), color=terminal.has_colours)
 
 
-def echo_wrapped(texts: Sequence[str]) -> None:
+def echo_wrapped(*texts: str) -> None:
     """Write texts to stdout, each wrapped where that is a terminal."""
     terminal = stdout_terminal()
-    echo([line for text in texts for line in terminal.wrapped(text)], terminal)
+    echo(terminal.fitted(texts), terminal)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -150,6 +154,13 @@ class Table(Struct, frozen=True):
     def lines(self) -> list[str]:
         """All lines."""
         return [self.heading, *self.rows]
+
+    def with_details(self, details: Iterable[Iterable[str]], terminal: Terminal) -> list[str]:
+        """Return all lines, with the texts about each row indented below it."""
+        lines = [self.heading]
+        for row, texts in zip(self.rows, details, strict=True):
+            lines += row, *terminal.fitted(f"  {text}" for text in texts)
+        return lines
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], terminal: Terminal = PLAIN) -> Table:
