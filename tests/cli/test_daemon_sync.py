@@ -56,7 +56,7 @@ class Daemon:
 
     async def sync(self, *, full: bool = False) -> Sequence[RunResult]:
         who = Operator([STREAM], NO_TITLES, self.ask, self.read, is_daemon=True)
-        look = Look(self, self.is_at_work, self.shown.append, lambda: NOON, is_seen=True)  # type: ignore[arg-type]
+        look = Look(self, self.is_at_work, lambda: NOON, self.shown.append)  # type: ignore[arg-type]
         return await sync_through_daemon(who, [STREAM], look, SyncSettings(), Stop(), full=full)
 
 

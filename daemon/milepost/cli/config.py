@@ -12,13 +12,13 @@ import click
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option, load_settings, warnings_logged
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import MilepostError
 from milepost.notify.destinations import demand_sendable
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
-from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
+from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report
 
 DEFAULT = Path("config.yaml")
 FOR_FACEBOOK = """\
@@ -134,9 +134,6 @@ def _try_tokens(settings: Settings) -> ExitCode:
         return ExitCode.COMPLETE
     # Imported here: without --online nobody needs to wait for an HTTP client to load.
     from milepost.cli.token_check import try_tokens  # noqa: PLC0415
-    from milepost.service.logs.output import logged  # noqa: PLC0415
-    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
-    log = settings.log
-    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+    with warnings_logged(settings):
         return asyncio.run(try_tokens(settings, echo_wrapped))

@@ -107,7 +107,7 @@ class Daemon:
             StoreAway: its database is unavailable.
             MilepostError: it cannot be done, or the server is not a daemon of this version.
         """
-        action, body = _stream_request(command)
+        action, body = _request(command)
         status, answer = await self._send("POST", f"{PATH}/{quote(stream.key)}/{action}", body)
         match status:
             case 200 | 202:
@@ -145,10 +145,7 @@ class Daemon:
         """Return the streams that the daemon knows. Raises as `ask` does."""
         streams, after = list[WorkedStream](), ""
         while True:
-            status, body = await self._send("GET", f"{PATH}?limit=1000&after={quote(after)}")
-            if status != 200:
-                raise self._failed(status, body)
-            page = self._decode(body, _Listing)
+            page = await self._get(f"{PATH}?limit=1000&after={quote(after)}", _Listing)
             streams += page.streams
             if page.next is None:
                 return streams
@@ -156,10 +153,13 @@ class Daemon:
 
     async def fetch_changes(self, since: str) -> _OverviewChanges:
         """Return what has changed of the streams since the answer with that tag, for "" all. Raises as `ask` does."""
-        status, body = await self._send("GET", f"{OVERVIEW}?since={quote(since)}" if since else OVERVIEW)
+        return await self._get(f"{OVERVIEW}?since={quote(since)}" if since else OVERVIEW, _OverviewChanges)
+
+    async def _get(self, path: str, kind: type[AnswerT]) -> AnswerT:
+        status, body = await self._send("GET", path)
         if status != 200:
             raise self._failed(status, body)
-        return self._decode(body, _OverviewChanges)
+        return self._decode(body, kind)
 
     def _failed(self, status: int, body: bytes) -> MilepostError:
         match status:
@@ -242,16 +242,13 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
 
 
-def _request(command: DeadLetterCommand) -> tuple[str, Body]:
+def _request(command: DeadLetterCommand | StreamCommand) -> tuple[str, Body]:
+    """Return the action that a command asks for, and its body."""
     match command:
         case Redrive():
             return "redrive", Nothing()
         case Discard(reason=reason):
             return "discard", DiscardBody(reason)
-
-
-def _stream_request(command: StreamCommand) -> tuple[str, Body]:
-    match command:
         case SyncNow(full=full):
             return "sync", SyncBody(full)
         case PauseStream():

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from milepost.cli.terminal import Column, clipped, elided_key
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import on_one_line
-from milepost.settings import Settings, load_or_default
+from milepost.settings import Settings, load_or_default, secrets
 from milepost.stores.open import has_database, open_reader
 from milepost.stores.reader import JournalReader
 
@@ -65,6 +66,16 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
     if shown:
         click.echo("\n".join(shown))
     click.confirm(question, abort=True)
+
+
+def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
+    """Log warnings to stderr during the block, without the secrets of the settings."""
+    # Imported here: most commands log nothing.
+    from milepost.service.logs.output import logged  # noqa: PLC0415
+    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
+
+    log, redactor = settings.log, Redactor(secrets(settings))
+    return logged(log.format, "warning", redactor, stream=sys.stderr, environment=os.environ)
 
 
 # --- known streams ----------------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ Only the process that works a stream of a SQLite database may write to its journ
 workers follow the journal, wherever they run.
 """
 
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,16 +12,14 @@ from msgspec import Struct
 from milepost.app.build import assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
-from milepost.cli.options import Titles, demand_worked
+from milepost.cli.options import Titles, demand_worked, warnings_logged
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.summary import ExitCode
-from milepost.service.logs.output import logged
-from milepost.service.logs.redaction import Redactor
-from milepost.settings import Settings, secrets
+from milepost.settings import Settings
 from milepost.stores.open import is_at_work
 
 # What ends a command for several streams: no other one of them would fare better.
@@ -90,9 +86,8 @@ async def _nothing() -> Mapping[Stream, int]:
 
 async def perform(settings: Settings, streams: Sequence[Stream], command: PauseStream | ResumeStream) -> ExitCode:
     """Execute a command for each stream, print each result, and return the exit code."""
-    stop, log = Stop(), settings.log
-    is_refused = False
-    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+    stop, is_refused = Stop(), False
+    with warnings_logged(settings):
         async with stopping_on_signals(stop), operator(settings, stop) as who:
             demand_worked(streams, who.streams)
             for stream in streams:

@@ -45,13 +45,12 @@ async def perform(settings: Settings, wanted: Sequence[Stream], *, full: bool) -
 
 async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> Synced:
     stop, redactor, log = Stop(), Redactor(secrets(settings)), settings.log
-    draws = sys.stderr.isatty()
-    out, level = (_above_bars(), "warning") if draws else (sys.stderr, log.level)
+    out, level = (_above_bars(), "warning") if sys.stderr.isatty() else (sys.stderr, log.level)
     with logged(log.format, level, redactor, stream=out, environment=os.environ):
         async with stopping_on_signals(stop):
             if await _is_at_work(settings):
-                return await _through_daemon(settings, wanted, stop, draws=draws, full=full)
-            return await _here(settings, wanted, stop, redactor.learn, draws=draws, full=full)
+                return await _through_daemon(settings, wanted, stop, full=full)
+            return await _here(settings, wanted, stop, redactor.learn, full=full)
 
 
 async def _is_at_work(settings: Settings) -> bool:
@@ -66,14 +65,13 @@ async def _here(
     stop: Stop,
     learn_secret: Callable[[str], None],
     *,
-    draws: bool,
     full: bool,
 ) -> Synced:
     began = perf_counter()
     async with assembled(settings, stop, learn_secret) as parts:
         titles = Titles(parts.registry.page_names())
         streams = _known(wanted, parts)
-        with _progress(titles, draws=draws) as progress:
+        with _progress(titles) as progress:
             readers: dict[str, Reader] = {"log": JournalLog().read}
             if progress is not None:
                 readers["progress"] = progress.read
@@ -84,9 +82,7 @@ async def _here(
     return Synced(results, perf_counter() - began, conditions, parts.undiscovered, titles)
 
 
-async def _through_daemon(
-    settings: Settings, wanted: Sequence[Stream], stop: Stop, *, draws: bool, full: bool
-) -> Synced:
+async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: Stop, *, full: bool) -> Synced:
     # Only here: with them comes the HTTP server, a tenth of the start of a sync that needs none of it.
     from milepost.cli.daemon_sync import Look, sync_through_daemon  # noqa: PLC0415  (only where a daemon is at work)
     from milepost.cli.stream_actions import operator  # noqa: PLC0415  (only where a daemon is at work)
@@ -95,9 +91,9 @@ async def _through_daemon(
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
         demand_worked(wanted, who.streams)
         click.echo(f"A daemon is using {store_url}: it syncs the streams", err=True)
-        with _progress(who.titles, draws=draws) as progress:
-            show = progress.show if progress is not None else _show_nothing
-            look = Look(journal_reader, lambda: is_at_work(store_url), show, lambda: datetime.now(UTC), draws)
+        with _progress(who.titles) as progress:
+            show = None if progress is None else progress.show
+            look = Look(journal_reader, lambda: is_at_work(store_url), lambda: datetime.now(UTC), show)
             results = await sync_through_daemon(who, wanted or who.streams, look, settings.sync, stop, full=full)
         if stop.is_requested:
             click.echo("The daemon goes on with it: `milepost status` shows how far it is", err=True)
@@ -111,16 +107,12 @@ def _above_bars() -> TextIO:
     return cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
 
 
-def _progress(titles: Titles, *, draws: bool) -> AbstractContextManager["Progress | None"]:
-    if not draws:
+def _progress(titles: Titles) -> AbstractContextManager["Progress | None"]:
+    if not sys.stderr.isatty():
         return nullcontext()
     from milepost.cli.progress import progress_on_terminal  # noqa: PLC0415  (only where bars are drawn)
 
     return progress_on_terminal(sys.stderr, titles.short)
-
-
-def _show_nothing(_: Checkpoint) -> None:
-    """Show nothing where nobody watches."""
 
 
 def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_work: bool) -> dict[Stream, Condition]:
