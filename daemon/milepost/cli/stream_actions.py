@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
-from milepost.app.build import assembled
+from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
 from milepost.cli.options import Titles, demand_worked, warnings_logged
@@ -50,20 +50,28 @@ async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) ->
 
     Raises StoreBusy where a daemon works them and does not answer.
     """
-    store_url = store_url_of(settings)
     # Not looked at anew for runs: one that has ended meanwhile would be waited for, and nobody would do them.
-    at_work = for_runs or await is_at_work(store_url)
-    if at_work and store_url.file is not None:
-        async with daemon_at(settings.http) as daemon:
-            yield await _of_daemon(daemon)
-        return
-    async with assembled(settings if for_runs else _without_discovery(settings), stop) as parts:
-        streams = list(parts.supervisor.streams)
+    at_work = for_runs or await is_at_work(store_url_of(settings))
+    async with daemon_or_parts(settings if for_runs else _without_discovery(settings), stop, at_work=at_work) as who:
+        if isinstance(who, Daemon):
+            yield await _of_daemon(who)
+            return
+        streams = list(who.supervisor.streams)
         if not for_runs:
-            streams += [each.stream for each in await parts.store.checkpoints() if not each.removed_at]
-        yield Operator(
-            [*dict.fromkeys(streams)], Titles(parts.registry.page_names()), parts.supervisor.ask, _nothing, at_work
-        )
+            streams += [each.stream for each in await who.store.checkpoints() if not each.removed_at]
+        titles = Titles(who.registry.page_names())
+        yield Operator([*dict.fromkeys(streams)], titles, who.supervisor.ask, _nothing, at_work)
+
+
+@asynccontextmanager
+async def daemon_or_parts(settings: Settings, stop: Stop, *, at_work: bool) -> AsyncIterator[Daemon | Parts]:
+    """Open the daemon that works a SQLite database if one is `at_work`, else the parts of one in this process."""
+    if at_work and store_url_of(settings).file is not None:
+        async with daemon_at(settings.http) as daemon:
+            yield daemon
+    else:
+        async with assembled(settings, stop) as parts:
+            yield parts
 
 
 def _without_discovery(settings: Settings) -> Settings:

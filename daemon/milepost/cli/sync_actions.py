@@ -19,12 +19,10 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
-from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
-from milepost.reporting.summary import ExitCode, exit_code, most_serious
+from milepost.reporting.summary import ExitCode, exit_code, exit_code_of, most_serious
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
 from milepost.service.logs.redaction import Redactor
@@ -40,7 +38,10 @@ async def perform(settings: Settings, wanted: Sequence[Stream], *, full: bool) -
     synced = await _sync(settings, wanted, full=full)
     terminal = stdout_terminal()
     echo(rendered(synced, datetime.now(UTC), terminal), terminal)
-    return most_serious({exit_code(synced.results), _code_of(synced.undiscovered)})
+    codes = {exit_code(synced.results)}
+    if (why := synced.undiscovered) is not None:
+        codes.add(ExitCode.PROGRESS_SAVED if isinstance(why, Held) else exit_code_of(why))
+    return most_serious(codes)
 
 
 async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> Synced:
@@ -121,23 +122,6 @@ def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_
         datetime.now(UTC), is_at_work, sync.interval_seconds, sync.batch_size, rate_limits_of(checkpoints)
     )
     return {checkpoint.stream: condition(checkpoint, around) for checkpoint in checkpoints}
-
-
-def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
-    """Return the exit code for pages that could not be discovered."""
-    if undiscovered is None:
-        return ExitCode.COMPLETE
-    if isinstance(undiscovered, Held):
-        return ExitCode.PROGRESS_SAVED
-    match rule_for(undiscovered, has_cursor=False).remedy:
-        case Remedy.STOP_AUTHORIZATION:
-            return ExitCode.AUTHORIZATION
-        case Remedy.STOP_CONFIGURATION:
-            return ExitCode.CONFIGURATION
-        case Remedy.WAIT:
-            return ExitCode.PROGRESS_SAVED
-        case Remedy.RETRY | Remedy.SHRINK | Remedy.RESET:
-            return ExitCode.WITH_ERRORS
 
 
 def _known(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
