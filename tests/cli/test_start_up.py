@@ -25,11 +25,11 @@ def test_reading_and_completing_a_stream_load_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "sync", "status"])
-def test_with_sqlite_nothing_for_postgresql_is_loaded(tmp_path: Path, command: str) -> None:
+def test_with_sqlite_nothing_for_postgresql_is_loaded_nor_collected_at_the_end(tmp_path: Path, command: str) -> None:
     """Looked at when it works: on its way it might load what it has not at its start."""
     (tmp_path / "config.yaml").write_text("source: {calls_per_second: 0}\nhttp: {listen: '127.0.0.1:0'}")
     program = f"""
-import asyncio, atexit, os, signal, sys
+import asyncio, atexit, gc, os, signal, sys
 from milepost.cli import main
 from milepost.engine.supervisor import Supervisor
 
@@ -41,7 +41,7 @@ async def last_run(self, stream, *, full=False):
     return result
 
 Supervisor._run = last_run
-atexit.register(lambda: print(*sys.modules))
+atexit.register(lambda: print(*sys.modules, "frozen" if gc.get_freeze_count() else ""))
 sys.argv = ["milepost", {command!r}]
 main()
 """
@@ -52,3 +52,4 @@ main()
     assert "milepost.settings" in loaded, ended
     assert not OF_POSTGRESQL & loaded
     assert "tqdm" not in loaded  # stderr is no terminal here
+    assert "frozen" in loaded, "what is loaded would be collected at exit"
