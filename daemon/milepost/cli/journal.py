@@ -197,29 +197,25 @@ def verify(config: str | None) -> None:
 
     Exit codes: 0 all is sound · 1 something is damaged, and the message says where and what to do.
     """
-    audit, seconds = asyncio.run(_verify(store_url_of(load_settings(config))))
+    audit, seconds = asyncio.run(_audit(store_url_of(load_settings(config))))
     echo_wrapped(f"The journal is sound: {_audited(audit)}, checked in {seconds:.1f} s")
     echo_wrapped("Not covered, because they have no hashes: contacts, conversations and messages")
-
-
-async def _verify(store_url: StoreUrl) -> tuple[Audit, float]:
-    async with open_reader(store_url) as journal_reader:
-        began = perf_counter()
-        return await journal_reader.verify(), perf_counter() - began
 
 
 @command.command()
 @config_option
 def rebuild(config: str | None) -> None:
     """Rebuild the projections (checkpoints, runs, dead letters) from the journal. Stop the daemon first."""
-    audit, seconds = asyncio.run(_rebuild(store_url_of(load_settings(config))))
+    audit, seconds = asyncio.run(_audit(store_url_of(load_settings(config)), rebuilds=True))
     echo_wrapped(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
 
-async def _rebuild(store_url: StoreUrl) -> tuple[Audit, float]:
-    async with open_reader(store_url, alone=True) as journal_reader:
+async def _audit(store_url: StoreUrl, *, rebuilds: bool = False) -> tuple[Audit, float]:
+    """Verify or rebuild, and return what was found and how many seconds it took."""
+    async with open_reader(store_url, alone=rebuilds) as journal_reader:
         began = perf_counter()
-        return await journal_reader.rebuild(), perf_counter() - began
+        audit = await (journal_reader.rebuild() if rebuilds else journal_reader.verify())
+        return audit, perf_counter() - began
 
 
 def _audited(audit: Audit) -> str:
