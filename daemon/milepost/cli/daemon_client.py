@@ -1,6 +1,5 @@
 """A client of the daemon's HTTP service, for commands that the daemon has to perform."""
 
-import ipaddress
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from milepost.cli.daemon_status import authority, reached_at
 from milepost.core.commands import (
     DeadLetterCommand,
     Discard,
@@ -22,7 +22,6 @@ from milepost.core.commands import (
 )
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
 from milepost.core.model import Stream
-from milepost.reporting.health import DaemonStatus
 from milepost.reporting.views import ActionResult, closed, refused
 from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.api.dead_letters import DiscardBody
@@ -34,8 +33,6 @@ from milepost.settings import HttpSettings
 
 # The daemon looks the dead letter up, and then waits for its redrive.
 TIMEOUT = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
-
-STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 AnswerT = TypeVar("AnswerT")
 Body = Nothing | DiscardBody | SyncBody
@@ -131,16 +128,6 @@ class Daemon:
                 hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
             ) from error
 
-    async def fetch_status(self) -> DaemonStatus | None:
-        """Return the status of the daemon as a whole; None if it does not answer, or not to us."""
-        try:
-            async with self._session.get(
-                f"{self._url}/api/daemon", timeout=STATUS_TIMEOUT, allow_redirects=False
-            ) as response:
-                return msgspec.json.decode(await response.read(), type=DaemonStatus) if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
-            return None
-
     async def fetch_streams(self) -> list[WorkedStream]:
         """Return the streams that the daemon knows. Raises as `ask` does."""
         streams, after = list[WorkedStream](), ""
@@ -228,18 +215,7 @@ async def daemon_at(http: HttpSettings) -> AsyncIterator[Daemon]:
         {"Authorization": f"Bearer {token}"} if token else {}
     )
     async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT) as session:
-        yield Daemon(session, _url(http.host, http.port))
-
-
-def _url(host: str, port: int) -> str:
-    """Return the URL of a server that listens on a host; for all addresses, that of this machine's loopback."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return f"http://{host}:{port}"
-    if address.is_unspecified:
-        return f"http://127.0.0.1:{port}" if address.version == 4 else f"http://[::1]:{port}"
-    return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
+        yield Daemon(session, f"http://{authority(reached_at(http.host), http.port)}")
 
 
 def _request(command: DeadLetterCommand | StreamCommand) -> tuple[str, Body]:
