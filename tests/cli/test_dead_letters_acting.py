@@ -48,7 +48,6 @@ PAYLOADS = {
 PAGE = {"id": STREAM.page_id, "platforms": ["messenger"], "access_token": "EAAPageToken0000000000"}
 TOKEN = "a-token-of-some-length"
 BY = "command line from 127.0.0.1"
-EVERYWHERE = [("0.0.0.0", "127.0.0.1"), ("[::]", "::1"), ("[::1]", "::1")]  # noqa: S104  (only written down)
 
 
 @pytest.fixture
@@ -380,16 +379,13 @@ async def test_it_exits_with_78_when_the_daemon_requires_another_token(installat
     assert stand_in.asked == []
 
 
-@pytest.mark.parametrize(("host", "listens_on"), EVERYWHERE)
-async def test_a_daemon_that_listens_on_all_addresses_is_reached_on_loopback(
-    installation: Installation, host: str, listens_on: str
-) -> None:
+async def test_a_daemon_that_listens_on_all_addresses_is_reached_on_loopback(installation: Installation) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
-    async with daemon(installation, stand_in, token=TOKEN, host=host, listens_on=listens_on):
+    async with daemon(installation, stand_in, token=TOKEN, host="[::]", listens_on="::1"):
         done = await dead_letters(installation, "redrive")
     assert done.code == 0, done
-    assert stand_in.asked == [Redrive(UNREAD, f"command line from {'::1' if ':' in listens_on else '127.0.0.1'}")]
+    assert stand_in.asked == [Redrive(UNREAD, "command line from ::1")]
 
 
 async def test_where_no_daemon_listens_it_says_where_and_why_that_may_be(installation: Installation) -> None:
