@@ -233,18 +233,27 @@ lives = st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25)
 engine = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=engine)
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_sqlite_behaves_like_the_memory_store(migrated: Path, life: list[Act]) -> None:
     with TemporaryDirectory() as directory:
         await are_one(SqliteDump(Path(shutil.copy(migrated, directory))), life)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=engine)
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_postgresql_behaves_like_the_memory_store(database: Database, life: list[Act]) -> None:
     database.sql(EMPTY)
     await are_one(PostgresDump(database), life)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=engine)
+@given(life=lives)
+async def test_sqlite_behaves_like_the_memory_store_over_many_lives(migrated: Path, life: list[Act]) -> None:
+    with TemporaryDirectory() as directory:
+        await are_one(SqliteDump(Path(shutil.copy(migrated, directory))), life)
 
 
 @pytest.mark.long
