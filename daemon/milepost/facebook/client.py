@@ -16,9 +16,9 @@ from msgspec import Struct
 from yarl import URL
 
 from milepost import __version__
+from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
 from milepost.facebook.heads import HeadRoom
 from milepost.facebook.proxy import Proxy, proxy_to, trusted
