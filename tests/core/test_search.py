@@ -24,8 +24,14 @@ from milepost.core.events import (
     RunStatus,
     SweepCompleted,
 )
-from milepost.core.failures import CONFIRMATIONS, CONFIRMATIONS_OF_LESS, MAX_GIVEN_UP_IN_A_ROW
-from milepost.core.list_check import check_request, checked, wants_check
+from milepost.core.failures import (
+    CONFIRMATIONS,
+    CONFIRMATIONS_OF_LESS,
+    MAX_GIVEN_UP_IN_A_ROW,
+    check_request,
+    checked,
+    wants_check,
+)
 from milepost.core.model import Detail
 from milepost.core.plan import Fetch, Policy, plan
 from milepost.core.ports import Held, ListCheck, Outcome, Refused, Request

@@ -19,7 +19,7 @@ from kit.long import long_only
 from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
 from milepost.core.events import BatchStored, RunStarted, Tally
 from milepost.core.model import Changes, Keys
-from milepost.core.spans import Stretch
+from milepost.core.position import Stretch
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
 from milepost.stores.sql import load_statements

@@ -15,6 +15,7 @@ from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
 from kit.mirror import Mirror, stored_numbers
 from kit.postgres import Database
+from milepost.core.changes import ChangeReader
 from milepost.core.events import (
     DeadLetterClosed,
     DeadLetterOpened,
@@ -25,8 +26,8 @@ from milepost.core.events import (
     StreamRemoved,
 )
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream
-from milepost.core.ports import ChangeReader, Committed, Store
-from milepost.core.spans import Stretch
+from milepost.core.ports import Committed, Store
+from milepost.core.position import Stretch
 from milepost.stores.open import forget, open_reader, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import PostgresDump, SqliteDump, StoreDump

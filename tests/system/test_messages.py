@@ -15,9 +15,8 @@ from milepost.core.gaps import MessagesMissed, Missed
 from milepost.simulator import refusals
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
-from milepost.simulator.messages import Node
 from milepost.simulator.plan import SimulatedPage
-from milepost.simulator.requests import ApiRequest
+from milepost.simulator.requests import ApiRequest, Node
 from milepost.simulator.server import SimulatorServer
 
 BURSTS = (20, 21, 45, 70)
