@@ -1,4 +1,7 @@
-"""No call is made during a rate limit, one stream alone probes whether it is over, and waiting costs nothing."""
+"""No call is made during a rate limit, one stream alone probes whether it is over, and waiting costs nothing.
+
+And older messages get half of a page's calls while one of its streams is being swept.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ from milepost.core.ports import Held, Outcome, Request, Usage
 from milepost.core.problems import Problem
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, UsageReported
-from milepost.engine.rate_limits import RateLimits
+from milepost.engine.rate_limits import CallShares, RateLimits
 from milepost.engine.supervisor import Schedule, Supervisor
 
 HOUR = 3600.0
@@ -319,3 +322,40 @@ async def test_a_held_call_is_made_only_after_the_limit() -> None:
     assert result.run.status is RunStatus.COMPLETE
     assert inbox.called_at[1] == pytest.approx(65)
     assert held <= 1, "at most what was looked ahead for"
+
+
+# --- how a page's calls are shared -----------------------------------------------------------------------------------
+
+
+def test_the_streams_of_a_page_count_their_calls_together_and_each_page_for_itself() -> None:
+    shares = CallShares()
+    with shares.sweeping(INSTAGRAM):
+        shares.count_batch(INSTAGRAM)
+        shares.count_batch(INSTAGRAM)
+        shares.count_messages(MESSENGER)
+
+        demand = shares.demand(MESSENGER, None)
+        assert (demand.batches, demand.messages, demand.is_swept) == (2, 1, True)
+        assert not shares.demand(INSTAGRAM, None).is_swept
+        assert not shares.demand(OTHER, None).is_swept
+    assert not shares.demand(MESSENGER, None).is_swept
+
+
+def test_counting_begins_with_the_first_of_the_sweeps_under_way() -> None:
+    shares = CallShares()
+    with shares.sweeping(INSTAGRAM):
+        shares.count_batch(INSTAGRAM)
+        with shares.sweeping(MESSENGER):
+            assert shares.demand(MESSENGER, None).batches == 1
+    assert shares.demand(MESSENGER, None).batches == 1
+    with shares.sweeping(MESSENGER):
+        assert shares.demand(MESSENGER, None).batches == 0
+
+
+def test_it_is_news_only_once_that_messages_are_held_back() -> None:
+    shares = CallShares()
+
+    assert not shares.note_held_back(MESSENGER, is_held_back=False)
+    assert shares.note_held_back(MESSENGER, is_held_back=True)
+    assert not shares.note_held_back(MESSENGER, is_held_back=True)
+    assert shares.note_held_back(MESSENGER, is_held_back=False)

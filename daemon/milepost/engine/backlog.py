@@ -4,7 +4,6 @@ from datetime import datetime
 from functools import partial
 
 import structlog
-from msgspec.structs import replace
 
 from milepost.core.background import (
     MAX_PARKED,
@@ -20,13 +19,12 @@ from milepost.core.background import (
 from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
-from milepost.core.events import Reason
 from milepost.core.gaps import Gap, MissedReason
 from milepost.core.left_out import next_search, open_found
 from milepost.core.message_reading import decide_messages, drop_gap, request_of
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
-from milepost.core.plan import RunBudget, Wait
+from milepost.core.plan import Wait
 from milepost.core.ports import (
     Held,
     MessagesAnswered,
@@ -60,15 +58,14 @@ class BacklogReader:
         stream_journal: StreamJournal,
         commands: CommandHandler,
         mailbox: Mailbox,
-        budget: RunBudget,
     ) -> None:
         self._engine = engine
         self._source = source
         self._stream_journal = stream_journal
         self._commands = commands
         self._mailbox = mailbox
-        self._budget = budget
-        self._deadline = Deadline(engine.clock, reading_ends_at(budget))
+        self._budget = stream_journal.budget
+        self._deadline = Deadline(engine.clock, reading_ends_at(self._budget))
         self._requests = 0
         self._has_turn = False
         self._tried: set[str] = set()
@@ -89,11 +86,8 @@ class BacklogReader:
     async def read_between(self, checkpoint: Checkpoint) -> Checkpoint:
         """Make one request before the next batch, if anything that is owed can be read now."""
         self._has_turn = False
-        match await self._next():
-            case OpenGap() as found:
-                return await self._read(checkpoint, found)
-            case _:
-                return checkpoint
+        found = await self._next()
+        return await self._read(checkpoint, found) if isinstance(found, OpenGap) else checkpoint
 
     async def read_owed(self, checkpoint: Checkpoint) -> Checkpoint:
         """Read what is owed until nothing is, or the run's limits are reached. Returns the checkpoint after it.
@@ -104,7 +98,7 @@ class BacklogReader:
             checkpoint = await self._open_left_out(await self._reopen(checkpoint))
             while not self._is_in_vain:
                 self._mailbox.set_version(checkpoint.version)
-                after = await self._step(checkpoint, self._deadline.at)
+                after = await self._step(checkpoint)
                 if after is None:
                     break
                 checkpoint = after
@@ -129,23 +123,14 @@ class BacklogReader:
             self._mailbox.set_version(checkpoint.version)
             searched = await journal.search_threads(search.after, GAPS_REOPENED)
             checkpoint = await journal.record(checkpoint, open_found(checkpoint, search, searched, budget, clock.now()))
-            if self._is_called or clock.now() >= self._deadline.at:
+            if self._engine.is_called(self._mailbox) or clock.now() >= self._deadline.at:
                 break
         return checkpoint
 
-    @property
-    def _is_called(self) -> bool:
-        mailbox = self._mailbox
-        return self._engine.stop.is_requested or mailbox.is_dismissed or mailbox.is_outdated or mailbox.interrupt.is_set
-
-    async def _step(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
+    async def _step(self, checkpoint: Checkpoint) -> Checkpoint | None:
         """Take the planned step. Returns the checkpoint after it; None if there is nothing left to do."""
-        engine, stops_for = self._engine, self._budget.stops_for
-        if engine.stop.is_requested:
-            stops_for = Reason.SHUTDOWN
-        elif self._mailbox.is_dismissed:
-            stops_for = Reason.REMOVED
-        budget = replace(self._budget, deadline_at=deadline_at, stops_for=stops_for)
+        engine = self._engine
+        budget = engine.budget_now(self._budget, self._deadline, self._mailbox)
         held_until = engine.rate_limits.held_until(self._stream_journal.stream)
         now, demand = engine.clock.now(), self._demand()
         match plan_backlog(checkpoint, now, budget, held_until, demand=demand, requests=self._requests):
@@ -155,7 +140,7 @@ class BacklogReader:
                 return await self._commands.run_commands(checkpoint)
             case ReadGap():
                 self._note_held_back(None)
-                return await self._read_next(checkpoint, deadline_at)
+                return await self._read_next(checkpoint)
             case Wait(until=until):
                 return await self._wait(checkpoint, until)
             case HoldBack(usage=usage):
@@ -190,11 +175,11 @@ class BacklogReader:
         following = next_gap(gaps, self._tried, self._engine.clock.now(), self._engine.policy)
         return found[following.gap_id] if isinstance(following, Gap) else following
 
-    async def _read_next(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
+    async def _read_next(self, checkpoint: Checkpoint) -> Checkpoint | None:
         match await self._next():
             case OpenGap() as found:
                 return await self._read(checkpoint, found)
-            case Wait(until=until) if until < deadline_at:
+            case Wait(until=until) if until < self._deadline.at:
                 return await self._wait(checkpoint, until)
             case _:
                 return None
