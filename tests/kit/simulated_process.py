@@ -166,7 +166,7 @@ class Process:
             is_notified = version is not None and setting.random.random() < 0.5
             self.sources[stream].calls_since_notified = 0 if is_notified else None
             if version is not None and is_notified:
-                self.supervisor.observe_version(stream, version)
+                self.supervisor.mailbox(stream).observe_version(version)
         stream = setting.random.choice(setting.streams)
         self._give_commands(stream)
         if scenario.news_chance and setting.happens(scenario.news_chance):

@@ -19,6 +19,8 @@ from milepost.core.model import Stream
 from milepost.core.ports import Committed, Usage
 from milepost.engine.bulkhead import bulkhead
 
+MAX_HELD = 10_000
+
 
 class Recorded(Struct, frozen=True):
     """Entries were committed; `checkpoint` is the stream's after them.
@@ -73,18 +75,15 @@ Notice = Recorded | UnchangedRead | StoreRetried | UsageReported | SlotWaited
 
 
 class Subscription:
-    """The notices for some readers. If they fall `max_held` behind, the oldest are lost and counted."""
+    """The notices for some readers. If they fall MAX_HELD behind, the oldest are lost."""
 
-    def __init__(self, max_held: int) -> None:
-        self._held: deque[Notice] = deque(maxlen=max_held)
+    def __init__(self) -> None:
+        self._held: deque[Notice] = deque(maxlen=MAX_HELD)
         self._arrived = asyncio.Event()
         self._is_closed = False
-        self.lost = 0
 
     def offer(self, notice: Notice) -> None:
         """Queue a notice."""
-        if len(self._held) == self._held.maxlen:
-            self.lost += 1
         self._held.append(notice)
         self._arrived.set()
 
@@ -110,9 +109,9 @@ class Feed:
     def __init__(self) -> None:
         self._subscriptions: list[Subscription] = []
 
-    def subscribe(self, max_held: int = 10_000) -> Subscription:
+    def subscribe(self) -> Subscription:
         """Return a subscription to what is published from now on."""
-        subscription = Subscription(max_held)
+        subscription = Subscription()
         self._subscriptions.append(subscription)
         return subscription
 

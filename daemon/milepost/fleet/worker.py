@@ -62,7 +62,9 @@ class Worker:
         self._follower = follower
         self._announced = announced
         self._share = share
-        self._schedule = FleetSchedule(lambda: follower.checkpoints, engine.clock, supervisor.is_prompted)
+        self._schedule = FleetSchedule(
+            lambda: follower.checkpoints, engine.clock, lambda stream: supervisor.mailbox(stream).is_prompted
+        )
         self._wake = Interrupt()  # set when there may be something to offer or to take
         self._held: dict[Stream, Lease] = {}
         self._has_reported_skew = False
@@ -114,7 +116,7 @@ class Worker:
             if before is None or not self._is_still_due(stream, before):
                 return
             self._share_page_of(stream)
-            request = self._supervisor.take_run_request(stream)
+            request = self._supervisor.mailbox(stream).take_run_request()
             is_full = self._schedule.wants_full(stream) or (request is not None and request.full)
             await self._supervisor.run_once(stream, full=is_full)
             await self._unless_away("journal", self._follower.catch_up(self._on_commit))
@@ -142,7 +144,7 @@ class Worker:
         holds, schedule = self._engine.rate_limits.holds(), self._supervisor.schedule
 
         def due(stream: Stream, checkpoint: Checkpoint | None) -> datetime | None:
-            if self._supervisor.run_requested(stream):  # what stopped it was fixed
+            if self._supervisor.mailbox(stream).run_requested:  # what stopped it was fixed
                 return now
             return self._schedule.due_at(stream, now, schedule, holds(stream), checkpoint)
 
@@ -193,16 +195,17 @@ class Worker:
 
     def _on_commit(self, notice: Recorded) -> None:
         stream = notice.checkpoint.stream
+        mailbox = self._supervisor.mailbox(stream)
         self._engine.rate_limits.observe(notice.checkpoint)
-        self._supervisor.observe_version(stream, notice.checkpoint.version)
+        mailbox.observe_version(notice.checkpoint.version)
         self._schedule.on_entries(notice.entries)
         self._report_skew(max(entry.recorded_at for entry in notice.entries))
         for entry in notice.entries:
             match entry.event:
                 case SyncRequested() | StreamResumed():
-                    self._supervisor.take_run_request(stream)  # the schedule has it, as that of every worker does
+                    mailbox.take_run_request()  # the schedule has it, as that of every worker does
                 case RunStarted(started_at=started_at) | SweepCompleted(run_started_at=started_at):
-                    self._supervisor.observe_run(stream, started_at)
+                    mailbox.observe_run(started_at)
                 case _:
                     pass
         self._share_page_of(stream)
