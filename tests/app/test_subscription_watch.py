@@ -12,8 +12,13 @@ from kit.engine_doubles import engine
 from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, frozen_world
+from milepost.app.page_watch import (
+    FIRST_SECONDS,
+    SUBSCRIPTION_AGAIN_SECONDS,
+    SUBSCRIPTION_SECONDS,
+    SubscriptionWatch,
+)
 from milepost.app.pages import PageRegistry
-from milepost.app.subscription_watch import AGAIN_SECONDS, FIRST_SECONDS, LOOK_SECONDS, SubscriptionWatch
 from milepost.core.model import Platform, Stream
 from milepost.engine.interrupt import Stop
 from milepost.facebook.client import GraphClient
@@ -74,7 +79,7 @@ async def test_what_a_page_is_not_subscribed_to_is_said_until_it_is() -> None:
         watched.simulator.world.access.subscribe(BAKERY.id, "messages,message_reads")
         with capture_logs() as logged:
             await watched.look()
-            await watched.look(AGAIN_SECONDS)
+            await watched.look(SUBSCRIPTION_AGAIN_SECONDS)
         assert [line["missing"] for line in logged if line["event"] == "webhooks not subscribed"] == [
             "message_echoes, messaging_postbacks, standby"
         ]
@@ -85,7 +90,7 @@ async def test_what_a_page_is_not_subscribed_to_is_said_until_it_is() -> None:
         assert watched.fields_of(BAKERY.id) == {"messages", "message_reads"}, "it is only reported"
 
         watched.simulator.world.access.subscribe(BAKERY.id, ",".join(ALL_FIELDS))
-        await watched.look(AGAIN_SECONDS)
+        await watched.look(SUBSCRIPTION_AGAIN_SECONDS)
         assert [*watched.watch.issues()] == []
 
 
@@ -110,13 +115,13 @@ async def test_the_fields_of_facts_are_added_to_the_others_later_and_are_not_mis
         assert watched.fields_of(BAKERY.id) == {*needed.split(",")}, "nobody has asked for them"
 
         watched.subscribes = True
-        await watched.look(LOOK_SECONDS)
+        await watched.look(SUBSCRIPTION_SECONDS)
         assert watched.fields_of(BAKERY.id) == {
             *needed.split(","),
             *("message_edits", "message_reactions", "messaging_referrals"),
         }
         watched.simulator.world.access.subscribe(BAKERY.id, needed)
-        await watched.look(LOOK_SECONDS)
+        await watched.look(SUBSCRIPTION_SECONDS)
         assert watched.fields_of(BAKERY.id) == {*needed.split(",")}, "they are requested once"
 
 
@@ -126,7 +131,7 @@ async def test_a_page_that_may_not_be_asked_says_nothing_and_is_asked_again() ->
         await watched.look()
         assert watched.watch.missing() == {OF_BICYCLES: False}
         watched.simulator.world.access.allow(BAKERY.id)
-        await watched.look(AGAIN_SECONDS)
+        await watched.look(SUBSCRIPTION_AGAIN_SECONDS)
         assert len(watched.watch.missing()) == 3
 
 
@@ -135,7 +140,7 @@ async def test_pages_are_looked_at_every_few_hours() -> None:
         for _ in range(5):
             await watched.look(FIRST_SECONDS)
         assert watched.looks == 2
-        await watched.look(LOOK_SECONDS)
+        await watched.look(SUBSCRIPTION_SECONDS)
         assert watched.looks == 4
 
 

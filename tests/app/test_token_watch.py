@@ -13,8 +13,8 @@ from kit.engine_doubles import engine, types
 from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+from milepost.app.page_watch import CHECK_AGAIN_SECONDS, CHECK_SECONDS, LOOK_SECONDS, TokenWatch
 from milepost.app.pages import PageRegistry
-from milepost.app.token_watch import CHECK_AGAIN_SECONDS, CHECK_SECONDS, LOOK_SECONDS, TokenWatch
 from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
@@ -23,6 +23,7 @@ from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
+from milepost.facebook.token_health import InspectedToken
 from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.server import SimulatorServer
 
@@ -118,14 +119,14 @@ async def test_the_token_of_a_suspended_page_is_not_checked() -> None:
 
 async def test_a_page_that_is_dropped_during_its_check_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     async with trial_of(page_of(BICYCLES), page_of(BAKERY)) as trial:
-        fetch = trial.registry.fetch_token_health
+        fetch = trial.registry.inspect_token
 
-        async def drop_meanwhile(page_id: str) -> TokenHealth | Problem | Held:
+        async def drop_meanwhile(page_id: str) -> InspectedToken | Problem | Held:
             found = await fetch(page_id)
             trial.registry.retain([page_of(BAKERY)], besides=())
             return found
 
-        monkeypatch.setattr(trial.registry, "fetch_token_health", drop_meanwhile)
+        monkeypatch.setattr(trial.registry, "inspect_token", drop_meanwhile)
         await trial.check()
         assert await trial.health_of(OF_BICYCLES) is None
         assert await trial.health_of(OF_BAKERY[0]) == HEALTH

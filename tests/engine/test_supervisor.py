@@ -387,6 +387,20 @@ async def test_a_stream_that_is_dismissed_before_the_start_does_not_run() -> Non
     assert inbox.asked == []
 
 
+async def test_a_run_whose_page_is_removed_while_it_waits_for_a_slot_does_not_begin() -> None:
+    store, (one, other) = MemoryStore(), streams(2)
+    parts, inbox = engine(store, concurrency=1), Inbox(3)
+    supervisor = Supervisor(parts, {one: inbox}, Schedule())
+    with capture_logs() as logs:
+        async with parts.slots.hold(other):
+            waiting = asyncio.create_task(supervisor.run_once(one, full=False))
+            await asyncio.sleep(1)
+            supervisor.dismiss(one)
+        result = await waiting
+    assert (result.run, result.error) == (None, "its page was removed meanwhile")
+    assert (inbox.asked, store.journal, logs) == ([], [], [])
+
+
 async def test_a_stream_that_is_admitted_after_the_daemon_has_worked_begins_nothing() -> None:
     first, late = streams(2)
     parts = engine(MemoryStore(), policy=POLICY)
@@ -478,17 +492,3 @@ async def test_a_cancelled_daemon_leaves_no_task_behind() -> None:
     assert daemon.cancelled()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert asyncio.get_running_loop().time() == 10.5
-
-
-async def test_a_run_whose_page_is_removed_while_it_waits_for_a_slot_does_not_begin() -> None:
-    store, (one, other) = MemoryStore(), streams(2)
-    parts, inbox = engine(store, concurrency=1), Inbox(3)
-    supervisor = Supervisor(parts, {one: inbox}, Schedule())
-    with capture_logs() as logs:
-        async with parts.slots.hold(other):
-            waiting = asyncio.create_task(supervisor.run_once(one, full=False))
-            await asyncio.sleep(1)
-            supervisor.dismiss(one)
-        result = await waiting
-    assert (result.run, result.error) == (None, "its page was removed meanwhile")
-    assert (inbox.asked, store.journal, logs) == ([], [], [])

@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from milepost.app.database import demand_source, store_url_of
 from milepost.app.discovery import PageDiscovery
+from milepost.app.page_watch import TokenWatch
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.app.reload import ConfigReloader, ReloadTargets, policy_of, schedule_of
-from milepost.app.token_watch import TokenWatch
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Platform
 from milepost.core.ports import Clock, Held

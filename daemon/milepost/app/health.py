@@ -8,16 +8,18 @@ from msgspec.structs import replace
 
 from milepost import __version__
 from milepost.app.build import Parts
-from milepost.app.deliveries import Deliveries
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
+from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.model import Scope, Stream
+from milepost.deliveries.dispatcher import Dispatcher
 from milepost.facebook.rate_limiter import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,
     IssueKind,
+    delivery_view,
     most_serious_first,
     status_line,
     why_unready,
@@ -28,6 +30,9 @@ from milepost.reporting.status import limit_in_words
 
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
 CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
+SOME_FAILURES = 3  # of deliveries; a single one is retried a second later
+BROKEN_ADVICE = "begun again once a minute; the log says more"
+DELIVERIES_ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost deliveries list` shows each"
 SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps calls from being refused"
 
 
@@ -40,7 +45,7 @@ class Health:
         store_watch: StoreWatch,
         live: LiveStreams,
         webhooks: Webhooks,
-        deliveries: Deliveries,
+        deliveries: Dispatcher,
         redact: Callable[[str], str],
     ) -> None:
         self._store_watch = store_watch
@@ -58,7 +63,7 @@ class Health:
             parts.discovery.issues,
             parts.reloader.issues,
             webhooks.issues,
-            deliveries.issues,
+            lambda: delivery_issues(deliveries.states.values(), deliveries.broken()),
         ]
 
     def add(self, issues: Callable[[], Iterable[Issue]]) -> None:
@@ -67,16 +72,17 @@ class Health:
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
+        now, deliveries = self._now(), self._deliveries.states
         queued = {stream.key: since for stream, since in self.queued().items()}
         return DaemonStatus(
-            self._now(),
+            now,
             __version__,
             self.issues(),
             queued,
             self.slowed_down(),
             held_back=self.held_back(),
             webhooks=self._webhooks.status(),
-            deliveries=self._deliveries.views(),
+            deliveries=tuple(delivery_view(each, deliveries.keys(), now) for each in deliveries.values()),
         )
 
     def issues(self) -> tuple[Issue, ...]:
@@ -141,6 +147,20 @@ class Health:
             direction = "behind" if clocks.ahead_seconds > 0 else "ahead of"
             what = f"the API's clock is {lasting(abs(clocks.ahead_seconds))} {direction} this machine's"
             yield Issue(IssueKind.CLOCKS_DIFFER, what, clocks.since, advice=CLOCK_ADVICE)
+
+
+def delivery_issues(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -> Iterator[Issue]:
+    """Yield that some of these deliveries fail, and that those that are `broken` are not made, if there are any."""
+    for name, error in broken.items():
+        yield Issue(IssueKind.DELIVERIES, f"deliveries to {name} are not made", None, error, BROKEN_ADVICE)
+    failing = [
+        each for each in deliveries if state_of(each) is DeliveryState.FAILING and each.failures >= SOME_FAILURES
+    ]
+    if failing:
+        what = f"deliveries to {', '.join(each.destination for each in failing)} fail"
+        since = min(each.failing_since for each in failing if each.failing_since is not None)
+        reason = "; ".join(f"{each.destination}: {each.problem}" for each in failing)
+        yield Issue(IssueKind.DELIVERIES, what, since, reason, DELIVERIES_ADVICE)
 
 
 def _in_words(slowdown: Slowdown) -> str:

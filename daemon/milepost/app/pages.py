@@ -6,7 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from milepost.core.model import Platform, Stream, TokenHealth
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import Held, Source
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.rate_limits import RateLimits
@@ -210,11 +210,6 @@ class PageRegistry:
     async def fetch_managed(self) -> tuple[Page, ...] | Problem | Held:
         """Return the pages that the manager's token manages."""
         return await fetch_managed_pages(self._client, self._manager, self._rate_limits.gate(DISCOVERY))
-
-    async def fetch_token_health(self, page_id: str) -> TokenHealth | Problem | Held:
-        """Return the health of a page's token; Held if the page is not registered any more."""
-        found = await self.inspect_token(page_id)
-        return found.health if isinstance(found, InspectedToken) else found
 
     async def inspect_token(self, page_id: str) -> InspectedToken | Problem | Held:
         """Return what the platform says of a page's token; Held if the page is not registered any more."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from milepost.app.build import Parts
-from milepost.app.subscription_watch import SubscriptionWatch
+from milepost.app.page_watch import SubscriptionWatch
 from milepost.core.commands import ApplyFacts
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
