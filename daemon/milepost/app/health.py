@@ -12,7 +12,7 @@ from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Scope
 from milepost.deliveries.dispatcher import Dispatcher
 from milepost.facebook.rate_limiter import Slowdown
 from milepost.reporting.health import (
@@ -54,7 +54,6 @@ class Health:
         self._slots = parts.engine.slots
         self._supervisor = parts.supervisor
         self._rate_limits = parts.engine.rate_limits
-        self._stalled = parts.supervisor.stalled
         self._now = parts.clock.now
         self._live = live
         self._webhooks = webhooks
@@ -73,14 +72,15 @@ class Health:
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
         now, deliveries = self._now(), self._deliveries.states
-        queued = {stream.key: since for stream, since in self.queued().items()}
+        queued = {stream.key: _before(now, seconds) for stream, seconds in self._slots.waiting_seconds().items()}
+        slowed_down = {page_id: _in_words(slowdown) for page_id, slowdown in self._registry.slowdowns().items()}
         return DaemonStatus(
             now,
             __version__,
             self.issues(),
             queued,
-            self.slowed_down(),
-            held_back=self.held_back(),
+            slowed_down,
+            held_back=self._held_back(),
             webhooks=self._webhooks.status(),
             deliveries=tuple(delivery_view(each, deliveries.keys(), now) for each in deliveries.values()),
         )
@@ -89,19 +89,7 @@ class Health:
         """Return what is wrong, the most serious first."""
         return most_serious_first(map(self._without_secrets, self._found()))
 
-    def queued(self) -> Mapping[Stream, datetime]:
-        """Return since when streams have been waiting for a slot."""
-        now = self._now()
-        return {
-            stream: (now - timedelta(seconds=seconds)).replace(microsecond=0)
-            for stream, seconds in self._slots.waiting_seconds().items()
-        }
-
-    def slowed_down(self) -> Mapping[str, str]:
-        """Return the pages whose calls are far apart, by id, with how far and why."""
-        return {page_id: _in_words(slowdown) for page_id, slowdown in self._registry.slowdowns().items()}
-
-    def held_back(self) -> Mapping[str, str]:
+    def _held_back(self) -> Mapping[str, str]:
         """Return the pages whose older messages wait for a budget, by id, with which."""
         usages = {stream.page_id: self._rate_limits.usage(stream) for stream in self._supervisor.streams}
         return {
@@ -123,11 +111,9 @@ class Health:
         return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
 
     def _found(self) -> Iterator[Issue]:
-        away = self._store_watch.issue()
-        if away is not None:
+        if (away := self._store_watch.issue()) is not None:
             yield away
-        stalled = self._stalled()
-        if stalled is not None:
+        if (stalled := self._supervisor.stalled()) is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
         if stuck := self._live.getting_nowhere(self._supervisor.streams):
             reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
@@ -135,11 +121,10 @@ class Health:
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         for issues in self._sources:
             yield from issues()
-        slowdowns = self._registry.slowdowns()
-        if slowdowns:
+        if slowdowns := self._registry.slowdowns():
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)
             seconds = asyncio.get_running_loop().time() - min(slowdown.since for slowdown in slowdowns.values())
-            since = (self._now() - timedelta(seconds=seconds)).replace(microsecond=0)
+            since = _before(self._now(), seconds)
             what = f"calls are slowed down for {counted(len(slowdowns), 'page')}"
             yield Issue(IssueKind.SLOWED_DOWN, what, since, _why(worst), SLOW_ADVICE)
         clocks = self._registry.clock_difference
@@ -161,6 +146,10 @@ def delivery_issues(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -
         since = min(each.failing_since for each in failing if each.failing_since is not None)
         reason = "; ".join(f"{each.destination}: {each.problem}" for each in failing)
         yield Issue(IssueKind.DELIVERIES, what, since, reason, DELIVERIES_ADVICE)
+
+
+def _before(now: datetime, seconds: float) -> datetime:
+    return (now - timedelta(seconds=seconds)).replace(microsecond=0)
 
 
 def _in_words(slowdown: Slowdown) -> str:
