@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from app.trial import page_of
 from kit.engine_doubles import engine
-from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, frozen_world
+from kit.virtual_time import LeapingClock
 from milepost.app.page_watch import (
     FIRST_SECONDS,
     SUBSCRIPTION_AGAIN_SECONDS,

@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from kit.engine_doubles import engine, types
-from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
+from kit.virtual_time import LeapingClock
 from milepost.app.page_watch import CHECK_AGAIN_SECONDS, CHECK_SECONDS, LOOK_SECONDS, TokenWatch
 from milepost.app.pages import PageRegistry
 from milepost.core.model import Platform, Stream, TokenHealth

@@ -8,9 +8,9 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from kit.engine_doubles import engine
-from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, frozen_world
+from kit.virtual_time import LeapingClock
 from milepost.app.discovery import PageDiscovery
 from milepost.app.pages import PageRegistry
 from milepost.app.reload import ConfigReloader, Configuration, Reload, ReloadTargets

@@ -11,7 +11,7 @@ from kit.binary import started
 from kit.browser import comes_true, visiting
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world, right_now
-from kit.webhook_bodies import SECRET, body_of, signed
+from kit.webhooks import SECRET, body_of, signed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 STREAM = f"messenger:{BICYCLES.id}"

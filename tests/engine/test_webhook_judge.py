@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kit.builders import NOON, at
 from kit.notices import recorded
 from kit.virtual_time import VirtualClock
-from kit.webhook_inbox import NoInbox
+from kit.webhooks import NoInbox
 from milepost.core.errors import StoreAway
 from milepost.core.events import SweepCompleted, Tally
 from milepost.core.position import Mode

@@ -10,7 +10,7 @@ from kit.builders import RATE_LIMIT, at, refused
 from kit.engine_doubles import Inbox, engine, refusing, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
-from kit.webhook_inbox import NoInbox
+from kit.webhooks import NoInbox
 from milepost.core.commands import CommandDeferred
 from milepost.core.errors import StoreAway
 from milepost.core.model import Platform, Stream

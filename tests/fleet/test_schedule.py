@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from kit.builders import NOON, STREAM, at, entries
-from kit.leaping_clock import LeapingClock
+from kit.virtual_time import LeapingClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
     Event,

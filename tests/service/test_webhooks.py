@@ -14,8 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM
-from kit.webhook_bodies import SECRET, body_of, signed
-from kit.webhook_inbox import NoInbox
+from kit.webhooks import SECRET, NoInbox, body_of, signed
 from milepost.core.errors import BadConfiguration, StoreAway
 from milepost.core.webhooks import WebhookEvent
 from milepost.facebook.webhooks import Malformed

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
-from kit.mirror import Mirror, stored_numbers
+from kit.mirror import Mirror, numbers, stored_numbers
 from kit.postgres import Database
 from milepost.core.events import (
     DeadLetterClosed,
@@ -187,7 +187,7 @@ class Consumers:
         await self._every.follow(reader, limit=3)
         with self._kept.asking() as ask:
             stored = stored_numbers(ask)
-        assert self._every.numbers() == stored
+        assert numbers(self._every.rows) == stored
         for stream, mirror in self._of_streams.items():
             await mirror.follow(reader, limit=3, stream=stream)
             assert mirror.rows == {
