@@ -21,7 +21,7 @@ from kit.builders import (
     problem,
     refused,
 )
-from kit.engine_doubles import Inbox, engine
+from kit.engine_doubles import Inbox, engine, run_of
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
 from milepost.core.events import RunStatus
@@ -167,8 +167,7 @@ async def test_what_is_owed_is_read_page_by_page_until_a_message_that_was_stored
     assert store.interaction_events.keys() == all_of(inbox)
     assert [request.cursor for request in inbox.requests] == ["m_0_24", "m_0_14", "m_0_4"]
     assert endings(store) == [None, None, GapEnding.THREAD_END]
-    assert result.run is not None
-    assert result.run.tally.interaction_events == 25
+    assert run_of(result).tally.interaction_events == 25
     assert result.backlog == 0
 
 
@@ -538,8 +537,7 @@ async def test_a_sweep_of_several_runs_leaves_no_more_than_half_of_the_calls() -
 
     (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=2)).sync([STREAM])
 
-    assert result.run is not None
-    assert result.run.status is RunStatus.PAUSED
+    assert run_of(result).status is RunStatus.PAUSED
     assert (inbox.calls.count("list"), inbox.calls.count("messages")) == (2, 2)
 
 
@@ -585,6 +583,5 @@ async def test_older_messages_that_fail_between_two_batches_do_not_hold_up_the_s
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
-    assert result.run is not None
-    assert result.run.status is RunStatus.COMPLETE
+    assert run_of(result).status is RunStatus.COMPLETE
     assert result.backlog == 1

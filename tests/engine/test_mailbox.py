@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NETWORK, RATE_LIMIT, STREAM, at, fetched, refused, unreadable
-from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, refusing, running
+from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, refusing, run_of, running
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
@@ -188,8 +188,7 @@ async def test_a_command_during_a_run_is_executed_between_two_batches() -> None:
     assert asyncio.get_running_loop().time() == 1
     assert store.dead_letters[dead_letter_id].resolution is Resolution.DISCARDED
     (result,) = await sync
-    assert result.run is not None
-    assert result.run.status is RunStatus.COMPLETE
+    assert run_of(result).status is RunStatus.COMPLETE
 
 
 async def test_a_command_is_executed_at_once_while_a_run_waits_to_retry() -> None:
@@ -384,8 +383,7 @@ async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> N
     checkpoint = await store.load(STREAM)
     assert checkpoint.last_success_at is not None
     assert checkpoint.last_success_at > admitted_at
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is None
+    assert run_of(checkpoint).reason is None
 
 
 async def test_a_command_that_comes_between_two_owners_is_executed_by_the_second() -> None:

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import at, problem, refused
-from kit.engine_doubles import Before, Inbox, cursor_of, engine, refusing, running, subscribed
+from kit.engine_doubles import Before, Inbox, cursor_of, engine, refusing, run_of, running, subscribed
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import RateLimit
@@ -150,8 +150,7 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
     assert since == pytest.approx([60, 180, 420, 900, 1800, 2700], abs=1), "waits double up to a quarter of an hour"
     for stream in ALL:
         checkpoint = await store.load(stream)
-        assert checkpoint.run is not None
-        assert checkpoint.run.status is RunStatus.COMPLETE, "and goes on when it is over"
+        assert run_of(checkpoint).status is RunStatus.COMPLETE, "and goes on when it is over"
         assert checkpoint.open_dead_letters == 0
     assert not [run for run in store.runs.values() if run.retries or run.failed_batches]
     if OTHER not in held:
@@ -180,8 +179,7 @@ async def test_a_sync_waits_out_a_limit_that_ends_within_its_time() -> None:
     parts = engine(store, policy=POLICY)
     inbox = gated(parts, OTHER, refusing(PAGE_LIMIT, until=at(30), clock=parts.clock))
     (result,) = await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
-    assert result.run is not None
-    assert (result.run.status, result.run.retries) == (RunStatus.COMPLETE, 0)
+    assert (run_of(result).status, run_of(result).retries) == (RunStatus.COMPLETE, 0)
     assert inbox.called_at[:2] == pytest.approx([0, 60])
 
 
@@ -246,12 +244,11 @@ async def test_a_limit_met_ahead_is_recorded_before_any_wait(named_seconds: floa
     checkpoint = await store.load(OTHER)
     (limited,) = [row.event for row in store.entries(OTHER) if isinstance(row.event, RateLimited)]
     assert limited.until == at(named_seconds), "from when it was met, not from when it was settled"
-    assert result.run is not None
     if named_seconds == HOUR:
         assert checkpoint.rate_limit is not None
-        assert result.run.reason is Reason.RATE_LIMIT
+        assert run_of(result).reason is Reason.RATE_LIMIT
     else:
-        assert result.run.status is RunStatus.COMPLETE
+        assert run_of(result).status is RunStatus.COMPLETE
         assert inbox.called_at[2] == pytest.approx(named_seconds)
 
 
@@ -271,8 +268,7 @@ async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> N
     await Supervisor(parts, {OTHER: gated(parts, OTHER, before)}, Schedule()).sync([OTHER])
     checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.SHUTDOWN
+    assert run_of(checkpoint).reason is Reason.SHUTDOWN
 
 
 async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> None:
@@ -318,8 +314,7 @@ async def test_a_held_call_is_made_only_after_the_limit() -> None:
 
     inbox.fetch = counting  # type: ignore[method-assign, assignment]  # to count
     (result,) = await Supervisor(parts, {MESSENGER: inbox}, Schedule()).sync([MESSENGER])
-    assert result.run is not None
-    assert result.run.status is RunStatus.COMPLETE
+    assert run_of(result).status is RunStatus.COMPLETE
     assert inbox.called_at[1] == pytest.approx(65)
     assert held <= 1, "at most what was looked ahead for"
 

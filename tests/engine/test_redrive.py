@@ -17,7 +17,7 @@ from kit.builders import (
     refused,
     unreadable,
 )
-from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, running
+from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, run_of, running
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive
@@ -138,8 +138,7 @@ async def test_a_run_that_ends_at_its_time_limit_redrives_for_a_moment_so_that_a
     await asyncio.sleep(FIRST_REDRIVE)
     inbox = Inbox(1000, prefix="other", clock=parts.clock, call_seconds=10)
     (result,) = await Supervisor(parts, {STREAM: inbox}, Schedule(max_run_seconds=100)).sync([STREAM], full=True)
-    assert result.run is not None
-    assert result.run.reason is Reason.TIME_LIMIT
+    assert run_of(result).reason is Reason.TIME_LIMIT
     assert len(inbox.reread_ids) == MIN_REDRIVE_SECONDS / 10
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from kit.builders import DEAD_TOKEN, RATE_LIMIT, at, problem, refused
-from kit.engine_doubles import Before, FlakyStore, Inbox, cursor_of, engine, refusing, running
+from kit.engine_doubles import Before, FlakyStore, Inbox, cursor_of, engine, refusing, run_of, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -75,10 +75,8 @@ async def test_a_stream_that_fails_leaves_the_others_untouched() -> None:
     }
     results = await Supervisor(engine(store), sources, Schedule()).sync(keys)
     assert results[0].error == "a bug in a source"
-    assert results[1].run is not None
-    assert results[1].run.status is RunStatus.FAILED
-    assert results[2].run is not None
-    assert results[2].run.status is RunStatus.COMPLETE
+    assert run_of(results[1]).status is RunStatus.FAILED
+    assert run_of(results[2]).status is RunStatus.COMPLETE
     assert set(store.conversations) == {"h_0", "h_1", "h_2"}
 
 
@@ -95,13 +93,11 @@ async def test_the_result_of_a_run_that_the_store_ended_is_what_it_had_recorded(
     supervisor = Supervisor(engine(store, policy=POLICY), sources, Schedule())
     (result,) = await supervisor.sync([stream])
     assert result.error == "the disk is full (make room)"
-    assert result.run is not None
-    assert result.run.tally.inserted == len(store.conversations) > 0
+    assert run_of(result).tally.inserted == len(store.conversations) > 0
 
     is_disk_full, store.absences = False, 0
     (again,) = await supervisor.sync([stream])
-    assert again.run is not None
-    assert again.run.status is RunStatus.COMPLETE
+    assert run_of(again).status is RunStatus.COMPLETE
     endings = [entry.event.reason for entry in store.entries(stream) if isinstance(entry.event, RunEnded)]
     assert endings == [Reason.BROKE_OFF], "the process did not die"
 
@@ -305,9 +301,8 @@ async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go
         await asyncio.sleep(500)
         assert keepers() == {f"stream {staying.key}"}
     checkpoint = await store.load(leaving)
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REMOVED)
-    assert checkpoint.run.tally.batches == 3, "the third was under way"
+    assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.REMOVED)
+    assert run_of(checkpoint).tally.batches == 3, "the third was under way"
     assert max(inbox.called_at) <= 30
     assert max(other.called_at) > 500
 
