@@ -130,12 +130,18 @@ def one_run(parts: EngineContext, inbox: Busy, schedule: Schedule | None = None)
     return Supervisor(parts, {STREAM: inbox}, schedule or Schedule())
 
 
-async def bursts(parts: EngineContext, inbox: Busy, *counts: int) -> None:
-    """Copy the inbox, and let messages arrive in its threads."""
+async def bursts(
+    *counts: int, before: OfCall | None = None, stop: Stop | None = None
+) -> tuple[MemoryStore, EngineContext, Busy]:
+    """Copy an inbox of so many threads, and let so many messages arrive in each."""
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY, stop=stop)
+    inbox = Busy(parts, len(counts), before=before)
     await one_run(parts, inbox).sync([STREAM])
     assert inbox.requests == [], "something was owed of what was met for the first time"
     for number, count in enumerate(counts):
         inbox.arrive(f"t_{number}", count)
+    return store, parts, inbox
 
 
 def with_pasts(parts: EngineContext, *counts: int, before: OfCall | None = None) -> Busy:
@@ -157,10 +163,7 @@ def all_of(inbox: Busy) -> set[str]:
 
 
 async def test_what_is_owed_is_read_page_by_page_until_a_message_that_was_stored() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 2)
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, 0)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -172,10 +175,7 @@ async def test_what_is_owed_is_read_page_by_page_until_a_message_that_was_stored
 
 
 async def test_a_sweep_without_news_asks_for_no_messages_and_writes_one_entry() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 2)
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, 0)
     await one_run(parts, inbox).sync([STREAM])
     entries, calls = len(store.journal), len(inbox.requests)
 
@@ -185,9 +185,7 @@ async def test_a_sweep_without_news_asks_for_no_messages_and_writes_one_entry() 
 
 
 async def test_the_newest_gap_is_read_first_and_to_its_end() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 3)
-    await bursts(parts, inbox, 15, 25, 20)
+    _, parts, inbox = await bursts(15, 25, 20)
 
     await one_run(parts, inbox).sync([STREAM])
 
@@ -199,10 +197,7 @@ async def test_the_newest_gap_is_read_first_and_to_its_end() -> None:
 
 
 async def test_messages_that_arrive_between_two_gaps_leave_both_to_be_read() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     (result,) = await one_run(parts, inbox).sync([STREAM])
     assert result.backlog == 1
     inbox.arrive("t_0", 30)
@@ -214,10 +209,7 @@ async def test_messages_that_arrive_between_two_gaps_leave_both_to_be_read() -> 
 
 
 async def test_a_failure_is_retried_within_the_run() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts - 1))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts - 1))
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -226,10 +218,7 @@ async def test_a_failure_is_retried_within_the_run() -> None:
 
 
 async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(RATE_LIMIT), 1))
-    await bursts(parts, inbox, 25)
+    _, parts, inbox = await bursts(25, before=refusing(refused(RATE_LIMIT), 1))
     began = parts.clock.now()
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
@@ -240,10 +229,7 @@ async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> Non
 
 
 async def test_a_dead_token_ends_the_reading_at_once() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 3, before=refusing(refused(DEAD_TOKEN), 100))
-    await bursts(parts, inbox, 25, 25, 25)
+    _, parts, inbox = await bursts(25, 25, 25, before=refusing(refused(DEAD_TOKEN), 100))
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -253,14 +239,11 @@ async def test_a_dead_token_ends_the_reading_at_once() -> None:
 @pytest.mark.parametrize("code", [10, 200, 100, 2500])
 async def test_a_conversation_that_is_refused_as_by_a_wrong_setting_holds_up_no_other(code: int) -> None:
     """A list was read just before, so neither token nor permission is missing: it is about this conversation."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
 
     async def refuse(request: MessagesRequest) -> MessagesOutcome | None:
         return refused(problem(code)) if request.conversation_id == "t_2" else None
 
-    inbox = Busy(parts, 3, before=refuse)
-    await bursts(parts, inbox, 25, 25, 25)
+    store, parts, inbox = await bursts(25, 25, 25, before=refuse)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -270,9 +253,7 @@ async def test_a_conversation_that_is_refused_as_by_a_wrong_setting_holds_up_no_
 
 
 async def test_gaps_that_all_fail_end_the_reading() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 6, before=refusing(refused(NETWORK), 1000))
-    await bursts(parts, inbox, *[25] * 6)
+    _, parts, inbox = await bursts(*[25] * 6, before=refusing(refused(NETWORK), 1000))
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -280,14 +261,11 @@ async def test_gaps_that_all_fail_end_the_reading() -> None:
 
 
 async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
 
     async def slow(_: MessagesRequest) -> None:
         await asyncio.sleep(20)
 
-    inbox = Busy(parts, 1, before=slow)
-    await bursts(parts, inbox, 75)
+    store, parts, inbox = await bursts(75, before=slow)
     schedule = Schedule(max_run_seconds=50.0)
 
     (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
@@ -301,9 +279,7 @@ async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -
 
 
 async def test_a_run_that_used_up_its_time_makes_one_request() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 1)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75)
     inbox.call_takes(20.0)
 
     (result,) = await one_run(parts, inbox, Schedule(max_run_seconds=10.0)).sync([STREAM])
@@ -312,13 +288,11 @@ async def test_a_run_that_used_up_its_time_makes_one_request() -> None:
 
 
 async def test_a_sweep_that_comes_due_ends_the_reading() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
 
     async def slow(_: MessagesRequest) -> None:
         await asyncio.sleep(20)
 
-    inbox = Busy(parts, 1, before=slow)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75, before=slow)
     schedule = Schedule(interval_seconds=60.0, max_run_seconds=3600.0)
 
     (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
@@ -327,13 +301,11 @@ async def test_a_sweep_that_comes_due_ends_the_reading() -> None:
 
 
 async def test_news_ends_the_reading_after_one_request() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
 
     async def hear_of_news(_: MessagesRequest) -> None:
         supervisor.prompt(STREAM)
 
-    inbox = Busy(parts, 1, before=hear_of_news)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75, before=hear_of_news)
     supervisor = one_run(parts, inbox)
 
     (result,) = await supervisor.sync([STREAM])
@@ -342,9 +314,7 @@ async def test_news_ends_the_reading_after_one_request() -> None:
 
 
 async def test_a_run_makes_no_more_requests_than_it_may_read_batches() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 1)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75)
 
     (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=3)).sync([STREAM])
 
@@ -352,14 +322,12 @@ async def test_a_run_makes_no_more_requests_than_it_may_read_batches() -> None:
 
 
 async def test_a_stop_ends_the_reading() -> None:
-    store, stop = MemoryStore(), Stop()
-    parts = engine(store, policy=POLICY, stop=stop)
+    stop = Stop()
 
     async def stops(_: MessagesRequest) -> None:
         stop.request()
 
-    inbox = Busy(parts, 1, before=stops)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75, before=stops, stop=stop)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -367,8 +335,6 @@ async def test_a_stop_ends_the_reading() -> None:
 
 
 async def test_commands_are_executed_between_two_calls() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
     asked: list[asyncio.Task[None]] = []
 
     async def pauses(_: MessagesRequest) -> None:
@@ -376,8 +342,7 @@ async def test_commands_are_executed_between_two_calls() -> None:
             asked.append(asyncio.ensure_future(supervisor.ask(STREAM, PauseStream("somebody"))))
             await asyncio.sleep(0)
 
-    inbox = Busy(parts, 1, before=pauses)
-    await bursts(parts, inbox, 75)
+    store, parts, inbox = await bursts(75, before=pauses)
     supervisor = one_run(parts, inbox)
 
     await supervisor.sync([STREAM])
@@ -388,10 +353,7 @@ async def test_commands_are_executed_between_two_calls() -> None:
 
 
 async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     await one_run(parts, inbox).sync([STREAM])
     calls = len(inbox.requests)
     store.forget(STREAM, "c_t_0")
@@ -404,10 +366,7 @@ async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
 
 async def test_of_a_conversation_that_has_moved_to_another_page_nothing_is_read() -> None:
     """That page owes it by now, and this one's token may not read it any more."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     await one_run(parts, inbox).sync([STREAM])
     calls = len(inbox.requests)
     store.conversations["t_0"] = replace(store.conversations["t_0"], page_id="another")
