@@ -134,8 +134,7 @@ async def bursts(
     *counts: int, before: OfCall | None = None, stop: Stop | None = None
 ) -> tuple[MemoryStore, EngineContext, Busy]:
     """Copy an inbox of so many threads, and let so many messages arrive in each."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY, stop=stop)
+    parts = engine(store := MemoryStore(), policy=POLICY, stop=stop)
     inbox = Busy(parts, len(counts), before=before)
     await one_run(parts, inbox).sync([STREAM])
     assert inbox.requests == [], "something was owed of what was met for the first time"
@@ -399,8 +398,7 @@ async def test_the_history_of_a_conversation_that_is_met_is_read_back_to_the_lim
 
 
 async def test_an_inbox_whose_messages_all_came_makes_no_calls_for_messages() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
     inbox = with_pasts(parts, 1, 1, 0)
 
     await one_run(parts, inbox).sync([STREAM])
@@ -431,8 +429,7 @@ async def test_a_longer_limit_reads_on_where_reading_stopped_with_the_next_full_
 
 
 async def test_messages_that_arrive_while_a_history_is_read_are_stored_and_do_not_prolong_it() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
 
     async def arrives(_: MessagesRequest) -> None:
         inbox.arrive("t_0", 5)
@@ -450,8 +447,7 @@ async def test_messages_that_arrive_while_a_history_is_read_are_stored_and_do_no
 
 
 async def test_a_lost_cursor_begins_a_history_anew_and_stores_nothing_twice() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
     calls = iter(range(100))
 
     async def loses(request: MessagesRequest) -> MessagesOutcome | None:
@@ -475,8 +471,7 @@ def thirty(parts: EngineContext) -> Busy:
 
 
 async def test_a_sweep_leaves_every_second_call_to_older_messages() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
     inbox = thirty(parts)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
@@ -490,8 +485,7 @@ async def test_a_sweep_leaves_every_second_call_to_older_messages() -> None:
 
 
 async def test_a_sweep_of_several_runs_leaves_no_more_than_half_of_the_calls() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = thirty(parts)
 
     (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=2)).sync([STREAM])

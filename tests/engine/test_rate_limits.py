@@ -32,7 +32,6 @@ ALL = (MESSENGER, INSTAGRAM, OTHER)
 APP_LIMIT = problem(4)
 PAGE_LIMIT = problem(613)
 STREAM_TROUBLE = problem(190)
-POLICY = Policy(batch_size=1)
 
 
 def gated(parts: EngineContext, stream: Stream, before: Before | None = None) -> Inbox:
@@ -73,8 +72,7 @@ async def test_the_stream_whose_limit_ends_last_probes_first_and_the_others_foll
 
 async def test_a_limit_that_was_reported_holds_until_it_is_recorded() -> None:
     """An entry that is committed meanwhile may still hold the limit before it."""
-    store = MemoryStore()
-    parts = engine(store)
+    parts = engine(store := MemoryStore())
     known, checkpoint = parts.rate_limits, await store.load(MESSENGER)
     limit = RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)
     known.observe(replace(checkpoint, rate_limit=limit))
@@ -132,8 +130,7 @@ async def test_the_fullest_budget_of_a_page_is_known_for_an_hour() -> None:
 async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
     limit: Problem, held: Sequence[Stream]
 ) -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
 
     async def begin_later(asked: Request | str) -> Outcome | None:
         return refused(limit) if at(10) <= parts.clock.now() < at(HOUR) else None
@@ -159,13 +156,13 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
 
 async def test_a_rate_limit_survives_the_process() -> None:
     store = MemoryStore()
-    first = engine(store, policy=POLICY)
+    first = engine(store)
     limit = replace(APP_LIMIT, wait_seconds=HOUR)
     sources = {stream: gated(first, stream, refusing(limit, until=at(10), clock=first.clock)) for stream in ALL}
     async with running(Supervisor(first, sources, Schedule()), first.stop):
         await asyncio.sleep(5)
 
-    second = engine(store, policy=POLICY)
+    second = engine(store)
     sources = {stream: gated(second, stream) for stream in ALL}
     async with running(Supervisor(second, sources, Schedule()), second.stop):
         await asyncio.sleep(HOUR - 6)
@@ -175,8 +172,7 @@ async def test_a_rate_limit_survives_the_process() -> None:
 
 
 async def test_a_sync_waits_out_a_limit_that_ends_within_its_time() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = gated(parts, OTHER, refusing(PAGE_LIMIT, until=at(30), clock=parts.clock))
     (result,) = await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
     assert (run_of(result).status, run_of(result).retries) == (RunStatus.COMPLETE, 0)
@@ -184,8 +180,7 @@ async def test_a_sync_waits_out_a_limit_that_ends_within_its_time() -> None:
 
 
 async def test_a_sync_ends_at_a_limit_that_lasts_longer() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), concurrency=1)
     limit = replace(PAGE_LIMIT, wait_seconds=HOUR)
     sources = {stream: gated(parts, stream, refusing(limit, until=at(HOUR), clock=parts.clock)) for stream in ALL[:2]}
     results = await Supervisor(parts, sources, Schedule()).sync(list(sources))
@@ -196,9 +191,8 @@ async def test_a_sync_ends_at_a_limit_that_lasts_longer() -> None:
 
 async def test_a_limit_that_another_process_recorded_is_kept() -> None:
     """As after a commit that was durable, but whose answer never came."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    other = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
+    other = engine(store)
     limit = replace(PAGE_LIMIT, wait_seconds=HOUR)
     inbox = gated(other, OTHER, refusing(limit, until=at(10), clock=other.clock))
     await Supervisor(other, {OTHER: inbox}, Schedule()).sync([OTHER])
@@ -208,8 +202,7 @@ async def test_a_limit_that_another_process_recorded_is_kept() -> None:
 
 
 async def test_an_unchanged_batch_resets_the_count_of_limits() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     limited_at = {None: 0.0, "2": 60.0}
 
     async def before(asked: Request | str) -> Outcome | None:
@@ -260,7 +253,7 @@ async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> N
             return await super().known(keys)
 
     store = Stopping()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store)
 
     async def before(asked: Request | str) -> Outcome | None:
         return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
@@ -280,7 +273,7 @@ async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> 
             return await super().known(keys)
 
     store = Busy()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store)
 
     async def before(asked: Request | str) -> Outcome | None:
         return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
@@ -294,8 +287,7 @@ async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> 
 
 async def test_a_held_call_is_made_only_after_the_limit() -> None:
     """The other platform of the page meets a limit before the next batch is requested."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
 
     async def limited_by_the_other(asked: Request | str) -> Outcome | None:
         if cursor_of(asked) is None and parts.clock.now() < at(5):

@@ -90,7 +90,7 @@ async def test_the_result_of_a_run_that_the_store_ended_is_what_it_had_recorded(
 
     (stream,) = streams(1)
     sources = {stream: Inbox(5, before=away_at_the_third)}
-    supervisor = Supervisor(engine(store, policy=POLICY), sources, Schedule())
+    supervisor = Supervisor(engine(store), sources, Schedule())
     (result,) = await supervisor.sync([stream])
     assert result.error == "the disk is full (make room)"
     assert run_of(result).tally.inserted == len(store.conversations) > 0
@@ -106,7 +106,7 @@ async def test_the_daemon_runs_a_stream_again_after_its_interval() -> None:
     clock = VirtualClock(jitter=0.5)
     (stream,) = streams(1)
     inbox = Inbox(1, clock=clock)
-    parts = engine(MemoryStore(), clock=clock, policy=POLICY)
+    parts = engine(MemoryStore(), clock=clock)
     async with running(Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300)), parts.stop):
         await asyncio.sleep(700)
     assert inbox.called_at == pytest.approx([0, 300, 600])
@@ -123,7 +123,7 @@ async def test_a_stream_at_its_batch_limit_continues_at_once_behind_those_that_w
 
         return Inbox(4, prefix=name, before=note, clock=clock, call_seconds=1)
 
-    parts = engine(MemoryStore(), clock=clock, policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), clock=clock, concurrency=1)
     supervisor = Supervisor(parts, {long: noting("a"), short: noting("b")}, Schedule(max_batches_per_run=1))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(6.5)
@@ -158,7 +158,7 @@ async def test_failing_pages_slow_down_no_other_page() -> None:
 
     async def calls_of(healthy_beside: dict[Stream, Before]) -> list[float]:
         began = asyncio.get_running_loop().time()
-        parts = engine(MemoryStore(), policy=POLICY, concurrency=2)
+        parts = engine(MemoryStore(), concurrency=2)
         sources = {
             stream: Inbox(
                 5, prefix=stream.page_id, before=before, gate=parts.rate_limits.gate(stream), clock=parts.clock
@@ -203,8 +203,7 @@ async def test_a_parked_stream_runs_at_once_when_it_is_woken() -> None:
     async def refuse_token(_: Request | str) -> Outcome | None:
         return refused(DEAD_TOKEN) if is_token_dead else None
 
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     inbox = Inbox(3, before=refuse_token, clock=parts.clock)
     supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
@@ -220,7 +219,7 @@ async def test_a_parked_stream_runs_at_once_when_it_is_woken() -> None:
 
 async def test_a_parked_stream_recovers_with_its_next_probe() -> None:
     (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(3, before=refusing(DEAD_TOKEN, until=at(4000), clock=parts.clock), clock=parts.clock)
     async with running(Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300)), parts.stop):
         await asyncio.sleep(7200)
@@ -232,7 +231,7 @@ async def test_a_parked_stream_recovers_with_its_next_probe() -> None:
 async def test_a_request_during_a_run_is_followed_by_another_run() -> None:
     """The run under way may still use what has been mended."""
     (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1, clock=parts.clock, call_seconds=10)
     supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=3600))
     async with running(supervisor, parts.stop):
@@ -245,7 +244,7 @@ async def test_a_request_during_a_run_is_followed_by_another_run() -> None:
 
 async def test_a_stream_that_is_woken_during_a_rate_limit_calls_after_it() -> None:
     (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     limit = replace(RATE_LIMIT, wait_seconds=3600.0)
     gate = parts.rate_limits.gate(stream)
     inbox = Inbox(1, before=refusing(limit, until=at(10), clock=parts.clock), gate=gate, clock=parts.clock)
@@ -260,8 +259,7 @@ async def test_a_stream_that_is_woken_during_a_rate_limit_calls_after_it() -> No
 
 async def test_a_stream_that_is_admitted_to_a_running_daemon_runs_at_once() -> None:
     first, second = streams(2)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     supervisor = Supervisor(parts, {first: Inbox(1, clock=parts.clock)}, Schedule())
     later = Inbox(3, prefix="later", clock=parts.clock)
     async with running(supervisor, parts.stop):
@@ -275,7 +273,7 @@ async def test_a_stream_that_is_admitted_to_a_running_daemon_runs_at_once() -> N
 
 async def test_a_stream_that_is_admitted_before_the_start_runs_with_the_others() -> None:
     first, second = streams(2)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
     supervisor.admit(second, other := Inbox(1, prefix="o"))
     async with running(supervisor, parts.stop):
@@ -288,8 +286,7 @@ async def test_a_stream_that_is_admitted_before_the_start_runs_with_the_others()
 
 async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go_on() -> None:
     leaving, staying = streams(2)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     inbox, other = (
         Inbox(100, prefix=stream.page_id, clock=parts.clock, call_seconds=10) for stream in (leaving, staying)
     )
@@ -309,8 +306,7 @@ async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go
 
 async def test_a_stream_that_is_admitted_again_continues_where_it_was() -> None:
     (stream,) = streams(1)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
@@ -330,8 +326,7 @@ async def test_a_stream_that_is_admitted_again_at_once_is_worked_by_one_task_at_
     back_after_seconds: float,
 ) -> None:
     (stream,) = streams(1)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
@@ -373,7 +368,7 @@ async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(
 
 async def test_a_stream_that_is_dismissed_before_the_start_does_not_run() -> None:
     (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1)
     supervisor = Supervisor(parts, {stream: inbox}, Schedule())
     supervisor.dismiss(stream)
@@ -398,7 +393,7 @@ async def test_a_run_whose_page_is_removed_while_it_waits_for_a_slot_does_not_be
 
 async def test_a_stream_that_is_admitted_after_the_daemon_has_worked_begins_nothing() -> None:
     first, late = streams(2)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(10)
@@ -426,7 +421,7 @@ async def test_a_new_policy_takes_effect_with_the_next_run() -> None:
 
 async def test_a_shorter_interval_takes_effect_for_streams_that_already_wait() -> None:
     (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1, clock=parts.clock)
     supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=86400))
     async with running(supervisor, parts.stop):
@@ -438,7 +433,7 @@ async def test_a_shorter_interval_takes_effect_for_streams_that_already_wait() -
 
 async def test_a_longer_interval_takes_effect_for_streams_that_already_wait() -> None:
     (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1, clock=parts.clock)
     supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
@@ -472,7 +467,7 @@ async def test_a_stop_interrupts_every_wait(waiting_for: str) -> None:
 
 
 async def test_a_cancelled_daemon_leaves_no_task_behind() -> None:
-    parts = engine(MemoryStore(), policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), concurrency=1)
     limit = replace(RATE_LIMIT, wait_seconds=100.0)
     sources = {
         stream: Inbox(50, prefix=stream.page_id, call_seconds=1, before=before)
