@@ -65,7 +65,7 @@ class Trial:
             "schedule": supervisor._schedule,
             "concurrency": supervisor._engine.slots._concurrency,
             "streams": supervisor.streams,
-            "calls": (registry.calls_per_second, client.request_timeout_seconds, client._app_secret),
+            "calls": (registry._calls_per_second, client.request_timeout_seconds, client._app_secret),
             "manager": registry._manager.token,
             "discovers": self.reloader.settings.source.discover_pages,
             "floor": self.engine.rate_limits.floor_seconds,

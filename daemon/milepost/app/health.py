@@ -48,7 +48,6 @@ class Health:
         deliveries: Dispatcher,
         redact: Callable[[str], str],
     ) -> None:
-        self._store_watch = store_watch
         self._redact = redact
         self._registry = parts.registry
         self._slots = parts.engine.slots
@@ -59,6 +58,7 @@ class Health:
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._sources: list[Callable[[], Iterable[Issue]]] = [
+            store_watch.issues,
             parts.discovery.issues,
             parts.reloader.issues,
             webhooks.issues,
@@ -111,8 +111,6 @@ class Health:
         return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
 
     def _found(self) -> Iterator[Issue]:
-        if (away := self._store_watch.issue()) is not None:
-            yield away
         if (stalled := self._supervisor.stalled()) is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
         if stuck := self._live.getting_nowhere(self._supervisor.streams):

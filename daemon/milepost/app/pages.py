@@ -78,13 +78,8 @@ class PageRegistry:
         """Return the pages' names by id; "" where the name is unknown."""
         return {page_id: page.name for page_id, page in self._pages.items()}
 
-    @property
-    def calls_per_second(self) -> float:
-        """The pace of each page; 0 means no pacing."""
-        return self._calls_per_second
-
-    @calls_per_second.setter
-    def calls_per_second(self, calls_per_second: float) -> None:
+    def set_pace(self, calls_per_second: float) -> None:
+        """Change the pace of each page; 0 means no pacing."""
         if calls_per_second == self._calls_per_second:
             return
         self._calls_per_second = calls_per_second
