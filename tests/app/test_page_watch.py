@@ -31,6 +31,7 @@ from milepost.core.ports import Held
 from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
+from milepost.facebook import rate_limiter
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
 from milepost.facebook.token_health import InspectedToken
@@ -271,7 +272,8 @@ async def test_a_page_that_is_removed_is_forgotten() -> None:
         assert [*watched.watch.issues()] == []
 
 
-async def test_nothing_is_mended_with_a_rate_limit_or_a_refusal() -> None:
+async def test_nothing_is_mended_with_a_rate_limit_or_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limiter, "MAX_SLOWDOWN_SECONDS", 0.0)  # for which the next call would really wait
     async with trial_of(page_of(BAKERY), page_of(BICYCLES)) as watched:
         watched.subscribes = True
         watched.simulator.world.access.subscribe(BAKERY.id, "messages")

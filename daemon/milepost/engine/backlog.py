@@ -123,7 +123,7 @@ class BacklogReader:
             self._mailbox.set_version(checkpoint.version)
             searched = await journal.search_threads(search.after, GAPS_REOPENED)
             checkpoint = await journal.record(checkpoint, open_found(checkpoint, search, searched, budget, clock.now()))
-            if self._engine.is_called(self._mailbox) or clock.now() >= self._deadline.at:
+            if self._engine.is_called(self._mailbox) or self._deadline.has_passed:
                 break
         return checkpoint
 
