@@ -298,6 +298,19 @@ async def test_too_many_commands_are_refused() -> None:
     assert "too many" in str(refusals[0])
 
 
+class Slow(MemoryStore):
+    """A store whose commits take five seconds. `most` is how many there were at once."""
+
+    writers = most = 0
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        self.writers += 1
+        self.most = max(self.most, self.writers)
+        await asyncio.sleep(5)
+        self.writers -= 1
+        return await super().commit(commit)
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -324,16 +337,6 @@ async def test_every_command_gets_a_result_at_shutdown() -> None:
 
 
 async def test_a_command_during_shutdown_does_not_write_beside_the_run() -> None:
-    class Slow(MemoryStore):
-        writers = most = 0
-
-        async def commit(self, commit: Commit) -> Committed | Rejected:
-            self.writers += 1
-            self.most = max(self.most, self.writers)
-            await asyncio.sleep(5)
-            self.writers -= 1
-            return await super().commit(commit)
-
     store = Slow()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     parts = engine(store)
@@ -364,11 +367,6 @@ async def test_a_callers_redrive_and_a_starting_daemon_do_not_overlap() -> None:
 
 
 async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> None:
-    class Slow(MemoryStore):
-        async def commit(self, commit: Commit) -> Committed | Rejected:
-            await asyncio.sleep(5)
-            return await super().commit(commit)
-
     store = Slow()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     parts = engine(store)
