@@ -31,7 +31,7 @@ async def test_a_reader_that_falls_behind_loses_the_oldest_notices() -> None:
     subscription = feed.subscribe()
     for number in range(MAX_HELD + 3):
         feed.publish(notice(number))
-    feed.close()
+    subscription.close()
     assert attempts([each async for arrived in subscription for each in arrived]) == list(range(3, MAX_HELD + 3))
 
 

@@ -18,6 +18,7 @@ from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
+from milepost.app.page_watch import TokenWatch
 from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
@@ -99,7 +100,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
             background = {
                 "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
                 "discovery": parts.discovery.run(parts.clock, stop),
-                "token watch": parts.token_watch.run(parts.clock, stop),
+                "token watch": TokenWatch(parts.registry, parts.supervisor).run(parts.clock, stop),
                 **observers.background(parts.clock, stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }

@@ -120,11 +120,6 @@ class Feed:
         for subscription in self._subscriptions:
             subscription.offer(notice)
 
-    def close(self) -> None:
-        """End all readers once they have read what is queued."""
-        for subscription in self._subscriptions:
-            subscription.close()
-
 
 Reader = Callable[[Notice], None]
 
@@ -132,11 +127,12 @@ Reader = Callable[[Notice], None]
 @asynccontextmanager
 async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[None]:
     """Run the readers, by name, during the block; at its end they read what is left."""
-    reading_all = asyncio.create_task(_read(feed.subscribe(), dict(readers)), name="readers")
+    subscription = feed.subscribe()
+    reading_all = asyncio.create_task(_read(subscription, dict(readers)), name="readers")
     try:
         yield
     finally:
-        feed.close()
+        subscription.close()
         await reading_all
 
 
