@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from app.trial import OF_BICYCLES, page_of, trial_of
 from kit.engine_doubles import run_of
-from kit.memory_store import MemoryStore
 from kit.reconfigured import OTHERWISE
 from kit.reconfigured import settings as with_other
 from kit.simulated import BAKERY, BICYCLES
@@ -88,9 +87,7 @@ async def test_another_name_is_stored_with_the_next_run() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         await trial.reload(replace(page_of(BICYCLES), name="Two Wheels"))
         await trial.supervisor.sync([OF_BICYCLES])
-        store = trial.engine.store
-        assert isinstance(store, MemoryStore)
-        assert [row.name for row in store.pages.values()] == ["Two Wheels"]
+        assert [row.name for row in trial.store.pages.values()] == ["Two Wheels"]
 
 
 async def test_discovered_pages_are_dropped_when_discovery_is_turned_off() -> None:
