@@ -6,7 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NETWORK, RATE_LIMIT, STREAM, at, fetched, refused, unreadable
-from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, refusing, run_of, running
+from kit.engine_doubles import (
+    FlakyStore,
+    Inbox,
+    always,
+    cursor_of,
+    engine,
+    find_open_dead_letters,
+    refusing,
+    run_of,
+    running,
+)
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
@@ -68,10 +78,7 @@ async def test_a_redrive_is_executed_by_its_caller_if_no_task_works_the_stream()
 async def test_a_redrive_that_fails_returns_the_dead_letter_with_its_reason() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
 
-    async def fail(_: Request | str) -> Outcome:
-        return refused(NETWORK)
-
-    after = await supervisor(engine(store), Inbox(5, before=fail)).do(Redrive(dead_letter_id))
+    after = await supervisor(engine(store), Inbox(5, before=always(refused(NETWORK)))).do(Redrive(dead_letter_id))
     assert after is not None
     assert (after.attempts, after.reason) == (1, str(NETWORK))
 

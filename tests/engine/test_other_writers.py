@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import CODEC, NOON, RUN_ID, STREAM, budget, fetched, unreadable
-from kit.engine_doubles import Inbox, at_call, cursor_of, engine, find_open_dead_letters, ran, run_of, types
+from kit.engine_doubles import Inbox, after, at_call, engine, find_open_dead_letters, ran, run_of, types
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import PauseStream, SyncNow
@@ -217,9 +217,7 @@ async def test_an_open_run_is_left_to_the_process_that_takes_it_over_first() -> 
 async def test_redrives_end_for_now_if_another_process_writes_to_the_stream() -> None:
     store = MemoryStore()
 
-    async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
-        return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
-
+    unreadable_at_the_second = after("1", fetched(unreadable("t_1"), next_cursor="2"))
     await Supervisor(engine(store), {STREAM: Inbox(3, before=unreadable_at_the_second)}, Schedule()).sync([STREAM])
     (dead_letter,) = find_open_dead_letters(store)
     assert dead_letter.redrive_at is not None

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from kit.builders import NOON, RATE_LIMIT, refused
-from kit.engine_doubles import Inbox, cursor_of
+from kit.engine_doubles import Inbox, always, cursor_of
 from milepost.core.ports import Fetched, Held, Outcome, Request
 from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
@@ -55,10 +55,7 @@ async def test_nothing_is_requested_ahead_where_nothing_is_sure_to_follow(batche
 
 
 async def test_nothing_is_requested_ahead_after_a_refusal() -> None:
-    async def refuse(_: Request | str) -> Outcome:
-        return refused()
-
-    inbox = Inbox(3, before=refuse)
+    inbox = Inbox(3, before=always(refused()))
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks("1"))
         await let_run()

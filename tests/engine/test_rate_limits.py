@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import at, problem, refused
-from kit.engine_doubles import Before, Inbox, cursor_of, engine, refusing, run_of, running, subscribed
+from kit.engine_doubles import Before, Inbox, after, cursor_of, engine, refusing, run_of, running, subscribed
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import RateLimit
@@ -255,10 +255,8 @@ async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> N
     store = Stopping()
     parts = engine(store)
 
-    async def before(asked: Request | str) -> Outcome | None:
-        return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
-
-    await Supervisor(parts, {OTHER: gated(parts, OTHER, before)}, Schedule()).sync([OTHER])
+    inbox = gated(parts, OTHER, after("1", refused(replace(PAGE_LIMIT, wait_seconds=100.0))))
+    await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
     checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None
     assert run_of(checkpoint).reason is Reason.SHUTDOWN
@@ -275,10 +273,7 @@ async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> 
     store = Busy()
     parts = engine(store)
 
-    async def before(asked: Request | str) -> Outcome | None:
-        return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
-
-    inbox = gated(parts, OTHER, before)
+    inbox = gated(parts, OTHER, after("1", refused(replace(PAGE_LIMIT, wait_seconds=100.0))))
     await Supervisor(parts, {OTHER: inbox}, Schedule(max_run_seconds=70)).sync([OTHER])
     checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None

@@ -17,7 +17,7 @@ from kit.builders import (
     refused,
     unreadable,
 )
-from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, run_of, running
+from kit.engine_doubles import Inbox, always, cursor_of, engine, find_open_dead_letters, run_of, running
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive
@@ -153,10 +153,7 @@ async def test_a_failing_stream_redrives_nothing() -> None:
     await Supervisor(parts, {STREAM: Poisonous(parts, 1, good_from=0)}, Schedule()).sync([STREAM])
     assert find_open_dead_letters(store)
 
-    async def dead(asked: Request | str) -> Outcome | None:
-        return refused(DEAD_TOKEN)
-
-    inbox = Inbox(1, before=dead)
+    inbox = Inbox(1, before=always(refused(DEAD_TOKEN)))
     async with running(Supervisor(parts, {STREAM: inbox}, Schedule()), parts.stop):
         await asyncio.sleep(3 * 3600)
     assert inbox.reread_ids == []

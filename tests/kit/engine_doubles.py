@@ -120,6 +120,24 @@ def cursor_of(asked: Request | str) -> str | None:
     return asked.cursor if isinstance(asked, Request) else None
 
 
+def always(outcome: Outcome) -> Before:
+    """Answer every call with this."""
+
+    async def before(_: Request | str) -> Outcome:
+        return outcome
+
+    return before
+
+
+def after(cursor: str, outcome: Outcome) -> Before:
+    """Answer a request for the batch after this cursor with this."""
+
+    async def before(asked: Request | str) -> Outcome | None:
+        return outcome if cursor_of(asked) == cursor else None
+
+    return before
+
+
 def refusing(what: Problem, *, until: datetime, clock: Clock) -> Before:
     """Refuse everything until then."""
 
