@@ -1,9 +1,10 @@
 """One worker of a fleet: queues streams that are due, takes leases, runs them, and follows the journal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import TypeVar
 
 import structlog
@@ -11,19 +12,20 @@ import structlog
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError
 from milepost.core.events import RunStarted, StreamResumed, SweepCompleted, SyncRequested
+from milepost.core.evolve import evolve
 from milepost.core.model import Platform, Stream
+from milepost.core.ports import Committed
 from milepost.core.skew import is_ahead
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Supervisor
-from milepost.fleet.follower import JournalFollower
 from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import listening
-from milepost.stores.reader import JournalReader
+from milepost.stores.reader import JournalReader, StoredEntry
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -31,12 +33,49 @@ HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 2.0  # of the queue, for what others have offered, and of the journal, in case a notification is lost
 MIN_POLL_SECONDS = 0.05
 RETRY_SECONDS = 2.0  # while the database is unavailable
+ENTRIES_AT_ONCE = 500
 GRACE_SECONDS = 10.0  # for the others' heartbeats after an outage of the database: nobody could send any
 
 Result = TypeVar("Result")
 Share = Callable[[str, int], None]
 
 log = structlog.get_logger("milepost")
+
+
+class JournalFollower:
+    """Follows the journal from its end at the start of this worker. `checkpoints` are as of the last entry read."""
+
+    def __init__(self, journal_reader: JournalReader) -> None:
+        self._journal_reader = journal_reader
+        self._seq = 0
+        self.checkpoints: dict[Stream, Checkpoint] = {}
+        self._reading = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Load the checkpoints of all streams."""
+        self._seq = max((each.seq for each in await self._journal_reader.latest(limit=1)), default=0)
+        # Loaded after the seq, so that nothing in between is missed; an entry that is read twice changes nothing.
+        self.checkpoints = {each.stream: each for each in await self._journal_reader.checkpoints()}
+
+    async def catch_up(self, on_commit: Callable[[Recorded], None]) -> None:
+        """Read all new entries and report them as commits. Raises StoreAway or StoreRefused."""
+        async with self._reading:
+            while stored := await self._journal_reader.entries(after=self._seq, limit=ENTRIES_AT_ONCE):
+                for notice in self._commits(stored):
+                    on_commit(notice)
+                self._seq = stored[-1].seq
+
+    def _commits(self, stored: Iterable[StoredEntry]) -> Iterator[Recorded]:
+        """Yield consecutive entries of one stream as one commit."""
+        for stream, group in groupby(stored, key=lambda each: each.entry.stream):
+            together = list(group)
+            checkpoint = self.checkpoints.get(stream) or Checkpoint(stream)
+            for each in together:
+                if each.entry.version > checkpoint.version:
+                    checkpoint = evolve(checkpoint, each.entry)
+            self.checkpoints[stream] = checkpoint
+            committed = Committed(together[0].seq, 0.0, 0.0)
+            yield Recorded(tuple(each.entry for each in together), committed, checkpoint, 0.0, None)
 
 
 class Worker:
