@@ -55,7 +55,7 @@ def jitter_of(run_id: str) -> float:
     return int.from_bytes(sha256(run_id.encode()).digest()[:4]) / 2**32
 
 
-class RunRequest(Struct, frozen=True):
+class _RequestedRun(Struct, frozen=True):
     """A run that somebody requested, with a `full` sweep or whichever is due."""
 
     requested_at: datetime
@@ -85,7 +85,7 @@ class FleetSchedule:
         self._checkpoints = checkpoints
         self._is_prompted = is_prompted
         self._clock = clock
-        self._requests: dict[Stream, RunRequest] = {}
+        self._requests: dict[Stream, _RequestedRun] = {}
         self._not_before: dict[Stream, datetime] = {}
         self._offsets: dict[Stream, _Offset] = {}
         self._anchor = Anchor(clock)
@@ -97,9 +97,9 @@ class FleetSchedule:
         for entry in entries:
             match entry.event:
                 case SyncRequested(full=full):
-                    self._requests[entry.stream] = RunRequest(min(entry.recorded_at, now), full)
+                    self._requests[entry.stream] = _RequestedRun(min(entry.recorded_at, now), full)
                 case StreamResumed():
-                    self._requests[entry.stream] = RunRequest(min(entry.recorded_at, now))
+                    self._requests[entry.stream] = _RequestedRun(min(entry.recorded_at, now))
                 case RunStarted(started_at=started_at):
                     if not self.wants_full(entry.stream):
                         self._settle(entry.stream, started_at)
