@@ -45,23 +45,21 @@ from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")
 POLICY = Policy(batch_size=10, messages_per_conversation=2, full_sweep_interval_seconds=0)
+PAGE_SIZE = 10
 OfCall = Callable[[MessagesRequest], Awaitable[MessagesOutcome | None]]
 
 
 class Busy(Inbox):
-    """An inbox of some threads, in which messages arrive; pages have `page_size` messages, cursors are their ids.
+    """An inbox of some threads, in which messages arrive; pages have PAGE_SIZE messages, cursors are their ids.
 
     `before` is awaited ahead of each answer to a request for messages, and may answer in its place.
     """
 
-    def __init__(
-        self, parts: EngineContext, threads: int, *, page_size: int = 10, before: OfCall | None = None
-    ) -> None:
+    def __init__(self, parts: EngineContext, threads: int, *, before: OfCall | None = None) -> None:
         super().__init__(1, clock=parts.clock, gate=parts.rate_limits.gate(STREAM))
         self.calls: list[str] = []
         self.threads = {f"t_{number}": [message(f"m_{number}_0", NOON)] for number in range(threads)}
         self.requests: list[MessagesRequest] = []
-        self._page_size = page_size
         self._before_messages = before
 
     def has_past(self, thread_id: str, count: int) -> None:
@@ -111,7 +109,7 @@ class Busy(Inbox):
         start = 0
         if request.cursor is not None:
             start = [each.event_id for each in newest_first].index(request.cursor) + 1
-        shown = newest_first[start : start + self._page_size]
+        shown = newest_first[start : start + PAGE_SIZE]
         has_more = start + len(shown) < len(newest_first)
         return MessagePage(tuple(shown), shown[-1].event_id if has_more else None)
 

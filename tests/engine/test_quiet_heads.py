@@ -39,9 +39,9 @@ class Quiet:
         self.odd: tuple[Unreadable, ...] = ()
         self.supervisor = self.begun()
 
-    def begun(self, policy: Policy | None = None) -> Supervisor:
+    def begun(self) -> Supervisor:
         """Return the supervisor of a process that has just started."""
-        parts = engine(self.store, clock=self.clock, policy=policy)
+        parts = engine(self.store, clock=self.clock)
         return Supervisor(parts, {STREAM: Inbox(1, before=self._answer)}, Schedule())
 
     async def swept(self, times: int = 1) -> int:

@@ -1,6 +1,5 @@
 """What the daemon exports: the metrics with a value each, and how they are read back."""
 
-from datetime import datetime
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -26,10 +25,10 @@ KINDS = ("call_count", "total_time", "total_cputime")
 
 
 class Exposition:
-    """A daemon's metrics and its live view, which read the same notices, at the time `now`."""
+    """A daemon's metrics and its live view, which read the same notices, at noon."""
 
-    def __init__(self, now: datetime = NOON) -> None:
-        self.live = LiveStreams(lambda: now)
+    def __init__(self) -> None:
+        self.live = LiveStreams(lambda: NOON)
         self.steady = 0.0
         self.metrics = Metrics(self.live, lambda: self.steady)
         self._versions: dict[Stream, int] = {}

@@ -310,9 +310,9 @@ class Server:
             **asked,
         )
 
-    def sql(self, query: str, *parameters: object, database: str = SUPERUSER) -> list[tuple[Any, ...]]:
+    def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement as the superuser, and return its rows, if any."""
-        with self.connect(database) as connection:
+        with self.connect() as connection:
             cursor = connection.execute(query.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
