@@ -406,11 +406,6 @@ class Database(Struct, frozen=True):
         return f"postgresql://{ROLE}@{self.host}:{self.server.port}/{self.name}"
 
     @property
-    def socket_url(self) -> str:
-        """The URL over the unix socket."""
-        return f"postgresql://{ROLE}@/{self.name}?host={self.server.folder}&port={self.server.port}"
-
-    @property
     def store_url(self) -> StoreUrl:
         """The URL and password, as a store takes them."""
         return StoreUrl(self.url, self.password)
