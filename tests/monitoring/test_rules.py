@@ -11,10 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from kit.dashboard import DASHBOARD, PANELS
 from kit.exposition import everything, families
 from kit.prometheus import needs_prometheus, promtool
-from kit.promql import exported_by, unknown
+from kit.promql import DASHBOARD, PANELS, exported_by, unknown
 from milepost.service.page.runbooks import PATH
 
 ROOT = Path(__file__).parents[2]

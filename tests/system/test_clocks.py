@@ -7,8 +7,7 @@ from email.utils import format_datetime
 import pytest
 
 from kit.binary import milepost, started, until
-from kit.copied_tables import assert_copied
-from kit.installation import Installation, on_both_databases, page_section
+from kit.installation import Installation, assert_copied, on_both_databases, page_section
 from kit.simulated import BICYCLES, STREAMS, Clock, frozen_world
 from kit.wrong_clocks import FakeTime, dated, needs_faketime
 
