@@ -21,9 +21,9 @@ from milepost.app.page_watch import (
 from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
-from milepost.facebook import rate_limiter
+from milepost.facebook import calls
+from milepost.facebook.page_health import InspectedToken
 from milepost.facebook.pages import Page
-from milepost.facebook.token_health import InspectedToken
 from milepost.reporting.health import IssueKind
 from milepost.simulator.access import ALL_FIELDS
 
@@ -223,7 +223,7 @@ async def test_a_page_that_is_removed_is_forgotten() -> None:
 
 
 async def test_nothing_is_mended_with_a_rate_limit_or_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limiter, "MAX_SLOWDOWN_SECONDS", 0.0)  # for which the next call would really wait
+    monkeypatch.setattr(calls, "MAX_SLOWDOWN_SECONDS", 0.0)  # for which the next call would really wait
     async with trial_of(page_of(BAKERY), page_of(BICYCLES)) as watched:
         watched.subscribes = True
         watched.simulator.world.access.subscribe(BAKERY.id, "messages")

@@ -11,9 +11,8 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp, ChangeReader
 from milepost.core.model import Stream
-from milepost.core.ports import ChangeReader
 
 RowKey = tuple[ChangeKind, tuple[str, ...]]
 TABLES = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from kit.binary import milepost
-from kit.installation import Installation, Section, assert_copied, on_both_databases
+from kit.installation import Installation, Section, assert_copied, on_both_databases, on_sqlite_first
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import WorldPlan
@@ -69,7 +69,7 @@ async def test_verify_finds_a_projection_that_was_tampered_with(installation: In
     assert "milepost journal rebuild" in verified.stderr
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_messages_that_arrive_during_a_sync_are_all_copied_in_the_end(installation: Installation) -> None:
     time = Time()
     async with moving_world(time.now) as simulator:

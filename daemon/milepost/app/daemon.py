@@ -22,8 +22,9 @@ from milepost.app.page_watch import TokenWatch
 from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
+from milepost.core.changes import ChangeReader
 from milepost.core.model import Stream
-from milepost.core.ports import ChangeReader, Clock
+from milepost.core.ports import Clock
 from milepost.deliveries.dispatcher import Dispatcher
 from milepost.deliveries.worker import Outlets
 from milepost.engine.bulkhead import bulkhead

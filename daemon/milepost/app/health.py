@@ -14,7 +14,7 @@ from milepost.core.background import Demand
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.model import Scope
 from milepost.deliveries.dispatcher import Dispatcher
-from milepost.facebook.rate_limiter import Slowdown
+from milepost.facebook.calls import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,
