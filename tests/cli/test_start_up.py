@@ -39,7 +39,9 @@ def test_acting_through_a_daemon_loads_no_server() -> None:
 @pytest.mark.parametrize("command", ["run", "sync", "status"])
 def test_with_sqlite_nothing_for_postgresql_is_loaded_nor_collected_at_the_end(tmp_path: Path, command: str) -> None:
     """Looked at when it works: on its way it might load what it has not at its start."""
-    (tmp_path / "config.yaml").write_text("source: {calls_per_second: 0}\nhttp: {listen: '127.0.0.1:0'}")
+    (tmp_path / "config.yaml").write_text(
+        "source: {calls_per_second: 0}\nsync: {max_batches_per_run: 1}\nhttp: {listen: '127.0.0.1:0'}"
+    )
     program = f"""
 import asyncio, atexit, gc, os, signal, sys
 from milepost.cli import main
