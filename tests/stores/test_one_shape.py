@@ -79,7 +79,7 @@ def methods_of(session: type) -> dict[str, list[str]]:
     return {
         name: list(inspect.signature(method).parameters)
         for name, method in members
-        if not name.startswith("_") and name != "ask"
+        if not name.startswith("_") and name not in {"ask", "fetch"}
     }
 
 

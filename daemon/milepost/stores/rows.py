@@ -280,7 +280,8 @@ def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
 
 def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
     """Return the dead letter of these columns. Raises JournalDamaged if they cannot be read: a rebuild mends that."""
-    key, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, *rest = columns
+    key, stream, stage, subject, reason, opened_at, attempts, *rest = columns
+    redrive_at, closed_at, resolution, note, fingerprint, *_ = rest  # in a list, PostgreSQL adds what it is sorted by
     try:
         return DeadLetter(
             key,
@@ -293,7 +294,8 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
             datetime.fromisoformat(redrive_at) if redrive_at else None,
             datetime.fromisoformat(closed_at) if closed_at else None,
             Resolution(resolution) if resolution else None,
-            *rest,
+            note,
+            fingerprint,
         )
     except (TypeError, ValueError) as error:
         raise JournalDamaged(
