@@ -4,9 +4,9 @@ Each question is written once, for sessions of both. PostgreSQL's awaits its row
 makes plain methods of the questions.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,9 +24,7 @@ from milepost.stores import messages, rows
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact
 from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
-from milepost.stores.sql import stream_parameters
-
-Parameters = Mapping[str, Any] | tuple[Any, ...]
+from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 AFTER_ALL_RUNS = "~"
 
@@ -47,14 +45,6 @@ class Dialect(Struct, frozen=True):
             "older_than": instant_text(stretch.older_than) if stretch.older_than else self.after_all,
             "seen": self.keys(stretch.seen),
         }
-
-
-class Fetch(Protocol):
-    """Runs a statement, by its name, and returns its rows."""
-
-    def __call__(self, statement: str, parameters: Parameters = ()) -> Awaitable[list[Any]]:
-        """Run a statement."""
-        ...
 
 
 class Session:
@@ -220,6 +210,11 @@ class Session:
         """Return these dead letters, open or closed."""
         wanted = (self.dialect.keys(dead_letter_ids),)
         return rows.with_payloads(await self.fetch("dead_letters_with_payloads", wanted))
+
+    async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
+        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
+        found = await self.dead_letters_with_payloads((dead_letter_id,))
+        return (found[0].dead_letter, found[0].payload) if found else None
 
     async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
         """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""

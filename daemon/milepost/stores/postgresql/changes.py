@@ -8,8 +8,7 @@ from collections.abc import Iterable
 
 from milepost.core.changes import ChangesPage
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
-from milepost.stores.postgresql.connection import Database
-from milepost.stores.postgresql.pool import Connection
+from milepost.stores.postgresql.connection import Connection, Database
 
 KEYS_OF_LOCKS = 1 << 31
 """The keys of the locks are numbers modulo this."""

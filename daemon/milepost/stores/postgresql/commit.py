@@ -31,7 +31,7 @@ from milepost.stores.moves import (
     move_parameters,
     written_of,
 )
-from milepost.stores.postgresql.connection import Database, Parameters
+from milepost.stores.postgresql.connection import Connection, Database
 from milepost.stores.postgresql.encoding import array_text, columns_text, entries_text, json_projection, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.group import (
@@ -50,9 +50,8 @@ from milepost.stores.postgresql.group import (
     revised_of,
     versioned,
 )
-from milepost.stores.postgresql.pool import Connection
 from milepost.stores.postgresql.queries import DIALECT, PostgresqlSession
-from milepost.stores.sql import stream_parameters
+from milepost.stores.sql import Parameters, stream_parameters
 
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 

@@ -21,8 +21,8 @@ from milepost.core.spans import Stretch
 from milepost.stores import messages
 from milepost.stores.moves import pages_elsewhere
 from milepost.stores.postgresql.encoding import searchable, storable
-from milepost.stores.queries import Dialect, Fetch, Parameters, Session
-from milepost.stores.sql import stream_parameters
+from milepost.stores.queries import Dialect, Session
+from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 DIALECT = Dialect(searchable, storable, before_all="-infinity", after_all="infinity")
 

@@ -12,7 +12,6 @@ from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
-from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
@@ -56,11 +55,6 @@ class PostgresqlReader(PostgresqlSession):
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
         async with self._database.transaction() as connection:  # many statements: fewer round trips
             return await PostgresqlSession(partial(self._database.rows_on, connection), self.codec).seq_before(instant)
-
-    async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
-        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
-        found = await self.dead_letters_with_payloads((dead_letter_id,))
-        return (found[0].dead_letter, found[0].payload) if found else None
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None

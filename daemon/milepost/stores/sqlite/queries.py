@@ -8,13 +8,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from milepost.core.journal import Codec, instant_text
 from milepost.core.model import ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import to_look_up
-from milepost.stores import messages, queries, rows
+from milepost.stores import messages, rows, sql
 from milepost.stores.moves import pages_elsewhere
 from milepost.stores.queries import Dialect, Session
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.stored_ids import StoredIds
 
-Parameters = queries.Parameters
+Parameters = sql.Parameters
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
 
@@ -43,7 +43,7 @@ def _at_once(
 class SqliteSession:
     """The questions of a store, asked over a connection in that connection's thread.
 
-    Its methods are those of PostgresqlSession. Several answers are of one moment only inside a transaction.
+    Its methods are those of PostgresqlSession, as far as they are needed there.
     """
 
     def __init__(
@@ -75,19 +75,12 @@ class SqliteSession:
     write_nothing = _at_once(Session.write_nothing)
     load = _at_once(Session.load)
     checkpoints = _at_once(Session.checkpoints)
-    page_names = _at_once(Session.page_names)
     linked_pages = _at_once(Session.linked_pages)
     conversations_after = _at_once(Session.conversations_after)
-    threads = _at_once(Session.threads)
     count_rows = _at_once(Session.count_rows)
     entry_at = _at_once(Session.entry_at)
     entries = _at_once(Session.entries)
-    latest = _at_once(Session.latest)
-    within_runs = _at_once(Session.within_runs)
-    seq_before = _at_once(Session.seq_before)
-    runs = _at_once(Session.runs)
     find_dead_letter = _at_once(Session.find_dead_letter)
-    dead_letters = _at_once(Session.dead_letters)
     dead_letters_with_payloads = _at_once(Session.dead_letters_with_payloads)
     due_dead_letters = _at_once(Session.due_dead_letters)
     due_facts = _at_once(Session.due_facts)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
-from milepost.core.checkpoint import DeadLetter
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
 from milepost.core.journal import Codec
@@ -19,9 +18,9 @@ from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
-from milepost.stores.queries import Parameters, Session
+from milepost.stores.queries import Session
 from milepost.stores.reader import StoredEntry
-from milepost.stores.sql import load_statements
+from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
 from milepost.stores.sqlite.files import close_to_others
@@ -65,11 +64,6 @@ class SqliteReader(Session):
         return await self._database.run(
             lambda connection: connection.execute(self._sql[statement], parameters).fetchall()
         )
-
-    async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
-        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
-        found = await self.dead_letters_with_payloads((dead_letter_id,))
-        return (found[0].dead_letter, found[0].payload) if found else None
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
