@@ -11,6 +11,7 @@ from milepost.stores.sqlite.files import create_private
 from milepost.stores.sqlite.migrate import migrate
 from stores.copies import WAYS, Pair, made
 from stores.databases import AnyDatabase, Databases, databases
+from stores.store_dump import PostgresDump, SqliteDump, StoreDump
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,14 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path(tmp_path: Path, migrated: Path) -> Path:
     """Return a fresh database, migrated and empty."""
     return Path(shutil.copy(migrated, tmp_path))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kept(request: pytest.FixtureRequest) -> StoreDump:
+    """Return a fresh database of either kind, migrated and empty."""
+    if request.param == "sqlite":
+        return SqliteDump(request.getfixturevalue("path"))
+    return PostgresDump(request.getfixturevalue("database"))
 
 
 @pytest.fixture
