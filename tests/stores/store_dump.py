@@ -9,12 +9,29 @@ from typing import Any
 
 from contracts.store_contract import JournalRow, Tables
 from kit.postgres import Database
-from milepost.core.model import InteractionEventRow, PageRow
+from milepost.core.model import InteractionEventRow, PageRow, Table
 from milepost.stores import rows
 from milepost.stores.url import StoreUrl
 from stores.sqlite_files import DROP_TRIGGERS, execute, raw
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters", "message_backlog")
+
+KEYS = {
+    Table.CONVERSATIONS: "conversation_id",
+    Table.CONTACTS: "contact_id",
+    Table.INTERACTION_EVENTS: "event_id",
+}
+RAISE_IN_SQLITE = "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+# What a user's own trigger may say is shown nowhere.
+REFUSE_IN_POSTGRESQL = """
+CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'not this one: %', new USING ERRCODE = 'check_violation';
+END
+$$;
+CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} FOR EACH ROW WHEN (new.{column} = '{key}')
+EXECUTE FUNCTION refuses_{key}();
+"""
 
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str], Rows]
@@ -37,6 +54,10 @@ class StoreDump(ABC):
     @abstractmethod
     def unguard(self) -> None:
         """Allow changes of the journal."""
+
+    @abstractmethod
+    def refuse(self, table: Table, key: str) -> None:
+        """Refuse a row from now on: `not this one`."""
 
     @abstractmethod
     def refuse_deletes(self, table: str) -> None:
@@ -95,9 +116,12 @@ class SqliteDump(StoreDump):
     def unguard(self) -> None:
         self.execute(DROP_TRIGGERS)
 
+    def refuse(self, table: Table, key: str) -> None:
+        condition = f"WHEN new.{KEYS[table]} = '{key}'"
+        self.execute(f"CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} {condition} {RAISE_IN_SQLITE}")
+
     def refuse_deletes(self, table: str) -> None:
-        raising = "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
-        self.execute(f"CREATE TRIGGER refuses BEFORE DELETE ON {table} {raising}")
+        self.execute(f"CREATE TRIGGER refuses BEFORE DELETE ON {table} {RAISE_IN_SQLITE}")
 
     def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:
         found = self.rows(f"PRAGMA table_info({table})")
@@ -107,8 +131,8 @@ class SqliteDump(StoreDump):
 class PostgresDump(StoreDump):
     """A PostgreSQL database."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database.store_url)
+    def __init__(self, database: Database, store_url: StoreUrl | None = None) -> None:
+        super().__init__(store_url or database.store_url)
         self.database = database
 
     def execute(self, statements: str) -> None:
@@ -121,6 +145,9 @@ class PostgresDump(StoreDump):
 
     def unguard(self) -> None:
         self.execute("ALTER TABLE journal DISABLE TRIGGER USER")
+
+    def refuse(self, table: Table, key: str) -> None:
+        self.execute(REFUSE_IN_POSTGRESQL.format(table=table, key=key, column=KEYS[table]))
 
     def refuse_deletes(self, table: str) -> None:
         self.execute(
