@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, ThreadsSearched
+from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
@@ -114,10 +114,11 @@ class Session:
         contact_pages = pages_by_contact(of_contacts)
         there = wanted | {"pages": as_keys(pages.union(*contact_pages.values()) - {keys.stream.page_id})}
         contacts = map(rows.contact_row, await self.fetch("contacts_elsewhere", there))
+        checkpoints = [rows.checkpoint(state) for (state,) in await self.fetch("checkpoints_elsewhere", there)]
         return replace(
             known,
             owed_elsewhere=tuple(rows.gap(state) for (state,) in await self.fetch("owed_elsewhere", there)),
-            left_out_elsewhere=rows.left_out(await self.fetch("checkpoints_elsewhere", there)),
+            left_out_elsewhere=tuple(each.left_out for each in checkpoints if each.left_out is not None),
             contacts_elsewhere={(row.page_id, row.contact_id): row for row in contacts},
             moved_to={page_id: datetime.fromisoformat(at) for page_id, at in moved_to},
             contact_pages=contact_pages,
@@ -242,4 +243,10 @@ class Session:
         span = stream_parameters(stream) | {"newer_than": instant_text(after) if after else dialect.before_all}
         last = next(iter(await self.fetch("search_until", span | {"offset": limit - 1})), None)
         found = await self.fetch("search_threads", span | {"until": last[0] if last else dialect.after_all})
-        return rows.threads_searched(found, last)
+        unopened = (
+            UnopenedThread(
+                key, rows.instant(first_synced_at), count, stored, rows.instant(oldest), rows.instant(newest)
+            )
+            for key, first_synced_at, count, stored, oldest, newest in found
+        )
+        return ThreadsSearched(tuple(unopened), rows.instant(last[0]) if last else None)
