@@ -333,8 +333,9 @@ class RunsContract:
                     found.extend(page)
                 assert found == [each for each in everything if of in (None, each.stream.key)]
 
-    async def test_an_unreadable_run_says_how_to_repair_it(self, filled: StoreDump) -> None:
-        filled.execute("UPDATE runs SET status = 'lost'")
+    @pytest.mark.parametrize("damage", ["status = 'lost'", "problem = '{}'"])
+    async def test_an_unreadable_run_says_how_to_repair_it(self, filled: StoreDump, damage: str) -> None:
+        filled.execute(f"UPDATE runs SET {damage}")
 
         async with open_reader(filled.store_url) as journal_reader:
             with pytest.raises(JournalDamaged, match="journal rebuild"):
