@@ -75,7 +75,7 @@ def _mended_by_a_rebuild(what: str) -> Iterator[None]:
     """Raise JournalDamaged where a row of a projection cannot be read."""
     try:
         yield
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:  # of which MsgspecError is one
         raise JournalDamaged(f"{what} cannot be read: {error}", hint="run `milepost journal rebuild`") from error
 
 
