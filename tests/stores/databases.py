@@ -1,12 +1,10 @@
 """Databases of either kind, filled through their stores, and read and changed beside them."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-from psycopg.types.string import TextLoader
+from typing import Any
 
 from kit.builders import at
 from kit.postgres import MIGRATED, Database, Server, fresh_database
@@ -14,9 +12,8 @@ from milepost.core.model import Changes, Stream
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, live, stream
-from stores.sqlite_files import execute, rows_of
+from stores.store_dump import Kind, PostgresDump, SqliteDump, StoreDump
 
-Kind = Literal["sqlite", "postgresql"]
 Everything = dict[str, list[tuple[Any, ...]]]
 
 KEYS = {
@@ -39,6 +36,7 @@ KEYS = {
 }
 STREAMS = 2
 COMMITS = 9
+FILLED = "template_copied"
 
 
 class AnyDatabase:
@@ -47,10 +45,11 @@ class AnyDatabase:
     def __init__(self, store_url: StoreUrl, database: Database | None = None) -> None:
         self.store_url = store_url
         self._database = database
+        self._dump: StoreDump = SqliteDump(self.file) if database is None else PostgresDump(database, store_url)
 
     @property
     def kind(self) -> Kind:
-        return "sqlite" if self._database is None else "postgresql"
+        return self._dump.kind
 
     @property
     def file(self) -> Path:
@@ -64,18 +63,11 @@ class AnyDatabase:
 
     def execute(self, statement: str) -> None:
         """Run one statement that both databases understand."""
-        if self._database is None:
-            execute(self.file, statement)
-        else:
-            self._database.sql(statement)
+        self._dump.execute(statement)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Return rows with instants as text and booleans as numbers, as SQLite has them."""
-        if self._database is None:
-            return rows_of(self.file, query)
-        with self._database.connect() as connection:
-            connection.adapters.register_loader("json", TextLoader)
-            return [tuple(map(_as_in_sqlite, row)) for row in connection.execute(query.encode()).fetchall()]
+        """Return rows with instants as text, as SQLite has them."""
+        return self._dump.rows(query)
 
     def everything(self) -> Everything:
         """Return all rows of all tables, in the order of their keys."""
@@ -152,10 +144,12 @@ class Databases:
         database = self._stack.enter_context(fresh_database(self._postgres, template=template))
         return AnyDatabase(database.store_url, database)
 
-
-def _as_in_sqlite(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, bool):
-        return int(value)
-    return value
+    def filled(self, kind: Kind, template: Path) -> AnyDatabase:
+        """Build a database with rows in every table: a copy of one, which for SQLite is at `template`."""
+        if kind == "sqlite":
+            database = self.build(kind)
+            shutil.copy(template, database.file)
+            return database
+        name = self._postgres.template(FILLED, lambda url: AnyDatabase(url, Database(self._postgres, FILLED)).fill())
+        copy = self._stack.enter_context(fresh_database(self._postgres, template=name))
+        return AnyDatabase(copy.store_url, copy)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from contracts.store_contract import JournalRow, Tables
 from kit.postgres import Database
@@ -33,12 +33,15 @@ CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} FOR EACH ROW WHEN (new.{co
 EXECUTE FUNCTION refuses_{key}();
 """
 
+Kind = Literal["sqlite", "postgresql"]
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str], Rows]
 
 
 class StoreDump(ABC):
     """A database and its content. Instants are texts, and so is JSON."""
+
+    kind: Kind
 
     def __init__(self, store_url: StoreUrl) -> None:
         self.store_url = store_url
@@ -101,6 +104,8 @@ class StoreDump(ABC):
 class SqliteDump(StoreDump):
     """A SQLite database."""
 
+    kind: Kind = "sqlite"
+
     def __init__(self, path: Path) -> None:
         super().__init__(StoreUrl(f"sqlite:///{path}"))
         self.path = path
@@ -130,6 +135,8 @@ class SqliteDump(StoreDump):
 
 class PostgresDump(StoreDump):
     """A PostgreSQL database."""
+
+    kind: Kind = "postgresql"
 
     def __init__(self, database: Database, store_url: StoreUrl | None = None) -> None:
         super().__init__(store_url or database.store_url)
