@@ -137,17 +137,17 @@ class VerifyContract:
     async def test_verify_detects_any_changed_column_of_a_projection(
         self, filled: StoreDump, table: str, key: str, to_null: bool
     ) -> None:
-        checked = 0
-        for column, value in filled.columns(table, only_nullable=to_null).items():
-            before = filled.projections()
-            put = "NULL" if to_null else value
-            filled.execute(f"UPDATE {table} SET {column} = {put} WHERE {key} = (SELECT max({key}) FROM {table})")
-            if filled.projections() != before:
-                checked += 1
-                with pytest.raises(JournalDamaged, match="journal rebuild"):
-                    await verify(filled)
-            await rebuild(filled)
-            assert filled.projections() == before
+        checked, before = 0, filled.projections()
+        async with open_reader(filled.store_url, alone=True) as journal_reader:
+            for column, value in filled.columns(table, only_nullable=to_null).items():
+                put = "NULL" if to_null else value
+                filled.execute(f"UPDATE {table} SET {column} = {put} WHERE {key} = (SELECT max({key}) FROM {table})")
+                if filled.projections() != before:
+                    checked += 1
+                    with pytest.raises(JournalDamaged, match="journal rebuild"):
+                        await journal_reader.verify()
+                await journal_reader.rebuild()
+                assert filled.projections() == before
         assert checked >= (1 if to_null else 5)
 
     @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ class AnyDatabase:
 
     def everything(self) -> Everything:
         """Return all rows of all tables, in the order of their keys."""
-        return {table: sorted(self.rows(f"SELECT * FROM {table}"), key=str) for table in KEYS}
+        with self._dump.asking() as ask:
+            return {table: sorted(ask(f"SELECT * FROM {table}"), key=str) for table in KEYS}
 
     def has_tables(self) -> bool:
         if self._database is None:
