@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.long import long_only
 from kit.power_cut import Call, Disk, recorded, recording
 from stores.processes import outcome
 from stores.store_dump import SqliteDump, StoreDump
@@ -17,7 +18,7 @@ class TestDeath:
 
     COUNT = 6
 
-    @pytest.fixture(params=["full", "normal"])
+    @pytest.fixture(params=["full", *long_only("normal")])
     def directory(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         """Return where the process had its database; its record is beside it."""
         directory = tmp_path / "directory"

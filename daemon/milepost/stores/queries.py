@@ -17,8 +17,8 @@ from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
+from milepost.core.position import Stretch
 from milepost.core.retry import latest_redrive
-from milepost.core.spans import Stretch
 from milepost.core.webhooks import DueFact
 from milepost.stores import messages, rows
 from milepost.stores.erasure import StreamRows

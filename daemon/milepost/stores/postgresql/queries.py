@@ -16,8 +16,8 @@ from milepost.core.model import (
     KnownDeadLetter,
     Stream,
 )
+from milepost.core.position import Stretch
 from milepost.core.revisions import to_look_up
-from milepost.core.spans import Stretch
 from milepost.stores import messages
 from milepost.stores.moves import pages_elsewhere
 from milepost.stores.postgresql.encoding import searchable, storable
