@@ -13,8 +13,8 @@ from milepost.core.changes import ALL_KINDS, ChangeKind, ChangeOp
 from milepost.core.model import Stream
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.open import open_store
-from milepost.stores.postgresql.changes import KEYS_OF_LOCKS, settled
 from milepost.stores.postgresql.connection import settings
+from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
 from milepost.stores.sql import load_statements
 from stores.store_dump import PostgresDump, StoreDump
 
