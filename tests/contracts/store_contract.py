@@ -299,9 +299,7 @@ class StoreContract:
             tuple(row.event_id for row in changes.interaction_events),
         )
         changes = _as_first_seen(changes, await store.known(asked))
-        events_written |= {
-            row.event_id: row for row in changes.interaction_events if row.event_id not in events_written
-        }
+        events_written |= {row.event_id: row for row in changes.interaction_events} | events_written
 
         await commit(store, changes=changes)
 
