@@ -4,14 +4,10 @@ Where it needs no environment, user or wrapper of its own, it is forked from one
 """
 
 import asyncio
-import fcntl
 import os
-import pty
 import re
 import signal
-import struct
 import sys
-import termios
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -171,42 +167,3 @@ def _output_file(folder: Path, stream: str) -> IO[bytes]:
     said = folder / "said"
     said.mkdir(exist_ok=True)
     return (said / f"{len(list(said.iterdir())):03d}.{stream}").open("xb")
-
-
-COLUMNS = 160
-
-
-async def milepost_on_terminal(folder: Path, *arguments: str) -> Ended:
-    """Run `milepost` with a terminal for stderr and a pipe for stdout, as `milepost sync > summary.txt` does."""
-    ours, theirs = pty.openpty()
-    try:
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
-        drawing = asyncio.create_task(asyncio.to_thread(_drawn, ours))
-        process = await asyncio.create_subprocess_exec(
-            *command(*arguments),
-            cwd=folder,
-            env={**ENVIRONMENT, "TERM": "xterm-256color"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=theirs,
-        )
-    finally:
-        os.close(theirs)  # the terminal closes with its last user
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        stdout, _ = await process.communicate()
-        drawn = await drawing
-    os.close(ours)
-    assert process.returncode is not None
-    return Ended(process.returncode, stdout.decode(), drawn)
-
-
-def _drawn(descriptor: int) -> str:
-    pieces: list[bytes] = []
-    while True:
-        try:
-            piece = os.read(descriptor, 65536)
-        except OSError:  # EIO: the other end is closed
-            piece = b""
-        if not piece:
-            return b"".join(pieces).decode()
-        pieces.append(piece)

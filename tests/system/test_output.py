@@ -4,9 +4,10 @@ import asyncio
 import subprocess
 import sys
 
-from kit.binary import ENVIRONMENT, command, milepost, milepost_on_terminal
+from kit.binary import ENVIRONMENT, command, milepost
 from kit.installation import Installation
 from kit.simulated import STREAMS, frozen_world
+from kit.terminal import milepost_on_terminal
 from milepost import __version__
 
 HEAVY = {

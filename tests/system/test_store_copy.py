@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from kit.binary import Ended, milepost, milepost_on_terminal, started, until
+from kit.binary import Ended, milepost, started, until
 from kit.installation import COPIED, Installation
 from kit.long import long_only
 from kit.postgres import Database, Server, fresh_database
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
+from kit.terminal import milepost_on_terminal
 from milepost.stores.url import StoreUrl
 from stores.databases import AnyDatabase
 
