@@ -45,7 +45,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
 from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, describe
-from milepost.reporting.description import Description, Level
+from milepost.reporting.humanize import Description, Level
 from milepost.reporting.status import SET_OWN_ID
 
 # Two batches of nine conversations were stored, one was given up and a fetch was retried, in 30 seconds.

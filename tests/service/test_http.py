@@ -19,8 +19,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.live import LiveStreams
-from milepost.service.connections import LimitedSite
-from milepost.service.http import HEADERS, MAX_BODY_BYTES, Allowed, serve
+from milepost.service.http import HEADERS, MAX_BODY_BYTES, Allowed, LimitedSite, serve
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
 

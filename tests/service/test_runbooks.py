@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from milepost.service.http import serve
-from milepost.service.page.runbooks import rendered, runbooks, runbooks_page
+from milepost.service.page.pages import rendered, runbooks, runbooks_page
 
 ROOT = Path(__file__).parents[2]
 RULES = yaml.safe_load((ROOT / "monitoring/prometheus/alerts.yml").read_text())

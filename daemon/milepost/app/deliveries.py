@@ -11,7 +11,7 @@ from milepost.core.ports import ChangeReader
 from milepost.deliveries.dispatcher import Dispatcher
 from milepost.deliveries.worker import Outlets
 from milepost.reporting.health import DeliveryView, Issue, IssueKind, delivery_view
-from milepost.service.metrics.outgoing import DeliveryCounter
+from milepost.service.metrics.collectors import DeliveryCounter
 
 SOME_FAILURES = 3  # a single one is retried a second later
 BROKEN_ADVICE = "begun again once a minute; the log says more"

@@ -25,10 +25,9 @@ from milepost.core.webhooks import WebhookEvent, WebhookInbox
 from milepost.engine.bulkhead import bulkhead
 from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, signed_request_of, signing_secret
 from milepost.facebook.webhooks import Malformed, Route, Update, UpdateResult, updates_in
-from milepost.service.connections import Strangers
-from milepost.service.http import add_headers, listen, logger_without_broken_requests, url_of
+from milepost.service.http import Strangers, add_headers, listen, logger_without_broken_requests, url_of
 from milepost.service.limits import Allowance, too_many
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.metrics.collectors import WebhookCounter
 from milepost.stores.group_commit import GroupCommit
 
 KEY = "webhooks.listen"

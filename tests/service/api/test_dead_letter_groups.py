@@ -17,8 +17,13 @@ from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
 from milepost.core.model import Platform, Stream
 from milepost.service.api.background import background_work
-from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups, grouped
-from milepost.service.api.dead_letters import dead_letters, link_to
+from milepost.service.api.dead_letters import (
+    dead_letter_group_actions,
+    dead_letter_groups,
+    dead_letters,
+    grouped,
+    link_to,
+)
 from milepost.service.api.endpoint import routes_of
 from milepost.service.http import serve
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread

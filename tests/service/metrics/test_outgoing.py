@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from kit.builders import NOON, at
 from milepost.core.deliveries import Delivery, DeliveryResult
-from milepost.service.metrics.outgoing import DeliveryCounter
+from milepost.service.metrics.collectors import DeliveryCounter
 
 
 def exposed(counter: DeliveryCounter) -> list[str]:

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from milepost.core.webhooks import WebhookKind
 from milepost.facebook.webhooks import FIELDS
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.metrics.collectors import WebhookCounter
 
 
 def test_events_that_expire_are_counted_by_the_field_that_they_came_as() -> None:

@@ -22,8 +22,7 @@ from milepost.core.model import Stream
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe
-from milepost.reporting.description import has_errors
-from milepost.reporting.humanize import ahead
+from milepost.reporting.humanize import ahead, has_errors
 from milepost.reporting.summary import Totals
 from milepost.stores.reader import JournalReader, StoredEntry
 
