@@ -202,10 +202,10 @@ def _problem(error: web.HTTPError) -> web.Response:
 
 # --- connections ------------------------------------------------------------------------------------------------------
 
-# Anybody who reaches the port can open connections and leave them silent. So their number is limited, and strangers never
-# take the place of those who may ask. A connection counts as a stranger's until a request on it was
-# admitted. Where all places are taken, the oldest stranger makes room; and whoever has not sent a request after some
-# seconds is cut off anyway. Those who are admitted are never cut off for others.
+# Anybody who reaches the port can open connections and leave them silent. So their number is limited, and strangers
+# never take the place of those who may ask: a connection counts as a stranger's until a request on it was admitted.
+# Where all places are taken, the oldest stranger makes room; and whoever has not sent a request after some seconds is
+# cut off anyway. Those who are admitted are never cut off for others.
 MAX_CONNECTIONS = 800  # the default limit of open files is 1,024, and the sync needs some
 FIRST_REQUEST_SECONDS = 10.0
 LOG_SECONDS = 60.0  # between two lines about strangers who made room
