@@ -6,7 +6,7 @@ others write as well.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Annotated
 
@@ -127,30 +127,25 @@ def _event(change: Change) -> bytes:
 
 
 _KIND = "|".join(ChangeKind)
-After = Annotated[
-    int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
-]
-Kinds = Annotated[
-    tuple[Annotated[str, Meta(pattern=f"^({_KIND})(,({_KIND}))*$")], ...],
-    Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
-]
-
-
-class ChangesAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which changes to list."""
-
-    after: After = 0
-    kinds: Kinds = ()
-    stream: StreamKey | None = None
-    limit: Limit = 100
 
 
 class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
     """Which changes to send. The header Last-Event-ID goes before `after`."""
 
-    after: After = 0
-    kinds: Kinds = ()
+    after: Annotated[
+        int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
+    ] = 0
+    kinds: Annotated[
+        tuple[Annotated[str, Meta(pattern=f"^({_KIND})(,({_KIND}))*$")], ...],
+        Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
+    ] = ()
     stream: StreamKey | None = None
+
+
+class ChangesAsked(ChangesFollowed, frozen=True, forbid_unknown_fields=True):
+    """Which changes to list."""
+
+    limit: Limit = 100
 
 
 def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
@@ -158,7 +153,8 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
 
     async def list_changes(call: Call[ChangesAsked, None]) -> Reply[ChangesPage]:
         asked = call.parameters
-        page = await reader.read_changes(asked.after, asked.limit, _kinds(asked.kinds), _stream(asked.stream))
+        query = _query(asked, asked.after)
+        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream)
         # Whatever changes in a row, it takes another seq.
         return Reply(page, etag=etag_of([page.next, *(change.seq for change in page.changes)]))
 
@@ -180,8 +176,7 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
         asked, last_id = call.parameters, last_event_id(call.request)
-        after = asked.after if last_id is None else last_id
-        query = ChangesQuery(after, _kinds(asked.kinds), _stream(asked.stream))
+        query = _query(asked, asked.after if last_id is None else last_id)
         async with aclosing(followed.follow(query)) as pieces:
             return await send_events(call.request, pieces, MAX_WRITE_SECONDS)
 
@@ -199,9 +194,6 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     ]
 
 
-def _kinds(named: Iterable[str]) -> frozenset[ChangeKind]:
-    return frozenset(ChangeKind(kind) for each in named for kind in each.split(",")) or ALL_KINDS
-
-
-def _stream(key: str | None) -> Stream | None:
-    return None if key is None else Stream.parse(key)
+def _query(asked: ChangesFollowed, after: int) -> ChangesQuery:
+    kinds = frozenset(ChangeKind(kind) for each in asked.kinds for kind in each.split(","))
+    return ChangesQuery(after, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))
