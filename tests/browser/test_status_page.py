@@ -63,6 +63,8 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
             await up_to_date(page)
             await expect(page.locator("#verdict")).to_have_text("The stream is up to date")
             await expect(card(page)).to_contain_text("Last success")
+            for section in ("#deliveries", "#webhooks"):  # of which there are none
+                await expect(page.locator(section)).to_be_hidden()
 
 
 async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversations(

@@ -34,7 +34,7 @@ async def journal_reader(tmp_path: Path) -> AsyncIterator[CountingReader]:
         yield CountingReader(opened._database, opened._codec)
 
 
-def commits(path: Path, number: int = 30) -> list[Recorded]:
+def commits(path: Path, number: int = 12) -> list[Recorded]:
     """Commit for each stream in turn, and return the notices."""
     made: list[Commit] = [each for row in zip(*(life(each, number) for each in STREAMS), strict=True) for each in row]
     notices, seq = list[Recorded](), 1
