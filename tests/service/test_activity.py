@@ -4,7 +4,6 @@ import tracemalloc
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from kit.builders import (
@@ -27,11 +26,11 @@ from milepost.core.position import Mode
 from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, Window, counts, recent_activity
 from milepost.service.api.endpoint import routes_of
-from milepost.service.http import serve
 from milepost.stores.sqlite.migrate import migrate
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from reporting.test_describe import CASES
 from service.events.journals import KEYS, STREAMS, write
+from service.listening import listening
 from stores.histories import commit_after, life
 
 READ = events.Tally(batches=2, inserted=50, updated=3, unchanged=47, dead_lettered=9)
@@ -188,8 +187,7 @@ def test_the_delay_is_the_longest_that_a_message_can_have_waited() -> None:
 
 async def test_a_day_of_one_stream_is_refused() -> None:
     async with (
-        serve("127.0.0.1", 0, routes_of(recent_activity(Activity(Time()).past))) as url,
-        aiohttp.ClientSession(url) as session,
+        listening(routes_of(recent_activity(Activity(Time()).past))) as session,
         session.get(f"/api/activity?stream={STREAM.key}&window=day") as response,
     ):
         assert response.status == 400
@@ -216,10 +214,7 @@ async def test_a_start_without_a_journal_has_nothing_to_count(tmp_path: Path) ->
 async def test_the_api_serves_the_activity_of_all_streams_and_of_one() -> None:
     activity = Activity(Time(at(40)))
     activity.read(recorded(events.FetchFailed(1, NETWORK, NOON)))
-    async with (
-        serve("127.0.0.1", 0, routes_of(recent_activity(activity.past))) as url,
-        aiohttp.ClientSession(f"{url}") as session,
-    ):
+    async with listening(routes_of(recent_activity(activity.past))) as session:
         for query, retries in (("", 1), (f"?stream={STREAM.key}", 1), ("?stream=messenger:2", 0)):
             async with session.get(f"/api/activity{query}") as response:
                 shown = await response.json()

@@ -1,8 +1,7 @@
 """Logging in and out: whoever has sent the token once is admitted by a cookie, for a while."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 
@@ -14,36 +13,25 @@ from kit.builders import NOON
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.login import login
 from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, is_admitted
-from milepost.service.http import serve
 from milepost.service.limits import MAX_TRIES, WrongTokens
+from service.listening import JSON, TOKEN, listening, thing
 
-TOKEN = "a-token-of-some-length"
-JSON = {"Content-Type": "application/json"}
 RIGHT = f'{{"token": "{TOKEN}"}}'
-
-
-async def secret(_: web.Request) -> web.Response:
-    return web.Response(text="secret\n")
 
 
 async def page(request: web.Request) -> web.Response:
     return web.Response(text="the page\n" if is_admitted(request) else "log in\n")
 
 
-@asynccontextmanager
-async def client(token: str = TOKEN) -> AsyncIterator[aiohttp.ClientSession]:
+def client(token: str = TOKEN) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
     sessions, wrong_tokens = Sessions(token) if token else None, WrongTokens()
     routes = [
-        web.get("/secret", secret),
-        web.post("/secret", secret),
+        web.get("/secret", thing),
+        web.post("/secret", thing),
         web.get("/", page),
         *routes_of(login(sessions, wrong_tokens, lambda: datetime.now(UTC))),
     ]
-    async with (
-        serve("127.0.0.1", 0, routes, token=token, wrong_tokens=wrong_tokens) as url,
-        aiohttp.ClientSession(url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
-    ):
-        yield session
+    return listening(routes, token=token, wrong_tokens=wrong_tokens, cookie_jar=aiohttp.CookieJar(unsafe=True))
 
 
 async def status_of(

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from milepost.service import http
 from milepost.service.http import serve
 from milepost.service.probes import probes
+from service.listening import TOKEN, thing, well
 
-TOKEN = "a-token-of-some-length"
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
 BEARER = f"Authorization: Bearer {TOKEN}\r\n".encode()
 OK = "HTTP/1.1 200 OK"
@@ -25,17 +25,9 @@ def three_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
 
 
-async def thing(_: web.Request) -> web.Response:
-    return web.Response(text="there\n")
-
-
 async def take(request: web.Request) -> web.Response:
     await request.read()
     return web.Response()
-
-
-async def well() -> None:
-    return None
 
 
 @asynccontextmanager

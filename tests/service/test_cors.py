@@ -1,18 +1,16 @@
 """Pages of other origins: those in `http.allowed_origins` may read events and API, and nobody may change anything."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from milepost.service.auth import PREFLIGHT
-from milepost.service.http import Allowed, serve
+from milepost.service.http import Allowed
+from service.listening import BEARER, JSON, TOKEN, listening
 
 CRM = "https://crm.example"
-TOKEN = "a-token-of-some-length"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
 ALLOW, EXPOSE, VARY = "Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"
 ASKS = {"Origin": CRM, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
 
@@ -36,13 +34,8 @@ ROUTES = [
 ]
 
 
-@asynccontextmanager
-async def client(*allowed_origins: str, token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
-    async with (
-        serve("127.0.0.1", 0, ROUTES, token=token, allowed=Allowed(origins=allowed_origins)) as url,
-        aiohttp.ClientSession(url) as session,
-    ):
-        yield session
+def client(*allowed_origins: str, token: str = "") -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return listening(ROUTES, token=token, allowed=Allowed(origins=allowed_origins))
 
 
 async def test_a_page_that_is_allowed_may_read_what_is_under_api_and_errors_too() -> None:
@@ -91,7 +84,7 @@ async def test_other_questions_are_answered_like_any_request(asked: dict[str, st
 
 @pytest.mark.parametrize("token", ["", TOKEN])
 async def test_a_page_that_is_allowed_may_not_change_anything(token: str) -> None:
-    headers = {"Origin": CRM, "Content-Type": "application/json", **BEARER}
+    headers = {"Origin": CRM, **JSON, **BEARER}
     async with client(CRM, token=token) as session, session.post("/api/things", headers=headers) as response:
         assert response.status == 403
 

@@ -31,23 +31,14 @@ from milepost.service.limits import (
 )
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import probes
+from service.listening import TOKEN, thing, well
 
-TOKEN = "a-token-of-some-length"
 RIGHT, WRONG = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer a-guess"}
-JSON = {"Content-Type": "application/json"}
 ATTACKER, OWNER = "127.0.0.2", "127.0.0.3"  # all of 127.0.0.0/8 is this machine
 
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-async def thing(_: web.Request) -> web.Response:
-    return web.Response(text="there\n")
-
-
-async def well() -> None:
-    return None
 
 
 @asynccontextmanager

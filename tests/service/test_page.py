@@ -3,8 +3,7 @@
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 
 import aiohttp
@@ -14,10 +13,9 @@ from milepost import __version__
 from milepost.reporting.health import IssueKind
 from milepost.reporting.status import State
 from milepost.service.events.messages import Status
-from milepost.service.http import serve
 from milepost.service.page.pages import FILES, LOGIN_SCRIPTS, STATUS_SCRIPTS, Document, login_page, pages, status_page
+from service.listening import BEARER, TOKEN, listening
 
-TOKEN = "a-token-of-some-length"
 PAGES = {"status": status_page(is_signed_in=False), "login": login_page()}
 
 
@@ -26,11 +24,8 @@ def document(request: pytest.FixtureRequest) -> Document:
     return PAGES[request.param]
 
 
-@asynccontextmanager
-async def served(token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
-    routes = pages(asks_for_token=bool(token))
-    async with serve("127.0.0.1", 0, routes, token=token) as url, aiohttp.ClientSession(url) as session:
-        yield session
+def served(token: str = "") -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return listening(pages(asks_for_token=bool(token)), token=token)
 
 
 def sources(document: Document, directive: str) -> list[str]:
@@ -126,5 +121,5 @@ async def test_if_a_token_is_required_only_whoever_sends_it_sees_the_status_page
         async with session.get("/") as answer:
             assert (answer.status, await answer.read()) == (200, PAGES["login"].html)
             kept = {"If-None-Match": answer.headers["ETag"]}
-        async with session.get("/", headers=kept | {"Authorization": f"Bearer {TOKEN}"}) as answer:
+        async with session.get("/", headers=kept | BEARER) as answer:
             assert (answer.status, await answer.read()) == (200, status_page(is_signed_in=True).html)

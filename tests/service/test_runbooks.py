@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-import aiohttp
 import pytest
 import yaml
 
-from milepost.service.http import serve
 from milepost.service.page.pages import rendered, runbooks, runbooks_page
+from service.listening import TOKEN, listening
 
 ROOT = Path(__file__).parents[2]
 RULES = yaml.safe_load((ROOT / "monitoring/prometheus/alerts.yml").read_text())
@@ -43,11 +42,6 @@ def test_nothing_of_the_markdown_is_left_over_and_every_link_leads_somewhere() -
 
 
 async def test_they_are_served_without_a_token() -> None:
-    token = "a-token-of-some-length"
-    async with (
-        serve("127.0.0.1", 0, runbooks(), token=token) as url,
-        aiohttp.ClientSession(url) as session,
-        session.get("/runbooks") as answer,
-    ):
+    async with listening(runbooks(), token=TOKEN) as session, session.get("/runbooks") as answer:
         assert (answer.status, await answer.text()) == (200, HTML)
         assert "script-src 'none'" in answer.headers["Content-Security-Policy"]

@@ -21,12 +21,12 @@ from milepost.service.api import background, endpoint
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of
-from milepost.service.http import MAX_BODY_BYTES, serve
+from milepost.service.http import MAX_BODY_BYTES
+from service.listening import JSON, listening
 
 ID = "0123456789abcdef"
 LETTER = DeadLetter(ID, STREAM, Stage.FETCH, "t_1", "it went wrong", at(0), attempts=2, redrive_at=at(900))
 TRIED_AGAIN = replace(LETTER, attempts=3, reason="it went wrong again", redrive_at=at(1800))
-JSON = {"Content-Type": "application/json"}
 BY = "API from 127.0.0.1"
 
 
@@ -63,8 +63,7 @@ def failing(error: Exception) -> Supervisor:
 async def client(supervisor: Supervisor, *, max_wait_seconds: float = 20.0) -> AsyncIterator[aiohttp.ClientSession]:
     async with (
         background_work(max_wait_seconds=max_wait_seconds) as work,
-        serve("127.0.0.1", 0, routes_of(dead_letter_actions(work, supervisor.do, supervisor.find))) as url,
-        aiohttp.ClientSession(url) as session,
+        listening(routes_of(dead_letter_actions(work, supervisor.do, supervisor.find))) as session,
     ):
         yield session
 

@@ -25,11 +25,10 @@ from milepost.service.api.dead_letters import (
     link_to,
 )
 from milepost.service.api.endpoint import routes_of
-from milepost.service.http import serve
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread
 from service.api.served import fill, get_json, served
+from service.listening import listening
 
-JSON = {"Content-Type": "application/json"}
 OTHER = Stream(Platform.MESSENGER, "2")
 
 
@@ -88,7 +87,7 @@ async def client(stored: Stored) -> AsyncIterator[aiohttp.ClientSession]:
             *dead_letter_groups(reader),
             *dead_letter_group_actions(work, stored.do, reader),
         ]
-        async with serve("127.0.0.1", 0, routes_of(operations)) as url, aiohttp.ClientSession(url) as session:
+        async with listening(routes_of(operations)) as session:
             yield session
 
 

@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 
 from kit.builders import STREAM
 from milepost.service import limits
-from service.api.served import BEARER, TOKEN, dead_letter_id, served
+from service.api.served import dead_letter_id, served
+from service.listening import BEARER, TOKEN
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = 12  # for each operation and each way to make them

@@ -13,8 +13,8 @@ from milepost.service.api.background import background_work
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.streams import stream_actions
 from milepost.service.auth import COMMAND_LINE
-from milepost.service.http import serve
-from service.api.served import JSON, get_json, served
+from service.api.served import get_json, served
+from service.listening import JSON, listening
 
 
 async def act(
@@ -116,8 +116,7 @@ async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_o
 
     async with (
         background_work(max_wait_seconds=0.05) as work,
-        serve("127.0.0.1", 0, routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as url,
-        aiohttp.ClientSession(url) as session,
+        listening(routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as session,
     ):
         answer = {"stream": STREAM.key, "action": "sync", "outcome": "accepted"}
         assert await act(session, STREAM.key, "sync") == (202, answer)
