@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import structlog
@@ -91,20 +92,10 @@ async def serve(
     strangers = Strangers()
     application = _application(admission, strangers, allowed.origins)
     application.add_routes(routes)
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        logger=logger_without_broken_requests(),
-        keepalive_timeout=MAX_IDLE_SECONDS,
-        shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for a response, then for its handler
-    )
-    await runner.setup()
-    try:
-        await listen(runner, host, port, strangers, key="http.listen")
-        async with wrong_tokens.logging():
-            yield url_of(runner)
-    finally:
-        await runner.cleanup()
+    # aiohttp waits twice: for a response, then for its handler.
+    runner = runner_of(application, shutdown_timeout=GRACE_SECONDS / 2)
+    async with listening(runner, (host, port), strangers, key="http.listen") as url, wrong_tokens.logging():
+        yield url
 
 
 def _application(admission: Middleware, strangers: "Strangers", allowed_origins: Collection[str]) -> web.Application:
@@ -125,13 +116,35 @@ def _application(admission: Middleware, strangers: "Strangers", allowed_origins:
     return application
 
 
-async def listen(runner: web.AppRunner, host: str, port: int, strangers: "Strangers", *, key: str) -> None:
-    """Listen on an address, which stands under this key of config.yaml.
+def runner_of(application: web.Application, **options: Any) -> web.AppRunner:  # noqa: ANN401  (they are aiohttp's)
+    """Return a runner that logs neither requests nor what is wrong with them: anybody can send malformed ones."""
+    logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
+    logger.parent = logging.getLogger(logger.name)
+    broken = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: the client has gone
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], broken)))
+    return web.AppRunner(application, access_log=None, logger=logger, keepalive_timeout=MAX_IDLE_SECONDS, **options)
+
+
+@asynccontextmanager
+async def listening(
+    runner: web.AppRunner, address: tuple[str, int], strangers: "Strangers", *, key: str
+) -> AsyncIterator[str]:
+    """Listen during the block on an address, which stands under this key of config.yaml, and yield the URL.
 
     Raises BadConfiguration if that is impossible; MilepostError if that may pass.
     """
+    await runner.setup()
     try:
-        await LimitedSite(runner, (host, port), strangers, max_connections=MAX_CONNECTIONS).start()
+        await _listen(runner, address, strangers, key)
+        host, port, *_ = runner.addresses[0]
+        yield f"http://{_authority(host, port)}"
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, address: tuple[str, int], strangers: "Strangers", key: str) -> None:
+    try:
+        await LimitedSite(runner, address, strangers, max_connections=MAX_CONNECTIONS).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         reason, hint = "the host has no address", OTHER_HINT
         kind: type[MilepostError] = BadConfiguration
@@ -139,22 +152,7 @@ async def listen(runner: web.AppRunner, host: str, port: int, strangers: "Strang
             reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
-        raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint.format(key=key)) from error
-
-
-def logger_without_broken_requests() -> logging.Logger:
-    """Return a logger for aiohttp that drops its tracebacks of malformed requests: anybody can send those."""
-    logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
-    logger.parent = logging.getLogger(logger.name)
-    broken = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: the client has gone
-    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], broken)))
-    return logger
-
-
-def url_of(runner: web.AppRunner) -> str:
-    """Return the URL of a listener."""
-    host, port, *_ = runner.addresses[0]
-    return f"http://{_authority(host, port)}"
+        raise kind(f"cannot listen on {_authority(*address)}: {reason}", hint=hint.format(key=key)) from error
 
 
 def _authority(host: str, port: int) -> str:
@@ -187,14 +185,18 @@ async def _errors_as_problems(request: web.Request, handler: Handler) -> web.Str
     return _problem(web.HTTPInternalServerError()) if isinstance(response, Exception) else response
 
 
+def headers_of(error: web.HTTPException) -> dict[str, str]:
+    """Return the headers of an error but for those of its own body."""
+    return {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
+
+
 def _problem(error: web.HTTPError) -> web.Response:
     problem: dict[str, str | int] = {"type": "about:blank", "title": error.reason, "status": error.status}
     if error.text is not None and error.text != f"{error.status}: {error.reason}":  # that is aiohttp's own
         problem["detail"] = error.text
-    headers = {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
     return web.Response(
         status=error.status,
-        headers=headers,
+        headers=headers_of(error),
         body=msgspec.json.encode(problem),
         content_type="application/problem+json",
     )
