@@ -29,7 +29,10 @@ async def background_work(*, max_wait_seconds: float = MAX_WAIT_SECONDS) -> Asyn
     try:
         yield work
     finally:
-        await work.close()
+        for task in work.running:
+            task.cancel()
+        if work.running:
+            await asyncio.wait(work.running)
 
 
 class BackgroundWork:
@@ -37,7 +40,7 @@ class BackgroundWork:
 
     def __init__(self, max_wait_seconds: float) -> None:
         self._max_wait_seconds = max_wait_seconds
-        self._running: set[asyncio.Task[Any]] = set()
+        self.running: set[asyncio.Task[Any]] = set()
 
     async def look_up(self, find: Awaitable[ResultT]) -> ResultT:
         """Await what an action has to know first. Raises one of aiohttp's HTTP errors."""
@@ -63,15 +66,8 @@ class BackgroundWork:
             raise _http_error(result)
         return result
 
-    async def close(self) -> None:
-        """Cancel what is still running."""
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
-
     def _start(self, name: str, action: Callable[[], Awaitable[ResultT]]) -> asyncio.Task[ResultT | Exception]:
-        if len(self._running) >= MAX_RUNNING:
+        if len(self.running) >= MAX_RUNNING:
             raise web.HTTPServiceUnavailable(
                 text=f"{MAX_RUNNING} actions are already running: try again in a minute",
                 headers={"Retry-After": "60"},
@@ -84,8 +80,8 @@ class BackgroundWork:
                 return error
 
         task = asyncio.create_task(bulkhead(name, perform()), name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
         return task
 
 
