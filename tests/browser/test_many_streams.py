@@ -201,7 +201,7 @@ async def test_a_row_opens_a_drawer_with_all_about_its_stream(installation: Inst
 
 
 async def test_the_table_has_no_serious_accessibility_faults(installation: Installation, browser: Browser) -> None:
-    async with visiting_many(installation, browser, seven_in_trouble) as visit:
+    async with visiting_many(installation, browser, seven_in_trouble, number=50) as visit:
         for width in (DESKTOP, PHONE):
             await visit.page.set_viewport_size({"width": width, "height": 800})
             assert not await visit.scrolls_sideways(), width
