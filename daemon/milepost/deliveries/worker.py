@@ -159,7 +159,6 @@ class DestinationWorker:
         return 0.0
 
     async def _record(self, delivery: Delivery, page: ChangesPage, answer: Answer) -> None:
-        """Record the result of a request."""
         now, name = self._outlets.clock.now(), self.destination.name
         self._limit = next_limit(self._limit, answer.result)
         self._outlets.count(name, answer.result)
@@ -190,7 +189,6 @@ class DestinationWorker:
 
 
 def _fitting(page: ChangesPage) -> ChangesPage:
-    """Return the part of a page that fits in a request."""
     changes = tuple(fitting(page.changes))
     return page if len(changes) == len(page.changes) else ChangesPage(changes, changes[-1].seq)
 

@@ -142,7 +142,6 @@ class WebhookRequests:
         return web.json_response({"url": str(url), "confirmation_code": code})
 
     def _most_bytes(self, request: web.Request) -> int:
-        """Return how many bytes the body may have."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             self._count("too_large")  # as nobody knows how large it is
             raise web.HTTPUnsupportedMediaType(text="send the body as it is, not compressed")

@@ -86,7 +86,6 @@ class BackgroundWork:
 
 
 def _http_error(error: Exception) -> web.HTTPError:
-    """Return the HTTP error for an action that failed."""
     match error:
         case StoreAway() | StoreRefused():
             return web.HTTPServiceUnavailable(text=str(error))

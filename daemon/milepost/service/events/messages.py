@@ -213,7 +213,6 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
-    """Return what the run came to up to this entry."""
     if run is None:
         return {}
     rate = Totals(run.tally, run.retries, run.failed_batches).success_rate

@@ -135,7 +135,6 @@ class Counters:
                 assert_never(unknown)
 
     def _count_failure(self, series: StreamSeries, event: _Failure, recorded_at: datetime) -> None:
-        """Count an error of the API, by its remedy."""
         match event:
             case events.FetchFailed(problem=problem):
                 series.retries[Stage.FETCH.value, problem.kind.value].inc()
@@ -189,7 +188,6 @@ class Counters:
 
 
 def _stages_of_dead_letters(notice: Recorded) -> set[Stage]:
-    """Return the stages at which something of the batch became a dead letter."""
     return {entry.event.stage for entry in notice.entries if isinstance(entry.event, events.DeadLetterOpened)}
 
 
