@@ -45,7 +45,7 @@ from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
 from milepost.engine.feed import Notice, Recorded, SlotWaited
-from milepost.service.metrics.counters import MAX_CODES, USAGE_SECONDS
+from milepost.service.metrics.collect import MAX_CODES, USAGE_SECONDS
 
 DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
