@@ -20,7 +20,7 @@ from milepost.core.errors import BadConfiguration, StoreAway
 from milepost.core.webhooks import WebhookEvent
 from milepost.facebook.webhooks import Malformed
 from milepost.service import webhooks as listener
-from milepost.service.metrics.collectors import WebhookCounter
+from milepost.service.metrics.traffic import WebhookCounter
 from milepost.service.webhooks import (
     MAX_BODY_BYTES,
     WebhookCredentials,

@@ -10,7 +10,7 @@ from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.ports import ChangeReader
 from milepost.deliveries.worker import Dispatcher, Outlets
 from milepost.reporting.health import DeliveryView, Issue, IssueKind, delivery_view
-from milepost.service.metrics.collectors import DeliveryCounter
+from milepost.service.metrics.traffic import DeliveryCounter
 
 SOME_FAILURES = 3  # a single one is retried a second later
 BROKEN_ADVICE = "begun again once a minute; the log says more"

@@ -27,7 +27,7 @@ from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, sig
 from milepost.facebook.webhooks import Malformed, Route, Update, UpdateResult, updates_in
 from milepost.service.http import Strangers, add_headers, headers_of, listening, runner_of
 from milepost.service.limits import Allowance, too_many
-from milepost.service.metrics.collectors import WebhookCounter
+from milepost.service.metrics.traffic import WebhookCounter
 from milepost.stores.group_commit import GroupCommit
 
 MAX_BODY_BYTES = 4 * 2**20  # Meta names no limit for these; 3 MB are documented for WhatsApp's

@@ -9,7 +9,7 @@ from kit.builders import NOON, at
 from milepost.core.deliveries import Delivery, DeliveryResult
 from milepost.core.webhooks import WebhookKind
 from milepost.facebook.webhooks import FIELDS
-from milepost.service.metrics.collectors import DeliveryCounter, WebhookCounter
+from milepost.service.metrics.traffic import DeliveryCounter, WebhookCounter
 
 # --- deliveries -------------------------------------------------------------------------------------------------------
 
