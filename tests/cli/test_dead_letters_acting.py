@@ -24,6 +24,7 @@ from milepost.core.events import DeadLetterOpened, Event, Reason, RunEnded, RunS
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, DeadLetterPayload
 from milepost.core.ports import Commit, DueDeadLetter
+from milepost.service.api import background
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of
@@ -232,9 +233,10 @@ async def daemon(
     installation: Installation, stand_in: StandIn, *, token: str = "", max_wait_seconds: float = 20.0
 ) -> AsyncIterator[None]:
     """Hold the database and listen as a daemon does, where config.yaml says."""
-    with lock_database(installation.database):
+    with lock_database(installation.database), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(background, "MAX_WAIT_SECONDS", max_wait_seconds)
         async with (
-            background_work(max_wait_seconds=max_wait_seconds) as desk,
+            background_work() as desk,
             serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
         ):
             listening_at(installation, url, token=token)

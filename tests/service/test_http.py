@@ -31,7 +31,7 @@ def unmoved() -> str | None:
 def all_routes(
     answers: Callable[[], Awaitable[None]] = well, stalled: Callable[[], str | None] = unmoved
 ) -> list[web.AbstractRouteDef]:
-    return [*probes(answers, stalled, max_store_seconds=0.05), *exposition(lambda: b"up 1\n")]
+    return [*probes(answers, stalled), *exposition(lambda: b"up 1\n")]
 
 
 async def problem_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
@@ -40,6 +40,11 @@ async def problem_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
     assert problem["status"] == response.status
     assert problem["type"] == "about:blank"
     return problem
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.service.probes.MAX_STORE_SECONDS", 0.05)
 
 
 # --- health and readiness ---------------------------------------------------------------------------------------------
@@ -67,13 +72,13 @@ async def test_the_daemon_is_not_ready_while_the_store_is_away() -> None:
         assert (await problem_of(response))["detail"] == "the database does not answer: it is locked"
 
 
-async def test_the_daemon_is_not_ready_when_the_store_takes_too_long() -> None:
+async def test_the_daemon_is_not_ready_when_the_store_takes_too_long(impatient: None) -> None:
     async with listening(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
         assert response.status == 503
         assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
 
 
-async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other() -> None:
+async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other(impatient: None) -> None:
     pings, answered = 0, asyncio.Event()
 
     async def hang() -> None:

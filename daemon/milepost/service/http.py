@@ -144,7 +144,7 @@ async def listening(
 
 async def _listen(runner: web.AppRunner, address: tuple[str, int], strangers: "Strangers", key: str) -> None:
     try:
-        await LimitedSite(runner, address, strangers, max_connections=MAX_CONNECTIONS).start()
+        await LimitedSite(runner, address, strangers).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         reason, hint = "the host has no address", OTHER_HINT
         kind: type[MilepostError] = BadConfiguration
@@ -282,15 +282,12 @@ class Strangers:
 
 
 class LimitedSite(web.BaseSite):
-    """A listener that holds no more than `max_connections` at a time."""
+    """A listener that holds no more than MAX_CONNECTIONS at a time."""
 
-    def __init__(
-        self, runner: web.BaseRunner, address: tuple[str, int], strangers: Strangers, *, max_connections: int
-    ) -> None:
+    def __init__(self, runner: web.BaseRunner, address: tuple[str, int], strangers: Strangers) -> None:
         super().__init__(runner)
         self._host, self._port = address
         self._strangers = strangers
-        self._max_connections = max_connections
 
     @property
     def name(self) -> str:
@@ -306,7 +303,7 @@ class LimitedSite(web.BaseSite):
         server = self._runner.server
         if server is None:
             return _Refusal()
-        if len(server.connections) >= self._max_connections and not self._strangers.make_room():
+        if len(server.connections) >= MAX_CONNECTIONS and not self._strangers.make_room():
             return _Refusal()
         connection = server()
         self._strangers.add(connection)

@@ -61,11 +61,13 @@ def failing(error: Exception) -> Supervisor:
 
 @asynccontextmanager
 async def client(supervisor: Supervisor, *, max_wait_seconds: float = 20.0) -> AsyncIterator[aiohttp.ClientSession]:
-    async with (
-        background_work(max_wait_seconds=max_wait_seconds) as work,
-        listening(routes_of(dead_letter_actions(work, supervisor.do, supervisor.find))) as session,
-    ):
-        yield session
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(background, "MAX_WAIT_SECONDS", max_wait_seconds)
+        async with (
+            background_work() as work,
+            listening(routes_of(dead_letter_actions(work, supervisor.do, supervisor.find))) as session,
+        ):
+            yield session
 
 
 async def post(

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from kit.builders import STREAM
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.model import Stream
+from milepost.service.api import background
 from milepost.service.api.background import background_work
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.streams import stream_actions
@@ -107,7 +109,10 @@ async def test_an_invalid_request_does_nothing(tmp_path: Path) -> None:
 # --- slow actions -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> None:
+async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "MAX_WAIT_SECONDS", 0.05)
     released, done = asyncio.Event(), asyncio.Queue[StreamCommand]()
 
     async def ask(_: Stream, command: StreamCommand) -> None:
@@ -115,7 +120,7 @@ async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_o
         done.put_nowait(command)
 
     async with (
-        background_work(max_wait_seconds=0.05) as work,
+        background_work() as work,
         listening(routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as session,
     ):
         answer = {"stream": STREAM.key, "action": "sync", "outcome": "accepted"}

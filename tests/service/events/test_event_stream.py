@@ -22,7 +22,7 @@ from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service import http as http_module
 from milepost.service.api.endpoint import routes_of
-from milepost.service.events import buffer
+from milepost.service.events import broadcast, buffer, route
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.messages import Status
 from milepost.service.events.route import event_stream
@@ -66,9 +66,9 @@ class WatchedReader(SqliteReader):
 class Daemon:
     """The parts of a daemon that the event stream needs: a store to commit to, the broadcast, and its listener."""
 
-    def __init__(self, store: SqliteStore, journal_reader: WatchedReader, broadcast: Broadcast, url: str) -> None:
+    def __init__(self, store: SqliteStore, journal_reader: WatchedReader, followed: Broadcast, url: str) -> None:
         self.journal_reader = journal_reader
-        self.broadcast = broadcast
+        self.broadcast = followed
         self.url = url
         self._store = store
         self._checkpoints: dict[str, Checkpoint] = {}
@@ -101,17 +101,15 @@ class Daemon:
 async def daemon_on(
     path: Path, *, heartbeat_seconds: float = 30.0, max_readers: int = 300, max_write_seconds: float = 20.0
 ) -> AsyncIterator[Daemon]:
-    async with (
-        open_sqlite(path, synchronous="normal") as store,
-        open_sqlite_reader(path) as opened,
-    ):
-        journal_reader = WatchedReader(opened._database, opened._codec)
-        broadcast = Broadcast(
-            journal_reader, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers
-        )
-        routes = routes_of(event_stream(broadcast, max_write_seconds=max_write_seconds))
-        async with serve("127.0.0.1", 0, routes) as url, broadcast.running():
-            yield Daemon(store, journal_reader, broadcast, url)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(broadcast, "HEARTBEAT_SECONDS", heartbeat_seconds)
+        patched.setattr(broadcast, "MAX_READERS", max_readers)
+        patched.setattr(route, "MAX_WRITE_SECONDS", max_write_seconds)
+        async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
+            journal_reader = WatchedReader(opened._database, opened._codec)
+            followed = Broadcast(journal_reader, lambda: at(0))
+            async with serve("127.0.0.1", 0, routes_of(event_stream(followed))) as url, followed.running():
+                yield Daemon(store, journal_reader, followed, url)
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ class StillRunning(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def background_work(*, max_wait_seconds: float = MAX_WAIT_SECONDS) -> AsyncIterator["BackgroundWork"]:
+async def background_work() -> AsyncIterator["BackgroundWork"]:
     """Accept actions during the block. Those still running at its end are cancelled."""
-    work = BackgroundWork(max_wait_seconds)
+    work = BackgroundWork()
     try:
         yield work
     finally:
@@ -38,14 +38,13 @@ async def background_work(*, max_wait_seconds: float = MAX_WAIT_SECONDS) -> Asyn
 class BackgroundWork:
     """Actions that outlive the requests for them. Made by `background_work`."""
 
-    def __init__(self, max_wait_seconds: float) -> None:
-        self._max_wait_seconds = max_wait_seconds
+    def __init__(self) -> None:
         self.running: set[asyncio.Task[Any]] = set()
 
     async def look_up(self, find: Awaitable[ResultT]) -> ResultT:
         """Await what an action has to know first. Raises one of aiohttp's HTTP errors."""
         try:
-            async with asyncio.timeout(self._max_wait_seconds):
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
                 return await find
         except (TimeoutError, MilepostError) as error:
             raise _http_error(error) from error
@@ -56,7 +55,7 @@ class BackgroundWork:
         Raises CommandDeferred as the action does, and one of aiohttp's HTTP errors for any other failure.
         """
         task = self._start(name, action)
-        done, _ = await asyncio.wait([task], timeout=self._max_wait_seconds)
+        done, _ = await asyncio.wait([task], timeout=MAX_WAIT_SECONDS)
         if not done:
             return StillRunning()
         result = task.result()

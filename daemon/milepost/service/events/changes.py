@@ -21,7 +21,7 @@ from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey, etag_of
 from milepost.service.api.journal import MAX_SEQ
 from milepost.service.events.broadcast import BEAT_SECONDS, HEARTBEAT_SECONDS, RETRY_MILLISECONDS, Unavailable
-from milepost.service.events.route import MAX_WRITE_SECONDS, MEDIA_TYPE, last_event_id, send_events
+from milepost.service.events.route import MEDIA_TYPE, last_event_id, send_events
 
 POLL_SECONDS = 1.0
 PAGE = 200
@@ -41,18 +41,8 @@ class ChangesQuery(Struct, frozen=True):
 class ChangeStream:
     """A reader of the feed of commits, and what the readers of the change feed follow."""
 
-    def __init__(
-        self,
-        reader: ChangeReader,
-        *,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        poll_seconds: float = POLL_SECONDS,
-        max_readers: int = MAX_READERS,
-    ) -> None:
+    def __init__(self, reader: ChangeReader) -> None:
         self._reader = reader
-        self._heartbeat_seconds = heartbeat_seconds
-        self._poll_seconds = poll_seconds
-        self._max_readers = max_readers
         self._readers = 0
         self._news = asyncio.Event()
         self._is_over = False
@@ -82,8 +72,8 @@ class ChangeStream:
         """
         if self._is_over:
             raise Unavailable("the daemon is shutting down")
-        if self._readers >= self._max_readers:
-            raise Unavailable(f"{self._max_readers} readers are connected already: try again in a minute")
+        if self._readers >= MAX_READERS:
+            raise Unavailable(f"{MAX_READERS} readers are connected already: try again in a minute")
         self._readers += 1
         try:
             async with aclosing(self._pieces(query)) as pieces:
@@ -97,15 +87,15 @@ class ChangeStream:
         page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
         # How to reconnect, so that a browser knows its place even before the first change.
         yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, place)
-        due_at = loop.time() + self._heartbeat_seconds
+        due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
             if page.changes:
                 yield b"".join(map(_event, page.changes))
-                due_at = loop.time() + self._heartbeat_seconds
+                due_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= due_at:
                 # With the seq, so that a reader who wants little reconnects where it was, not at its last change.
                 yield b": alive\nid: %d\n\n" % page.next
-                due_at = loop.time() + self._heartbeat_seconds
+                due_at = loop.time() + HEARTBEAT_SECONDS
             if self._is_over:
                 return
             if page.next == place:
@@ -116,10 +106,10 @@ class ChangeStream:
     async def _wait(self, news: asyncio.Event) -> None:
         """Wait for news, which may come many times a second, or for the next poll."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_seconds):
+            async with asyncio.timeout(POLL_SECONDS):
                 await news.wait()
         if not self._is_over:
-            await asyncio.sleep(min(BEAT_SECONDS, self._poll_seconds))
+            await asyncio.sleep(BEAT_SECONDS)
 
 
 def _event(change: Change) -> bytes:
@@ -178,7 +168,7 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
         asked, last_id = call.parameters, last_event_id(call.request)
         query = _query(asked, asked.after if last_id is None else last_id)
         async with aclosing(followed.follow(query)) as pieces:
-            return await send_events(call.request, pieces, MAX_WRITE_SECONDS)
+            return await send_events(call.request, pieces)
 
     return [
         Operation(
