@@ -25,7 +25,7 @@ POLICY = (
 )
 # In the order in which they run: the top level of a script uses only what comes before it.
 STATUS_SCRIPTS = (
-    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "actions", "stream", "card",
+    "words", "elements", "states", "daemon", "notices", "health", "connection", "theme", "actions", "stream",
     "table", "filter", "causes", "streams", "verdict", "runs", "drawer", "chart", "toasts", "feed", "dead-letters",
     "dead-letter-groups", "deliveries", "refresh", "page",
 )  # fmt: skip
