@@ -68,6 +68,7 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
                 await expect(page.locator(section)).to_be_hidden()
 
 
+@pytest.mark.long
 async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversations(
     installation: Installation, browser: Browser
 ) -> None:
@@ -89,6 +90,7 @@ async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversat
             assert 0 < float(await bar.get_attribute("value") or 0) < 1
 
 
+@pytest.mark.long
 async def test_retries_and_rate_limits_appear_in_the_feed_and_interrupt_nobody(
     installation: Installation, browser: Browser
 ) -> None:
@@ -116,6 +118,7 @@ async def test_retries_and_rate_limits_appear_in_the_feed_and_interrupt_nobody(
             await expect(page.locator('#feed [data-status="rate_limited"]').first).to_be_visible()
 
 
+@pytest.mark.long
 async def test_the_activity_is_shown_as_a_chart_and_in_numbers(installation: Installation, browser: Browser) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
@@ -192,6 +195,7 @@ async def test_a_dead_letter_shows_its_payload_on_demand_and_is_redriven_by_clic
     assert installation.rows("SELECT resolution FROM dead_letters") == [("redriven",)]
 
 
+@pytest.mark.long
 async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         simulator.world.poison(simulator.world.truth(BICYCLES.id, "messenger", NOW)[5].id)
@@ -270,6 +274,7 @@ async def feed_reaches(page: Page, seq: int) -> bool:
     return await feed_is_whole(page) >= seq
 
 
+@pytest.mark.long
 async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do_and_the_buttons_are_off(
     installation: Installation, browser: Browser
 ) -> None:
