@@ -28,6 +28,7 @@ from milepost.facebook.fields import ESSENTIAL, indispensable, refused_field, wi
 from milepost.facebook.heads import Head
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
+from milepost.facebook.paging import place_of
 from milepost.facebook.problems import is_gone
 from milepost.facebook.wire import (
     MESSAGE_FIELDS,
@@ -115,9 +116,8 @@ class FacebookInbox:
         if missing is not None:
             return missing
         path = f"{_path_of(request.conversation_id)}/messages"
-        parameters = {"fields": MESSAGE_FIELDS[self._stream.platform], "limit": str(request.limit)}
-        if request.cursor is not None:
-            parameters["after"] = request.cursor
+        fields = MESSAGE_FIELDS[self._stream.platform]
+        parameters = {"fields": fields, "limit": str(request.limit), **place_of(request.cursor)}
         decoder = partial(self._decode_message_page, str(self._client.url(path)), request.limit)
         found = await self._get(path, parameters, decoder)
         return MessagesFetched(found.value, found.asked_at, found.took_seconds) if isinstance(found, Decoded) else found
@@ -175,10 +175,12 @@ class FacebookInbox:
     def _parameters(self, request: Request) -> dict[str, str]:
         platform = self._stream.platform
         fields = list_fields(platform, request.messages, request.detail)
-        parameters = {"platform": platform.value, "fields": fields, "limit": str(request.limit)}
-        if request.cursor is not None:
-            parameters["after"] = request.cursor
-        return parameters
+        return {
+            "platform": platform.value,
+            "fields": fields,
+            "limit": str(request.limit),
+            **place_of(request.cursor),
+        }
 
     def _decode_account(self, response: GraphResponse) -> str | Problem:
         return linked_account(response, self._stream.page_id)

@@ -15,7 +15,7 @@ from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.fields import indispensable, refused_field, without
 from milepost.facebook.leniency import lenient, mended, read_json
-from milepost.facebook.paging import Listed, NoCursor, next_cursor, read_list
+from milepost.facebook.paging import Listed, NoCursor, next_cursor, place_of, read_list
 from milepost.facebook.problems import invalid_response, problem_of
 from milepost.facebook.wire import Id
 
@@ -148,8 +148,7 @@ class _Edge:
 
 
 def _parameters(fields: str, limit: int, cursor: str | None) -> dict[str, str]:
-    parameters = {"fields": fields, "limit": str(limit)}
-    return parameters if cursor is None else {**parameters, "after": cursor}
+    return {"fields": fields, "limit": str(limit), **place_of(cursor)}
 
 
 def _decode_any(response: GraphResponse) -> Listed | Problem:
