@@ -270,7 +270,7 @@ class TestHistory:
 
     @pytest.mark.parametrize(
         ("count", "has_older", "is_owed"),
-        [(None, False, False), (20, False, False), (21, False, True), (20, True, True)],
+        [(None, False, True), (20, False, False), (21, False, True), (20, True, True)],
     )
     def test_of_as_many_as_were_asked_for_either_tells(
         self, count: int | None, *, has_older: bool, is_owed: bool
@@ -501,9 +501,17 @@ class TestFailures:
 
         assert event.problem.message == "the cursors of the messages lead to nothing new"
 
-    def test_a_conversation_that_is_gone_owes_nothing(self) -> None:
-        assert after_failures(GONE, POLICY.attempts - 1).ending is None
-        assert after_failures(GONE, POLICY.attempts).ending is GapEnding.GONE
+    def test_a_conversation_that_is_gone_owes_nothing_once_several_runs_say_so(self) -> None:
+        """A hidden limit is told by the same code: what is given up for that is never asked for again."""
+        assert after_failures(GONE, ROUNDS * POLICY.attempts - 1).ending is None
+        assert after_failures(GONE, ROUNDS * POLICY.attempts).ending is GapEnding.GONE
+
+    def test_a_conversation_that_is_empty_all_at_once_is_no_end(self) -> None:
+        """A list of conversations had some of its messages; an incident is told as an empty list."""
+        event = failed_of(settled(messages_fetched(), stored(), replace(GAP, cursor=None)))
+
+        assert (event.gap.attempts, event.ending) == (1, None)
+        assert event.problem.message == "the list of messages is empty, though some of them were listed"
 
     def test_a_dead_token_is_no_more_than_a_failure(self) -> None:
         assert after_failures(DEAD_TOKEN, 1).gap.attempts == 1

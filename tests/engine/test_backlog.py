@@ -18,6 +18,7 @@ from kit.builders import (
     conversation,
     fetched,
     message,
+    messages_fetched,
     problem,
     refused,
 )
@@ -116,8 +117,8 @@ class Busy(Inbox):
         return MessagePage(tuple(shown), shown[-1].event_id if has_more else None)
 
 
-def refusing(outcome: Refused, times: int) -> OfCall:
-    """Refuse the first requests."""
+def refusing(outcome: MessagesOutcome, times: int) -> OfCall:
+    """Answer the first requests by that."""
     left = iter(range(times))
 
     async def before(_: MessagesRequest) -> MessagesOutcome | None:
@@ -278,6 +279,19 @@ async def test_gaps_that_all_fail_end_the_reading() -> None:
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
     assert (len(inbox.requests), result.backlog) == (3 * POLICY.attempts, 6)
+
+
+async def test_an_incident_that_is_told_as_empty_lists_costs_no_messages() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 6, before=refusing(messages_fetched(), 20))
+    await bursts(parts, inbox, *[25] * 6)
+
+    results = [(await one_run(parts, inbox).sync([STREAM]))[0] for _ in range(2)]
+
+    assert [each.backlog for each in results] == [6, 0]
+    assert store.interaction_events.keys() == all_of(inbox)
+    assert not store.dead_letters
 
 
 async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -> None:

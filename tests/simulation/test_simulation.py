@@ -186,7 +186,7 @@ def with_limits_that_change(scenario: Scenario) -> Scenario:
 @pytest.mark.timeout(300)
 def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 2)  # so that a search takes some steps, and is cut short
-    steps, seen = play(30, scenarios.map(with_limits_that_change))
+    steps, seen = play(36, scenarios.map(with_limits_that_change))
 
     assert steps >= 5_000
     assert seen["histories were left out of the record"] >= 100

@@ -23,7 +23,7 @@ from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap, MissedReason
 from milepost.core.left_out import next_search, open_found
-from milepost.core.message_reading import decide_messages, drop_gap, request_of
+from milepost.core.message_reading import decide_messages, drop_gap, request_of, vain
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
 from milepost.core.plan import RunBudget, Wait
@@ -220,11 +220,12 @@ class BacklogReader:
 
     def _note(self, gap: Gap, answer: MessagesOutcome) -> None:
         """Note a failure, and whether it shows that further calls are in vain for now."""
-        if not isinstance(answer, Refused):
+        problem = answer.problem if isinstance(answer, Refused) else vain(gap, answer.page)
+        if problem is None:
             self._failures_in_a_row = 0
             return
         self._tried.add(gap.gap_id)
-        rule = rule_for(answer.problem, has_cursor=gap.cursor is not None)
+        rule = rule_for(problem, has_cursor=gap.cursor is not None)
         self._failures_in_a_row += rule.remedy is not Remedy.WAIT
         # Any other refusal may be about this conversation: a list was read just before.
         is_stop = rule.is_general and rule.remedy in {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
