@@ -19,7 +19,7 @@ from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwe
 from milepost.core.journal import instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
-from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before
+from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before, size_now
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
 
@@ -38,7 +38,8 @@ def owed(
     messages could not be read until now, or it moves here from another page. One that has news owes what is before them
     even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
     by the store is met for the first time; since `watermark`, it has nothing but news. Of one that was stored without
-    messages, and of one that was deleted while histories were searched for, the history is owed now.
+    messages, and of one that was deleted while histories were searched for, the history is owed now. So is all that is
+    new of one that came without any, though they were asked for.
     """
     stream, policy = checkpoint.stream, context.policy
     last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
@@ -46,6 +47,8 @@ def owed(
     changed = {row.conversation_id for row in found.changes.conversations}
     gaps: dict[str, Gap] = {}
     unrecorded: list[datetime] = []  # how far back they reach
+    unread = {each.subject for each in batch.unreadable}
+    are_asked_for = bool(policy.messages_per_conversation) and not size_now(checkpoint, policy).detail.leaves_out
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
         is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
@@ -53,13 +56,15 @@ def owed(
             opens = _shows_older(each, policy)
         else:
             opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
-        if opens and _are_unknown(each.interactions, known):
+        is_bare = are_asked_for and _is_bare(each, stored) and messages_of(each.conversation_id) not in unread
+        if is_bare or (opens and _are_unknown(each.interactions, known)):
             limit = None if stored else _history_limit(each, last_read_at, history_to, is_refused=is_refused)
-            if limit is not None and not is_refused and _may_be_left_out(each, limit, checkpoint, changed, context):
+            is_whole = not (is_refused or is_bare)
+            if limit is not None and is_whole and _may_be_left_out(each, limit, checkpoint, changed, context):
                 unrecorded.append(_oldest_at(each))
             else:
                 gap = _gap_below(stream, each, stored, found, limit, context.now)
-                gaps[gap.gap_id] = gap
+                gaps |= {} if is_bare and gap.is_at_limit else {gap.gap_id: gap}
         limit = _late_limit(each, stored, checkpoint, known, context, opens=opens) if stored is not None else None
         if limit is not None:
             gap = _gap_below(stream, each, None, found, limit, context.now)
@@ -123,7 +128,8 @@ def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
 
 
 def _oldest_at(read: Conversation) -> datetime:
-    return min([each.occurred_at for each in read.interactions])  # half the time of a generator
+    times = [each.occurred_at for each in read.interactions]  # half the time of a generator
+    return min(times, default=read.updated_time)
 
 
 def _left_out_after(
@@ -156,6 +162,16 @@ def _together(
 
 def _are_unknown(messages: Collection[Interaction], known: Known) -> bool:
     return bool(messages) and known.interaction_events.isdisjoint(each.event_id for each in messages)
+
+
+def _is_bare(read: Conversation, stored: ConversationRow | None) -> bool:
+    """Return whether a conversation has messages, or news of them, and came without any.
+
+    The API leaves fields out without a word where a right to them is missing.
+    """
+    if read.interactions or read.message_count == 0:
+        return False
+    return read.message_count is not None if stored is None else read.updated_time > stored.updated_time
 
 
 def _shows_older(read: Conversation, policy: Policy) -> bool:
@@ -217,8 +233,8 @@ def _gap_below(
     history_to: datetime | None,
     now: datetime,
 ) -> Gap:
-    times = [each.occurred_at for each in read.interactions]
-    oldest = read.interactions[-1].event_id
+    times = [each.occurred_at for each in read.interactions] or [read.updated_time]
+    oldest = read.interactions[-1].event_id if read.interactions else ""
     named = f"{stream.key}\n{read.conversation_id}\n{oldest}\n{instant_text(now)}"
     gap_id = sha256(named.encode()).hexdigest()[:16]
     is_elsewhere = stored is not None and stored.page_id != stream.page_id

@@ -124,7 +124,7 @@ def vain(gap: Gap, page: MessagePage) -> Problem | None:
     if page.next_cursor is not None:
         return CURSOR_LOOP if page.next_cursor == gap.cursor else None
     is_empty = not (page.interactions or page.bare_ids or page.unreadable or page.withheld)
-    return EMPTY if is_empty and gap.cursor is None else None
+    return EMPTY if is_empty and gap.cursor is None and gap.listed else None
 
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:
