@@ -241,6 +241,24 @@ async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> Non
     assert len(inbox.requests) == 4
 
 
+async def test_a_conversation_that_is_refused_as_by_a_rate_limit_holds_up_no_other() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+
+    async def limit(request: MessagesRequest) -> MessagesOutcome | None:
+        return refused(RATE_LIMIT) if request.conversation_id == "t_2" else None
+
+    inbox = Busy(parts, 3, before=limit)
+    await bursts(parts, inbox, 25, 25, 25)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 1
+    assert [request.conversation_id for request in inbox.requests].count("t_2") <= POLICY.attempts
+    unread = {message.event_id for message in inbox.threads["t_2"]} - store.interaction_events.keys()
+    assert store.interaction_events.keys() == all_of(inbox) - unread
+
+
 async def test_a_dead_token_ends_the_reading_at_once() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
