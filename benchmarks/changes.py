@@ -21,11 +21,12 @@ from tempfile import TemporaryDirectory
 import msgspec
 from msgspec import Struct
 
+from milepost.core.changes import ChangeReader
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import RunStarted
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, ContactRow, ConversationRow, InteractionEventRow, Platform, Stream
-from milepost.core.ports import ChangeReader, Committed
+from milepost.core.ports import Committed
 from milepost.core.records import Record, prepare
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.url import StoreUrl

@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 
 from milepost.settings import Settings
 from milepost.settings.diff import is_live
-from milepost.settings.messages import allowed, section_in
-from milepost.settings.model import Section, key_of
+from milepost.settings.messages import allowed
+from milepost.settings.model import Section, key_of, section_in
 from milepost.settings.types import format_duration
 
 PAGE = Path(__file__).parent / "configuration.md"

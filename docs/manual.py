@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from milepost import __version__
 from milepost.cli import COMMANDS, cli
+from milepost.cli.options import config_option
 
 FOLDER = Path(__file__).parent
 PAGE, MAN_PAGE = FOLDER / "commands.md", FOLDER / "milepost.1"
@@ -28,6 +29,16 @@ MAN_ENVIRONMENT = (
     ("COLUMNS", "The width that output has to fit."),
     ("HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE", "Name a proxy, and the certificate authorities to trust."),
 )
+
+
+@click.command()
+@config_option
+def _any(config: str | None) -> None:
+    """Take the option that almost every command takes."""
+
+
+SHARED = _any.params[0].get_help_record(click.Context(_any)) or ("", "")
+WITHOUT_CONFIG, BAR = "config init, simulate and completion", r"\|"
 
 
 class Manual(Struct, frozen=True):
@@ -76,15 +87,26 @@ def page(written: str) -> str:
     """Return the page with the commands as they are now."""
     before, _, rest = written.partition(BEGINNING)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGINNING}\n\n{''.join(map(_section, manuals()))}{END}{after}"
+    shared = "\n".join([f"All commands but {WITHOUT_CONFIG} have this option:", "", *_table([SHARED])])
+    return f"{before}{BEGINNING}\n\n{shared}\n\n{''.join(map(_section, manuals()))}{END}{after}"
 
 
 def _section(manual: Manual) -> str:
     lines = [f"### {manual.name}", "", f"    {manual.name} {manual.usage}", ""]
     for paragraph in manual.paragraphs:
         lines += [paragraph, ""]
-    options = [f"| `{names}` | {meaning} |" for names, meaning in manual.options]
-    return "\n".join([*lines, *(["| option | meaning |", "|---|---|", *options, ""] if options else []), ""])
+    options = _own(manual)
+    return "\n".join([*lines, *([*_table(options), ""] if options else []), ""])
+
+
+def _own(manual: Manual) -> list[tuple[str, str]]:
+    return [each for each in manual.options if each != SHARED]
+
+
+def _table(options: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the lines of a table of options. A bar would end its cell, even between backticks."""
+    rows = [f"| `{names.replace('|', BAR)}` | {meaning} |" for names, meaning in options]
+    return ["| option | meaning |", "|---|---|", *rows]
 
 
 # --- docs/milepost.1 --------------------------------------------------------------------------------------------------
@@ -105,19 +127,22 @@ def man_page() -> str:
             "accounts out of the Graph API into SQLite or PostgreSQL. It journals the outcome of every batch, and "
             "resumes from the last committed one after a crash. Every command explains itself with --help."
         ),
+        ".SH OPTIONS",
+        f"Of all commands but {WITHOUT_CONFIG}:",
+        *_tagged([SHARED]),
         ".SH COMMANDS",
     ]
     for manual in manuals():
         lines += [f".SS {_escaped(f'{manual.name} {manual.usage}')}"]
         for number, paragraph in enumerate(manual.paragraphs):
             lines += [*([".PP"] if number else []), *_roff(paragraph)]
-        lines += _tagged(manual.options)
+        lines += _tagged(_own(manual))
     lines += [".SH EXIT STATUS", *_roff(MAN_EXIT_STATUS), ".SH ENVIRONMENT", *_tagged(MAN_ENVIRONMENT)]
     lines += [".SH FILES", *_tagged(MAN_FILES)]
     return "\n".join(lines) + "\n"
 
 
-def _tagged(records: tuple[tuple[str, str], ...] | list[tuple[str, str]]) -> Iterator[str]:
+def _tagged(records: Iterable[tuple[str, str]]) -> Iterator[str]:
     for tag, meaning in records:
         yield ".TP"
         yield f".B {_escaped(tag)}"

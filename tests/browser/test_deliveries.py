@@ -38,6 +38,7 @@ async def test_receivers_are_shown_with_what_keeps_them_from_more(installation: 
             assert not await visit.scrolls_sideways()
 
 
+@pytest.mark.long
 async def test_without_receivers_there_is_no_section(installation: Installation, browser: Browser) -> None:
     async with frozen_world(10, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator, sync={"interval": "1h"})

@@ -80,6 +80,10 @@ def seven_in_trouble(number: int, stream: Stream) -> None:
         stream |= {"state": TROUBLES[number % 3], "problem": f"reason {number}", "waits_for": "the next attempt"}
 
 
+def seven_of_forty(number: int, stream: Stream) -> None:
+    seven_in_trouble(IN_TROUBLE[number] if number < len(IN_TROUBLE) else 0, stream)
+
+
 def limited_by_the_app(number: int, stream: Stream) -> None:
     stream |= {
         "state": "rate_limited",
@@ -117,6 +121,7 @@ async def test_a_limit_of_the_app_is_said_in_one_sentence(installation: Installa
         await expect(causes).to_contain_text("Application request limit reached")
 
 
+@pytest.mark.long
 async def test_what_cards_share_is_said_once_above_them(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, limited_by_the_app, number=4) as visit:
         await expect(visit.page.locator("#causes li")).to_have_count(1)
@@ -124,6 +129,7 @@ async def test_what_cards_share_is_said_once_above_them(installation: Installati
         await expect(visit.page.locator(".card .advice").first).to_be_empty()
 
 
+@pytest.mark.long
 async def test_a_card_says_what_is_still_to_be_read_and_what_is_withheld(
     installation: Installation, browser: Browser
 ) -> None:
@@ -178,8 +184,9 @@ async def test_the_table_is_sorted_by_any_column(installation: Installation, bro
         await expect(rows(page)).to_have_count(200)
 
 
+@pytest.mark.long
 async def test_a_row_opens_a_drawer_with_all_about_its_stream(installation: Installation, browser: Browser) -> None:
-    async with visiting_many(installation, browser, as_it_is) as visit:
+    async with visiting_many(installation, browser, as_it_is, number=40) as visit:
         page = visit.page
         await page.get_by_label("Find a page").fill(BICYCLES.id[-4:])  # the one that really is there
         opens = page.get_by_role("button", name=f"Shop {int(BICYCLES.id[-4:])}", exact=True)
@@ -201,7 +208,7 @@ async def test_a_row_opens_a_drawer_with_all_about_its_stream(installation: Inst
 
 
 async def test_the_table_has_no_serious_accessibility_faults(installation: Installation, browser: Browser) -> None:
-    async with visiting_many(installation, browser, seven_in_trouble) as visit:
+    async with visiting_many(installation, browser, seven_of_forty, number=40) as visit:
         for width in (DESKTOP, PHONE):
             await visit.page.set_viewport_size({"width": width, "height": 800})
             assert not await visit.scrolls_sideways(), width
@@ -210,12 +217,14 @@ async def test_the_table_has_no_serious_accessibility_faults(installation: Insta
                 assert await visit.faults() == [], (width, scheme)
 
 
+@pytest.mark.long
 async def test_touch_targets_are_44_pixels_high(installation: Installation, browser: Browser) -> None:
-    async with visiting_many(installation, browser, seven_in_trouble) as visit:
+    async with visiting_many(installation, browser, seven_of_forty, number=40) as visit:
         await by_touch(visit.page)
         assert await small_targets(visit.page) == []
 
 
+@pytest.mark.long
 async def test_a_stream_without_runs_and_events_says_so(installation: Installation, browser: Browser) -> None:
     async with visiting_many(installation, browser, as_it_is, number=4) as visit:
         await visit.page.get_by_role("button", name="Shop 0 Messenger", exact=True).click()

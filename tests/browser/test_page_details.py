@@ -62,6 +62,7 @@ async def test_dead_letters_of_one_reason_are_one_group_to_act_on_at_once(
     assert {row[0] for row in installation.rows("SELECT resolution FROM dead_letters")} == {"redriven"}
 
 
+@pytest.mark.long
 async def test_a_dead_letter_of_a_stored_conversation_names_its_contact_and_leads_to_the_thread(
     installation: Installation, browser: Browser
 ) -> None:
@@ -85,6 +86,7 @@ async def test_a_dead_letter_of_a_stored_conversation_names_its_contact_and_lead
             )
 
 
+@pytest.mark.long
 async def test_times_are_those_of_the_reader(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
@@ -106,6 +108,7 @@ async def test_times_are_those_of_the_reader(installation: Installation, browser
             await expect(page.locator("#zone")).to_be_visible()
 
 
+@pytest.mark.long
 async def test_a_simulated_world_says_so_and_a_first_sweep_how_far_back_it_is(
     installation: Installation, browser: Browser
 ) -> None:
@@ -137,6 +140,7 @@ async def test_what_has_come_by_webhooks_is_said_where_they_are_taken(
             assert await visit.faults() == []
 
 
+@pytest.mark.long
 async def test_nothing_is_said_of_webhooks_where_none_are_taken(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)

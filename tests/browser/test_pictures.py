@@ -69,6 +69,7 @@ async def a_busy_hour(route: Route) -> None:
     await route.fulfill(json={"at": right_now().isoformat(), "step_seconds": 15, "buckets": buckets})
 
 
+@pytest.mark.long
 async def test_a_few_streams(installation: Installation, browser: Browser, tmp_path: Path) -> None:
     async with frozen_world(240, pages=(BAKERY, BICYCLES, BOOKS), clock=right_now) as simulator:
         installation.configure(
@@ -106,6 +107,7 @@ def card(page: Page, page_id: str) -> Locator:
     return page.locator(f'.card[data-stream="messenger:{page_id}"]')
 
 
+@pytest.mark.long
 async def test_four_hundred_streams(installation: Installation, browser: Browser, tmp_path: Path) -> None:
     async with visiting_many(installation, browser, _busy) as visit:
         await expect(visit.page.locator("#table tbody tr").first).to_contain_text("Needs you")

@@ -65,6 +65,7 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
             await expect(card(page)).to_contain_text("Last success")
 
 
+@pytest.mark.long
 async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversations(
     installation: Installation, browser: Browser
 ) -> None:
@@ -86,6 +87,7 @@ async def test_a_full_sweep_shows_its_progress_as_a_share_of_the_known_conversat
             assert 0 < float(await bar.get_attribute("value") or 0) < 1
 
 
+@pytest.mark.long
 async def test_retries_and_rate_limits_appear_in_the_feed_and_interrupt_nobody(
     installation: Installation, browser: Browser
 ) -> None:
@@ -126,6 +128,7 @@ async def test_a_stream_that_needs_a_person_comes_first_and_says_what_to_do(
             await expect(page).to_have_title("1 of 3 streams needs you · Milepost")
 
 
+@pytest.mark.long
 async def test_the_activity_is_shown_as_a_chart_and_in_numbers(installation: Installation, browser: Browser) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
@@ -202,6 +205,7 @@ async def test_a_dead_letter_shows_its_payload_on_demand_and_is_redriven_by_clic
     assert installation.rows("SELECT resolution FROM dead_letters") == [("redriven",)]
 
 
+@pytest.mark.long
 async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         simulator.world.poison(simulator.world.truth(BICYCLES.id, "messenger", NOW)[5].id)
@@ -227,6 +231,7 @@ async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installati
     assert installation.rows("SELECT resolution, note FROM dead_letters") == [("discarded", "spam <b>thread</b>")]
 
 
+@pytest.mark.long
 async def test_the_buttons_are_off_while_the_daemon_is_away(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
@@ -242,6 +247,7 @@ async def test_the_buttons_are_off_while_the_daemon_is_away(installation: Instal
             await expect(page.locator(".toast")).to_have_count(0)
 
 
+@pytest.mark.long
 async def test_what_newly_needs_a_person_is_announced(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
@@ -289,6 +295,7 @@ async def feed_reaches(page: Page, seq: int) -> bool:
     return await feed_is_whole(page) >= seq
 
 
+@pytest.mark.long
 async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do(
     installation: Installation, browser: Browser
 ) -> None:

@@ -77,19 +77,21 @@ async def visiting(browser: Browser, url: str) -> AsyncIterator[Page]:
     assert complaints == []
 
 
-@pytest.mark.parametrize("status", Status)
-async def test_a_status_is_shown_in_its_look_with_its_figures(browser: Browser, status: str) -> None:
+async def test_each_status_is_shown_in_its_look_with_its_figures(browser: Browser) -> None:
     front_end = FrontEnd()
-    event = {"status": status, "message": "<b>What happened</b>", "stream": "messenger:1", "batch": 3, "inserted": 5}
     figures = {"updated": 2, "skipped": 1, "failedBatches": 4, "successRate": "98%", "duration": "12s"}
-    front_end.sent = [{"status": "started", "message": "Started", "stream": "messenger:1"}, {**event, **figures}]
+    for status in Status:
+        stream: dict[str, object] = {"stream": f"messenger:{status}"}
+        event = {"status": status, "message": "<b>What happened</b>", "batch": 3, "inserted": 5}
+        front_end.sent += [{"status": "started", "message": "Started"} | stream, event | stream | figures]
     async with serving(front_end.respond) as url, visiting(browser, url) as page:
-        toast = page.get_by_role("listitem")
-        await expect(toast.locator("span")).to_have_text("<b>What happened</b>")
-        await expect(toast).to_have_class(LOOKS[status])
-        await expect(toast.locator("small")).to_have_text(
-            "messenger:1 · batch 3 · 5 new, 2 updated, 1 skipped · 4 failed · 98% · 12s"
-        )
+        for status in Status:
+            toast = page.get_by_role("listitem").filter(has_text=f"messenger:{status} ·")
+            await expect(toast.locator("span")).to_have_text("<b>What happened</b>")
+            await expect(toast).to_have_class(LOOKS[status])
+            await expect(toast.locator("small")).to_have_text(
+                f"messenger:{status} · batch 3 · 5 new, 2 updated, 1 skipped · 4 failed · 98% · 12s"
+            )
 
 
 async def test_the_page_is_accessible(browser: Browser) -> None:
@@ -102,6 +104,7 @@ async def test_the_page_is_accessible(browser: Browser) -> None:
         assert await Visit(page, url).faults() == []
 
 
+@pytest.mark.long
 async def test_a_toast_goes_when_its_stream_is_complete_or_when_it_is_closed(browser: Browser) -> None:
     front_end = FrontEnd()
     front_end.sent = [
@@ -132,6 +135,7 @@ async def test_the_events_of_a_daemon_are_shown_to_a_page_of_an_allowed_origin(
                     await expect(toast.locator("small")).to_have_text(re.compile(r"\d+ new, .* · 100% · \d+s$"))
 
 
+@pytest.mark.long
 async def test_a_page_of_another_origin_is_shown_nothing(browser: Browser, installation: Installation) -> None:
     front_end = FrontEnd()
     async with serving(front_end.respond) as url, frozen_world(20) as simulator:

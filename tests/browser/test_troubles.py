@@ -39,6 +39,7 @@ async def test_a_full_disk_is_the_verdict_whatever_the_streams_do(tmp_path: Path
                 await verdict(page, "The stream is up to date")
 
 
+@pytest.mark.long
 async def test_a_stopped_postgresql_is_the_verdict_although_no_stream_can_be_read(
     tmp_path: Path, browser: Browser, postgres_servers: Servers
 ) -> None:
@@ -60,6 +61,7 @@ async def test_a_stopped_postgresql_is_the_verdict_although_no_stream_can_be_rea
                 await verdict(visit.page, "The stream is up to date")
 
 
+@pytest.mark.long
 async def test_failed_discovery_is_said_where_there_are_streams_and_where_there_are_none(
     installation: Installation, browser: Browser
 ) -> None:
@@ -82,6 +84,7 @@ async def test_failed_discovery_is_said_where_there_are_streams_and_where_there_
             await expect(page.locator("#notice")).to_contain_text("Give source.access_token a new token")
 
 
+@pytest.mark.long
 async def test_a_refused_reload_is_said_until_the_file_is_right(installation: Installation, browser: Browser) -> None:
     async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator)
@@ -98,6 +101,7 @@ async def test_a_refused_reload_is_said_until_the_file_is_right(installation: In
             await expect(page.locator("#notice")).to_be_hidden()
 
 
+@pytest.mark.long
 async def test_what_waits_for_a_slot_or_has_not_begun_does_not_count_as_syncing(
     installation: Installation, browser: Browser
 ) -> None:

@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, entries
 from milepost.cli.contacts import command
-from milepost.core.errors import StoreRefused
 from milepost.core.events import BatchStored, DeadLetterOpened, Stage, Tally
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, ConversationRow, DeadLetterPayload, InteractionEventRow
@@ -150,7 +149,6 @@ def test_without_a_terminal_it_is_refused_unless_yes_is_given(database: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("messenger", "77", "ada"), f"there is no stream messenger:77; known are {STREAM.key}"),
         (("instagram", STREAM.page_id, "ada"), f"there is no stream instagram:{STREAM.page_id}"),
         (("telegram", STREAM.page_id, "ada"), "'telegram' is not one of"),
         ((*PAGE, ""), "not empty and has only printable"),
@@ -173,12 +171,6 @@ def test_a_person_is_forgotten_before_the_page_was_ever_synced(database: Path) -
     assert rows(database, "SELECT page_id, id FROM forgotten") == [("77", "ada")]
     assert f"a contact with this id on {STREAM.key}" in result.stdout  # an account may have moved from there
     assert people(database) == {"ada", "bob"}
-
-
-def test_without_a_database_it_says_what_creates_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert isinstance(forget(*PAGE, "ada", "--yes").exception, StoreRefused)
-    assert not list(tmp_path.iterdir())
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------

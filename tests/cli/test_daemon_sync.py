@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from milepost.cli.daemon_sync import Look, sync_through_daemon
+from milepost.cli.options import NO_TITLES
 from milepost.cli.stream_actions import Operator
-from milepost.cli.titles import NO_TITLES
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow
@@ -56,7 +56,7 @@ class Daemon:
 
     async def sync(self, *, full: bool = False) -> Sequence[RunResult]:
         who = Operator([STREAM], NO_TITLES, self.ask, self.read, is_daemon=True)
-        look = Look(self, self.is_at_work, self.shown.append, lambda: NOON, is_seen=True)  # type: ignore[arg-type]
+        look = Look(self, self.is_at_work, lambda: NOON, self.shown.append)  # type: ignore[arg-type]
         return await sync_through_daemon(who, [STREAM], look, SyncSettings(), Stop(), full=full)
 
 

@@ -48,7 +48,6 @@ PAYLOADS = {
 PAGE = {"id": STREAM.page_id, "platforms": ["messenger"], "access_token": "EAAPageToken0000000000"}
 TOKEN = "a-token-of-some-length"
 BY = "command line from 127.0.0.1"
-EVERYWHERE = [("0.0.0.0", "127.0.0.1"), ("[::]", "::1"), ("[::1]", "::1")]  # noqa: S104  (only written down)
 
 
 @pytest.fixture
@@ -229,16 +228,22 @@ async def closing(_: DeadLetter) -> DeadLetter | None:
 
 @asynccontextmanager
 async def daemon(
-    installation: Installation, stand_in: StandIn, *, token: str = "", max_wait_seconds: float = 20.0
-) -> AsyncIterator[None]:
-    """Hold the database and listen as a daemon does, where config.yaml says."""
+    installation: Installation,
+    stand_in: StandIn,
+    *,
+    token: str = "",
+    max_wait_seconds: float = 20.0,
+    host: str = "127.0.0.1",
+    listens_on: str = "127.0.0.1",
+) -> AsyncIterator[str]:
+    """Hold the database and listen as a daemon does, where config.yaml says; return the URL."""
     with lock_database(installation.database):
         async with (
             background_work(max_wait_seconds=max_wait_seconds) as desk,
-            serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
+            serve(listens_on, 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
         ):
-            listening_at(installation, url, token=token)
-            yield
+            listening_at(installation, url, host=host, token=token)
+            yield url
 
 
 def listening_at(installation: Installation, url: str, *, host: str = "127.0.0.1", token: str = "") -> None:
@@ -364,35 +369,23 @@ async def test_a_dead_letter_that_is_closed_meanwhile_counts_as_closed(installat
 async def test_it_exits_with_78_when_the_daemon_requires_another_token(installation: Installation) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
-    with lock_database(installation.database):
-        async with (
-            background_work() as desk,
-            serve("127.0.0.1", 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
-        ):
-            for token in ("", "another-token-than-that"):
-                listening_at(installation, url, token=token)
-                done = await dead_letters(installation, "redrive")
-                assert done.code == 78, done
-                assert "refuses the token\n  → set http.token" in done.stderr
-                assert "another-token" not in done.stderr + done.stdout
+    async with daemon(installation, stand_in, token=TOKEN) as url:
+        for token in ("", "another-token-than-that"):
+            listening_at(installation, url, token=token)
+            done = await dead_letters(installation, "redrive")
+            assert done.code == 78, done
+            assert "refuses the token\n  → set http.token" in done.stderr
+            assert "another-token" not in done.stderr + done.stdout
     assert stand_in.asked == []
 
 
-@pytest.mark.parametrize(("host", "listens_on"), EVERYWHERE)
-async def test_a_daemon_that_listens_on_all_addresses_is_reached_on_loopback(
-    installation: Installation, host: str, listens_on: str
-) -> None:
+async def test_a_daemon_that_listens_on_all_addresses_is_reached_on_loopback(installation: Installation) -> None:
     await store(installation, UNREAD)
     stand_in = StandIn(closing)
-    with lock_database(installation.database):
-        async with (
-            background_work() as desk,
-            serve(listens_on, 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=TOKEN) as url,
-        ):
-            listening_at(installation, url, host=host, token=TOKEN)
-            done = await dead_letters(installation, "redrive")
+    async with daemon(installation, stand_in, token=TOKEN, host="[::]", listens_on="::1"):
+        done = await dead_letters(installation, "redrive")
     assert done.code == 0, done
-    assert stand_in.asked == [Redrive(UNREAD, f"command line from {'::1' if ':' in listens_on else '127.0.0.1'}")]
+    assert stand_in.asked == [Redrive(UNREAD, "command line from ::1")]
 
 
 async def test_where_no_daemon_listens_it_says_where_and_why_that_may_be(installation: Installation) -> None:

@@ -17,8 +17,7 @@ from click.testing import CliRunner, Result
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
 from milepost.cli.atomic_file import OWNER_ONLY, atomic_file
-from milepost.cli.journal import command
-from milepost.cli.journal_lines import EXPORT_PAGE, write_out
+from milepost.cli.journal import EXPORT_PAGE, command, write_out
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import BatchStored, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream

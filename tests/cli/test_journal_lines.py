@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, STREAM, at, entries, sweep_started, walking
-from milepost.cli.journal_lines import as_json, as_text
+from milepost.cli.journal import as_json, as_text
 from milepost.core import events
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.journal import link

@@ -15,9 +15,8 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, entries, run_started, sweep_started, walking
 from kit.databases import record
-from milepost.cli.journal import command
-from milepost.cli.journal_lines import follow
-from milepost.core.errors import StoreAway, StoreRefused
+from milepost.cli.journal import command, follow
+from milepost.core.errors import StoreAway
 from milepost.core.events import BatchStored, SweepCompleted, Tally
 from milepost.core.model import Platform, Stream
 from milepost.core.position import Mode
@@ -70,13 +69,6 @@ def test_people_get_one_line_for_each_entry() -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_an_unknown_stream_is_wrong_usage_that_lists_the_known_ones() -> None:
-    result = tail("--stream", "messenger:1")
-    assert result.exit_code == 2
-    assert "there is no stream messenger:1; known are instagram:1234567890, messenger:1234567890" in result.stderr
-
-
-@pytest.mark.usefixtures("database")
 def test_a_configured_stream_without_entries_is_accepted() -> None:
     Path("config.yaml").write_text(
         'pages: [{id: "77", access_token: x}]\nsource: {kind: facebook}\nstore: {url: sqlite:///simulated.db}\n'
@@ -88,11 +80,6 @@ def test_a_configured_stream_without_entries_is_accepted() -> None:
 @pytest.mark.parametrize("lines", ["-1", "10001", "x"])
 def test_an_impossible_number_of_lines_is_wrong_usage(lines: str) -> None:
     assert tail("-n", lines).exit_code == 2
-
-
-def test_without_a_database_it_says_what_creates_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert isinstance(tail().exception, StoreRefused)
 
 
 # --- following, in the real process -----------------------------------------------------------------------------------
@@ -186,7 +173,7 @@ class BusyArchive:
 
 
 async def test_following_survives_an_unavailable_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.cli.journal_lines.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("milepost.cli.signals.POLL_SECONDS", 0.001)
     stopped, shown = asyncio.Event(), list[StoredEntry]()
     journal_reader = BusyArchive(stopped)
     await follow(cast("SqliteReader", journal_reader), 7, None, shown.append, stopped)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.manual import MAN_PAGE, PAGE, man_page, manuals, page
+from docs.manual import MAN_PAGE, PAGE, SHARED, WITHOUT_CONFIG, man_page, manuals, page
 from milepost.cli import COMMANDS
 
 README = Path(__file__).parents[2] / "README.md"
@@ -25,6 +25,11 @@ def test_every_command_has_its_place() -> None:
         assert all(manual.paragraphs), manual.name
         assert all(meaning for _, meaning in manual.options), manual.name
     assert [name for name in COMMANDS if f"milepost {name}" not in readme] == []
+
+
+def test_the_option_that_is_explained_once_is_that_of_all_commands_but_those_that_are_named() -> None:
+    *most, last = (manual.name.removeprefix("milepost ") for manual in manuals() if SHARED not in manual.options)
+    assert f"{', '.join(most)} and {last}" == WITHOUT_CONFIG
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed (Debian package man-db)")

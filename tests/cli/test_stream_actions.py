@@ -7,8 +7,8 @@ import pytest
 
 from kit.builders import STREAM
 from milepost.cli import stream_actions
+from milepost.cli.options import NO_TITLES
 from milepost.cli.stream_actions import Operator, perform
-from milepost.cli.titles import NO_TITLES
 from milepost.core.commands import PauseStream, StreamCommand
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Platform, Stream

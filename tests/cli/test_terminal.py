@@ -3,7 +3,8 @@
 import pytest
 
 from kit.builders import NOON, STREAM, entries, sweep_started
-from milepost.cli.journal_lines import as_wrapped
+from milepost.cli.journal import as_wrapped
+from milepost.cli.options import Titles
 from milepost.cli.terminal import (
     PLAIN,
     Cell,
@@ -16,7 +17,6 @@ from milepost.cli.terminal import (
     table,
     width_of,
 )
-from milepost.cli.titles import Titles
 from milepost.stores.reader import StoredEntry
 
 COLUMNS = (
@@ -83,6 +83,14 @@ def test_long_lines_go_on_with_an_indent_and_keep_long_words() -> None:
     url = "https://example.com/a/very/long/path"
     assert Terminal(20).wrapped(f"see {url}") == ["see", f"  {url}"]
     assert PLAIN.wrapped("a" * 300) == ["a" * 300]
+
+
+def test_the_lines_of_a_text_stay_apart() -> None:
+    assert Terminal(40).fitted(["page 1: the token works\n  → set a new one", "end"]) == [
+        "page 1: the token works",
+        "  → set a new one",
+        "end",
+    ]
 
 
 def test_an_entry_of_the_journal_is_wrapped_behind_the_name_of_its_page() -> None:

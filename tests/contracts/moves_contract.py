@@ -15,8 +15,7 @@ from milepost.core.gaps import Gap, GapEnding, HistoriesLeftOut, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
-from milepost.core.position import Mode
-from milepost.core.spans import Stretch
+from milepost.core.position import Mode, Stretch
 from milepost.stores.erasure import Forgotten
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row

@@ -35,8 +35,8 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import DueDeadLetter, OpenGap, Store
+from milepost.core.position import Stretch
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.spans import Stretch
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 
 Forget = Callable[[Stream, str], Awaitable[tuple[int, int, int, int]]]

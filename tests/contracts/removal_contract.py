@@ -10,7 +10,7 @@ from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Changes, Stream
-from milepost.core.spans import Stretch
+from milepost.core.position import Stretch
 from milepost.stores.erasure import StreamRows
 from milepost.stores.open import forget, open_reader, open_store, remove
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, stream

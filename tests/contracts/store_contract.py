@@ -42,7 +42,7 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import Commit, Committed, Rejected, Store
-from milepost.core.spans import Reading, ThreadSpan
+from milepost.core.position import Reading, ThreadSpan
 from stores.any_rows import any_changes
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, next_commit, page_row, stream
 

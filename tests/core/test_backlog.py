@@ -72,12 +72,12 @@ from milepost.core.model import (
     RefusedRow,
     Table,
 )
-from milepost.core.plan import EPOCH
 from milepost.core.ports import DueDeadLetter, MessagesOutcome, OpenGap
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.records import Record
 from milepost.core.redrive import redrive, to_reread
+from milepost.core.walk import EPOCH
 
 GONE = problem(100, subcode=33)
 HISTORY = replace(GAP, history_to=at(-3600))

@@ -1,5 +1,6 @@
 """decide.decide: what an outcome means."""
 
+import pytest
 from msgspec.structs import replace
 
 from kit.builders import (
@@ -22,7 +23,7 @@ from kit.builders import (
 )
 from kit.decisions import NEW, QUIET, decision_on, events, knowing, record, scanning, skipped
 from kit.decisions import walking as walking_since_noon
-from milepost.core.checkpoint import BatchUnchanged
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.events import (
     BatchStored,
     FetchFailed,
@@ -35,9 +36,10 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.model import Conversation, PageRow, Profile
-from milepost.core.plan import EPOCH, Policy
-from milepost.core.position import Mode, Phase
-from milepost.core.records import prepare
+from milepost.core.plan import Policy
+from milepost.core.position import Mode, Phase, Position
+from milepost.core.records import Context, Record, prepare
+from milepost.core.walk import EPOCH
 
 IN_TWOS = context(policy=Policy(batch_size=2))
 
@@ -125,74 +127,6 @@ class TestWalk:
 
         assert events(decision) == (BatchStored(catching_up(), NEW, batch=2),)
 
-    def test_a_walk_to_the_watermark_ends_at_a_batch_wholly_older(self) -> None:
-        before = walking_since_noon(mode=Mode.INCREMENTAL)
-
-        assert events(decision_on(before, fetched(*older_than(-3600), next_cursor="x"), context())) == (
-            BatchStored(catching_up(), Tally(batches=1, inserted=10, without_contact=10), batch=2),
-        )
-
-    def test_a_walk_to_the_watermark_goes_past_a_small_older_batch_that_may_be_out_of_order(self) -> None:
-        before, answer = (
-            walking_since_noon(mode=Mode.INCREMENTAL),
-            fetched(conversation("t_1", at(-3601)), next_cursor="x"),
-        )
-
-        (stored,) = events(decision_on(before, answer, IN_TWOS))
-
-        assert isinstance(stored, BatchStored)
-        assert stored.position == replace(walking("x", at(-3601)), older=1)
-
-    def test_a_walk_in_batches_of_two_goes_past_one_that_is_wholly_older(self) -> None:
-        before = walking_since_noon(mode=Mode.INCREMENTAL)
-
-        (stored,) = events(decision_on(before, fetched(*older_than(-3600)[:2], next_cursor="x"), IN_TWOS))
-
-        assert isinstance(stored, BatchStored)
-        assert stored.position == replace(walking("x", at(-3602)), older=2)
-
-    def test_a_walk_to_the_watermark_ends_after_enough_older_rows_in_several_batches(self) -> None:
-        position = replace(walking("x", at(-3601)), older=9)
-        before = given(BatchStored(position, NEW), after=walking_since_noon(mode=Mode.INCREMENTAL))
-
-        (stored,) = events(decision_on(before, fetched(conversation("t_2", at(-3602)), next_cursor="y"), IN_TWOS))
-
-        assert isinstance(stored, BatchStored)
-        assert stored.position == catching_up()
-
-    def test_a_walk_to_the_watermark_goes_past_a_single_old_row(self) -> None:
-        before = walking_since_noon(mode=Mode.INCREMENTAL)
-        new, old = conversation("t_1", at(-3600)), conversation("t_2", at(-3601))
-
-        (stored,) = events(decision_on(before, fetched(new, old, next_cursor="x"), context()))
-
-        assert isinstance(stored, BatchStored)
-        assert stored.position == replace(walking("x", at(-3601)), older=1)
-
-    def test_a_walk_to_the_watermark_goes_past_an_empty_batch(self) -> None:
-        decision = decision_on(walking_since_noon(mode=Mode.INCREMENTAL), fetched(next_cursor="x"), context())
-
-        assert isinstance(decision, BatchUnchanged)
-        assert decision.sweep.position == walking("x")
-
-    def test_an_empty_batch_keeps_how_far_the_walk_has_got(self) -> None:
-        """It shows what the next batch covers, and whether that is in order."""
-        before = given(BatchStored(walking("after 1", at(-5)), NEW), after=walking_since_noon())
-
-        decision = decision_on(before, fetched(next_cursor="x"), context())
-
-        assert isinstance(decision, BatchUnchanged)
-        assert decision.sweep.position == walking("x", at(-5))
-
-    def test_a_walk_of_a_full_sweep_does_not_end_at_old_rows(self) -> None:
-        decision = decision_on(
-            walking_since_noon(), fetched(conversation(updated_time=at(-1e8)), next_cursor="x"), context()
-        )
-
-        (stored,) = events(decision)
-        assert isinstance(stored, BatchStored)
-        assert stored.position == walking("x", at(-1e8))
-
     def test_a_walk_of_two_batches_needs_its_catch_up_scan_even_if_one_was_skipped(self) -> None:
         known = knowing(conversation("t_1"))
         before = skipped(checkpoint_of(), fetched(conversation("t_1"), next_cursor="x"), known, context())
@@ -210,12 +144,61 @@ class TestWalk:
         assert events(decision) == (RunStarted(NOON, Phase.WALK), BatchStored(catching_up(), NEW, batch=1))
 
 
+BACK = walking_since_noon(mode=Mode.INCREMENTAL)  # to an hour before noon
+FULL = walking_since_noon()
+NINE_OLDER = given(BatchStored(replace(walking("after 9", at(-3601)), older=9), NEW), after=BACK)
+HAD_REACHED = given(BatchStored(walking("after 1", at(-5)), NEW), after=FULL)  # five seconds before noon
+ONE_OLD_ROW = [conversation("t_1", at(-3600)), conversation("t_2", at(-3601))]
+
+
+class TestNextPosition:
+    @pytest.mark.parametrize(
+        ("before", "threads", "during", "position"),
+        [
+            pytest.param(BACK, older_than(-3600), context(), catching_up(), id="all older"),
+            pytest.param(
+                BACK, older_than(-3600)[:1], IN_TWOS, replace(walking("x", at(-3601)), older=1), id="one older of two"
+            ),
+            pytest.param(
+                BACK, older_than(-3600)[:2], IN_TWOS, replace(walking("x", at(-3602)), older=2), id="two older of two"
+            ),
+            pytest.param(NINE_OLDER, older_than(-3601)[:1], IN_TWOS, catching_up(), id="ten older in several batches"),
+            pytest.param(BACK, ONE_OLD_ROW, context(), replace(walking("x", at(-3601)), older=1), id="one old row"),
+            pytest.param(BACK, [], context(), walking("x"), id="an empty batch"),
+            pytest.param(HAD_REACHED, [], context(), walking("x", at(-5)), id="an empty batch keeps the place"),
+            pytest.param(
+                FULL,
+                [conversation(updated_time=at(-1e8))],
+                context(),
+                walking("x", at(-1e8)),
+                id="a full sweep goes on",
+            ),
+            pytest.param(
+                scanning(),
+                [conversation(updated_time=at(-600))],
+                context(),
+                catching_up("x", at(-600), head_read_at=NOON),
+                id="a scan of what is newer than the start of the walk",
+            ),
+            pytest.param(
+                scanning(), [], context(), catching_up("x", head_read_at=NOON), id="a scan goes past an empty batch"
+            ),
+        ],
+    )
+    def test_where_a_sweep_continues_after_a_batch_with_a_next_one(
+        self, before: Checkpoint, threads: list[Conversation], during: Context, position: Position
+    ) -> None:
+        match decision_on(before, fetched(*threads, next_cursor="x"), during):
+            case BatchUnchanged(sweep=sweep):
+                assert not threads
+                assert sweep.position == position
+            case Record(events=(BatchStored() as stored,)):
+                assert stored.position == position
+            case other:
+                pytest.fail(f"it recorded {other}")
+
+
 class TestCatchUpScan:
-    def test_a_catch_up_scan_continues_while_a_batch_has_rows_newer_than_the_start_of_the_walk(self) -> None:
-        decision = decision_on(scanning(), fetched(conversation(updated_time=at(-600)), next_cursor="x"), context())
-
-        assert events(decision) == (BatchStored(catching_up("x", at(-600), head_read_at=NOON), NEW, batch=3),)
-
     def test_a_catch_up_scan_ends_the_sweep_at_a_batch_wholly_older(self) -> None:
         decision = decision_on(scanning(), fetched(*older_than(-600), next_cursor="x"), context())
 
@@ -226,12 +209,6 @@ class TestCatchUpScan:
         decision = decision_on(scanning("x"), fetched(conversation()), context())
 
         assert events(decision) == (SweepCompleted(Mode.FULL, NOON, NOON, NEW),)
-
-    def test_a_catch_up_scan_goes_past_an_empty_batch(self) -> None:
-        decision = decision_on(scanning(), fetched(next_cursor="x"), context())
-
-        assert isinstance(decision, BatchUnchanged)
-        assert decision.sweep.position == catching_up("x", head_read_at=NOON)
 
 
 class TestEndOfASweep:

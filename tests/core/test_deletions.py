@@ -31,9 +31,8 @@ from milepost.core.events import BatchShrunk, BatchStored, Reason, SweepComplete
 from milepost.core.merge import difference
 from milepost.core.model import Detail, Keys, Known
 from milepost.core.ports import Fetched
-from milepost.core.position import Mode, Position
+from milepost.core.position import Mode, Position, Stretch
 from milepost.core.records import conclude
-from milepost.core.spans import Stretch
 
 WALKED_BEFORE = given(SweepCompleted(Mode.FULL, at(-86400), at(-86400), Tally(batches=1)), run_id="run-0")
 FORCED = context(during=budget(wants_full=True))

@@ -1,4 +1,4 @@
-"""core.left_out and core.backlog: histories that owe nothing are not on record, and are found when they do."""
+"""core.backlog: histories that owe nothing are not on record, and are found when they do."""
 
 from datetime import datetime, timedelta
 from math import inf
@@ -21,16 +21,17 @@ from kit.builders import (
     message,
     run_started,
 )
+from milepost.core.backlog import next_search, open_found
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import Reason, RunEnded, RunStatus, SweepCompleted, Tally
 from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
-from milepost.core.left_out import next_search, open_found
 from milepost.core.merge import difference
 from milepost.core.model import Conversation, Known, RefusedRow, Table
-from milepost.core.plan import EPOCH, Policy
+from milepost.core.plan import Policy
 from milepost.core.position import Mode
 from milepost.core.records import Record
+from milepost.core.walk import EPOCH
 
 DAY = 86_400.0
 MET = HistoriesLeftOut(at(-60), 60.0, since=NOON)

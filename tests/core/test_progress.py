@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from kit.builders import conversation, unreadable
 from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
+from kit.long import long_only
 from milepost.core.doubts import AGREES_AFTER, HANDFUL, doubt_about
 from milepost.core.events import CursorLost, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation
@@ -596,7 +597,7 @@ def nothing_is_futile_in_silence(answer: Callable[[Request], Batch | Problem], m
             assert len(world.warnings()) > warned, "no warning"
 
 
-@pytest.mark.parametrize("examples", [30, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [15, *long_only(150)])
 def test_no_world_makes_a_stream_get_nowhere_in_silence(examples: int) -> None:
     worlds = drawn(random_answers(), st.sampled_from((1, 2, 3, 10, 500)))
     settings(max_examples=examples, deadline=None)(worlds(nothing_is_futile_in_silence))()

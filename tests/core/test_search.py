@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from kit.builders import at, budget, checkpoint_of, context, conversation, fetched, problem, refused
 from kit.decisions import decision_on, events, then, walking
+from kit.long import long_only
 from kit.search_world import DOWN, SearchWorld, Sick
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (
@@ -23,8 +24,14 @@ from milepost.core.events import (
     RunStatus,
     SweepCompleted,
 )
-from milepost.core.failures import CONFIRMATIONS, CONFIRMATIONS_OF_LESS, MAX_GIVEN_UP_IN_A_ROW
-from milepost.core.list_check import check_request, checked, wants_check
+from milepost.core.failures import (
+    CONFIRMATIONS,
+    CONFIRMATIONS_OF_LESS,
+    MAX_GIVEN_UP_IN_A_ROW,
+    check_request,
+    checked,
+    wants_check,
+)
 from milepost.core.model import Detail
 from milepost.core.plan import Fetch, Policy, plan
 from milepost.core.ports import Held, ListCheck, Outcome, Refused, Request
@@ -213,14 +220,16 @@ class TestOutages:
     INBOXES: tuple[dict[int, Sick], ...] = (
         {},
         {0: Sick(FORMS["code 2"])},
-        {5: Sick(FORMS["an HTML 502"]), 6: Sick(FORMS["code 10"]), 7: Sick(FORMS["code 960"])},
         {3: Sick(FORMS["a timeout"], Detail.BARE), 8: Sick(FORMS["code 1"])},
+        {5: Sick(FORMS["an HTML 502"]), 6: Sick(FORMS["code 10"]), 7: Sick(FORMS["code 960"])},
     )
 
+    @pytest.mark.parametrize("down", ["code 2", *long_only("a timeout", "too much data")])
     @pytest.mark.parametrize(
-        "down", ["code 2", *(pytest.param(each, marks=pytest.mark.long) for each in ("a timeout", "too much data"))]
+        "sick",
+        [*INBOXES[:-1], *long_only(INBOXES[-1])],
+        ids=["all are healthy", "the first", "the last", "three in a row"],
     )
-    @pytest.mark.parametrize("sick", INBOXES, ids=["all are healthy", "the first", "three in a row", "the last"])
     def test_no_outage_makes_a_dead_letter_of_a_healthy_thread(self, sick: dict[int, Sick], down: str) -> None:
         """Whatever call it begins with, and whatever call it ends with."""
         expected = {f"t_{index}" + ("/messages" if it.bears is Detail.BARE else "") for index, it in sick.items()}

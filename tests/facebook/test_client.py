@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 
 from kit.debian import needs
 from kit.graph_answers import TOKEN
-from kit.loopback import nowhere, sending, serving
+from kit.loopback import Answering, nowhere, sending, serving
 from kit.tls import certified, serving_tls
 from milepost.core.ports import Refused
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
@@ -47,6 +48,29 @@ async def fetched(base_url: str, **options: float) -> GraphResponse | Refused:
         return await client.get("1161/conversations", {"limit": "25"}, TOKEN)
 
 
+def recording(seen: list[web.Request]) -> Answering:
+    async def respond(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.Response(body=b"{}")
+
+    return respond
+
+
+def answering(**response: Any) -> Answering:  # noqa: ANN401 -- what web.Response takes
+    async def respond(_: web.Request) -> web.Response:
+        return web.Response(**response)
+
+    return respond
+
+
+async def answered(**response: Any) -> GraphResponse:  # noqa: ANN401 -- what web.Response takes
+    """Return what is made of a response that a server gives."""
+    async with serving(answering(**response)) as base_url:
+        outcome = await fetched(base_url)
+    assert isinstance(outcome, GraphResponse)
+    return outcome
+
+
 async def problem_at(base_url: str, **options: float) -> Problem:
     outcome = await fetched(base_url, **options)
     assert isinstance(outcome, Refused), outcome
@@ -57,12 +81,7 @@ async def problem_at(base_url: str, **options: float) -> Problem:
 class TestRequest:
     async def test_the_token_travels_in_a_header_and_never_in_the_url(self) -> None:
         seen: list[web.Request] = []
-
-        async def respond(request: web.Request) -> web.Response:
-            seen.append(request)
-            return web.Response(body=b"{}")
-
-        async with serving(respond) as base_url:
+        async with serving(recording(seen)) as base_url:
             await fetched(base_url)
         assert seen[0].headers["Authorization"] == f"Bearer {TOKEN}"
         assert TOKEN not in str(seen[0].url)
@@ -70,35 +89,28 @@ class TestRequest:
         assert seen[0].headers["User-Agent"].startswith("milepost/")
 
     async def test_with_an_app_secret_every_call_is_signed(self) -> None:
-        proofs: list[str | None] = []
-
-        async def respond(request: web.Request) -> web.Response:
-            proofs.append(request.query.get("appsecret_proof"))
-            return web.Response(body=b"{}")
-
-        async with serving(respond) as base_url:
+        seen: list[web.Request] = []
+        async with serving(recording(seen)) as base_url:
             async with client_of(base_url, app_secret=APP_SECRET) as client:
                 await client.get("1161", {"fields": "id"}, TOKEN)
                 await client.get("1161/conversations", {}, "another token")
             await fetched(base_url)
-        assert proofs == [
+        assert [each.query.get("appsecret_proof") for each in seen] == [
             hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest(),
             hmac.new(APP_SECRET.encode(), b"another token", "sha256").hexdigest(),
             None,
         ]
 
     async def test_a_new_app_secret_signs_from_the_next_call_on(self) -> None:
-        proofs: list[str | None] = []
-
-        async def respond(request: web.Request) -> web.Response:
-            proofs.append(request.query.get("appsecret_proof"))
-            return web.Response(body=b"{}")
-
-        async with serving(respond) as base_url, client_of(base_url) as client:
+        seen: list[web.Request] = []
+        async with serving(recording(seen)) as base_url, client_of(base_url) as client:
             await client.get("1161", {}, TOKEN)
             client.rotate_app_secret(APP_SECRET)
             await client.get("1161", {}, TOKEN)
-        assert proofs == [None, hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest()]
+        assert [each.query.get("appsecret_proof") for each in seen] == [
+            None,
+            hmac.new(APP_SECRET.encode(), TOKEN.encode(), "sha256").hexdigest(),
+        ]
 
     async def test_a_quoted_path_is_requested_unchanged(self) -> None:
         async with client_of("http://127.0.0.1:1") as client:
@@ -115,12 +127,7 @@ class TestRequest:
 
 class TestResponse:
     async def test_a_response_is_returned_whatever_its_status(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(status=403, body=b'{"error":{}}', headers={"X-App-Usage": '{"call_count":28}'})
-
-        async with serving(respond) as base_url:
-            outcome = await fetched(base_url)
-        assert isinstance(outcome, GraphResponse)
+        outcome = await answered(status=403, body=b'{"error":{}}', headers={"X-App-Usage": '{"call_count":28}'})
         assert (outcome.status, outcome.body) == (403, b'{"error":{}}')
         assert outcome.headers["x-app-usage"] == '{"call_count":28}'
         assert 0 <= outcome.took_seconds < 20
@@ -136,28 +143,16 @@ class TestResponse:
         assert TOKEN.encode() not in outcome.body
 
     async def test_a_compressed_body_is_decompressed(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(body=gzip.compress(b'{"data":[]}'), headers={"Content-Encoding": "gzip"})
-
-        async with serving(respond) as base_url:
-            outcome = await fetched(base_url)
-        assert isinstance(outcome, GraphResponse)
+        outcome = await answered(body=gzip.compress(b'{"data":[]}'), headers={"Content-Encoding": "gzip"})
         assert outcome.body == b'{"data":[]}'
 
     async def test_usage_headers_of_many_businesses_fit(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(headers={"X-Business-Use-Case-Usage": "u" * 30_000})
-
-        async with serving(respond) as base_url:
-            outcome = await fetched(base_url)
-        assert isinstance(outcome, GraphResponse)
+        outcome = await answered(headers={"X-Business-Use-Case-Usage": "u" * 30_000})
         assert len(outcome.headers["X-Business-Use-Case-Usage"]) == 30_000
 
     async def test_another_api_version_is_warned_about_once(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(headers={"facebook-api-version": "v27.0", "Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
-
-        async with serving(respond) as base_url, client_of(base_url) as client:
+        headers = {"facebook-api-version": "v27.0", "Date": "Sun, 01 Mar 2026 12:00:00 GMT"}
+        async with serving(answering(headers=headers)) as base_url, client_of(base_url) as client:
             with capture_logs() as logs:
                 await client.get("1161", {}, TOKEN)
                 await client.get("1161", {}, TOKEN)
@@ -176,12 +171,7 @@ class TestResponse:
 
 class TestServerClock:
     async def test_the_request_is_dated_by_the_servers_clock(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(headers={"Date": "Sun, 01 Feb 2026 08:00:00 GMT"})
-
-        async with serving(respond) as base_url:
-            outcome = await fetched(base_url)
-        assert isinstance(outcome, GraphResponse)
+        outcome = await answered(headers={"Date": "Sun, 01 Feb 2026 08:00:00 GMT"})
         assert outcome.asked_at == datetime(2026, 2, 1, 7, 59, 59, tzinfo=UTC)
 
     @pytest.mark.parametrize("date", [b"", b"Date: yesterday\r\n", b"Date: \r\n"])
@@ -193,12 +183,7 @@ class TestServerClock:
 
     @pytest.mark.parametrize("date", ["Tue, 31 Mar 2026 12:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
     async def test_a_date_that_is_ahead_of_our_clock_is_ignored(self, date: str) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(headers={"Date": date})
-
-        async with serving(respond) as base_url:
-            outcome = await fetched(base_url)
-        assert isinstance(outcome, GraphResponse)
+        outcome = await answered(headers={"Date": date})
         assert outcome.asked_at == NOW.replace(microsecond=0)
 
     async def test_differing_clocks_are_warned_about_once_until_they_agree_again(self) -> None:
@@ -234,10 +219,8 @@ class TestServerClock:
 
 class TestRedirect:
     async def test_a_redirect_is_not_followed_but_reported_without_its_query(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(status=302, headers={"Location": "https://evil.example.org/login?access_token=abc"})
-
-        async with serving(respond) as base_url:
+        headers = {"Location": "https://evil.example.org/login?access_token=abc"}
+        async with serving(answering(status=302, headers=headers)) as base_url:
             problem = await problem_at(base_url)
         assert (problem.kind, problem.http_status) == (ProblemKind.INVALID_RESPONSE, 302)
         assert "evil.example.org" in problem.message
@@ -410,20 +393,14 @@ class TestOversize:
                 assert outcome.problem.kind is ProblemKind.INVALID_RESPONSE
 
     async def test_a_body_of_exactly_the_limit_is_read(self) -> None:
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(body=b"x" * 1000)
-
-        async with serving(respond) as base_url:
+        async with serving(answering(body=b"x" * 1000)) as base_url:
             assert isinstance(await fetched(base_url, max_body_bytes=1000), GraphResponse)
             assert (await problem_at(base_url, max_body_bytes=999)).kind is ProblemKind.OVERSIZE
 
     async def test_a_gzip_bomb_is_oversize(self) -> None:
         bomb = gzip.compress(bytes(256 * MIB), compresslevel=1)
 
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
-
-        async with serving(respond) as base_url:
+        async with serving(answering(body=bomb, headers={"Content-Encoding": "gzip"})) as base_url:
             tracemalloc.start()
             try:
                 problem = await problem_at(base_url, max_body_bytes=MIB)

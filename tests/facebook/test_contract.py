@@ -10,13 +10,12 @@ import pytest
 from aiohttp import web
 
 from contracts.source_contract import Fault, Inbox, RecordingGate, SourceContract
-from kit.graph_answers import PAGE, PAGE_ID, TOKEN, error, listed, message, thread
+from kit.graph_answers import PAGE, PAGE_ID, error, listed, message, thread
+from kit.graph_client import access_of
 from kit.loopback import Answering, nowhere, sending, serving
 from milepost.core.model import Platform, Stream
-from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 
 NEWEST_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
 IDS = (*(f"t_{number}" for number in range(10)), "aWdfZG1f/dGhyZWFkOj+E6SUdNZXNzYWdl==")
@@ -132,4 +131,4 @@ async def opened(
 ) -> FacebookInbox:
     client = GraphClient(base_url, "v26.0", clock=clock, request_timeout_seconds=timeout_seconds, max_body_bytes=2**19)
     await world.enter_async_context(client)
-    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), Access(TOKEN, RateLimiter(0, Budget())), gate)
+    return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access_of(), gate)

@@ -27,7 +27,7 @@ from milepost.core.model import Batch, Contact, Conversation, Direction, Interac
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
 from milepost.facebook.own_id import OwnIds
-from milepost.facebook.paging import place_of
+from milepost.facebook.responses import place_of
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"

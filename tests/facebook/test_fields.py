@@ -2,27 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
 
 from contracts.source_contract import RecordingGate
 from kit.builders import NOON, STREAM, budget, checkpoint_of, given, run_started
-from kit.graph_answers import PAGE_ID, TOKEN, Json, error, listed, message, thread
-from kit.loopback import serving
+from kit.graph_answers import PAGE_ID, Json, error, listed, message, thread
+from kit.graph_client import access_of, client_of
 from milepost.core.events import FieldsLeftOut, RunStarted
 from milepost.core.model import Batch, Detail, Platform, Stream
 from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import note_left_out
 from milepost.core.remedies import Remedy, rule_for
-from milepost.facebook.calls import Access
-from milepost.facebook.client import GraphClient
-from milepost.facebook.fields import ESSENTIAL, refused_field, without
+from milepost.facebook.fields import ESSENTIAL, list_fields, refused_field, without
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.wire import list_fields
 from milepost.reporting.advice import advice_on
 
 REQUESTED = list_fields(Platform.MESSENGER, 20, Detail.NESTED)
@@ -53,10 +48,8 @@ class FussyApi:
 
 @asynccontextmanager
 async def inbox_of(api: FussyApi) -> AsyncIterator[FacebookInbox]:
-    clock = datetime(2026, 3, 1, 12, tzinfo=UTC)
-    async with serving(api.respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: clock) as client:
-        access = Access(TOKEN, RateLimiter(0, Budget()))
-        yield FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access, RecordingGate())
+    async with client_of(api.respond) as client:
+        yield FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access_of(), RecordingGate())
 
 
 class TestNames:

@@ -13,7 +13,7 @@ from milepost.facebook.heads import Head, HeadRoom
 from milepost.facebook.own_id import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
-ASKED = (50, 20)
+ASKED = Asked(50, 20)
 
 Answer = Batch | Problem
 
@@ -46,9 +46,9 @@ class Read:
 
     def decode(self, body: bytes) -> Answer:
         self.decoded += 1
-        return decode(body, 200, Mailbox(self.own_ids, EDGE_URL), Asked(*ASKED))
+        return decode(body, 200, Mailbox(self.own_ids, EDGE_URL), ASKED)
 
-    def read(self, body: bytes, asked: tuple[int, int] = ASKED) -> Answer:
+    def read(self, body: bytes, asked: Asked = ASKED) -> Answer:
         return self.head.decode(body, asked, lambda: self.decode(body))
 
     def reads(self, *bodies: bytes) -> int:
@@ -77,7 +77,7 @@ def test_one_that_was_asked_for_in_another_way_is_decoded() -> None:
     inbox = Read()
     inbox.reads(OURS, OURS)
     before = inbox.decoded
-    inbox.read(OURS, (1, 20))
+    inbox.read(OURS, Asked(1, 20))
     assert inbox.decoded == before + 1
 
 

@@ -1,16 +1,15 @@
 """The requests of the source, how it finds our Instagram id, and which token it uses."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from unittest.mock import Mock
 from urllib.parse import unquote
 
 import pytest
-from aiohttp import ClientConnectionError, ClientResponse, web
-from aioresponses import aioresponses
+from aiohttp import web
+from msgspec.structs import replace
 from yarl import URL
 
 from contracts.source_contract import RecordingGate
@@ -27,56 +26,51 @@ from kit.graph_answers import (
     person,
     thread,
 )
-from kit.loopback import serving
+from kit.graph_client import access_of, client_of
 from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Scope, Stream
-from milepost.core.ports import Answered, Fetched, Held, Refused, Request, Usage
+from milepost.core.ports import Answered, Fetched, Held, MessagesFetched, MessagesRequest, Refused, Request, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
+from milepost.facebook.fields import with_messages
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.wire import with_messages
 
-BASE_URL = "https://graph.test"
-EDGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}/conversations")
-PAGE_URL = URL(f"{BASE_URL}/v26.0/{PAGE_ID}").with_query(fields="instagram_business_account")
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+EDGE_URL = URL(f"/v26.0/{PAGE_ID}/conversations")
+PAGE_URL = URL(f"/v26.0/{PAGE_ID}").with_query(fields="instagram_business_account")
 THREAD_FIELDS = "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants"
-
-
-class SimpleResponse(ClientResponse):
-    """A response made by aioresponses 0.7, which lacks what aiohttp 3.14 requires."""
-
-    def __init__(self, *positional: object, **named: object) -> None:
-        super().__init__(*positional, stream_writer=Mock(), **named)  # type: ignore[arg-type] # passed on as they come
 
 
 class Api:
     """The Graph API as a series of prepared responses."""
 
-    def __init__(self, mocked: aioresponses) -> None:
-        self._mocked = mocked
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self._prepared: list[tuple[URL, Json | None, int]] = []
 
-    def tells(self, url: URL, payload: dict[str, object], status: int = 200) -> None:
-        self._mocked.get(url, payload=payload, status=status, response_class=SimpleResponse)
+    def tells(self, url: URL, payload: Json | None, status: int = 200) -> None:
+        """Prepare the response to one request; without a payload, the connection breaks."""
+        self._prepared.append((url, payload, status))
 
-    def breaks_at(self, url: URL) -> None:
-        self._mocked.get(url, exception=ClientConnectionError())
-
-    @property
-    def calls(self) -> list[str]:
-        return [url.path for _, url in self._mocked.requests]
+    async def respond(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
+        for prepared in self._prepared:
+            url, payload, status = prepared
+            if (url.path, url.query) == (request.path, request.query):
+                self._prepared.remove(prepared)
+                if payload is None and request.transport is not None:
+                    request.transport.abort()
+                return web.json_response(payload, status=status)
+        return web.Response(status=404, text=f"nothing is prepared for {request.rel_url}")
 
 
 @pytest.fixture
-def api() -> Iterator[Api]:
-    with aioresponses() as mocked:
-        yield Api(mocked)
+def api() -> Api:
+    return Api()
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[GraphClient]:
-    async with GraphClient(BASE_URL, "v26.0", clock=lambda: NOW) as client:
+async def client(api: Api) -> AsyncIterator[GraphClient]:
+    async with client_of(api.respond) as client:
         yield client
 
 
@@ -86,17 +80,13 @@ def messenger(
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> FacebookInbox:
-    access = access or access_of(TOKEN, rate_limiter=rate_limiter)
+    access = access or access_of(rate_limiter=rate_limiter)
     return FacebookInbox(client, Stream(Platform.MESSENGER, PAGE_ID), access, gate or RecordingGate())
-
-
-def access_of(token: str, problem: Problem | None = None, rate_limiter: RateLimiter | None = None) -> Access:
-    return Access(token, rate_limiter or RateLimiter(0, Budget()), problem)
 
 
 def instagram(client: GraphClient, account_id: str | None = None, gate: RecordingGate | None = None) -> FacebookInbox:
     stream = Stream(Platform.INSTAGRAM, PAGE_ID)
-    return FacebookInbox(client, stream, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate(), account_id)
+    return FacebookInbox(client, stream, access_of(), gate or RecordingGate(), account_id)
 
 
 def edge(platform: str, fields: str, limit: int, **more: str) -> URL:
@@ -121,7 +111,7 @@ class TestTokensOfOurs:
         async def respond(request: web.Request) -> web.Response:
             return web.json_response(listed(item) if request.path.endswith("/conversations") else item)
 
-        async with serving(respond) as url, GraphClient(url, "v26.0", clock=lambda: NOW) as client:
+        async with client_of(respond) as client:
             client.rotate_app_secret(self.APP_SECRET)
             client.known_tokens.learn(self.OTHER)
             inbox = messenger(client)
@@ -140,36 +130,29 @@ class TestTokensOfOurs:
 
 
 class TestRequest:
-    async def test_messenger_requests_have_conversations_and_messages(self, api: Api, client: GraphClient) -> None:
-        nested = "messages.limit(20){id,created_time,from,message,sticker,attachments,shares}"
-        api.tells(edge("messenger", f"{THREAD_FIELDS},{nested}", 50), listed(thread()))
-        outcome = await messenger(client).fetch(Request(None, 50, 20))
-        assert contact_of(outcome) == Contact("26508222372100001", "Nora Villaseñor")
-
-    async def test_instagram_requests_have_stories_too(self, api: Api, client: GraphClient) -> None:
-        nested = "messages.limit(5){id,created_time,from,message,attachments,shares,story,is_unsupported}"
-        people = {"data": [ACCOUNT, instagram_person()]}
-        api.tells(edge("instagram", f"{THREAD_FIELDS},{nested}", 50), listed(thread(participants=people)))
-        outcome = await instagram(client, ACCOUNT_ID).fetch(Request(None, 50, 5))
-        assert contact_of(outcome) == Contact("6543210987654321", None, "nora.v")
-
-    async def test_no_messages_are_requested_if_none_are_wanted(self, api: Api, client: GraphClient) -> None:
-        api.tells(edge("messenger", THREAD_FIELDS, 1), listed(thread()))
-        assert isinstance(await messenger(client).fetch(Request(None, 1, 0)), Fetched)
+    MESSENGER = f"{THREAD_FIELDS},messages.limit(20){{id,created_time,from,message,sticker,attachments,shares}}"
+    INSTAGRAM = (
+        f"{THREAD_FIELDS},messages.limit(5){{id,created_time,from,message,attachments,shares,story,is_unsupported}}"
+    )
+    LEAN = "id,updated_time,participants,messages.limit(5){id,created_time,from,message}"
 
     @pytest.mark.parametrize(
-        ("detail", "fields"),
+        ("platform", "detail", "messages", "fields"),
         [
-            (Detail.LEAN, "id,updated_time,participants,messages.limit(5){id,created_time,from,message}"),
-            (Detail.BARE, THREAD_FIELDS),
-            (Detail.POSITION, "id,updated_time"),
+            ("messenger", Detail.NESTED, 20, MESSENGER),
+            ("instagram", Detail.NESTED, 5, INSTAGRAM),
+            ("messenger", Detail.NESTED, 0, THREAD_FIELDS),
+            ("messenger", Detail.LEAN, 20, LEAN),
+            ("messenger", Detail.BARE, 20, THREAD_FIELDS),
+            ("messenger", Detail.POSITION, 20, "id,updated_time"),
         ],
     )
-    async def test_less_detail_requests_fewer_fields(
-        self, detail: Detail, fields: str, api: Api, client: GraphClient
+    async def test_a_request_has_the_fields_of_its_platform_and_detail(
+        self, platform: str, detail: Detail, messages: int, fields: str, api: Api, client: GraphClient
     ) -> None:
-        api.tells(edge("messenger", fields, 1), listed(thread()))
-        assert isinstance(await messenger(client).fetch(Request(None, 1, 20, detail=detail)), Fetched)
+        api.tells(edge(platform, fields, 50), listed(thread()))
+        inbox = messenger(client) if platform == "messenger" else instagram(client, ACCOUNT_ID)
+        assert isinstance(await inbox.fetch(Request(None, 50, messages, detail=detail)), Fetched)
 
     @pytest.mark.parametrize("cursor", ["QVFIUlNEN1BWay1jWVVfN05", "a+b/c==&limit=1 %41 ☃"])
     async def test_a_cursor_is_sent_unchanged(self, cursor: str, api: Api, client: GraphClient) -> None:
@@ -244,7 +227,7 @@ class TestInstagramAccount:
 
     async def test_a_refusal_is_returned_and_the_next_fetch_tries_again(self, api: Api, client: GraphClient) -> None:
         api.tells(PAGE_URL, error(4, "(#4) Application request limit reached"), status=403)
-        api.breaks_at(PAGE_URL)
+        api.tells(PAGE_URL, None)
         api.tells(PAGE_URL, {"instagram_business_account": {"id": ACCOUNT_ID}, "id": PAGE_ID})
         api.tells(self.EDGE, listed(self.THREAD))
         inbox = instagram(client)
@@ -281,7 +264,7 @@ class TestWhatThePageIsCalled:
 
     @staticmethod
     async def read(client: GraphClient, platform: Platform, name: str = "") -> Profile | None:
-        inbox = FacebookInbox(client, Stream(platform, PAGE_ID), access_of(TOKEN), RecordingGate(), ACCOUNT_ID, name)
+        inbox = FacebookInbox(client, Stream(platform, PAGE_ID), access_of(), RecordingGate(), ACCOUNT_ID, name)
         return fetched(await inbox.fetch(Request(None, 1, 0))).page
 
     async def test_a_page_is_called_as_people_call_it(self, api: Api, client: GraphClient) -> None:
@@ -350,7 +333,7 @@ async def inbox_of(
     gate: RecordingGate | None = None,
     rate_limiter: RateLimiter | None = None,
 ) -> AsyncIterator[FacebookInbox]:
-    async with serving(threads.respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: NOW) as client:
+    async with client_of(threads.respond) as client:
         yield messenger(client, access, gate, rate_limiter)
 
 
@@ -480,6 +463,41 @@ class TestReread:
         assert threads.requested == [("/v26.0/t_1", THREAD_FIELDS)]
 
 
+class TestMessagesOfAThread:
+    EDGE = URL("/v26.0/t_1/messages").with_query(
+        fields="id,created_time,from,message,sticker,attachments,shares", limit="2"
+    )
+    REQUEST = MessagesRequest("t_1", None, 2)
+
+    async def test_they_come_page_by_page_with_those_that_have_only_an_id_by_themselves(
+        self, api: Api, client: GraphClient
+    ) -> None:
+        bad = {"id": "m_3", "message": "Hello"}
+        next_url = str(client.url("t_1/messages").with_query(after="c_2"))
+        api.tells(self.EDGE, listed(message("m_1"), {"id": "m_2"}, bad, next_url=next_url, after="c_2"))
+        api.tells(self.EDGE.update_query(after="c_2"), listed(message("m_4")))
+        inbox = messenger(client)
+        first, last = [await inbox.messages(replace(self.REQUEST, cursor=cursor)) for cursor in (None, "c_2")]
+        assert isinstance(first, MessagesFetched)
+        assert [each.event_id for each in first.page.interactions] == ["m_1"]
+        assert (first.page.bare_ids, first.page.next_cursor, len(first.page.unreadable)) == (("m_2",), "c_2", 1)
+        assert isinstance(last, MessagesFetched)
+        assert ([each.event_id for each in last.page.interactions], last.page.next_cursor) == (["m_4"], None)
+
+    @pytest.mark.parametrize(
+        "payload", [{"data": [], "paging": {"next": "x"}}, {"data": [{}] * 900}, error(2)], ids=str
+    )
+    async def test_a_page_that_cannot_be_followed_is_refused(
+        self, payload: Json, api: Api, client: GraphClient
+    ) -> None:
+        api.tells(self.EDGE, payload)
+        assert isinstance(await messenger(client).messages(self.REQUEST), Refused)
+
+    async def test_a_text_that_cannot_be_an_id_is_not_requested(self, api: Api, client: GraphClient) -> None:
+        assert isinstance(await messenger(client).messages(MessagesRequest("a\nb", None, 2)), Refused)
+        assert api.calls == []
+
+
 class TestAccess:
     async def test_a_new_token_is_used_from_the_next_call_on(self) -> None:
         threads, access = Threads(thread("t_1")), access_of("token one")
@@ -511,7 +529,7 @@ class TestAccess:
             assert "s3cret" not in refused(await inbox.fetch(Request(None, 1, 0))).message
 
     def test_nothing_secret_is_in_a_repr(self) -> None:
-        assert TOKEN not in repr(access_of(TOKEN))
+        assert TOKEN not in repr(access_of())
 
 
 LIMITS = {

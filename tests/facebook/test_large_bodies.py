@@ -3,9 +3,9 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -14,26 +14,24 @@ from hypothesis import strategies as st
 
 from contracts.source_contract import RecordingGate
 from kit.graph_answers import TOKEN
-from kit.loopback import serving
+from kit.graph_client import access_of, client_of
+from kit.loopback import Answering
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Refused, Request
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook import large_bodies
-from milepost.facebook.calls import Access
-from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.large_bodies import (
+from milepost.facebook import client as module
+from milepost.facebook.client import (
     IN_THREAD_BYTES,
     LARGE_BYTES,
     MAX_LARGE_BODIES,
     MAX_THREADS,
-    MAX_VALUES,
-    LargeBodies,
+    GraphResponse,
+    Room,
     has_too_many_values,
 )
+from milepost.facebook.inbox import FacebookInbox
+from milepost.facebook.page_health import inspect_token
 from milepost.facebook.pages import fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter
-from milepost.facebook.token_health import inspect_token
 
 LARGE, SMALL = b" " * IN_THREAD_BYTES, b"{}"
 
@@ -48,43 +46,50 @@ def values_of(value: object) -> int:
             return 1
 
 
-@asynccontextmanager
-async def client_of(*bodies: bytes) -> AsyncIterator[GraphClient]:
-    """Yield a client of a server that has a body for each path: `0`, `1` and so on."""
+def answering(body: bytes, other: bytes = SMALL) -> Answering:
+    """Answer with a body; at the path `1` with another."""
 
     async def respond(request: web.Request) -> web.Response:
-        return web.Response(body=bodies[int(request.path.rpartition("/")[2])])
+        return web.Response(body=other if request.path.endswith("/1") else body)
 
-    async with serving(respond) as base_url, GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client:
-        yield client
+    return respond
 
 
 class TestCounting:
+    """The limit is a small one here; TestInAThread has bodies beyond the true one."""
+
+    MOST = 1_000
+
+    @pytest.fixture(autouse=True)
+    def small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MAX_VALUES", self.MOST)
+
     @pytest.mark.parametrize("item", [b"{}", b"1", b"[]", b'""', b'{"id":"t_1"}', b'","', b'"\\",\\""', b'"[{,"'])
     def test_each_item_counts_once_or_twice(self, item: bytes) -> None:
-        assert has_too_many_values(b"[" + b",".join([item] * (MAX_VALUES + 1)) + b"]")
-        assert not has_too_many_values(b"[" + b",".join([item] * (MAX_VALUES // 2 - 1)) + b"]")
+        assert has_too_many_values(b"[" + b",".join([item] * (self.MOST + 1)) + b"]")
+        assert not has_too_many_values(b"[" + b",".join([item] * (self.MOST // 2 - 1)) + b"]")
 
     @pytest.mark.parametrize("character", [b",", b"[", b"{", b'\\",', b"\\\\,", "é,".encode()])
     def test_a_text_is_one_value_whatever_it_says(self, character: bytes) -> None:
-        assert not has_too_many_values(b'{"data":[{"snippet":"' + character * (2 * MAX_VALUES) + b'"}]}')
+        assert not has_too_many_values(b'{"data":[{"snippet":"' + character * 1_000_000 + b'"}]}')
 
     @pytest.mark.parametrize("opening", [b"[", b'{"data":', b"{"])
     def test_nesting_counts_as_well(self, opening: bytes) -> None:
-        assert has_too_many_values(opening * (2 * MAX_VALUES + 1))
+        assert has_too_many_values(opening * (2 * self.MOST + 1))
 
     def test_a_text_that_never_ends_is_not_trusted(self) -> None:
-        assert has_too_many_values(b'{"data":"' + b"," * (2 * MAX_VALUES + 1))
+        assert has_too_many_values(b'{"data":"' + b"," * 1_000_001)
 
-    @given(
-        st.recursive(
-            st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-        )
+
+@given(
+    st.recursive(
+        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
-    def test_no_body_has_more_values_than_are_counted(self, value: object) -> None:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(large_bodies, "MAX_VALUES", values_of(value) - 2)
-            assert values_of(value) < 2 or has_too_many_values(json.dumps(value).encode())
+)
+def test_no_body_has_more_values_than_are_counted(value: object) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "MAX_VALUES", values_of(value) - 2)
+        assert values_of(value) < 2 or has_too_many_values(json.dumps(value).encode())
 
 
 class TestInAThread:
@@ -96,7 +101,7 @@ class TestInAThread:
             go_on.wait()
             return threading.current_thread().name
 
-        async with client_of(LARGE, SMALL) as client:
+        async with client_of(answering(LARGE, SMALL)) as client:
             large = asyncio.ensure_future(client.call("0", {}, TOKEN, decode))
             await asyncio.to_thread(begun.wait)
             small = await client.get("1", {}, TOKEN)
@@ -106,7 +111,7 @@ class TestInAThread:
         assert isinstance(small, GraphResponse)
 
     async def test_a_small_body_is_decoded_where_it_is_read(self) -> None:
-        async with client_of(SMALL) as client:
+        async with client_of(answering(SMALL)) as client:
             name = await client.call("0", {}, TOKEN, lambda _: threading.current_thread().name)
         assert name == threading.current_thread().name
 
@@ -118,7 +123,7 @@ class TestInAThread:
             go_on.wait()
             order.append("cancelled")
 
-        async with client_of(LARGE) as client:
+        async with client_of(answering(LARGE)) as client:
             cancelled = [asyncio.ensure_future(client.call("0", {}, TOKEN, slow)) for _ in range(MAX_THREADS)]
             for _ in cancelled:
                 await asyncio.to_thread(begun.acquire)
@@ -136,34 +141,37 @@ class TestInAThread:
         def decode(response: GraphResponse) -> None:
             raise AssertionError("it was decoded")
 
-        async with client_of(b'{"data":[' + b",".join([item] * 2_000_000) + b"]}") as client:
+        async with client_of(answering(b'{"data":[' + b",".join([item] * 2_000_000) + b"]}")) as client:
             outcome = await client.call("0", {}, TOKEN, decode)
         assert isinstance(outcome, Refused)
         assert (outcome.problem.kind, outcome.problem.http_status) == (ProblemKind.OVERSIZE, 200)
         assert "more than 500,000 values" in outcome.problem.message
 
     async def test_a_large_body_loses_its_token_as_well(self) -> None:
-        async with client_of(LARGE + TOKEN.encode()) as client:
+        async with client_of(answering(LARGE + TOKEN.encode())) as client:
             response = await client.get("0", {}, TOKEN)
         assert isinstance(response, GraphResponse)
         assert TOKEN.encode() not in response.body
 
 
 class TestRoom:
-    async def test_a_large_body_waits_for_room_and_its_deadline_with_it(self) -> None:
-        bodies = LargeBodies()
+    @pytest.fixture
+    def room(self) -> Callable[[], Room]:
+        return partial(Room, asyncio.Semaphore(MAX_LARGE_BODIES), ThreadPoolExecutor())
 
+    async def test_a_large_body_waits_for_room_and_its_deadline_with_it(self, room: Callable[[], Room]) -> None:
         async def take(leave: asyncio.Event) -> None:
-            async with bodies.room() as room, asyncio.timeout(60) as deadline:
-                await room.grow(LARGE_BYTES + 1, deadline)
-                await room.grow(LARGE_BYTES + 2, deadline)  # which it has room for
-                await leave.wait()
+            with room() as taken:
+                async with asyncio.timeout(60) as deadline:
+                    await taken.grow(LARGE_BYTES + 1, deadline)
+                    await taken.grow(LARGE_BYTES + 2, deadline)  # which it has room for
+                    await leave.wait()
 
         leave = asyncio.Event()
         holders = [asyncio.ensure_future(take(leave)) for _ in range(MAX_LARGE_BODIES)]
         await asyncio.sleep(0)
-        async with bodies.room() as room, asyncio.timeout(60) as deadline:
-            waiting = asyncio.ensure_future(room.grow(LARGE_BYTES + 1, deadline))
+        async with asyncio.timeout(60) as deadline:
+            waiting = asyncio.ensure_future(room().grow(LARGE_BYTES + 1, deadline))
             await asyncio.sleep(0)
             assert not waiting.done()
             assert deadline.when() is None, "the wait counts"
@@ -172,12 +180,11 @@ class TestRoom:
             assert deadline.when() is not None
         await asyncio.gather(*holders)
 
-    async def test_small_bodies_wait_for_nobody(self) -> None:
-        bodies = LargeBodies()
-        async with asyncio.timeout(60) as deadline, bodies.room() as one, bodies.room() as two, bodies.room() as three:
-            await one.grow(LARGE_BYTES + 1, deadline)
-            await two.grow(LARGE_BYTES + 1, deadline)
-            await three.grow(LARGE_BYTES, deadline)
+    async def test_small_bodies_wait_for_nobody(self, room: Callable[[], Room]) -> None:
+        async with asyncio.timeout(60) as deadline:
+            for _ in range(MAX_LARGE_BODIES):
+                await room().grow(LARGE_BYTES + 1, deadline)
+            await room().grow(LARGE_BYTES, deadline)
 
 
 MILLIONS = b'{"data":[' + b",".join([b"{}"] * 2_000_000) + b"]}"
@@ -187,41 +194,23 @@ MANY = b'{"data":[' + b",".join([b"{}"] * 700) + b"]}"
 class TestEveryCall:
     """Whatever is asked: an answer with far too much is oversize."""
 
-    @pytest.fixture
-    async def answered(self) -> AsyncIterator[Callable[[bytes], Awaitable[GraphClient]]]:
-        async with AsyncExitStack() as world:
-
-            async def client_with(body: bytes) -> GraphClient:
-                async def respond(_: web.Request) -> web.Response:
-                    return web.Response(body=body)
-
-                base_url = await world.enter_async_context(serving(respond))
-                return await world.enter_async_context(GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)))
-
-            yield client_with
-
     @pytest.mark.parametrize("body", [MILLIONS, MANY], ids=["millions", "700"])
-    async def test_managed_pages(
-        self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access, body: bytes
-    ) -> None:
-        found = await fetch_managed_pages(await answered(body), access, RecordingGate())
+    async def test_managed_pages(self, body: bytes) -> None:
+        async with client_of(answering(body)) as client:
+            found = await fetch_managed_pages(client, access_of(), RecordingGate())
         assert isinstance(found, Problem)
         assert found.kind is ProblemKind.OVERSIZE
 
-    async def test_a_tokens_health(self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access) -> None:
-        found = await inspect_token(await answered(MILLIONS), access, RecordingGate())
+    async def test_a_tokens_health(self) -> None:
+        async with client_of(answering(MILLIONS)) as client:
+            found = await inspect_token(client, access_of(), RecordingGate())
         assert isinstance(found, Problem)
         assert found.kind is ProblemKind.OVERSIZE
 
     @pytest.mark.parametrize("platform", Platform)
-    async def test_a_list_a_thread_and_the_account(
-        self, answered: Callable[[bytes], Awaitable[GraphClient]], access: Access, platform: Platform
-    ) -> None:
-        inbox = FacebookInbox(await answered(MILLIONS), Stream(platform, "1"), access, RecordingGate())
-        for outcome in (await inbox.fetch(Request(None, 1, 1)), await inbox.reread("t_1", 20)):
-            assert isinstance(outcome, Refused)
-            assert outcome.problem.kind is ProblemKind.OVERSIZE
-
-    @pytest.fixture
-    def access(self) -> Access:
-        return Access(TOKEN, RateLimiter(0, Budget()))
+    async def test_a_list_a_thread_and_the_account(self, platform: Platform) -> None:
+        async with client_of(answering(MILLIONS)) as client:
+            inbox = FacebookInbox(client, Stream(platform, "7"), access_of(), RecordingGate())
+            for outcome in (await inbox.fetch(Request(None, 1, 1)), await inbox.reread("t_1", 20)):
+                assert isinstance(outcome, Refused)
+                assert outcome.problem.kind is ProblemKind.OVERSIZE

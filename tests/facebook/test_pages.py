@@ -1,7 +1,6 @@
 """The pages that a token manages: read to the end of the list, leniently, and within pace and limits."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -10,14 +9,13 @@ from structlog.testing import capture_logs
 
 from contracts.source_contract import RecordingGate
 from kit.graph_answers import ACCOUNT_ID, PAGE_ID, TOKEN, Json, error, listed
-from kit.loopback import nowhere, serving
+from kit.graph_client import access_of, client_of
+from kit.loopback import nowhere
 from milepost.core.model import Platform
 from milepost.core.ports import Held, Usage
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.calls import Access
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import FIELDS, MAX_BATCHES, SIZES, Page, fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter
 
 Found = tuple[Page, ...] | Problem | Held
 NEXT_URL = f"https://evil.example.org/v26.0/me/accounts?access_token={TOKEN}&after=elsewhere"
@@ -47,15 +45,9 @@ class Accounts:
         return web.json_response(answer, status=self._status, headers=headers)
 
 
-@asynccontextmanager
-async def client_of(base_url: str) -> AsyncIterator[GraphClient]:
-    async with GraphClient(base_url, "v26.0", clock=lambda: datetime.now(UTC)) as client:
-        yield client
-
-
 async def found(accounts: Accounts, gate: RecordingGate | None = None) -> Found:
-    async with serving(accounts.respond) as base_url, client_of(base_url) as client:
-        return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate or RecordingGate())
+    async with client_of(accounts.respond) as client:
+        return await fetch_managed_pages(client, access_of(), gate or RecordingGate())
 
 
 async def pages_of(*answers: Json | bytes) -> list[str]:
@@ -176,8 +168,8 @@ class ManagedPages:
         return web.json_response(listed(*shown, next_url=NEXT_URL if end < self._pages else None, after=str(end)))
 
     async def found(self) -> Found:
-        async with serving(self.respond) as base_url, client_of(base_url) as client:
-            return await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), RecordingGate())
+        async with client_of(self.respond) as client:
+            return await fetch_managed_pages(client, access_of(), RecordingGate())
 
 
 class TestHeavyLists:
@@ -249,8 +241,8 @@ class TestProblems:
 
     async def test_a_failed_connection_is_a_problem(self) -> None:
         gate = RecordingGate()
-        async with client_of(nowhere()) as client:
-            outcome = await fetch_managed_pages(client, Access(TOKEN, RateLimiter(0, Budget())), gate)
+        async with GraphClient(nowhere(), "v26.0", clock=lambda: datetime.now(UTC)) as client:
+            outcome = await fetch_managed_pages(client, access_of(), gate)
         assert isinstance(outcome, Problem)
         assert outcome.kind is ProblemKind.NETWORK
         assert gate.refusals == [outcome] * 2, "that of the list, and that of a look whether it can be read at all"

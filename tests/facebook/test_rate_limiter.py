@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from milepost.core.model import Scope
 from milepost.core.ports import Usage
-from milepost.facebook import rate_limiter as module
-from milepost.facebook.rate_limiter import (
+from milepost.facebook import calls as module
+from milepost.facebook.calls import (
     MAX_SLOWDOWN_SECONDS,
     RECENT_SECONDS,
     Budget,
@@ -47,6 +47,10 @@ def spaces(instants: list[float]) -> list[float]:
 
 def used(ratio: float, scope: Scope = Scope.PAGE) -> tuple[Usage, ...]:
     return (Usage(scope, "call_count", 0.1), Usage(scope, "total_time", ratio))
+
+
+def report(rate_limiter: RateLimiter, usages: tuple[Usage, ...]) -> None:
+    rate_limiter.observe("messenger", usages, asyncio.get_running_loop().time())
 
 
 class TestSlowdown:
@@ -157,14 +161,14 @@ class TestPace:
     @pytest.mark.parametrize("scope", [Scope.APP, Scope.PAGE])
     async def test_an_exhausted_budget_spaces_calls(self, scope: Scope, calls_per_second: float) -> None:
         rate_limiter = RateLimiter(calls_per_second, Budget())
-        rate_limiter.update("messenger", used(1.0, scope))
+        report(rate_limiter, used(1.0, scope))
         instants = await called_at(*[rate_limiter] * 3)
         assert all(space >= SLOWDOWN_SECONDS - 0.001 for space in spaces(instants))
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_the_first_call_after_a_rest_need_not_wait(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.update("messenger", used(1.0))
+        report(rate_limiter, used(1.0))
         began = asyncio.get_running_loop().time()
         (first,) = await called_at(rate_limiter)
         assert first - began < SLOWDOWN_SECONDS
@@ -173,40 +177,40 @@ class TestPace:
     async def test_the_apps_budget_slows_every_page_and_a_pages_only_itself(self) -> None:
         app = Budget()
         one, other = RateLimiter(0, app), RateLimiter(0, app)
-        one.update("messenger", used(1.0, Scope.PAGE))
+        report(one, used(1.0, Scope.PAGE))
         assert spaces(await called_at(other, other))[0] < SLOWDOWN_SECONDS
-        one.update("messenger", used(1.0, Scope.APP))
+        report(one, used(1.0, Scope.APP))
         assert spaces(await called_at(other, other))[0] >= SLOWDOWN_SECONDS - 0.001
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_a_slowdown_that_is_reported_while_a_call_waits_applies_to_it(self) -> None:
         app = Budget()
         rate_limiter, other = RateLimiter(0, app), RateLimiter(0, app)
-        rate_limiter.update("messenger", used(0.98))
+        report(rate_limiter, used(0.98))
         await rate_limiter.wait()
         began = asyncio.get_running_loop().time()
         waiting = asyncio.ensure_future(rate_limiter.wait())
         await asyncio.sleep(0)
-        other.update("messenger", used(1.0, Scope.APP))
+        report(other, used(1.0, Scope.APP))
         await waiting
         assert asyncio.get_running_loop().time() - began >= SLOWDOWN_SECONDS - 0.005
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_no_call_overtakes_another_when_the_slowdown_ends(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.update("messenger", used(1.0))
+        report(rate_limiter, used(1.0))
         await rate_limiter.wait()
         waiting = asyncio.ensure_future(rate_limiter.wait())
         await asyncio.sleep(0)
-        rate_limiter.update("messenger", used(0.1))
+        report(rate_limiter, used(0.1))
         await rate_limiter.wait()
         assert waiting.done()
 
     @pytest.mark.usefixtures("short_slowdowns")
     async def test_a_response_without_usage_changes_nothing(self) -> None:
         rate_limiter = RateLimiter(0, Budget())
-        rate_limiter.update("messenger", used(1.0))
-        rate_limiter.update("messenger", ())
+        report(rate_limiter, used(1.0))
+        report(rate_limiter, ())
         assert spaces(await called_at(rate_limiter, rate_limiter))[0] >= SLOWDOWN_SECONDS - 0.001
 
     async def test_a_call_that_is_cancelled_while_it_waits_delays_no_other(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.facebook.webhook_checks import SignedRequest, challenge_of, signed_request_of, signing_secret
+from milepost.facebook.webhooks import SignedRequest, challenge_of, signed_request_of, signing_secret
 
 SECRET = "app-secret"
 # Umlauts, slashes and emoji come escaped, and what came is what was signed.

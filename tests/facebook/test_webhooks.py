@@ -198,6 +198,11 @@ class TestWhatIsNoEvent:
         assert [(each.field, each.result) for each in updates(body)] == [("messages", UpdateResult.TEST)]
 
 
+NAMES = st.sampled_from(
+    ["object", "entry", "id", "messaging", "standby", "changes", "message", "mid", "sender", "field"]
+)
+
+
 class TestMalformed:
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'"text"', b"NaN", b"[" * 100_000, b"\xff\xfe"])
     def test_a_body_that_is_no_json_object_is_refused(self, body: bytes) -> None:

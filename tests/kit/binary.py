@@ -19,7 +19,7 @@ from kit.fork_server import Forked, fork
 
 PATIENCE_SECONDS = 60.0
 TURNS_TO_READ = 50  # of the event loop, until what was sent is accepted, read, and counted
-POLL_SECONDS = 0.005
+POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.25
 # structlog imports rich wherever it is installed. Users have none, but a tool of the tests brings it, and each start of
 # the program would take a quarter longer for it.
 WITHOUT_RICH = Path(__file__).parent / "without_rich"
@@ -148,14 +148,14 @@ async def milepost(
 async def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until the condition is true. Fails the test if that takes too long.
 
-    Two thirds of the time are left to the others: some conditions connect to PostgreSQL, or read a long log.
+    Nine tenths of the time are left to the others: some conditions connect to PostgreSQL, or read a long log.
     """
     async with asyncio.timeout(seconds):
         while True:
             began = time.perf_counter()
             if condition():
                 return
-            await asyncio.sleep(max(POLL_SECONDS, 2 * (time.perf_counter() - began)))
+            await asyncio.sleep(min(max(POLL_SECONDS, 9 * (time.perf_counter() - began)), MAX_POLL_SECONDS))
 
 
 def command(*arguments: str) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kit.binary import Ended, milepost
+from kit.long import long_only
 from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
 from milepost.simulator.plan import SimulatedPage
@@ -142,3 +143,6 @@ def page_section(page: SimulatedPage) -> dict[str, object]:
 
 on_both_databases = pytest.mark.parametrize("installation", ["sqlite", "postgresql"], indirect=True)
 """Runs a test of the whole program on SQLite and on PostgreSQL."""
+
+on_sqlite_first = pytest.mark.parametrize("installation", ["sqlite", *long_only("postgresql")], indirect=True)
+"""Runs a test of the whole program on SQLite, and in the long run on PostgreSQL: the stores' contract has the rest."""

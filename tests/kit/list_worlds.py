@@ -13,7 +13,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import Entry, RunEnded
 from milepost.core.evolve import skip_unchanged
-from milepost.core.list_check import check_request, checked, wants_check
+from milepost.core.failures import check_request, checked, wants_check
 from milepost.core.model import Batch, Conversation, Known
 from milepost.core.plan import Fetch, Finish, Policy, RunBudget, Wait, is_over, plan
 from milepost.core.ports import Committed, Fetched, Held, Outcome, Refused, Request

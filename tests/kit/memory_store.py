@@ -32,9 +32,9 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
+from milepost.core.position import Stretch, ThreadSpan
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import erased_in, to_look_up, unsent_in
-from milepost.core.spans import Stretch, ThreadSpan
 from milepost.core.webhooks import DueFact, WebhookEvent
 from milepost.stores import rows
 from milepost.stores.moves import Outdated, demand_known, written_of

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp, ChangeReader
 from milepost.core.model import Stream
-from milepost.core.ports import ChangeReader
 
 RowKey = tuple[ChangeKind, tuple[str, ...]]
 TABLES = {

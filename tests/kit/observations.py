@@ -16,8 +16,8 @@ from milepost.core.events import Event, Stage, Tally
 from milepost.core.gaps import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
-from milepost.core.plan import EPOCH
 from milepost.core.position import Mode
+from milepost.core.walk import EPOCH
 
 SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled
 NEVER = datetime.min.replace(tzinfo=UTC)

@@ -28,6 +28,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.types.string import TextLoader
 
+from kit.long import long_only
 from kit.ports import unused_port
 from kit.small_disk import small_disk
 from kit.tether import Tether
@@ -484,7 +485,5 @@ class Servers:
         return server
 
 
-on_both_releases = pytest.mark.parametrize(
-    "postgres", ["newest", pytest.param("oldest", marks=pytest.mark.long)], indirect=True
-)
+on_both_releases = pytest.mark.parametrize("postgres", ["newest", *long_only("oldest")], indirect=True)
 """Lets a test, a class or a module run on the newest PostgreSQL and on the oldest that is supported."""

@@ -8,7 +8,7 @@ from kit.decisions import decision_on
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Run
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened
 from milepost.core.evolve import skip_unchanged
-from milepost.core.list_check import check_request, checked, read_alone, to_read_alone, wants_check
+from milepost.core.failures import check_request, checked, read_alone, to_read_alone, wants_check
 from milepost.core.model import ContactRow, Conversation, ConversationRow, Detail, Known, KnownDeadLetter
 from milepost.core.plan import Fetch, Finish, Policy, RunBudget, plan
 from milepost.core.ports import Held, Outcome, Refused, Request

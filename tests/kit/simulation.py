@@ -135,10 +135,10 @@ class Simulation:
         raise AssertionError("messages are still owed")
 
     def _histories_reach_back(self) -> None:
-        policy = self.setting.scenario.policy
-        latest_limit = history_from(self.setting.now, policy)
-        for stream in self.setting.streams if policy.message_history_seconds else ():
-            self.setting.invariants.histories_reach_back(stream, latest_limit)
+        latest_limit = history_from(self.setting.now, self.setting.scenario.policy)
+        if latest_limit is not None:
+            for stream in self.setting.streams:
+                self.setting.invariants.histories_reach_back(stream, latest_limit)
 
     async def _resume_all(self) -> None:
         async def resume(supervisor: Supervisor) -> None:

@@ -12,8 +12,7 @@ from pydantic.fields import FieldInfo
 
 from docs.generate import written
 from milepost.settings import DeliverySettings, PageSettings, Settings, load
-from milepost.settings.messages import section_in
-from milepost.settings.model import Section, key_of
+from milepost.settings.model import Section, key_of, section_in
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "config.yaml").read_text()

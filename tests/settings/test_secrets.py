@@ -11,8 +11,7 @@ from pydantic import SecretStr
 
 from milepost.core.errors import BadConfiguration
 from milepost.settings import SecretOrigin, Settings, load, secret_files, secret_report, secrets
-from milepost.settings.messages import section_in
-from milepost.settings.model import Section, SourceSettings
+from milepost.settings.model import Section, SourceSettings, section_in
 
 SECRET = "EAAB-made-up-secret"
 

@@ -19,9 +19,9 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
-from milepost.core.checkpoint import BatchUnchanged, Checkpoint, DeadLetter, RateLimit, Run, Sweep
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, RateLimit, Run, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
-from milepost.core.decide import _next_position, _stretch, decide
+from milepost.core.decide import decide
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -33,8 +33,8 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.failures import checked
 from milepost.core.gaps import Gap, GapEnding, MessagesOwed
-from milepost.core.list_check import checked
 from milepost.core.merge import Difference, newer
 from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
@@ -52,11 +52,12 @@ from milepost.core.model import (
 from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
 from milepost.core.position import Phase as SweepPhase
-from milepost.core.position import Position
+from milepost.core.position import Position, Stretch
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
+from milepost.core.redrive import PendingRedrive
 from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.spans import Stretch
+from milepost.core.walk import next_position, stretch_of
 from simulation.test_simulation import with_facts
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
@@ -164,8 +165,8 @@ def quiet_is_told(checkpoint: Checkpoint, outcome: Outcome, around: Context) -> 
     return Altered(decide(checkpoint, outcome, around), journal)
 
 
-def no_catch_up(sweep: Sweep, batch: Batch, *, read_batches: int) -> Position | None:
-    position = _next_position(sweep, batch, read_batches=read_batches)
+def no_catch_up(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Position | None:
+    position = next_position(checkpoint, sweep, batch)
     return None if position == Position(SweepPhase.CATCH_UP) else position
 
 
@@ -247,14 +248,14 @@ def all_is_flawless(tally: Tally) -> bool:
 
 def whole_stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
     """Takes each batch for all that there is above its end."""
-    stretch = _stretch(checkpoint, sweep, batch)
+    stretch = stretch_of(checkpoint, sweep, batch)
     return None if stretch is None else replace(stretch, older_than=None)
 
 
 def stretch_of_the_scan(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
     """Forgets that a cursor may be taken up without the place that the walk had reached."""
     place = replace(sweep.position, reached_at=sweep.position.reached_at or sweep.walk_started_at)
-    stretch = _stretch(checkpoint, replace(sweep, position=place), batch)
+    stretch = stretch_of(checkpoint, replace(sweep, position=place), batch)
     return stretch if stretch is None else replace(stretch, older_than=sweep.position.reached_at)
 
 
@@ -279,9 +280,9 @@ def never_smaller(size: Size, policy: Policy) -> Size | None:
     return smaller(size, policy) if size.limit > 1 else Size(1, Detail.NESTED)
 
 
-def quietly_closed(dead_letter: DeadLetter, reason: str, around: Context, tally: Tally = NO_TALLY) -> DeadLetterClosed:
+def quietly_closed(pending: PendingRedrive, reason: str, tally: Tally = NO_TALLY) -> DeadLetterClosed:
     """Closes a dead letter whose redrive failed."""
-    return DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
+    return DeadLetterClosed(pending.due.dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
 
 
 # --- loops gone wrong -------------------------------------------------------------------------------------------------
@@ -509,17 +510,17 @@ TORN = f"{MISCOUNT}|that no commit brought|has a payload|has no payload"
 MUTANTS = {
     "the watermark is the largest updated_time seen": Mutant(LOSS, decides=LargestAsWatermark),
     "the watermark is the end of the sweep": Mutant(LOSS, decides=lambda: end_as_watermark),
-    "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide._next_position": no_catch_up}),
+    "there is no catch-up scan": Mutant(MISSED, patches={"milepost.core.decide.next_position": no_catch_up}),
     "the first empty batch is the end": Mutant(
         f"{EITHER}|is there and was marked as deleted", decides=lambda: empty_is_the_end
     ),
     "the first old row is the end": Mutant(
         EITHER,
-        patches={"milepost.core.decide.reaches_back": first_old_row_is_the_end, "milepost.core.decide.LEAST_OLDER": 1},
+        patches={"milepost.core.walk.reaches_back": first_old_row_is_the_end, "milepost.core.walk.LEAST_OLDER": 1},
         narrowed=to_disorder,
     ),
     "the first old row is the end where batches are of one": Mutant(
-        EITHER, patches={"milepost.core.decide.LEAST_OLDER": 1}, narrowed=to_disorder_in_small_batches
+        EITHER, patches={"milepost.core.walk.LEAST_OLDER": 1}, narrowed=to_disorder_in_small_batches
     ),
     "a refusal is the end": Mutant(f"{EITHER}|is not the fold|taken for a failure", decides=lambda: refusal_is_the_end),
     "an older row wins": Mutant("t_[0-9]+ becomes older", decides=lambda: older_wins, narrowed=to_ghosts),
@@ -529,7 +530,8 @@ MUTANTS = {
         "is not the fold|ahead of", patches={"milepost.core.records._unchanged": nothing}
     ),
     "a limit is tried again": Mutant(
-        "taken for a failure|during the rate limit", patches={"milepost.core.failures.rule_for": nobody_waits}
+        "taken for a failure|during the rate limit|is not on record",
+        patches={"milepost.core.failures.rule_for": nobody_waits},
     ),
     "a limit of others is ignored": Mutant(
         "during the rate limit", patches={"milepost.engine.rate_limits.held_until": own_limit_only}
@@ -569,11 +571,11 @@ MUTANTS = {
         "is there and was marked as deleted", patches={"milepost.core.decide._is_flawless": all_is_flawless}
     ),
     "a batch is all that there is": Mutant(
-        "is there and was marked as deleted", patches={"milepost.core.decide._stretch": whole_stretch}
+        "is there and was marked as deleted", patches={"milepost.core.decide.stretch_of": whole_stretch}
     ),
     "a cursor is taken up without its place": Mutant(
         "is there and was marked as deleted|is gone and not marked as deleted",
-        patches={"milepost.core.decide._stretch": stretch_of_the_scan},
+        patches={"milepost.core.decide.stretch_of": stretch_of_the_scan},
         narrowed=to_lost_cursors,
     ),
     "rows stay with the page that was first": Mutant(
@@ -622,7 +624,7 @@ MUTANTS = {
     ),
     "a batch is committed together with one that changes what it has to know": Mutant(
         f"opened again|a second open dead letter about|{MISCOUNT}",
-        patches={"milepost.engine.stream_journal.may_follow": lambda *_: True},
+        patches={"milepost.core.drafts.DraftedIds.leave_alone": lambda *_: True},
         narrowed=to_slow_stores,
     ),
     "the history of a thread that is met is not owed": Mutant(
@@ -642,7 +644,7 @@ MUTANTS = {
     ),
     "histories that were left out of the record are searched for and not opened": Mutant(
         f"{EITHER}|were never stored",
-        patches={"milepost.core.left_out._is_owed": lambda *_: False},
+        patches={"milepost.core.backlog._is_owed": lambda *_: False},
         narrowed=to_limits_that_change,
     ),
     "messages that the list does not show are not owed": Mutant(

@@ -142,9 +142,9 @@ def test_all_else_follows_an_account_that_moves_where_something_stays_behind(sce
 
 
 def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
-    steps, _ = play(max_examples=70)
+    steps, _ = play(max_examples=40)
 
-    assert steps >= 12_000
+    assert steps >= 9_000
 
 
 @pytest.mark.timeout(300)
@@ -184,12 +184,15 @@ def with_limits_that_change(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.timeout(300)
-def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("examples", "left_out"), [(16, 60), pytest.param(30, 100, marks=pytest.mark.long)])
+def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch, examples: int, left_out: int
+) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 2)  # so that a search takes some steps, and is cut short
-    steps, seen = play(36, scenarios.map(with_limits_that_change))
+    steps, seen = play(examples, scenarios.map(with_limits_that_change))
 
     assert steps >= 5_000
-    assert seen["histories were left out of the record"] >= 100
+    assert seen["histories were left out of the record"] >= left_out
     assert seen["histories that were left out were owed"] >= 10
 
 

@@ -308,7 +308,7 @@ class TestOverHttp:
             return await handler(request.clone(remote=address))
 
         application = web.Application(middlewares=[from_there])
-        Control(client.server.world, client.server.requests, Hold(), {}, client.clock).add_to(application.router)
+        Control(client.server.world, client.server.requests, Hold(), (), client.clock).add_to(application.router)
         async with (
             TestServer(application) as server,
             client.session.post(server.make_url("/simulator/kill_cursors"), json={}) as response,

@@ -6,31 +6,28 @@ from pathlib import Path
 import pytest
 
 from milepost.core.errors import BadConfiguration
-from milepost.simulator.faults import CALM, FAULT_NAMES, HOSTILE, ROUGH, RULE_NAMES, FaultPlan, parse_faults
-from milepost.simulator.strikes import (
-    ConnectionReset,
-    DeadCursor,
-    EmptyBatch,
+from milepost.simulator.conditions import Pace
+from milepost.simulator.faults import (
+    CALM,
+    FAULT_NAMES,
+    RULE_NAMES,
     Every,
+    Fault,
+    FaultKind,
+    FaultPlan,
     First,
-    Hang,
-    HtmlOutage,
-    Latency,
-    LimitBegins,
-    LoopingCursor,
-    RateLimited,
-    ServiceDown,
     Share,
-    name_of,
+    parse_faults,
 )
-from milepost.simulator.traffic import Pace
+
+ROUGH, HOSTILE = parse_faults("rough"), parse_faults("hostile")
 
 
 class TestStriking:
     def test_the_same_requests_are_struck_every_time(self) -> None:
         first = [ROUGH.strike("messenger:1", number) for number in range(1, 500)]
         assert first == [ROUGH.strike("messenger:1", number) for number in range(1, 500)]
-        assert len({type(strike.fault) for strike in first}) > 6
+        assert len({strike.fault for strike in first}) > 6
 
     def test_each_stream_and_seed_has_its_own_faults(self) -> None:
         def faults(plan: FaultPlan, stream: str) -> list[object]:
@@ -41,31 +38,30 @@ class TestStriking:
         assert mine != faults(parse_faults("rough", seed=2), "messenger:1")
 
     def test_about_the_given_share_of_the_requests_is_struck(self) -> None:
-        plan = FaultPlan(faults=(ServiceDown(Share(0.1)),))
+        plan = parse_faults("http_500=0.1")
         struck = sum(plan.strike("s", number).fault is not None for number in range(1, 5001))
         assert 400 < struck < 600
 
     def test_every_nth_or_the_first_requests_are_struck(self) -> None:
-        plan = FaultPlan(faults=(HtmlOutage(First(2)), ServiceDown(Every(3))))
+        plan = parse_faults("html_502=first:2,http_500=1/3")
         struck = [plan.strike("s", number).fault for number in range(1, 8)]
-        outage, down = plan.faults
+        outage, down = FaultKind.HTML_OUTAGE, FaultKind.SERVICE_DOWN
         assert struck == [outage, outage, down, None, None, down, None]
 
     def test_latencies_add_to_the_fault_that_strikes(self) -> None:
-        plan = FaultPlan(faults=(Latency(Share(1), 0.25), ServiceDown(Share(1)), HtmlOutage(Share(1))))
-        strike = plan.strike("s", 1)
-        assert strike.latency_seconds == 0.25
-        assert strike.fault == ServiceDown(Share(1))
+        strike = parse_faults("latency=250ms,http_500=1,html_502=1").strike("s", 1)
+        assert strike.wait_seconds == 0.25
+        assert strike.fault is FaultKind.SERVICE_DOWN
 
     def test_cursor_faults_spare_requests_without_a_cursor(self) -> None:
-        plan = FaultPlan(faults=(DeadCursor(Share(1)), LoopingCursor(Share(1)), ServiceDown(Share(1))))
-        assert plan.strike("s", 1, has_cursor=True).fault == DeadCursor(Share(1))
-        assert plan.strike("s", 1, has_cursor=False).fault == ServiceDown(Share(1))
+        plan = parse_faults("dead_cursor=1,looping_cursor=1,http_500=1")
+        assert plan.strike("s", 1, has_cursor=True).fault is FaultKind.DEAD_CURSOR
+        assert plan.strike("s", 1, has_cursor=False).fault is FaultKind.SERVICE_DOWN
 
     def test_a_limit_begins_beside_another_fault(self) -> None:
-        strike = FaultPlan(faults=(LimitBegins(Share(1), 90.0), ServiceDown(Share(1)))).strike("s", 1)
+        strike = parse_faults("limit=90s,http_500=1").strike("s", 1)
         assert strike.limit_seconds == 90.0
-        assert strike.fault == ServiceDown(Share(1))
+        assert strike.fault is FaultKind.SERVICE_DOWN
 
     def test_calm_strikes_nothing(self) -> None:
         assert all(CALM.strike("s", number).fault is None for number in range(1, 100))
@@ -74,13 +70,11 @@ class TestStriking:
 class TestParsing:
     def test_presets_are_parsed(self) -> None:
         assert parse_faults("calm") == parse_faults("") == CALM
-        assert parse_faults("rough") == ROUGH
-        assert parse_faults("hostile") == HOSTILE
 
     def test_hostile_has_every_fault_and_rough_the_transient_ones(self) -> None:
-        assert {name_of(fault) for fault in HOSTILE.faults} == set(FAULT_NAMES)
+        assert {fault.kind for fault in HOSTILE.faults} == set(FaultKind)
         lasting = {"limit", "dead_cursor", "looping_cursor", "odd_usage"}
-        assert {name_of(fault) for fault in ROUGH.faults} == set(FAULT_NAMES) - lasting
+        assert {fault.kind for fault in ROUGH.faults} == set(FaultKind) - lasting
 
     def test_every_name_is_documented(self) -> None:
         page = (Path(__file__).parents[2] / "docs/simulator.md").read_text()
@@ -93,11 +87,11 @@ class TestParsing:
         assert plan == FaultPlan(
             seed=9,
             faults=(
-                ServiceDown(Share(0.05)),
-                HtmlOutage(Every(20)),
-                ConnectionReset(First(3)),
-                Latency(Share(1), 0.05),
-                Hang(Share(0.01), 2.0),
+                Fault(FaultKind.SERVICE_DOWN, Share(0.05)),
+                Fault(FaultKind.HTML_OUTAGE, Every(20)),
+                Fault(FaultKind.RESET, First(3)),
+                Fault(FaultKind.LATENCY, Share(1), 0.05),
+                Fault(FaultKind.HANG, Share(0.01), 2.0),
             ),
             max_calls_per_second=2.0,
         )
@@ -117,7 +111,7 @@ class TestParsing:
         )
 
     def test_a_limit_takes_a_duration(self) -> None:
-        assert parse_faults("limit=1/50@90s").faults == (LimitBegins(Every(50), 90.0),)
+        assert parse_faults("limit=1/50@90s").faults == (Fault(FaultKind.LIMIT, Every(50), 90.0),)
 
     def test_rules_replace_those_of_the_preset(self) -> None:
         plan = parse_faults("hostile,poison=0,pace=2")
@@ -127,10 +121,12 @@ class TestParsing:
 
     def test_an_item_replaces_the_fault_of_the_preset(self) -> None:
         plan = parse_faults("rough,hang=0.1@100ms,empty_batch=0")
-        assert Hang(Share(0.1), 0.1) in plan.faults
-        assert EmptyBatch(Share(0)) in plan.faults
+        assert Fault(FaultKind.HANG, Share(0.1), 0.1) in plan.faults
+        assert Fault(FaultKind.EMPTY_BATCH, Share(0)) in plan.faults
         assert len(plan.faults) == len(ROUGH.faults)
-        assert [fault for fault in plan.faults if isinstance(fault, RateLimited)] == [RateLimited(Share(0.005))]
+        assert [fault for fault in plan.faults if fault.kind is FaultKind.RATE_LIMIT] == [
+            Fault(FaultKind.RATE_LIMIT, Share(0.005))
+        ]
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.simulator.fields import Field, FieldsSyntax, parse_fields, pruned
+from milepost.simulator.refusals import Refusal
+from milepost.simulator.requests import Field, parse_fields, pruned
 
 
 def test_names_limits_and_nesting_are_parsed() -> None:
@@ -27,7 +28,7 @@ def test_other_modifiers_are_skipped() -> None:
     "text", ["id,", ",id", "id{", "id{}", "id}", "a.limit(", "a.limit(3", "a b", "{", "a" + "{a" * 9]
 )
 def test_a_syntax_error_has_its_position(text: str) -> None:
-    with pytest.raises(FieldsSyntax, match="at character"):
+    with pytest.raises(Refusal, match="at character"):
         parse_fields(text)
 
 
@@ -35,7 +36,7 @@ def test_a_syntax_error_has_its_position(text: str) -> None:
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         fields = parse_fields(text)
-    except FieldsSyntax:
+    except Refusal:
         return
     assert all(field.name for field in fields)
 

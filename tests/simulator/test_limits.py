@@ -11,7 +11,7 @@ import pytest
 
 from kit.simulated import BAKERY, BICYCLES, Client, frozen_client
 from milepost.simulator.conditions import WaitHint
-from milepost.simulator.traffic import Traffic
+from milepost.simulator.control import Traffic
 
 LIST = f"v26.0/{BAKERY.id}/conversations"
 OTHER_LIST = f"v26.0/{BICYCLES.id}/conversations"

@@ -16,27 +16,9 @@ import pytest
 
 from kit.simulated import Client, Clock, Json, frozen_client
 from milepost.core.errors import MilepostError
-from milepost.simulator.faults import CALM, FaultPlan
+from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer
-from milepost.simulator.strikes import (
-    ConnectionReset,
-    EmptyBatch,
-    EmptyBody,
-    EqualCursors,
-    ErrorInSuccess,
-    Every,
-    First,
-    Hang,
-    HtmlOutage,
-    Latency,
-    RateLimited,
-    Refusing,
-    ServiceDown,
-    Share,
-    TruncatedJson,
-    UnknownError,
-)
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PLAN = WorldPlan(seed=3, pages=2, conversations=60, messages_per_conversation=12, arrivals_per_minute=1)
@@ -47,7 +29,7 @@ EVERYTHING = (
 
 
 class Start(Protocol):
-    async def __call__(self, faults: FaultPlan = CALM, plan: WorldPlan = PLAN, app_secret: str = "") -> Client: ...
+    async def __call__(self, faults: str = "calm", plan: WorldPlan = PLAN, app_secret: str = "") -> Client: ...
 
 
 @pytest.fixture
@@ -56,9 +38,9 @@ async def start() -> AsyncIterator[Start]:
     async with aiohttp.ClientSession() as session:
         servers: list[SimulatorServer] = []
 
-        async def started(faults: FaultPlan = CALM, plan: WorldPlan = PLAN, app_secret: str = "") -> Client:
+        async def started(faults: str = "calm", plan: WorldPlan = PLAN, app_secret: str = "") -> Client:
             clock = Clock(NOON)
-            server = SimulatorServer(plan, clock=clock, faults=faults, app_secret=app_secret)
+            server = SimulatorServer(plan, clock=clock, faults=parse_faults(faults), app_secret=app_secret)
             servers.append(await server.__aenter__())
             return Client(server, session, clock)
 
@@ -70,10 +52,6 @@ async def start() -> AsyncIterator[Start]:
 @pytest.fixture
 async def client(start: Start) -> Client:
     return await start()
-
-
-def fails_once(fault: type[Refusing], **rest: float) -> FaultPlan:
-    return FaultPlan(faults=(fault(First(1), **rest),))
 
 
 class TestConversations:
@@ -300,7 +278,7 @@ class TestRefusals:
         assert shapes == {frozenset(whole), frozenset(whole - {"type"}), frozenset(whole - {"fbtrace_id"})}
 
     async def test_messages_come_in_more_than_one_language(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(ServiceDown(Share(1)),)))
+        client = await start("http_500=1")
         assert len({(await client.conversations())["error"]["message"] for _ in range(20)}) == 2
 
     async def test_a_request_without_a_token_is_refused(self, client: Client) -> None:
@@ -400,44 +378,44 @@ class TestOtherEdges:
 class TestFaults:
     @pytest.mark.parametrize(
         ("fault", "status", "code"),
-        [(ServiceDown, 500, 2), (UnknownError, 500, 1), (ErrorInSuccess, 200, 2)],
+        [("http_500", 500, 2), ("unknown_error", 500, 1), ("error_200", 200, 2)],
     )
-    async def test_errors_have_an_envelope(self, start: Start, fault: type[Refusing], status: int, code: int) -> None:
-        client = await start(fails_once(fault))
+    async def test_errors_have_an_envelope(self, start: Start, fault: str, status: int, code: int) -> None:
+        client = await start(f"{fault}=first:1")
         response, body = await client.get(f"v26.0/{client.page.id}/conversations")
         assert (response.status, body["error"]["code"]) == (status, code)
         assert body["error"].get("is_transient") in ({True, None} if code == 2 else {None})
         assert "data" in await client.conversations()
 
     async def test_an_outage_responds_with_html(self, start: Start) -> None:
-        client = await start(fails_once(HtmlOutage))
+        client = await start("html_502=first:1")
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
             assert response.status == 502
             assert response.content_type == "text/html"
             assert (await response.text()).startswith("<html>")
 
     async def test_json_can_be_cut_short(self, start: Start) -> None:
-        client = await start(fails_once(TruncatedJson))
+        client = await start("truncated=first:1")
         with pytest.raises(json.JSONDecodeError):
             await client.conversations()
         assert len(await client.walk()) == 60
 
     async def test_a_response_can_be_empty(self, start: Start) -> None:
-        client = await start(fails_once(EmptyBody))
+        client = await start("empty_body=first:1")
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
             assert (response.status, await response.read()) == (200, b"")
         async with client.session.get(f"{client.server.base_url}/v26.0/{client.page.id}") as response:
             assert response.status == 400
 
     async def test_connections_can_be_reset(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(ConnectionReset(First(2)),)))  # aiohttp repeats a GET once on its own
+        client = await start("reset=first:2")  # aiohttp repeats a GET once on its own
         with pytest.raises(aiohttp.ClientConnectionError):
             await client.conversations()
         assert len(await client.walk()) == 60
         assert client.server.requests.by_fault == {"reset": 2}
 
     async def test_a_hang_outlasts_the_clients_timeout_but_not_the_server(self, start: Start) -> None:
-        client = await start(fails_once(Hang, seconds=3600.0))
+        client = await start("hang=first:1@1h")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await client.conversations()
@@ -447,13 +425,13 @@ class TestFaults:
         assert time.monotonic() - began < 10
 
     async def test_latency_delays_the_response(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(Latency(Share(1), 0.05),)))
+        client = await start("latency=50ms")
         began = time.monotonic()
         await client.conversations()
         assert time.monotonic() - began >= 0.05
 
     async def test_empty_batches_lose_nothing(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(EmptyBatch(Every(2)),)))
+        client = await start("empty_batch=1/2")
         first = await client.conversations(limit="5", fields="id")
         empty = await client.conversations(limit="5", fields="id", after=first["paging"]["cursors"]["after"])
         assert empty["data"] == []
@@ -461,18 +439,18 @@ class TestFaults:
         assert {row["id"] for row in await client.walk(limit="7")} == {row.id for row in client.truth()}
 
     async def test_an_empty_batch_can_be_the_first(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(EmptyBatch(First(3)),)))
+        client = await start("empty_batch=first:3")
         assert [row["id"] for row in await client.walk(limit="20")] == [row.id for row in client.truth()]
 
     async def test_equal_cursors_do_not_mean_the_end(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(EqualCursors(Share(1)),)))
+        client = await start("equal_cursors=1")
         paging = (await client.conversations(limit="20"))["paging"]
         assert paging["cursors"]["before"] == paging["cursors"]["after"]
         assert "next" in paging
         assert len(await client.walk(limit="20")) == 60
 
     async def test_rate_limits_are_of_several_kinds_and_give_the_wait(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(RateLimited(Share(1)),)))
+        client = await start("rate_limit=1")
         seen = set()
         for _ in range(60):
             response, body = await client.get(f"v26.0/{client.page.id}/conversations")
@@ -483,7 +461,7 @@ class TestFaults:
         assert {minutes for _, _, minutes in seen} == {0, 1}
 
     async def test_a_page_that_is_called_too_fast_is_refused_and_counted(self, start: Start) -> None:
-        client = await start(FaultPlan(max_calls_per_second=0.001))
+        client = await start("pace=0.001")
         assert "data" in await client.conversations()
         assert (await client.conversations())["error"]["code"] in (613, 80006)
         client.page = client.server.pages[1]
@@ -524,7 +502,7 @@ class TestControl:
         }
 
     async def test_a_call_is_listed_with_its_arrival_time_not_that_of_its_response(self, start: Start) -> None:
-        client = await start(FaultPlan(faults=(Latency(Share(1), 0.05),)))
+        client = await start("latency=50ms")
 
         def passing() -> datetime:
             client.clock.now += timedelta(seconds=1)

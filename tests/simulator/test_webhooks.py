@@ -15,8 +15,7 @@ from kit.simulated import BAKERY, NOW, Clock, frozen_world
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Platform, Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
-from milepost.facebook.webhook_checks import SIGNATURE_HEADER, signing_secret
-from milepost.facebook.webhooks import UpdateResult, updates_in
+from milepost.facebook.webhooks import SIGNATURE_HEADER, UpdateResult, signing_secret, updates_in
 from milepost.simulator.plan import WorldPlan
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender, parse_webhook_faults

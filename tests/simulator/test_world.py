@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from milepost.core.errors import BadConfiguration
 from milepost.simulator.arrivals import Arrivals, instant_us
-from milepost.simulator.fields import parse_fields
 from milepost.simulator.inbox import Inbox, is_invented
-from milepost.simulator.messages import Link, Message, message_node
+from milepost.simulator.nodes import Message, message_node
 from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
+from milepost.simulator.requests import Link, parse_fields
 from milepost.simulator.world import TrueConversation, World
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

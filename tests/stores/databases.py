@@ -62,24 +62,30 @@ class AnyDatabase:
         assert self._database is not None
         return self._database
 
-    def execute(self, statement: str) -> None:
-        """Run one statement that both databases understand."""
+    def execute(self, statements: str) -> None:
+        """Run statements that both databases understand."""
         if self._database is None:
-            execute(self.file, statement)
+            execute(self.file, statements)
         else:
-            self._database.sql(statement)
+            self._database.sql(statements)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return rows with instants as text and booleans as numbers, as SQLite has them."""
-        if self._database is None:
-            return rows_of(self.file, query)
-        with self._database.connect() as connection:
-            connection.adapters.register_loader("json", TextLoader)
-            return [tuple(map(_as_in_sqlite, row)) for row in connection.execute(query.encode()).fetchall()]
+        (found,) = self._found(query)
+        return found
 
     def everything(self) -> Everything:
         """Return all rows of all tables, in the order of their keys."""
-        return {table: sorted(self.rows(f"SELECT * FROM {table}"), key=str) for table in KEYS}
+        found = self._found(*(f"SELECT * FROM {table}" for table in KEYS))
+        return {table: sorted(rows, key=str) for table, rows in zip(KEYS, found, strict=True)}
+
+    def _found(self, *queries: str) -> list[list[tuple[Any, ...]]]:
+        if self._database is None:
+            return [rows_of(self.file, query) for query in queries]
+        with self._database.connect() as connection:
+            connection.adapters.register_loader("json", TextLoader)
+            answers = (connection.execute(query.encode()).fetchall() for query in queries)
+            return [[tuple(map(_as_in_sqlite, row)) for row in answer] for answer in answers]
 
     def has_tables(self) -> bool:
         if self._database is None:
@@ -99,23 +105,22 @@ class AnyDatabase:
             await store.commit(
                 commit_after(checkpoint, changes=more, run_id=f"rows-{checkpoint.version}", now=at(checkpoint.version))
             )
-        self.execute(f"DELETE FROM conversations WHERE conversation_id = 'None {checkpoint.version}'")
-        missed = (stream(0).key, f"t_{checkpoint.version}", "2026-03-01T12:00:00.000Z")
-        self.execute(f"INSERT INTO missed_conversations VALUES {missed}")
-        self.execute("INSERT INTO source VALUES (1, 'facebook', 'https://a.example') ON CONFLICT (place) DO NOTHING")
-        who = ("messenger", "page-0", "contact", f"gone {checkpoint.version}")
-        self.execute(f"INSERT INTO forgotten VALUES {who}")
-        move = ("messenger", f"page-{checkpoint.version}", "page-0", "2026-03-01T12:00:00.000Z")
-        self.execute(f"INSERT INTO page_moves VALUES {move}")
-        noon = "2026-03-01T12:00:00.000Z"
-        for due_at, claims in ((f"'{noon}'", 0), ("NULL", 3)):
-            key = f"messenger:page-0 message m_{checkpoint.version}_{claims}"
-            event = f"'messenger:page-0', 'message', 'm_{claims}', NULL, '{noon}', '{noon}', {due_at}, {claims}"
-            self.execute(f"INSERT INTO webhook_events VALUES ('{key}', {event}, '', '{{\"text\":\"hallo\"}}')")
-        name = f"crm-{checkpoint.version}"
-        self.execute(
-            f"INSERT INTO deliveries VALUES ('{name}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}', 1)"
+        noon, version = "2026-03-01T12:00:00.000Z", checkpoint.version
+        webhook_events = (
+            f"""('messenger:page-0 message m_{version}_{claims}', 'messenger:page-0', 'message', 'm_{claims}', NULL,
+                '{noon}', '{noon}', {due_at}, {claims}, '', '{{"text":"hallo"}}')"""
+            for due_at, claims in ((f"'{noon}'", 0), ("NULL", 3))
         )
+        self.execute(f"""
+            DELETE FROM conversations WHERE conversation_id = 'None {version}';
+            INSERT INTO missed_conversations VALUES ('{stream(0).key}', 't_{version}', '{noon}');
+            INSERT INTO source VALUES (1, 'facebook', 'https://a.example') ON CONFLICT (place) DO NOTHING;
+            INSERT INTO forgotten VALUES ('messenger', 'page-0', 'contact', 'gone {version}');
+            INSERT INTO page_moves VALUES ('messenger', 'page-{version}', 'page-0', '{noon}');
+            INSERT INTO webhook_events VALUES {", ".join(webhook_events)};
+            INSERT INTO deliveries
+            VALUES ('crm-{version}', 7, '{noon}', NULL, NULL, '{noon}', 2, 'HTTP 500', '{noon}', 1)
+        """)
 
 
 def some_rows(of: Stream, version: int) -> Changes:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from kit.long import long_only
 from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import Mode, on_both_releases
 from kit.small_disk import small_disk
@@ -51,7 +52,7 @@ def once(phase: Phase, table: str, act: Callable[[], object]) -> Report:
     return report
 
 
-@pytest.mark.parametrize("pair", [*WAYS, ("sqlite", "sqlite"), ("postgresql", "postgresql")], indirect=True)
+@pytest.mark.parametrize("pair", [*WAYS, ("sqlite", "sqlite"), *long_only(("postgresql", "postgresql"))], indirect=True)
 async def test_a_copy_is_equal_to_its_source_and_open_to_everybody(source: AnyDatabase, target: AnyDatabase) -> None:
     result = await copied(source, target)
 
@@ -108,11 +109,11 @@ class TestCutOff:
     @pytest.mark.parametrize(
         ("phase", "table"),
         [
-            (Phase.COPYING, "forgotten"),
             (Phase.COPYING, "journal"),
-            (Phase.COPYING, "missed_conversations"),
-            (Phase.REBUILDING, "journal"),
             (Phase.COMPARING, "source"),
+            pytest.param(Phase.COPYING, "forgotten", marks=pytest.mark.long),
+            pytest.param(Phase.COPYING, "missed_conversations", marks=pytest.mark.long),
+            pytest.param(Phase.REBUILDING, "journal", marks=pytest.mark.long),
         ],
     )
     async def test_a_copy_that_is_cut_off_leaves_nothing_and_starts_over(

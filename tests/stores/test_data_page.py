@@ -18,7 +18,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import SweepCompleted, Tally
 from milepost.core.model import Changes, ContactRow, ConversationRow, InteractionEventRow, PageRow, Platform, Stream
 from milepost.core.position import Mode
-from milepost.facebook.interactions import Attachment, Kind
+from milepost.facebook.threads import Attachment, Kind
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 from stores.data_page import PAGE, SINCE, TABLES, TYPES, columns, drawn, questions, rows_under, section

@@ -9,6 +9,7 @@ import pytest
 from psycopg.errors import UntranslatableCharacter
 
 from kit.builders import STREAM
+from kit.long import long_only
 from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import ROLE, Database, Server, fresh_database
 from milepost.core.checkpoint import Checkpoint
@@ -36,9 +37,10 @@ SETTINGS = {
         "WIN1251",
     ),
 }
+OTHERS = SETTINGS.keys() - {"latin for a database", "japanese in the environment"}
 
 
-@pytest.fixture(params=SETTINGS)
+@pytest.fixture(params=["latin for a database", "japanese in the environment", *long_only(*OTHERS)])
 def foreign(request: pytest.FixtureRequest, postgres: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Yield an empty database, not yet migrated, whose clients get another encoding unless they ask for one."""
     statement, environment = SETTINGS[request.param]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit.builders import NOON, STREAM, at, entries
+from kit.long import long_only
 from kit.postgres import Database, Server, fresh_database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreRefused
@@ -83,7 +84,7 @@ class TestMigrate:
 
         assert [name for _, name, *_ in database.sql(COLUMNS) if name in ("one", "two", "three")] == ["three"]
 
-    @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+    @pytest.mark.parametrize("isolation", ["read committed", *long_only("repeatable read")])
     async def test_one_of_many_simultaneous_starts_migrates_and_the_others_wait(
         self, empty: Database, isolation: str
     ) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from contracts.durability_contract import acknowledged, all_is_whole, kills_lose_nothing_acknowledged, lost
+from kit.long import long_only
 from kit.power_cut import Disk, recorded, recording
 from milepost.stores.open import open_store
 from milepost.stores.sqlite.store import open_sqlite
@@ -16,7 +17,7 @@ from stores.store_dump import SqliteDump
 
 
 class TestSigkill:
-    @pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 20), marks=pytest.mark.long)], ids=str)
+    @pytest.mark.parametrize("seeds", [range(2), *long_only(range(2, 20))], ids=str)
     async def test_a_kill_in_the_middle_of_group_commits_loses_nothing_acknowledged(
         self, path: Path, seeds: range
     ) -> None:
@@ -67,7 +68,9 @@ class TestPowerCut:
                 disk.cut(after, jitter)
                 yield SqliteDump(after / "milepost.db"), acknowledged(printed)
 
-    @pytest.mark.parametrize("seed", [None, 1, 2], ids=["nothing unsynced is kept", "some is", "some other is"])
+    @pytest.mark.parametrize(
+        "seed", [None, 1, *long_only(2)], ids=["nothing unsynced is kept", "some is", "some other is"]
+    )
     async def test_a_power_cut_loses_nothing_acknowledged(self, tmp_path: Path, seed: int | None) -> None:
         jitter = None if seed is None else Random(seed)  # noqa: S311  (repeatable)
         acks: dict[str, int] = {}

@@ -20,7 +20,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, RowsRejected, StoreAway, StoreRefused
 from milepost.core.model import Keys
 from milepost.core.ports import Commit, Committed
-from milepost.core.spans import Stretch
+from milepost.core.position import Stretch
 from milepost.stores.reader import DeadLetterState
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.reader import open_sqlite_reader

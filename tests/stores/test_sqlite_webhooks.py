@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts.webhooks_contract import FactsContract, WebhooksContract
+from kit.long import long_only
 from kit.power_cut import Call, Disk, recorded, recording
 from stores.processes import outcome
 from stores.store_dump import SqliteDump, StoreDump
@@ -31,7 +32,7 @@ class TestDeath:
 
     COUNT = 6
 
-    @pytest.fixture(params=["full", "normal"])
+    @pytest.fixture(params=["full", *long_only("normal")])
     def directory(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         """Return where the process had its database; its record is beside it."""
         directory = tmp_path / "directory"

@@ -15,6 +15,7 @@ from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
 from kit.mirror import Mirror, stored_numbers
 from kit.postgres import Database
+from milepost.core.changes import ChangeReader
 from milepost.core.events import (
     DeadLetterClosed,
     DeadLetterOpened,
@@ -25,8 +26,8 @@ from milepost.core.events import (
     StreamRemoved,
 )
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream
-from milepost.core.ports import ChangeReader, Committed, Store
-from milepost.core.spans import Stretch
+from milepost.core.ports import Committed, Store
+from milepost.core.position import Stretch
 from milepost.stores.open import forget, open_reader, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import PostgresDump, SqliteDump, StoreDump
@@ -232,18 +233,27 @@ lives = st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25)
 engine = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=engine)
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_sqlite_behaves_like_the_memory_store(migrated: Path, life: list[Act]) -> None:
     with TemporaryDirectory() as directory:
         await are_one(SqliteDump(Path(shutil.copy(migrated, directory))), life)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=engine)
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_postgresql_behaves_like_the_memory_store(database: Database, life: list[Act]) -> None:
     database.sql(EMPTY)
     await are_one(PostgresDump(database), life)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=engine)
+@given(life=lives)
+async def test_sqlite_behaves_like_the_memory_store_over_many_lives(migrated: Path, life: list[Act]) -> None:
+    with TemporaryDirectory() as directory:
+        await are_one(SqliteDump(Path(shutil.copy(migrated, directory))), life)
 
 
 @pytest.mark.long

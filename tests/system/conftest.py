@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.installation import Installation, PostgresqlInstallation
-from kit.postgres import fresh_database
+from kit.postgres import MIGRATED, fresh_database
 from kit.systemd_service import Service, installed_layer, installed_service
 
 
@@ -17,7 +17,8 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ins
     if getattr(request, "param", "sqlite") == "sqlite":
         yield Installation(tmp_path)
     else:
-        with fresh_database(request.getfixturevalue("postgres"), template=None) as database:
+        template = None if request.param == "empty postgresql" else MIGRATED
+        with fresh_database(request.getfixturevalue("postgres"), template=template) as database:
             yield PostgresqlInstallation(tmp_path, database)
 
 

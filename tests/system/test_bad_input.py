@@ -8,6 +8,7 @@ import pytest
 
 from kit.binary import Ended, milepost
 from kit.installation import Installation, page_section
+from kit.long import long_only
 from kit.simulated import BICYCLES, frozen_world
 from kit.unprivileged import unprivileged
 
@@ -127,7 +128,7 @@ async def test_a_database_in_a_missing_directory_is_reported(installation: Insta
     assert_reported(await installation.sync(), 78, "check store.url, that its directory exists")
 
 
-@pytest.mark.parametrize("which", ["file", "directory"])
+@pytest.mark.parametrize("which", ["directory", *long_only("file")])
 async def test_a_read_only_database_is_reported(reachable: Installation, which: str) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         reachable.configure_for(simulator)

@@ -15,7 +15,7 @@ import pytest
 from kit.binary import Running, milepost, started, until
 from kit.consumer import consuming, mirrored, mirrored_in_javascript, numbers, program
 from kit.fleet import fleet, fleet_pages
-from kit.installation import Installation, on_both_databases
+from kit.installation import Installation, on_sqlite_first
 from kit.mirror import stored_numbers
 from kit.ports import unused_port
 from kit.postgres import Database
@@ -30,7 +30,7 @@ SYNC = {"batch_size": 5, "max_run_duration": "2s", "interval": "1s"}
 PATIENCE_SECONDS = 120.0
 
 
-@on_both_databases
+@on_sqlite_first
 @pytest.mark.parametrize("language", ["python", "js"])
 async def test_the_consumers_of_the_page_have_what_the_tables_have(
     installation: Installation, tmp_path: Path, language: str

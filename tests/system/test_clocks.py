@@ -9,7 +9,8 @@ import pytest
 from kit.binary import milepost, started, until
 from kit.copied_tables import assert_copied
 from kit.faketime import FakeTime, needs_faketime
-from kit.installation import Installation, on_both_databases, page_section
+from kit.installation import Installation, on_sqlite_first, page_section
+from kit.long import long_only
 from kit.simulated import BICYCLES, STREAMS, Clock, frozen_world
 from kit.wrong_date_proxy import dated
 
@@ -44,8 +45,8 @@ def lines_with(said: str, text: str) -> list[str]:
 
 
 @needs_faketime
-@on_both_databases
-@pytest.mark.parametrize("seconds", [-HOUR, 24 * HOUR], ids=["back by an hour", "forward by a day"])
+@on_sqlite_first
+@pytest.mark.parametrize("seconds", [-HOUR, *long_only(24 * HOUR)], ids=["back by an hour", "forward by a day"])
 async def test_setting_the_clock_under_the_daemon_stops_no_stream(
     installation: Installation, machine: FakeTime, seconds: int
 ) -> None:
@@ -66,7 +67,7 @@ async def test_setting_the_clock_under_the_daemon_stops_no_stream(
 
 
 @needs_faketime
-@on_both_databases
+@on_sqlite_first
 async def test_a_restart_does_not_wait_for_times_stored_by_a_clock_that_was_ahead(
     installation: Installation, machine: FakeTime
 ) -> None:
@@ -91,11 +92,11 @@ async def test_a_restart_does_not_wait_for_times_stored_by_a_clock_that_was_ahea
     assert "the end of a run" in line
 
 
-DATES = {
-    "30 days ahead": timedelta(days=30),
-    "in the year 9999": timedelta(days=365 * 7970),
-    "a day behind": -timedelta(days=1),
-}
+DATES = [
+    pytest.param(timedelta(days=30), id="30 days ahead", marks=pytest.mark.long),
+    pytest.param(timedelta(days=365 * 7970), id="in the year 9999", marks=pytest.mark.long),
+    pytest.param(-timedelta(days=1), id="a day behind"),
+]
 
 
 async def everything_is_copied_by_a_date_that_is_wrong(
@@ -125,7 +126,7 @@ async def everything_is_copied_by_a_date_that_is_wrong(
         assert_copied(installation, simulator.world, world_time.now, was_frozen=False)
 
 
-@pytest.mark.parametrize("date", DATES.values(), ids=DATES)
+@pytest.mark.parametrize("date", DATES)
 async def test_nothing_is_missed_if_the_servers_date_is_wrong(installation: Installation, date: timedelta) -> None:
     await everything_is_copied_by_a_date_that_is_wrong(installation, date, {})
 

@@ -9,7 +9,7 @@ import pytest
 
 from kit.binary import milepost, started, until
 from kit.fleet import fleet
-from kit.installation import Installation, PostgresqlInstallation, on_both_databases
+from kit.installation import Installation, PostgresqlInstallation, on_both_databases, on_sqlite_first
 from kit.ports import unused_port
 from kit.postgres import Database
 from kit.receiver import NEW, OLD, Receiver
@@ -117,7 +117,7 @@ def has_begun(installation: Installation) -> bool:
     return bool(installation.rows("SELECT 1 FROM deliveries"))
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_operators_pause_resume_and_replay_beside_the_daemon(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator, Receiver().listening() as receiver:
         installation.configure_for(simulator, sync=SYNC, deliveries=[to_crm(receiver)])
@@ -156,7 +156,7 @@ async def shown_by_list_and_api(installation: Installation, url: str) -> None:
         assert (each["destination"], each["is_configured"], each["problem"]) == ("crm", True, None)
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_who_is_forgotten_is_deleted_at_the_receiver_too(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator, Receiver().listening() as receiver:
         installation.configure_for(simulator, sync=SYNC, deliveries=[to_crm(receiver)])

@@ -80,6 +80,7 @@ async def test_a_postgresql_that_stops_is_the_first_thing_said_until_it_is_back(
             assert await face.readyz() == (200, "ready\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
 async def test_a_server_that_is_frozen_is_the_first_thing_said_until_it_moves_again(
     installation: PostgresqlInstallation,

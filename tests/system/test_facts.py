@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import aiohttp
 
 from kit.binary import milepost, started, until
-from kit.installation import Installation, on_both_databases
+from kit.installation import Installation, on_sqlite_first
 from kit.simulated import BICYCLES, NOW
 from system.test_webhooks import Hooked, hooked
 
@@ -37,7 +37,7 @@ async def worked_off(installation: Installation) -> None:
     await until(lambda: not installation.rows(waiting))
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_facts_are_applied_once_in_any_order_and_no_sweep_undoes_them(installation: Installation) -> None:
     async with hooked(installation) as hooks:
         conversation_id, message_id = hooks.arrive()

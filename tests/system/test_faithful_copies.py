@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from kit.binary import milepost
 from kit.copied_tables import assert_copied
-from kit.installation import Installation, Section, on_both_databases
+from kit.installation import Installation, Section, on_both_databases, on_sqlite_first
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import WorldPlan
@@ -70,7 +70,7 @@ async def test_verify_finds_a_projection_that_was_tampered_with(installation: In
     assert "milepost journal rebuild" in verified.stderr
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_messages_that_arrive_during_a_sync_are_all_copied_in_the_end(installation: Installation) -> None:
     time = Time()
     async with moving_world(time.now) as simulator:

@@ -43,6 +43,7 @@ async def undisturbed(folder: Path, database: Database, simulator: SimulatorServ
     return copied(database)
 
 
+@pytest.mark.long
 async def test_workers_share_the_streams_and_copy_the_same_as_one_process(
     tmp_path: Path, database: Database, another: Database
 ) -> None:

@@ -34,6 +34,7 @@ async def test_a_sync_waits_for_a_full_disk_and_completes_when_there_is_space(on
     assert verified.code == 0, verified
 
 
+@pytest.mark.long
 async def test_a_disk_that_stays_full_ends_the_sync_and_the_next_one_continues_when_there_is_space(
     on_small_disk: Installation,
 ) -> None:

@@ -16,10 +16,10 @@ from kit.leaks import leaks, left_behind
 from kit.simulated import BAKERY, BICYCLES
 from milepost.core.journal import instant_text
 from milepost.simulator.conditions import WaitHint
+from milepost.simulator.control import SeenRequest
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.server import SimulatorServer
-from milepost.simulator.traffic import SeenRequest
 from milepost.simulator.world import Ailment, TrueConversation
 
 ZOE = SimulatedPage(

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from kit.binary import milepost
 from kit.graph_answers import Json, error, instagram_person, listed, message, thread
-from kit.installation import Installation, on_both_databases
+from kit.installation import Installation, on_sqlite_first
 from kit.loopback import serving
 
 OLD, NEW = "104000000000000001", "104000000000000002"
@@ -131,7 +131,7 @@ async def test_an_account_that_is_linked_to_another_page_takes_its_rows_along(in
     assert installation.rows("SELECT count(*) FROM conversations") == [(12,)]
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_person_forgotten_on_the_new_page_before_anything_has_moved_is_stored_on_neither(
     installation: Installation,
 ) -> None:

@@ -8,12 +8,11 @@ from random import Random
 import pytest
 
 from kit.binary import started, until
-from kit.installation import COPIED, Installation, Rows, on_both_databases
+from kit.installation import COPIED, Installation, Rows
 from kit.simulated import STREAMS, frozen_world, taken_cursors
 from milepost.engine.prefetch import MAX_AHEAD
 from milepost.simulator.server import SimulatorServer
 
-CONVERSATIONS = 2000
 FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=10ms"
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
 WASTED_BY_A_KILL = 2  # in each stream, mostly: the batch that is being committed, and the one that is on its way
@@ -70,21 +69,19 @@ class Killings:
         await until(lambda: sum(seen.by_status.values()) == seen.total)
 
 
-async def undisturbed(installation: Installation) -> dict[str, Rows]:
+async def undisturbed(installation: Installation, conversations: int) -> dict[str, Rows]:
     """Copy the same world in one go, without faults."""
-    async with frozen_world(CONVERSATIONS) as simulator:
+    async with frozen_world(conversations) as simulator:
         installation.configure_for(simulator)
         assert (await installation.sync()).code == 0
     return installation.copied()
 
 
 async def kill_again_and_again(
-    installation: Installation, simulator: SimulatorServer, kills: int, batch_size: int
+    installation: Installation, simulator: SimulatorServer, kills: int, batches: int
 ) -> Killings:
     random = Random(kills)  # noqa: S311  (a seed, so that it happens again)
-    installation.configure_for(simulator, sync={"batch_size": batch_size}, retry=RETRY)
     killings = Killings(installation, simulator)
-    batches = len(STREAMS) * CONVERSATIONS // batch_size
     most = len(STREAMS) * WASTED_BY_A_KILL + 2 * batches // kills  # so that the kills are spread over the whole sync
     await killings.live(
         die_after_requests=0, grace_seconds=0.2 + random.random() * 0.4
@@ -107,20 +104,22 @@ def assert_nothing_was_lost(killings: Killings, whole: dict[str, Rows]) -> None:
     assert killings.requests <= batches + retries + kills * MAX_WASTED_BY_A_KILL * len(STREAMS)
 
 
-@on_both_databases
+@pytest.mark.parametrize("installation", ["sqlite", "empty postgresql"], indirect=True)
 @pytest.mark.parametrize(
-    ("kills", "batch_size"),
+    ("kills", "batch_size", "conversations"),
     [
-        pytest.param(6, 50, marks=pytest.mark.timeout(300)),  # the program is started nine times
-        pytest.param(50, 20, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(4, 50, 1000, marks=pytest.mark.timeout(300)),  # the program is started six times
+        pytest.param(50, 20, 2000, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
     ],
-    ids=["6 kills", "50 kills"],
+    ids=["4 kills", "50 kills"],
 )
 async def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(
-    installation: Installation, another: Installation, kills: int, batch_size: int
+    installation: Installation, another: Installation, kills: int, batch_size: int, conversations: int
 ) -> None:
-    whole = await undisturbed(another)
-    async with frozen_world(CONVERSATIONS, FAULTS) as simulator:
-        killings = await kill_again_and_again(installation, simulator, kills, batch_size)
+    whole = await undisturbed(another, conversations)
+    async with frozen_world(conversations, FAULTS) as simulator:
+        batches = len(STREAMS) * conversations // batch_size
+        installation.configure_for(simulator, sync={"batch_size": batch_size}, retry=RETRY)
+        killings = await kill_again_and_again(installation, simulator, kills, batches)
     assert len(killings.interrupted) >= kills, "too many kills hit nothing: they prove little"
     assert_nothing_was_lost(killings, whole)

@@ -15,6 +15,7 @@ from aiohttp import web
 from kit.binary import Running, milepost, started, until
 from kit.graph_answers import Json, encoded, listed, message, thread
 from kit.installation import Installation, Section
+from kit.long import long_only
 from kit.loopback import Answering, serving
 
 MAX_DATA_BYTES = 600 * 2**20  # MemoryHigh of the unit is 768M
@@ -63,7 +64,7 @@ def are_at_their_ends(installation: Installation) -> bool:
     ]
 
 
-@pytest.mark.parametrize("edge", ["data", "messages", "participants", "attachments"])
+@pytest.mark.parametrize("edge", ["data", *long_only("messages", "participants", "attachments")])
 async def test_an_answer_of_millions_is_refused_and_the_daemon_and_the_other_page_go_on(
     installation: Installation, edge: str
 ) -> None:

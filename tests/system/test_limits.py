@@ -3,14 +3,14 @@
 import asyncio
 
 from kit.binary import started, until
-from kit.installation import Installation, on_both_databases
+from kit.installation import Installation, on_sqlite_first
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
 
 STREAM = f"messenger:{BICYCLES.id}"
 BATCHES = 10
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_sync_at_its_batch_limit_exits_75_and_the_next_continues_there(installation: Installation) -> None:
     async with frozen_world(50 * BATCHES, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"max_batches_per_run": 4})
@@ -54,7 +54,7 @@ async def test_a_rate_limit_longer_than_the_run_exits_75_and_makes_no_dead_lette
         assert installation.rows("SELECT retries, failed_batches FROM runs") == [(0, 0)]
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_the_daemon_continues_at_once_after_a_limit_of_a_run(installation: Installation) -> None:
     async with frozen_world(50 * BATCHES, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator, sync={"max_batches_per_run": 4, "interval": "1h"})

@@ -5,6 +5,8 @@ import signal
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from kit.binary import started, until
 from kit.installation import Installation
 from kit.simulated import frozen_world
@@ -26,6 +28,7 @@ def counted(lines: list[dict[str, Any]]) -> Counter[str]:
     return count
 
 
+@pytest.mark.long
 async def test_an_outage_of_fifty_streams_takes_few_lines_and_all_are_counted(installation: Installation) -> None:
     async with frozen_world(20, pages=PAGES) as simulator:
         installation.configure_for(simulator, sync={"interval": "1s"}, log={"format": "json"})

@@ -9,15 +9,14 @@ import msgspec
 import pytest
 
 from kit.binary import Running, milepost, started, until
-from kit.installation import Installation, on_both_databases
+from kit.installation import Installation, on_both_databases, on_sqlite_first
 from kit.simulated import BICYCLES, Clock, frozen_world
 from milepost.core.gaps import MessagesMissed, Missed
 from milepost.simulator import refusals
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
-from milepost.simulator.messages import Node
 from milepost.simulator.plan import SimulatedPage
-from milepost.simulator.requests import ApiRequest
+from milepost.simulator.requests import ApiRequest, Node
 from milepost.simulator.server import SimulatorServer
 
 BURSTS = (20, 21, 45, 70)
@@ -149,7 +148,7 @@ async def test_every_message_is_stored_and_a_further_sync_asks_for_none(installa
     assert verified.code == 0, verified
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_process_that_is_killed_while_it_reads_owes_what_is_left(
     installation: Installation, edge: Edge
 ) -> None:
@@ -195,7 +194,7 @@ async def test_faults_delay_older_messages_and_lose_none(installation: Installat
             assert stored(installation, thread) == world.readable(thread)
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_messages_that_can_never_be_read_become_a_dead_letter_that_a_redrive_brings_back(
     installation: Installation, edge: Edge
 ) -> None:
@@ -238,7 +237,7 @@ async def test_a_backlog_is_shown_until_it_is_read(installation: Installation, e
         assert "older messages" not in shown.stdout
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_what_instagram_withholds_is_said_once_and_not_asked_for_again(installation: Installation) -> None:
     world = Burst(PHOTOS)
     async with world.serving() as simulator:
@@ -285,7 +284,7 @@ async def test_twenty_new_messages_on_instagram_are_all_there_and_none_is_missed
         assert [count for _, _, count in missed(installation) if count > 1] == []  # the API's estimate may be one off
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: Installation) -> None:
     world = Burst()
     async with world.serving() as simulator:
@@ -331,7 +330,7 @@ async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: 
     assert verified.code == 0, verified
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_message_without_content_is_said_to_be_missed(installation: Installation) -> None:
     world = Burst()
     async with world.serving() as simulator:
@@ -357,7 +356,7 @@ async def test_a_message_without_content_is_said_to_be_missed(installation: Inst
         assert [tuple(row) for row in installation.rows(query, found.newest[0].id)] == [("unavailable", None)]
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_person_who_was_erased_is_not_read_any_more(installation: Installation, edge: Edge) -> None:
     world = Burst()
     async with world.serving() as simulator:
@@ -422,7 +421,7 @@ async def test_histories_are_read_after_a_first_copy_and_go_on_after_a_kill(
         assert audited.code == 0, audited
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_longer_history_is_read_on_by_a_full_sync_and_shown_until_then(installation: Installation) -> None:
     world = Burst()
     async with world.serving() as simulator:

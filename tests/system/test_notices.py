@@ -85,6 +85,7 @@ async def test_a_revoked_token_is_told_once_even_after_a_restart_and_then_that_i
     assert "notice sent" in first.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path: Path, database: Database) -> None:
     async with (
@@ -107,6 +108,7 @@ async def test_one_of_several_workers_tells_and_another_one_if_it_dies(tmp_path:
         assert people.titles == [f"Milepost: page {BICYCLES.id} is stopped"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_dead_letters_and_a_token_that_ends_are_a_notice_each(installation: Installation) -> None:
     async with receiver() as people, frozen_world(12, pages=(BICYCLES,), clock=right_now) as simulator:

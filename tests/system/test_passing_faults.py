@@ -10,6 +10,7 @@ import pytest
 
 from kit.binary import PATIENCE_SECONDS, Running, milepost, started, until
 from kit.installation import Installation, PostgresqlInstallation
+from kit.long import long_only
 from kit.simulated import BICYCLES, frozen_world
 from kit.small_disk import remount, small_disk, unmount
 from milepost.reporting.summary import ExitCode
@@ -90,7 +91,7 @@ async def test_a_daemon_whose_disk_became_read_only_is_started_again(on_small_di
         assert (await on_small_disk.sync()).code == 0
 
 
-@pytest.mark.parametrize("files", [7, 9, 11, 14])
+@pytest.mark.parametrize("files", [9, *long_only(7, 11, 14)])
 async def test_a_daemon_that_may_open_too_few_files_is_started_again(installation: Installation, files: int) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
         installation.configure_for(simulator)

@@ -48,6 +48,7 @@ async def asked(simulator: SimulatorServer, times: int, running: Running) -> Non
         pytest.fail(str(await running.ended()))
 
 
+@pytest.mark.long
 async def test_commits_of_unknown_outcome_are_resolved_and_the_copy_is_complete(
     installation: PostgresqlInstallation, another: Installation
 ) -> None:

@@ -94,6 +94,7 @@ async def test_an_alert_fires_for_a_killed_daemon_until_it_runs_again(
             assert await prometheus_of_it.errors_of_rules() == {}
 
 
+@pytest.mark.long
 async def test_an_alert_fires_for_a_dead_token_until_there_is_a_new_one(
     installation: Installation, address: str, prometheus_of_it: Prometheus
 ) -> None:

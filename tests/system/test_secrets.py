@@ -15,6 +15,7 @@ from kit.binary import milepost, started
 from kit.graph_answers import error, listed, message, thread
 from kit.installation import Installation, Section, page_section
 from kit.leaks import leaks, left_behind
+from kit.long import long_only
 from kit.loopback import serving
 from kit.simulated import frozen_world
 from milepost.simulator.plan import SimulatedPage
@@ -84,7 +85,7 @@ async def telling_all(request: web.Request) -> web.Response:
     return web.json_response(listed(thread("t_1", message()), unreadable, next_url=url))
 
 
-@pytest.mark.parametrize("give", [inline, by_environment, by_file])
+@pytest.mark.parametrize("give", [by_file, *long_only(inline, by_environment)])
 async def test_no_secret_leaks_however_it_is_configured_and_whatever_fails(
     installation: Installation, give: object
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kit.binary import Ended, milepost, started
-from kit.installation import Installation, on_both_databases, page_section
+from kit.installation import Installation, on_both_databases, on_sqlite_first, page_section
 from kit.simulated import BICYCLES, frozen_world
 from milepost.cli import COMMANDS
 from milepost.simulator.server import SimulatorServer
@@ -163,7 +163,7 @@ async def test_a_database_belongs_to_one_source_until_it_is_adopted(installation
         refused(await installation.sync())
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_database_is_not_adopted_while_a_daemon_uses_it(installation: Installation) -> None:
     async with real_api(20) as api:
         installation.configure_for(api)

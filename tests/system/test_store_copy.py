@@ -12,6 +12,7 @@ import yaml
 
 from kit.binary import Ended, milepost, started, until
 from kit.installation import COPIED, Installation
+from kit.long import long_only
 from kit.postgres import Database, Server, fresh_database
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
 from kit.terminal import milepost_on_terminal
@@ -86,7 +87,7 @@ async def test_a_daemon_continues_from_the_copy_and_duplicates_nothing(
 
 
 @pytest.mark.parametrize(
-    "kills", [4, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["4 kills", "40 kills"]
+    "kills", [2, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["2 kills", "40 kills"]
 )
 async def test_a_copy_that_is_killed_at_a_random_moment_leaves_nothing_and_is_made_again(
     installation: Installation, postgres: Server, kills: int
@@ -153,7 +154,7 @@ async def test_what_an_earlier_milepost_left_unfinished_is_refused_by_every_comm
     assert database.sql("SELECT count(*) FROM journal") == [(0,)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *long_only(signal.SIGINT)])
 async def test_a_signal_ends_the_copy_and_nothing_was_copied(
     installation: Installation, unmade: Database, number: signal.Signals
 ) -> None:

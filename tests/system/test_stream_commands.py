@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kit.binary import Running, milepost, started, until
-from kit.installation import Installation, on_both_databases
+from kit.installation import Installation, on_both_databases, on_sqlite_first
 from kit.ports import unused_port
 from kit.simulated import BICYCLES, frozen_world
 from milepost.simulator.server import SimulatorServer
@@ -53,7 +53,7 @@ async def test_beside_a_daemon_they_go_through_it(installation: Installation) ->
     assert [each for each in events(installation) if each.startswith("stream_")] == ["stream_paused", "stream_resumed"]
 
 
-@on_both_databases
+@on_sqlite_first
 @pytest.mark.parametrize("arguments", [(), (KEY,), ("--full",)], ids=["all", "one", "full"])
 async def test_a_sync_beside_a_daemon_waits_for_its_run_and_sums_it_up(
     installation: Installation, arguments: tuple[str, ...]

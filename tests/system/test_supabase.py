@@ -14,6 +14,7 @@ from psycopg.errors import InsufficientPrivilege
 from contracts.store_contract import commit
 from kit.binary import milepost, started, until
 from kit.installation import Installation
+from kit.long import long_only
 from kit.postgres import ROLES_PASSWORD, Server, on_both_releases
 from kit.simulated import BAKERY, BICYCLES
 from kit.supabase import API_ROLES, ApiRole, Project, Rows, project
@@ -51,7 +52,10 @@ IN_A_TABLE = ("SELECT FROM {0}", "DELETE FROM {0}", "TRUNCATE {0}", "INSERT INTO
 IN_A_SEQUENCE = ("SELECT last_value FROM {0}", "SELECT setval('{0}', 1)")
 
 
-@pytest.fixture(params=["", "public"], ids=["a role and schema of its own", "the owner, in public"])
+@pytest.fixture(
+    params=["", *long_only("public")],
+    ids=["a role and schema of its own", "the owner, in public"],
+)
 def handed_over(request: pytest.FixtureRequest, postgres: Server) -> Iterator[Project]:
     with project(postgres, schema=request.param) as handed_over:
         yield handed_over

@@ -40,6 +40,7 @@ def test_the_service_as_installed_needs_pages_and_starts_nothing_simulated(servi
         assert said.stderr + said.stdout == "", unit
 
 
+@pytest.mark.long
 def test_the_installed_service_works_once_pages_are_filled_in(service: Service) -> None:
     service.simulate(60)
     laid = yaml.safe_load(service.lab.run("cat", CONFIG))
@@ -54,6 +55,7 @@ def test_the_installed_service_works_once_pages_are_filled_in(service: Service) 
     assert "messenger:" in service.lab.run("milepost", "status")
 
 
+@pytest.mark.long
 def test_the_script_says_what_to_fill_in_and_warns_of_a_simulated_source(service: Service) -> None:
     service.lab.put(ROOT, SOURCE, NOT_INSTALLED)
     service.lab.run("rm", "/opt/milepost/current")
@@ -65,6 +67,7 @@ def test_the_script_says_what_to_fill_in_and_warns_of_a_simulated_source(service
     assert service.shown("ActiveState") == "inactive"
 
 
+@pytest.mark.long
 def test_an_upgrade_resumes_where_the_old_version_was_and_can_be_rolled_back(service: Service) -> None:
     service.simulate(300)
     service.act("hold", after=2)
@@ -96,6 +99,7 @@ def test_an_upgrade_resumes_where_the_old_version_was_and_can_be_rolled_back(ser
     assert service.copied() == service.undisturbed()
 
 
+@pytest.mark.long
 def test_a_backup_can_be_restored_as_the_documentation_says(service: Service) -> None:
     service.simulate(300)
     service.act("hold", after=3)

@@ -54,6 +54,7 @@ def test_the_service_reads_its_credential_and_syncs_with_full_hardening(service:
     assert "process_start_time_seconds" in service.fetched("http://127.0.0.1:9464/metrics")
 
 
+@pytest.mark.long
 def test_another_page_needs_a_line_in_a_drop_in_and_a_new_token_a_restart(service: Service) -> None:
     service.change_unit("LoadCredential=milepost.bicycles-token\n")
     service.simulate(40, pages=2)
@@ -95,6 +96,7 @@ def test_a_service_killed_in_mid_sweep_is_restarted_and_resumes_at_the_cursor(se
     service.lab.run("milepost", "journal", "verify")
 
 
+@pytest.mark.long
 def test_a_service_whose_disk_has_no_inode_is_started_again_until_there_is_one(service: Service) -> None:
     state = "/var/lib/private/milepost"
     service.change_unit("")
@@ -112,6 +114,7 @@ def test_a_service_whose_disk_has_no_inode_is_started_again_until_there_is_one(s
     assert service.copied() == service.undisturbed()
 
 
+@pytest.mark.long
 def test_a_hanging_service_is_killed_by_the_watchdog_and_resumes(service: Service) -> None:
     service.change_unit("WatchdogSec=3s\n")
     working(service)
@@ -124,6 +127,7 @@ def test_a_hanging_service_is_killed_by_the_watchdog_and_resumes(service: Servic
     assert service.copied() == service.undisturbed()
 
 
+@pytest.mark.long
 def test_a_service_that_works_for_longer_than_the_watchdogs_timeout_is_left_alone(service: Service) -> None:
     service.change_unit("WatchdogSec=3s\n")
     working(service)
@@ -133,6 +137,7 @@ def test_a_service_that_works_for_longer_than_the_watchdogs_timeout_is_left_alon
     assert service.shown("NRestarts") == "0"
 
 
+@pytest.mark.long
 def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_continues_there(service: Service) -> None:
     working(service)
     service.stop()  # it does not wait for the response, which never comes: otherwise it would be killed, and fail
@@ -148,6 +153,7 @@ def test_a_stop_in_mid_batch_pauses_the_run_and_the_next_start_continues_there(s
     assert service.copied() == service.undisturbed()
 
 
+@pytest.mark.long
 def test_systemd_waits_for_a_start_that_takes_longer_than_its_timeout(service: Service) -> None:
     service.change_unit("TimeoutStartSec=4s\n")
     service.simulate(10)
@@ -177,6 +183,7 @@ def test_a_service_with_a_bad_configuration_fails_once(service: Service) -> None
     assert service.until_logged("sync.batch_size: found 5000; allowed: a whole number from 1 to 200")
 
 
+@pytest.mark.long
 def test_a_reload_applies_a_valid_configuration_and_rejects_an_invalid_one(service: Service) -> None:
     service.simulate(40, pages=2)
     service.configure()
@@ -203,6 +210,7 @@ def test_a_reload_applies_a_valid_configuration_and_rejects_an_invalid_one(servi
     service.lab.until(lambda: service.shown("StatusText") == "2 streams: 2 up to date", "an end of that")
 
 
+@pytest.mark.long
 def test_journald_can_be_searched_by_stream_run_event_and_priority(service: Service) -> None:
     service.simulate(60, "http_500=first:2")
     service.configure(retry={"base_delay": "10ms"}, log={"level": "debug"})
@@ -225,6 +233,7 @@ def test_journald_can_be_searched_by_stream_run_event_and_priority(service: Serv
     assert PAGE.token not in service.lab.run("journalctl", "-u", "milepost", "-o", "export")
 
 
+@pytest.mark.long
 def test_the_limits_on_memory_and_tasks_are_in_effect(service: Service) -> None:
     service.simulate(10)
     service.configure()
@@ -237,6 +246,7 @@ def test_the_limits_on_memory_and_tasks_are_in_effect(service: Service) -> None:
     assert re.search(r"Max core file size +0 +0 ", limits), "a core would hold the tokens"
 
 
+@pytest.mark.long
 def test_instances_run_side_by_side_each_with_its_own_database(service: Service) -> None:
     service.simulate(40, pages=2)
     for name, page, port in (("shop", PAGE, 9464), ("club", OTHER_PAGE, 9465)):
@@ -252,6 +262,7 @@ def test_instances_run_side_by_side_each_with_its_own_database(service: Service)
         service.lab.run("systemctl", "reload", f"milepost@{name}")
 
 
+@pytest.mark.long
 def test_the_timer_syncs_on_a_schedule_instead_of_a_daemon(service: Service) -> None:
     service.simulate(60)
     service.configure()

@@ -14,7 +14,7 @@ import aiohttp
 
 from kit.binary import PATIENCE_SECONDS, Running, started, until
 from kit.fleet import fleet
-from kit.installation import Installation, PostgresqlInstallation, on_both_databases
+from kit.installation import Installation, PostgresqlInstallation, on_sqlite_first
 from kit.postgres import Database
 from kit.simulated import BICYCLES, NOW, frozen_world
 from kit.webhook_bodies import SECRET, body_of, signed
@@ -89,7 +89,7 @@ async def url_of(daemon: Running) -> str:
     return found[1]
 
 
-@on_both_databases
+@on_sqlite_first
 async def test_a_message_is_copied_within_seconds_of_its_webhook(installation: Installation) -> None:
     async with hooked(installation) as hooks:
         _, message_id = hooks.arrive()

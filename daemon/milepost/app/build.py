@@ -11,11 +11,10 @@ from milepost.app.discovery import PageDiscovery
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.app.reload import ConfigReloader, ReloadTargets, policy_of, schedule_of
 from milepost.app.token_watch import TokenWatch
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, furthest_ahead
 from milepost.core.model import Platform
 from milepost.core.ports import Clock, Held
 from milepost.core.problems import Problem
-from milepost.core.skew import furthest_ahead
 from milepost.engine.clock import SystemClock
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, SlotWaited

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 
 from milepost.app.build import Parts
+from milepost.core.changes import ChangeReader
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
-from milepost.core.ports import ChangeReader
 from milepost.deliveries.dispatcher import Dispatcher
 from milepost.deliveries.worker import Outlets
 from milepost.reporting.health import DeliveryView, Issue, IssueKind, delivery_view

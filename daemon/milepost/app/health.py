@@ -13,7 +13,7 @@ from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
 from milepost.core.model import Scope, Stream
-from milepost.facebook.rate_limiter import Slowdown
+from milepost.facebook.calls import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,

@@ -10,13 +10,11 @@ from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held, Source
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.rate_limits import RateLimits
-from milepost.facebook.calls import Access
+from milepost.facebook.calls import Access, Budget, RateLimiter, Slowdown
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
+from milepost.facebook.page_health import InspectedToken, Subscriptions, inspect_token
 from milepost.facebook.pages import Page, fetch_managed_pages
-from milepost.facebook.rate_limiter import Budget, RateLimiter, Slowdown
-from milepost.facebook.subscriptions import Subscriptions
-from milepost.facebook.token_health import InspectedToken, inspect_token
 from milepost.settings import Settings
 
 # Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.

@@ -13,8 +13,7 @@ from milepost.app.pages import PageRegistry
 from milepost.core.model import Stream
 from milepost.core.ports import Clock, Held
 from milepost.engine.interrupt import Stop
-from milepost.facebook.subscriptions import Subscription, Subscriptions
-from milepost.facebook.token_health import InspectedToken
+from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.humanize import counted
 

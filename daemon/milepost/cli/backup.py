@@ -13,7 +13,7 @@ from tqdm import tqdm
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
 from milepost.cli.options import config_option, load_settings
-from milepost.cli.signals import aborted_by_sigterm
+from milepost.cli.signals import interruptible_by_signals
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError
 from milepost.reporting.humanize import counted
@@ -47,11 +47,11 @@ def command(config: str | None, file: str, *, force: bool) -> None:
         raise MilepostError(f"{file} cannot be written: {error.strerror}", hint="write it elsewhere") from error
     seconds = perf_counter() - began
     entries = counted(audit.entries, "journal entry", "journal entries")
-    echo_wrapped([f"{file} is a sound copy of {database}: {size / 1e6:,.1f} MB, {entries}, in {seconds:.1f} s"])
+    echo_wrapped(f"{file} is a sound copy of {database}: {size / 1e6:,.1f} MB, {entries}, in {seconds:.1f} s")
 
 
 async def _back_up(database: Path, target: Path) -> Audit:
-    with aborted_by_sigterm():
+    with interruptible_by_signals():
         async with open_sqlite_reader(database) as journal_reader:
             with _progress() as bar:
                 await journal_reader.copy_to(target, _updates(bar))

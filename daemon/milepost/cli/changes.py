@@ -3,14 +3,13 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 
 import click
 import msgspec
 
 from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, demand_known, load_settings, stream_option
-from milepost.cli.signals import stop_at_closed_pipe, stopped_by_signals
+from milepost.cli.signals import stopped_by_signals, wait_to_poll
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
@@ -19,7 +18,6 @@ from milepost.stores.open import open_reader
 from milepost.stores.reader import JournalReader
 
 PAGE = 500
-POLL_SECONDS = 0.5
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,8 +63,7 @@ async def _show(
     show: Callable[[Change], str],
 ) -> None:
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
-    stopped = stopped_by_signals()
-    stop_at_closed_pipe(sys.stdout, stopped)
+    stopped = stopped_by_signals(sys.stdout)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
         if after > (last := await reader.last_change()):
@@ -79,9 +76,7 @@ async def _show(
             if page.next == after:
                 if not follows:
                     return
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await stopped.wait()
+                await wait_to_poll(stopped)
             after = page.next
 
 

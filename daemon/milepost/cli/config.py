@@ -12,13 +12,13 @@ import click
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
-from milepost.cli.options import config_option, load_settings
+from milepost.cli.options import config_option, load_settings, warnings_logged
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import MilepostError
 from milepost.notify.destinations import demand_sendable
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
-from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report, secrets
+from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report
 
 DEFAULT = Path("config.yaml")
 FOR_FACEBOOK = """\
@@ -57,7 +57,7 @@ def init(config: str, *, is_facebook: bool) -> None:
     except OSError as error:
         hint = "write it elsewhere: --config FILE names the file"
         raise MilepostError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
-    echo_wrapped([f"{path} is written", *_next_steps(path, is_facebook=is_facebook)])
+    echo_wrapped(f"{path} is written", *_next_steps(path, is_facebook=is_facebook))
 
 
 def sample(*, is_facebook: bool) -> str:
@@ -102,10 +102,10 @@ def check(config: str | None, *, online: bool) -> None:
     demand_sendable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
-        echo_wrapped(["There is no config.yaml here: the built-in settings apply, with the simulator"])
+        echo_wrapped("There is no config.yaml here: the built-in settings apply, with the simulator")
     else:
         lines = [f"{path} is valid", _purpose(settings), *moved_keys(path, os.environ)]
-        echo_wrapped([*lines, "", *_origins(secret_report(path, os.environ))])
+        echo_wrapped(*lines, "", *_origins(secret_report(path, os.environ)))
     if online:
         sys.exit(_try_tokens(settings))
 
@@ -130,13 +130,10 @@ def _try_tokens(settings: Settings) -> ExitCode:
     """Try the token of every page, report each, and return the exit code of the most serious result."""
     click.echo()
     if settings.source.kind == "simulator":
-        echo_wrapped(["There is no token to try: the simulator has its own"])
+        echo_wrapped("There is no token to try: the simulator has its own")
         return ExitCode.COMPLETE
     # Imported here: without --online nobody needs to wait for an HTTP client to load.
     from milepost.cli.token_check import try_tokens  # noqa: PLC0415
-    from milepost.service.logs.output import logged  # noqa: PLC0415
-    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
-    log = settings.log
-    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
-        return asyncio.run(try_tokens(settings, lambda line: echo_wrapped([line])))
+    with warnings_logged(settings):
+        return asyncio.run(try_tokens(settings, echo_wrapped))

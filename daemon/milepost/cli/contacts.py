@@ -42,7 +42,7 @@ def forget_(config: str | None, platform: str, page: str, contact: str, *, is_co
         confirm(f"Erase contact {contact} of {stream.key}, with their conversations and messages, for good?")
     forgotten = asyncio.run(_forget(settings, stream, contact))
     lines = [*_removed(forgotten, stream, contact), *_elsewhere(forgotten, stream), "", *_not_reached(settings)]
-    echo_wrapped(lines)
+    echo_wrapped(*lines)
 
 
 async def _forget(settings: Settings, stream: Stream, contact: str) -> Forgotten:

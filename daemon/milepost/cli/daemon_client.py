@@ -1,6 +1,5 @@
 """A client of the daemon's HTTP service, for commands that the daemon has to perform."""
 
-import ipaddress
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from milepost.cli.daemon_status import authority, reached_at
 from milepost.core.commands import (
     DeadLetterCommand,
     Discard,
@@ -22,7 +22,6 @@ from milepost.core.commands import (
 )
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
 from milepost.core.model import Stream
-from milepost.reporting.health import DaemonStatus
 from milepost.reporting.views import ActionResult, closed, refused
 from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.api.dead_letters import DiscardBody
@@ -34,8 +33,6 @@ from milepost.settings import HttpSettings
 
 # The daemon looks the dead letter up, and then waits for its redrive.
 TIMEOUT = aiohttp.ClientTimeout(total=2 * MAX_WAIT_SECONDS + 5.0, sock_connect=5.0)
-
-STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 AnswerT = TypeVar("AnswerT")
 Body = Nothing | DiscardBody | SyncBody
@@ -107,7 +104,7 @@ class Daemon:
             StoreAway: its database is unavailable.
             MilepostError: it cannot be done, or the server is not a daemon of this version.
         """
-        action, body = _stream_request(command)
+        action, body = _request(command)
         status, answer = await self._send("POST", f"{PATH}/{quote(stream.key)}/{action}", body)
         match status:
             case 200 | 202:
@@ -131,24 +128,11 @@ class Daemon:
                 hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
             ) from error
 
-    async def fetch_status(self) -> DaemonStatus | None:
-        """Return the status of the daemon as a whole; None if it does not answer, or not to us."""
-        try:
-            async with self._session.get(
-                f"{self._url}/api/daemon", timeout=STATUS_TIMEOUT, allow_redirects=False
-            ) as response:
-                return msgspec.json.decode(await response.read(), type=DaemonStatus) if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
-            return None
-
     async def fetch_streams(self) -> list[WorkedStream]:
         """Return the streams that the daemon knows. Raises as `ask` does."""
         streams, after = list[WorkedStream](), ""
         while True:
-            status, body = await self._send("GET", f"{PATH}?limit=1000&after={quote(after)}")
-            if status != 200:
-                raise self._failed(status, body)
-            page = self._decode(body, _Listing)
+            page = await self._get(f"{PATH}?limit=1000&after={quote(after)}", _Listing)
             streams += page.streams
             if page.next is None:
                 return streams
@@ -156,10 +140,13 @@ class Daemon:
 
     async def fetch_changes(self, since: str) -> _OverviewChanges:
         """Return what has changed of the streams since the answer with that tag, for "" all. Raises as `ask` does."""
-        status, body = await self._send("GET", f"{OVERVIEW}?since={quote(since)}" if since else OVERVIEW)
+        return await self._get(f"{OVERVIEW}?since={quote(since)}" if since else OVERVIEW, _OverviewChanges)
+
+    async def _get(self, path: str, kind: type[AnswerT]) -> AnswerT:
+        status, body = await self._send("GET", path)
         if status != 200:
             raise self._failed(status, body)
-        return self._decode(body, _OverviewChanges)
+        return self._decode(body, kind)
 
     def _failed(self, status: int, body: bytes) -> MilepostError:
         match status:
@@ -228,30 +215,16 @@ async def daemon_at(http: HttpSettings) -> AsyncIterator[Daemon]:
         {"Authorization": f"Bearer {token}"} if token else {}
     )
     async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT) as session:
-        yield Daemon(session, _url(http.host, http.port))
+        yield Daemon(session, f"http://{authority(reached_at(http.host), http.port)}")
 
 
-def _url(host: str, port: int) -> str:
-    """Return the URL of a server that listens on a host; for all addresses, that of this machine's loopback."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return f"http://{host}:{port}"
-    if address.is_unspecified:
-        return f"http://127.0.0.1:{port}" if address.version == 4 else f"http://[::1]:{port}"
-    return f"http://{host}:{port}" if address.version == 4 else f"http://[{host}]:{port}"
-
-
-def _request(command: DeadLetterCommand) -> tuple[str, Body]:
+def _request(command: DeadLetterCommand | StreamCommand) -> tuple[str, Body]:
+    """Return the action that a command asks for, and its body."""
     match command:
         case Redrive():
             return "redrive", Nothing()
         case Discard(reason=reason):
             return "discard", DiscardBody(reason)
-
-
-def _stream_request(command: StreamCommand) -> tuple[str, Body]:
-    match command:
         case SyncNow(full=full):
             return "sync", SyncBody(full)
         case PauseStream():

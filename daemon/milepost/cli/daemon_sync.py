@@ -30,16 +30,15 @@ MAX_REQUESTS = 16  # at once: each waits for the batch in hand of its stream
 
 
 class Look(Struct, frozen=True, eq=False):
-    """How to see what the daemon does: `is_at_work` says whether there is one, `show` is given each checkpoint.
+    """How to see what the daemon does: `is_at_work` says whether there is one.
 
-    `is_seen` is whether anybody watches what is shown.
+    `show` is given each checkpoint; None where nobody watches.
     """
 
     journal_reader: JournalReader
     is_at_work: Callable[[], Awaitable[bool]]
-    show: Callable[[Checkpoint], None]
     now: Callable[[], datetime]
-    is_seen: bool = False
+    show: Callable[[Checkpoint], None] | None = None
 
 
 async def sync_through_daemon(
@@ -57,13 +56,14 @@ async def sync_through_daemon(
     while len(ended) < len(wanted) and monotonic() < over_at and not stop.is_requested and await look.is_at_work():
         async with stop.interruptible():
             await asyncio.sleep(POLL_SECONDS)
-        read = await who.read() if look.is_seen else {}
+        read = {} if look.show is None else await who.read()
         checkpoints = await look.journal_reader.checkpoints()
         limits = rate_limits_of(checkpoints)
         run_ends_at = asked_at + timedelta(seconds=settings.max_run_duration_seconds)
         for each in checkpoints:
             if each.stream in wanted:
-                look.show(_with_unrecorded(each, read.get(each.stream, 0)))
+                if look.show is not None:
+                    look.show(_with_unrecorded(each, read.get(each.stream, 0)))
                 is_held = (held_until(each.stream, limits) or asked_at) > run_ends_at
                 if _has_run(each, wanted[each.stream], full=full) or _waits_longer(each, is_held=is_held):
                     ended[each.stream] = each

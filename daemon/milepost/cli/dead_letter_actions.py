@@ -1,18 +1,17 @@
 """Redrives and discards dead letters: through the daemon where one is using the database, else in this process.
 
-Only the process that works a stream may write to its journal, and a daemon works them all.
+Only the process that works a stream of a SQLite database may write to its journal, and a daemon works them all.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import assert_never
 
-from milepost.app.build import Parts, assembled
+from milepost.app.build import Parts
 from milepost.app.database import store_url_of
-from milepost.cli.daemon_client import daemon_at
+from milepost.cli.daemon_client import Daemon
 from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
-from milepost.cli.stream_actions import CONCERNS_ALL
+from milepost.cli.stream_actions import CONCERNS_ALL, daemon_or_parts
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand
@@ -27,7 +26,6 @@ from milepost.settings import Settings
 from milepost.stores.open import is_at_work, open_reader
 
 Work = Sequence[tuple[DeadLetter, DeadLetterCommand]]
-Do = Callable[[DeadLetter, DeadLetterCommand], Awaitable[ActionResult]]
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
@@ -36,38 +34,31 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
     `done` describes a closed dead letter. Raises MilepostError for what concerns more than one of them.
     """
     stop, answers = Stop(), list[ActionResult]()
-    async with stopping_on_signals(stop), _performer(settings, stop) as do:
+    store_url = store_url_of(settings)
+    at_work = store_url.file is not None and await is_at_work(store_url)
+    async with stopping_on_signals(stop), daemon_or_parts(settings, stop, at_work=at_work) as who:
         for number, (dead_letter, command) in enumerate(work, start=1):
             if stop.is_requested:
                 break
-            answer = await do(dead_letter, command)
+            answer = await _do(who, dead_letter, command, stop)
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
             what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-            echo_wrapped([f"{nth}{what}: {_words(answer, done)}"])
+            echo_wrapped(f"{nth}{what}: {_words(answer, done)}")
     if len(work) > 1:
-        echo_wrapped([f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}"])
+        echo_wrapped(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)
 
 
 # --- performing -------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _performer(settings: Settings, stop: Stop) -> AsyncIterator[Do]:
-    store_url = store_url_of(settings)
-    if store_url.file is None or not await is_at_work(store_url):  # in PostgreSQL anyone may write beside the workers
-        async with assembled(settings, stop) as parts:
-            yield lambda _, command: _here(parts, command)
-        return
-    async with daemon_at(settings.http) as daemon:
-
-        async def request(dead_letter: DeadLetter, command: DeadLetterCommand) -> ActionResult:
-            async with stop.interruptible():
-                return await daemon.do(command)
-            return accepted(dead_letter)  # the daemon continues, although nobody waits for it here
-
-        yield request
+async def _do(who: Daemon | Parts, dead_letter: DeadLetter, command: DeadLetterCommand, stop: Stop) -> ActionResult:
+    if isinstance(who, Parts):
+        return await _here(who, command)
+    async with stop.interruptible():
+        return await who.do(command)
+    return accepted(dead_letter)  # the daemon continues, although nobody waits for it here
 
 
 async def _here(parts: Parts, command: DeadLetterCommand) -> ActionResult:

@@ -7,8 +7,8 @@ from typing import assert_never
 import msgspec
 from msgspec.structs import replace
 
+from milepost.cli.options import NO_TITLES, Titles
 from milepost.cli.terminal import PLAIN, Column, Terminal, elided, table
-from milepost.cli.titles import NO_TITLES, Titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.dead_letters import conversation_of
 from milepost.core.events import Stage
@@ -48,11 +48,8 @@ def rendered(
     if terminal.width is None:
         reasons = [shortened(dead_letter.reason, MAX_REASON) for dead_letter in dead_letters]
         return table([*columns, REASON], [[*row, why] for row, why in zip(rows, reasons, strict=True)]).lines
-    shown = table(columns, rows, terminal)
-    lines = [shown.heading]
-    for dead_letter, line in zip(dead_letters, shown.rows, strict=True):
-        lines += line, *terminal.wrapped(f"  {on_one_line(dead_letter.reason)}")
-    return lines
+    details = [[on_one_line(dead_letter.reason)] for dead_letter in dead_letters]
+    return table(columns, rows, terminal).with_details(details, terminal)
 
 
 def _row(dead_letter: DeadLetter, now: datetime) -> list[str]:
@@ -104,11 +101,7 @@ def described(dead_letter: DeadLetter, payload: str | None, now: datetime, termi
         note = "The payload. It is personal data: take care where you keep and send it"
     shown = [] if payload is None else [pretty(payload)]
     above, below = [*in_columns(facts), "", note], ["", *(f"→ {hint}" for hint in _hints(dead_letter))]
-    return [*_fitted(above, terminal), *shown, *_fitted(below, terminal)]
-
-
-def _fitted(texts: Sequence[str], terminal: Terminal) -> list[str]:
-    return [line for text in texts for line in terminal.wrapped(text)]
+    return [*terminal.fitted(above), *shown, *terminal.fitted(below)]
 
 
 def _ending(dead_letter: DeadLetter, now: datetime) -> list[tuple[str, str]]:

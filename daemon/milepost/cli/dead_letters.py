@@ -1,9 +1,8 @@
 """`milepost dead-letters`: what could not be read or written, and what to do about it."""
 
 import asyncio
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -12,15 +11,22 @@ import msgspec
 from milepost.app.database import store_url_of
 from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
 from milepost.cli.groups import Group
-from milepost.cli.options import BY, config_option, demand_known, load_settings, stream_option
+from milepost.cli.options import (
+    BY,
+    config_option,
+    demand_known,
+    known_titles,
+    load_settings,
+    stream_option,
+    warnings_logged,
+)
 from milepost.cli.terminal import echo, echo_wrapped, stdout_terminal
-from milepost.cli.titles import known_titles
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS
 from milepost.reporting.humanize import ago, counted
 from milepost.reporting.summary import ExitCode
-from milepost.settings import Settings, secrets
+from milepost.settings import Settings
 from milepost.stores.open import open_reader
 from milepost.stores.reader import DeadLetterState, JournalReader, all_dead_letters
 
@@ -73,12 +79,12 @@ async def _list(settings: Settings, stream: str | None, *, open_only: bool, writ
     if writes_json:
         return
     if not rows:
-        echo_wrapped([_none(stream, open_only=open_only)])
+        echo_wrapped(_none(stream, open_only=open_only))
         return
     terminal = stdout_terminal()
     echo(rendered(rows, datetime.now(UTC), titles, terminal), terminal)
     if number > MAX_ROWS:
-        echo_wrapped([f"… and {number - MAX_ROWS:,} more: --json lists them all"])
+        echo_wrapped(f"… and {number - MAX_ROWS:,} more: --json lists them all")
 
 
 def _none(stream: str | None, *, open_only: bool) -> str:
@@ -135,11 +141,8 @@ def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     settings = load_settings(config)
     dead_letters = asyncio.run(_choose(settings, ids, stream))
     if not dead_letters and not ids:
-        echo_wrapped([_none(stream, open_only=True)])
-    work = [
-        (dead_letter, Redrive(dead_letter.dead_letter_id, BY)) for dead_letter in dead_letters if _is_open(dead_letter)
-    ]
-    code = _perform(settings, work, "closed")
+        echo_wrapped(_none(stream, open_only=True))
+    code = _perform(settings, dead_letters, lambda dead_letter_id: Redrive(dead_letter_id, BY), "closed")
     sys.exit(ExitCode.PROGRESS_SAVED if code is ExitCode.COMPLETE and len(dead_letters) == MAX_AT_ONCE else code)
 
 
@@ -157,12 +160,7 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
         raise click.BadParameter(f"write 1 to {MAX_REASON_CHARACTERS} characters", param_hint="--reason")
     settings = load_settings(config)
     dead_letters = asyncio.run(_choose(settings, ids, None))
-    work = [
-        (dead_letter, Discard(dead_letter.dead_letter_id, reason, BY))
-        for dead_letter in dead_letters
-        if _is_open(dead_letter)
-    ]
-    sys.exit(_perform(settings, work, "discarded"))
+    sys.exit(_perform(settings, dead_letters, lambda dead_letter_id: Discard(dead_letter_id, reason, BY), "discarded"))
 
 
 def _is_open(dead_letter: DeadLetter) -> bool:
@@ -170,21 +168,21 @@ def _is_open(dead_letter: DeadLetter) -> bool:
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
         what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-        echo_wrapped([f"{what}: already closed, {how}"])
+        echo_wrapped(f"{what}: already closed, {how}")
     return dead_letter.closed_at is None
 
 
-def _perform(settings: Settings, work: Sequence[tuple[DeadLetter, DeadLetterCommand]], done: str) -> ExitCode:
-    """Perform the commands and return the exit code. `done` describes a dead letter that was closed by its command."""
+def _perform(
+    settings: Settings, dead_letters: Sequence[DeadLetter], command_for: Callable[[str], DeadLetterCommand], done: str
+) -> ExitCode:
+    """Perform a command on each that is open, and return the exit code. `done` describes one that it has closed."""
+    work = [(each, command_for(each.dead_letter_id)) for each in dead_letters if _is_open(each)]
     if not work:
         return ExitCode.COMPLETE
     # Imported here: listing need not wait for the engine to load.
     from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
-    from milepost.service.logs.output import logged  # noqa: PLC0415
-    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
-    log = settings.log
-    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+    with warnings_logged(settings):
         return asyncio.run(perform(settings, work, done))
 
 

@@ -98,12 +98,7 @@ def _rendered(views: Sequence[DeliveryView], now: datetime, terminal: Terminal) 
     if not views:
         return []
     shown = table(COLUMNS, [_row(view, now) for view in views], terminal)
-    lines = [shown.heading]
-    for view, line in zip(views, shown.rows, strict=True):
-        lines.append(line)
-        for words in _details(view, now):
-            lines += terminal.wrapped(f"  {words}")
-    return lines
+    return shown.with_details([_details(view, now) for view in views], terminal)
 
 
 def _row(view: DeliveryView, now: datetime) -> tuple[str | Cell, ...]:
@@ -145,11 +140,8 @@ def pause(config: str | None, destinations: Sequence[str]) -> None:
     Exit codes: 0 paused · 1 failed, and the message says why · 78 bad configuration or unusable database · 2 wrong
     usage
     """
-
-    async def act(places: DeliveryPlaces, name: str) -> bool:
-        return await places.pause(name, datetime.now(UTC))
-
-    _perform(load_settings(config), destinations, act, "paused")
+    now = datetime.now(UTC)
+    _perform(load_settings(config), destinations, lambda places, name: places.pause(name, now), "paused")
 
 
 @command.command()
@@ -160,11 +152,8 @@ def resume(config: str | None, destinations: Sequence[str]) -> None:
 
     The exit codes are those of pause.
     """
-
-    async def act(places: DeliveryPlaces, name: str) -> bool:
-        return await places.resume(name)
-
-    _perform(load_settings(config), destinations, act, "resumed; it is tried within seconds")
+    done = "resumed; it is tried within seconds"
+    _perform(load_settings(config), destinations, lambda places, name: places.resume(name), done)
 
 
 def _parse_place(ctx: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -197,11 +186,8 @@ def replay(config: str | None, place: int, destinations: Sequence[str]) -> None:
     last = asyncio.run(_last_change(settings))
     if place > last:
         raise click.BadParameter(f"the latest change has the seq {last}", param_hint="--from")
-
-    async def act(places: DeliveryPlaces, name: str) -> bool:
-        return await places.move(name, place)
-
-    _perform(settings, destinations, act, f"delivers again what comes after {place:,}")
+    done = f"delivers again what comes after {place:,}"
+    _perform(settings, destinations, lambda places, name: places.move(name, place), done)
 
 
 async def _last_change(settings: Settings) -> int:

@@ -20,9 +20,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            terminal = terminal_of(sys.stderr, os.environ)
-            text = f"{PREFIX}{error.format_message()}".split("\n")
-            lines = [line for each in text for line in terminal.wrapped(each)]
+            lines = terminal_of(sys.stderr, os.environ).fitted([f"{PREFIX}{error.format_message()}"])
             raise click.UsageError("\n".join(lines).removeprefix(PREFIX), error.ctx) from error
 
     def resolve_command(

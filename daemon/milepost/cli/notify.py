@@ -37,5 +37,5 @@ def test(config: str | None) -> None:
     found = destinations(urls)
     reasons = asyncio.run(try_each(found, trial_notice()))
     words = ["taken" if reason is None else f"not taken: {reason}" for reason in reasons]
-    echo_wrapped(in_columns([(each.name, said) for each, said in zip(found, words, strict=True)]))
+    echo_wrapped(*in_columns([(each.name, said) for each, said in zip(found, words, strict=True)]))
     sys.exit(ExitCode.WITH_ERRORS if any(reasons) else ExitCode.COMPLETE)

@@ -1,9 +1,10 @@
-"""What several commands take: the configuration, streams, and a confirmation."""
+"""What several commands take: the configuration, a confirmation, and streams, by the names that people know them by."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -11,16 +12,20 @@ from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
 from milepost.cli.groups import did_you_mean
-from milepost.cli.titles import configured_names, known_names
+from milepost.cli.terminal import Column, clipped, elided_key
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
-from milepost.settings import Settings, load_or_default
+from milepost.reporting.humanize import on_one_line
+from milepost.settings import Settings, load_or_default, secrets
 from milepost.stores.open import has_database, open_reader
 from milepost.stores.reader import JournalReader
 
 MAX_NAMED = 12
 LIKENESS = 0.8  # all keys of a platform are half alike
 BY = "command line"  # the actor that the journal records
+_PAGE = Column("page", shortest=12, shorten=clipped)
+# Without the page's name the key has to be whole: it is what one types.
+_STREAM, _SHORT_STREAM = Column("stream"), Column("stream", shortest=19, shorten=elided_key)
 
 config_option = click.option(
     "-c",
@@ -61,6 +66,16 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
     if shown:
         click.echo("\n".join(shown))
     click.confirm(question, abort=True)
+
+
+def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
+    """Log warnings to stderr during the block, without the secrets of the settings."""
+    # Imported here: most commands log nothing.
+    from milepost.service.logs.output import logged  # noqa: PLC0415
+    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
+
+    log, redactor = settings.log, Redactor(secrets(settings))
+    return logged(log.format, "warning", redactor, stream=sys.stderr, environment=os.environ)
 
 
 # --- known streams ----------------------------------------------------------------------------------------------------
@@ -142,3 +157,53 @@ def named(keys: Sequence[str]) -> str:
     """Return the keys of streams in words, of many the first ones."""
     more = len(keys) - MAX_NAMED
     return ", ".join([*keys[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])]) or "none so far"
+
+
+# --- what people call streams -----------------------------------------------------------------------------------------
+
+
+class Titles:
+    """The titles of streams. `names` are those of pages by id, as far as they are known."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = {page_id: on_one_line(name) for page_id, name in names.items() if name}
+
+    def name(self, stream: Stream) -> str:
+        """Return the name of a stream's page; "" if it is unknown."""
+        return self._names.get(stream.page_id, "")
+
+    def of(self, stream: Stream) -> str:
+        """Return the title of a stream: `Corner Bakery (messenger:1234567890)`, or its key alone."""
+        name = self.name(stream)
+        return f"{name} ({stream.key})" if name else stream.key
+
+    def short(self, stream: Stream) -> str:
+        """Return what fits a narrow line: `Corner Bakery messenger`, or the key."""
+        name = self.name(stream)
+        return f"{name} {stream.platform}" if name else stream.key
+
+    def columns(self, streams: Collection[Stream]) -> list[Column]:
+        """Return the first columns of a table of these streams."""
+        return [_PAGE, _SHORT_STREAM] if any(map(self.name, streams)) else [_STREAM]
+
+    def cells(self, stream: Stream, columns: Sequence[Column]) -> list[str]:
+        """Return the cells of a stream in those columns."""
+        return [self.name(stream) or "-", stream.key] if _PAGE in columns else [stream.key]
+
+
+NO_TITLES = Titles({})
+
+
+def configured_names(settings: Settings) -> dict[str, str]:
+    """Return the names of pages by id, as far as they are configured."""
+    return {page.id: page.name for page in settings.pages if page.name}
+
+
+async def known_names(settings: Settings, journal_reader: JournalReader) -> dict[str, str]:
+    """Return the names of pages by id: as configured, or else as the database has them."""
+    return {**await journal_reader.page_names(), **configured_names(settings)}
+
+
+async def known_titles(settings: Settings, journal_reader: JournalReader) -> Titles:
+    """Return the titles with those names."""
+    return Titles(await known_names(settings, journal_reader))

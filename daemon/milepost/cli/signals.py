@@ -5,49 +5,49 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import click
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+POLL_SECONDS = 0.5
 
-def stopped_by_signals() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set, for as long as the running loop lasts."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
+def stopped_by_signals(out: TextIO | None = None) -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set, for as long as the running loop lasts.
+
+    Where `out` is a pipe, its reader's exit sets it, too, which rare writes would be slow to notice.
+    """
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in STOPPING:
+        loop.add_signal_handler(number, stopped.set)
+    if out is not None and (descriptor := _pipe(out)) is not None:
+        loop.add_reader(descriptor, stopped.set)  # the writing end only becomes readable by an error
     return stopped
 
 
-def stop_at_closed_pipe(out: TextIO, stopped: asyncio.Event) -> None:
-    """Set the event when `out` is a pipe whose reader exits, which rare writes would be slow to notice."""
+def _pipe(out: TextIO) -> int | None:
     try:
         descriptor = out.fileno()
     except OSError:  # not a file
-        return
-    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        # The writing end only becomes readable by an error.
-        asyncio.get_running_loop().add_reader(descriptor, stopped.set)
+        return None
+    return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
+
+
+async def wait_to_poll(stopped: asyncio.Event) -> None:
+    """Wait before the database is looked at again, or until `stopped` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(POLL_SECONDS):
+            await stopped.wait()
 
 
 @contextmanager
-def aborted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM cancel the running task as Ctrl-C does, so that it cleans up."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        yield
-    except asyncio.CancelledError:
-        raise click.Abort from None
-
-
-@contextmanager
-def interruptible_by_signals(error: Callable[[], Exception]) -> Iterator[None]:
+def interruptible_by_signals(error: Callable[[], Exception] = click.Abort) -> Iterator[None]:
     """Let SIGINT and SIGTERM cancel the running task, so that it cleans up, and raise `error`."""
     task = asyncio.current_task()
     if task is not None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         yield

@@ -8,9 +8,9 @@ import click
 import msgspec
 
 from milepost.app.database import store_url_of
-from milepost.cli.options import config_option, configured_streams, load_settings
+from milepost.cli.daemon_status import fetch_status
+from milepost.cli.options import Titles, config_option, configured_names, configured_streams, known_names, load_settings
 from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
-from milepost.cli.titles import Titles, configured_names, known_names
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason
 from milepost.core.model import Stream
@@ -19,7 +19,7 @@ from milepost.reporting.health import DaemonStatus, in_a_sentence, webhooks_in_w
 from milepost.reporting.humanize import ago, ahead, counted, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
-from milepost.settings import HttpSettings, Settings
+from milepost.settings import Settings
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 
@@ -93,20 +93,12 @@ class _Seen(msgspec.Struct, frozen=True):
 
 async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
     at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
-    daemon = await _ask_daemon(settings.http) if at_work and settings.http.port else None
+    daemon = await fetch_status(settings.http) if at_work and settings.http.port else None
     if not await has_database(store_url):
         return _Seen(at_work, daemon, names=configured_names(settings))
     async with open_reader(store_url) as journal_reader:
         names = await known_names(settings, journal_reader)
         return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)
-
-
-async def _ask_daemon(http: HttpSettings) -> DaemonStatus | None:
-    # Imported here: without a daemon nobody needs to wait for an HTTP client to load.
-    from milepost.cli.daemon_client import daemon_at  # noqa: PLC0415
-
-    async with daemon_at(http) as daemon:
-        return await daemon.fetch_status()
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -125,9 +117,7 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
     conditions = table(
         [*leading, *CONDITION], [[*cells, *_condition(each, status)] for cells, each in titled], terminal
     )
-    lines = [conditions.heading]
-    for stream, row in zip(status.streams, conditions.rows, strict=True):
-        lines += row, *(line for text in _waiting(stream, status.at) for line in terminal.wrapped(f"  {text}"))
+    lines = conditions.with_details([_waiting(stream, status.at) for stream in status.streams], terminal)
     written = table([*leading, *WRITTEN], [[*cells, *_written(each)] for cells, each in titled], terminal)
     return [*wrong, *([""] if wrong else []), *lines, "", *written.lines, *_webhooks(status, terminal)]
 
@@ -140,13 +130,13 @@ def _webhooks(status: Status, terminal: Terminal) -> list[str]:
 
 def _issues(status: Status, terminal: Terminal) -> list[str]:
     """Return what is wrong with the daemon as a whole, before anything else."""
-    lines = []
+    texts = []
     for issue in status.daemon.issues if status.daemon is not None else ():
         sentence = in_a_sentence(issue, status.at)
-        lines += terminal.wrapped(f"{sentence[0].upper()}{sentence[1:]}")
+        texts.append(f"{sentence[0].upper()}{sentence[1:]}")
         if issue.advice is not None:
-            lines += terminal.wrapped(f"  → {issue.advice}")
-    return lines
+            texts.append(f"  → {issue.advice}")
+    return terminal.fitted(texts)
 
 
 def _condition(stream: StreamStatus, status: Status) -> tuple[str | Cell, ...]:

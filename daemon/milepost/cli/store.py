@@ -175,7 +175,7 @@ def adopt(config: str | None, *, is_confirmed: bool) -> None:
 
     Exit codes: 0 done · 75 the database is in use · 78 bad configuration, or a database that cannot be used.
     """
-    echo_wrapped([asyncio.run(_adopt(load_settings(config), is_confirmed=is_confirmed))])
+    echo_wrapped(asyncio.run(_adopt(load_settings(config), is_confirmed=is_confirmed)))
 
 
 async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:

@@ -4,27 +4,22 @@ Only the process that works a stream of a SQLite database may write to its journ
 workers follow the journal, wherever they run.
 """
 
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
-from milepost.app.build import assembled
+from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
-from milepost.cli.options import demand_worked
+from milepost.cli.options import Titles, demand_worked, warnings_logged
 from milepost.cli.terminal import echo_wrapped
-from milepost.cli.titles import Titles
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.summary import ExitCode
-from milepost.service.logs.output import logged
-from milepost.service.logs.redaction import Redactor
-from milepost.settings import Settings, secrets
+from milepost.settings import Settings
 from milepost.stores.open import is_at_work
 
 # What ends a command for several streams: no other one of them would fare better.
@@ -55,20 +50,28 @@ async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) ->
 
     Raises StoreBusy where a daemon works them and does not answer.
     """
-    store_url = store_url_of(settings)
     # Not looked at anew for runs: one that has ended meanwhile would be waited for, and nobody would do them.
-    at_work = for_runs or await is_at_work(store_url)
-    if at_work and store_url.file is not None:
-        async with daemon_at(settings.http) as daemon:
-            yield await _of_daemon(daemon)
-        return
-    async with assembled(settings if for_runs else _without_discovery(settings), stop) as parts:
-        streams = list(parts.supervisor.streams)
+    at_work = for_runs or await is_at_work(store_url_of(settings))
+    async with daemon_or_parts(settings if for_runs else _without_discovery(settings), stop, at_work=at_work) as who:
+        if isinstance(who, Daemon):
+            yield await _of_daemon(who)
+            return
+        streams = list(who.supervisor.streams)
         if not for_runs:
-            streams += [each.stream for each in await parts.store.checkpoints() if not each.removed_at]
-        yield Operator(
-            [*dict.fromkeys(streams)], Titles(parts.registry.page_names()), parts.supervisor.ask, _nothing, at_work
-        )
+            streams += [each.stream for each in await who.store.checkpoints() if not each.removed_at]
+        titles = Titles(who.registry.page_names())
+        yield Operator([*dict.fromkeys(streams)], titles, who.supervisor.ask, _nothing, at_work)
+
+
+@asynccontextmanager
+async def daemon_or_parts(settings: Settings, stop: Stop, *, at_work: bool) -> AsyncIterator[Daemon | Parts]:
+    """Open the daemon that works a SQLite database if one is `at_work`, else the parts of one in this process."""
+    if at_work and store_url_of(settings).file is not None:
+        async with daemon_at(settings.http) as daemon:
+            yield daemon
+    else:
+        async with assembled(settings, stop) as parts:
+            yield parts
 
 
 def _without_discovery(settings: Settings) -> Settings:
@@ -91,9 +94,8 @@ async def _nothing() -> Mapping[Stream, int]:
 
 async def perform(settings: Settings, streams: Sequence[Stream], command: PauseStream | ResumeStream) -> ExitCode:
     """Execute a command for each stream, print each result, and return the exit code."""
-    stop, log = Stop(), settings.log
-    is_refused = False
-    with logged(log.format, "warning", Redactor(secrets(settings)), stream=sys.stderr, environment=os.environ):
+    stop, is_refused = Stop(), False
+    with warnings_logged(settings):
         async with stopping_on_signals(stop), operator(settings, stop) as who:
             demand_worked(streams, who.streams)
             for stream in streams:
@@ -101,7 +103,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
                     return ExitCode.PROGRESS_SAVED
                 result = await _result(who, stream, command)
                 is_refused = is_refused or isinstance(result, MilepostError)
-                echo_wrapped([f"{who.titles.of(stream)}: {result}"])
+                echo_wrapped(f"{who.titles.of(stream)}: {result}")
     return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
 
 

@@ -10,17 +10,18 @@ from milepost.app.database import store_url_of
 from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
+    Titles,
     config_option,
     configured_streams,
     confirm,
     demand_known,
+    known_titles,
     load_settings,
     parse_streams,
     streams_argument,
     yes_option,
 )
 from milepost.cli.terminal import Column, Terminal, echo_wrapped, stdout_terminal, table
-from milepost.cli.titles import Titles, known_titles
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
 from milepost.reporting.humanize import counted
@@ -60,7 +61,7 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
     stored = {stream: rows for stream, rows in found.items() if rows is not None}
     for stream in wanted:
         if stream not in stored:
-            echo_wrapped([f"Nothing is stored for {titles.of(stream)}"])
+            echo_wrapped(f"Nothing is stored for {titles.of(stream)}")
     if not stored:
         return
     if not is_confirmed:
@@ -68,8 +69,8 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
         confirm(question, [*_table(stored, titles, terminal), "", *_copied_again(list(stored), settings, titles)])
     for stream in stored:
         removed = asyncio.run(remove(store_url_of(settings), stream, BY, datetime.now(UTC)))
-        echo_wrapped([_result(stream, removed, titles)])
-    echo_wrapped(["", *_not_reached(list(stored), settings, titles)])
+        echo_wrapped(_result(stream, removed, titles))
+    echo_wrapped("", *_not_reached(list(stored), settings, titles))
 
 
 async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[Stream, StreamRows | None], Titles]:

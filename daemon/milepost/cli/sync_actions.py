@@ -12,20 +12,17 @@ import click
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
-from milepost.cli.options import demand_worked
+from milepost.cli.options import Titles, demand_worked
 from milepost.cli.sync_summary import Synced, rendered
 from milepost.cli.terminal import echo, stdout_terminal
-from milepost.cli.titles import Titles
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration
 from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
-from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
-from milepost.reporting.summary import ExitCode, exit_code, most_serious
+from milepost.reporting.summary import ExitCode, exit_code, exit_code_of, most_serious
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
 from milepost.service.logs.redaction import Redactor
@@ -41,18 +38,20 @@ async def perform(settings: Settings, wanted: Sequence[Stream], *, full: bool) -
     synced = await _sync(settings, wanted, full=full)
     terminal = stdout_terminal()
     echo(rendered(synced, datetime.now(UTC), terminal), terminal)
-    return most_serious({exit_code(synced.results), _code_of(synced.undiscovered)})
+    codes = {exit_code(synced.results)}
+    if (why := synced.undiscovered) is not None:
+        codes.add(ExitCode.PROGRESS_SAVED if isinstance(why, Held) else exit_code_of(why))
+    return most_serious(codes)
 
 
 async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> Synced:
     stop, redactor, log = Stop(), Redactor(secrets(settings)), settings.log
-    draws = sys.stderr.isatty()
-    out, level = (_above_bars(), "warning") if draws else (sys.stderr, log.level)
+    out, level = (_above_bars(), "warning") if sys.stderr.isatty() else (sys.stderr, log.level)
     with logged(log.format, level, redactor, stream=out, environment=os.environ):
         async with stopping_on_signals(stop):
             if await _is_at_work(settings):
-                return await _through_daemon(settings, wanted, stop, draws=draws, full=full)
-            return await _here(settings, wanted, stop, redactor.learn, draws=draws, full=full)
+                return await _through_daemon(settings, wanted, stop, full=full)
+            return await _here(settings, wanted, stop, redactor.learn, full=full)
 
 
 async def _is_at_work(settings: Settings) -> bool:
@@ -67,14 +66,13 @@ async def _here(
     stop: Stop,
     learn_secret: Callable[[str], None],
     *,
-    draws: bool,
     full: bool,
 ) -> Synced:
     began = perf_counter()
     async with assembled(settings, stop, learn_secret) as parts:
         titles = Titles(parts.registry.page_names())
         streams = _known(wanted, parts)
-        with _progress(titles, draws=draws) as progress:
+        with _progress(titles) as progress:
             readers: dict[str, Reader] = {"log": JournalLog().read}
             if progress is not None:
                 readers["progress"] = progress.read
@@ -85,9 +83,7 @@ async def _here(
     return Synced(results, perf_counter() - began, conditions, parts.undiscovered, titles)
 
 
-async def _through_daemon(
-    settings: Settings, wanted: Sequence[Stream], stop: Stop, *, draws: bool, full: bool
-) -> Synced:
+async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: Stop, *, full: bool) -> Synced:
     # Only here: with them comes the HTTP server, a tenth of the start of a sync that needs none of it.
     from milepost.cli.daemon_sync import Look, sync_through_daemon  # noqa: PLC0415  (only where a daemon is at work)
     from milepost.cli.stream_actions import operator  # noqa: PLC0415  (only where a daemon is at work)
@@ -96,9 +92,9 @@ async def _through_daemon(
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
         demand_worked(wanted, who.streams)
         click.echo(f"A daemon is using {store_url}: it syncs the streams", err=True)
-        with _progress(who.titles, draws=draws) as progress:
-            show = progress.show if progress is not None else _show_nothing
-            look = Look(journal_reader, lambda: is_at_work(store_url), show, lambda: datetime.now(UTC), draws)
+        with _progress(who.titles) as progress:
+            show = None if progress is None else progress.show
+            look = Look(journal_reader, lambda: is_at_work(store_url), lambda: datetime.now(UTC), show)
             results = await sync_through_daemon(who, wanted or who.streams, look, settings.sync, stop, full=full)
         if stop.is_requested:
             click.echo("The daemon goes on with it: `milepost status` shows how far it is", err=True)
@@ -112,16 +108,12 @@ def _above_bars() -> TextIO:
     return cast("TextIO", BesideBars(sys.stderr))  # typeshed: a TextIOBase is no TextIO
 
 
-def _progress(titles: Titles, *, draws: bool) -> AbstractContextManager["Progress | None"]:
-    if not draws:
+def _progress(titles: Titles) -> AbstractContextManager["Progress | None"]:
+    if not sys.stderr.isatty():
         return nullcontext()
     from milepost.cli.progress import progress_on_terminal  # noqa: PLC0415  (only where bars are drawn)
 
     return progress_on_terminal(sys.stderr, titles.short)
-
-
-def _show_nothing(_: Checkpoint) -> None:
-    """Show nothing where nobody watches."""
 
 
 def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_work: bool) -> dict[Stream, Condition]:
@@ -130,23 +122,6 @@ def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_
         datetime.now(UTC), is_at_work, sync.interval_seconds, sync.batch_size, rate_limits_of(checkpoints)
     )
     return {checkpoint.stream: condition(checkpoint, around) for checkpoint in checkpoints}
-
-
-def _code_of(undiscovered: Problem | Held | None) -> ExitCode:
-    """Return the exit code for pages that could not be discovered."""
-    if undiscovered is None:
-        return ExitCode.COMPLETE
-    if isinstance(undiscovered, Held):
-        return ExitCode.PROGRESS_SAVED
-    match rule_for(undiscovered, has_cursor=False).remedy:
-        case Remedy.STOP_AUTHORIZATION:
-            return ExitCode.AUTHORIZATION
-        case Remedy.STOP_CONFIGURATION:
-            return ExitCode.CONFIGURATION
-        case Remedy.WAIT:
-            return ExitCode.PROGRESS_SAVED
-        case Remedy.RETRY | Remedy.SHRINK | Remedy.RESET:
-            return ExitCode.WITH_ERRORS
 
 
 def _known(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:

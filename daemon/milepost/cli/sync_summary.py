@@ -6,8 +6,8 @@ from datetime import datetime
 from msgspec import Struct
 
 from milepost.app.discovery import discovery_hint
+from milepost.cli.options import NO_TITLES, Titles
 from milepost.cli.terminal import PLAIN, Column, Terminal, table
-from milepost.cli.titles import NO_TITLES, Titles
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.model import Stream
@@ -61,7 +61,7 @@ def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[
         texts += _why(result, synced.conditions.get(result.stream), now, titles)
     if synced.undiscovered is not None:
         texts += _why_undiscovered(synced.undiscovered)
-    return [*lines, *(line for text in texts for line in terminal.wrapped(text))]
+    return [*lines, *terminal.fitted(texts)]
 
 
 def _why_undiscovered(why: Problem | Held) -> list[str]:

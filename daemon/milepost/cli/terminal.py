@@ -7,7 +7,7 @@ exported, counts there too, which is how watch(1) tells how wide its screen is.
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TextIO
 from unicodedata import combining, east_asian_width
 
@@ -45,6 +45,10 @@ class Terminal(Struct, frozen=True):
         )
         return lines or [text]
 
+    def fitted(self, texts: Iterable[str]) -> list[str]:
+        """Return texts of one or more lines as lines, each wrapped."""
+        return [line for text in texts for each in text.split("\n") for line in self.wrapped(each)]
+
 
 PLAIN = Terminal()
 
@@ -70,10 +74,10 @@ def echo(lines: Sequence[str], terminal: Terminal) -> None:
     click.echo("\n".join(lines), color=terminal.has_colours)
 
 
-def echo_wrapped(texts: Sequence[str]) -> None:
+def echo_wrapped(*texts: str) -> None:
     """Write texts to stdout, each wrapped where that is a terminal."""
     terminal = stdout_terminal()
-    echo([line for text in texts for line in terminal.wrapped(text)], terminal)
+    echo(terminal.fitted(texts), terminal)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -151,6 +155,13 @@ class Table(Struct, frozen=True):
         """All lines."""
         return [self.heading, *self.rows]
 
+    def with_details(self, details: Iterable[Iterable[str]], terminal: Terminal) -> list[str]:
+        """Return all lines, with the texts about each row indented below it."""
+        lines = [self.heading]
+        for row, texts in zip(self.rows, details, strict=True):
+            lines += row, *terminal.fitted(f"  {text}" for text in texts)
+        return lines
+
 
 def table(columns: Sequence[Column], rows: Sequence[Row], terminal: Terminal = PLAIN) -> Table:
     """Lay out rows, which have a cell for each column, so that they fit the terminal.
@@ -162,15 +173,18 @@ def table(columns: Sequence[Column], rows: Sequence[Row], terminal: Terminal = P
         max(width_of(column.heading), *(width_of(row[index].text) for row in cells), 0)
         for index, column in enumerate(columns)
     ]
-    widths = _widths(columns, natural, _shown(columns, natural, terminal.width), terminal.width)
+    least = [
+        width if column.shortest is None else min(width, max(column.shortest, width_of(column.heading)))
+        for column, width in zip(columns, natural, strict=True)
+    ]
+    widths = _widths(natural, least, _shown(columns, least, terminal.width), terminal.width)
     heading = _line(columns, [Cell(column.heading) for column in columns], widths, terminal)
     lines = [_line(columns, row, widths, terminal) for row in cells]
     return Table(terminal.painted(heading, None, is_bold=True), lines)
 
 
-def _shown(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
+def _shown(columns: Sequence[Column], least: Sequence[int], width: int | None) -> list[int]:
     shown = list(range(len(columns)))
-    least = [min(natural[index], _shortest(column, natural[index])) for index, column in enumerate(columns)]
     while width is not None and _total([least[index] for index in shown]) > width:
         droppable = [index for index in shown if columns[index].rank is not None]
         if not droppable:
@@ -179,23 +193,17 @@ def _shown(columns: Sequence[Column], natural: Sequence[int], width: int | None)
     return shown
 
 
-def _shortest(column: Column, natural: int) -> int:
-    return natural if column.shortest is None else max(column.shortest, width_of(column.heading))
-
-
-def _widths(
-    columns: Sequence[Column], natural: Sequence[int], shown: Sequence[int], width: int | None
-) -> dict[int, int]:
+def _widths(natural: Sequence[int], least: Sequence[int], shown: Sequence[int], width: int | None) -> dict[int, int]:
     widths = {index: natural[index] for index in shown}
-    excess = 0 if width is None else _total(list(widths.values())) - width
-    for index in sorted(shown, key=lambda index: _shortest(columns[index], natural[index]) - natural[index]):
-        taken = max(0, min(excess, natural[index] - _shortest(columns[index], natural[index])))
+    excess = 0 if width is None else max(0, _total(widths.values()) - width)
+    for index in sorted(shown, key=lambda index: least[index] - natural[index]):
+        taken = min(excess, natural[index] - least[index])
         widths[index] -= taken
         excess -= taken
     return widths
 
 
-def _total(widths: Sequence[int]) -> int:
+def _total(widths: Collection[int]) -> int:
     return sum(widths) + len(GAP) * (len(widths) - 1)
 
 

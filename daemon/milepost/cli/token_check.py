@@ -13,19 +13,17 @@ from milepost.app.subscription_watch import ADVICE as SUBSCRIBE_ADVICE
 from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.clock import SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.client import GraphClient
+from milepost.facebook.page_health import InspectedToken, Subscription
 from milepost.facebook.pages import Page
-from milepost.facebook.problems import problem_of
-from milepost.facebook.subscriptions import Subscription
-from milepost.facebook.token_health import InspectedToken
+from milepost.facebook.responses import problem_of
 from milepost.reporting.advice import PERMISSIONS, advice_on
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.status import SET_OWN_ID, own_id_in_words
-from milepost.reporting.summary import ExitCode, most_serious
+from milepost.reporting.summary import ExitCode, exit_code_of, most_serious
 from milepost.settings import Settings
 
 # The permissions without which the platform refuses the list of conversations, or shows it empty.
@@ -69,9 +67,9 @@ async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitC
         codes.add(await trial.try_pages(listed, keys, report))
         if settings.source.discover_pages:
             found = await trial.registry.fetch_managed()
-            text, code = _findings(found)
-            report(f"source.discover_pages: {text}")
-            codes.add(code)
+            discovered = _under("source.discover_pages: ", _findings(found))
+            report("\n".join(discovered.lines))
+            codes.add(discovered.code)
             others = [page for page in found if page.id not in keys] if isinstance(found, tuple) else []
             codes.add(await trial.try_pages(others, {}, report))
     return most_serious(codes)
@@ -113,8 +111,8 @@ class _Trial:
                 app_id = inspected.app_id if isinstance(inspected, InspectedToken) else ""
                 streams.append(await self._try_webhooks(page, app_id))
         first, *rest = token.lines
-        lines = [f"{name}: {first}", *(f"  {line}" for each in streams for line in each.lines)]
-        return _Tried((*lines, *rest), most_serious({token.code, *(each.code for each in streams)}))
+        lines = first, *(f"  {line}" for each in streams for line in each.lines), *rest
+        return _under(f"{name}: ", _Tried(lines, most_serious({token.code, *(each.code for each in streams)})))
 
     async def _owner(self, access_token: str) -> Owner | Problem:
         answer = await self._client.get("me", {"fields": "id,name"}, access_token)
@@ -181,18 +179,17 @@ def _under(heading: str, tried: _Tried) -> _Tried:
     return _Tried((f"{heading}{first}", *rest), tried.code)
 
 
-def _findings(found: tuple[Page, ...] | Problem | Held) -> tuple[str, ExitCode]:
+def _findings(found: tuple[Page, ...] | Problem | Held) -> _Tried:
     match found:
         case Problem():
-            refusal = _refusal("source.access_token", found)
-            return "\n".join(refusal.lines), refusal.code
+            return _refusal("source.access_token", found)
         case Held():
-            return "not checked: a rate limit forbids the call", ExitCode.WITH_ERRORS
+            return _Tried(("not checked: a rate limit forbids the call",), ExitCode.WITH_ERRORS)
         case ():
-            return "source.access_token works, but manages no page", ExitCode.WITH_ERRORS
+            return _Tried(("source.access_token works, but manages no page",), ExitCode.WITH_ERRORS)
         case pages:
             names = ", ".join(f"{page.id} ({on_one_line(page.name)})" for page in pages)
-            return f"source.access_token manages {counted(len(pages), 'page')}: {names}", ExitCode.COMPLETE
+            return _Tried((f"source.access_token manages {counted(len(pages), 'page')}: {names}",))
 
 
 def _on_owner(key: str, page: Page, answer: Owner | Problem) -> _Tried:
@@ -239,10 +236,5 @@ def _refusal(key: str, problem: Problem) -> _Tried:
 
 
 def _code_of(problem: Problem) -> ExitCode:
-    match rule_for(problem, has_cursor=False).remedy:
-        case Remedy.STOP_AUTHORIZATION:
-            return ExitCode.AUTHORIZATION
-        case Remedy.STOP_CONFIGURATION:
-            return ExitCode.CONFIGURATION
-        case Remedy.RETRY | Remedy.WAIT | Remedy.SHRINK | Remedy.RESET:
-            return ExitCode.WITH_ERRORS
+    code = exit_code_of(problem)
+    return ExitCode.WITH_ERRORS if code is ExitCode.PROGRESS_SAVED else code  # a trial has no progress

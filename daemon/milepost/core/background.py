@@ -107,10 +107,7 @@ def may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
     run = checkpoint.run
     if run is None or run.run_id != budget.run_id or checkpoint.failure_streak or checkpoint.operator_pause:
         return False
-    return run.status in COMPLETE or run.reason in {
-        Reason.TIME_LIMIT,
-        Reason.BATCH_LIMIT,
-    }
+    return run.status in COMPLETE or run.reason in {Reason.TIME_LIMIT, Reason.BATCH_LIMIT}
 
 
 def reads_between(checkpoint: Checkpoint, budget: RunBudget, demand: Demand, *, requests: int) -> bool:

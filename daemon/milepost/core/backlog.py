@@ -8,123 +8,166 @@ first time, the older ones are owed back to the limit of `sync.message_history`.
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
-from hashlib import sha256
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.background import COMPLETE
+from milepost.core.background import COMPLETE, may_read
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
-from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed
-from milepost.core.journal import instant_text
+from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
+from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
-from milepost.core.model import Batch, Conversation, ConversationRow, Interaction, Known, Stream
-from milepost.core.plan import EPOCH, Policy, RunBudget, overlap_before, size_now
+from milepost.core.missed import WINDOW
+from milepost.core.model import Batch, Conversation, ConversationRow, Known
+from milepost.core.plan import Policy, RunBudget, size_now
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
+from milepost.core.walk import EPOCH, overlap_before
 
 
 def owed(
-    checkpoint: Checkpoint,
-    batch: Batch,
-    found: Difference,
-    known: Known,
-    context: Context,
-    watermark: datetime | None = None,
+    checkpoint: Checkpoint, batch: Batch, found: Difference, known: Known, context: Context
 ) -> tuple[MessagesOwed, ...]:
-    """Return the event of the messages that a batch shows to be owed, if there are any.
-
-    `found` is what the batch changes: a conversation without news owes nothing that it did not owe before, unless its
-    messages could not be read until now, or it moves here from another page. One that has news owes what is before them
-    even where the list names no older ones: those that are stored are older. One that is neither stored nor was refused
-    by the store is met for the first time; since `watermark`, it has nothing but news. Of one that was stored without
-    messages, and of one that was deleted while histories were searched for, the history is owed now. So is all that is
-    new of one that came without any, though they were asked for.
-    """
-    stream, policy = checkpoint.stream, context.policy
-    last_read_at = overlap_before(watermark, policy.watermark_overlap_seconds) if watermark is not None else None
-    history_to = _history_to(context)
-    changed = {row.conversation_id for row in found.changes.conversations}
-    gaps: dict[str, Gap] = {}
+    """Return the event of the messages that a batch shows to be owed, if there are any. `found` is what it changes."""
+    watermark, overlap_seconds = checkpoint.watermark, context.policy.watermark_overlap_seconds
+    last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
+    changed = frozenset(row.conversation_id for row in found.changes.conversations)
+    history_to = history_from(context.now, context.policy)
+    meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to)
+    gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back they reach
-    unread = {each.subject for each in batch.unreadable}
-    are_asked_for = bool(policy.messages_per_conversation) and not size_now(checkpoint, policy).detail.leaves_out
+    bare = _came_bare(checkpoint, batch, known, context.policy)
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
-        is_refused = stored is None and _is_open(row_of(each.conversation_id), known)
-        if stored is None and not is_refused:
-            opens = _shows_older(each, policy)
-        else:
-            opens = each.conversation_id in changed or _is_open(messages_of(each.conversation_id), known)
-        is_bare = are_asked_for and _is_bare(each, stored) and messages_of(each.conversation_id) not in unread
-        if is_bare or (opens and _are_unknown(each.interactions, known)):
-            limit = None if stored else _history_limit(each, last_read_at, history_to, is_refused=is_refused)
-            is_whole = not (is_refused or is_bare)
-            if limit is not None and is_whole and _may_be_left_out(each, limit, checkpoint, changed, context):
-                unrecorded.append(_oldest_at(each))
-            else:
-                gap = _gap_below(stream, each, stored, found, limit, context.now)
-                gaps |= {} if is_bare and gap.is_at_limit else {gap.gap_id: gap}
-        limit = _late_limit(each, stored, checkpoint, known, context, opens=opens) if stored is not None else None
+        is_bare = each.conversation_id in bare
+        opens = is_bare or meeting.opens_gap(each, stored)
+        if opens and stored is None and not is_bare and meeting.may_be_left_out(each):
+            unrecorded.append(_oldest_at(each))
+        elif opens:
+            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each))
+            gaps += () if is_bare and gap.is_at_limit else (gap,)
+        limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
         if limit is not None:
-            gap = _gap_below(stream, each, None, found, limit, context.now)
-            gap = replace(gap, gap_id=sha256(f"late\n{gap.gap_id}".encode()).hexdigest()[:16])
-            gaps[gap.gap_id] = gap
-    gaps |= {each.gap_id: each for each in _taken_over(stream, found, known)}
-    after = _left_out_after(checkpoint.left_out, unrecorded, found, known, context)
+            gap = meeting.gap_below(each, None, limit)
+            gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
+    gaps += meeting.taken_over()
+    after = _left_out_after(checkpoint.left_out, unrecorded, meeting)
     left_out = None if after == checkpoint.left_out else after
-    return (MessagesOwed(tuple(gaps.values()), left_out),) if gaps or left_out is not None else ()
+    by_id = {each.gap_id: each for each in gaps}
+    return (MessagesOwed(tuple(by_id.values()), left_out),) if gaps or left_out is not None else ()
 
 
-def _may_be_left_out(
-    read: Conversation, limit: datetime, checkpoint: Checkpoint, changed: Collection[str], context: Context
-) -> bool:
-    """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
+class _Meeting(Struct, frozen=True):
+    """A batch meets what is stored, and what is known of histories.
 
-    It is found by its number of messages (where the list has one, that must say that there are more), and by the time
-    of the oldest; not if the store refuses some of the rows.
+    `changed` conversations have news, and `moved` ones stood under another page. All since `last_read_at` is news, and
+    histories are owed back to `history_to` (None: there are none).
     """
-    if _oldest_at(read) > limit or limit == EPOCH or context.refused or read.conversation_id not in changed:
-        return False
-    is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
-    return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
 
+    checkpoint: Checkpoint
+    known: Known
+    context: Context
+    changed: frozenset[str]
+    moved: Collection[str]
+    last_read_at: datetime | None
+    history_to: datetime | None
 
-def _late_limit(
-    read: Conversation,
-    stored: ConversationRow,
-    checkpoint: Checkpoint,
-    known: Known,
-    context: Context,
-    *,
-    opens: bool,
-) -> datetime | None:
-    """Return how far back the history of a stored conversation is owed since this batch; None if it is not.
+    def opens_gap(self, read: Conversation, stored: ConversationRow | None) -> bool:
+        """Return whether messages are owed below those of a conversation, none of which is stored.
 
-    It is where none of its messages came when it was met, or later: they were not asked for, or the API left them out.
-    What has come since is no history. A search for histories leaves out conversations that are deleted: one that is
-    listed again has missed it.
-    """
-    if stored.page_id != checkpoint.stream.page_id or not read.interactions:
-        return None
-    is_late = not opens and read.updated_time >= stored.updated_time and _are_unknown(read.interactions, known)
-    searched_to = _searched_to(checkpoint.left_out) if stored.deleted_at is not None else None
-    if not (is_late or searched_to is not None) or not _shows_older(read, context.policy):
-        return None
-    history_to = _history_to(context)
-    if is_late or searched_to is None:
-        met_at = overlap_before(stored.first_synced_at, context.policy.watermark_overlap_seconds)
-        return _history_limit(read, met_at, history_to, is_refused=False)
-    return max(searched_to, _history_limit(read, None, history_to, is_refused=False))
+        A conversation without news owes nothing that it did not owe before, unless its messages could not be read until
+        now, or it moves here from another page. One that has news owes what is before them even where the list names no
+        older ones: those that are stored are older. One that is neither stored nor was refused by the store is met for
+        the first time.
+        """
+        if stored is None and not self._was_refused(read):
+            opens = _shows_older(read, self.context.policy)
+        else:
+            opens = read.conversation_id in self.changed or self._is_open(messages_of(read.conversation_id))
+        return opens and self._are_unknown(read)
 
+    def first_limit(self, read: Conversation) -> datetime:
+        """Return how far back messages are owed of a conversation without a row.
 
-def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
-    """Return how far back histories were searched for, or are; None if they never were."""
-    if left_out is None:
-        return None
-    if left_out.search is None:
-        return left_out.searched_to
-    return min(left_out.search.history_to, left_out.searched_to or left_out.search.history_to)
+        Where the store refused it, all else was owed when it was met; of any other, its history is.
+        """
+        return self.last_read_at or EPOCH if self._was_refused(read) else self._history_limit(read, self.last_read_at)
+
+    def may_be_left_out(self, read: Conversation) -> bool:
+        """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
+
+        It is found by its number of messages (where the list has one, that must say that there are more), and by the
+        time of the oldest; not if the store refuses some of the rows.
+        """
+        limit, left_out = self.first_limit(read), self.checkpoint.left_out
+        if _oldest_at(read) > limit or limit == EPOCH or self._was_refused(read):
+            return False
+        if self.context.refused or read.conversation_id not in self.changed:
+            return False
+        is_searched = left_out is not None and left_out.search is not None
+        return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
+
+    def late_limit(self, read: Conversation, stored: ConversationRow, *, opens: bool) -> datetime | None:
+        """Return how far back the history of a stored conversation is owed since this batch; None if it is not.
+
+        It is where none of its messages came when it was met, or later: they were not asked for, or the API left them
+        out. What has come since is no history. A search for histories leaves out conversations that are deleted: one
+        that is listed again has missed it.
+        """
+        policy = self.context.policy
+        if stored.page_id != self.checkpoint.stream.page_id or not read.interactions:
+            return None
+        is_late = not opens and read.updated_time >= stored.updated_time and self._are_unknown(read)
+        searched_to = _searched_to(self.checkpoint.left_out) if stored.deleted_at is not None else None
+        if not (is_late or searched_to is not None) or not _shows_older(read, policy):
+            return None
+        if is_late or searched_to is None:
+            return self._history_limit(read, overlap_before(stored.first_synced_at, policy.watermark_overlap_seconds))
+        return max(searched_to, self._history_limit(read, None))
+
+    def _history_limit(self, read: Conversation, last_read_at: datetime | None) -> datetime:
+        """Return how far back a history is owed: what has come since the last reading is none, and is owed anyway."""
+        limit = _oldest_at(read) if self.history_to is None else self.history_to
+        return min(limit, last_read_at or limit)
+
+    def _was_refused(self, read: Conversation) -> bool:
+        return bool(self.known.dead_letters) and self._is_open(row_of(read.conversation_id))
+
+    def _is_open(self, subject: str) -> bool:
+        dead_letter = self.known.dead_letters.get(subject)
+        return dead_letter is not None and dead_letter.is_open
+
+    def _are_unknown(self, read: Conversation) -> bool:
+        ids = (each.event_id for each in read.interactions)
+        return bool(read.interactions) and self.known.interaction_events.isdisjoint(ids)
+
+    def taken_over(self) -> Iterator[Gap]:
+        """Yield what another page owed of conversations that move here: its token may not read them any more."""
+        for gap in self.known.owed_elsewhere:
+            if gap.conversation_id in self.moved:
+                gap_id = derived_id(self.checkpoint.stream.key, gap.gap_id)
+                yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
+
+    def gap_below(self, read: Conversation, stored: ConversationRow | None, history_to: datetime | None) -> Gap:
+        """Return the gap below the messages of a conversation."""
+        stream, now = self.checkpoint.stream, self.context.now
+        times = [each.occurred_at for each in read.interactions] or [read.updated_time]
+        oldest_id = read.interactions[-1].event_id if read.interactions else ""
+        is_elsewhere = stored is not None and stored.page_id != stream.page_id
+        return Gap(
+            derived_id(stream.key, read.conversation_id, oldest_id, instant_text(now)),
+            read.conversation_id,
+            now,
+            max(times),
+            min(times),
+            stored.updated_time if stored is not None else min(times),
+            read.older_cursor,
+            history_to=history_to,
+            is_elsewhere=is_elsewhere and read.conversation_id not in self.moved,
+            listed=len(read.interactions),
+            message_count=read.message_count,
+        )
 
 
 def _oldest_at(read: Conversation) -> datetime:
@@ -132,12 +175,43 @@ def _oldest_at(read: Conversation) -> datetime:
     return min(times, default=read.updated_time)
 
 
+def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:
+    """Return the conversations that have messages, or news of them, and came without any.
+
+    The API leaves fields out without a word where a right to them is missing.
+    """
+    if not policy.messages_per_conversation or size_now(checkpoint, policy).detail.leaves_out:
+        return ()
+    unread = {each.subject for each in batch.unreadable}
+
+    def is_bare(read: Conversation) -> bool:
+        if read.message_count == 0 or messages_of(read.conversation_id) in unread:
+            return False
+        stored = known.conversations.get(read.conversation_id)
+        return read.message_count is not None if stored is None else read.updated_time > stored.updated_time
+
+    return {each.conversation_id for each in batch.conversations if not each.interactions and is_bare(each)}
+
+
+def _shows_older(read: Conversation, policy: Policy) -> bool:
+    """Return whether a conversation has more messages than came with the list, by what the list says.
+
+    A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
+    a conversation with all of its messages has a `next` nevertheless: there the count tells. Without a count, as many
+    as were asked for may not be all.
+    """
+    came, count = len(read.interactions), read.message_count
+    if came < policy.messages_per_conversation:
+        return read.has_older and (count is None or count > came)
+    return read.has_older or count is None or count > came
+
+
 def _left_out_after(
-    before: HistoriesLeftOut | None, unrecorded: Collection[datetime], found: Difference, known: Known, context: Context
+    before: HistoriesLeftOut | None, unrecorded: Collection[datetime], meeting: _Meeting
 ) -> HistoriesLeftOut | None:
     """Return what is known of the histories that are not on record, after those of a batch."""
-    after = before
-    for there in known.left_out_elsewhere if found.changes.moved else ():
+    after, context = before, meeting.context
+    for there in meeting.known.left_out_elsewhere if meeting.moved else ():
         search = after.search if after is not None else None
         after = _together(after, there, replace(search, after=None) if search is not None else None)
     if unrecorded:
@@ -160,97 +234,30 @@ def _together(
     )
 
 
-def _are_unknown(messages: Collection[Interaction], known: Known) -> bool:
-    return bool(messages) and known.interaction_events.isdisjoint(each.event_id for each in messages)
+def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
+    """Return how far back histories were searched for, or are; None if they never were."""
+    if left_out is None:
+        return None
+    if left_out.search is None:
+        return left_out.searched_to
+    return min(left_out.search.history_to, left_out.searched_to or left_out.search.history_to)
 
 
-def _is_bare(read: Conversation, stored: ConversationRow | None) -> bool:
-    """Return whether a conversation has messages, or news of them, and came without any.
-
-    The API leaves fields out without a word where a right to them is missing.
-    """
-    if read.interactions or read.message_count == 0:
-        return False
-    return read.message_count is not None if stored is None else read.updated_time > stored.updated_time
-
-
-def _shows_older(read: Conversation, policy: Policy) -> bool:
-    """Return whether a conversation has more messages than came with the list, by what the list says.
-
-    A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
-    a conversation with all of its messages has a `next` nevertheless: there the count tells. Without a count, as many
-    as were asked for may not be all.
-    """
-    came, count = len(read.interactions), read.message_count
-    if came < policy.messages_per_conversation:
-        return read.has_older and (count is None or count > came)
-    return read.has_older or count is None or count > came
-
-
-def _history_limit(
-    read: Conversation, last_read_at: datetime | None, history_to: datetime | None, *, is_refused: bool
-) -> datetime:
-    """Return how far back the messages of a conversation are owed of which no state is stored.
-
-    What has come since the sweep before is no history: it is owed whatever the limit `history_to`, or where there are
-    no histories. Where the store refused the conversation (`is_refused`), all else was owed when it was met.
-    """
-    if is_refused:
-        return last_read_at or EPOCH
-    limit = _oldest_at(read) if history_to is None else history_to
-    return min(limit, last_read_at or limit)
-
-
-def _history_to(context: Context) -> datetime | None:
+def history_from(now: datetime, policy: Policy) -> datetime | None:
     """Return the instant back to which histories are owed now; None if there are none."""
-    return history_from(context.now, context.policy) if context.policy.message_history_seconds else None
-
-
-def history_from(now: datetime, policy: Policy) -> datetime:
-    """Return the instant back to which histories are owed now."""
     seconds = policy.message_history_seconds
+    if not seconds:
+        return None
     return now - timedelta(seconds=seconds) if seconds < (now - EPOCH).total_seconds() else EPOCH
 
 
-def _taken_over(stream: Stream, found: Difference, known: Known) -> Iterator[Gap]:
-    """Yield what another page owed of conversations that move here: its token may not read them any more."""
-    for gap in known.owed_elsewhere:
-        if gap.conversation_id in found.changes.moved:
-            gap_id = sha256(f"{stream.key}\n{gap.gap_id}".encode()).hexdigest()[:16]
-            yield replace(gap, gap_id=gap_id, idle=0, attempts=0, resets=0, retry_at=None, is_elsewhere=False)
+# --- histories that are owed by now -----------------------------------------------------------------------------------
 
+# A first copy meets every conversation, and most of their histories end where the limit of `sync.message_history` is,
+# or earlier: the list has shown all that is owed. Nothing is recorded of these one by one. If the limit is an earlier
+# one later, they are searched for in the tables after a full sweep, step by step, and opened.
 
-def _is_open(subject: str, known: Known) -> bool:
-    dead_letter = known.dead_letters.get(subject)
-    return dead_letter is not None and dead_letter.is_open
-
-
-def _gap_below(
-    stream: Stream,
-    read: Conversation,
-    stored: ConversationRow | None,
-    found: Difference,
-    history_to: datetime | None,
-    now: datetime,
-) -> Gap:
-    times = [each.occurred_at for each in read.interactions] or [read.updated_time]
-    oldest = read.interactions[-1].event_id if read.interactions else ""
-    named = f"{stream.key}\n{read.conversation_id}\n{oldest}\n{instant_text(now)}"
-    gap_id = sha256(named.encode()).hexdigest()[:16]
-    is_elsewhere = stored is not None and stored.page_id != stream.page_id
-    return Gap(
-        gap_id,
-        read.conversation_id,
-        now,
-        max(times),
-        min(times),
-        stored.updated_time if stored is not None else min(times),
-        read.older_cursor,
-        history_to=history_to,
-        is_elsewhere=is_elsewhere and read.conversation_id not in found.changes.moved,
-        listed=len(read.interactions),
-        message_count=read.message_count,
-    )
+SLACK = timedelta(seconds=1)  # a stored instant has fewer digits than that of the decision
 
 
 def earlier_limit(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> datetime | None:
@@ -259,8 +266,7 @@ def earlier_limit(checkpoint: Checkpoint, now: datetime, budget: RunBudget, poli
     None after any other run.
     """
     run = checkpoint.run
-    is_full = run is not None and run.run_id == budget.run_id and run.mode is Mode.FULL
-    if run is None or not is_full or run.status not in COMPLETE or not policy.message_history_seconds:
+    if run is None or run.run_id != budget.run_id or run.mode is not Mode.FULL or run.status not in COMPLETE:
         return None
     return history_from(now, policy)
 
@@ -269,3 +275,66 @@ def reopen(checkpoint: Checkpoint, gaps: Iterable[Gap], history_to: datetime, bu
     """Return what to record of histories that end at their limit, and are owed back to an earlier one."""
     opened = tuple(replace(gap, history_to=history_to, idle=0, limit=0, attempts=0, resets=0) for gap in gaps)
     return Record((*unchanged_before(checkpoint, budget), MessagesOwed(opened)))
+
+
+def next_search(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> HistorySearch | None:
+    """Return the search for histories that are owed by now: the open one, or one that begins after a full sweep.
+
+    None if all that were left out of the record reach back to the limit, as they do until it is set to an earlier one.
+    """
+    left_out = checkpoint.left_out
+    if left_out is None or not policy.message_history_seconds or not may_read(checkpoint, budget):
+        return None
+    if left_out.search is not None:
+        return left_out.search
+    limit = earlier_limit(checkpoint, now, budget, policy)
+    return HistorySearch(limit) if limit is not None and limit < left_out.reach_to else None
+
+
+def open_found(
+    checkpoint: Checkpoint, search: HistorySearch, searched: ThreadsSearched, budget: RunBudget, now: datetime
+) -> Record:
+    """Return what to record of a step of a search: the histories that are owed, and how far it has come."""
+    left_out = checkpoint.left_out or HistoriesLeftOut(search.history_to)
+    gaps = tuple(
+        _opened(checkpoint, thread, search.history_to, now)
+        for thread in searched.threads
+        if _is_owed(thread, left_out, search.history_to)
+    )
+    if searched.until is None:
+        after = HistoriesLeftOut(search.history_to, searched_to=search.history_to, since=left_out.since)
+    else:
+        after = replace(left_out, search=replace(search, after=searched.until))
+    return Record((*unchanged_before(checkpoint, budget), MessagesOwed(gaps, after)))
+
+
+def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: datetime) -> bool:
+    """Return whether a history was left out and is owed.
+
+    One that is not on record, and was not left out either, is read to its end: or else, where the API withholds its
+    beginning, that would be asked for, and on record as missed, once more.
+    """
+    if thread.message_count is not None and thread.stored >= thread.message_count:
+        return False
+    is_older = left_out.since is not None and thread.first_synced_at < left_out.since - SLACK
+    if thread.oldest_at <= history_to or is_older:
+        return False
+    if left_out.searched_to is not None and thread.oldest_at <= left_out.searched_to:
+        return True
+    seconds = left_out.seconds
+    return seconds is not None and thread.oldest_at <= thread.first_synced_at - timedelta(seconds=seconds) + SLACK
+
+
+def _opened(checkpoint: Checkpoint, thread: UnopenedThread, history_to: datetime, now: datetime) -> Gap:
+    """Return the gap of a history. Without a cursor, reading begins at the newest message."""
+    return Gap(
+        derived_id(checkpoint.stream.key, thread.conversation_id, instant_text(history_to), instant_text(now)),
+        thread.conversation_id,
+        now,
+        thread.newest_at,
+        thread.oldest_at,
+        thread.oldest_at,
+        history_to=history_to,
+        listed=min(thread.stored, WINDOW),
+        message_count=thread.message_count,
+    )

@@ -1,9 +1,12 @@
 """The change feed: rows as consumers receive them, in the order of the journal, each at its latest state only."""
 
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
+
+from milepost.core.model import Stream
 
 
 class ChangeKind(StrEnum):
@@ -49,3 +52,15 @@ class ChangesPage(Struct, frozen=True):
 
     changes: tuple[Change, ...]
     next: int
+
+
+class ChangeReader(Protocol):
+    """The rows of the store in the order in which they changed. Raises StoreAway and StoreRefused as a Store does."""
+
+    async def read_changes(
+        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+    ) -> ChangesPage:
+        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
+
+    async def last_change(self) -> int:
+        """Return the seq of the latest change; 0 if there is none."""

@@ -6,9 +6,8 @@ writing them: those are the redrive's, and a row that is read again has the same
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Resolution, Stage
-from milepost.core.journal import instant_text
+from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import (
     Batch,
@@ -81,21 +80,15 @@ def conversation_of(subject: str) -> str | None:
     return None if subject.startswith("sha256:") else subject.partition(_OLDER)[0].removesuffix("/messages")
 
 
-def subjects_of(batch: Batch, refused: Iterable[RefusedRow]) -> tuple[str, ...]:
+def subjects_of(batch: Batch, refused: Collection[RefusedRow]) -> tuple[str, ...]:
     """Return the subjects whose dead letters a batch may open or close."""
     subjects = [item.subject for item in batch.unreadable]
     for each in batch.conversations:
         subjects += each.conversation_id, row_of(each.conversation_id), messages_of(each.conversation_id)
         if each.contact is not None:
             subjects.append(_contact_subject(each.contact.contact_id))
-    events = {row.key for row in refused if row.table is Table.INTERACTION_EVENTS}
-    if events:
-        for each in batch.conversations:
-            subjects += (
-                _events_subject(each.conversation_id, event.event_id)
-                for event in each.interactions
-                if event.event_id in events
-            )
+    for each in batch.conversations if refused else ():
+        subjects += subjects_of_events(each.conversation_id, (event.event_id for event in each.interactions), refused)
     return tuple(subjects)
 
 
@@ -239,7 +232,7 @@ def opened(
     payloads: list[DeadLetterPayload] = []
     for each in failures:
         before = known.dead_letters.get(each.subject)
-        fingerprint = sha256(each.payload.encode()).hexdigest()[:16]
+        fingerprint = derived_id(each.payload)
         is_open = before is not None and before.is_open
         is_same = before is not None and before.fingerprint == fingerprint
         if before is not None and is_open and not is_same and each.stage is Stage.STORE:
@@ -253,7 +246,7 @@ def opened(
 
 def _open(stream: Stream, failure: Failure, fingerprint: str, now: datetime) -> DeadLetterOpened:
     return DeadLetterOpened(
-        _dead_letter_id(stream, failure.subject, now),
+        derived_id(stream.key, failure.subject, instant_text(now)),  # so that a closed dead letter stays closed
         failure.stage,
         failure.subject,
         failure.reason,
@@ -292,11 +285,6 @@ def redrive_at(now: datetime, failures: int) -> datetime | None:
     return None if seconds is None else now + timedelta(seconds=seconds)
 
 
-def _dead_letter_id(stream: Stream, subject: str, now: datetime) -> str:
-    """Derive the id from the subject and the time, so that a closed dead letter stays closed."""
-    return sha256(f"{stream.key}\n{subject}\n{instant_text(now)}".encode()).hexdigest()[:16]
-
-
 def _contact_subject(contact_id: str) -> str:
     return f"contact {contact_id}"
 
@@ -329,4 +317,4 @@ def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failur
 
 def group_of(stage: Stage, reason: str) -> str:
     """Return the id of the group of the dead letters of one stage and reason, ids in the reason aside."""
-    return sha256(f"{stage}\n{_GROUPED_APART.sub('…', reason)}".encode()).hexdigest()[:16]
+    return derived_id(stage, _GROUPED_APART.sub("…", reason))

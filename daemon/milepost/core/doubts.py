@@ -1,25 +1,34 @@
-"""Answers that are not to be believed: what a completed sweep says of an inbox, compared with what is stored.
+"""Answers that are not to be believed: of one request, or of a whole sweep compared with what is stored.
 
-A right that was lost, and an incident, can look like an inbox without conversations. So an implausible answer deletes
-nothing and is on record with the sweep, until another sweep shows that all is well. Marks of deletion can wait: rows
-stay, and it is worse to lose sight of thousands than to show three too long.
+An answer that would keep its walk from ever ending, end it too soon, or make a dead letter of every row counts as a
+refusal, with a remedy like any other (core/remedies.py). If it outlasts that, its walk ends there at the most.
 
-Nor is a batch believed of which nearly all rows are unreadable: what they have in common is no property of a row.
+A right that was lost, and an incident, can look like an inbox without conversations. So an implausible sweep deletes
+nothing and is on record with what is wrong, until another sweep shows that all is well. Marks of deletion can wait:
+rows stay, and it is worse to lose sight of thousands than to show three too long.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from milepost.core.checkpoint import Checkpoint, Doubt
-from milepost.core.events import Entry, SweepCompleted, Tally
+from milepost.core.checkpoint import Checkpoint, Doubt, Sweep
+from milepost.core.events import NO_TALLY, Entry, SweepCompleted, Tally
 from milepost.core.model import Batch, Known
-from milepost.core.position import Mode, Progress
+from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import futile_runs, futility
+from milepost.core.progress import digest, futile_runs, futility
 
 HANDFUL = 5  # so many may be gone at once from an inbox of any size
 AGREES_AFTER = timedelta(days=1)  # before a second sweep that misses most is believed
 MAX_INTERVAL_SECONDS = 86_400.0  # between full sweeps as long as the last one is in doubt
+
+MIN_UNREADABLE = 5  # in one batch; fewer are dead letters, whatever they have in common
+MIN_OPEN = 12  # dead letters that are open where batches are smaller: a sweep may meet a row more than once
+MANY_IN_SWEEP = 50  # that a batch of them is no end of an inbox any more, however much was read before
+NEARLY_ALL = 0.9
+READ_VERSION = "set source.version to one that it reads, such as the default, or update Milepost"
+MESSAGES = "/messages"  # ends the subject of messages whose conversation was read
 
 WITHOUT_PROGRESS = (ProblemKind.NO_PROGRESS, ProblemKind.CURSOR_LOOP, ProblemKind.FALSE_END)
 KINDS = (
@@ -29,6 +38,109 @@ KINDS = (
     ProblemKind.MESSAGES_MISSING,
     ProblemKind.OUT_OF_ORDER,
 )
+
+# What an answer has to outlast before its walk ends there, with the problem on record: a restart at the head in a run
+# before, all attempts of this run, or both. Any other that is not believed is never taken for an end.
+OUTLASTS: Mapping[ProblemKind, tuple[bool, bool]] = {
+    ProblemKind.CURSOR_LOOP: (True, True),
+    ProblemKind.FALSE_END: (True, False),
+    ProblemKind.NO_PROGRESS: (True, False),
+    ProblemKind.EMPTY_INBOX: (False, True),
+}
+
+
+# --- the answer to one request ----------------------------------------------------------------------------------------
+
+
+def disbelieved(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
+    """Return why an answer is not believed; None if it is. `sweep` is the one that it continues, if it does."""
+    position = sweep.position if sweep is not None else Position()
+    so_far = sweep.tally + checkpoint.unrecorded if sweep is not None else NO_TALLY
+    problem = None
+    if position.phase is not Phase.HEAD:  # reading the head first ends at any of these
+        has_waited = checkpoint.rate_limit is not None
+        problem = (
+            cursor_loop(position, batch)
+            or false_end(position, batch, has_waited=has_waited)
+            or suddenly_empty(position, batch, so_far)
+        )
+    if problem is None and position.phase is not Phase.CATCH_UP:  # which meets the rows of the walk again
+        problem = unexpected_form(batch, so_far, checkpoint.open_dead_letters)
+    return problem
+
+
+def ends_walk(checkpoint: Checkpoint, sweep: Sweep | None, problem: Problem, *, attempts: int) -> bool:
+    """Return whether a walk ends at an answer that is not believed, because it has outlasted its remedies."""
+    if sweep is None or problem.kind not in OUTLASTS:
+        return False
+    restart, all_attempts = OUTLASTS[problem.kind]
+    has_restarted = sweep.is_rewound and not sweep.resets
+    return (has_restarted or not restart) and (checkpoint.attempt >= attempts or not all_attempts)
+
+
+def cursor_loop(position: Position, batch: Batch) -> Problem | None:
+    """Return the problem of a cursor that was used before: following it would never end."""
+    if position.cursor is None or batch.next_cursor is None:
+        return None
+    if batch.next_cursor == position.cursor:
+        return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
+    if position.progress.mark and digest(batch.next_cursor) == position.progress.mark:
+        return Problem(ProblemKind.CURSOR_LOOP, "the cursors of the list come round: the next one was used before")
+    return None
+
+
+def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem | None:
+    """Return the problem of a list that ends with nothing behind an old cursor, as some answer for a dead one.
+
+    In a list that has been in order, conversations newer than the place of the cursor are not behind it.
+    """
+    is_end = not (batch.unreadable or batch.next_cursor)
+    if position.cursor is None or not is_end or not (position.is_old or has_waited):
+        return None
+    reached_at = position.reached_at
+    if not batch.conversations:
+        return Problem(ProblemKind.FALSE_END, "the list ended with an empty answer to a cursor that had been kept")
+    was_in_order = not (position.progress.inversions or position.progress.raised)
+    if reached_at is None or not was_in_order or any(each.updated_time <= reached_at for each in batch.conversations):
+        return None
+    what = "the list ended with newer conversations than before a cursor that had been kept"
+    return Problem(ProblemKind.FALSE_END, what)
+
+
+def suddenly_empty(position: Position, batch: Batch, so_far: Tally) -> Problem | None:
+    """Return the problem of an inbox whose head is empty, though its sweep has met rows, be they unreadable."""
+    is_empty = not (batch.conversations or batch.unreadable or batch.next_cursor)
+    if position.cursor is not None or not (is_empty and (so_far.conversations or so_far.unreadable)):
+        return None
+    return Problem(ProblemKind.EMPTY_INBOX, "the list of conversations is empty, and was not when it was walked")
+
+
+def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> Problem | None:
+    """Return the problem of a batch of which nearly all rows are unreadable for one reason, as in its sweep before.
+
+    As dead letters they would make an inbox that counts as complete.
+    """
+    apart = [each for each in batch.unreadable if not each.subject.endswith(MESSAGES)]
+    inside = [each for each in batch.unreadable if each.subject.endswith(MESSAGES)]
+    read = len(batch.conversations)
+    for unreadable, rows, of_sweep in (
+        (apart, read + len(apart), before.conversations + before.unreadable + read + len(apart)),
+        (inside, read, before.conversations + read),
+    ):
+        if not unreadable:
+            continue
+        reason, count = Counter(each.reason for each in unreadable).most_common(1)[0]
+        in_sweep = before.unreadable + count
+        is_enough = count >= MIN_UNREADABLE or min(in_sweep, open_dead_letters) >= MIN_OPEN
+        is_broad = in_sweep >= NEARLY_ALL * of_sweep or (count >= MIN_UNREADABLE and in_sweep >= MANY_IN_SWEEP)
+        if is_enough and is_broad and count >= NEARLY_ALL * rows:
+            what = "conversations" if unreadable is apart else "conversations' messages"
+            form = f"have another form than this version of Milepost reads ({reason}); {READ_VERSION}"
+            return Problem(ProblemKind.MISCONFIGURED, f"{in_sweep:,} of {of_sweep:,} {what} {form}")
+    return None
+
+
+# --- a completed sweep ------------------------------------------------------------------------------------------------
 
 
 def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, *, is_empty: bool) -> Problem | None:
@@ -40,30 +152,19 @@ def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, 
     if known.stored and is_empty:
         what = f"the list of conversations is empty, and {known.stored} are stored"
         return Problem(ProblemKind.EMPTY_INBOX, what)
-    if not _are_most(missed, known.stored) or _has_lasted(before, ProblemKind.MOST_MISSING, now):
+    if not are_most(missed, known.stored) or has_lasted(before, ProblemKind.MOST_MISSING, now):
         return None
     what = f"the sweep did not find {missed} of {known.stored} conversations that are stored"
     return Problem(ProblemKind.MOST_MISSING, what)
 
 
-def is_doubtful(incomplete: int, comparable: int) -> bool:
-    """Return whether an answer misses messages of so many conversations, of those that could show it, by an incident.
-
-    People unsend messages in one conversation or another; erasing is for ever, and can wait for a day.
-    """
-    return _are_most(incomplete, comparable)
-
-
-def are_unsent_after_all(before: Doubt | None, now: datetime) -> bool:
-    """Return whether messages have been missing for so long that they are no incident."""
-    return _has_lasted(before, ProblemKind.MESSAGES_MISSING, now)
-
-
-def _are_most(missing: int, whole: int) -> bool:
+def are_most(missing: int, whole: int) -> bool:
+    """Return whether so much is missing at once that an incident is likelier: what is gone by itself goes in ones."""
     return missing > HANDFUL and 2 * missing > whole
 
 
-def _has_lasted(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
+def has_lasted(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
+    """Return whether a doubt has lasted for so long that it is no incident, and what was seen is believed after all."""
     return before is not None and before.problem.kind is kind and now - before.since >= AGREES_AFTER
 
 
@@ -92,13 +193,12 @@ def doubt_after(before: Doubt | None, entry: Entry, event: SweepCompleted) -> Do
 
     An empty inbox says nothing about an earlier doubt, which stays.
     """
-    if event.problem is not None and before is not None and event.problem.kind is ProblemKind.EMPTY_INBOX:
+    kind, problem = before.problem.kind if before is not None else None, event.problem
+    if problem is None:
+        return None if event.mode is Mode.FULL or kind is ProblemKind.EMPTY_INBOX else before
+    if before is not None and problem.kind is ProblemKind.EMPTY_INBOX:
         return before
-    if event.problem is not None:
-        is_same = before is not None and before.problem.kind is event.problem.kind
-        return Doubt(event.problem, before.since if before is not None and is_same else entry.recorded_at)
-    is_cleared = event.mode is Mode.FULL or (before is not None and before.problem.kind is ProblemKind.EMPTY_INBOX)
-    return None if is_cleared else before
+    return Doubt(problem, before.since if before is not None and kind is problem.kind else entry.recorded_at)
 
 
 def doubt_about(checkpoint: Checkpoint) -> Problem | None:
@@ -113,45 +213,9 @@ def trouble_under_way(checkpoint: Checkpoint) -> Problem | None:
     if (futile := futility(futile_runs(checkpoint))) is not None:
         return futile
     run, sweep = checkpoint.run, checkpoint.sweep
-    if sweep is None or sweep.problem is not None:
-        return sweep.problem if sweep is not None else None
+    if sweep is None:
+        return None
+    if sweep.problem is not None:
+        return sweep.problem
     problem = run.problem if run is not None else None
     return problem if problem is not None and problem.kind in WITHOUT_PROGRESS else None
-
-
-# --- batches in another form than expected ----------------------------------------------------------------------------
-
-MIN_UNREADABLE = 5  # in one batch; fewer are dead letters, whatever they have in common
-MIN_OPEN = 12  # dead letters that are open where batches are smaller: a sweep may meet a row more than once
-MANY_IN_SWEEP = 50  # that a batch of them is no end of an inbox any more, however much was read before
-NEARLY_ALL = 0.9
-READ_VERSION = "set source.version to one that it reads, such as the default, or update Milepost"
-MESSAGES = "/messages"  # ends the subject of messages whose conversation was read
-
-
-def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> Problem | None:
-    """Return the problem of a batch of which nearly all rows are unreadable for one reason, as in its sweep before.
-
-    As dead letters they would make an inbox that counts as complete.
-    """
-    apart = [each for each in batch.unreadable if not each.subject.endswith(MESSAGES)]
-    inside = [each for each in batch.unreadable if each.subject.endswith(MESSAGES)]
-    read = len(batch.conversations)
-    for unreadable, rows, of_sweep in (
-        (apart, read + len(apart), before.conversations + before.unreadable + read + len(apart)),
-        (inside, read, before.conversations + read),
-    ):
-        if not unreadable:
-            continue
-        reason, count = Counter(each.reason for each in unreadable).most_common(1)[0]
-        in_sweep = before.unreadable + count
-        is_enough = count >= MIN_UNREADABLE or min(in_sweep, open_dead_letters) >= MIN_OPEN
-        is_broad = in_sweep >= NEARLY_ALL * of_sweep or (count >= MIN_UNREADABLE and in_sweep >= MANY_IN_SWEEP)
-        if is_enough and is_broad and count >= NEARLY_ALL * rows:
-            what = "conversations" if unreadable is apart else "conversations' messages"
-            return Problem(ProblemKind.MISCONFIGURED, _message(f"{in_sweep:,} of {of_sweep:,} {what}", reason))
-    return None
-
-
-def _message(which: str, reason: str) -> str:
-    return f"{which} have another form than this version of Milepost reads ({reason}); {READ_VERSION}"

@@ -4,7 +4,7 @@ Where the API is faster than the database, that saves most of its work: its page
 takes that nothing which one of them writes is what another one has to know of the store.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ from milepost.core.model import Keys
 from milepost.core.ports import Commit
 from milepost.core.records import Record, prepare
 
-MAX_DRAFTS = 12  # more save little: by then, most pages of the indexes are written once
+MAX_DRAFTS = 48  # more save little: by then, many pages of the indexes are written once for several rows
 
 
 class Draft(Struct, frozen=True):
@@ -33,19 +33,26 @@ class Draft(Struct, frozen=True):
     fetch_seconds: float | None = None
 
 
-def may_follow(keys: Keys | None, drafts: Sequence[Draft]) -> bool:
-    """Return whether what is stored under the keys of a decision is what it will be after the drafts."""
-    if keys is None or keys.full_sweep_at is not None or keys.counts_stored:
-        return False
-    ids = [frozenset(each) for each in _ids(keys)]
-    return all(_is_apart(ids, draft) for draft in drafts)
+class DraftedIds:
+    """The ids that the drafts of a group are about."""
 
+    def __init__(self) -> None:
+        self._seen: tuple[set[str], ...] | None = (set(), set(), set(), set())
 
-def _is_apart(ids: Iterable[frozenset[str]], draft: Draft) -> bool:
-    changes, before = draft.record.changes, draft.keys
-    if before is None or changes.moved or changes.own_id is not None:  # these write of more than their keys
-        return False
-    return all(each.isdisjoint(others) for each, others in zip(ids, _ids(before), strict=True))
+    def add(self, draft: Draft) -> None:
+        """Take in a draft."""
+        changes, keys = draft.record.changes, draft.keys
+        if keys is None or changes.moved or changes.own_id is not None:  # these write of more than their keys
+            self._seen = None
+        elif self._seen is not None:
+            for seen, ids in zip(self._seen, _ids(keys), strict=True):
+                seen.update(ids)
+
+    def leave_alone(self, keys: Keys | None) -> bool:
+        """Return whether what is stored under the keys of a decision is what it will be after the drafts."""
+        if self._seen is None or keys is None or keys.full_sweep_at is not None or keys.counts_stored:
+            return False
+        return all(seen.isdisjoint(ids) for seen, ids in zip(self._seen, _ids(keys), strict=True))
 
 
 def _ids(keys: Keys) -> tuple[tuple[str, ...], ...]:

@@ -1,6 +1,6 @@
 """The fold of the journal into checkpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -9,6 +9,7 @@ from milepost.core.checkpoint import (
     BatchUnchanged,
     Checkpoint,
     FailureStreak,
+    MissedSoFar,
     OperatorPause,
     RateLimit,
     RetryState,
@@ -46,14 +47,23 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.evolve_messages import after_facts, after_gap_event
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
-from milepost.core.head import is_of_head, resumed, return_to_walk
+from milepost.core.gaps import (
+    Gap,
+    GapEnding,
+    GapEvent,
+    HistoryLeft,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+)
+from milepost.core.missed import hints_after, window_after
 from milepost.core.model import OwnId, OwnIdState
 from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.progress import has_moved, lowest_of
+from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied
 
 
@@ -88,9 +98,8 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:  # noqa: C901  (
             after = _after_batch(after, event)
         case RunStarted(started_at=started_at, continues=continues):
             run = Run(entry.run_id or "", started_at, mode=after.sweep.mode if after.sweep else None)
-            after = replace(after, run=run)
+            after = replace(after, run=run, futile_runs=after.futile_runs + (continues is not None))
             after = resumed(after, continues, started_at)
-            after = replace(after, futile_runs=after.futile_runs + (continues is not None))
         case SweepStarted() as event:
             after = _after_sweep_start(after, event)
         case SweepCompleted() as event:
@@ -102,9 +111,9 @@ def evolve(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:  # noqa: C901  (
         case DeadLetterOpened() | RedriveFailed() | DeadLetterClosed() as event:
             after = _after_dead_letter(after, event)
         case MessagesOwed() | MessagesRead() | MessagesFailed() | MessagesMissed() as event:
-            after = after_gap_event(after, entry, event)
-        case FactsApplied() as event:
-            after = after_facts(after, event)
+            after = _after_gap_event(after, entry, event)
+        case FactsApplied(edited=edited, unsent=unsent):  # as those of redrives, they belong to no run
+            after = replace(after, total=after.total + Tally(edited=edited, unsent=unsent))
         case (
             StreamPaused() | StreamResumed() | SyncRequested() | TokenChecked() | OwnIdChecked() | StreamRemoved()
         ) as event:
@@ -134,12 +143,28 @@ def _after_refusal(
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
             return replace(checkpoint, retry=None, reduced_request=shrunk_request(checkpoint.reduced_request, shrunk))
-        case CursorLost(is_last=is_last):
-            is_of_walk = sweep is None or sweep.set_aside is None
-            lost = replace(checkpoint, retry=None, sweep=_without_cursor(checkpoint.sweep, is_last=is_last))
-            return lost if is_of_walk else return_to_walk(checkpoint)
+        case CursorLost() as lost:
+            return _after_lost_cursor(checkpoint, lost)
         case FieldsLeftOut(fields=fields):
             return replace(checkpoint, left_out_fields=fields)
+
+
+def _after_lost_cursor(checkpoint: Checkpoint, event: CursorLost) -> Checkpoint:
+    """Restart the phase at the head of the inbox; where only the head was read meanwhile, return to the walk."""
+    sweep = checkpoint.sweep
+    if sweep is None:
+        return replace(checkpoint, retry=None)
+    if sweep.set_aside is not None:
+        return return_to_walk(checkpoint)
+    before = sweep.position
+    sweep = replace(
+        sweep,
+        position=Position(before.phase, has_gap=before.has_gap, head_read_at=before.head_read_at),
+        lost_cursor=before.cursor,
+        resets=sweep.resets + 1,
+        is_rewound=sweep.is_rewound or event.is_last,
+    )
+    return replace(checkpoint, retry=None, sweep=sweep)
 
 
 def _after_dead_letter(
@@ -172,10 +197,8 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
         case SyncRequested():
             return checkpoint
         case StreamRemoved():  # a rate limit stays: it is the platform's and may apply to the whole app
-            at = entry.recorded_at
-            return Checkpoint(
-                entry.stream, entry.version, entry.hash, at, rate_limit=checkpoint.rate_limit, removed_at=at
-            )
+            removed = Checkpoint(entry.stream, entry.version, entry.hash, entry.recorded_at)
+            return replace(removed, rate_limit=checkpoint.rate_limit, removed_at=entry.recorded_at)
 
 
 def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
@@ -193,21 +216,16 @@ def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     after = checkpoint if event.position.phase is Phase.HEAD else return_to_walk(checkpoint)
     if not event.position.is_after_head:  # else what the walk had met before is as it was
         after = replace(after, retry=None, reduced_request=grown(after.reduced_request, event.tally))
-    sweep = _advance(after.sweep, event.position, event.tally) if after.sweep else None
-    if sweep is not None and event.problem is not None:
-        sweep = replace(sweep, problem=event.problem)
-    if not is_of_head(event.position):
+    sweep = _advance(after.sweep, event.position, event.tally, event.problem) if after.sweep else None
+    if not event.position.is_of_head:
         given_up = 0 if event.position.cursor is None else given_up_in_a_row(checkpoint, event.tally)
         after = replace(after, given_up_in_a_row=given_up)
     return replace(
-        after,
+        _counted(after, event.tally),
         sweep=sweep,
         futile_runs=_futile_runs(after, event.position, event.tally),
-        run=_count(checkpoint.run, tally=event.tally),
         rate_limit=None,
         failure_streak=_streak_after(checkpoint.failure_streak, event.position),
-        total=checkpoint.total + event.tally,
-        unrecorded=NO_TALLY,
     )
 
 
@@ -222,9 +240,8 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     run = checkpoint.run
     if run is None or run.run_id != entry.run_id:  # this one entry is the whole run
         run = Run(entry.run_id or "", event.run_started_at)
-    tally = run.tally + event.tally
     sweep = checkpoint.sweep if is_same_sweep(checkpoint.sweep, event) else None
-    whole = (sweep.tally if sweep is not None else NO_TALLY) + event.tally
+    whole = event.tally + (sweep.tally if sweep is not None else NO_TALLY)
     is_empty = event.problem is not None and event.problem.kind is ProblemKind.EMPTY_INBOX  # it has read nothing
     is_full = event.mode is Mode.FULL and not is_empty and not (sweep is not None and sweep.was_unsure)
     # What else has moved here from another page may lie below the watermark: the next sweep is a full one.
@@ -232,7 +249,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     has_errors = event.has_errors or whole.dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
     problem = event.problem or run.problem
-    return replace(
+    after = replace(
         checkpoint,
         sweep=None,
         retry=None,
@@ -240,29 +257,28 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
         reduced_request=grown(checkpoint.reduced_request, event.tally),
         given_up_in_a_row=0,
         failure_streak=None,
-        run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, tally=tally, problem=problem),
+        run=replace(run, mode=event.mode, status=status, ended_at=entry.recorded_at, problem=problem),
         watermark=checkpoint.watermark if is_empty else event.walk_started_at,
         doubt=doubt_after(checkpoint.doubt, entry, event),
         futile_runs=0,
         last_success_at=entry.recorded_at,
         last_full_sweep_at=entry.recorded_at if is_full else last_full_sweep_at,
-        total=checkpoint.total + event.tally,
-        unrecorded=NO_TALLY,
         sweep_is_recorded=True,
     )
+    return _counted(after, event.tally)
 
 
 def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpoint:
     checkpoint = return_to_walk(checkpoint)
-    run = _count(checkpoint.run, tally=event.tally, problem=event.problem)
+    run = _count(checkpoint.run, problem=event.problem)
     if run is not None:
         run = replace(run, status=event.status, reason=event.reason, ended_at=entry.recorded_at)
     sweep, futile_runs = checkpoint.sweep, checkpoint.futile_runs
+    if sweep is not None:
+        sweep = replace(sweep, resets=0)  # counted per run
     if sweep is not None and event.position is not None:
         futile_runs = _futile_runs(checkpoint, event.position, event.tally)
         sweep = _advance(sweep, event.position, event.tally)
-    if sweep is not None and sweep.resets:  # counted per run
-        sweep = replace(sweep, resets=0)
     if event.tally.batches:  # unchanged batches were read since, so earlier problems are over
         streak = _streak_after(checkpoint.failure_streak, event.position)
         checkpoint = replace(checkpoint, rate_limit=None, failure_streak=streak)
@@ -273,21 +289,15 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
             reduced_request=grown(checkpoint.reduced_request, event.tally),
             given_up_in_a_row=given_up_in_a_row(checkpoint, event.tally),
         )
-    return replace(
-        checkpoint,
-        sweep=sweep,
-        futile_runs=futile_runs,
-        failure_streak=_failure_streak(checkpoint.failure_streak, entry, event),
-        run=run,
-        total=checkpoint.total + event.tally,
-        unrecorded=NO_TALLY,
-    )
+    streak = _failure_streak(checkpoint.failure_streak, entry, event)
+    after = replace(checkpoint, sweep=sweep, futile_runs=futile_runs, failure_streak=streak, run=run)
+    return _counted(after, event.tally)
 
 
 def _streak_after(before: FailureStreak | None, position: Position | None) -> FailureStreak | None:
     """Return the failures in a row after a batch: reading the head does not end those of the walk."""
     is_of_walk = before is not None and before.reason is Reason.RETRIES_EXHAUSTED
-    return before if is_of_walk and position is not None and is_of_head(position) else None
+    return before if is_of_walk and position is not None and position.is_of_head else None
 
 
 def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded) -> FailureStreak | None:
@@ -299,21 +309,7 @@ def _failure_streak(before: FailureStreak | None, entry: Entry, event: RunEnded)
     return replace(before, runs=before.runs + 1, problem=event.problem)
 
 
-def _without_cursor(sweep: Sweep | None, *, is_last: bool) -> Sweep | None:
-    if sweep is None:
-        return None
-    return replace(
-        sweep,
-        position=Position(
-            sweep.position.phase, has_gap=sweep.position.has_gap, head_read_at=sweep.position.head_read_at
-        ),
-        lost_cursor=sweep.position.cursor,
-        resets=sweep.resets + 1,
-        is_rewound=sweep.is_rewound or is_last,
-    )
-
-
-def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
+def _advance(sweep: Sweep, position: Position, tally: Tally, problem: Problem | None = None) -> Sweep:
     lowest = lowest_of(position) if has_moved(sweep, position, NO_TALLY) else None
     set_aside = sweep.set_aside if position.phase is Phase.HEAD else None
     return replace(
@@ -323,6 +319,7 @@ def _advance(sweep: Sweep, position: Position, tally: Tally) -> Sweep:
         lost_cursor=None,
         set_aside=set_aside,
         lowest=lowest or sweep.lowest,
+        problem=problem or sweep.problem,
     )
 
 
@@ -330,6 +327,12 @@ def _futile_runs(checkpoint: Checkpoint, position: Position, tally: Tally) -> in
     """Return how many runs in a row were futile, after an entry with this position and tally."""
     sweep = checkpoint.sweep
     return 0 if sweep is None or has_moved(sweep, position, tally) else checkpoint.futile_runs
+
+
+def _counted(checkpoint: Checkpoint, tally: Tally) -> Checkpoint:
+    """Count what the batches of an entry came to, in the run and in all."""
+    run, total = _count(checkpoint.run, tally=tally), checkpoint.total + tally
+    return replace(checkpoint, run=run, total=total, unrecorded=NO_TALLY)
 
 
 def _count(
@@ -350,3 +353,48 @@ def _count(
         failed_batches=run.failed_batches + failed_batches,
         problem=problem or run.problem,
     )
+
+
+# --- messages that are owed, read or missed ---------------------------------------------------------------------------
+
+
+def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Checkpoint:
+    """Count the open gaps, what was read of them and could not be read in the run, and what is missed."""
+    match event:
+        case MessagesOwed(gaps=gaps, left_out=left_out):
+            checkpoint = replace(checkpoint, left_out=left_out or checkpoint.left_out)
+            return _with_owed(checkpoint, [gap for gap in gaps if not gap.is_at_limit])
+        case MessagesMissed(messages=messages):
+            before = checkpoint.missed.messages if checkpoint.missed is not None else 0
+            return replace(checkpoint, missed=MissedSoFar(before + messages, entry.recorded_at))
+        case MessagesRead(gap=gap, stored=stored, dead_lettered=dead_lettered, ending=ending) as read:
+            is_withheld = ending is GapEnding.WITHHELD and not read.is_hint
+            window_at = window_after(checkpoint.window_at, gap, entry.recorded_at, is_withheld=is_withheld)
+            hints = hints_after(checkpoint.window_hints, read)
+            checkpoint = replace(checkpoint, rate_limit=None, window_at=window_at, window_hints=hints)
+            tally = Tally(
+                interaction_events=stored, dead_lettered=dead_lettered, edited=read.edited, unsent=read.unsent
+            )
+        case MessagesFailed(ending=ending):
+            tally = Tally(dead_lettered=int(ending is GapEnding.DEAD_LETTER))
+        case unknown:
+            assert_never(unknown)
+    run, is_of_run = checkpoint.run, checkpoint.run is not None and checkpoint.run.run_id == entry.run_id
+    after = replace(checkpoint, run=_count(run, tally=tally) if is_of_run else run, total=checkpoint.total + tally)
+    return after if ending is None else _with_one_less(after, event.gap)
+
+
+def _with_owed(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Checkpoint:
+    """Count gaps that were opened, or opened again."""
+    histories = sum(gap.is_history for gap in gaps)
+    before = checkpoint.history or HistoryLeft(0, 0)
+    history = HistoryLeft(before.left + histories, before.total + histories) if histories else checkpoint.history
+    return replace(checkpoint, backlog=checkpoint.backlog + len(gaps), history=history)
+
+
+def _with_one_less(checkpoint: Checkpoint, gap: Gap) -> Checkpoint:
+    """Count a gap that was closed. When no history is left, the next one is the first of others."""
+    history = checkpoint.history
+    if gap.is_history and history is not None:
+        history = replace(history, left=history.left - 1) if history.left > 1 else None
+    return replace(checkpoint, backlog=checkpoint.backlog - 1, history=history)

@@ -6,7 +6,7 @@ edit and a reading of the message the later one as well. Only an unsent message 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import assert_never
 
@@ -91,9 +91,11 @@ class PendingFacts(Struct, frozen=True):
             has_effect = row != before or self._reads(fact, conversations)
             counts[_COUNTS[fact.kind] if has_effect else "outdated"] += 1
         revised = tuple(row for key, row in rows.items() if row != stored[key])
-        in_doubt = [row for row in revised if _has_other_content(row, stored[row.event_id])]
-        in_doubt += [each.message for each in self.due if contradicts(each)]
-        _forget_fingerprints(conversations, in_doubt)
+        # The next reading of these is compared with what is stored.
+        in_doubt = {row.conversation_id for row in revised if _content(row) != _content(stored[row.event_id])}
+        in_doubt |= {each.message.conversation_id for each in self.due if contradicts(each)}
+        for key in in_doubt & conversations.keys():
+            conversations[key] = without_fingerprint(conversations[key])
         changes = Changes(
             conversations=tuple(
                 row for key, row in conversations.items() if row != known.conversations[key] and key not in refused
@@ -130,7 +132,9 @@ def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
     """Return a message after a fact; the same if the fact is no news."""
     match fact.kind:
         case WebhookKind.UNSEND:
-            return row if is_told_unsent(row) else _unsent(row, fact.occurred_at)
+            at = fact.occurred_at
+            unsent = replace(row, text=None, attachments=None, deleted_at=at, content_at=at)
+            return row if is_told_unsent(row) else unsent
         case WebhookKind.EDIT:
             return row if fact.is_superseded else _edited(row, fact)
         case WebhookKind.REACTION:
@@ -141,10 +145,6 @@ def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
             return row
         case unknown:
             assert_never(unknown)
-
-
-def _unsent(row: InteractionEventRow, at: datetime) -> InteractionEventRow:
-    return replace(row, text=None, attachments=None, deleted_at=at, content_at=at)
 
 
 def _edited(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
@@ -176,11 +176,5 @@ def _reacted(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
     return replace(row, reactions=_encode(after).decode() if after else None)
 
 
-def _has_other_content(row: InteractionEventRow, stored: InteractionEventRow) -> bool:
-    return (row.text, row.attachments) != (stored.text, stored.attachments)
-
-
-def _forget_fingerprints(conversations: dict[str, ConversationRow], changed: Iterable[InteractionEventRow]) -> None:
-    """Have the next reading of these messages compared with what is stored."""
-    for key in {row.conversation_id for row in changed} & conversations.keys():
-        conversations[key] = without_fingerprint(conversations[key])
+def _content(row: InteractionEventRow) -> tuple[str | None, str | None]:
+    return row.text, row.attachments

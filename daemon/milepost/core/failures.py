@@ -1,7 +1,5 @@
 """Decide what a refusal of the source means: its remedy, applied to the checkpoint."""
 
-from datetime import timedelta
-
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, ReducedRequest
@@ -20,18 +18,18 @@ from milepost.core.events import (
 )
 from milepost.core.model import Batch, Detail
 from milepost.core.plan import Policy, Size, open_sweep, size_now, smaller, whole
-from milepost.core.ports import ListCheck, Refused
+from milepost.core.ports import Answered, Fetched, Held, ListCheck, Outcome, Refused, Request
 from milepost.core.position import Phase
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, ProblemKind
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded
 from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.retry import backoff_seconds
 
 CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
 CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
 MAX_ATTEMPTS_ALONE = 4 * CONFIRMATIONS
 MAX_GIVEN_UP_IN_A_ROW = 10  # more threads than that do not fail by themselves
+STOPS = {Remedy.STOP_AUTHORIZATION: Reason.AUTHORIZATION, Remedy.STOP_CONFIGURATION: Reason.CONFIGURATION}
 
 
 def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Record:
@@ -45,9 +43,8 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
     problem, check = refused.problem, refused.check
     rule = rule_for(problem, has_cursor=has_cursor)
     if check is not None and check.problem is None and (check.listed or not rule.is_general):
-        return _step_over_known(checkpoint, refused, check, context) or _narrow(
-            checkpoint, problem, check.first, context
-        )
+        stepped_over = _step_over_known(checkpoint, refused, check, context)
+        return stepped_over or _narrow(checkpoint, problem, check.first, context)
     if check is not None and check.problem is not None:
         of_list = rule_for(check.problem, has_cursor=has_cursor)
         if of_list.remedy not in {Remedy.RETRY, Remedy.SHRINK}:  # what the list is refused with is clearer
@@ -58,19 +55,22 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
 
 
 def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    match rule.remedy:
-        case Remedy.RETRY:
-            return _retry(checkpoint, problem, context, rule)
+    remedy = rule.remedy
+    if remedy is Remedy.RETRY and checkpoint.attempt < context.policy.attempts:
+        return recorded(
+            checkpoint, context.budget, FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt))
+        )
+    if remedy is Remedy.RETRY:
+        remedy = rule.then
+    match remedy:
         case Remedy.WAIT:
             return _wait(checkpoint, problem, context, rule)
         case Remedy.SHRINK:
             return _shrink(checkpoint, problem, context)
         case Remedy.RESET:
             return _restart(checkpoint, problem, context)
-        case Remedy.STOP_AUTHORIZATION:
-            return _stop(checkpoint, problem, context, Reason.AUTHORIZATION)
-        case Remedy.STOP_CONFIGURATION:
-            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
+        case Remedy.RETRY | Remedy.STOP_AUTHORIZATION | Remedy.STOP_CONFIGURATION:
+            return _end(checkpoint, problem, context, remedy)
 
 
 # --- the list can be read, and its content not ------------------------------------------------------------------------
@@ -102,12 +102,15 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
     size = size_now(checkpoint, policy)
     next_size = smaller(size, policy)
     if next_size is None:
-        return _fail(checkpoint, problem, context)
+        return _end(checkpoint, problem, context)
     if next_size.detail.leaves_out:
         return _accuse(checkpoint, problem, first, next_size, context)
-    is_search = size != whole(policy) and reduced is not None and _is_alike(problem, reduced.problem)
+    is_alike = reduced is not None and (problem.kind, problem.code) == (reduced.problem.kind, reduced.problem.code)
+    is_search = is_alike and size != whole(policy)
     if not is_search and checkpoint.attempt < policy.attempts:
-        return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
+        return recorded(
+            checkpoint, context.budget, FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt))
+        )
     return recorded(checkpoint, context.budget, BatchShrunk(next_size.limit, next_size.detail, problem))
 
 
@@ -123,12 +126,13 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
     is_first = not size_now(checkpoint, context.policy).detail.leaves_out
     if confirmed >= (CONFIRMATIONS if is_first else CONFIRMATIONS_OF_LESS):
         if checkpoint.given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW:
-            return _give_up(checkpoint, problem, context)
+            # One thread after the other fails, so the cause is in none of them.
+            return _end(checkpoint, problem, context, rule_for(problem, has_cursor=False).remedy)
         shrunk = BatchShrunk(next_size.limit, next_size.detail, problem, first)
         return recorded(checkpoint, context.budget, shrunk)
     if checkpoint.attempt >= MAX_ATTEMPTS_ALONE:
-        return _fail(checkpoint, problem, context)
-    failed = replace(_fetch_failed(checkpoint, problem, context), suspect=first, confirmed=confirmed)
+        return _end(checkpoint, problem, context)
+    failed = FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt), first, confirmed)
     return recorded(checkpoint, context.budget, failed)
 
 
@@ -151,52 +155,13 @@ def exonerate(checkpoint: Checkpoint, reduced: ReducedRequest, context: Context)
     return recorded(checkpoint, context.budget, shrunk)
 
 
-def _give_up(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    """End the run: one thread after the other fails, so the cause is in none of them."""
-    match rule_for(problem, has_cursor=False).remedy:
-        case Remedy.STOP_AUTHORIZATION:
-            return _stop(checkpoint, problem, context, Reason.AUTHORIZATION)
-        case Remedy.STOP_CONFIGURATION:
-            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
-        case _:
-            return _fail(checkpoint, problem, context)
-
-
-def _is_alike(one: Problem, other: Problem) -> bool:
-    return (one.kind, one.code) == (other.kind, other.code)
-
-
 # --- nothing can be read, or it is about no thread --------------------------------------------------------------------
 
 
-def _fetch_failed(checkpoint: Checkpoint, problem: Problem, context: Context) -> FetchFailed:
-    attempt, policy = checkpoint.attempt, context.policy
-    delay_seconds = backoff_seconds(
-        attempt,
-        context.jitter,
-        base_delay_seconds=policy.base_delay_seconds,
-        max_delay_seconds=policy.max_delay_seconds,
-    )
-    return FetchFailed(attempt, problem, context.now + timedelta(seconds=delay_seconds))
-
-
-def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    if checkpoint.attempt >= context.policy.attempts:
-        return _after_retries(checkpoint, problem, context, rule)
-    return recorded(checkpoint, context.budget, _fetch_failed(checkpoint, problem, context))
-
-
-def _after_retries(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
-    match rule.then:
-        case Remedy.RESET:
-            return _restart(checkpoint, problem, context)
-        case Remedy.STOP_CONFIGURATION:
-            return _stop(checkpoint, problem, context, Reason.CONFIGURATION)
-        case _:
-            return _fail(checkpoint, problem, context)
-
-
-def _fail(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
+def _end(checkpoint: Checkpoint, problem: Problem, context: Context, remedy: Remedy = Remedy.RETRY) -> Record:
+    """End the run: stopped where an operator is needed, and failed otherwise, so that the next one tries again."""
+    if (reason := STOPS.get(remedy)) is not None:
+        return ending(checkpoint, RunEnded(RunStatus.STOPPED, reason, problem=problem), context.budget)
     failed = BatchFailed(Stage.FETCH, checkpoint.attempt, problem)
     ended = RunEnded(RunStatus.FAILED, Reason.RETRIES_EXHAUSTED, problem=problem)
     return ending(checkpoint, ended, context.budget, failed)
@@ -223,7 +188,7 @@ def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Recor
     policy = context.policy
     size = smaller(size_now(checkpoint, policy), policy)
     if size is None or size.detail.leaves_out:
-        return _retry(checkpoint, problem, context, Rule(Remedy.RETRY, "too much, even of one conversation"))
+        return _remedied(checkpoint, problem, context, Rule(Remedy.RETRY, "too much, even of one conversation"))
     return recorded(checkpoint, context.budget, BatchShrunk(size.limit, size.detail, problem))
 
 
@@ -231,9 +196,75 @@ def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Reco
     """Restart at the head, once in a run: a cursor that fails each time must not keep the run in a loop."""
     sweep = open_sweep(checkpoint, context.budget)
     if sweep is not None and sweep.resets and sweep.position.phase is not Phase.HEAD:
-        return _fail(checkpoint, problem, context)
+        return _end(checkpoint, problem, context)
     return recorded(checkpoint, context.budget, CursorLost(problem, is_last=problem.kind in WITHOUT_PROGRESS))
 
 
-def _stop(checkpoint: Checkpoint, problem: Problem, context: Context, reason: Reason) -> Record:
-    return ending(checkpoint, RunEnded(RunStatus.STOPPED, reason, problem=problem), context.budget)
+# --- a second look: whether the list can be read, and whether a thread can --------------------------------------------
+
+# If the positions of a list can be read at the same cursor, its refusal is about what the list holds. No code tells
+# that by itself. A thread that cannot be read makes every list with it fail, and not only with code 1: code 2 with
+# `is_transient`, an HTML 502, a cut body, a timeout, 960, 100 or a missing permission are on record (2026-09). An
+# outage, a dead token and a dead cursor fail everything, the positions included.
+#
+# The positions are a second request, and a list can be reshuffled between any two: then they name another thread than
+# the one that fails, by chance several times in a row. So before anything of a thread is left out, it is read alone.
+
+
+def wants_check(request: Request, problem: Problem) -> bool:
+    """Return whether to look, after this refusal, if the list can be read at all."""
+    rule = rule_for(problem, has_cursor=request.cursor is not None)
+    is_believed = rule.remedy is Remedy.WAIT or (rule.is_general and problem.kind is not ProblemKind.API)
+    if is_believed or request.detail is Detail.POSITION:
+        return False
+    match rule.remedy:
+        case Remedy.SHRINK:  # fewer conversations are requested in any case
+            return request.limit == 1
+        case Remedy.RETRY:
+            return request.checks_list
+        case _:  # it would stop the stream, or restart it at the head
+            return True
+
+
+def check_request(request: Request, checkpoint: Checkpoint) -> Request:
+    """Return the request for the position at the same cursor; for all of them if a known thread may be among them."""
+    limit = request.limit if checkpoint.given_up else 1
+    return replace(request, limit=limit, messages=0, detail=Detail.POSITION, checks_list=False)
+
+
+def checked(refused: Refused, positions: Answered) -> Outcome | Held:
+    """Return a refusal together with what came of the positions; Held if a rate limit prevents to know."""
+    if isinstance(positions, Held):
+        return positions
+    if isinstance(positions, Fetched):
+        batch = positions.batch
+        subjects = [each.conversation_id for each in batch.conversations] + [each.subject for each in batch.unreadable]
+        check = ListCheck(listed=tuple(subjects))
+    else:
+        check = ListCheck(positions.problem)
+        refused = replace(refused, refused_at=positions.refused_at)  # if it is a rate limit, that began then
+    return replace(refused, check=check, took_seconds=refused.took_seconds + positions.took_seconds)
+
+
+def to_read_alone(checkpoint: Checkpoint, request: Request, answer: Answered) -> str | None:
+    """Return the thread to read by itself before what an answer leaves out of it makes a dead letter."""
+    reduced = checkpoint.reduced_request
+    if reduced is None or not reduced.suspect or not request.detail.leaves_out or not isinstance(answer, Fetched):
+        return None
+    listed = [each.conversation_id for each in answer.batch.conversations]
+    is_known = any(each.conversation_id == reduced.suspect for each in checkpoint.given_up)
+    return reduced.suspect if listed == [reduced.suspect] and not is_known else None
+
+
+def read_alone(listed: Answered, alone: Answered) -> Answered:
+    """Return the batch of a thread with what was read of it alone; as it was if it cannot be read alone, either."""
+    match alone:
+        case Fetched(batch=batch) if isinstance(listed, Fetched) and batch.conversations:
+            read = replace(listed.batch, conversations=batch.conversations, unreadable=batch.unreadable)
+            return replace(listed, batch=read, is_whole=True, took_seconds=listed.took_seconds + alone.took_seconds)
+        case Refused(problem=problem) if rule_for(problem, has_cursor=False).remedy is Remedy.WAIT:
+            return alone  # the request is planned again
+        case Held():
+            return alone
+        case _:
+            return listed

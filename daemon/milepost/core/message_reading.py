@@ -6,7 +6,7 @@ conversation.
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 from msgspec import Struct
@@ -24,14 +24,14 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesRead, Missed, MissedReason
+from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesRead, MissedReason
 from milepost.core.merge import new_events, new_row
 from milepost.core.missed import (
     ends_with,
     gone,
     is_doubtful_end,
     is_hint,
-    recorded,
+    on_record,
     says_deleted,
     withheld_below,
     without_content,
@@ -39,7 +39,6 @@ from milepost.core.missed import (
 from milepost.core.model import (
     Changes,
     Conversation,
-    InteractionEventRow,
     Keys,
     Known,
     MessagePage,
@@ -49,12 +48,11 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
+from milepost.core.position import Reading, ThreadSpan
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.retry import backoff_seconds
 from milepost.core.revisions import dated, reading, revised, tally_of, without_fingerprint
-from milepost.core.spans import Reading, ThreadSpan
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4
@@ -85,10 +83,6 @@ def request_of(gap: Gap) -> MessagesRequest:
 
 def _limit_of(gap: Gap) -> int:
     return gap.limit or MESSAGES_PER_REQUEST
-
-
-def _smaller(limit: int) -> int:
-    return max(1, limit // SHRINKS_BY)
 
 
 # --- what it means ----------------------------------------------------------------------------------------------------
@@ -139,14 +133,12 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
             *(each.subject for each in page.unreadable),
             *subjects_of_events(gap.conversation_id, events, refused),
         ),
-        counts_messages=span_of(gap) if ends_with(page) else None,
+        # Those that the list counted which showed the gap.
+        counts_messages=(
+            ThreadSpan(gap.conversation_id, gap.back_to, gap.newest_at, gap.owed_since) if ends_with(page) else None
+        ),
         readings=(_reading(gap, page),) if page.interactions else (),
     )
-
-
-def span_of(gap: Gap) -> ThreadSpan:
-    """Return the messages that the list counted which showed the gap."""
-    return ThreadSpan(gap.conversation_id, gap.back_to, gap.newest_at, gap.owed_since)
 
 
 def _reading(gap: Gap, page: MessagePage) -> Reading:
@@ -183,7 +175,7 @@ class PendingMessages(Struct, frozen=True):
         before = unchanged_before(self.checkpoint, self.context.budget)
         news_after = news_of(self.gap)
         changes, arrived = with_news(read.changes, news_after), arrived_since(news_after, read.changes)
-        return Record((*before, *read.dead_letters, *recorded(*read.missed), event), changes, arrived)
+        return Record((*before, *read.events, event), changes, arrived)
 
 
 def news_of(gap: Gap) -> datetime | None:
@@ -192,14 +184,13 @@ def news_of(gap: Gap) -> datetime | None:
 
 
 class PageRead(Struct, frozen=True):
-    """What messages come to: rows to write, dead letters to open, what is missed, and the gap after them."""
+    """What messages come to: rows to write, dead letters that are opened and what is missed, and the gap after them."""
 
     changes: Changes
-    dead_letters: tuple[DeadLetterOpened, ...]
+    events: tuple[DeadLetterOpened | MessagesMissed, ...]
     tally: Tally
     gap: Gap
     ending: GapEnding | None
-    missed: tuple[Missed, ...] = ()
 
 
 def read_page(
@@ -212,7 +203,8 @@ def read_page(
     row = stored or new_row(stream, Conversation(gap.conversation_id, gap.newest_at), context.now)
     new = {each.event_id: each for each in new_events(row, page.interactions, known)}
     written, unwritten = withhold_each(dated(new.values(), asked_at), context.refused)
-    changed, unchanged = withhold_each(_revised(gap, page, known, context.now, asked_at), context.refused)
+    again = revised(_reading(gap, page), page.interactions, known, context.now, asked_at) if known.messages else ()
+    changed, unchanged = withhold_each(again, context.refused)
     failures = (*unread_items(page.unreadable, known), *unwritten, *unchanged)
     dead_letters, payloads = opened(stream, failures, known, context.now)
     tally = Tally(interaction_events=len(written), dead_lettered=len(dead_letters)) + tally_of(changed)
@@ -225,15 +217,7 @@ def read_page(
     is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
     touched = (without_fingerprint(stored),) if changed and stored is not None and not is_refused else ()
     changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
-    return PageRead(changes, dead_letters, tally, after, ending, missed)
-
-
-def _revised(
-    gap: Gap, page: MessagePage, known: Known, now: datetime, asked_at: datetime
-) -> tuple[InteractionEventRow, ...]:
-    if not known.messages:
-        return ()
-    return tuple(revised(_reading(gap, page), page.interactions, known, now, asked_at))
+    return PageRead(changes, (*dead_letters, *on_record(*missed)), tally, after, ending)
 
 
 def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:
@@ -279,7 +263,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        missed = recorded(gone(gap)) if ending is GapEnding.GONE else ()
+        missed = on_record(gone(gap)) if ending is GapEnding.GONE else ()
         return Record((*before, *missed, failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
@@ -292,20 +276,12 @@ def _after_failure(gap: Gap, problem: Problem, rule: Rule, context: Context) -> 
     """Return the gap after a failure: with a smaller request, from the head, or after a delay."""
     policy, size = context.policy, _limit_of(gap)
     if rule.remedy is Remedy.RESET:
-        if gap.resets >= MAX_RESETS:
-            return _from_the_newest(gap), GapEnding.DEAD_LETTER
-        return _from_the_newest(gap), None
+        return _from_the_newest(gap), GapEnding.DEAD_LETTER if gap.resets >= MAX_RESETS else None
     if size > 1 and (rule.remedy is Remedy.SHRINK or says_deleted(problem)):  # of the newer ones it may have some
-        return replace(gap, limit=_smaller(size), attempts=0, retry_at=None), None
+        return replace(gap, limit=max(1, size // SHRINKS_BY), attempts=0, retry_at=None), None
     after = replace(gap, attempts=gap.attempts + 1)
     if not is_parked(after, policy):
-        seconds = backoff_seconds(
-            after.attempts % policy.attempts,
-            context.jitter,
-            base_delay_seconds=policy.base_delay_seconds,
-            max_delay_seconds=policy.max_delay_seconds,
-        )
-        return replace(after, retry_at=context.now + timedelta(seconds=seconds)), None
+        return replace(after, retry_at=context.retry_at(after.attempts % policy.attempts)), None
     return _after_round(after, problem, rule, policy)
 
 

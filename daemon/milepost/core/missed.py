@@ -28,7 +28,7 @@ SURPLUS_SHARE = 20  # or by one in so many of them
 DELETED = 9000001  # the code for a message that was deleted or is older than the newest 20 (Meta, "Conversations")
 
 
-def recorded(*missed: Missed) -> tuple[MessagesMissed, ...]:
+def on_record(*missed: Missed) -> tuple[MessagesMissed, ...]:
     """Return the event of what is missed, if anything is."""
     return (MessagesMissed(missed),) if missed else ()
 

@@ -10,7 +10,7 @@ from typing import Final, Self
 from msgspec import Struct
 
 from milepost.core.gaps import Gap, HistoriesLeftOut, MissedReason
-from milepost.core.spans import Reading, Stretch, ThreadSpan
+from milepost.core.position import Reading, Stretch, ThreadSpan
 
 
 class Platform(StrEnum):

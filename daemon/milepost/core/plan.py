@@ -1,71 +1,17 @@
-"""Plan the next step of a run: fetch, wait or finish; where walks start and end; and how much to request."""
+"""Plan the next step of a run: fetch, wait or finish; which sweep it is part of; and how much to request."""
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from milepost.core.checkpoint import Checkpoint, Sweep
+from milepost.core.checkpoint import Checkpoint, Sweep, is_ahead
 from milepost.core.doubts import MAX_INTERVAL_SECONDS
 from milepost.core.events import Reason
-from milepost.core.head import take_up
 from milepost.core.model import Detail
-from milepost.core.ports import Refused, Request
+from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
-from milepost.core.skew import is_ahead
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
-
-
-def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> bool:
-    """Return whether a batch is wholly older than `until`, so that a walk to that instant may end there.
-
-    One old row is not enough: the order of the edge is observed everywhere and documented nowhere. An empty batch
-    proves nothing.
-    """
-    if until is None:
-        return False
-    seen = False
-    for updated_time in updated_times:
-        if updated_time >= until:
-            return False
-        seen = True
-    return seen
-
-
-def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, before: int) -> int:
-    """Return how many conversations in a row are older than `until`, starting from the `before` of earlier batches."""
-    older = before
-    for updated_time in updated_times:
-        older = older + 1 if until is not None and updated_time < until else 0
-    return older
-
-
-def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
-    """Return the instant from which rows are read again, to allow for inexact clocks and order."""
-    return instant - timedelta(seconds=overlap_seconds)
-
-
-def walk_start(
-    asked_at: datetime, updated_times: Iterable[datetime], overlap_seconds: float, watermark: datetime | None
-) -> datetime:
-    """Return the start of a walk as far as clocks can be trusted: it may be too early, never too late.
-
-    The start becomes the watermark, and whatever arrives afterwards must be newer. `asked_at` is only a hint, since the
-    clocks behind it may be ahead. The platform's own times are reliable: whatever arrives after the first batch was
-    read is no older than the newest conversation in it. So the walk of the next sweep, which goes back to the overlap
-    before the watermark, must at least get there. With correct clocks this costs nothing, because nothing lies between
-    the newest conversation and now.
-
-    A first batch without conversations says nothing about the time: the watermark stays where it was, or at EPOCH.
-    """
-    asked_at = max(asked_at, EPOCH)
-    newest = max(updated_times, default=None)
-    if newest is None:
-        return min(asked_at, watermark or EPOCH)
-    slack = timedelta(seconds=overlap_seconds + 1.0)  # instants of the API are whole seconds
-    return newest + slack if asked_at - slack > newest else asked_at
+from milepost.core.walk import overlap_before, take_up, walk_start
 
 
 class Policy(Struct, frozen=True):
@@ -265,6 +211,15 @@ def walk_limit(checkpoint: Checkpoint, mode: Mode, policy: Policy) -> datetime |
     return overlap_before(checkpoint.watermark, policy.watermark_overlap_seconds)
 
 
+def new_sweep(checkpoint: Checkpoint, fetched: Fetched, now: datetime, budget: RunBudget, policy: Policy) -> Sweep:
+    """Return the sweep that begins with a batch."""
+    mode = next_mode(checkpoint, now, budget, policy)
+    times = (each.updated_time for each in fetched.batch.conversations)
+    started_at = walk_start(fetched.asked_at, times, policy.watermark_overlap_seconds, checkpoint.watermark)
+    catch_up_until = overlap_before(started_at, policy.watermark_overlap_seconds)
+    return Sweep(mode, started_at, catch_up_until, walk_limit(checkpoint, mode, policy))
+
+
 def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Request:
     sweep = open_sweep(checkpoint, budget)
     if sweep is None:
@@ -277,11 +232,8 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)
     is_whole = size == whole(policy)
-    is_rewound = is_whole and sweep is not None and sweep.is_rewound
-    is_stuck = is_whole and sweep is not None and sweep.resets > 0 and checkpoint.futile_runs > 0
-    turn = checkpoint.futile_runs if is_stuck else 0
-    limit = _another_limit(size.limit, turn) if is_rewound or is_stuck else size.limit
-    checks_list = checkpoint.attempt >= policy.attempts or size != whole(policy) or bool(checkpoint.given_up)
+    limit = _limit_in(sweep, checkpoint.futile_runs, size.limit) if is_whole and sweep is not None else size.limit
+    checks_list = checkpoint.attempt >= policy.attempts or not is_whole or bool(checkpoint.given_up)
     return Request(
         cursor,
         limit,
@@ -294,15 +246,18 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     )
 
 
-def _another_limit(limit: int, turn: int) -> int:
-    """Return the limit for a walk that started over because its cursors led nowhere: it is to get other ones.
+def _limit_in(sweep: Sweep, futile_runs: int, limit: int) -> int:
+    """Return the limit for a walk: another one if it started over because its cursors led nowhere, to get other ones.
 
     A cursor is often no more than the last conversation of its batch: one that is dead comes again, and stays dead. Any
-    one limit may end a batch at that very place, so that it is another one at each `turn`.
+    one limit may end a batch at that very place, so that it is another one in each run that got nowhere.
     """
-    if turn == 0:
+    if sweep.resets and futile_runs:
+        turn = futile_runs % 4
+        return limit - 1 - turn if limit > 8 else limit + 6 + turn
+    if sweep.is_rewound:
         return limit - 1 if limit > 1 else 7
-    return limit - 1 - turn % 4 if limit > 8 else limit + 6 + turn % 4
+    return limit
 
 
 # --- the size of a request --------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """The ports between the core and the world, and the values that cross them."""
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
 
-from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
 from milepost.core.gaps import Gap, GapEnding, ThreadsSearched
@@ -258,20 +256,6 @@ class Store(Protocol):
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
-        ...
-
-
-class ChangeReader(Protocol):
-    """The rows of the store in the order in which they changed. Raises StoreAway and StoreRefused as a Store does."""
-
-    async def read_changes(
-        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
-    ) -> ChangesPage:
-        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
-        ...
-
-    async def last_change(self) -> int:
-        """Return the seq of the latest change; 0 if there is none."""
         ...
 
 

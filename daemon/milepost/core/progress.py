@@ -12,7 +12,6 @@ from itertools import pairwise
 
 from milepost.core.checkpoint import Checkpoint, Lowest, Sweep
 from milepost.core.events import Tally
-from milepost.core.head import is_of_head
 from milepost.core.model import Batch
 from milepost.core.position import Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
@@ -65,17 +64,6 @@ def disorder(progress: Progress, batch: Batch) -> int:
     return progress.inversions + progress.raised + inversions(batch) + is_raised(progress, batch)
 
 
-def cursor_loop(position: Position, batch: Batch) -> Problem | None:
-    """Return the problem of a cursor that was used before: following it would never end."""
-    if position.cursor is None or batch.next_cursor is None:
-        return None
-    if batch.next_cursor == position.cursor:
-        return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
-    if position.progress.mark and digest(batch.next_cursor) == position.progress.mark:
-        return Problem(ProblemKind.CURSOR_LOOP, "the cursors of the list come round: the next one was used before")
-    return None
-
-
 def no_progress(progress: Progress) -> Problem | None:
     """Return the problem of a walk that goes on and gets nowhere."""
     if progress.empty >= MAX_EMPTY:
@@ -87,44 +75,13 @@ def no_progress(progress: Progress) -> Problem | None:
     return None
 
 
-def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem | None:
-    """Return the problem of a list that ends with nothing behind an old cursor, as some answer for a dead one.
-
-    In a list that has been in order, conversations newer than the place of the cursor are not behind it.
-    """
-    is_end = not (batch.unreadable or batch.next_cursor)
-    if position.cursor is None or not is_end or not (position.is_old or has_waited):
-        return None
-    reached_at = position.reached_at
-    if not batch.conversations:
-        return Problem(ProblemKind.FALSE_END, "the list ended with an empty answer to a cursor that had been kept")
-    was_in_order = not (position.progress.inversions or position.progress.raised)
-    if reached_at is None or not was_in_order or any(each.updated_time <= reached_at for each in batch.conversations):
-        return None
-    what = "the list ended with newer conversations than before a cursor that had been kept"
-    return Problem(ProblemKind.FALSE_END, what)
-
-
-def suddenly_empty(position: Position, batch: Batch, so_far: Tally) -> Problem | None:
-    """Return the problem of an inbox whose head is empty, though its sweep has met rows, be they unreadable."""
-    is_empty = not (batch.conversations or batch.unreadable or batch.next_cursor)
-    if position.cursor is not None or not (is_empty and (so_far.conversations or so_far.unreadable)):
-        return None
-    return Problem(ProblemKind.EMPTY_INBOX, "the list of conversations is empty, and was not when it was walked")
-
-
-def may_end(sweep: Sweep) -> bool:
-    """Return whether a walk in trouble ends here: it was in a run before, too, and started over at the head since."""
-    return sweep.is_rewound and not sweep.resets
-
-
 # --- over runs --------------------------------------------------------------------------------------------------------
 
 
 def lowest_of(position: Position) -> Lowest | None:
     """Return how far the phase of a position has got; None for the head, which is read apart."""
     low_at = position.progress.low_at
-    return None if low_at is None or is_of_head(position) else Lowest(position.phase, low_at)
+    return None if low_at is None or position.is_of_head else Lowest(position.phase, low_at)
 
 
 def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:

@@ -3,14 +3,25 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from milepost.core.checkpoint import RateLimit
+from milepost.core.checkpoint import RateLimit, is_ahead
 from milepost.core.model import Scope, Stream
 from milepost.core.problems import Problem
 from milepost.core.remedies import Rule, rule_for
-from milepost.core.retry import rate_limit_seconds
-from milepost.core.skew import is_ahead
 
 PROBE_LEAD_SECONDS = 5.0
+MAX_FLOOR_SECONDS = 900.0  # the floor grows up to this; a wait that the server names may be longer
+
+
+def rate_limit_seconds(
+    attempts: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
+) -> float:
+    """Return how long to wait after `attempts` rate limits in a row (1, 2, …).
+
+    It is the longest of what the server named, the least for this kind of limit, and a floor that doubles each time:
+    calls during a rate limit prolong it (Meta, "Rate limits"), and many limits name no time.
+    """
+    floor = min(floor_seconds * 2.0 ** min(attempts - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
+    return max(named_seconds or 0.0, least_seconds, floor)
 
 
 def next_rate_limit(

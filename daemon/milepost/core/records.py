@@ -1,6 +1,6 @@
 """Decisions: the events and rows of one commit, and how runs and sweeps start and end in the journal."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct
@@ -19,7 +19,6 @@ from milepost.core.events import (
     SweepStarted,
 )
 from milepost.core.evolve import fold
-from milepost.core.head import return_to_walk
 from milepost.core.journal import Codec, seal
 from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
@@ -27,6 +26,8 @@ from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position
 from milepost.core.progress import futility, has_moved
 from milepost.core.quiet import QuietHead
+from milepost.core.retry import backoff_seconds
+from milepost.core.walk import return_to_walk
 
 
 class Record(Struct, frozen=True):
@@ -99,6 +100,12 @@ class Context(Struct, frozen=True):
     def as_of(self, refused: Refused) -> "Context":
         """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""
         return self if refused.refused_at is None else replace(self, now=refused.refused_at)
+
+    def retry_at(self, attempt: int) -> datetime:
+        """Return when to try again after attempt number `attempt` (1, 2, …) failed."""
+        base_seconds, max_seconds = self.policy.base_delay_seconds, self.policy.max_delay_seconds
+        seconds = backoff_seconds(attempt, self.jitter, base_delay_seconds=base_seconds, max_delay_seconds=max_seconds)
+        return self.now + timedelta(seconds=seconds)
 
 
 def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: datetime, codec: Codec) -> Commit:

@@ -7,24 +7,19 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.backlog import owed
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import (
     MAX_REASON_CHARACTERS,
     can_succeed,
     conversation_of,
     is_of_older,
-    opened,
-    recovered,
     redrive_at,
     subjects_of,
-    unread,
-    withhold,
 )
+from milepost.core.decide import read_batch
 from milepost.core.events import (
     NO_TALLY,
     DeadLetterClosed,
-    Event,
     RedriveFailed,
     Resolution,
     Stage,
@@ -32,9 +27,9 @@ from milepost.core.events import (
 )
 from milepost.core.failures import rate_limited
 from milepost.core.gaps import MessagesOwed, MissedReason, is_kept_after
-from milepost.core.merge import difference, keys_of, keys_of_rows, newer, remembered
+from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import gap_in, keys_of_page, news_of, payload_of, read_page, request_of, vain
-from milepost.core.missed import recorded, says_deleted, without_content
+from milepost.core.missed import on_record, says_deleted, without_content
 from milepost.core.model import (
     Changes,
     DeadLetterPayload,
@@ -48,7 +43,7 @@ from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, Message
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.remedies import Remedy, rule_for
-from milepost.core.revisions import AsOf, readings, with_older_messages, with_revisions
+from milepost.core.revisions import readings, with_older_messages
 from milepost.core.texts import storable
 
 NEWS_BEFORE_FAILURE = timedelta(days=1)  # a failed batch shows older messages of its conversations as well
@@ -118,27 +113,21 @@ class PendingRedrive(Struct, frozen=True):
     def record(self, known: Known) -> Record:
         """Record that the dead letter is closed or has failed again, with the rows to write."""
         record = self._result(known)
-        events = tuple(self._attribute(event) for event in record.events) if self.by else record.events
-        return Record((*unchanged_before(self.checkpoint, self.context.budget), *events), record.changes)
-
-    def _attribute(self, event: Event) -> Event:
-        """Add who requested it to the events of this dead letter, not to those of others that were found on the way."""
-        is_its_own = (
-            isinstance(event, DeadLetterClosed | RedriveFailed)
-            and event.dead_letter_id == self.due.dead_letter.dead_letter_id
-        )
-        return replace(event, by=self.by) if is_its_own else event
+        return replace(record, events=(*unchanged_before(self.checkpoint, self.context.budget), *record.events))
 
     def _result(self, known: Known) -> Record:
         match self.outcome:
             case Fetched() as fetched:
-                return _reread(self.checkpoint, self.due, fetched, self.context, known)
+                return self._reread(fetched, known)
             case MessagesFetched() as fetched:
                 return self._read_older(fetched, known)
             case Refused(problem=problem) as refused:
                 return self._refused(problem, self.context.as_of(refused))
             case None:
                 return self._rewrite(known)
+
+    def _closed(self, resolution: Resolution, tally: Tally = NO_TALLY) -> DeadLetterClosed:
+        return DeadLetterClosed(self.due.dead_letter.dead_letter_id, resolution, tally, by=self.by)
 
     def _refused(self, problem: Problem, context: Context) -> Record:
         """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without."""
@@ -147,7 +136,7 @@ class PendingRedrive(Struct, frozen=True):
         rule = rule_for(problem, has_cursor=gap is not None and gap.cursor is not None)
         if rule.remedy is Remedy.WAIT:
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
-        failed = Record((_failure(due.dead_letter, str(problem), self.context),))
+        failed = Record((_failure(self, str(problem)),))
         if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
             return failed
         payload = DeadLetterPayload(
@@ -157,32 +146,63 @@ class PendingRedrive(Struct, frozen=True):
 
     def _read_older(self, fetched: MessagesFetched, known: Known) -> Record:
         """Store older messages that could not be read before; what is left of them is owed."""
-        dead_letter, gap, page = self.due.dead_letter, gap_in(self.due.payload or ""), fetched.page
+        gap, page = gap_in(self.due.payload or ""), fetched.page
         if problem := vain(gap, page):
             return self._refused(problem, self.context)
         read = read_page(self.checkpoint.stream, gap, page, self.context, known, fetched.asked_at)
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
-        closed = DeadLetterClosed(dead_letter.dead_letter_id, resolution, read.tally)
         rest = (MessagesOwed((read.gap,)),) if is_kept_after(read.ending) else ()
         changes = with_news(read.changes, news_of(gap))
-        return Record((*read.dead_letters, *recorded(*read.missed), closed, *rest), changes)
+        closed = self._closed(resolution, read.tally)
+        return Record((*read.events, closed, *rest), changes)
 
     def _rewrite(self, known: Known) -> Record:
         """Write the rows of the payload, which the store once refused."""
         dead_letter, context = self.due.dead_letter, self.context
         if self.due.payload is None:
-            return Record((DeadLetterClosed(dead_letter.dead_letter_id, Resolution.FORGOTTEN),))
+            return Record((self._closed(Resolution.FORGOTTEN),))
         if dead_letter.stage is Stage.FETCH:
-            return Record((_failure(dead_letter, f"it has no id to read it by; {dead_letter.reason}", context),))
+            return Record((_failure(self, f"it has no id to read it by; {dead_letter.reason}"),))
         if context.refused:
-            return Record((_failure(dead_letter, context.refused[0].reason, context),))
+            return Record((_failure(self, context.refused[0].reason),))
         written = newer(self.rows, known, context.now)
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
-        closed = DeadLetterClosed(dead_letter.dead_letter_id, Resolution.REDRIVEN, tally)
-        missed = recorded(*without_content(written.changes.interaction_events))
-        changes = with_news(written.changes, _news_after(self.checkpoint, dead_letter))
-        return Record((*missed, closed), with_older_messages(changes, known))
+        missed = on_record(*without_content(written.changes.interaction_events))
+        changes = with_older_messages(with_news(written.changes, self._news_after), known)
+        return Record((*missed, self._closed(Resolution.REDRIVEN, tally)), changes)
+
+    def _reread(self, fetched: Fetched, known: Known) -> Record:
+        """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
+        subject = self.due.dead_letter.subject
+        shown = self.keys.readings if self.keys is not None else ()
+        # Without a watermark: nothing that it owes counts as news.
+        checkpoint = replace(self.checkpoint, watermark=None)
+        read = read_batch(checkpoint, fetched, Detail.NESTED, shown, known, self.context)
+        recovered = DeadLetterClosed(self.due.dead_letter.dead_letter_id, Resolution.RECOVERED)
+        others = tuple(each for each in read.events if each != recovered)
+        changes = with_news(read.changes, self._news_after)
+        tally = replace(read.tally, batches=0, unreadable=0)
+        reasons = {each.subject: each.reason for each in read.failures}
+        if subject in reasons or not fetched.batch.conversations:
+            reason = reasons.get(subject, "it was not in the answer")
+            return Record((*others, _failure(self, reason, tally)), changes)
+        is_forgotten = not remembered(fetched.batch.conversations, known)
+        resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
+        return Record((*others, self._closed(resolution, tally)), changes)
+
+    @property
+    def _news_after(self) -> datetime | None:
+        """The instant after which what could not be read or written is still news; None in a first copy."""
+        return None if self.checkpoint.watermark is None else self.due.dead_letter.opened_at - NEWS_BEFORE_FAILURE
+
+
+def _failure(pending: PendingRedrive, reason: str, tally: Tally = NO_TALLY) -> RedriveFailed:
+    dead_letter = pending.due.dead_letter
+    attempts, may_succeed = dead_letter.attempts + 1, can_succeed(dead_letter.stage, dead_letter.subject)
+    again_at = redrive_at(pending.context.now, attempts + 1) if may_succeed else None
+    reason = reason[:MAX_REASON_CHARACTERS]
+    return RedriveFailed(dead_letter.dead_letter_id, attempts, reason, again_at, tally, by=pending.by)
 
 
 def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget: RunBudget, *, by: str = "") -> Record:
@@ -210,41 +230,3 @@ def _rows(due: DueDeadLetter) -> tuple[Changes, int]:
     conversations, contacts = tuple(map(mended, rows.conversations)), tuple(map(mended, rows.contacts))
     events = tuple(map(mended, rows.interaction_events))
     return replace(rows, conversations=conversations, contacts=contacts, interaction_events=events), replaced
-
-
-def _news_after(checkpoint: Checkpoint, dead_letter: DeadLetter) -> datetime | None:
-    """Return the instant after which what could not be read or written is still news; None in a first copy."""
-    return None if checkpoint.watermark is None else dead_letter.opened_at - NEWS_BEFORE_FAILURE
-
-
-def _failure(dead_letter: DeadLetter, reason: str, context: Context, tally: Tally = NO_TALLY) -> RedriveFailed:
-    attempts = dead_letter.attempts + 1
-    again_at = redrive_at(context.now, attempts + 1) if can_succeed(dead_letter.stage, dead_letter.subject) else None
-    return RedriveFailed(dead_letter.dead_letter_id, attempts, reason[:MAX_REASON_CHARACTERS], again_at, tally)
-
-
-def _reread(checkpoint: Checkpoint, due: DueDeadLetter, fetched: Fetched, context: Context, known: Known) -> Record:
-    """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
-    dead_letter, now = due.dead_letter, context.now
-    stream, batch = checkpoint.stream, fetched.batch
-    shown = readings(batch, Detail.NESTED, context.policy.messages_per_conversation)
-    whole = with_revisions(difference(stream, batch, known, now), batch, shown, known, AsOf(now, fetched.asked_at))
-    found, unwritten = withhold(whole, context.refused)
-    failures = (*unread(batch, Detail.NESTED, None, known), *unwritten)
-    reasons = {each.subject: each.reason for each in failures}
-    dead_letters, payloads = opened(stream, failures, known, now)
-    closed = recovered(batch, Detail.NESTED, failures, known)
-    others: tuple[Event, ...] = (
-        *dead_letters,
-        *(each for each in closed if each.dead_letter_id != dead_letter.dead_letter_id),
-        *recorded(*without_content(found.changes.interaction_events)),
-        *owed(checkpoint, batch, whole, known, context),
-    )
-    changes = with_news(replace(found.changes, payloads=payloads), _news_after(checkpoint, dead_letter))
-    tally = replace(found.tally, batches=0, dead_lettered=len(dead_letters))
-    if dead_letter.subject in reasons or not batch.conversations:
-        reason = reasons.get(dead_letter.subject, "it was not in the answer")
-        return Record((*others, _failure(dead_letter, reason, context, tally)), changes)
-    is_forgotten = not remembered(batch.conversations, known)
-    resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
-    return Record((*others, DeadLetterClosed(dead_letter.dead_letter_id, resolution, tally)), changes)

@@ -1,4 +1,4 @@
-"""When to try again: backoff with full jitter, waits for rate limits and redrives, and when a stream is next due."""
+"""When to try again: backoff with full jitter, waits for redrives, and when a stream is next due."""
 
 from datetime import datetime, timedelta
 
@@ -14,21 +14,6 @@ def backoff_seconds(attempt: int, jitter: float, *, base_delay_seconds: float, m
     """
     doublings = min(attempt - 1, 63)  # 2.0**1024 overflows; no delay is that long
     return jitter * min(max_delay_seconds, base_delay_seconds * 2.0**doublings)
-
-
-MAX_FLOOR_SECONDS = 900.0  # the floor grows up to this; a wait that the server names may be longer
-
-
-def rate_limit_seconds(
-    attempts: int, *, named_seconds: float | None, least_seconds: float, floor_seconds: float
-) -> float:
-    """Return how long to wait after `attempts` rate limits in a row (1, 2, …).
-
-    It is the longest of what the server named, the least for this kind of limit, and a floor that doubles each time:
-    calls during a rate limit prolong it (Meta, "Rate limits"), and many limits name no time.
-    """
-    floor = min(floor_seconds * 2.0 ** min(attempts - 1, 63), max(floor_seconds, MAX_FLOOR_SECONDS))
-    return max(named_seconds or 0.0, least_seconds, floor)
 
 
 REDRIVE_BASE_SECONDS = 900.0

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.doubts import is_doubtful
+from milepost.core.doubts import are_most
 from milepost.core.events import Tally
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import (
@@ -32,7 +32,7 @@ from milepost.core.model import (
     Keys,
     Known,
 )
-from milepost.core.spans import Reading
+from milepost.core.position import Reading
 
 ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
 IDS = ("event_id", "id")
@@ -210,7 +210,36 @@ def _has_other_attachments(stored: str | None, read: str | None) -> bool:
 
 def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, as_of: AsOf) -> Difference:
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
-    now, asked_at = as_of.now, as_of.asked_at
+    now, asked_at, changes = as_of.now, as_of.asked_at, found.changes
+    fingerprints = _fingerprints(batch, shown, known, asked_at)
+    read = remembered(batch.conversations, known)
+    compared = [each for each in read if each.conversation_id in fingerprints and not _is_older(each, known)]
+    gone = _missing_in(compared, shown, known, asked_at)
+    doubted = () if as_of.believes_all else _doubted(compared, gone)
+    fingerprints |= dict.fromkeys(doubted)
+    edited = (row for each in compared for row in _edited(each.interactions, known, now, asked_at))
+    unsent = _unsent((row for each, rows in gone.items() if each not in doubted for row in rows), now)
+    revised_rows = tuple({row.event_id: row for row in (*edited, *unsent)}.values())
+    conversations = {row.conversation_id: row for row in changes.conversations}
+    for conversation_id in {row.conversation_id for row in revised_rows} - conversations.keys():
+        stored = known.conversations.get(conversation_id)
+        if stored is not None:
+            conversations[conversation_id] = replace(stored, synced_at=now)
+    more = len(conversations) - len(changes.conversations)
+    counts = {"updated": more, "unchanged": -more, "doubted": sum(len(gone[each]) for each in doubted)}
+    changes = replace(
+        changes,
+        interaction_events=dated(changes.interaction_events, asked_at),
+        conversations=tuple(
+            replace(row, messages_fingerprint=fingerprints.get(row.conversation_id)) for row in conversations.values()
+        ),
+        revised=revised_rows,
+    )
+    return Difference(changes, found.tally + replace(tally_of(revised_rows), **counts))
+
+
+def _fingerprints(batch: Batch, shown: Iterable[Reading], known: Known, asked_at: datetime) -> dict[str, str | None]:
+    """Return the fingerprint of each conversation's messages; None where the stored ones are not those of the batch."""
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
     fingerprints |= {row.conversation_id: None for row in known.messages.values() if _is_newer(row, asked_at)}
     for each in batch.conversations if known.interaction_events else ():
@@ -218,32 +247,7 @@ def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], kn
         is_met = each.conversation_id not in known.conversations
         if is_met and any(message.event_id in known.interaction_events for message in each.interactions):
             fingerprints[each.conversation_id] = None
-    conversations = {row.conversation_id: row for row in found.changes.conversations}
-    read = remembered(batch.conversations, known)
-    compared = [each for each in read if each.conversation_id in fingerprints and not _is_older(each, known)]
-    gone = _missing_in(compared, shown, known, asked_at)
-    doubted = () if as_of.believes_all else _doubted(compared, gone)
-    fingerprints |= dict.fromkeys(doubted)
-    unsent = [row for each, rows in gone.items() if each not in doubted for row in rows]
-    rows = _revised_in(compared, unsent, known, now, asked_at)
-    for conversation_id in {row.conversation_id for row in rows} - conversations.keys():
-        stored = known.conversations.get(conversation_id)
-        if stored is not None:
-            conversations[conversation_id] = replace(stored, synced_at=now)
-    more = len(conversations) - len(found.changes.conversations)
-    return Difference(
-        replace(
-            found.changes,
-            interaction_events=dated(found.changes.interaction_events, asked_at),
-            conversations=tuple(
-                replace(row, messages_fingerprint=fingerprints.get(row.conversation_id))
-                for row in conversations.values()
-            ),
-            revised=rows,
-        ),
-        found.tally
-        + replace(tally_of(rows), updated=more, unchanged=-more, doubted=sum(len(gone[each]) for each in doubted)),
-    )
+    return fingerprints
 
 
 def dated(rows: Iterable[InteractionEventRow], asked_at: datetime) -> tuple[InteractionEventRow, ...]:
@@ -268,21 +272,11 @@ def _missing_in(
 def _doubted(compared: Iterable[Conversation], gone: Collection[str]) -> Collection[str]:
     """Return the conversations whose missing messages are not believed to be unsent: all, or none.
 
-    What an answer has fewer than three messages of shows that nothing is missing only where something is.
+    People unsend messages in one conversation or another; erasing is for ever, and can wait for a day. What an answer
+    has fewer than three messages of shows that nothing is missing only where something is.
     """
     comparable = {each.conversation_id for each in compared if len(each.interactions) > 2} | set(gone)
-    return gone if is_doubtful(len(gone), len(comparable)) else ()
-
-
-def _revised_in(
-    compared: Iterable[Conversation],
-    unsent: Iterable[InteractionEventRow],
-    known: Known,
-    now: datetime,
-    asked_at: datetime,
-) -> tuple[InteractionEventRow, ...]:
-    edited = (row for each in compared for row in _edited(each.interactions, known, now, asked_at))
-    return tuple({row.event_id: row for row in (*edited, *_unsent(unsent, now))}.values())
+    return gone if are_most(len(gone), len(comparable)) else ()
 
 
 def _is_older(read: Conversation, known: Known) -> bool:

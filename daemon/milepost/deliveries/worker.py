@@ -7,7 +7,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.changes import ChangeKind, ChangesPage
+from milepost.core.changes import ChangeKind, ChangeReader, ChangesPage
 from milepost.core.deliveries import (
     MAX_CHANGES,
     Answer,
@@ -22,7 +22,7 @@ from milepost.core.deliveries import (
     seconds_left,
 )
 from milepost.core.errors import MilepostError
-from milepost.core.ports import ChangeReader, Clock
+from milepost.core.ports import Clock
 from milepost.deliveries.sender import Sender, fitting, sending_to
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.settings import DeliverySettings

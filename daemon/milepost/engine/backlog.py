@@ -18,12 +18,11 @@ from milepost.core.background import (
     reading_ends_at,
     reads_between,
 )
-from milepost.core.backlog import earlier_limit, reopen
+from milepost.core.backlog import earlier_limit, next_search, open_found, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap, MissedReason
-from milepost.core.left_out import next_search, open_found
 from milepost.core.message_reading import decide_messages, drop_gap, request_of, vain
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage

@@ -9,12 +9,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.model import Detail
-from milepost.core.plan import reaches_back
 from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, MessagesRequest, Refused, Request, Source
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.walk import reaches_back
 
-MAX_AHEAD = 16  # batches of a stream
-MAX_ROWS_AHEAD = 8_000  # conversations and messages of all streams, beyond the first batch of each: about 10 MB
+MAX_AHEAD = 52  # batches of a stream: those of one commit, and some more
+MAX_ROWS_AHEAD = 12_000  # conversations and messages of all streams, beyond the first batch of each: about 10 MB
 
 
 class RowsAhead:

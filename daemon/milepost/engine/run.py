@@ -9,7 +9,7 @@ from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
-from milepost.core.list_check import check_request, checked, read_alone, to_read_alone, wants_check
+from milepost.core.failures import check_request, checked, read_alone, to_read_alone, wants_check
 from milepost.core.model import Stream
 from milepost.core.plan import (
     Fetch,

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.drafts import MAX_DRAFTS, Draft, may_follow, prepare_after
+from milepost.core.drafts import MAX_DRAFTS, Draft, DraftedIds, prepare_after
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
 from milepost.core.gaps import Gap, ThreadsSearched
@@ -148,11 +148,12 @@ class StreamJournal:
 
     async def _with_following(self, draft: Draft, following: Following) -> list[Draft]:
         """Return a draft and those of the outcomes ready behind it that can be committed together with it."""
-        drafts = [draft]
+        drafts, drafted = [draft], DraftedIds()
         while len(drafts) < MAX_DRAFTS:
+            drafted.add(drafts[-1])
             checkpoint = drafts[-1].commit.checkpoint
             outcome = following(checkpoint, len(drafts) - 1)
-            if outcome is None or not may_follow((pending := self._decide(outcome)).keys, drafts):
+            if outcome is None or not drafted.leave_alone((pending := self._decide(outcome)).keys):
                 break
             next_draft = await self._draft(checkpoint, pending, outcome.fetch_seconds)
             if isinstance(next_draft, BatchUnchanged):  # it needs no commit

@@ -1,23 +1,157 @@
 """Calls to the Graph API: paced, none during a rate limit, and the budgets of each response passed on at once."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Generic, TypeVar
 
+import structlog
+from aiolimiter import AsyncLimiter
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.ports import Gate, Held, Refused
+from milepost.core.model import Scope
+from milepost.core.ports import Gate, Held, Refused, Usage
 from milepost.core.problems import Problem
 from milepost.facebook.client import GraphClient, GraphResponse, Method
 from milepost.facebook.headers import usages, wait_seconds
-from milepost.facebook.problems import problem_of
-from milepost.facebook.rate_limiter import RateLimiter
+from milepost.facebook.responses import problem_of
 
 T = TypeVar("T")
 
 Decoder = Callable[[GraphResponse], T | Problem]  # of a successful response
+
+SLOW_FROM_RATIO = 0.8
+MAX_SLOWDOWN_SECONDS = 10.0
+RECENT_SECONDS = 300.0
+NOTABLE_SECONDS = 1.0  # slower than this is something to tell
+SPACING = 1.02  # a little more than the rate demands: calls that are made evenly arrive a little unevenly
+
+log = structlog.get_logger("milepost")
+
+
+# --- the pace ---------------------------------------------------------------------------------------------------------
+
+
+def slowdown_seconds(ratio: float, age_seconds: float = 0.0) -> float:
+    """Return the extra spacing between calls after a report that this much of a budget is used up.
+
+    It sets in softly, and wears off as the report ages: few calls are made meanwhile, and the platform counts those of
+    a rolling hour (Meta, "Rate limits").
+    """
+    share = (min(ratio, 1.0) - SLOW_FROM_RATIO) / (1 - SLOW_FROM_RATIO)
+    fresh = 1 - age_seconds / RECENT_SECONDS
+    return MAX_SLOWDOWN_SECONDS * (max(share, 0.0) * max(fresh, 0.0)) ** 2
+
+
+class Slowdown(Struct, frozen=True):
+    """Calls are `seconds` apart because a `ratio` of the budget of `scope` was reported as used up; `since` when."""
+
+    scope: Scope
+    seconds: float
+    ratio: float
+    since: float
+
+
+class Budget:
+    """The recent usage of a budget. The app's is shared by all pages.
+
+    The latest report of each reporter counts, and ages. Instants are of the event loop's clock.
+    """
+
+    def __init__(self, scope: Scope = Scope.APP) -> None:
+        self._scope = scope
+        self._reports: dict[str, tuple[float, float]] = {}
+        self._slow_since: float | None = None
+
+    def report(self, reporter: str, ratio: float, now: float) -> None:
+        """Note how much is used up."""
+        self._reports[reporter] = (ratio, now)
+        self.slowdown(now)
+
+    def slowdown_seconds(self, now: float) -> float:
+        """Return the extra spacing between calls."""
+        return self._slowest(now)[0]
+
+    def slowdown(self, now: float) -> Slowdown | None:
+        """Return the slowdown if it is notable. Its beginning and its end are logged."""
+        seconds, ratio = self._slowest(now)
+        if seconds < NOTABLE_SECONDS:
+            if self._slow_since is not None:
+                self._slow_since = None
+                log.info("calls no longer slowed down", budget=self._scope.value)
+            return None
+        if self._slow_since is None:
+            self._slow_since = now
+            log.warning(
+                "calls slowed down",
+                budget=self._scope.value,
+                used=f"{ratio:.0%}",
+                apart_seconds=round(seconds, 1),
+                hint="nothing to do: the spacing wears off within minutes, and keeps calls from being refused",
+            )
+        return Slowdown(self._scope, seconds, ratio, self._slow_since)
+
+    def _slowest(self, now: float) -> tuple[float, float]:
+        """Return the spacing, and the report that it comes from."""
+        return max(
+            ((slowdown_seconds(ratio, now - at), ratio) for ratio, at in self._reports.values()), default=(0.0, 0.0)
+        )
+
+
+class RateLimiter:
+    """Spaces the calls of one page; all its streams share it. A rate of 0 spaces them only when a budget runs out.
+
+    Calls come one by one, not in bursts, so that no second sees more than the rate, whenever it begins.
+    """
+
+    def __init__(self, calls_per_second: float, app: Budget) -> None:
+        self._app = app
+        self._page = Budget(Scope.PAGE)
+        self._lock = asyncio.Lock()
+        self._called_at = float("-inf")
+        self.set_rate(calls_per_second)
+
+    def set_rate(self, calls_per_second: float) -> None:
+        """Change the rate from the next call on."""
+        self._limiter = AsyncLimiter(1, SPACING / calls_per_second) if calls_per_second else None
+        self._is_first_call = True
+
+    async def wait(self) -> None:
+        """Wait until the caller may call; callers are served in the order in which they came."""
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            while True:
+                wait_seconds = self._called_at + self._slowdown_seconds(loop.time()) - loop.time()
+                if wait_seconds <= 0:
+                    break
+                await asyncio.sleep(wait_seconds)  # and check again: another page may have reported on the app's budget
+            if self._limiter is not None:
+                # The limiter does not know of calls before it: those at another rate, or of a process that has died.
+                if self._is_first_call:
+                    self._is_first_call = False
+                    await self._limiter.acquire()
+                await self._limiter.acquire()
+            self._called_at = loop.time()
+
+    def observe(self, reporter: str, usages: tuple[Usage, ...], now: float) -> None:
+        """Take over how much of the budgets is used up, as reported to one of the page's streams."""
+        for scope, budget, name in ((Scope.APP, self._app, "app"), (Scope.PAGE, self._page, reporter)):
+            ratios = [usage.ratio for usage in usages if usage.scope is scope]
+            if ratios:
+                budget.report(name, max(ratios), now)
+
+    def slowdown(self, now: float) -> Slowdown | None:
+        """Return the slowdown of the page's calls, if it is notable: by its own budget or the app's."""
+        found = [each for each in (self._app.slowdown(now), self._page.slowdown(now)) if each is not None]
+        return max(found, key=lambda each: each.seconds, default=None)
+
+    def _slowdown_seconds(self, now: float) -> float:
+        return max(self._app.slowdown_seconds(now), self._page.slowdown_seconds(now))
+
+
+# --- the calls --------------------------------------------------------------------------------------------------------
 
 
 class Access(Struct, eq=False):
@@ -56,17 +190,10 @@ class Calls:
         self._gate = gate
         self._name = name
 
-    async def get(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
-        """Wait for the pace, make one call unless it is forbidden by then, and decode the response."""
-        return await self._call("GET", path, parameters, decode)
-
-    async def post(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
-        """Change something at the API, as `get` reads."""
-        return await self._call("POST", path, parameters, decode)
-
-    async def _call(
-        self, method: Method, path: str, parameters: Mapping[str, str], decode: Decoder[T]
+    async def make(
+        self, path: str, parameters: Mapping[str, str], decode: Decoder[T], method: Method = "GET"
     ) -> Decoded[T] | Refused | Held:
+        """Wait for the pace, make one call unless it is forbidden by then, and decode the response."""
         await self._access.rate_limiter.wait()
         # Nothing is awaited between here and the call: a rate limit that begins later could not be known.
         if self._access.problem is not None:
@@ -81,7 +208,7 @@ class Calls:
 
     def _decoded(self, head: GraphResponse, value: T | Problem) -> Decoded[T] | Refused:
         used = usages(head.headers, self.own_ids)
-        self._access.rate_limiter.update(self._name, used)
+        self._access.rate_limiter.observe(self._name, used, asyncio.get_running_loop().time())
         self._gate.used(used)
         if isinstance(value, Problem):
             waits = wait_seconds(head.headers, value.code, self.own_ids)
@@ -91,13 +218,9 @@ class Calls:
 
 def plain(outcome: Decoded[T] | Refused | Held) -> T | Problem | Held:
     """Return the value or the problem of a call, without its times."""
-    match outcome:
-        case Decoded(value=value):
-            return value
-        case Refused(problem=problem):
-            return problem
-        case Held():
-            return outcome
+    if isinstance(outcome, Held):
+        return outcome
+    return outcome.value if isinstance(outcome, Decoded) else outcome.problem
 
 
 def _answer(decode: Decoder[T], response: GraphResponse) -> tuple[GraphResponse, T | Problem]:

@@ -3,7 +3,9 @@
 import asyncio
 import hmac
 import os
+import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -14,12 +16,11 @@ from msgspec import Struct
 from yarl import URL
 
 from milepost import __version__
+from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.skew import TOLERATED_SECONDS
 from milepost.facebook.headers import asked_by_server
 from milepost.facebook.heads import HeadRoom
-from milepost.facebook.large_bodies import MAX_VALUES, LargeBodies, Room, has_too_many_values
 from milepost.facebook.proxy import Proxy, proxy_to, trusted
 from milepost.facebook.redaction import KnownTokens, without_token
 
@@ -30,8 +31,84 @@ MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has 
 MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
 MAX_HEADER_BYTES = 64 * 2**10  # X-Business-Use-Case-Usage has up to 32 ids with several entries each
 MAX_HOST_CHARACTERS = 253  # RFC 1035
+# A batch of 200 threads with 20 messages each has about 4 MiB and 150,000 values.
+MAX_VALUES = 500_000
+LEAST_VALUE_BYTES = 2  # a digit and its comma, or a pair of brackets
+LARGE_BYTES = 4 * 2**20  # from here on, a body waits for room
+MAX_LARGE_BODIES = 2
+IN_THREAD_BYTES = 2**18  # below, decoding takes the event loop a few milliseconds
+MAX_THREADS = 2  # so that an odd body, which takes seconds, holds up no other
+
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 log = structlog.get_logger()
+
+
+# --- large bodies -----------------------------------------------------------------------------------------------------
+
+# Few are in memory at a time, none has more values than any batch has, and they are decoded in a thread: a body of 16
+# MiB may hold 8,000,000 items, which take 2 GB and a minute to decode. Its length says little.
+
+
+def has_too_many_values(body: bytes) -> bool:
+    """Return whether a body holds more than MAX_VALUES values, without decoding it: each follows a `,`, `[` or `{`.
+
+    To count those takes a quarter of the time of decoding, so a body that is too short for so many is not looked at.
+    """
+    if len(body) <= LEAST_VALUE_BYTES * MAX_VALUES or _marks(body, 0, len(body)) <= MAX_VALUES:
+        return False
+    count, end = 0, 0
+    for string in STRING.finditer(body):  # a text may hold as many commas as it likes
+        count += _marks(body, end, string.start())
+        if count > MAX_VALUES:
+            return True
+        end = string.end()
+    return count + _marks(body, end, len(body)) > MAX_VALUES
+
+
+def _marks(body: bytes, start: int, end: int) -> int:
+    return body.count(b",", start, end) + body.count(b"[", start, end) + body.count(b"{", start, end)
+
+
+class Room:
+    """The room for one body. There are `slots` for large ones, which are decoded in `threads`.
+
+    A body whose caller was cancelled keeps its thread until it is decoded.
+    """
+
+    def __init__(self, slots: asyncio.Semaphore, threads: ThreadPoolExecutor) -> None:
+        self._slots = slots
+        self._threads = threads
+        self._is_large = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_large:
+            self._slots.release()
+
+    async def grow(self, size: int, deadline: asyncio.Timeout) -> None:
+        """Wait for room once the body is large. The wait does not count towards the deadline of its request."""
+        if self._is_large or size <= LARGE_BYTES:
+            return
+        loop, ends_at = asyncio.get_running_loop(), deadline.when()
+        began = loop.time()
+        deadline.reschedule(None)
+        await self._slots.acquire()
+        self._is_large = True
+        deadline.reschedule(None if ends_at is None else ends_at + loop.time() - began)
+
+    async def work(self, size: int, function: Callable[[], T]) -> T:
+        """Call a function that works on the body, in a thread unless the body is small."""
+        if size < IN_THREAD_BYTES:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+
+# --- the client -------------------------------------------------------------------------------------------------------
 
 
 class ConnectionLost(aiohttp.ClientError):
@@ -80,7 +157,8 @@ class GraphClient:
         self.head_room = HeadRoom()
         self.rotate_app_secret(app_secret)
         self._max_body_bytes = max_body_bytes
-        self._large_bodies = LargeBodies()
+        self._slots = asyncio.Semaphore(MAX_LARGE_BODIES)
+        self._threads = ThreadPoolExecutor(max_workers=MAX_THREADS, thread_name_prefix="decoding")
         self._has_warned_of_version = False
         self.ahead_seconds = 0.0
         self.clocks_differ_since: datetime | None = None
@@ -102,7 +180,7 @@ class GraphClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._large_bodies.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._session.close()
 
     def url(self, path: str) -> URL:
@@ -128,7 +206,7 @@ class GraphClient:
     ) -> T | Refused:
         """Make one request, as `get` does, and decode the response, in a thread if it is large."""
         began_at, began = self._clock(), asyncio.get_running_loop().time()
-        async with self._large_bodies.room() as room:
+        with Room(self._slots, self._threads) as room:
             signed = self._signed(parameters, access_token)
             received = await self._exchange(method, path, signed, access_token, room)
             took_seconds = asyncio.get_running_loop().time() - began

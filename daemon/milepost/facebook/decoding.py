@@ -4,20 +4,29 @@ A list is decoded strictly as a whole, which is fast and nearly always works; ot
 item costs nothing but itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.doubts import READ_VERSION
 from milepost.core.model import Batch, Conversation, MessagePage, OwnId, Unreadable
-from milepost.core.problems import Problem
-from milepost.facebook.forms import nobody_is_told, told_by, told_by_items
-from milepost.facebook.leniency import ESCAPED_NUL, mended, parse_json
+from milepost.core.problems import Problem, ProblemKind
+from milepost.facebook.leniency import ESCAPED_NUL, lenient_or_none, mended, parse_json
 from milepost.facebook.own_id import OwnIds
-from milepost.facebook.paging import GRACE_COUNT, MAX_LIMIT, NoCursor, has_next, next_cursor, read_list, surplus
-from milepost.facebook.problems import invalid_response, problem_of, problem_of_error
+from milepost.facebook.responses import (
+    GRACE_COUNT,
+    MAX_LIMIT,
+    has_next,
+    invalid_response,
+    next_cursor,
+    problem_of,
+    problem_of_error,
+    read_list,
+    surplus,
+)
 from milepost.facebook.threads import (
     conversation,
     message_page,
@@ -26,9 +35,12 @@ from milepost.facebook.threads import (
     read_item,
     with_messages,
 )
-from milepost.facebook.wire import Paging, People, ThreadList
+from milepost.facebook.wire import Paging, People, Sender, Thread, ThreadList
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
+
+MIN_THREADS = 5
+MIN_MESSAGES = 20
 
 DECODER = msgspec.json.Decoder(ThreadList)
 
@@ -91,10 +103,10 @@ def decode_message_page(body: bytes, http_status: int, mailbox: Mailbox, asked: 
         found = read_list(body, http_status, asked)
         if isinstance(found, Problem):
             return found
-        cursor = next_cursor(found.paging, mailbox.edge_url)
+        cursor = next_cursor(found.paging, mailbox.edge_url, http_status)
+        if isinstance(cursor, Problem):
+            return cursor
         return message_page(mended(found.items)[0], cursor, mailbox.own_ids.all)
-    except NoCursor as error:
-        return invalid_response(str(error), http_status)
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)
 
@@ -106,8 +118,7 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
     try:
         listed = DECODER.decode(body)
         messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
-        too_much = _surplus(len(listed.data), messages, asked, http_status)
-        if too_much is not None:
+        if too_much := _surplus(len(listed.data), messages, asked, http_status):
             return too_much
         told = ((thread.id, thread.participants) for thread in listed.data)
         own_id = mailbox.check(told, listed.paging)
@@ -116,9 +127,10 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
-    if problem := nobody_is_told(told_by(listed.data)):
+    if problem := _nobody_is_told(_forms_of(listed.data)):
         return problem
-    return _followed(Batch(conversations, None, own_id=own_id), listed.paging, mailbox, http_status)
+    cursor = next_cursor(listed.paging, mailbox.edge_url, http_status)
+    return cursor if isinstance(cursor, Problem) else Batch(conversations, cursor, own_id=own_id)
 
 
 def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem:
@@ -126,12 +138,14 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
     if isinstance(found, Problem):
         return found
     messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
-    too_much = _surplus(len(found.items), messages, asked, http_status) or nobody_is_told(told_by_items(found.items))
-    if too_much is not None:
+    if too_much := _surplus(len(found.items), messages, asked, http_status):
         return too_much
+    if problem := _nobody_is_told(_forms_of_items(found.items)):
+        return problem
     own_id = mailbox.check(map(participants_of, found.items), found.paging)
     read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
-    return _followed(msgspec.structs.replace(_batch(read), own_id=own_id), found.paging, mailbox, http_status)
+    cursor = next_cursor(found.paging, mailbox.edge_url, http_status)
+    return cursor if isinstance(cursor, Problem) else _batch(read, cursor, own_id)
 
 
 def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
@@ -145,17 +159,10 @@ def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_sta
     )
 
 
-def _followed(batch: Batch, paging: Paging | None, mailbox: Mailbox, http_status: int) -> Batch | Problem:
-    """Return the batch with its next cursor."""
-    try:
-        return replace(batch, next_cursor=next_cursor(paging, mailbox.edge_url))
-    except NoCursor as error:
-        return invalid_response(str(error), http_status)
-
-
-def _batch(read: list[Conversation | Unreadable]) -> Batch:
+def _batch(read: list[Conversation | Unreadable], next_cursor: str | None = None, own_id: OwnId | None = None) -> Batch:
     unreadable = {each.subject: each for each in read if isinstance(each, Unreadable)}
-    return Batch(tuple([each for each in read if isinstance(each, Conversation)]), None, tuple(unreadable.values()))
+    conversations = tuple([each for each in read if isinstance(each, Conversation)])
+    return Batch(conversations, next_cursor, tuple(unreadable.values()), own_id=own_id)
 
 
 def _decode_thread(
@@ -181,3 +188,65 @@ def _thread_of(body: bytes, http_status: int) -> dict[str, Any] | Problem:
     if isinstance(value, dict) and value.get("error") is None and isinstance(value.get("id"), str):
         return value
     return problem_of(body, http_status)
+
+
+# --- whether a list tells who takes part and who wrote ----------------------------------------------------------------
+
+# Without that, all people would be missing and all messages theirs. A single thread may leave it out, because the API
+# withholds people. A list in which none has it is in another form than expected.
+
+Form = tuple[bool | None, list[bool]]
+"""Whether a thread's participants have ids (None: there are none), and of each message whether it has a sender."""
+
+
+def _nobody_is_told(threads: Iterable[Form]) -> Problem | None:
+    """Return the problem of a list in which no participant has an id, or no message a sender."""
+    has_people = has_senders = False
+    without_ids = silent = silent_threads = 0
+    for has_ids, senders in threads:
+        has_people = has_people or has_ids is True
+        has_senders = has_senders or any(senders)
+        if has_people and has_senders:
+            return None
+        without_ids += has_ids is False
+        silent += len(senders)
+        silent_threads += bool(senders)
+    if not has_people and without_ids >= MIN_THREADS:
+        return _another_form(f"none of {without_ids} conversations has participants with ids")
+    if not has_senders and silent >= MIN_MESSAGES and silent_threads >= MIN_THREADS:
+        return _another_form(f"none of {silent} messages says who sent it")
+    return None
+
+
+def _forms_of(threads: Iterable[Thread]) -> Iterator[Form]:
+    """Yield the forms of threads that were decoded strictly."""
+    for thread in threads:
+        people = thread.participants.data if thread.participants else []
+        messages = thread.messages.data if thread.messages else []
+        yield (
+            any(person.id for person in people) if people else None,
+            [bool(message.sender and message.sender.id) for message in messages],
+        )
+
+
+def _forms_of_items(items: Iterable[Any]) -> Iterator[Form]:
+    """Yield the forms of threads of any shape."""
+    for item in items:
+        if isinstance(item, dict):
+            _, people = participants_of(item)
+            has_ids = people is not None and any(person.id for person in people.data)
+            yield (
+                has_ids if item.get("participants") not in (None, [], {}, {"data": []}) else None,
+                [_has_sender(message) for message in nested_messages(item.get("messages"))],
+            )
+
+
+def _has_sender(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape
+    sender = lenient_or_none(message.get("from"), Sender) if isinstance(message, dict) else None
+    return sender is not None and bool(sender.id)
+
+
+def _another_form(what: str) -> Problem:
+    return Problem(
+        ProblemKind.MISCONFIGURED, f"{what}, another form than this version of Milepost reads; {READ_VERSION}"
+    )

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from milepost.core.model import Batch, OwnId, OwnIdState, Profile
 from milepost.core.problems import Problem
+from milepost.facebook.decoding import Asked
 from milepost.facebook.own_id import OwnIds
 
 MAX_BYTES = 16 * 2**20  # of the bodies whose batches are kept, of all inboxes; a batch takes about as much as its body
@@ -48,7 +49,7 @@ class _Seen(Struct, frozen=True):
 
     digest: int
     size: int
-    asked: tuple[int, int]
+    asked: Asked
     own_ids: frozenset[str]
     profile: Profile
 
@@ -62,7 +63,7 @@ class Head:
         self._seen: _Seen | None = None
         self._kept: _Kept | None = None
 
-    def decode(self, body: bytes, asked: tuple[int, int], decode: Callable[[], Batch | Problem]) -> Batch | Problem:
+    def decode(self, body: bytes, asked: Asked, decode: Callable[[], Batch | Problem]) -> Batch | Problem:
         """Return what a body says: what it said before, or what `decode` returns.
 
         A batch is kept only if an expected id of ours is in it: all that is learned from meeting that again is that.
@@ -78,5 +79,5 @@ class Head:
             self._kept = self._room.keep(batch, len(body))
         return batch
 
-    def _see(self, body: bytes, asked: tuple[int, int]) -> _Seen:
+    def _see(self, body: bytes, asked: Asked) -> _Seen:
         return _Seen(hash(body), len(body), asked, self._own_ids.all, self._own_ids.profile)

@@ -1,13 +1,13 @@
 """A stream's inbox in the Graph API: the Source of the engine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from milepost.core.model import Batch, Conversation, Detail, MessagePage, Platform, Profile, Stream
+from milepost.core.model import Batch, Conversation, Detail, Platform, Profile, Stream
 from milepost.core.ports import (
     Answered,
     Fetched,
@@ -21,23 +21,23 @@ from milepost.core.ports import (
 )
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.texts import storable
-from milepost.facebook.calls import Access, Calls, Decoded, Decoder
+from milepost.facebook.calls import Access, Calls, Decoded
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_message_page, decode_messages, decode_thread
-from milepost.facebook.fields import ESSENTIAL, indispensable, refused_field, without
-from milepost.facebook.heads import Head
-from milepost.facebook.own_id import OwnIds
-from milepost.facebook.pages import linked_account
-from milepost.facebook.paging import place_of
-from milepost.facebook.problems import is_gone
-from milepost.facebook.wire import (
+from milepost.facebook.fields import (
+    ESSENTIAL,
     MESSAGE_FIELDS,
     POSITION_FIELDS,
     THREAD_FIELDS,
-    is_thread_id,
+    FieldCalls,
     list_fields,
     with_messages,
 )
+from milepost.facebook.heads import Head
+from milepost.facebook.own_id import OwnIds
+from milepost.facebook.pages import linked_account
+from milepost.facebook.responses import is_gone, place_of
+from milepost.facebook.wire import is_thread_id
 
 T = TypeVar("T")
 
@@ -61,13 +61,12 @@ class FacebookInbox:
         self._client = client
         self._list_path = f"{stream.page_id}/conversations"
         self._list_url = str(client.url(self._list_path))
-        self._known_tokens = client.known_tokens
         self._calls = Calls(client, access, gate, stream.key)
+        self._field_calls = FieldCalls(self._calls, ESSENTIAL)
         self._own_ids = OwnIds(filter(None, (stream.page_id, instagram_account_id)))
         self._calls.own_ids = self._own_ids.all
         self._head = Head(client.head_room, self._own_ids)
         self._name = storable(name)[0]
-        self._left_out: set[str] = set()  # fields that the API refuses by name
         self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
     @property
@@ -77,62 +76,50 @@ class FacebookInbox:
 
     async def fetch(self, request: Request) -> Answered:
         """Fetch a batch. Never raises for what the API or the network does: that is a Refused."""
-        missing = await self._fetch_own_ids()
-        if missing is not None:
-            return missing
+        if (obstacle := await self._obstacle()) is not None:
+            return obstacle
         self._own_ids.recall(request.own_id)
         listed = await self._get(self._list_path, self._parameters(request), partial(self._decode_list, request))
         if not isinstance(listed, Decoded):
             return listed
-        left_out = tuple(sorted(self._left_out)) if request.detail is Detail.NESTED else None
-        batch = replace(listed.value, page=self._profile())
+        left_out = tuple(sorted(self._field_calls.left_out)) if request.detail is Detail.NESTED else None
+        met = self._own_ids.profile
+        batch = replace(listed.value, page=Profile(self._name or met.name, met.username))
         fetched = Fetched(batch, listed.asked_at, listed.took_seconds, left_out)
         if request.detail is Detail.SEPARATE and request.messages:
             return await self._add_messages(fetched, request.messages)
         return fetched
 
-    def _profile(self) -> Profile:
-        met = self._own_ids.profile
-        return Profile(self._name or met.name, met.username)
-
     async def reread(self, conversation_id: str, messages: int) -> Answered:
         """Fetch one conversation, with up to `messages` of its messages, as a batch of one. Never raises, either."""
-        if not is_thread_id(conversation_id):
-            return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
-        missing = await self._fetch_own_ids()
-        if missing is not None:
-            return missing
+        if (obstacle := await self._obstacle(conversation_id)) is not None:
+            return obstacle
         fields = with_messages(THREAD_FIELDS, self._stream.platform, messages)
-        thread = await self._get(_path_of(conversation_id), {"fields": fields}, self._decode_thread)
-        if not isinstance(thread, Decoded):
-            return thread
-        return Fetched(thread.value, thread.asked_at, thread.took_seconds)
+        decoder = partial(decode_thread, own_ids=self._own_ids)
+        thread = await self._get(_path_of(conversation_id), {"fields": fields}, decoder)
+        return Fetched(thread.value, thread.asked_at, thread.took_seconds) if isinstance(thread, Decoded) else thread
 
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
         """Fetch messages of one conversation. Never raises, either."""
-        if not is_thread_id(request.conversation_id):
-            return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
-        missing = await self._fetch_own_ids()
-        if missing is not None:
-            return missing
+        if (obstacle := await self._obstacle(request.conversation_id)) is not None:
+            return obstacle
         path = f"{_path_of(request.conversation_id)}/messages"
         fields = MESSAGE_FIELDS[self._stream.platform]
         parameters = {"fields": fields, "limit": str(request.limit), **place_of(request.cursor)}
-        decoder = partial(self._decode_message_page, str(self._client.url(path)), request.limit)
-        found = await self._get(path, parameters, decoder)
+        mailbox = Mailbox(self._own_ids, str(self._client.url(path)))
+        found = await self._get(path, parameters, partial(decode_message_page, mailbox=mailbox, asked=request.limit))
         return MessagesFetched(found.value, found.asked_at, found.took_seconds) if isinstance(found, Decoded) else found
 
-    async def _get(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
-        """Make a call, and again without each field that the API refuses by name, now and in later calls."""
-        while True:
-            fields = without(parameters["fields"], self._left_out)
-            outcome = await self._calls.get(path, {**parameters, "fields": fields}, decode)
-            name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
-            if name is None or not isinstance(outcome, Refused):
-                return outcome
-            if name in ESSENTIAL:
-                return replace(outcome, problem=indispensable(name, outcome.problem))
-            self._left_out.add(name)
+    async def _get(
+        self, path: str, parameters: Mapping[str, str], decode: Callable[[bytes, int], T | Problem]
+    ) -> Decoded[T] | Refused | Held:
+        """Make a call, and decode its body and HTTP status."""
+
+        def decode_clean(response: GraphResponse) -> T | Problem:
+            # Whoever reads the tables would have a token of ours that stands in a text.
+            return decode(self._client.known_tokens.without(response.body), response.status)
+
+        return await self._field_calls.make(path, parameters, decode_clean)
 
     async def _add_messages(self, fetched: Fetched, messages: int) -> Answered:
         """Fetch the messages of each listed thread; the first failure is the outcome.
@@ -144,8 +131,8 @@ class FacebookInbox:
         unreadable = {each.subject: each for each in fetched.batch.unreadable}
         took_seconds = fetched.took_seconds
         for listed in fetched.batch.conversations:
-            path, decoder = _path_of(listed.conversation_id), partial(self._decode_messages, listed)
-            thread = await self._get(path, parameters, decoder)
+            decoder = partial(decode_messages, listed=listed, own_ids=self._own_ids.all)
+            thread = await self._get(_path_of(listed.conversation_id), parameters, decoder)
             if isinstance(thread, Held):
                 return thread
             took_seconds += thread.took_seconds
@@ -159,12 +146,17 @@ class FacebookInbox:
         batch = replace(fetched.batch, conversations=tuple(conversations), unreadable=tuple(unreadable.values()))
         return Fetched(batch, fetched.asked_at, took_seconds)
 
-    async def _fetch_own_ids(self) -> Refused | Held | None:
-        """Fetch our own Instagram id if it is unknown: contacts cannot be told from our side without it."""
+    async def _obstacle(self, conversation_id: str | None = None) -> Refused | Held | None:
+        """Return what keeps us from a request, about a conversation if one is given.
+
+        Our own Instagram id is fetched if it is unknown: contacts cannot be told from our side without it.
+        """
+        if conversation_id is not None and not is_thread_id(conversation_id):
+            return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
         if self._knows_own_ids:
             return None
-        parameters = {"fields": "instagram_business_account"}
-        account_id = await self._calls.get(self._stream.page_id, parameters, self._decode_account)
+        parameters, page_id = {"fields": "instagram_business_account"}, self._stream.page_id
+        account_id = await self._calls.make(page_id, parameters, partial(linked_account, page_id))
         if not isinstance(account_id, Decoded):
             return account_id
         self._own_ids.expect(account_id.value)
@@ -175,37 +167,15 @@ class FacebookInbox:
     def _parameters(self, request: Request) -> dict[str, str]:
         platform = self._stream.platform
         fields = list_fields(platform, request.messages, request.detail)
-        return {
-            "platform": platform.value,
-            "fields": fields,
-            "limit": str(request.limit),
-            **place_of(request.cursor),
-        }
+        limit = str(request.limit)
+        return {"platform": platform.value, "fields": fields, "limit": limit, **place_of(request.cursor)}
 
-    def _decode_account(self, response: GraphResponse) -> str | Problem:
-        return linked_account(response, self._stream.page_id)
-
-    def _decode_list(self, request: Request, response: GraphResponse) -> Batch | Problem:
+    def _decode_list(self, request: Request, body: bytes, http_status: int) -> Batch | Problem:
         mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)
-        body, asked = self._body(response), Asked(request.limit, request.messages)
-        decoded = partial(decode, body, response.status, mailbox, asked)
-        if request.cursor is not None or request.detail is not Detail.NESTED:
-            return decoded()
-        return self._head.decode(body, (request.limit, request.messages), decoded)
-
-    def _decode_thread(self, response: GraphResponse) -> Batch | Problem:
-        return decode_thread(self._body(response), response.status, self._own_ids)
-
-    def _decode_messages(self, listed: Conversation, response: GraphResponse) -> Batch | Problem:
-        return decode_messages(self._body(response), response.status, listed, self._own_ids.all)
-
-    def _body(self, response: GraphResponse) -> bytes:
-        """Return a body whose texts hold no token of ours: whoever reads the tables would have it."""
-        return self._known_tokens.without(response.body)
-
-    def _decode_message_page(self, edge_url: str, asked: int, response: GraphResponse) -> MessagePage | Problem:
-        mailbox = Mailbox(self._own_ids, edge_url)
-        return decode_message_page(self._body(response), response.status, mailbox, asked)
+        asked = Asked(request.limit, request.messages)
+        if request.cursor is None and request.detail is Detail.NESTED:
+            return self._head.decode(body, asked, partial(decode, body, http_status, mailbox, asked))
+        return decode(body, http_status, mailbox, asked)
 
 
 def _path_of(conversation_id: str) -> str:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import structlog
 from msgspec import Meta, Struct, ValidationError
-from msgspec.structs import replace
 
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Gate, Held, Refused
@@ -13,10 +12,9 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.remedies import rule_for
 from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.fields import indispensable, refused_field, without
+from milepost.facebook.fields import FieldCalls
 from milepost.facebook.leniency import lenient, mended, read_json
-from milepost.facebook.paging import Listed, NoCursor, next_cursor, place_of, read_list
-from milepost.facebook.problems import invalid_response, problem_of
+from milepost.facebook.responses import Listed, next_cursor, place_of, problem_of, read_list
 from milepost.facebook.wire import Id
 
 PATH = "me/accounts"
@@ -110,7 +108,7 @@ class _Edge:
         self._calls = calls
         self._decode = decode
         self._step = 0
-        self._left_out: set[str] = set()  # fields that the API refuses by name
+        self._field_calls = FieldCalls(calls, NEEDED)
 
     @property
     def limit(self) -> int:
@@ -129,22 +127,17 @@ class _Edge:
                 return outcome
             if self._step + 1 == len(SIZES) or rule_for(outcome.problem, has_cursor=cursor is not None).is_general:
                 return outcome
-            looked = await self._calls.get(PATH, _parameters("id", 1, cursor), _decode_any)
+            looked = await self._calls.make(PATH, _parameters("id", 1, cursor), _decode_any)
             if not isinstance(looked, Decoded):
                 return looked if isinstance(looked, Held) else outcome
             self._step += 1
 
-    async def _get(self, size: "_Size", cursor: str | None) -> Decoded[_Batch] | Refused | Held:
-        while True:
-            fields = without(size.fields, self._left_out)
-            outcome = await self._calls.get(PATH, _parameters(fields, size.limit, cursor), self._decode)
-            name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
-            if name is None or not isinstance(outcome, Refused):
-                return outcome
-            if name in NEEDED:
-                return replace(outcome, problem=indispensable(name, outcome.problem))
+    async def _get(self, size: _Size, cursor: str | None) -> Decoded[_Batch] | Refused | Held:
+        known = set(self._field_calls.left_out)
+        outcome = await self._field_calls.make(PATH, _parameters(size.fields, size.limit, cursor), self._decode)
+        for name in self._field_calls.left_out - known:
             log.warning("managed pages read without a field", field=name)
-            self._left_out.add(name)
+        return outcome
 
 
 def _parameters(fields: str, limit: int, cursor: str | None) -> dict[str, str]:
@@ -162,10 +155,8 @@ def _decode(edge_url: str, response: GraphResponse) -> _Batch | Problem:
     pages = [page for item in listed.items if (page := _page(item)) is not None]
     if len(pages) < len(listed.items):
         log.warning("managed pages unreadable", count=len(listed.items) - len(pages))
-    try:
-        return _Batch(tuple(pages), next_cursor(listed.paging, edge_url))
-    except NoCursor as error:
-        return invalid_response(str(error), response.status)
+    cursor = next_cursor(listed.paging, edge_url, response.status)
+    return cursor if isinstance(cursor, Problem) else _Batch(tuple(pages), cursor)
 
 
 def _page(item: object) -> Page | None:
@@ -188,23 +179,22 @@ class _LinkedPage(Struct):
     instagram_business_account: _LinkedAccount | None = None
 
 
-def linked_account(response: GraphResponse, page_id: str) -> str | Problem:
+def linked_account(page_id: str, response: GraphResponse) -> str | Problem:
     """Return the id of the page's account from `GET /{page-id}?fields=instagram_business_account`, or why it has none.
 
     A page without an Instagram account is sent with nothing but its id.
     """
     try:
         sent = read_json(response.body)
-        page: _LinkedPage = lenient(sent, _LinkedPage)
-    except (ValueError, ValidationError):
+        account = lenient(sent, _LinkedPage).instagram_business_account
+    except ValueError:  # ValidationError is one
         return problem_of(response.body, response.status)
-    is_told = isinstance(sent, dict) and sent.get("instagram_business_account") is not None
-    if page.instagram_business_account is None and is_told:
+    if account is not None:
+        return str(account.id)
+    if isinstance(sent, dict) and sent.get("instagram_business_account") is not None:
         return problem_of(response.body, response.status)
-    if page.instagram_business_account is None:
-        message = (
-            f"page {page_id} has no Instagram professional account linked, or the token may not see it; link one, "
-            "set the page's instagram_account_id, or take instagram out of its platforms"
-        )
-        return Problem(ProblemKind.MISCONFIGURED, message, http_status=response.status)
-    return page.instagram_business_account.id
+    message = (
+        f"page {page_id} has no Instagram professional account linked, or the token may not see it; link one, "
+        "set the page's instagram_account_id, or take instagram out of its platforms"
+    )
+    return Problem(ProblemKind.MISCONFIGURED, message, http_status=response.status)

@@ -1,23 +1,161 @@
-"""Threads as conversations: strictly decoded ones, and odd ones item by item."""
+"""Threads and their messages as conversations and interactions: strictly decoded ones, and odd ones item by item."""
 
 import json
+from datetime import UTC, datetime
+from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from msgspec import ValidationError
+import msgspec
+from msgspec import Struct, ValidationError
 from msgspec.structs import replace
 
-from milepost.core.model import Contact, Conversation, Interaction, MessagePage, Unreadable
-from milepost.core.texts import visible
-from milepost.facebook.interactions import interaction, utc
+from milepost.core.model import UNAVAILABLE, Contact, Conversation, Direction, Interaction, MessagePage, Unreadable
+from milepost.core.texts import storable, visible
 from milepost.facebook.leniency import elements_of, lenient, mended
-from milepost.facebook.paging import older_cursor
 from milepost.facebook.redaction import scrub, unsigned
-from milepost.facebook.wire import NAMED_BY_CONTENT, Message, Paging, People, Thread, is_thread_id, kept_id
+from milepost.facebook.responses import older
+from milepost.facebook.wire import (
+    NAMED_BY_CONTENT,
+    Message,
+    Paging,
+    People,
+    SentAttachment,
+    Share,
+    StoryItem,
+    Thread,
+    is_thread_id,
+    kept_id,
+)
 
 MAX_PAYLOAD_CHARACTERS = 65536
 MAX_REASON_CHARACTERS = 200
 NO_TIME_OR_ID = "messages without a time or an id that can be kept"
+ENCODER = msgspec.json.Encoder()
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+class Kind(StrEnum):
+    """The kind of a message: the first of these that fits."""
+
+    UNSUPPORTED = "unsupported"  # Instagram cannot show it
+    STORY_MENTION = "story_mention"
+    STORY_REPLY = "story_reply"
+    MESSAGE = "message"  # has text, whatever else it has
+    STICKER = "sticker"
+    ATTACHMENT = "attachment"
+    SHARE = "share"
+    UNAVAILABLE = UNAVAILABLE  # has no content: deleted, or older than the newest 20 of its thread
+
+
+_MESSAGE = Kind.MESSAGE.value  # looked up once: nearly all messages are of this kind
+
+
+class Attachment(Struct, frozen=True, omit_defaults=True):
+    """What is kept of an attachment, share or story: no signed URL, because those expire within days.
+
+    `type` is image, video, audio, file, share, story_mention or story_reply.
+    """
+
+    type: str
+    id: str | None = None
+    mime_type: str | None = None
+    name: str | None = None
+    size: int | None = None  # bytes
+    link: str | None = None
+
+
+def interaction(message: Message, own_ids: frozenset[str], contact_id: str | None) -> Interaction:
+    """Convert a message of a thread whose contact is `contact_id`.
+
+    Raises ValidationError for an id that cannot be kept, OverflowError as `utc` does.
+
+    A message without a sender counts as the contact's: the API withholds people, never the page itself.
+    """
+    sender_id = message.sender.id if message.sender else None
+    if sender_id in own_ids:
+        direction = Direction.OUT
+    else:
+        direction = Direction.IN
+        contact_id = kept_id(sender_id) if sender_id else contact_id
+    return Interaction(
+        kept_id(message.id),
+        direction,
+        _kind(message),
+        utc(message.created_time),
+        contact_id,
+        unsigned(message.message) if message.message else None,
+        _attachments(message),
+    )
+
+
+def utc(instant: datetime) -> datetime:
+    """Convert an instant to UTC. Raises OverflowError at the ends of the calendar."""
+    return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+
+
+def _kind(message: Message) -> str:
+    if message.message and message.story is None and not message.is_unsupported:
+        return _MESSAGE
+    evidence = {
+        Kind.UNSUPPORTED: message.is_unsupported in (True, "true"),
+        Kind.STORY_MENTION: message.story and message.story.mention,
+        Kind.STORY_REPLY: message.story and message.story.reply_to,
+        Kind.MESSAGE: message.message,
+        Kind.STICKER: message.sticker,
+        Kind.ATTACHMENT: message.attachments and message.attachments.data,
+        Kind.SHARE: message.shares and message.shares.data,
+    }
+    return next((kind for kind, found in evidence.items() if found), Kind.UNAVAILABLE).value
+
+
+def _attachments(message: Message) -> str | None:
+    if message.attachments is None and message.shares is None and message.story is None:
+        return None
+    kept: list[Attachment] = []
+    if message.attachments is not None:
+        kept += map(_attachment, message.attachments.data)
+    if message.shares is not None:
+        kept += map(_share, message.shares.data)
+    if message.story is not None:
+        kept += _story(Kind.STORY_MENTION, message.story.mention)
+        kept += _story(Kind.STORY_REPLY, message.story.reply_to)
+    return ENCODER.encode(kept).decode() if kept else None
+
+
+def _attachment(sent: SentAttachment) -> Attachment:
+    return Attachment(
+        _media_type(sent), _told(sent.id), sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size
+    )
+
+
+def _media_type(sent: SentAttachment) -> str:
+    family = (sent.mime_type or "").partition("/")[0]
+    if family in ("image", "video", "audio"):
+        return family
+    if sent.video_data is not None:
+        return "video"
+    return "image" if sent.image_data is not None else "file"
+
+
+def _share(share: Share) -> Attachment:
+    return Attachment(
+        "share", _told(share.id), name=share.name or None, link=unsigned(share.link) if share.link else None
+    )
+
+
+def _story(kind: Kind, item: StoryItem | None) -> list[Attachment]:
+    return [] if item is None else [Attachment(kind.value, _told(item.id))]
+
+
+def _told(other_id: str | None) -> str | None:
+    """Return an id that is only told, not looked up: PostgreSQL could not take a text with NUL out of the JSON."""
+    return storable(other_id)[0] if other_id else other_id
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
 
 
 def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
@@ -27,8 +165,7 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
     contact = _contact(thread, own_ids)
     contact_id = contact.contact_id if contact else None
     messages = thread.messages.data if thread.messages else ()
-    paging = thread.messages.paging if thread.messages else None
-    has_older = paging is not None and paging.next is not None
+    has_older, older_cursor = older(thread.messages.paging if thread.messages else None)
     return Conversation(
         thread.id,
         utc(thread.updated_time),
@@ -40,7 +177,7 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
         thread.can_reply,
         tuple([interaction(message, own_ids, contact_id) for message in messages]),
         has_older=has_older,
-        older_cursor=older_cursor(paging) if has_older else None,
+        older_cursor=older_cursor,
     )
 
 
@@ -59,6 +196,9 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
         return None
     person = next(iter(others.values()))
     return Contact(kept_id(person.id or ""), person.name or None, person.username or None)
+
+
+# --- items of any shape -----------------------------------------------------------------------------------------------
 
 
 def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- JSON of any shape
@@ -92,14 +232,9 @@ def with_messages(
     """Return a conversation with the messages of its thread and, separately, those that cannot be read."""
     contact_id = listed.contact.contact_id if listed.contact else None
     interactions, refused = _read_messages(nested_messages(messages), own_ids, contact_id)
-    paging = _paging(messages)
-    has_older = paging is not None and paging.next is not None
-    whole = replace(
-        listed,
-        interactions=interactions,
-        has_older=has_older,
-        older_cursor=older_cursor(paging) if has_older else None,
-    )
+    paging = messages.get("paging") if isinstance(messages, dict) else None
+    has_older, older_cursor = older(lenient(paging, Paging) if isinstance(paging, dict) else None)
+    whole = replace(listed, interactions=interactions, has_older=has_older, older_cursor=older_cursor)
     if not refused:
         return [whole]
     return [whole, _unreadable(f"{listed.conversation_id}/messages", NO_TIME_OR_ID, refused)]
@@ -141,12 +276,6 @@ def _read_messages(
         except (ValidationError, OverflowError):
             refused.append(message)
     return tuple(interactions), refused
-
-
-def _paging(messages: Any) -> Paging | None:  # noqa: ANN401 -- JSON of any shape
-    """Return the paging of nested messages."""
-    paging = messages.get("paging") if isinstance(messages, dict) else None
-    return lenient(paging, Paging) if isinstance(paging, dict) else None
 
 
 def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape

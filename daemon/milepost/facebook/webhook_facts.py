@@ -30,10 +30,15 @@ _MAX_SECONDS = 100_000_000_000  # a larger number is of milliseconds
 # --- values, none of which is taken for granted -----------------------------------------------------------------------
 
 
+def list_in(owner: Json, key: str) -> list[object]:
+    """Return a list; an empty one where there is none."""
+    found = owner.get(key)
+    return found if isinstance(found, list) else []
+
+
 def objects_in(owner: Json, key: str) -> list[Json]:
     """Return the objects of a list; none where there is no list."""
-    found = owner.get(key)
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    return [each for each in list_in(owner, key) if isinstance(each, dict)]
 
 
 def object_in(owner: Json, key: str) -> Json:

@@ -1,4 +1,4 @@
-"""The conversations edge on the wire: the fields that are requested, and the types of the responses.
+"""The types of the responses of the conversations edge.
 
 Only ids and times are required, because everything else is missing now and then. Strict decoding into these types
 makes reading fast; `leniency` reads the same types from responses that strict decoding rejects. What is decoded is a
@@ -10,41 +10,12 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, ValidationError, field
 
-from milepost.core.model import LEAN_MESSAGES, Detail, Platform
-
 MAX_ID_CHARACTERS = 512  # captured ones have up to 200
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NAMED_BY_CONTENT = "sha256:"  # prefix of the subject of an item without an id
-
-POSITION_FIELDS = "id,updated_time"
-THREAD_FIELDS = f"{POSITION_FIELDS},link,snippet,message_count,unread_count,can_reply,participants"
-# Without the `to` of a message, which nothing reads: it makes responses a fifth larger.
-MESSAGE_FIELDS = {
-    Platform.MESSENGER: "id,created_time,from,message,sticker,attachments,shares",
-    Platform.INSTAGRAM: "id,created_time,from,message,attachments,shares,story,is_unsupported",
-}
-
-
-def list_fields(platform: Platform, messages: int, detail: Detail) -> str:
-    """Return the fields of each thread in a list, with up to `messages` messages if they are nested."""
-    match detail:
-        case Detail.NESTED:
-            return with_messages(THREAD_FIELDS, platform, messages)
-        case Detail.SEPARATE | Detail.BARE:
-            return THREAD_FIELDS
-        case Detail.LEAN:
-            nested = f",messages.limit({min(messages, LEAN_MESSAGES)}){{id,created_time,from,message}}"
-            return f"{POSITION_FIELDS},participants{nested if messages else ''}"
-        case Detail.POSITION:
-            return POSITION_FIELDS
-
-
-def with_messages(fields: str, platform: Platform, messages: int) -> str:
-    """Return these fields, and up to `messages` messages."""
-    return f"{fields},messages.limit({messages}){{{MESSAGE_FIELDS[platform]}}}" if messages else fields
 
 
 def kept_id(text: str) -> str:

@@ -8,11 +8,10 @@ from typing import TypeVar
 
 import structlog
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, is_ahead
 from milepost.core.errors import MilepostError
 from milepost.core.events import RunStarted, StreamResumed, SweepCompleted, SyncRequested
 from milepost.core.model import Platform, Stream
-from milepost.core.skew import is_ahead
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Interrupt

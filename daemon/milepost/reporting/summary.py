@@ -8,7 +8,8 @@ from msgspec import Struct
 from milepost.core.checkpoint import Run
 from milepost.core.events import NO_TALLY, Reason, RunStatus, Tally
 from milepost.core.ports import RunResult
-from milepost.core.problems import ProblemKind
+from milepost.core.problems import Problem, ProblemKind
+from milepost.core.remedies import Remedy, rule_for
 
 
 class ExitCode(IntEnum):
@@ -64,6 +65,19 @@ def exit_code(results: Sequence[RunResult]) -> ExitCode:
 def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
     """Return the most serious code; COMPLETE if there is none."""
     return min(codes, key=SERIOUSNESS.index, default=ExitCode.COMPLETE)
+
+
+def exit_code_of(problem: Problem) -> ExitCode:
+    """Return the exit code for a problem before any batch was asked for."""
+    match rule_for(problem, has_cursor=False).remedy:
+        case Remedy.STOP_AUTHORIZATION:
+            return ExitCode.AUTHORIZATION
+        case Remedy.STOP_CONFIGURATION:
+            return ExitCode.CONFIGURATION
+        case Remedy.WAIT:
+            return ExitCode.PROGRESS_SAVED
+        case Remedy.RETRY | Remedy.SHRINK | Remedy.RESET:
+            return ExitCode.WITH_ERRORS
 
 
 def _exit_code(result: RunResult) -> ExitCode:

@@ -23,8 +23,17 @@ from yarl import URL
 from milepost.core.errors import MilepostError
 from milepost.core.webhooks import WebhookEvent, WebhookInbox
 from milepost.engine.bulkhead import bulkhead
-from milepost.facebook.webhook_checks import SIGNATURE_HEADER, challenge_of, signed_request_of, signing_secret
-from milepost.facebook.webhooks import Malformed, Route, Update, UpdateResult, updates_in
+from milepost.facebook.webhooks import (
+    SIGNATURE_HEADER,
+    Malformed,
+    Route,
+    Update,
+    UpdateResult,
+    challenge_of,
+    signed_request_of,
+    signing_secret,
+    updates_in,
+)
 from milepost.service.connections import Strangers
 from milepost.service.http import add_headers, listen, logger_without_broken_requests, url_of
 from milepost.service.limits import Allowance, too_many

@@ -8,12 +8,11 @@ load         all of that in order, and the rules between sections
 diff         what a reload changes, and which of it needs a restart
 """
 
-from milepost.settings.diff import Changes, changes_between
+from milepost.settings.diff import changes_between
 from milepost.settings.load import default_path, load, load_or_default, moved_keys, secret_report
 from milepost.settings.model import (
     DeliverySettings,
     HttpSettings,
-    LogSettings,
     PageSettings,
     RetrySettings,
     Settings,
@@ -24,10 +23,8 @@ from milepost.settings.model import (
 from milepost.settings.secrets import SecretOrigin, secret_files, secrets
 
 __all__ = [
-    "Changes",
     "DeliverySettings",
     "HttpSettings",
-    "LogSettings",
     "PageSettings",
     "RetrySettings",
     "SecretOrigin",

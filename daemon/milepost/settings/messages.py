@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from milepost.settings.model import Section, Settings, key_of
+from milepost.settings.model import Section, Settings, key_of, section_in
 from milepost.settings.types import Allowed, HoldsSecrets
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem
 
@@ -49,12 +49,6 @@ def allowed(field: FieldInfo) -> str:
 def keys_of(section: type[Section]) -> list[str]:
     """Return the keys of a section, in the order of the model."""
     return [key_of(name) for name in section.model_fields]
-
-
-def section_in(field: FieldInfo) -> type[Section] | None:
-    """Return the section that a field holds, itself or as the items of a list."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _words(document: Document, key_path: KeyPath, details: ErrorDetails) -> str:

@@ -3,9 +3,10 @@
 The text under a key is its meaning in docs/configuration.md, which `python docs/generate.py` writes.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from milepost.settings.types import (
@@ -66,6 +67,12 @@ class Section(BaseModel):
         hide_input_in_errors=True,
         strict=True,
     )
+
+
+def section_in(field: FieldInfo) -> type[Section] | None:
+    """Return the section that a field holds, itself or as the items of a list."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 class StoreSettings(Section):

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+from pydantic import SecretStr
 
 from milepost.core.errors import BadConfiguration, ConfigurationAway
-from milepost.settings.model import Settings
+from milepost.settings.model import Section, Settings, section_in
 from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, format_key_path, read_text
 
 MAX_FILE_BYTES = 16 * 1024
+_FILE = "_file"
 _LISTS = {"secrets", "urls"}  # keys whose file holds one secret on each line
 APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
 
@@ -31,34 +33,29 @@ class SecretOrigin(msgspec.Struct, frozen=True):
 
 def secrets(settings: Settings) -> tuple[str, ...]:
     """Return every secret in the settings, for log redaction."""
-    held = [
-        settings.store.password,
-        settings.source.access_token,
-        settings.source.app_secret,
-        *(page.access_token for page in settings.pages),
-        settings.webhooks.verify_token,
-        *settings.webhooks.secrets,
-        *(secret for delivery in settings.deliveries for secret in delivery.secret),
-        *settings.notify.urls,
-        settings.http.token,
-    ]
-    return tuple(secret.get_secret_value() for secret in held if secret)
+    found = list[SecretStr]()
+    for section, key in _held(settings):
+        held = getattr(section, key)
+        found += held if isinstance(held, tuple) else [held]
+    return tuple(secret.get_secret_value() for secret in found if secret)
 
 
 def secret_files(settings: Settings) -> tuple[Path, ...]:
     """Return the files that secrets were read from, which may change while the daemon runs."""
-    named = [
-        settings.store.password_file,
-        settings.source.access_token_file,
-        settings.source.app_secret_file,
-        *(page.access_token_file for page in settings.pages),
-        settings.webhooks.verify_token_file,
-        settings.webhooks.secrets_file,
-        *(delivery.secret_file for delivery in settings.deliveries),
-        settings.notify.urls_file,
-        settings.http.token_file,
-    ]
-    return tuple(Path(name) for name in named if name)
+    names = (getattr(section, f"{key}{_FILE}") for section, key in _held(settings))
+    return tuple(Path(name) for name in names if name)
+
+
+def _held(settings: Settings) -> Iterator[tuple[Section, str]]:
+    """Yield every section that holds secrets, with the key of each."""
+    for _, value in settings:
+        for section in value if isinstance(value, tuple) else (value,):
+            yield from ((section, key) for key in _keys_in(type(section)))
+
+
+def _keys_in(section: type[Section]) -> list[str]:
+    """Return the keys of a section's secrets: those whose value may be in a file."""
+    return [name.removesuffix(_FILE) for name in section.model_fields if name.endswith(_FILE)]
 
 
 def written_items(document: Document, key: str) -> Iterator[tuple[KeyPath, dict[str, object]]]:
@@ -76,7 +73,7 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
     and its value UNRESOLVED, so that no second problem is reported.
     """
     for key_path, section, key in _secret_keys(document):
-        file_key = f"{key}_file"
+        file_key = f"{key}{_FILE}"
         file, given = section.get(file_key), section.get(key)
         if not isinstance(file, str) or not file:
             continue
@@ -101,7 +98,7 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
 def origins(document: Document) -> Iterator[SecretOrigin]:
     """Yield where each secret of a filled-in document comes from."""
     for key_path, section, key in _secret_keys(document):
-        where, file, value = (*key_path, key), section.get(f"{key}_file"), section.get(key)
+        where, file, value = (*key_path, key), section.get(f"{key}{_FILE}"), section.get(key)
         if not isinstance(value, str | tuple) or not value:
             yield SecretOrigin(format_key_path(where), "not set")
         elif isinstance(file, str) and file:
@@ -118,25 +115,20 @@ def _written(document: Document, where: KeyPath, key: str) -> SecretOrigin:
         return SecretOrigin(name, f"environment variable {', '.join(variables)}")
     if where not in document.written:
         return SecretOrigin(name, f"environment variable {APP_SECRET_VARIABLE}")
-    warning = f"move it into the environment or a file: ${{NAME}}, or {key}_file"
+    warning = f"move it into the environment or a file: ${{NAME}}, or {key}{_FILE}"
     return SecretOrigin(name, f"written in {document.path}", warning)
 
 
 def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object], str]]:
-    """Yield every possible secret: the path and the mapping of its section, and its key."""
-    sections = (
-        ("store", ("password",)),
-        ("source", ("access_token", "app_secret")),
-        ("webhooks", ("verify_token", "secrets")),
-        ("notify", ("urls",)),
-        ("http", ("token",)),
-    )
-    for name, keys in sections:
-        section = document.tree.get(name)
-        if isinstance(section, dict):
-            yield from (((name,), section, key) for key in keys)
-    for name, key in (("pages", "access_token"), ("deliveries", "secret")):
-        yield from ((key_path, item, key) for key_path, item in written_items(document, name))
+    """Yield every possible secret: the path and the mapping of its section, and its key; those in lists come last."""
+    sections = {name: inner for name, field in Settings.model_fields.items() if (inner := section_in(field))}
+    for name, section in sections.items():
+        written = document.tree.get(name)
+        if isinstance(written, dict) and Settings.model_fields[name].annotation is section:
+            yield from (((name,), written, key) for key in _keys_in(section))
+    for name, section in sections.items():
+        for key_path, item in written_items(document, name):
+            yield from ((key_path, item, key) for key in _keys_in(section))
 
 
 def read_secret(path: Path) -> str:

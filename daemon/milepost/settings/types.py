@@ -143,20 +143,21 @@ def is_loopback(host: str) -> bool:
 
 
 def _base_url(url: str) -> str:
-    parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
-    safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-    if safe and parts.hostname and parts.port != 0 and not re.search(r"[@?#]", url):
-        return url.rstrip("/")
-    raise ValueError("not a base URL")
+    return _web_url(url, is_loopback, r"[@?#]").rstrip("/")
 
 
 def _endpoint_url(url: str) -> str:
+    return _web_url(url, is_local_name, r"[@#]")
+
+
+def _web_url(url: str, may_be_plain: Callable[[str], bool], refused: str) -> str:
+    """Require https, or http to a host that `may_be_plain` accepts, without the characters `refused`."""
     parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
     host = parts.hostname or ""
-    safe = parts.scheme == "https" or (parts.scheme == "http" and is_local_name(host))
-    if safe and host and parts.port != 0 and not re.search(r"[@#]", url):
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and may_be_plain(host))
+    if is_safe and host and parts.port != 0 and not re.search(refused, url):
         return url
-    raise ValueError("not the URL of an endpoint")
+    raise ValueError("not such a URL")
 
 
 def is_local_name(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Lasting conditions: rate limits and their usage headers, which expire, and broken pages and holds, which do not."""
+"""Lasting conditions: the pace, rate limits and their usage headers, broken pages and holds."""
 
 import asyncio
 import math
@@ -158,6 +158,28 @@ class Conditions:
     def _limits_on(self, page_id: str | None, at: datetime) -> list[Limit]:
         self._limits = [limit for limit in self._limits if at < limit.until]
         return [limit for limit in self._limits if limit.page_id in (None, page_id)]
+
+
+class Pace:
+    """The allowed pace of each page: a number of calls a second on average, with bursts of one second's worth plus one.
+
+    The extra one is for jitter: without it a client that keeps exactly to the pace would now and then be refused.
+    """
+
+    def __init__(self, max_calls_per_second: float) -> None:
+        self._max_calls_per_second = max_calls_per_second
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def allows(self, page_id: str, now_seconds: float) -> bool:
+        """Return whether a page may be called at this instant of a monotonic clock, and count the call if so."""
+        most = self._max_calls_per_second
+        if most <= 0:
+            return True
+        left, since_seconds = self._left.get(page_id, (most + 1, now_seconds))
+        left = min(most + 1, left + (now_seconds - since_seconds) * most)
+        allowed = left >= 1
+        self._left[page_id] = (left - 1 if allowed else left, now_seconds)
+        return allowed
 
 
 class Hold:

@@ -1,11 +1,12 @@
-"""The control interface beside the Graph API, for tests in another process.
+"""The control interface beside the Graph API, for tests in another process, and the requests that it shows.
 
 `GET /simulator/truth` and `/simulator/requests` return the true state and the requests seen. `POST /simulator/<action>`
 calls a method with a JSON object of its arguments; it is only allowed from this machine.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from ipaddress import IPv6Address, ip_address
 from typing import get_type_hints
@@ -15,10 +16,77 @@ from aiohttp import web
 
 from milepost.simulator.conditions import Hold
 from milepost.simulator.plan import PLATFORMS
-from milepost.simulator.traffic import Traffic
 from milepost.simulator.world import World
 
 Action = Callable[..., object]
+
+_MAX_KEPT_REQUESTS = 10_000
+
+
+class SeenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of the Graph API and its outcome."""
+
+    number: int
+    """In its stream, from 1: the fault plan's random draws depend on it."""
+    at: datetime
+    """When it arrived, by the world's clock."""
+    page_id: str | None
+    """The page that the call counts for; for a thread, the thread's page."""
+    owner: str
+    edge: str
+    platform: str | None
+    after: str | None
+    limit: str | None
+    fields: str | None
+    status: int
+    """Of the response; 0 if none was sent."""
+    fault: str | None
+    """The name of the fault that struck, if any."""
+    during_limit: bool
+    """Whether a limit was active that the client knew of."""
+
+
+class Traffic:
+    """Counts all requests and keeps the last ten thousand."""
+
+    def __init__(self) -> None:
+        self.last: deque[SeenRequest] = deque(maxlen=_MAX_KEPT_REQUESTS)
+        self.total = 0
+        self.by_stream: Counter[str] = Counter()
+        self.by_page: Counter[str] = Counter()
+        self.by_status: Counter[int] = Counter()
+        self.by_fault: Counter[str] = Counter()
+        self.too_fast: Counter[str] = Counter()
+        """Calls beyond the plan's pace, by page."""
+        self.during_limit: Counter[str] = Counter()
+        """Calls during a limit that the client knew of, by page; those of no page by the requested object."""
+        self.max_calls_in_a_second: Counter[str] = Counter()
+        """The most calls that arrived within any second of real time, by page."""
+        self._arrivals: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def next_number(self, stream: str) -> int:
+        """Count an arriving request of this stream and return its number, from 1."""
+        self.total += 1
+        self.by_stream[stream] += 1
+        return self.by_stream[stream]
+
+    def arrive(self, page_id: str, now_seconds: float) -> None:
+        """Count a call of a page that arrives at this instant of a monotonic clock."""
+        self.by_page[page_id] += 1
+        recent = self._arrivals[page_id]
+        recent.append(now_seconds)
+        while recent[0] <= now_seconds - 1:
+            recent.popleft()
+        self.max_calls_in_a_second[page_id] = max(self.max_calls_in_a_second[page_id], len(recent))
+
+    def note(self, request: SeenRequest) -> None:
+        """Record the outcome of a request."""
+        self.last.append(request)
+        self.by_status[request.status] += 1
+        if request.fault is not None:
+            self.by_fault[request.fault] += 1
+        if request.during_limit:
+            self.during_limit[request.page_id or request.owner] += 1
 
 
 class Control:
@@ -32,13 +100,13 @@ class Control:
         world: World,
         requests: Traffic,
         hold: Hold,
-        actions: Mapping[str, Action],
+        actions: Iterable[Action],
         clock: Callable[[], datetime],
     ) -> None:
         self._world = world
         self._requests = requests
         self._hold = hold
-        self._actions = {**_world_actions(world), **actions}
+        self._actions = {each.__name__: each for each in (*_world_actions(world), *actions)}
         self._clock = clock
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -106,29 +174,14 @@ class Control:
         return {name: msgspec.convert(value, hints[name]) for name, value in given.items()}
 
 
-def _world_actions(world: World) -> Mapping[str, Action]:
+def _world_actions(world: World) -> tuple[Action, ...]:
     access = world.access
-    return {
-        "receive": world.receive,
-        "delete": world.delete,
-        "edit": world.edit,
-        "unsend": world.unsend,
-        "react": world.react,
-        "refer": world.refer,
-        "empty": world.empty,
-        "poison": world.poison,
-        "cure": world.cure,
-        "kill_cursors": world.kill_cursors,
-        "add_page": world.add_page,
-        "manage": access.manage,
-        "unmanage": access.unmanage,
-        "revoke": access.revoke,
-        "expire": access.expire,
-        "renew": access.renew,
-        "subscribe": access.subscribe,
-        "forbid": access.forbid,
-        "allow": access.allow,
-    }
+    return (
+        *(world.receive, world.delete, world.edit, world.unsend, world.react, world.refer, world.empty),
+        *(world.poison, world.cure, world.kill_cursors, world.add_page),
+        *(access.manage, access.unmanage, access.revoke, access.expire, access.renew, access.subscribe),
+        *(access.forbid, access.allow),
+    )
 
 
 def _is_local(address: str | None) -> bool:

@@ -9,37 +9,93 @@ Beside faults there are rules, which are not random: what is too heavy, how long
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
 from milepost.core.errors import BadConfiguration
 from milepost.simulator import seeded
-from milepost.simulator.strikes import (
-    ConnectionReset,
-    DeadCursor,
-    EmptyBatch,
-    EmptyBody,
-    EqualCursors,
-    ErrorInSuccess,
-    Every,
-    Fault,
-    First,
-    Hang,
-    HtmlOutage,
-    Latency,
-    LimitBegins,
-    LoopingCursor,
-    OddUsage,
-    RateLimited,
-    Refusing,
-    ServiceDown,
-    Share,
-    Strike,
-    TruncatedJson,
-    UnknownError,
-    When,
-    name_of,
-)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Strikes this share of the requests, 0 to 1, at random."""
+
+    share: float
+
+
+class Every(msgspec.Struct, frozen=True):
+    """Strikes every nth request of a stream."""
+
+    nth: int
+
+
+class First(msgspec.Struct, frozen=True):
+    """Strikes the first requests of a stream."""
+
+    count: int
+
+
+When: TypeAlias = Share | Every | First
+
+
+class FaultKind(StrEnum):
+    """What can strike a request, by its name in `parse_faults` and in the record of requests."""
+
+    LATENCY = "latency"
+    """The response is delayed."""
+    HANG = "hang"
+    """No response for so long that a client should no longer wait for it."""
+    LIMIT = "limit"
+    """A rate limit of a random kind begins with this request, and lasts."""
+    SERVICE_DOWN = "http_500"
+    """HTTP 500, code 2, transient."""
+    UNKNOWN_ERROR = "unknown_error"
+    """HTTP 500, code 1."""
+    HTML_OUTAGE = "html_502"
+    """HTTP 502 with an HTML page."""
+    TRUNCATED = "truncated"
+    """HTTP 200 with the first half of the response."""
+    EMPTY_BODY = "empty_body"
+    """HTTP 200 with an empty body."""
+    RESET = "reset"
+    """The connection ends without a response."""
+    ERROR_IN_SUCCESS = "error_200"
+    """HTTP 200 with an error in the body (code 2)."""
+    EMPTY_BATCH = "empty_batch"
+    """An empty list with a `next` that continues at the same position; only lists are struck."""
+    EQUAL_CURSORS = "equal_cursors"
+    """A list whose `before` equals its `after`, which does not mean the end; only lists are struck."""
+    RATE_LIMIT = "rate_limit"
+    """Code 4, 613 or 80006 (at random), with `estimated_time_to_regain_access` 0 or 1."""
+    DEAD_CURSOR = "dead_cursor"
+    """Code 2642 or a plain 100, as if the cursor had expired; requests without `after` are spared."""
+    LOOPING_CURSOR = "looping_cursor"
+    """A list whose `next` leads back to the same position; requests without `after` are spared."""
+    ODD_USAGE = "odd_usage"
+    """An honest response whose usage headers have one of the forms that clients do not expect."""
+
+
+_TIMED = (FaultKind.LATENCY, FaultKind.HANG, FaultKind.LIMIT)
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """A fault and the requests that it strikes; `seconds` is how long a latency, a hang or a limit lasts."""
+
+    kind: FaultKind
+    when: When
+    seconds: float = 0.0
+
+
+class Strike(msgspec.Struct, frozen=True):
+    """What strikes one request; `seed` determines what the fault leaves open."""
+
+    wait_seconds: float = 0.0
+    """The delay of the response."""
+    fault: FaultKind | None = None
+    seed: int = 0
+    limit_seconds: float = 0.0
+    """The duration of a rate limit that begins; 0 for none."""
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,22 +121,25 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def strike(self, stream: str, number: int, *, has_cursor: bool = True) -> Strike:
         """Return what strikes a stream's request of this number, counted from 1."""
-        latency_seconds = limit_seconds = 0.0
-        struck: Refusing | None = None
+        wait_seconds = limit_seconds = 0.0
+        struck: Fault | None = None
         for fault in self.faults:
-            chance = seeded.share(self.seed, stream, number, name_of(fault))
+            chance = seeded.share(self.seed, stream, number, fault.kind.value)
             if not _strikes(fault.when, number, chance):
                 continue
-            match fault:
-                case Latency():
-                    latency_seconds += fault.seconds
-                case LimitBegins():
+            match fault.kind:
+                case FaultKind.LATENCY:
+                    wait_seconds += fault.seconds
+                case FaultKind.LIMIT:
                     limit_seconds = fault.seconds
-                case DeadCursor() | LoopingCursor() if not has_cursor:
+                case FaultKind.DEAD_CURSOR | FaultKind.LOOPING_CURSOR if not has_cursor:
                     pass
                 case _:
                     struck = struck or fault
-        return Strike(latency_seconds, struck, seeded.number(self.seed, stream, number), limit_seconds)
+        drawn = seeded.number(self.seed, stream, number)
+        if struck is None:
+            return Strike(wait_seconds, None, drawn, limit_seconds)
+        return Strike(wait_seconds + struck.seconds, struck.kind, drawn, limit_seconds)
 
 
 def _strikes(when: When, number: int, chance: float) -> bool:
@@ -96,62 +155,18 @@ def _strikes(when: When, number: int, chance: float) -> bool:
 CALM = FaultPlan()
 """Nothing goes wrong."""
 
-ROUGH = FaultPlan(
-    faults=(
-        Latency(Share(0.3), 0.05),
-        ServiceDown(Share(0.02)),
-        UnknownError(Share(0.02)),
-        HtmlOutage(Share(0.02)),
-        TruncatedJson(Share(0.02)),
-        EmptyBody(Share(0.01)),
-        ConnectionReset(Share(0.02)),
-        Hang(Share(0.002), 35.0),
-        EmptyBatch(Share(0.02)),
-        EqualCursors(Share(0.02)),
-        ErrorInSuccess(Share(0.01)),
-        RateLimited(Share(0.005)),
-    )
-)
-"""Some of every transient fault: about one request in eight fails. A hang outlasts Milepost's default timeout of 30
-seconds."""
+_PRESETS: Mapping[str, str] = {
+    "calm": "",
+    # Some of every transient fault: about one request in eight fails. A hang outlasts Milepost's default timeout of 30
+    # seconds.
+    "rough": "latency=0.3@50ms,http_500=0.02,unknown_error=0.02,html_502=0.02,truncated=0.02,empty_body=0.01,"
+    "reset=0.02,hang=0.002@35s,empty_batch=0.02,equal_cursors=0.02,error_200=0.01,rate_limit=0.005",
+    # Rough, and every fault that takes more than retries. 420 is the weight of 20 threads with 20 messages each.
+    "hostile": "rough,limit=0.005@5s,dead_cursor=0.005,looping_cursor=0.005,odd_usage=0.05,"
+    "heavy=420,poison=0.005,spoilt=0.005,poison_messages=0.005,heavy_threads=0.005,cursor_life=15m",
+}
 
-HOSTILE = FaultPlan(
-    faults=(
-        *ROUGH.faults,
-        LimitBegins(Share(0.005), 5.0),
-        DeadCursor(Share(0.005)),
-        LoopingCursor(Share(0.005)),
-        OddUsage(Share(0.05)),
-    ),
-    max_weight=420,
-    poison_share=0.005,
-    spoilt_share=0.005,
-    poison_messages_share=0.005,
-    heavy_share=0.005,
-    cursor_life_seconds=900.0,
-)
-"""Rough, and every fault that takes more than retries. 420 is the weight of 20 threads with 20 messages each."""
-
-_PRESETS: Mapping[str, FaultPlan] = {"calm": CALM, "rough": ROUGH, "hostile": HOSTILE}
-
-_PLAIN_FAULTS = (
-    ServiceDown,
-    UnknownError,
-    HtmlOutage,
-    TruncatedJson,
-    EmptyBody,
-    ConnectionReset,
-    ErrorInSuccess,
-    EmptyBatch,
-    EqualCursors,
-    RateLimited,
-    DeadCursor,
-    LoopingCursor,
-    OddUsage,
-)
-_TIMED_FAULTS = (Latency, Hang, LimitBegins)
-
-FAULT_NAMES = tuple(str(kind.__struct_config__.tag) for kind in (*_TIMED_FAULTS, *_PLAIN_FAULTS))
+FAULT_NAMES = tuple(map(str, FaultKind))
 """The faults that `parse_faults` accepts."""
 
 _NUMBERS: Mapping[str, tuple[str, float]] = {
@@ -168,7 +183,6 @@ _DURATIONS: Mapping[str, str] = {"cursor_life": "cursor_life_seconds", "prolong"
 RULE_NAMES = (*_NUMBERS, *_DURATIONS)
 """The rules that `parse_faults` accepts."""
 
-_ALWAYS = Share(1.0)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS_OF = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -185,12 +199,12 @@ def parse_faults(text: str, seed: int = 1) -> FaultPlan:
         BadConfiguration: an item is invalid; the hint has what is allowed.
     """
     plan = CALM
-    faults: dict[type[Fault], Fault] = {}
+    faults: dict[FaultKind, Fault] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, sign, value = item.partition("=")
         if not sign and name in _PRESETS:
-            plan = _PRESETS[name]
-            faults |= {type(fault): fault for fault in plan.faults}
+            plan = parse_faults(_PRESETS[name])
+            faults |= {fault.kind: fault for fault in plan.faults}
         elif name in _NUMBERS:
             field, most = _NUMBERS[name]
             plan = msgspec.structs.replace(plan, **{field: _number(item, value, most)})
@@ -198,20 +212,19 @@ def parse_faults(text: str, seed: int = 1) -> FaultPlan:
             plan = msgspec.structs.replace(plan, **{_DURATIONS[name]: _seconds(item, value)})
         else:
             fault = _fault(item, name, value)
-            faults[type(fault)] = fault
+            faults[fault.kind] = fault
     return msgspec.structs.replace(plan, seed=seed, faults=tuple(faults.values()))
 
 
 def _fault(item: str, name: str, value: str) -> Fault:
-    for plain in _PLAIN_FAULTS:
-        if plain.__struct_config__.tag == name:
-            return plain(_when(item, value))
-    for timed in _TIMED_FAULTS:
-        if timed.__struct_config__.tag == name:
-            when, at_sign, duration = value.rpartition("@")
-            return timed(_when(item, when) if at_sign else _ALWAYS, _seconds(item, duration))
-    allowed = ", ".join((*_PRESETS, *FAULT_NAMES, *RULE_NAMES))
-    raise BadConfiguration(f"unknown fault in {item!r}", hint=f"known are {allowed}")
+    if name not in FAULT_NAMES:
+        allowed = ", ".join((*_PRESETS, *FAULT_NAMES, *RULE_NAMES))
+        raise BadConfiguration(f"unknown fault in {item!r}", hint=f"known are {allowed}")
+    kind = FaultKind(name)
+    if kind not in _TIMED:
+        return Fault(kind, _when(item, value))
+    when, at_sign, duration = value.rpartition("@")
+    return Fault(kind, _when(item, when) if at_sign else Share(1.0), _seconds(item, duration))
 
 
 def _when(item: str, text: str) -> When:

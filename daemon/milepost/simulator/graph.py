@@ -8,14 +8,11 @@ from itertools import islice
 from milepost.simulator import refusals, seeded
 from milepost.simulator.access import ALL_FIELDS
 from milepost.simulator.arrivals import instant_us
-from milepost.simulator.conversations import conversation_node, message_list, nested_limit
-from milepost.simulator.faults import FaultPlan
-from milepost.simulator.fields import Field, pruned
+from milepost.simulator.faults import FaultKind, FaultPlan
 from milepost.simulator.inbox import Inbox, Thread
-from milepost.simulator.messages import Node, UnknownField
+from milepost.simulator.nodes import UnknownField, conversation_node, message_list, nested_limit, node_of
 from milepost.simulator.plan import PLATFORMS, Platform, SimulatedPage
-from milepost.simulator.requests import ApiRequest, cursor_of, paging_node
-from milepost.simulator.strikes import EmptyBatch, EqualCursors, LoopingCursor
+from milepost.simulator.requests import ApiRequest, Field, Node, cursor_of, paging_node, pruned
 from milepost.simulator.world import World
 
 APP_ID = "1000000000000001"
@@ -98,14 +95,18 @@ class GraphApi:
             raise refusals.proof_wrong()
 
     def _inbox(self, request: ApiRequest) -> Inbox:
-        page = self._page_named(request)
-        if page is None:
-            raise refusals.object_missing(request.owner)
-        self._demand_access(page, request)
+        page = self._demand_page(request)
         inbox = self._world.inbox(page.id, _platform(request, page))
         if inbox is None:
             raise refusals.bad_parameter("This page has no conversations on this platform")
         return inbox
+
+    def _demand_page(self, request: ApiRequest) -> SimulatedPage:
+        page = self._page_named(request)
+        if page is None:
+            raise refusals.object_missing(request.owner)
+        self._demand_access(page, request)
+        return page
 
     def _demand_access(self, page: SimulatedPage, request: ApiRequest) -> None:
         if page.token != request.token:
@@ -121,18 +122,15 @@ class GraphApi:
         found = tuple(islice(inbox.threads(instant_us(request.at), cursor.position), limit + 1))
         if not found:
             return {"data": []}
-        shown = () if isinstance(request.bend, EmptyBatch) else found[:limit]
+        shown = () if request.fault is FaultKind.EMPTY_BATCH else found[:limit]
         self._world.ailments.check(shown, request)
         before = (cursor.moved(shown[0].position) if shown else cursor).sealed()
         after = (cursor.moved(shown[-1].position) if shown else cursor.turned()).sealed()
         has_more = len(found) > len(shown)
-        match request.bend:
-            case EqualCursors():
-                before = after
-            case LoopingCursor():
-                after, has_more = request.query["after"], True
-            case EmptyBatch() | None:
-                pass
+        if request.fault is FaultKind.EQUAL_CURSORS:
+            before = after
+        if request.fault is FaultKind.LOOPING_CURSOR:
+            after, has_more = request.query["after"], True
         paging = paging_node(request, before=before, after=after, has_more=has_more)
         return {"data": [conversation_node(thread, fields, request.link) for thread in shown], "paging": paging}
 
@@ -151,10 +149,7 @@ class GraphApi:
         return message_list(thread, messages, request)
 
     def _subscribed_apps(self, request: ApiRequest) -> Node:
-        page = self._page_named(request)
-        if page is None:
-            raise refusals.object_missing(request.owner)
-        self._demand_access(page, request)
+        page = self._demand_page(request)
         if request.is_post:
             fields = request.query.get("subscribed_fields", "")
             unknown = sorted(set(filter(None, fields.split(","))) - ALL_FIELDS)
@@ -226,10 +221,10 @@ def _page_node(page: SimulatedPage, fields: tuple[Field, ...]) -> Node:
         "tasks": ["MESSAGING", "MODERATE"],
         "instagram_business_account": None if account_id is None else {"id": account_id},
     }
-    node: Node = {"id": page.id}
-    for field in fields:
+
+    def value_of(field: Field) -> object:
         if field.name not in known:
             raise UnknownField(field.name)
-        if (value := known[field.name]) is not None:
-            node[field.name] = pruned(value, field.fields)
-    return node
+        return pruned(known[field.name], field.fields)
+
+    return node_of(page.id, fields, value_of)

@@ -92,13 +92,17 @@ def is_invented(conversation_id: str, page_id: str, platform: str, seed: int = D
 
     Its id holds 32 bits that depend on seed, page and platform: any other id has them with a chance of 1 in 4e9.
     """
+    digits = _digits_of(conversation_id, platform)
+    number = seeded.gathered(digits)
+    salt = seeded.number(seed, page_id, platform) % (1 << 32)
+    return number >> _INDEX_BITS == salt and seeded.scattered(number) == digits
+
+
+def _digits_of(conversation_id: str, platform: str) -> int:
+    """Return the number in an id, which has 19 digits; 0 if there is none."""
     opened = seeded.unsealed(conversation_id) if platform == "instagram" else conversation_id
     digits = (opened or "")[-19:]
-    if not (len(digits) == 19 and digits.isascii() and digits.isdigit()):
-        return False
-    number = seeded.gathered(int(digits))
-    salt = seeded.number(seed, page_id, platform) % (1 << 32)
-    return number >> _INDEX_BITS == salt and seeded.scattered(number) == int(digits)
+    return int(digits) if len(digits) == 19 and digits.isascii() and digits.isdigit() else 0
 
 
 class Inbox:
@@ -142,11 +146,7 @@ class Inbox:
 
     def index_of(self, conversation_id: str) -> int | None:
         """Return the index of the conversation of this id; None if it is not in this inbox."""
-        opened = seeded.unsealed(conversation_id) if self.platform == "instagram" else conversation_id
-        digits = (opened or "")[-19:]
-        if not (digits.isascii() and digits.isdigit()):
-            return None
-        index = seeded.gathered(int(digits)) & ((1 << _INDEX_BITS) - 1)
+        index = seeded.gathered(_digits_of(conversation_id, self.platform)) & ((1 << _INDEX_BITS) - 1)
         known = index < self._arrivals.conversations or index in self._received
         return index if known and self._conversation_id(index) == conversation_id else None
 
@@ -183,9 +183,11 @@ class Inbox:
             index = arrivals.conversation_of(slot)
             yield self._conversation_id(index), self._moment(index, slot, arrivals.instant_of(slot))
 
-    def delete(self, index: int) -> None:
+    def delete(self, conversation_id: str) -> None:
         """Remove a conversation without a trace, including what the formula makes arrive in it."""
-        self._deleted.add(index)
+        index = self.index_of(conversation_id)
+        if index is not None:
+            self._deleted.add(index)
 
     def take_happened(self) -> list[Happening]:
         """Return what was done by hand since the last call."""

@@ -1,23 +1,106 @@
-"""A request to the simulated Graph API: its parameters, and the cursor and paging of its list."""
+"""A request to the simulated Graph API: its parameters and fields, and the cursor and paging of its list."""
 
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from urllib.parse import urlencode
 
 import msgspec
 
 from milepost.simulator import refusals, seeded
 from milepost.simulator.arrivals import instant_us
-from milepost.simulator.fields import Field, FieldsSyntax, parse_fields
+from milepost.simulator.faults import FaultKind
 from milepost.simulator.inbox import HEAD, Inbox, Position
-from milepost.simulator.messages import Link, Node
-from milepost.simulator.strikes import Bending
 
 MAX_LIMIT = 200
 """The most rows of a list; a larger `limit` is silently reduced to it."""
 _DEFAULT_LIMIT = 25
 _CURSOR = re.compile(r"([0-9a-f]{8}):(\d{1,9}):(\d{1,20}):(\d{1,20}):(\d{1,20}):(\d{1,9})")
 _VERSION = re.compile(r"v\d+\.\d+", re.ASCII)
+
+Node = dict[str, object]
+
+
+# --- fields: `id,participants{id,name},messages.limit(20){id,from}` ---------------------------------------------------
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9_]*"
+_FIELD = re.compile(rf"({_NAME})((?:\.{_NAME}\({_NAME}\))*)(\{{?)")
+_LIMIT = re.compile(r"\.limit\((\d+)\)")
+_MAX_DEPTH = 8
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A requested field: its name, the `.limit(…)` of an edge, and the requested fields of its nodes, if given."""
+
+    name: str
+    limit: int | None = None
+    fields: "tuple[Field, ...]" = ()
+
+
+def parse_fields(text: str) -> tuple[Field, ...]:
+    """Parse the parameter; an empty one names no field.
+
+    Raises:
+        Refusal: it is malformed; the message has the position.
+    """
+    fields, end = _fields_at(text, 0, 0) if text else ((), 0)
+    if end < len(text):
+        raise _unexpected(text, end, "end of string")
+    return fields
+
+
+def _fields_at(text: str, at: int, depth: int) -> tuple[tuple[Field, ...], int]:
+    """Return the fields from a position on, and the position after them."""
+    found: list[Field] = []
+    while True:
+        field = _FIELD.match(text, at)
+        if field is None or depth > _MAX_DEPTH:
+            raise _unexpected(text, at, "name" if depth <= _MAX_DEPTH else f"at most {_MAX_DEPTH} levels")
+        at = field.end()
+        below: tuple[Field, ...] = ()
+        if field[3]:
+            below, at = _fields_at(text, at, depth + 1)
+            if text[at : at + 1] != "}":
+                raise _unexpected(text, at, '"}"')
+            at += 1
+        limits = _LIMIT.findall(field[2])
+        found.append(Field(field[1], int(limits[-1]) if limits else None, below))
+        if text[at : at + 1] != ",":
+            return tuple(found), at
+        at += 1
+
+
+def _unexpected(text: str, at: int, wanted: str) -> refusals.Refusal:
+    message = f'Syntax error "Expected {wanted} instead of "{text[at : at + 1]}"." at character {at}: {text}'
+    return refusals.bad_query(message)
+
+
+def pruned(value: object, fields: tuple[Field, ...]) -> object:
+    """Return a node, or an edge's `data`, with only the requested fields; the id always stays, as in the API."""
+    if not fields or not isinstance(value, dict):
+        return value
+    if "data" in value:
+        return {**value, "data": [pruned(node, fields) for node in value["data"]]}
+    wanted = {field.name: field.fields for field in fields} | {"id": ()}
+    return {name: pruned(part, wanted[name]) for name, part in value.items() if name in wanted}
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class Link(msgspec.Struct, frozen=True):
+    """The basis of paging links. The API writes the access token into every one of them."""
+
+    origin: str
+    version: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Link(origin={self.origin!r}, version={self.version!r})"
+
+    def to(self, path: str, **query: str) -> str:
+        """Return the URL of an edge, token included."""
+        return f"{self.origin}/{self.version}/{path}?{urlencode({'access_token': self.token, **query})}"
 
 
 class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +113,8 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None
     at: datetime
     is_post: bool = False
-    bend: Bending | None = None
-    """How to distort a list of conversations."""
+    fault: FaultKind | None = None
+    """What strikes it: some faults distort a list of conversations."""
     seed: int = 0
     """Determines which of several wordings a refusal has."""
 
@@ -77,10 +160,7 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Refusal: the parameter is malformed.
         """
-        try:
-            return parse_fields(self.query.get("fields", ""))
-        except FieldsSyntax as problem:
-            raise refusals.bad_query(str(problem)) from problem
+        return parse_fields(self.query.get("fields", ""))
 
     @property
     def limit(self) -> int:
@@ -107,6 +187,9 @@ class ApiRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _parts(self) -> list[str]:
         return self.path.strip("/").split("/")
+
+
+# --- the list of conversations ----------------------------------------------------------------------------------------
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,32 +1,15 @@
 """The response to a request: the honest one, or what a fault makes of it."""
 
-from typing import assert_never
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from milepost.simulator import refusals
 from milepost.simulator.conditions import Limit, Usage
+from milepost.simulator.faults import FaultKind, Strike
 from milepost.simulator.graph import GraphApi
 from milepost.simulator.refusals import HTML, Garbled, Refusal
 from milepost.simulator.requests import ApiRequest
-from milepost.simulator.strikes import (
-    ConnectionReset,
-    DeadCursor,
-    EmptyBatch,
-    EmptyBody,
-    EqualCursors,
-    ErrorInSuccess,
-    Hang,
-    HtmlOutage,
-    LoopingCursor,
-    OddUsage,
-    RateLimited,
-    ServiceDown,
-    Strike,
-    TruncatedJson,
-    UnknownError,
-    name_of,
-)
 
 
 class ApiResponse(msgspec.Struct, frozen=True):
@@ -43,38 +26,34 @@ class ApiResponse(msgspec.Struct, frozen=True):
     retry_after_seconds: int | None = None
 
 
-def respond(request: ApiRequest, api: GraphApi, strike: Strike) -> ApiResponse:  # noqa: C901, PLR0912  a table of all the faults
+_REFUSALS: Mapping[FaultKind, Callable[[int], Refusal]] = {
+    FaultKind.SERVICE_DOWN: refusals.service_down,
+    FaultKind.ERROR_IN_SUCCESS: refusals.service_down,
+    FaultKind.UNKNOWN_ERROR: refusals.unknown_error,
+    FaultKind.DEAD_CURSOR: lambda drawn: (
+        refusals.bad_parameter("Invalid parameter") if drawn % 2 else refusals.dead_cursor()
+    ),
+    FaultKind.HTML_OUTAGE: lambda _: refusals.spoilt("html"),
+    FaultKind.EMPTY_BODY: lambda _: refusals.spoilt("empty"),
+    FaultKind.RESET: lambda _: refusals.spoilt("reset"),
+}
+"""The faults that refuse a request, by what the strike leaves open."""
+
+
+def respond(request: ApiRequest, api: GraphApi, strike: Strike) -> ApiResponse:
     """Return the response with its fault; waiting is left to the server."""
-    match strike.fault:
-        case None:
-            return _honest(request, api)
-        case Hang() | EmptyBatch() | EqualCursors() | LoopingCursor():
-            response = _honest(request, api)
-        case OddUsage():
-            response = msgspec.structs.replace(_honest(request, api), odd_draw=_odd_draw(strike))
-        case TruncatedJson():
-            response = _honest(request, api)
-            response = msgspec.structs.replace(response, body=response.body[: len(response.body) // 2])
-        case EmptyBody():
-            response = ApiResponse(200)
-        case ServiceDown():
-            response = refused(request, refusals.service_down(strike.seed))
-        case UnknownError():
-            response = refused(request, refusals.unknown_error(strike.seed))
-        case ErrorInSuccess():
-            response = msgspec.structs.replace(refused(request, refusals.service_down(strike.seed)), status=200)
-        case DeadCursor():
-            plain = refusals.bad_parameter("Invalid parameter")
-            response = refused(request, plain if strike.seed % 2 else refusals.dead_cursor())
-        case HtmlOutage():
-            response = ApiResponse(502, HTML, content_type="text/html")
-        case RateLimited():
-            response = _briefly_limited(request, strike.seed)
-        case ConnectionReset():
-            response = ApiResponse(0)
-        case _:
-            assert_never(strike.fault)
-    return msgspec.structs.replace(response, fault=name_of(strike.fault))
+    fault = strike.fault
+    if fault is FaultKind.RATE_LIMIT:
+        response = _briefly_limited(request, strike.seed)
+    elif fault is not None and fault in _REFUSALS:
+        response = refused(request, _REFUSALS[fault](strike.seed))
+    else:
+        response = _honest(request, api)
+    if fault is FaultKind.TRUNCATED:
+        response = msgspec.structs.replace(response, body=response.body[: len(response.body) // 2])
+    if fault is FaultKind.ERROR_IN_SUCCESS:
+        response = msgspec.structs.replace(response, status=200)
+    return msgspec.structs.replace(response, fault=fault and fault.value, odd_draw=_odd_draw(strike))
 
 
 def too_fast(request: ApiRequest, strike: Strike) -> ApiResponse:
@@ -112,7 +91,7 @@ def _honest(request: ApiRequest, api: GraphApi) -> ApiResponse:
 
 
 def _odd_draw(strike: Strike) -> int | None:
-    return strike.seed >> 16 if isinstance(strike.fault, OddUsage) else None
+    return strike.seed >> 16 if strike.fault is FaultKind.ODD_USAGE else None
 
 
 def _briefly_limited(request: ApiRequest, seed: int) -> ApiResponse:

@@ -1,7 +1,7 @@
 """The simulator as an HTTP server: `GraphApi` with faults, rate limits, headers and a record of the traffic."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import TracebackType
@@ -12,15 +12,13 @@ from aiohttp import web
 
 from milepost.core.errors import MilepostError
 from milepost.simulator import refusals
-from milepost.simulator.conditions import Conditions, Hold, Limit, Usage, WaitHint, drawn_limit
-from milepost.simulator.control import Action, Control
-from milepost.simulator.faults import CALM, FaultPlan
+from milepost.simulator.conditions import Conditions, Hold, Limit, Pace, Usage, WaitHint, drawn_limit
+from milepost.simulator.control import Control, SeenRequest, Traffic
+from milepost.simulator.faults import CALM, FaultPlan, Strike
 from milepost.simulator.graph import GraphApi
 from milepost.simulator.plan import SimulatedPage, WorldPlan
 from milepost.simulator.requests import ApiRequest
 from milepost.simulator.responses import ApiResponse, limited, refused, respond, too_fast
-from milepost.simulator.strikes import Bending, Strike
-from milepost.simulator.traffic import Pace, SeenRequest, Traffic
 from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender
 from milepost.simulator.world import World
 
@@ -79,7 +77,11 @@ class SimulatorServer:
 
     async def __aenter__(self) -> Self:
         application = web.Application()
-        Control(self.world, self.requests, self._hold, self._actions(), self._clock).add_to(application.router)
+        actions = (
+            *(self.limit, self.lift, self.break_page, self.mend_page, self.hold, self.release, self.usage, self.calm),
+            *(self.hold_webhooks, self.release_webhooks),
+        )
+        Control(self.world, self.requests, self._hold, actions, self._clock).add_to(application.router)
         application.router.add_get("/{path:.*}", self._serve)
         application.router.add_post("/{path:.*}/subscribed_apps", self._serve)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
@@ -186,20 +188,6 @@ class SimulatorServer:
             raise ValueError("no webhooks are sent: start the simulator with --webhooks")
         return self.webhooks
 
-    def _actions(self) -> Mapping[str, Action]:
-        return {
-            "hold_webhooks": self.hold_webhooks,
-            "release_webhooks": self.release_webhooks,
-            "limit": self.limit,
-            "lift": self.lift,
-            "break_page": self.break_page,
-            "mend_page": self.mend_page,
-            "hold": self.hold,
-            "release": self.release,
-            "usage": self.usage,
-            "calm": self.calm,
-        }
-
     async def _serve(self, http: web.Request) -> web.Response:
         now_seconds = asyncio.get_running_loop().time
         received = _api_request(http, self._clock())
@@ -211,7 +199,7 @@ class SimulatorServer:
         strike = self.faults.strike(stream, number, has_cursor="after" in received.query)
         await asyncio.sleep(strike.wait_seconds)
         await self._hold.passed(number)
-        request = msgspec.structs.replace(received, at=self._clock(), bend=_bend(strike), seed=strike.seed)
+        request = msgspec.structs.replace(received, at=self._clock(), fault=strike.fault, seed=strike.seed)
         response = self._outcome(request, page_id, strike, now_seconds())
         self.requests.note(_seen(received, page_id, number, response, during_limit=during_limit))
         if response.status == 0 and http.transport is not None:
@@ -262,10 +250,6 @@ def _api_request(http: web.Request, at: datetime) -> ApiRequest:
         at=at,
         is_post=http.method == "POST",
     )
-
-
-def _bend(strike: Strike) -> Bending | None:
-    return strike.fault if isinstance(strike.fault, Bending) else None
 
 
 def _seen(

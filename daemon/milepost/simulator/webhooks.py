@@ -18,7 +18,8 @@ from milepost.core.errors import BadConfiguration
 from milepost.simulator import seeded
 from milepost.simulator.arrivals import instant_us
 from milepost.simulator.inbox import Happening, Inbox, Moment, Thread
-from milepost.simulator.messages import Message, Node
+from milepost.simulator.nodes import Message
+from milepost.simulator.requests import Node
 from milepost.simulator.world import World
 
 TICK_SECONDS = 0.2

@@ -14,9 +14,9 @@ import msgspec
 from milepost.simulator import refusals, seeded
 from milepost.simulator.access import Access
 from milepost.simulator.arrivals import instant, instant_us
-from milepost.simulator.conversations import nested_limit
 from milepost.simulator.faults import CALM, FaultPlan
 from milepost.simulator.inbox import Inbox, Thread
+from milepost.simulator.nodes import nested_limit
 from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
 from milepost.simulator.requests import ApiRequest
 
@@ -107,6 +107,8 @@ class TrueConversation(msgspec.Struct, frozen=True, kw_only=True):
 class World:
     """The pages of a plan and their inboxes; `faults` determines which threads are ill.
 
+    What changes a conversation raises KeyError if it does not exist.
+
     Raises:
         BadConfiguration: two pages of the plan have the same id.
     """
@@ -170,74 +172,42 @@ class World:
         return inbox.receive(index, instant_us(at), count)
 
     def delete(self, conversation_id: str) -> None:
-        """Remove a conversation without a trace; only `receive` brings it back.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        inbox, index = self._locate(conversation_id)
-        inbox.delete(index)
+        """Remove a conversation without a trace; only `receive` brings it back."""
+        inbox = self._demand_inbox(conversation_id)
+        inbox.delete(conversation_id)
 
     def edit(self, conversation_id: str, message_id: str, text: str) -> None:
-        """Give a message another text; the conversation's time stays.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        inbox, _ = self._locate(conversation_id)
+        """Give a message another text; the conversation's time stays."""
+        inbox = self._demand_inbox(conversation_id)
         inbox.edit(message_id, text)
         inbox.note("edit", conversation_id, message_id, text)
 
     def unsend(self, conversation_id: str, message_id: str) -> None:
-        """Take a message that is not the only one out of its conversation, whose time stays unless it was the newest.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        inbox, _ = self._locate(conversation_id)
+        """Take out a message, not the only one of its conversation, whose time stays unless it was the newest."""
+        inbox = self._demand_inbox(conversation_id)
         inbox.unsend(message_id)
         inbox.note("unsend", conversation_id, message_id, None)
 
     def react(self, conversation_id: str, message_id: str, reaction: str | None = "love") -> None:
-        """Have the contact react to a message, or no longer; only webhooks say so.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        self._locate(conversation_id)[0].note("react", conversation_id, message_id, reaction)
+        """Have the contact react to a message, or no longer; only webhooks say so."""
+        self._demand_inbox(conversation_id).note("react", conversation_id, message_id, reaction)
 
     def refer(self, conversation_id: str, ref: str) -> None:
-        """Have the contact open a link to the thread; only webhooks say so.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        self._locate(conversation_id)[0].note("refer", conversation_id, "", ref)
+        """Have the contact open a link to the thread; only webhooks say so."""
+        self._demand_inbox(conversation_id).note("refer", conversation_id, "", ref)
 
     def empty(self, conversation_id: str, message_id: str) -> None:
-        """List a message without its content from now on.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        self._locate(conversation_id)[0].empty(message_id)
+        """List a message without its content from now on."""
+        self._demand_inbox(conversation_id).empty(message_id)
 
     def poison(self, conversation_id: str, ailment: Ailment = Ailment.POISON) -> None:
-        """Make a conversation ill from now on, overriding the seed.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        self._locate(conversation_id)
+        """Make a conversation ill from now on, overriding the seed."""
+        self._demand_inbox(conversation_id)
         self.ailments.override(conversation_id, ailment)
 
     def cure(self, conversation_id: str) -> None:
-        """Make a conversation well from now on, overriding the seed.
-
-        Raises:
-            KeyError: the conversation does not exist.
-        """
-        self._locate(conversation_id)
+        """Make a conversation well from now on, overriding the seed."""
+        self._demand_inbox(conversation_id)
         self.ailments.override(conversation_id, None)
 
     def kill_cursors(self) -> None:
@@ -256,11 +226,11 @@ class World:
         inbox = self.inbox(page_id, platform)
         return () if inbox is None else tuple(map(self._truth_of, inbox.threads(instant_us(at))))
 
-    def _locate(self, conversation_id: str) -> tuple[Inbox, int]:
-        for inbox in self.inboxes:
-            if (index := inbox.index_of(conversation_id)) is not None:
-                return inbox, index
-        raise KeyError(conversation_id)
+    def _demand_inbox(self, conversation_id: str) -> Inbox:
+        inbox = self.inbox_with(conversation_id)
+        if inbox is None:
+            raise KeyError(conversation_id)
+        return inbox
 
     def _truth_of(self, thread: Thread) -> TrueConversation:
         return TrueConversation(

@@ -5,7 +5,7 @@ from typing import Any
 
 from milepost.core.journal import instant_text
 from milepost.core.model import InteractionEventRow
-from milepost.core.spans import ThreadSpan
+from milepost.core.position import ThreadSpan
 from milepost.core.webhooks import DueFact, WebhookKind
 from milepost.stores.rows import instant, optional_instant, optional_text, stored_key
 

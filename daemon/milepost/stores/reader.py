@@ -7,11 +7,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from milepost.core.changes import ChangeReader
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import RunOf
 from milepost.core.model import Stream
-from milepost.core.ports import ChangeReader
 from milepost.stores.audit import Audit
 from milepost.stores.erasure import StreamRows
 

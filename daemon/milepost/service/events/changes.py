@@ -14,9 +14,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeReader, ChangesPage
 from milepost.core.model import Stream
-from milepost.core.ports import ChangeReader
 from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey, etag_of
 from milepost.service.api.journal import MAX_SEQ

@@ -9,8 +9,6 @@ import stat
 from contextlib import closing, suppress
 from pathlib import Path
 
-import structlog
-
 OWNER_ONLY = 0o600
 WAL, SHM, LOCK = "-wal", "-shm", ".lock"
 
@@ -37,12 +35,14 @@ def create_private(path: Path) -> None:
 
 def close_to_others(path: Path) -> None:
     """Close the database at `path`, its -wal and its -shm to everybody but their owner. It must be Milepost's."""
-    log = structlog.get_logger("milepost")
     files = [beside(path, suffix) for suffix in ("", WAL, SHM)]  # the database first: files created later follow it
     open_ones = [each for each in files if _is_open_to_others(each)]
     if not open_ones:
         return
-    names = ", ".join(each.name for each in open_ones)
+    # Imported here: a command that only reads a database has nothing to log in most cases.
+    import structlog  # noqa: PLC0415
+
+    log, names = structlog.get_logger("milepost"), ", ".join(each.name for each in open_ones)
     try:
         for each in open_ones:
             each.chmod(stat.S_IMODE(each.stat().st_mode) & OWNER_ONLY)
@@ -68,6 +68,8 @@ def warn_of_others_beside(path: Path) -> None:
     others = sorted((other for other in path.parent.glob("*.db") if other != path), key=_written_at, reverse=True)
     held = [content for other in others[:MAX_INSPECTED] if (content := _content_of(other))]
     if held:
+        import structlog  # noqa: PLC0415  (as above)
+
         structlog.get_logger("milepost").warning(
             "a new database was created beside others",
             path=str(path),

@@ -22,9 +22,9 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import DueDeadLetter, OpenGap
+from milepost.core.position import Stretch
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import to_look_up
-from milepost.core.spans import Stretch
 from milepost.core.webhooks import DueFact
 from milepost.stores import messages, rows
 from milepost.stores.erasure import StreamRows

@@ -42,9 +42,9 @@ from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 Result = TypeVar("Result")
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
-# and a larger WAL rewrites each of them less often. 16,000 pages are 64 MB.
-WAL_PAGES = 16_000
-CACHE_KIB = 28 * 1024
+# and a larger WAL rewrites each of them less often. 32,000 pages are 128 MB.
+WAL_PAGES = 32_000
+CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
 

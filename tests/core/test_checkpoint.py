@@ -1,15 +1,14 @@
-"""skew: stored instants in the future are found and named."""
+"""checkpoint: stored instants in the future are found and named."""
 
 from datetime import timedelta
 
 from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at
-from milepost.core.checkpoint import Checkpoint, RateLimit, Run, Sweep
+from milepost.core.checkpoint import Checkpoint, RateLimit, Run, Sweep, furthest_ahead, is_ahead
 from milepost.core.events import RunStatus
 from milepost.core.model import Scope
 from milepost.core.position import Mode
-from milepost.core.skew import furthest_ahead, is_ahead
 
 CHECKPOINT = Checkpoint(
     STREAM,

@@ -1,64 +1,41 @@
-"""Messages as the Graph API writes them: odd ones, empty ones, with attachments, and with paging at every level."""
+"""Conversations and messages as the Graph API writes them.
+
+Some fields are missing, participants come in any order, counts are estimates, and paging is at every level.
+"""
 
 from collections.abc import Callable, Mapping
-from urllib.parse import urlencode
 
-import msgspec
-
-from milepost.simulator import seeded, words
+from milepost.simulator import refusals, seeded, words
 from milepost.simulator.arrivals import instant
-from milepost.simulator.fields import Field, pruned
-from milepost.simulator.inbox import Moment, Thread
+from milepost.simulator.inbox import MAX_DETAILED_MESSAGES, Moment, Thread
+from milepost.simulator.requests import ApiRequest, Field, Link, Node, paging_node, pruned
 
-Node = dict[str, object]
-
+_DEFAULT_NESTED_LIMIT = 25
 # Shares in 256ths; the rest is plain text.
 _MESSENGER_KINDS = (("image", 16), ("video", 4), ("file", 4), ("sticker", 10), ("share", 8), ("withheld", 3))
 _INSTAGRAM_KINDS = (("image", 18), ("video", 6), ("story_reply", 20), ("share", 12), ("unsupported", 3))
-
-
-class Link(msgspec.Struct, frozen=True):
-    """The basis of paging links. The API writes the access token into every one of them."""
-
-    origin: str
-    version: str
-    token: str
-
-    def __repr__(self) -> str:
-        return f"Link(origin={self.origin!r}, version={self.version!r})"
-
-    def to(self, path: str, **query: str) -> str:
-        """Return the URL of an edge, token included."""
-        return f"{self.origin}/{self.version}/{path}?{urlencode({'access_token': self.token, **query})}"
 
 
 class UnknownField(LookupError):
     """Nodes of this kind do not have the field."""
 
 
-def message_node(message: "Message", fields: tuple[Field, ...], link: Link) -> Node:
-    """Return a message with the requested fields.
+def node_of(node_id: str, fields: tuple[Field, ...], value_of: Callable[[Field], object]) -> Node:
+    """Return a node with the requested fields that have a value, and the id, as in the API.
 
     Raises:
-        UnknownField: a message has no such field.
+        UnknownField: `value_of` raises it for a field that such nodes do not have.
     """
-    node: Node = {}
-    for field in fields or _DEFAULT_MESSAGE_FIELDS:
-        value: object
-        if field.name == "attachments":
-            value = _attachments_edge(message, link)
-        elif field.name not in _MESSAGE_FIELDS:
-            raise UnknownField(field.name)
-        else:
-            value = _MESSAGE_FIELDS[field.name](message)
-        if value is not None:
-            node[field.name] = pruned(value, field.fields)
-    return node if "id" in node else {**node, "id": message.moment.id}
+    node = {field.name: value for field in fields if (value := value_of(field)) is not None}
+    return node if "id" in node else {**node, "id": node_id}
 
 
 def written_time(at_us: int) -> str:
     """Return an instant as the API writes it: whole seconds, `+0000` without a colon."""
     return instant(at_us).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
 class Message:
@@ -90,6 +67,23 @@ def _kind(drawn: int, shares: tuple[tuple[str, int], ...]) -> str:
             return kind
         drawn -= part
     return "text"
+
+
+def message_node(message: Message, fields: tuple[Field, ...], link: Link) -> Node:
+    """Return a message with the requested fields.
+
+    Raises:
+        UnknownField: a message has no such field.
+    """
+
+    def value_of(field: Field) -> object:
+        if field.name == "attachments":
+            return pruned(_attachments_edge(message, link), field.fields)
+        if field.name not in _MESSAGE_FIELDS:
+            raise UnknownField(field.name)
+        return pruned(_MESSAGE_FIELDS[field.name](message), field.fields)
+
+    return node_of(message.moment.id, fields or _DEFAULT_MESSAGE_FIELDS, value_of)
 
 
 def person_node(thread: Thread) -> Node:
@@ -199,3 +193,122 @@ _MESSAGE_FIELDS: Mapping[str, Callable[[Message], object]] = {
 }
 
 _DEFAULT_MESSAGE_FIELDS = (Field("id"), Field("created_time"))
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+def conversation_node(thread: Thread, fields: tuple[Field, ...], link: Link) -> Node:
+    """Return a conversation with the requested fields.
+
+    Raises:
+        UnknownField: a conversation, or a message in it, has no such field.
+    """
+
+    def value_of(field: Field) -> object:
+        if field.name == "messages":
+            return _messages_edge(thread, field, link)
+        if field.name not in _FIELDS:
+            raise UnknownField(field.name)
+        return pruned(_FIELDS[field.name](thread), field.fields)
+
+    return node_of(thread.id, fields or _DEFAULT_FIELDS, value_of)
+
+
+def message_list(thread: Thread, messages: tuple[Moment, ...], request: ApiRequest) -> Node:
+    """Return those of a thread's messages that were requested, newest first.
+
+    It has a `next` as long as the thread has more messages, even if those cannot be read.
+
+    Raises:
+        Refusal: the cursor is of none of these messages, or the request pages backwards.
+        UnknownField: a message has no such field.
+    """
+    if "before" in request.query:
+        raise refusals.bad_parameter("The simulator does not page backwards")
+    start = 0
+    if "after" in request.query:
+        cursors = [_cursor(moment) for moment in messages]
+        if request.query["after"] not in cursors:
+            raise refusals.dead_cursor()
+        start = cursors.index(request.query["after"]) + 1
+    shown = messages[start : start + request.limit]
+    if not shown:
+        return {"data": []}
+    has_more = thread.message_count > start + len(shown)
+    paging = paging_node(request, before=_cursor(shown[0]), after=_cursor(shown[-1]), has_more=has_more)
+    nodes = [message_node(Message(thread, moment), request.fields, request.link) for moment in shown]
+    return {"data": nodes, "paging": paging}
+
+
+def nested_limit(fields: tuple[Field, ...]) -> int:
+    """Return how many messages of each conversation these fields request, at most 20."""
+    return max((_limit(field) for field in fields if field.name == "messages"), default=0)
+
+
+def _limit(edge: Field) -> int:
+    return min(_DEFAULT_NESTED_LIMIT if edge.limit is None else edge.limit, MAX_DETAILED_MESSAGES)
+
+
+def _messages_edge(thread: Thread, edge: Field, link: Link) -> Node:
+    limit = _limit(edge)
+    shown = thread.newest[:limit]
+    if not shown:
+        return {"data": []}
+    before, after = _cursor(shown[0]), _cursor(shown[-1])
+    paging: Node = {"cursors": {"before": before, "after": after}}
+    if thread.message_count > len(shown):
+        paging["next"] = link.to(f"{thread.id}/messages", pretty="0", limit=str(limit), after=after)
+    return {"data": [message_node(Message(thread, moment), edge.fields, link) for moment in shown], "paging": paging}
+
+
+def _cursor(moment: Moment) -> str:
+    return seeded.sealed(f"message:{moment.id}")
+
+
+def _participants(thread: Thread) -> Node | None:
+    if not thread.shows_participants:
+        return None
+    both = [person_node(thread), page_node(thread)]
+    turned = thread.newest[0].seed[21] < 100
+    return {"data": both[::-1] if turned else both}
+
+
+def _snippet(thread: Thread) -> str | None:
+    if thread.seed[1] < 5:
+        return None
+    newest = Message(thread, thread.newest[0])
+    return (newest.text or f"{'You' if newest.is_outgoing else thread.contact.name} sent an attachment.")[:80]
+
+
+def _page_link(thread: Thread) -> str | None:
+    if thread.platform == "instagram" or thread.seed[2] < 5:
+        return None
+    return f"/{thread.page.id}/inbox/{seeded.gathered(int(thread.id[2:]))}/"
+
+
+def _unread_count(thread: Thread) -> int | None:
+    drawn = thread.newest[0].seed[22]
+    return None if thread.seed[3] < 5 else max(0, drawn - 250)
+
+
+def _message_count(thread: Thread) -> int:
+    """Return an estimate, as in the API: now and then one too many."""
+    return thread.message_count + (thread.newest[0].seed[23] < 10)
+
+
+_FIELDS: Mapping[str, Callable[[Thread], object]] = {
+    "id": lambda thread: thread.id,
+    "updated_time": lambda thread: written_time(thread.position.updated_us),
+    "participants": _participants,
+    "senders": _participants,
+    "snippet": _snippet,
+    "link": _page_link,
+    "message_count": _message_count,
+    "unread_count": _unread_count,
+    "can_reply": lambda thread: thread.newest[0].seed[35] >= 20,
+    "is_subscribed": lambda _: True,
+    "scoped_thread_key": lambda thread: thread.id,
+}
+
+_DEFAULT_FIELDS = (Field("id"), Field("link"), Field("updated_time"))

@@ -5,8 +5,7 @@ import pytest
 from kit.graph_answers import PAGE, PAGE_ID, Json, encoded, listed, message, person, thread
 from milepost.core.model import Batch, Direction
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.decoding import Mailbox, decode
-from milepost.facebook.forms import MIN_MESSAGES, MIN_THREADS
+from milepost.facebook.decoding import MIN_MESSAGES, MIN_THREADS, Mailbox, decode
 from milepost.facebook.own_id import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"

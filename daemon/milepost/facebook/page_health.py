@@ -1,18 +1,80 @@
-"""The webhooks of a page: `GET` and `POST /{page-id}/subscribed_apps` (Meta, "Page Subscribed Apps")."""
+"""What is looked at of a page from time to time: its token's health, and its subscription to webhooks.
+
+`GET /debug_token` (Meta, "Debug Token"), `GET` and `POST /{page-id}/subscribed_apps` (Meta, "Page Subscribed Apps").
+"""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import partial
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from milepost.core.model import Platform
+from milepost.core.model import Platform, TokenHealth
 from milepost.core.ports import Gate, Held
 from milepost.core.problems import Problem
 from milepost.facebook.calls import Access, Calls, plain
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.leniency import read_json
-from milepost.facebook.problems import problem_of
+from milepost.facebook.leniency import lenient, read_json
+from milepost.facebook.responses import problem_of
+
+# --- the token --------------------------------------------------------------------------------------------------------
+
+PATH = "debug_token"
+
+Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # Unix time up to the year 9999; 0 means never
+
+
+class InspectedToken(Struct, frozen=True):
+    """What the platform says of a token. `permissions` are those that it grants; empty where it does not say.
+
+    So is the `app_id` of the app that it belongs to.
+    """
+
+    health: TokenHealth
+    permissions: frozenset[str]
+    app_id: str = ""
+
+
+class _Facts(Struct):
+    is_valid: bool
+    expires_at: Seconds = 0
+    data_access_expires_at: Seconds = 0
+    scopes: list[str] = []
+    app_id: str = ""
+
+
+class _DebugToken(Struct):
+    data: _Facts
+
+
+async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> InspectedToken | Problem | Held:
+    """Inspect the token in `access`, with the token itself.
+
+    Meta documents an app token (`id|secret`) or a developer's user token for this ("Debug Token", Permissions). No
+    setting has the app's id; connectors inspect page tokens with themselves, and a refusal says only that the health is
+    not known. The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor
+    logs have it.
+    """
+    calls = Calls(client, access, gate, PATH)
+    return plain(await calls.make(PATH, {"input_token": access.token}, _decode_token))
+
+
+def _decode_token(response: GraphResponse) -> InspectedToken | Problem:
+    try:
+        facts = lenient(read_json(response.body), _DebugToken).data
+    except ValueError:  # ValidationError is one
+        return problem_of(response.body, response.status)
+    health = TokenHealth(facts.is_valid, _instant(facts.expires_at), _instant(facts.data_access_expires_at))
+    return InspectedToken(health, frozenset(facts.scopes), facts.app_id)
+
+
+def _instant(seconds: int) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
 
 EDGE = "subscribed_apps"
 # The fields of a page. An account of Instagram gets all that are chosen for the app, once its page has any field.
@@ -65,19 +127,19 @@ class Subscriptions:
     async def look(self, app_id: str) -> Subscription | Problem | Held:
         """Return the subscription of an app; with an empty id, of all apps that are shown: often it is only one."""
         decode = partial(self._decode, app_id)
-        return plain(await self._calls.get(self._path, {"fields": "id,subscribed_fields"}, decode))
+        return plain(await self._calls.make(self._path, {"fields": "id,subscribed_fields"}, decode))
 
     async def mend(self, found: Subscription, missing: Iterable[str]) -> Problem | Held | None:
         """Subscribe to what is missing. A subscription replaces the one before: so that nothing is lost, to both."""
         wanted = ",".join(sorted(found.fields.union(missing)))
-        outcome = plain(await self._calls.post(self._path, {"subscribed_fields": wanted}, _done))
+        outcome = plain(await self._calls.make(self._path, {"subscribed_fields": wanted}, _done, "POST"))
         return outcome if isinstance(outcome, Problem | Held) else None
 
     def _decode(self, app_id: str, response: GraphResponse) -> Subscription | Problem:
         try:
             answer = read_json(response.body)
             apps = msgspec.convert(answer["data"], list[_App])
-        except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
+        except (ValueError, TypeError, KeyError):
             return problem_of(response.body, response.status)
         own = (app for app in apps if not app_id or app.id in (None, app_id))
         return Subscription(

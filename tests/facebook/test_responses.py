@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kit.graph_answers import TOKEN, encoded, error
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.core.remedies import Remedy, rule_for
-from milepost.facebook.problems import problem_of
+from milepost.facebook.responses import problem_of
 
 
 class TestErrorEnvelope:

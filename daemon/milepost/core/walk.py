@@ -1,0 +1,237 @@
+"""The walk of a sweep over its inbox: where it begins and ends, what a batch covers, and when the head is read first.
+
+A walk goes from the head of the inbox to its end, or to the watermark of the sweep before; a catch-up scan from the
+head follows it, for the threads that moved behind it.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
+
+from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetAside
+from milepost.core.doubts import cursor_loop
+from milepost.core.events import NO_TALLY
+from milepost.core.model import Batch, Detail, Known
+from milepost.core.position import Mode, Phase, Position, Stretch
+from milepost.core.progress import advanced, disorder, no_progress
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
+LEAST_OLDER = 10  # older conversations in a row before a walk may end
+MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
+
+
+# --- where it begins and ends -----------------------------------------------------------------------------------------
+
+
+def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> bool:
+    """Return whether a batch is wholly older than `until`, so that a walk to that instant may end there.
+
+    One old row is not enough: the order of the edge is observed everywhere and documented nowhere. An empty batch
+    proves nothing.
+    """
+    return until is not None and max(updated_times, default=until) < until
+
+
+def older_in_a_row(updated_times: Iterable[datetime], until: datetime | None, before: int) -> int:
+    """Return how many conversations in a row are older than `until`, starting from the `before` of earlier batches."""
+    older = before
+    for updated_time in updated_times:
+        older = older + 1 if until is not None and updated_time < until else 0
+    return older
+
+
+def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
+    """Return the instant from which rows are read again, to allow for inexact clocks and order."""
+    return instant - timedelta(seconds=overlap_seconds)
+
+
+def walk_start(
+    asked_at: datetime, updated_times: Iterable[datetime], overlap_seconds: float, watermark: datetime | None
+) -> datetime:
+    """Return the start of a walk as far as clocks can be trusted: it may be too early, never too late.
+
+    The start becomes the watermark, and whatever arrives afterwards must be newer. `asked_at` is only a hint, since the
+    clocks behind it may be ahead. The platform's own times are reliable: whatever arrives after the first batch was
+    read is no older than the newest conversation in it. So the walk of the next sweep, which goes back to the overlap
+    before the watermark, must at least get there. With correct clocks this costs nothing, because nothing lies between
+    the newest conversation and now.
+
+    A first batch without conversations says nothing about the time: the watermark stays where it was, or at EPOCH.
+    """
+    asked_at = max(asked_at, EPOCH)
+    newest = max(updated_times, default=None)
+    if newest is None:
+        return min(asked_at, watermark or EPOCH)
+    slack = timedelta(seconds=overlap_seconds + 1.0)  # instants of the API are whole seconds
+    return newest + slack if asked_at - slack > newest else asked_at
+
+
+def next_position(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Position | None:
+    """Return where the sweep continues after a batch; None after its last.
+
+    A walk of a single batch saw the inbox at one instant: nothing can have moved behind it, so it needs no catch-up
+    scan.
+    """
+    phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
+    until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
+    older = older_in_a_row(times, until, sweep.position.older)
+    # A small batch that is wholly older proves little, be it made small or configured so: its rows may just be out of
+    # order. Where others are, it proves less still, and an incremental walk over a list without any order goes on to
+    # its end.
+    least_older = LEAST_OLDER * 4 ** min(disorder(sweep.position.progress, batch), 10)
+    is_back = reaches_back(times, until) and older >= least_older
+    if batch.next_cursor is not None and not is_back:
+        reached_at = times[-1] if times else sweep.position.reached_at
+        return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)
+    is_only = sweep.tally.batches + checkpoint.unrecorded.batches == 0
+    return Position(Phase.CATCH_UP) if phase is Phase.WALK and not is_only else None
+
+
+# --- deletions: what a full sweep no longer sees ----------------------------------------------------------------------
+
+
+def notes_missed(checkpoint: Checkpoint, sweep: Sweep) -> bool:
+    """Return whether a sweep can detect deletions: a full one, of an inbox that was walked completely before."""
+    return sweep.mode is Mode.FULL and checkpoint.watermark is not None
+
+
+def stretch_of(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
+    """Return the stretch of the inbox that a batch covers; the inbox is ordered by `updated_time`, newest first.
+
+    None if it covers nothing, or if that is unknown because the checkpoint does not say how far the walk had got.
+    """
+    position = sweep.position
+    is_silent = not batch.conversations and batch.next_cursor is not None
+    is_adrift = position.cursor is not None and position.reached_at is None
+    if position.phase is not Phase.WALK or is_silent or is_adrift or not notes_missed(checkpoint, sweep):
+        return None
+    older_than = position.reached_at
+    if position.edge and older_than is not None:
+        older_than += timedelta(milliseconds=1)  # the second is included, since all that was seen of it is known
+    return Stretch(
+        sweep.walk_started_at,
+        older_than=older_than,
+        newer_than=batch.conversations[-1].updated_time if batch.next_cursor is not None else None,
+        seen=(*position.edge, *(each.conversation_id for each in batch.conversations)),
+    )
+
+
+def edge_after(position: Position, batch: Batch) -> tuple[str, ...]:
+    """Return the conversations seen so far with the time of the last one of a batch; none if they are too many."""
+    if not batch.conversations:
+        return position.edge
+    last = batch.conversations[-1].updated_time
+    seen = tuple(each.conversation_id for each in batch.conversations if each.updated_time == last)
+    if last == position.reached_at:
+        seen = (*position.edge, *seen) if position.edge else ()
+    return seen if len(seen) <= MAX_EDGE else ()
+
+
+# --- the head first ---------------------------------------------------------------------------------------------------
+
+# A run that resumes a walk reads what is new before it goes on with what is old. Whatever an old stretch of the inbox
+# does (it fails, it is poisoned, it leads nowhere), what people write meanwhile is at the head, and is read at each
+# interval, and by each run after one that got nowhere, for one call where nothing is new. The walk and what is known of
+# its troubles are set aside meanwhile, untouched. Nothing depends on it: the sweep's own catch-up scan covers all of
+# this once more, so neither order nor deletions are judged here.
+
+
+def take_up(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interval_seconds: float) -> Checkpoint:
+    """Return the checkpoint as a run takes it up: at the head, where it resumes a sweep in the middle.
+
+    A walk that gets on goes on at its cursor as long as the head was read within the interval. A run that ended before
+    it came to the walk leaves the first turn to it, so that neither keeps the other from being read, however short the
+    runs are.
+    """
+    sweep, run = checkpoint.sweep, checkpoint.run
+    has_begun = checkpoint.unrecorded != NO_TALLY or (run is not None and run.run_id == run_id)
+    if sweep is None or has_begun:
+        return checkpoint
+    position = sweep.position
+    if position.cursor is None or position.is_after_head or position.phase is Phase.HEAD:
+        return checkpoint
+    read_at = position.head_read_at
+    was_just_read = read_at is not None and abs((started_at - read_at).total_seconds()) < interval_seconds
+    is_in_trouble = checkpoint.retry or checkpoint.reduced_request or checkpoint.failure_streak
+    if was_just_read and not (position.has_gap or is_in_trouble or checkpoint.futile_runs):
+        return _with_old_cursor(checkpoint)
+    return _set_walk_aside(checkpoint, started_at)
+
+
+def resumed(checkpoint: Checkpoint, continues: Phase | None, started_at: datetime) -> Checkpoint:
+    """Return the checkpoint after the start of a run, which took up an open sweep where it says that."""
+    match continues:
+        case None:
+            return checkpoint
+        case Phase.HEAD:
+            return _set_walk_aside(checkpoint, started_at)
+        case Phase.WALK | Phase.CATCH_UP:
+            return _with_old_cursor(checkpoint)
+
+
+def _with_old_cursor(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint of a run that goes on at the cursor of an earlier one, if it does."""
+    sweep = checkpoint.sweep
+    if sweep is None or sweep.position.cursor is None:
+        return checkpoint
+    return replace(checkpoint, sweep=replace(sweep, position=replace(sweep.position, is_old=True)))
+
+
+def _set_walk_aside(checkpoint: Checkpoint, started_at: datetime) -> Checkpoint:
+    """Return the checkpoint of a run at the head of the inbox, with the walk and its troubles kept for afterwards."""
+    sweep = checkpoint.sweep
+    if sweep is None or sweep.set_aside is not None:  # the checkpoint in memory may be ahead of its journal
+        return checkpoint
+    walk = replace(sweep.position, is_old=True, head_read_at=started_at)
+    aside = WalkSetAside(walk, checkpoint.reduced_request, checkpoint.retry)
+    sweep = replace(sweep, position=Position(Phase.HEAD), set_aside=aside)
+    return replace(checkpoint, sweep=sweep, reduced_request=_for_head(aside.reduced_request), retry=None)
+
+
+def _for_head(of_walk: ReducedRequest | None) -> ReducedRequest | None:
+    """Return what the head is requested with: a smaller limit of the walk, but not the search for a single thread.
+
+    Where long lists come too late, those of the head do as well, and each run would have to learn that anew.
+    """
+    proven = of_walk.proven if of_walk is not None else None
+    return proven if proven is not None and proven.detail is Detail.NESTED and proven.limit > 1 else None
+
+
+def after_head(sweep: Sweep, batch: Batch, known: Known) -> Position:
+    """Return where the sweep continues after a batch of the head: with the next, or back at the walk.
+
+    What is older than a conversation that is stored as it is has been read before, unless the last reading of the head
+    was incomplete. What was there when the sweep started is left to the walk.
+    """
+    position, aside = sweep.position, sweep.set_aside
+    older = older_in_a_row([each.updated_time for each in batch.conversations], sweep.catch_up_until, position.older)
+    last = batch.conversations[-1] if batch.conversations else None
+    stored = known.conversations.get(last.conversation_id) if last is not None else None
+    is_known = last is not None and stored is not None and stored.updated_time >= last.updated_time
+    has_gap = aside is not None and aside.position.has_gap
+    progress = advanced(position.progress, batch, brings_new=False)
+    if batch.next_cursor is None or last is None or cursor_loop(position, batch) or no_progress(progress):
+        return _walk_after_head(sweep, is_complete=batch.next_cursor is None and last is not None)
+    if older >= LEAST_OLDER or (is_known and not has_gap):
+        return _walk_after_head(sweep, is_complete=True)
+    return Position(Phase.HEAD, batch.next_cursor, last.updated_time, older, progress=progress)
+
+
+def return_to_walk(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint back at the walk that was set aside, if one was; it has the next turn."""
+    sweep = checkpoint.sweep
+    if sweep is None or sweep.set_aside is None:
+        return checkpoint
+    aside = sweep.set_aside
+    sweep = replace(sweep, position=_walk_after_head(sweep, is_complete=False), set_aside=None)
+    return replace(checkpoint, sweep=sweep, reduced_request=aside.reduced_request, retry=aside.retry)
+
+
+def _walk_after_head(sweep: Sweep, *, is_complete: bool) -> Position:
+    """Return the position of the walk after reading the head, completely or not.
+
+    What an incomplete reading left out is no longer at the top when the head is read again: that one goes further back.
+    """
+    position = sweep.set_aside.position if sweep.set_aside is not None else sweep.position
+    return replace(position, is_after_head=True, has_gap=not is_complete)
