@@ -1,6 +1,6 @@
 """What a store's change feed must do: whoever follows it has what the tables have.
 
-A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
 
 from datetime import timedelta

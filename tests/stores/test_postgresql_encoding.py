@@ -37,10 +37,11 @@ SETTINGS = {
         "WIN1251",
     ),
 }
-OTHERS = SETTINGS.keys() - {"latin for a database", "japanese in the environment"}
+LATIN, JAPANESE = "latin for a database", "japanese in the environment"
+OTHERS = [each for each in SETTINGS if each not in (LATIN, JAPANESE)]
 
 
-@pytest.fixture(params=["latin for a database", "japanese in the environment", *long_only(*OTHERS)])
+@pytest.fixture(params=[LATIN, JAPANESE, *long_only(*OTHERS)])
 def foreign(request: pytest.FixtureRequest, postgres: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Yield an empty database, not yet migrated, whose clients get another encoding unless they ask for one."""
     statement, environment = SETTINGS[request.param]

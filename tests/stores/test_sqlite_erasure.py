@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.erasure_contract import GONE, SECRET, ErasureContract, keep
+from contracts.erasure_contract import GONE, SECRET, keep
 from contracts.webhooks_contract import written
 from kit.builders import NOON, STREAM, at
 from milepost.core.errors import StoreRefused
@@ -18,16 +18,7 @@ from milepost.stores.sqlite.migrate import MIGRATIONS
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.sqlite_files import names_in, raw
-from stores.store_dump import SqliteDump, StoreDump, tables_of
-
-
-@pytest.fixture
-def kept(path: Path) -> StoreDump:
-    return SqliteDump(path)
-
-
-class TestSqliteErasure(ErasureContract):
-    """In SQLite."""
+from stores.store_dump import tables_of
 
 
 def on_disk(path: Path) -> bytes:

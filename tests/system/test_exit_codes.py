@@ -18,13 +18,6 @@ UNKNOWN_PAGE = page_section(
 )
 
 
-async def test_sync_exits_0_when_every_sweep_is_complete(installation: Installation) -> None:
-    async with frozen_world(60) as simulator:
-        installation.configure_for(simulator)
-        done = await installation.sync()
-    assert done.code == 0, done
-
-
 async def test_sync_exits_1_when_a_conversation_became_a_dead_letter(installation: Installation) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(listed(thread("t_1", message()), {"id": "t_2", "updated_time": "the day before"}))
@@ -80,13 +73,6 @@ async def test_the_most_serious_of_several_streams_wins_and_the_others_are_synce
         codes = [(await installation.sync(*streams[:number])).code for number in (4, 3, 2, 1, 1)]
     assert codes == [78, 77, 1, 75, 0]
     assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(170,)]
-
-
-async def test_sync_exits_78_when_the_configuration_is_invalid(installation: Installation) -> None:
-    installation.config.write_text("sync: {interval: yesterday}\n")
-    done = await installation.sync()
-    assert done.code == 78, done
-    assert "config.yaml:1: sync.interval:" in done.stderr
 
 
 async def test_sync_exits_2_for_a_stream_that_is_not_configured(installation: Installation) -> None:

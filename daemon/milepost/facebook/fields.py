@@ -63,7 +63,7 @@ class FieldCalls:
     """Calls that name fields, made again without each one that the API refuses, now and in later calls."""
 
     def __init__(self, calls: Calls, essential: Collection[str]) -> None:
-        self.left_out: set[str] = set()
+        self.left_out: list[str] = []
         self._calls = calls
         self._essential = essential
 
@@ -77,7 +77,7 @@ class FieldCalls:
                 return outcome
             if name in self._essential:
                 return replace(outcome, problem=_indispensable(name, outcome.problem))
-            self.left_out.add(name)
+            self.left_out.append(name)
 
 
 def refused_field(problem: Problem, requested: str) -> str | None:

@@ -133,9 +133,9 @@ class _Edge:
             self._step += 1
 
     async def _get(self, size: _Size, cursor: str | None) -> Decoded[_Batch] | Refused | Held:
-        known = set(self._field_calls.left_out)
+        known = len(self._field_calls.left_out)
         outcome = await self._field_calls.make(PATH, _parameters(size.fields, size.limit, cursor), self._decode)
-        for name in self._field_calls.left_out - known:
+        for name in self._field_calls.left_out[known:]:
             log.warning("managed pages read without a field", field=name)
         return outcome
 

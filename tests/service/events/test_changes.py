@@ -67,7 +67,7 @@ class Daemon:
 async def daemon_on(path: Path, **options: float) -> AsyncIterator[Daemon]:
     migrate(path)
     async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
-        reader = WatchedReader(opened._database, opened._codec)
+        reader = WatchedReader(opened._database, opened.codec)
         followed = ChangeStream(
             reader,
             heartbeat_seconds=options.get("heartbeat_seconds", NEVER),

@@ -112,7 +112,7 @@ async def daemon_on(
         open_sqlite(path, synchronous="normal") as store,
         open_sqlite_reader(path) as opened,
     ):
-        journal_reader = WatchedReader(opened._database, opened._codec)
+        journal_reader = WatchedReader(opened._database, opened.codec)
         broadcast = Broadcast(
             journal_reader, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers
         )
