@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.queries import Session
+from milepost.stores.reader import Session
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 

@@ -13,7 +13,7 @@ from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.model import Scope
-from milepost.deliveries.dispatcher import Dispatcher
+from milepost.deliveries.worker import Dispatcher
 from milepost.facebook.calls import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,

@@ -1,4 +1,4 @@
-"""What a PostgreSQL store can be asked: see stores/queries.py; and what only PostgreSQL asks so."""
+"""What a PostgreSQL store can be asked: see stores/reader.py; and what only PostgreSQL asks so."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from milepost.core.revisions import to_look_up
 from milepost.stores import messages
 from milepost.stores.moves import pages_elsewhere
 from milepost.stores.postgresql.encoding import searchable, storable
-from milepost.stores.queries import Dialect, Session
+from milepost.stores.reader import Dialect, Session
 from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 DIALECT = Dialect(searchable, storable, before_all="-infinity", after_all="infinity")

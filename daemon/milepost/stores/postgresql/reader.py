@@ -25,6 +25,7 @@ from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.postgresql.queries import PostgresqlSession
+from milepost.stores.reader import JournalReader
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -43,7 +44,7 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
         yield PostgresqlReader(database, Codec())
 
 
-class PostgresqlReader(PostgresqlSession):
+class PostgresqlReader(PostgresqlSession, JournalReader):
     """The JournalReader (see stores/reader.py) of a PostgreSQL database. Made by `open_postgresql_reader`."""
 
     def __init__(self, database: Database, codec: Codec) -> None:

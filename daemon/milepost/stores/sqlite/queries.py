@@ -1,4 +1,4 @@
-"""What a SQLite store can be asked, over its connection: see stores/queries.py; and what only SQLite asks so."""
+"""What a SQLite store can be asked, over its connection: see stores/reader.py; and what only SQLite asks so."""
 
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from milepost.core.model import ConversationRow, InteractionEventRow, Keys, Know
 from milepost.core.revisions import to_look_up
 from milepost.stores import messages, rows, sql
 from milepost.stores.moves import pages_elsewhere
-from milepost.stores.queries import Dialect, Session
+from milepost.stores.reader import Dialect, Session
 from milepost.stores.sql import stream_parameters
 from milepost.stores.sqlite.stored_ids import StoredIds
 

@@ -18,8 +18,7 @@ from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
-from milepost.stores.queries import Session
-from milepost.stores.reader import StoredEntry
+from milepost.stores.reader import JournalReader, StoredEntry
 from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
@@ -49,7 +48,7 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
             yield SqliteReader(database, Codec())
 
 
-class SqliteReader(Session):
+class SqliteReader(JournalReader):
     """The JournalReader (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
 
     def __init__(self, database: Database, codec: Codec) -> None:
