@@ -138,12 +138,3 @@ async def test_what_has_come_by_webhooks_is_said_where_they_are_taken(
                 re.compile(r"1 webhook since the daemon's start, the last at \d\d:\d\d:\d\d\.")
             )
             assert await visit.faults() == []
-
-
-@pytest.mark.long
-async def test_nothing_is_said_of_webhooks_where_none_are_taken(installation: Installation, browser: Browser) -> None:
-    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator, sync=SMALL_BATCHES)
-        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
-            await expect(visit.page.locator(".card .state")).to_have_text("Up to date")
-            await expect(visit.page.locator("#webhooks")).to_be_hidden()

@@ -18,6 +18,7 @@ from kit.builders import (
     conversation,
     fetched,
     message,
+    messages_fetched,
     problem,
     refused,
 )
@@ -116,8 +117,8 @@ class Busy(Inbox):
         return MessagePage(tuple(shown), shown[-1].event_id if has_more else None)
 
 
-def refusing(outcome: Refused, times: int) -> OfCall:
-    """Refuse the first requests."""
+def refusing(outcome: MessagesOutcome, times: int) -> OfCall:
+    """Answer the first requests by that."""
     left = iter(range(times))
 
     async def before(_: MessagesRequest) -> MessagesOutcome | None:
@@ -240,6 +241,24 @@ async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> Non
     assert len(inbox.requests) == 4
 
 
+async def test_a_conversation_that_is_refused_as_by_a_rate_limit_holds_up_no_other() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+
+    async def limit(request: MessagesRequest) -> MessagesOutcome | None:
+        return refused(RATE_LIMIT) if request.conversation_id == "t_2" else None
+
+    inbox = Busy(parts, 3, before=limit)
+    await bursts(parts, inbox, 25, 25, 25)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 1
+    assert [request.conversation_id for request in inbox.requests].count("t_2") <= POLICY.attempts
+    unread = {message.event_id for message in inbox.threads["t_2"]} - store.interaction_events.keys()
+    assert store.interaction_events.keys() == all_of(inbox) - unread
+
+
 async def test_a_dead_token_ends_the_reading_at_once() -> None:
     store = MemoryStore()
     parts = engine(store, policy=POLICY)
@@ -278,6 +297,19 @@ async def test_gaps_that_all_fail_end_the_reading() -> None:
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
     assert (len(inbox.requests), result.backlog) == (3 * POLICY.attempts, 6)
+
+
+async def test_an_incident_that_is_told_as_empty_lists_costs_no_messages() -> None:
+    store = MemoryStore()
+    parts = engine(store, policy=POLICY)
+    inbox = Busy(parts, 6, before=refusing(messages_fetched(), 20))
+    await bursts(parts, inbox, *[25] * 6)
+
+    results = [(await one_run(parts, inbox).sync([STREAM]))[0] for _ in range(2)]
+
+    assert [each.backlog for each in results] == [6, 0]
+    assert store.interaction_events.keys() == all_of(inbox)
+    assert not store.dead_letters
 
 
 async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import NOON, STREAM, contact, conversation, fetched, unreadable
+from kit.builders import NOON, STREAM, contact, conversation, fetched, message, unreadable
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
@@ -81,7 +81,7 @@ async def test_the_same_batch_again_is_not_compared_and_counts_as_before(quiet: 
     [
         {"snippet": "hello again"},
         {"unread_count": 1},
-        {"updated_time": NOON},
+        {"updated_time": NOON, "interactions": (message("m_2", NOON),)},
         {"contact": contact(name="Ada Lovelace")},
     ],
     ids=lambda change: next(iter(change)),

@@ -164,6 +164,12 @@ class TestRequest:
         api.tells(edge("messenger", THREAD_FIELDS, 1, after=cursor), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(cursor, 1, 0)), Fetched)
 
+    async def test_a_cursor_that_is_a_query_is_sent_as_one(self, api: Api, client: GraphClient) -> None:
+        place = {"until": "1476721922", "__paging_token": "enc_Ad="}
+        api.tells(edge("messenger", THREAD_FIELDS, 5, **place), listed())
+        cursor = "?until=1476721922&__paging_token=enc_Ad%3D"
+        assert isinstance(await messenger(client).fetch(Request(cursor, 5, 0)), Fetched)
+
     async def test_an_api_error_is_refused_with_its_numbers(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), error(190, error_subcode=463), status=400)
         outcome = await messenger(client).fetch(Request(None, 1, 0))

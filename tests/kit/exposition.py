@@ -19,8 +19,7 @@ from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.limits import WrongTokens
 from milepost.service.metrics.collect import Metrics
-from milepost.service.metrics.outgoing import DeliveryCounter, NoticeCounter
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.metrics.traffic import DeliveryCounter, NoticeCounter, WebhookCounter
 
 KINDS = ("call_count", "total_time", "total_cputime")
 

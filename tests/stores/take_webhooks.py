@@ -9,7 +9,7 @@ import aiohttp
 
 from kit.builders import STREAM
 from kit.webhook_bodies import SECRET, body_of, signed
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.metrics.traffic import WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl

@@ -28,14 +28,17 @@ from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
-from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
-from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
-from milepost.service.api.deliveries import deliveries
+from milepost.service.api.dead_letters import (
+    dead_letter_actions,
+    dead_letter_group_actions,
+    dead_letter_groups,
+    dead_letters,
+)
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal, runs
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
-from milepost.service.api.overview import daemon_status, overview_changes
+from milepost.service.api.overview import daemon_status, deliveries, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
@@ -47,8 +50,7 @@ from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
-from milepost.service.page.pages import pages
-from milepost.service.page.runbooks import runbooks
+from milepost.service.page.pages import pages, runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.settings import Settings, SyncSettings

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from milepost.app.build import Parts
 from milepost.core.changes import ChangeReader
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
-from milepost.deliveries.dispatcher import Dispatcher
-from milepost.deliveries.worker import Outlets
+from milepost.deliveries.worker import Dispatcher, Outlets
 from milepost.reporting.health import DeliveryView, Issue, IssueKind, delivery_view
-from milepost.service.metrics.outgoing import DeliveryCounter
+from milepost.service.metrics.traffic import DeliveryCounter
 
 SOME_FAILURES = 3  # a single one is retried a second later
 BROKEN_ADVICE = "begun again once a minute; the log says more"

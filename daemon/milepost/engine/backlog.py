@@ -1,5 +1,6 @@
 """The backlog of one stream: messages that are owed are read between the batches of a run, and after its sweep."""
 
+from collections import Counter
 from datetime import datetime
 from functools import partial
 
@@ -22,7 +23,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import Reason
 from milepost.core.gaps import Gap, MissedReason
-from milepost.core.message_reading import decide_messages, drop_gap, request_of
+from milepost.core.message_reading import decide_messages, drop_gap, request_of, vain
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
 from milepost.core.plan import RunBudget, Wait
@@ -71,6 +72,7 @@ class BacklogReader:
         self._requests = 0
         self._has_turn = False
         self._tried: set[str] = set()
+        self._limited: Counter[str] = Counter()  # rate limits, by gap
         self._failures_in_a_row = 0
         self._is_in_vain = False
 
@@ -183,9 +185,14 @@ class BacklogReader:
         return engine.call_shares.demand(stream, engine.rate_limits.usage(stream))
 
     async def _next(self) -> OpenGap | Wait | None:
-        """Return what can be read now, or when something can be; None if nothing can in this run."""
+        """Return what can be read now, or when something can be; None if nothing can in this run.
+
+        A rate limit may be about one conversation: the others come first then, and some limits are enough for a run.
+        """
         found = {each.gap.gap_id: each for each in await self._stream_journal.open_gaps(len(self._tried) + GAPS_AHEAD)}
-        gaps = (each.gap for each in found.values())
+        limited, most = self._limited, self._engine.policy.attempts
+        gaps = [each.gap for each in found.values() if limited[each.gap.gap_id] < most]
+        gaps.sort(key=lambda gap: limited[gap.gap_id])
         following = next_gap(gaps, self._tried, self._engine.clock.now(), self._engine.policy)
         return found[following.gap_id] if isinstance(following, Gap) else following
 
@@ -219,12 +226,15 @@ class BacklogReader:
 
     def _note(self, gap: Gap, answer: MessagesOutcome) -> None:
         """Note a failure, and whether it shows that further calls are in vain for now."""
-        if not isinstance(answer, Refused):
+        problem = answer.problem if isinstance(answer, Refused) else vain(gap, answer.page)
+        if problem is None:
             self._failures_in_a_row = 0
             return
         self._tried.add(gap.gap_id)
-        rule = rule_for(answer.problem, has_cursor=gap.cursor is not None)
-        self._failures_in_a_row += rule.remedy is not Remedy.WAIT
+        rule = rule_for(problem, has_cursor=gap.cursor is not None)
+        is_limit = rule.remedy is Remedy.WAIT
+        self._limited[gap.gap_id] += is_limit
+        self._failures_in_a_row += not is_limit
         # Any other refusal may be about this conversation: a list was read just before.
         is_stop = rule.is_general and rule.remedy in {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
         self._is_in_vain = is_stop or self._failures_in_a_row >= MAX_PARKED * self._engine.policy.attempts
