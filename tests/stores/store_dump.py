@@ -175,16 +175,6 @@ class PostgresDump(StoreDump):
         }
 
 
-def tables_of(path: Path) -> Tables:
-    """Read everything in a SQLite database."""
-    return SqliteDump(path).tables()
-
-
-def projections(path: Path) -> dict[str, Rows]:
-    """Dump the projections of a SQLite database."""
-    return SqliteDump(path).projections()
-
-
 def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:
     *texts, occurred_at, edited_at, deleted_at, reactions, referral, content_at = columns
     *times, as_of = (
