@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from app.trial import OF_BICYCLES, Trial, page_of, trial_of
 from kit.builders import NOON
+from kit.engine_doubles import run_of
 from kit.simulated import BAKERY, BICYCLES
 from milepost.app.discovery import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS
 from milepost.core.checkpoint import Checkpoint, RateLimit
@@ -93,8 +94,7 @@ async def test_a_listed_page_keeps_its_own_token_although_it_is_discovered_too()
     async with trial_of(own) as trial:
         await trial.discovery.discover()
         (result,) = await trial.supervisor.sync([OF_BICYCLES])
-        assert result.run is not None
-        assert result.run.status is RunStatus.STOPPED
+        assert run_of(result).status is RunStatus.STOPPED
     assert trial.secrets == [BAKERY.token]
 
 
@@ -106,15 +106,14 @@ async def test_no_calls_are_made_for_a_lost_page_until_it_is_back() -> None:
         asked = trial.simulator.requests.total
         (lost,) = await trial.supervisor.sync([OF_BICYCLES])
         assert trial.simulator.requests.total == asked
-        assert lost.run is not None
-        assert lost.run.problem is not None
-        assert (lost.run.status, lost.run.problem.kind) == (RunStatus.STOPPED, ProblemKind.NOT_MANAGED)
+        run = run_of(lost)
+        assert run.problem is not None
+        assert (run.status, run.problem.kind) == (RunStatus.STOPPED, ProblemKind.NOT_MANAGED)
         trial.simulator.world.access.manage(BICYCLES.id)
         await trial.discovery.discover()
         trial.clock.time += timedelta(minutes=1)
         (back,) = await trial.supervisor.sync([OF_BICYCLES])
-        assert back.run is not None
-        assert back.run.status is RunStatus.COMPLETE
+        assert run_of(back).status is RunStatus.COMPLETE
 
 
 def kinds(trial: Trial) -> list[str]:

@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from kit.builders import NETWORK, NOON, STREAM, at
-from kit.leaping_clock import LeapingClock
 from kit.notices import recorded
+from kit.virtual_time import LeapingClock
 from milepost.app import notices
 from milepost.app.notices import HANDOVER_SECONDS, NoticeWatch, Observed
 from milepost.core.checkpoint import Checkpoint, FailureStreak

@@ -9,7 +9,7 @@ import structlog
 from msgspec.structs import replace
 
 from app.trial import OF_BICYCLES, page_of, trial_of
-from kit.memory_store import MemoryStore
+from kit.engine_doubles import run_of
 from kit.reconfigured import OTHERWISE
 from kit.reconfigured import settings as with_other
 from kit.simulated import BAKERY, BICYCLES
@@ -68,8 +68,7 @@ async def test_a_page_that_comes_back_is_synced_with_its_new_token() -> None:
         renewed = trial.simulator.world.access.renew(BICYCLES.id)
         await trial.reload(page_of(BAKERY), replace(page_of(BICYCLES), access_token=renewed))
         (result,) = await trial.supervisor.sync([OF_BICYCLES])
-        assert result.run is not None
-        assert result.run.status is RunStatus.COMPLETE
+        assert run_of(result).status is RunStatus.COMPLETE
         assert renewed in trial.secrets
 
 
@@ -88,9 +87,7 @@ async def test_another_name_is_stored_with_the_next_run() -> None:
     async with trial_of(page_of(BICYCLES)) as trial:
         await trial.reload(replace(page_of(BICYCLES), name="Two Wheels"))
         await trial.supervisor.sync([OF_BICYCLES])
-        store = trial.engine.store
-        assert isinstance(store, MemoryStore)
-        assert [row.name for row in store.pages.values()] == ["Two Wheels"]
+        assert [row.name for row in trial.store.pages.values()] == ["Two Wheels"]
 
 
 async def test_discovered_pages_are_dropped_when_discovery_is_turned_off() -> None:
@@ -109,8 +106,7 @@ async def test_a_discovered_page_that_is_listed_later_is_not_mistaken_for_a_lost
         await trial.reload(page_of(BICYCLES), discover_pages=True)
         await trial.discovery.discover()
         (result,) = await trial.supervisor.sync([OF_BICYCLES])
-        assert result.run is not None
-        assert result.run.status is RunStatus.COMPLETE
+        assert run_of(result).status is RunStatus.COMPLETE
 
 
 async def test_an_invalid_configuration_is_refused_with_the_reason_and_changes_nothing() -> None:

@@ -7,8 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM, at, run_started
-from kit.leaping_clock import LeapingClock
 from kit.notices import recorded, store_retried
+from kit.virtual_time import LeapingClock
 from milepost.app import store_watch
 from milepost.app.store_watch import GIVEN_UP_SECONDS, MEASURE_SECONDS, StoreSize, StoreWatch
 from milepost.core.errors import StoreAway

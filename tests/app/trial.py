@@ -1,4 +1,4 @@
-"""The reloader and the discovery of a daemon, over a simulated API and virtual time."""
+"""The reloader, the discovery and the watches of a daemon, over a simulated API and virtual time."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -8,10 +8,11 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from kit.engine_doubles import engine
-from kit.leaping_clock import LeapingClock
 from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, frozen_world
+from kit.virtual_time import LeapingClock
 from milepost.app.discovery import PageDiscovery
+from milepost.app.page_watch import SubscriptionWatch, TokenWatch
 from milepost.app.pages import PageRegistry
 from milepost.app.reload import ConfigReloader, Configuration, Reload, ReloadTargets
 from milepost.core.model import Platform, Stream
@@ -29,7 +30,7 @@ OF_BICYCLES = Stream(Platform.MESSENGER, BICYCLES.id)
 
 @dataclass
 class Trial:
-    """The reloader and the discovery of a daemon that runs on virtual time."""
+    """The reloader, the discovery and the watches of a daemon that runs on virtual time."""
 
     simulator: SimulatorServer
     clock: LeapingClock
@@ -40,6 +41,20 @@ class Trial:
     discovery: PageDiscovery
     reloader: ConfigReloader
     secrets: list[str]
+    store: MemoryStore
+    tokens: TokenWatch
+    subscriptions: SubscriptionWatch
+    subscribes: bool = False
+
+    async def check(self, after_seconds: float = 0.0) -> None:
+        """Check the tokens that are due so much later."""
+        self.clock.time += timedelta(seconds=after_seconds)
+        await self.tokens.check_due(self.clock)
+
+    async def look(self, after_seconds: float = 0.0) -> None:
+        """Look at the subscriptions that are due so much later."""
+        self.clock.time += timedelta(seconds=after_seconds)
+        await self.subscriptions.look_due(self.clock)
 
     async def run_discovery(self, seconds: float) -> None:
         """Run the discovery until so much time has passed."""
@@ -65,7 +80,7 @@ class Trial:
             "schedule": supervisor._schedule,
             "concurrency": supervisor._engine.slots._concurrency,
             "streams": supervisor.streams,
-            "calls": (registry.calls_per_second, client.request_timeout_seconds, client._app_secret),
+            "calls": (registry._calls_per_second, client.request_timeout_seconds, client._app_secret),
             "manager": registry._manager.token,
             "discovers": self.reloader.settings.source.discover_pages,
             "floor": self.engine.rate_limits.floor_seconds,
@@ -85,7 +100,7 @@ class Trial:
 async def trial_of(*pages: Page, faults: str = "calm") -> AsyncIterator[Trial]:
     stop, secrets = Stop(), list[str]()
     clock = LeapingClock(stop)
-    share = engine(MemoryStore(), clock=clock, stop=stop)
+    share = engine(store := MemoryStore(), clock=clock, stop=stop)
     async with (
         frozen_world(3, faults, pages=(BAKERY, BICYCLES)) as simulator,
         GraphClient(simulator.base_url, "v26.0", clock=clock.now) as client,
@@ -96,7 +111,23 @@ async def trial_of(*pages: Page, faults: str = "calm") -> AsyncIterator[Trial]:
         discovery = PageDiscovery(registry, supervisor, settings, secrets.append, clock.now)
         targets = ReloadTargets(supervisor, client, share.rate_limits, discovery)
         reloader = ConfigReloader(settings, targets, secrets.append)
-        yield Trial(simulator, clock, share, supervisor, registry, client, discovery, reloader, secrets)
+        tokens = TokenWatch(registry, supervisor)
+        subscriptions = SubscriptionWatch(registry, lambda: trial.subscribes)
+        trial = Trial(
+            simulator,
+            clock,
+            share,
+            supervisor,
+            registry,
+            client,
+            discovery,
+            reloader,
+            secrets,
+            store,
+            tokens,
+            subscriptions,
+        )
+        yield trial
 
 
 def settings_with(

@@ -36,12 +36,3 @@ async def test_receivers_are_shown_with_what_keeps_them_from_more(installation: 
             await expect(visit.page.locator("#notice")).to_contain_text("Deliveries to erp fail")
             assert await visit.faults() == []
             assert not await visit.scrolls_sideways()
-
-
-@pytest.mark.long
-async def test_without_receivers_there_is_no_section(installation: Installation, browser: Browser) -> None:
-    async with frozen_world(10, pages=(BICYCLES,), clock=right_now) as simulator:
-        installation.configure_for(simulator, sync={"interval": "1h"})
-        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
-            await expect(visit.page.locator("#cards .card .name").first).to_be_visible()
-            await expect(visit.page.locator("#deliveries")).to_be_hidden()

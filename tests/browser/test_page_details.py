@@ -11,7 +11,7 @@ from kit.binary import started
 from kit.browser import comes_true, visiting
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world, right_now
-from kit.webhook_bodies import SECRET, body_of, signed
+from kit.webhooks import SECRET, body_of, signed
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 STREAM = f"messenger:{BICYCLES.id}"
@@ -138,12 +138,3 @@ async def test_what_has_come_by_webhooks_is_said_where_they_are_taken(
                 re.compile(r"1 webhook since the daemon's start, the last at \d\d:\d\d:\d\d\.")
             )
             assert await visit.faults() == []
-
-
-@pytest.mark.long
-async def test_nothing_is_said_of_webhooks_where_none_are_taken(installation: Installation, browser: Browser) -> None:
-    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator, sync=SMALL_BATCHES)
-        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
-            await expect(visit.page.locator(".card .state")).to_have_text("Up to date")
-            await expect(visit.page.locator("#webhooks")).to_be_hidden()

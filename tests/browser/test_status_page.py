@@ -11,6 +11,7 @@ from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 
 STREAM = f"messenger:{BICYCLES.id}"
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+INTERRUPTING = ", ".join(f".toast[data-tone={tone}]" for tone in ("waiting", "warning", "stopped"))
 SMALL_BATCHES = {"batch_size": 20, "interval": "1h"}
 
 
@@ -63,6 +64,8 @@ async def test_a_sync_shows_its_progress_and_its_end(installation: Installation,
             await up_to_date(page)
             await expect(page.locator("#verdict")).to_have_text("The stream is up to date")
             await expect(card(page)).to_contain_text("Last success")
+            for section in ("#deliveries", "#webhooks"):  # of which there are none
+                await expect(page.locator(section)).to_be_hidden()
 
 
 @pytest.mark.long
@@ -99,6 +102,9 @@ async def test_retries_and_rate_limits_appear_in_the_feed_and_interrupt_nobody(
             simulator.break_page(BICYCLES.id, 2)
             await card(page).get_by_role("button", name="Full sweep").click()
             await expect(page.locator('#feed [data-status="retrying"]').first).to_be_visible()
+            await expect(page.locator('#feed [data-status="batch_failed"]').first).to_be_visible()
+            await expect(page.locator(INTERRUPTING)).to_have_count(0)
+            await page.reload()  # the figures are asked for at once, and else every 15 seconds
             await expect(page.locator("#figure-failed")).to_have_text("1")
             await expect(page.locator("#figure-retries")).to_have_text("2")
             simulator.mend_page(BICYCLES.id)
@@ -106,26 +112,10 @@ async def test_retries_and_rate_limits_appear_in_the_feed_and_interrupt_nobody(
             await card(page).get_by_role("button", name="Full sweep").click()
             await expect(card(page).locator(".state")).to_have_text("Rate limited")
             await expect(card(page).locator(".waits")).to_contain_text("(in 1")
-            for tone in ("waiting", "warning", "stopped"):
-                await expect(page.locator(f".toast[data-tone={tone}]")).to_have_count(0)
+            await expect(page.locator(INTERRUPTING)).to_have_count(0)
             await page.get_by_role("radio", name="Problems").check()
             await expect(page.locator('#feed [data-status="progress"]').first).to_be_hidden()
             await expect(page.locator('#feed [data-status="rate_limited"]').first).to_be_visible()
-
-
-async def test_a_stream_that_needs_a_person_comes_first_and_says_what_to_do(
-    installation: Installation, browser: Browser
-) -> None:
-    async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
-        simulator.world.access.revoke(BICYCLES.id, 463)
-        installation.configure_for(simulator)
-        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
-            page = visit.page
-            await expect(page.locator("#verdict")).to_have_text("1 of 3 streams needs you")
-            first = page.locator(".card").first
-            await expect(first.locator(".state")).to_have_text("Needs you")
-            await expect(first.locator(".advice")).to_contain_text("The token has expired: give page")
-            await expect(page).to_have_title("1 of 3 streams needs you · Milepost")
 
 
 @pytest.mark.long
@@ -231,24 +221,9 @@ async def test_a_dead_letter_is_discarded_with_a_reason(installation: Installati
     assert installation.rows("SELECT resolution, note FROM dead_letters") == [("discarded", "spam <b>thread</b>")]
 
 
-@pytest.mark.long
-async def test_the_buttons_are_off_while_the_daemon_is_away(installation: Installation, browser: Browser) -> None:
-    async with frozen_world(20, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator, sync=SMALL_BATCHES)
-        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
-            page = visit.page
-            await up_to_date(page)
-            sync = card(page).get_by_role("button", name="Sync now")
-            await expect(sync).to_be_enabled()
-            visit.is_away = True
-            await daemon.kill()
-            await expect(sync).to_be_disabled()
-            await sync.dispatch_event("click")
-            await expect(page.locator(".toast")).to_have_count(0)
-
-
-@pytest.mark.long
-async def test_what_newly_needs_a_person_is_announced(installation: Installation, browser: Browser) -> None:
+async def test_what_newly_needs_a_person_is_announced_comes_first_and_says_what_to_do(
+    installation: Installation, browser: Browser
+) -> None:
     async with frozen_world(20, pages=(BAKERY, BICYCLES)) as simulator:
         installation.configure_for(simulator, sync=SMALL_BATCHES)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
@@ -258,7 +233,11 @@ async def test_what_newly_needs_a_person_is_announced(installation: Installation
             await card(page).get_by_role("button", name="Sync now").click()
             await expect(page.locator("#toasts-urgent .toast")).to_contain_text("needs you")
             await page.reload()
-            await expect(card(page).locator(".state")).to_have_text("Needs you")
+            await expect(page.locator("#verdict")).to_have_text("1 of 3 streams needs you")
+            await expect(page).to_have_title("1 of 3 streams needs you · Milepost")
+            first = page.locator(".card").first
+            await expect(first.locator(".state")).to_have_text("Needs you")
+            await expect(first.locator(".advice")).to_contain_text("The token has expired: give page")
             await expect(page.locator("#toasts-urgent .toast")).to_have_count(0)
 
 
@@ -296,7 +275,7 @@ async def feed_reaches(page: Page, seq: int) -> bool:
 
 
 @pytest.mark.long
-async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do(
+async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do_and_the_buttons_are_off(
     installation: Installation, browser: Browser
 ) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
@@ -304,9 +283,14 @@ async def test_a_daemon_that_stays_down_is_shown_with_the_time_and_what_to_do(
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page = visit.page
             await up_to_date(page)
+            sync = card(page).get_by_role("button", name="Sync now")
+            await expect(sync).to_be_enabled()
             visit.is_away = True
             await daemon.kill()
             await expect(page.locator("#connection")).to_contain_text("Reconnecting")
+            await expect(sync).to_be_disabled()
+            await sync.dispatch_event("click")
+            await expect(page.locator(".toast")).to_have_count(0)
             await page.clock.install()
             await page.clock.fast_forward("00:11")
             await expect(page.locator("#verdict")).to_have_text("The daemon is unreachable")

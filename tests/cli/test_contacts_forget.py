@@ -1,11 +1,7 @@
 """`milepost contacts forget`: who is erased, what is asked first and what is reported afterwards."""
 
 import asyncio
-import os
-import pty
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, entries
+from kit.terminal import answered_on_terminal
 from milepost.cli.contacts import command
 from milepost.core.events import BatchStored, DeadLetterOpened, Stage, Tally
 from milepost.core.evolve import fold
@@ -178,21 +175,7 @@ def test_a_person_is_forgotten_before_the_page_was_ever_synced(database: Path) -
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, {"bob"}), ("n\n", 1, {"ada", "bob"})])
 def test_on_a_terminal_it_asks_for_confirmation(database: Path, answer: str, code: int, left: set[str]) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        os.write(ours, answer.encode())
-        done = subprocess.run(
-            [sys.executable, "-m", "milepost", "contacts", "forget", *PAGE, "ada"],
-            cwd=database.parent,
-            stdin=theirs,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    assert done.returncode == code, done
+    done = answered_on_terminal(database.parent, answer, "contacts", "forget", *PAGE, "ada")
+    assert done.code == code, done
     assert f"Erase contact ada of {STREAM.key}, with their conversations and messages, for good? [y/N]" in done.stdout
     assert people(database) == left

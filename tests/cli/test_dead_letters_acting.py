@@ -17,6 +17,7 @@ from kit.builders import NOON, STREAM, at, entries, problem, run_started
 from kit.graph_answers import error, message, thread
 from kit.installation import Installation
 from kit.loopback import nowhere, sending, serving
+from milepost.cli.daemon_client import TIMEOUT
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway
@@ -24,6 +25,7 @@ from milepost.core.events import DeadLetterOpened, Event, Reason, RunEnded, RunS
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, DeadLetterPayload
 from milepost.core.ports import Commit, DueDeadLetter
+from milepost.service.api import background
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import dead_letter_actions
 from milepost.service.api.endpoint import routes_of
@@ -237,9 +239,10 @@ async def daemon(
     listens_on: str = "127.0.0.1",
 ) -> AsyncIterator[str]:
     """Hold the database and listen as a daemon does, where config.yaml says; return the URL."""
-    with lock_database(installation.database):
+    with lock_database(installation.database), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(background, "MAX_WAIT_SECONDS", max_wait_seconds)
         async with (
-            background_work(max_wait_seconds=max_wait_seconds) as desk,
+            background_work() as desk,
             serve(listens_on, 0, routes_of(dead_letter_actions(desk, stand_in.do, stand_in.find)), token=token) as url,
         ):
             listening_at(installation, url, host=host, token=token)
@@ -248,6 +251,11 @@ async def daemon(
 
 def listening_at(installation: Installation, url: str, *, host: str = "127.0.0.1", token: str = "") -> None:
     installation.configure(nowhere(), PAGE, http={"listen": f"{host}:{urlsplit(url).port}", "token": token})
+
+
+def test_the_client_waits_for_as_long_as_the_daemon_may_take() -> None:
+    assert TIMEOUT.total is not None
+    assert TIMEOUT.total > 2 * background.MAX_WAIT_SECONDS
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])

@@ -15,7 +15,7 @@ from milepost.reporting.describe import describe
 from milepost.stores.reader import StoredEntry
 from reporting.test_describe import CASES, NEW_TOKEN
 
-EVENTS = [event for event, _ in CASES]
+EVENTS = list(CASES)
 
 
 def stored(event: events.Event) -> StoredEntry:

@@ -14,20 +14,34 @@ OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 LIGHT = ("status", "journal", "config", "sync", "pause", "resume", "streams", "dead_letters")
 
 
-def test_reading_and_completing_a_stream_load_nothing_heavy() -> None:
-    modules = ", ".join(f"milepost.cli.{name}" for name in LIGHT)
+def loaded_with(names: tuple[str, ...]) -> set[str]:
+    modules = ", ".join(f"milepost.cli.{name}" for name in names)
     program = f"import sys, milepost.stores.sqlite.reader, {modules}; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    ).stdout.split()
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        ).stdout.split()
+    )
+
+
+def test_reading_and_completing_a_stream_load_nothing_heavy() -> None:
+    loaded = loaded_with(LIGHT)
     assert "milepost.settings" in loaded
-    assert not HEAVY & set(loaded)
+    assert not HEAVY & loaded
+
+
+def test_acting_through_a_daemon_loads_no_server() -> None:
+    loaded = loaded_with(("sync_actions", "daemon_sync", "dead_letter_actions"))
+    assert "aiohttp" in loaded
+    assert not {"aiohttp.web", "prometheus_client", "tqdm"} & loaded
 
 
 @pytest.mark.parametrize("command", ["run", "sync", "status"])
 def test_with_sqlite_nothing_for_postgresql_is_loaded_nor_collected_at_the_end(tmp_path: Path, command: str) -> None:
     """Looked at when it works: on its way it might load what it has not at its start."""
-    (tmp_path / "config.yaml").write_text("source: {calls_per_second: 0}\nhttp: {listen: '127.0.0.1:0'}")
+    (tmp_path / "config.yaml").write_text(
+        "source: {calls_per_second: 0}\nsync: {max_batches_per_run: 1}\nhttp: {listen: '127.0.0.1:0'}"
+    )
     program = f"""
 import asyncio, atexit, gc, os, signal, sys
 from milepost.cli import main

@@ -1,18 +1,16 @@
 """`milepost streams remove`, with the real program: what it asks, refuses and reports; a sync copies all again."""
 
 import asyncio
-import os
-import pty
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from kit.binary import ENVIRONMENT, command, milepost
+from kit.binary import milepost
 from kit.builders import NOON, STREAM
 from kit.installation import Installation
 from kit.simulated import frozen_world
+from kit.terminal import answered_on_terminal
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import BatchStored, DeadLetterOpened, RunStarted, Stage, Tally
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
@@ -101,24 +99,9 @@ def test_on_a_terminal_it_shows_what_is_stored_and_asks_for_confirmation(
     kept: SqliteDump, answer: str, code: int, left: set[str]
 ) -> None:
     (folder(kept) / "config.yaml").write_text(PAGES)
-    ours, theirs = pty.openpty()
-    try:
-        os.write(ours, answer.encode())
-        done = subprocess.run(
-            command("streams", "remove", STREAM.key),
-            cwd=folder(kept),
-            env=ENVIRONMENT,
-            stdin=theirs,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    finally:
-        os.close(ours)
-        os.close(theirs)
+    done = answered_on_terminal(folder(kept), answer, "streams", "remove", STREAM.key)
 
-    assert done.returncode == code, done
+    assert done.code == code, done
     shown = next(line for line in done.stdout.splitlines() if line.startswith("Corner Bakery ")).split()
     assert shown == ["Corner", "Bakery", STREAM.key, "1", "1", "2", "1"]
     assert "is still configured" in done.stdout

@@ -1,6 +1,6 @@
 """What a store's change feed must do: whoever follows it has what the tables have.
 
-A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
 
 from datetime import timedelta
@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at
-from kit.mirror import TABLES, Mirror, stored_numbers
+from kit.mirror import TABLES, Mirror, numbers, stored_numbers
 from milepost.core.changes import Change, ChangeKind, ChangeOp
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Platform, Stream
@@ -48,7 +48,7 @@ def told(changes: list[Change]) -> set[tuple[ChangeKind, ChangeOp, str]]:
 def is_mirrored(kept: StoreDump, mirror: Mirror) -> bool:
     """Return whether a consumer has exactly the tables' rows, at their latest state."""
     with kept.asking() as ask:
-        return mirror.numbers() == stored_numbers(ask)
+        return numbers(mirror.rows) == stored_numbers(ask)
 
 
 UPSERT, DELETE = ChangeOp.UPSERT, ChangeOp.DELETE

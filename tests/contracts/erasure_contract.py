@@ -1,6 +1,6 @@
 """What erasing a person must do in any database, beside a daemon that works on it.
 
-A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What a store must do where an account moves to another page: its threads keep their ids, and other streams read them.
 
-A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
 
 import asyncio

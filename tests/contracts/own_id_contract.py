@@ -1,6 +1,6 @@
 """What a store must do where an id turns out to be ours, which had been taken for a contact.
 
-A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
 
 from msgspec.structs import replace

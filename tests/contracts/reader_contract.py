@@ -137,17 +137,17 @@ class VerifyContract:
     async def test_verify_detects_any_changed_column_of_a_projection(
         self, filled: StoreDump, table: str, key: str, to_null: bool
     ) -> None:
-        checked = 0
-        for column, value in filled.columns(table, only_nullable=to_null).items():
-            before = filled.projections()
-            put = "NULL" if to_null else value
-            filled.execute(f"UPDATE {table} SET {column} = {put} WHERE {key} = (SELECT max({key}) FROM {table})")
-            if filled.projections() != before:
-                checked += 1
-                with pytest.raises(JournalDamaged, match="journal rebuild"):
-                    await verify(filled)
-            await rebuild(filled)
-            assert filled.projections() == before
+        checked, before = 0, filled.projections()
+        async with open_reader(filled.store_url, alone=True) as journal_reader:
+            for column, value in filled.columns(table, only_nullable=to_null).items():
+                put = "NULL" if to_null else value
+                filled.execute(f"UPDATE {table} SET {column} = {put} WHERE {key} = (SELECT max({key}) FROM {table})")
+                if filled.projections() != before:
+                    checked += 1
+                    with pytest.raises(JournalDamaged, match="journal rebuild"):
+                        await journal_reader.verify()
+                await journal_reader.rebuild()
+                assert filled.projections() == before
         assert checked >= (1 if to_null else 5)
 
     @pytest.mark.parametrize(
@@ -333,8 +333,9 @@ class RunsContract:
                     found.extend(page)
                 assert found == [each for each in everything if of in (None, each.stream.key)]
 
-    async def test_an_unreadable_run_says_how_to_repair_it(self, filled: StoreDump) -> None:
-        filled.execute("UPDATE runs SET status = 'lost'")
+    @pytest.mark.parametrize("damage", ["status = 'lost'", "problem = '{}'"])
+    async def test_an_unreadable_run_says_how_to_repair_it(self, filled: StoreDump, damage: str) -> None:
+        filled.execute(f"UPDATE runs SET {damage}")
 
         async with open_reader(filled.store_url) as journal_reader:
             with pytest.raises(JournalDamaged, match="journal rebuild"):

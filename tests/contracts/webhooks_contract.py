@@ -1,6 +1,6 @@
 """What the inbox of webhook events must do in any database.
 
-A subclass is named Test… and has the fixture `kept`: an empty database of this program's schema.
+The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
 
 import json

@@ -155,6 +155,13 @@ class TestWhatIsOwed:
 
         assert gap.cursor is None
 
+    def test_what_is_new_is_owed_where_a_list_leaves_all_messages_out(self) -> None:
+        """The API leaves fields out without a word where a right to them is missing."""
+        (gap,) = owed_of(listed(), stored(-3600))
+        assert (gap.newest_at, gap.back_to, gap.cursor, gap.listed) == (NOON, at(-3600), "older", 0)
+
+        assert owed_of(listed(updated=-3600), stored(-3600)) == []
+
     def test_nothing_is_owed_without_news(self) -> None:
         assert owed_of(listed(-60, -30), stored(0, "m_-30", "m_-60")) == []
         assert owed_of(listed(-60, -30, updated=-10), stored(0)) == []  # of an older state
@@ -270,7 +277,7 @@ class TestHistory:
 
     @pytest.mark.parametrize(
         ("count", "has_older", "is_owed"),
-        [(None, False, False), (20, False, False), (21, False, True), (20, True, True)],
+        [(None, False, True), (20, False, False), (21, False, True), (20, True, True)],
     )
     def test_of_as_many_as_were_asked_for_either_tells(
         self, count: int | None, *, has_older: bool, is_owed: bool
@@ -278,6 +285,14 @@ class TestHistory:
         full = listed(*(-float(each) for each in range(POLICY.messages_per_conversation)), has_older=has_older)
 
         assert bool(history_of(replace(full, message_count=count))) is is_owed
+
+    @pytest.mark.parametrize(("count", "is_owed"), [(None, False), (0, False), (3, True)])
+    def test_of_one_that_came_without_messages_the_count_tells(self, count: int | None, *, is_owed: bool) -> None:
+        bare = replace(listed(has_older=False), message_count=count)
+
+        assert bool(history_of(bare)) is is_owed
+        assert history_of(replace(bare, updated_time=at(-7200)), message_history_seconds=3600.0) == []
+        assert history_of(bare, messages_per_conversation=0) == []
 
     def test_what_has_come_since_the_sweep_before_is_owed_whatever_the_limit(self) -> None:
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
@@ -501,9 +516,17 @@ class TestFailures:
 
         assert event.problem.message == "the cursors of the messages lead to nothing new"
 
-    def test_a_conversation_that_is_gone_owes_nothing(self) -> None:
-        assert after_failures(GONE, POLICY.attempts - 1).ending is None
-        assert after_failures(GONE, POLICY.attempts).ending is GapEnding.GONE
+    def test_a_conversation_that_is_gone_owes_nothing_once_several_runs_say_so(self) -> None:
+        """A hidden limit is told by the same code: what is given up for that is never asked for again."""
+        assert after_failures(GONE, ROUNDS * POLICY.attempts - 1).ending is None
+        assert after_failures(GONE, ROUNDS * POLICY.attempts).ending is GapEnding.GONE
+
+    def test_a_conversation_that_is_empty_all_at_once_is_no_end(self) -> None:
+        """A list of conversations had some of its messages; an incident is told as an empty list."""
+        event = failed_of(settled(messages_fetched(), stored(), replace(GAP, cursor=None, listed=3)))
+
+        assert (event.gap.attempts, event.ending) == (1, None)
+        assert event.problem.message == "the list of messages is empty, though some of them were listed"
 
     def test_a_dead_token_is_no_more_than_a_failure(self) -> None:
         assert after_failures(DEAD_TOKEN, 1).gap.attempts == 1

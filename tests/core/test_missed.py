@@ -42,7 +42,7 @@ from milepost.core.gaps import (
     MissedReason,
 )
 from milepost.core.merge import difference
-from milepost.core.message_reading import decide_messages, payload_of, request_of
+from milepost.core.message_reading import ROUNDS, decide_messages, payload_of, request_of
 from milepost.core.missed import DELETED, WINDOW, WINDOW_LASTS, is_beyond_window, is_hint
 from milepost.core.model import (
     UNAVAILABLE,
@@ -53,6 +53,7 @@ from milepost.core.model import (
     Platform,
     Stream,
 )
+from milepost.core.plan import Policy
 from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome
 from milepost.core.position import Mode
 from milepost.core.records import Record
@@ -61,6 +62,7 @@ from milepost.core.redrive import redrive
 INSTAGRAM = Stream(Platform.INSTAGRAM, STREAM.page_id)
 DONE = given(run_started(), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), MessagesOwed((GAP,)))
 AT_END = replace(GAP, resets=1)
+LAST_ATTEMPT = ROUNDS * Policy().attempts - 1
 GONE = problem(100, subcode=33)
 SAYS_DELETED = problem(DELETED)
 
@@ -150,6 +152,14 @@ class TestAConversationThatEndsTooSoon:
         assert missed_by(*settled(messages_fetched(), stored(stream=INSTAGRAM)))
         assert not missed_by(*settled(messages_fetched(), stored()))
 
+    @pytest.mark.parametrize(
+        "gap", [replace(AT_END, limit=1), replace(AT_END, resets=1, listed=WINDOW)], ids=["refused", "promised"]
+    )
+    def test_without_an_estimate_messenger_says_so_by_its_answers(self, gap: Gap) -> None:
+        answer = refused(SAYS_DELETED) if gap.limit else messages_fetched()
+
+        assert [each.count for each in missed_by(*settled(answer, stored(), gap))] == [None]
+
     def test_messages_are_counted_at_the_end_only(self) -> None:
         def counted(*found: Interaction, next_cursor: str | None = None) -> bool:
             keys = decide_messages(DONE, GAP, messages_fetched(*found, next_cursor=next_cursor), context()).keys
@@ -228,15 +238,14 @@ class TestWhatIsAnsweredAsDeleted:
         assert endings(events) == [GapEnding.WITHHELD]
 
     def test_a_conversation_that_is_gone_leaves_a_record_of_what_was_owed(self) -> None:
-        last_attempt = replace(GAP, attempts=2)
-        events = settled(refused(GONE), Known(), last_attempt)
+        events = settled(refused(GONE), Known(), replace(GAP, attempts=LAST_ATTEMPT))
 
         assert missed_by(*events) == [Missed("t_1", MissedReason.DELETED, at(-3600), at(-120))]
         assert endings(events) == [GapEnding.GONE]
 
     @pytest.mark.parametrize("seconds", [0.0, 0.4])
     def test_all_older_ones_are_missed_where_the_state_was_stored_without_messages(self, seconds: float) -> None:
-        read_without_messages = replace(GAP, back_to=at(-120), reached_at=at(-120 + seconds), attempts=2)
+        read_without_messages = replace(GAP, back_to=at(-120), reached_at=at(-120 + seconds), attempts=LAST_ATTEMPT)
         events = settled(refused(GONE), Known(), read_without_messages)
 
         assert [each.from_at for each in missed_by(*events)] == [None]

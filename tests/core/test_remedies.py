@@ -1,4 +1,7 @@
-"""remedies.rule_for: the remedy for each response of the Graph API."""
+"""remedies.rule_for: the remedy for each response of the Graph API, which docs/errors.md has as well."""
+
+import re
+from pathlib import Path
 
 import pytest
 from msgspec import Struct
@@ -181,3 +184,36 @@ def test_the_text_of_a_problem_has_its_numbers() -> None:
 
     assert text == "the token has expired (HTTP 400, code 190, subcode 463)"
     assert str(Problem(ProblemKind.NETWORK, "connection reset")) == "connection reset"
+
+
+# --- docs/errors.md ---------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs/errors.md").read_text()
+ROWS = re.findall(r"^\| ([^|]*\bcode[^|]*) \| (\w+) \|", PAGE, re.MULTILINE)
+
+
+def problems_in(answer: str) -> list[Problem]:
+    """Parse a row's first cell: codes and ranges of codes, code/subcode, and a quoted phrase after its code."""
+    codes = re.sub(r"HTTP \d+|\d+xx|\d+ MiB", "", answer)
+    codes = re.sub(r"(\d+) to (\d+)", lambda ends: " ".join(map(str, range(int(ends[1]), int(ends[2]) + 1))), codes)
+    with_subcodes = re.findall(r"(\d+)/(\d+)", codes)
+    with_phrases = re.findall(r'(\d+) "(.+?)"', codes)
+    alone = re.findall(r"\d+", re.sub(r'\d+/\d+|\d+ ".+?"', "", codes))
+    return [
+        *(Problem(ProblemKind.API, "", code=int(code), subcode=int(subcode)) for code, subcode in with_subcodes),
+        *(Problem(ProblemKind.API, phrase, code=int(code)) for code, phrase in with_phrases),
+        *(Problem(ProblemKind.API, "", code=int(code)) for code in alone),
+    ]
+
+
+@pytest.mark.parametrize(("answer", "remedy"), ROWS)
+def test_each_code_has_the_remedy_on_the_page(answer: str, remedy: str) -> None:
+    problems = problems_in(answer)
+    assert problems
+    for each in problems:
+        assert rule_for(each, has_cursor="cursor" in answer).remedy.value.startswith(remedy), each
+
+
+def test_the_page_has_every_code_of_the_table() -> None:
+    codes = {each.code for answer, _ in ROWS for each in problems_in(answer)}
+    assert {code for rule in RULES for code in rule.codes or ()} <= codes

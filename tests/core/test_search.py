@@ -396,6 +396,16 @@ class TestSuspects:
 
         assert decided == (BatchShrunk(1, Detail.SEPARATE, DOWN),)
 
+    def test_a_list_that_gives_more_than_was_asked_for_ends_the_search_and_the_run(self) -> None:
+        """None of its threads can be read alone, and the search would begin anew each time."""
+        several = fetched(conversation("t_1"), conversation("t_2"), next_cursor="x")
+
+        failed, ended = events(decision_on(alone(Detail.LEAN), several, context()))
+
+        assert isinstance(failed, BatchFailed)
+        assert isinstance(ended, RunEnded)
+        assert ended.problem == DOWN
+
     @pytest.mark.parametrize("detail", [Detail.LEAN, Detail.BARE, Detail.POSITION])
     def test_a_thread_that_came_in_its_place_is_read_in_full_where_the_walk_ends(self, detail: Detail) -> None:
         """A list without an order puts any thread there, and its cursors may come round at that very place."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from milepost.deliveries.addresses import ForbiddenAddress, GuardedResolver, is_public
+from milepost.deliveries.sender import ForbiddenAddress, GuardedResolver, is_public
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ class Dns:
 @pytest.fixture
 def dns(monkeypatch: pytest.MonkeyPatch) -> Dns:
     dns = Dns()
-    monkeypatch.setattr("milepost.deliveries.addresses.socket.getaddrinfo", dns.getaddrinfo)
+    monkeypatch.setattr("milepost.deliveries.sender.socket.getaddrinfo", dns.getaddrinfo)
     return dns
 
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kit.delivery_doubles import REFUSED, World, destination
-from milepost.deliveries.dispatcher import Dispatcher
+from milepost.deliveries.worker import Dispatcher
 from milepost.engine.interrupt import Stop
 from milepost.settings import DeliverySettings
 

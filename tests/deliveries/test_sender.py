@@ -183,7 +183,7 @@ class TestAnswers:
 class TestNetwork:
     async def test_a_name_that_leads_into_our_network_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         there = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]
-        monkeypatch.setattr("milepost.deliveries.addresses.socket.getaddrinfo", lambda *_, **__: there)
+        monkeypatch.setattr("milepost.deliveries.sender.socket.getaddrinfo", lambda *_, **__: there)
         found = await sent("https://crm.example/hooks")
         assert found.result is DeliveryResult.FORBIDDEN_ADDRESS
         assert "private address" in found.problem

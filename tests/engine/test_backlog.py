@@ -18,10 +18,11 @@ from kit.builders import (
     conversation,
     fetched,
     message,
+    messages_fetched,
     problem,
     refused,
 )
-from kit.engine_doubles import Inbox, engine
+from kit.engine_doubles import Inbox, engine, run_of
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
 from milepost.core.events import RunStatus
@@ -45,23 +46,21 @@ from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")
 POLICY = Policy(batch_size=10, messages_per_conversation=2, full_sweep_interval_seconds=0)
+PAGE_SIZE = 10
 OfCall = Callable[[MessagesRequest], Awaitable[MessagesOutcome | None]]
 
 
 class Busy(Inbox):
-    """An inbox of some threads, in which messages arrive; pages have `page_size` messages, cursors are their ids.
+    """An inbox of some threads, in which messages arrive; pages have PAGE_SIZE messages, cursors are their ids.
 
     `before` is awaited ahead of each answer to a request for messages, and may answer in its place.
     """
 
-    def __init__(
-        self, parts: EngineContext, threads: int, *, page_size: int = 10, before: OfCall | None = None
-    ) -> None:
+    def __init__(self, parts: EngineContext, threads: int, *, before: OfCall | None = None) -> None:
         super().__init__(1, clock=parts.clock, gate=parts.rate_limits.gate(STREAM))
         self.calls: list[str] = []
         self.threads = {f"t_{number}": [message(f"m_{number}_0", NOON)] for number in range(threads)}
         self.requests: list[MessagesRequest] = []
-        self._page_size = page_size
         self._before_messages = before
 
     def has_past(self, thread_id: str, count: int) -> None:
@@ -111,13 +110,13 @@ class Busy(Inbox):
         start = 0
         if request.cursor is not None:
             start = [each.event_id for each in newest_first].index(request.cursor) + 1
-        shown = newest_first[start : start + self._page_size]
+        shown = newest_first[start : start + PAGE_SIZE]
         has_more = start + len(shown) < len(newest_first)
         return MessagePage(tuple(shown), shown[-1].event_id if has_more else None)
 
 
-def refusing(outcome: Refused, times: int) -> OfCall:
-    """Refuse the first requests."""
+def refusing(outcome: MessagesOutcome, times: int) -> OfCall:
+    """Answer the first requests by that."""
     left = iter(range(times))
 
     async def before(_: MessagesRequest) -> MessagesOutcome | None:
@@ -130,12 +129,17 @@ def one_run(parts: EngineContext, inbox: Busy, schedule: Schedule | None = None)
     return Supervisor(parts, {STREAM: inbox}, schedule or Schedule())
 
 
-async def bursts(parts: EngineContext, inbox: Busy, *counts: int) -> None:
-    """Copy the inbox, and let messages arrive in its threads."""
+async def bursts(
+    *counts: int, before: OfCall | None = None, stop: Stop | None = None
+) -> tuple[MemoryStore, EngineContext, Busy]:
+    """Copy an inbox of so many threads, and let so many messages arrive in each."""
+    parts = engine(store := MemoryStore(), policy=POLICY, stop=stop)
+    inbox = Busy(parts, len(counts), before=before)
     await one_run(parts, inbox).sync([STREAM])
     assert inbox.requests == [], "something was owed of what was met for the first time"
     for number, count in enumerate(counts):
         inbox.arrive(f"t_{number}", count)
+    return store, parts, inbox
 
 
 def with_pasts(parts: EngineContext, *counts: int, before: OfCall | None = None) -> Busy:
@@ -157,26 +161,19 @@ def all_of(inbox: Busy) -> set[str]:
 
 
 async def test_what_is_owed_is_read_page_by_page_until_a_message_that_was_stored() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 2)
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, 0)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
     assert store.interaction_events.keys() == all_of(inbox)
     assert [request.cursor for request in inbox.requests] == ["m_0_24", "m_0_14", "m_0_4"]
     assert endings(store) == [None, None, GapEnding.THREAD_END]
-    assert result.run is not None
-    assert result.run.tally.interaction_events == 25
+    assert run_of(result).tally.interaction_events == 25
     assert result.backlog == 0
 
 
 async def test_a_sweep_without_news_asks_for_no_messages_and_writes_one_entry() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 2)
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, 0)
     await one_run(parts, inbox).sync([STREAM])
     entries, calls = len(store.journal), len(inbox.requests)
 
@@ -186,9 +183,7 @@ async def test_a_sweep_without_news_asks_for_no_messages_and_writes_one_entry() 
 
 
 async def test_the_newest_gap_is_read_first_and_to_its_end() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 3)
-    await bursts(parts, inbox, 15, 25, 20)
+    _, parts, inbox = await bursts(15, 25, 20)
 
     await one_run(parts, inbox).sync([STREAM])
 
@@ -200,10 +195,7 @@ async def test_the_newest_gap_is_read_first_and_to_its_end() -> None:
 
 
 async def test_messages_that_arrive_between_two_gaps_leave_both_to_be_read() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     (result,) = await one_run(parts, inbox).sync([STREAM])
     assert result.backlog == 1
     inbox.arrive("t_0", 30)
@@ -215,10 +207,7 @@ async def test_messages_that_arrive_between_two_gaps_leave_both_to_be_read() -> 
 
 
 async def test_a_failure_is_retried_within_the_run() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts - 1))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts - 1))
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -227,10 +216,7 @@ async def test_a_failure_is_retried_within_the_run() -> None:
 
 
 async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(RATE_LIMIT), 1))
-    await bursts(parts, inbox, 25)
+    _, parts, inbox = await bursts(25, before=refusing(refused(RATE_LIMIT), 1))
     began = parts.clock.now()
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
@@ -240,11 +226,22 @@ async def test_a_rate_limit_is_waited_out_and_no_call_is_made_meanwhile() -> Non
     assert len(inbox.requests) == 4
 
 
+async def test_a_conversation_that_is_refused_as_by_a_rate_limit_holds_up_no_other() -> None:
+    async def limit(request: MessagesRequest) -> MessagesOutcome | None:
+        return refused(RATE_LIMIT) if request.conversation_id == "t_2" else None
+
+    store, parts, inbox = await bursts(25, 25, 25, before=limit)
+
+    (result,) = await one_run(parts, inbox).sync([STREAM])
+
+    assert result.backlog == 1
+    assert [request.conversation_id for request in inbox.requests].count("t_2") <= POLICY.attempts
+    unread = {message.event_id for message in inbox.threads["t_2"]} - store.interaction_events.keys()
+    assert store.interaction_events.keys() == all_of(inbox) - unread
+
+
 async def test_a_dead_token_ends_the_reading_at_once() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 3, before=refusing(refused(DEAD_TOKEN), 100))
-    await bursts(parts, inbox, 25, 25, 25)
+    _, parts, inbox = await bursts(25, 25, 25, before=refusing(refused(DEAD_TOKEN), 100))
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -254,14 +251,11 @@ async def test_a_dead_token_ends_the_reading_at_once() -> None:
 @pytest.mark.parametrize("code", [10, 200, 100, 2500])
 async def test_a_conversation_that_is_refused_as_by_a_wrong_setting_holds_up_no_other(code: int) -> None:
     """A list was read just before, so neither token nor permission is missing: it is about this conversation."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
 
     async def refuse(request: MessagesRequest) -> MessagesOutcome | None:
         return refused(problem(code)) if request.conversation_id == "t_2" else None
 
-    inbox = Busy(parts, 3, before=refuse)
-    await bursts(parts, inbox, 25, 25, 25)
+    store, parts, inbox = await bursts(25, 25, 25, before=refuse)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -271,24 +265,29 @@ async def test_a_conversation_that_is_refused_as_by_a_wrong_setting_holds_up_no_
 
 
 async def test_gaps_that_all_fail_end_the_reading() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 6, before=refusing(refused(NETWORK), 1000))
-    await bursts(parts, inbox, *[25] * 6)
+    _, parts, inbox = await bursts(*[25] * 6, before=refusing(refused(NETWORK), 1000))
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
     assert (len(inbox.requests), result.backlog) == (3 * POLICY.attempts, 6)
 
 
+async def test_an_incident_that_is_told_as_empty_lists_costs_no_messages() -> None:
+    store, parts, inbox = await bursts(*[25] * 6, before=refusing(messages_fetched(), 20))
+
+    results = [(await one_run(parts, inbox).sync([STREAM]))[0] for _ in range(2)]
+
+    assert [each.backlog for each in results] == [6, 0]
+    assert store.interaction_events.keys() == all_of(inbox)
+    assert not store.dead_letters
+
+
 async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
 
     async def slow(_: MessagesRequest) -> None:
         await asyncio.sleep(20)
 
-    inbox = Busy(parts, 1, before=slow)
-    await bursts(parts, inbox, 75)
+    store, parts, inbox = await bursts(75, before=slow)
     schedule = Schedule(max_run_seconds=50.0)
 
     (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
@@ -302,9 +301,7 @@ async def test_reading_ends_at_the_time_limit_and_the_next_run_goes_on_there() -
 
 
 async def test_a_run_that_used_up_its_time_makes_one_request() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 1)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75)
     inbox.call_takes(20.0)
 
     (result,) = await one_run(parts, inbox, Schedule(max_run_seconds=10.0)).sync([STREAM])
@@ -313,13 +310,11 @@ async def test_a_run_that_used_up_its_time_makes_one_request() -> None:
 
 
 async def test_a_sweep_that_comes_due_ends_the_reading() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
 
     async def slow(_: MessagesRequest) -> None:
         await asyncio.sleep(20)
 
-    inbox = Busy(parts, 1, before=slow)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75, before=slow)
     schedule = Schedule(interval_seconds=60.0, max_run_seconds=3600.0)
 
     (result,) = await one_run(parts, inbox, schedule).sync([STREAM])
@@ -328,13 +323,11 @@ async def test_a_sweep_that_comes_due_ends_the_reading() -> None:
 
 
 async def test_news_ends_the_reading_after_one_request() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
 
     async def hear_of_news(_: MessagesRequest) -> None:
         supervisor.prompt(STREAM)
 
-    inbox = Busy(parts, 1, before=hear_of_news)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75, before=hear_of_news)
     supervisor = one_run(parts, inbox)
 
     (result,) = await supervisor.sync([STREAM])
@@ -343,9 +336,7 @@ async def test_news_ends_the_reading_after_one_request() -> None:
 
 
 async def test_a_run_makes_no_more_requests_than_it_may_read_batches() -> None:
-    parts = engine(MemoryStore(), policy=POLICY)
-    inbox = Busy(parts, 1)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75)
 
     (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=3)).sync([STREAM])
 
@@ -353,14 +344,12 @@ async def test_a_run_makes_no_more_requests_than_it_may_read_batches() -> None:
 
 
 async def test_a_stop_ends_the_reading() -> None:
-    store, stop = MemoryStore(), Stop()
-    parts = engine(store, policy=POLICY, stop=stop)
+    stop = Stop()
 
     async def stops(_: MessagesRequest) -> None:
         stop.request()
 
-    inbox = Busy(parts, 1, before=stops)
-    await bursts(parts, inbox, 75)
+    _, parts, inbox = await bursts(75, before=stops, stop=stop)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
@@ -368,8 +357,6 @@ async def test_a_stop_ends_the_reading() -> None:
 
 
 async def test_commands_are_executed_between_two_calls() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
     asked: list[asyncio.Task[None]] = []
 
     async def pauses(_: MessagesRequest) -> None:
@@ -377,8 +364,7 @@ async def test_commands_are_executed_between_two_calls() -> None:
             asked.append(asyncio.ensure_future(supervisor.ask(STREAM, PauseStream("somebody"))))
             await asyncio.sleep(0)
 
-    inbox = Busy(parts, 1, before=pauses)
-    await bursts(parts, inbox, 75)
+    store, parts, inbox = await bursts(75, before=pauses)
     supervisor = one_run(parts, inbox)
 
     await supervisor.sync([STREAM])
@@ -389,10 +375,7 @@ async def test_commands_are_executed_between_two_calls() -> None:
 
 
 async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     await one_run(parts, inbox).sync([STREAM])
     calls = len(inbox.requests)
     store.forget(STREAM, "c_t_0")
@@ -405,10 +388,7 @@ async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
 
 async def test_of_a_conversation_that_has_moved_to_another_page_nothing_is_read() -> None:
     """That page owes it by now, and this one's token may not read it any more."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    inbox = Busy(parts, 1, before=refusing(refused(NETWORK), POLICY.attempts))
-    await bursts(parts, inbox, 25)
+    store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     await one_run(parts, inbox).sync([STREAM])
     calls = len(inbox.requests)
     store.conversations["t_0"] = replace(store.conversations["t_0"], page_id="another")
@@ -441,8 +421,7 @@ async def test_the_history_of_a_conversation_that_is_met_is_read_back_to_the_lim
 
 
 async def test_an_inbox_whose_messages_all_came_makes_no_calls_for_messages() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
     inbox = with_pasts(parts, 1, 1, 0)
 
     await one_run(parts, inbox).sync([STREAM])
@@ -473,8 +452,7 @@ async def test_a_longer_limit_reads_on_where_reading_stopped_with_the_next_full_
 
 
 async def test_messages_that_arrive_while_a_history_is_read_are_stored_and_do_not_prolong_it() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
 
     async def arrives(_: MessagesRequest) -> None:
         inbox.arrive("t_0", 5)
@@ -492,8 +470,7 @@ async def test_messages_that_arrive_while_a_history_is_read_are_stored_and_do_no
 
 
 async def test_a_lost_cursor_begins_a_history_anew_and_stores_nothing_twice() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
     calls = iter(range(100))
 
     async def loses(request: MessagesRequest) -> MessagesOutcome | None:
@@ -517,8 +494,7 @@ def thirty(parts: EngineContext) -> Busy:
 
 
 async def test_a_sweep_leaves_every_second_call_to_older_messages() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore(), policy=POLICY)
     inbox = thirty(parts)
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
@@ -532,14 +508,12 @@ async def test_a_sweep_leaves_every_second_call_to_older_messages() -> None:
 
 
 async def test_a_sweep_of_several_runs_leaves_no_more_than_half_of_the_calls() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore(), policy=POLICY)
     inbox = thirty(parts)
 
     (result,) = await one_run(parts, inbox, Schedule(max_batches_per_run=2)).sync([STREAM])
 
-    assert result.run is not None
-    assert result.run.status is RunStatus.PAUSED
+    assert run_of(result).status is RunStatus.PAUSED
     assert (inbox.calls.count("list"), inbox.calls.count("messages")) == (2, 2)
 
 
@@ -585,6 +559,5 @@ async def test_older_messages_that_fail_between_two_batches_do_not_hold_up_the_s
 
     (result,) = await one_run(parts, inbox).sync([STREAM])
 
-    assert result.run is not None
-    assert result.run.status is RunStatus.COMPLETE
+    assert run_of(result).status is RunStatus.COMPLETE
     assert result.backlog == 1

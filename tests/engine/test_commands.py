@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from kit.builders import STREAM, at, fetched, unreadable
-from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, running, types
+from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, run_of, running, types
 from kit.memory_store import MemoryStore
 from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError
@@ -48,8 +48,7 @@ async def test_a_pause_ends_the_run_after_the_current_batch_with_its_position_sa
         await one.ask(STREAM, PauseStream(ADA))
         await asyncio.sleep(1000)
         checkpoint = await store.load(STREAM)
-        assert checkpoint.run is not None
-        assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REQUEST)
+        assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.REQUEST)
         assert checkpoint.operator_pause is not None
         assert (checkpoint.operator_pause.by, checkpoint.operator_pause.since) == (ADA, at(3))
         assert checkpoint.sweep is not None
@@ -106,8 +105,7 @@ async def test_a_requested_sync_starts_at_once_in_the_requested_mode(full: bool)
         await asyncio.sleep(10)
         assert inbox.called_at[calls] == 1000
         checkpoint = await store.load(STREAM)
-        assert checkpoint.run is not None
-        assert checkpoint.run.mode is (Mode.FULL if full else Mode.INCREMENTAL)
+        assert run_of(checkpoint).mode is (Mode.FULL if full else Mode.INCREMENTAL)
         await asyncio.sleep(1000)
         assert len(inbox.asked) == calls + (12 if full else 10) + 10, (
             "once; ten older threads in a row end an incremental walk, and the catch-up scan after either"

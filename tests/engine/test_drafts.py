@@ -6,20 +6,27 @@ from collections.abc import Sequence
 import pytest
 
 from kit.builders import RATE_LIMIT, STREAM, budget, refused
-from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, subscribed, types
+from kit.engine_doubles import (
+    Inbox,
+    cursor_of,
+    engine,
+    find_open_dead_letters,
+    published,
+    ran,
+    run_of,
+    subscribed,
+    types,
+)
 from kit.memory_store import MemoryStore
-from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import RecordTokenHealth
 from milepost.core.drafts import MAX_DRAFTS
 from milepost.core.errors import OutcomeUnknown, StoreAway
 from milepost.core.events import Reason, RunStatus
 from milepost.core.model import Table, TokenHealth
-from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
-from milepost.engine.feed import Feed, Recorded
+from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
 from milepost.engine.mailbox import Mailbox
-from milepost.engine.run import run_stream
 
 BATCHES = 6
 
@@ -38,20 +45,6 @@ class Busy(MemoryStore):
         return await super().commit_all(commits)
 
 
-async def ran(
-    store: MemoryStore,
-    inbox: Inbox,
-    within: RunBudget | None = None,
-    *,
-    mailbox: Mailbox | None = None,
-    feed: Feed | None = None,
-    stop: Stop | None = None,
-) -> Checkpoint:
-    context = engine(store, policy=Policy(batch_size=1), feed=feed, stop=stop)
-    async with context.slots.hold(STREAM):
-        return await run_stream(context, STREAM, inbox, within or budget(), mailbox or Mailbox())
-
-
 def walked(inbox: Inbox) -> list[str | None]:
     """Return the cursors of the walk, without the catch-up scan."""
     return inbox.cursors[: inbox.cursors.index(None, 1)] if None in inbox.cursors[1:] else inbox.cursors
@@ -61,22 +54,16 @@ def numbers(inbox: Inbox) -> list[str | None]:
     return [None, *map(str, range(1, inbox.batches))]
 
 
-def published(notices: Sequence[object]) -> list[int]:
-    """Return the seqs of the entries that readers got, in that order."""
-    recorded = [notice for notice in notices if isinstance(notice, Recorded)]
-    return [notice.committed.first_seq + place for notice in recorded for place in range(len(notice.entries))]
-
-
 async def test_batches_that_are_ready_are_committed_together_with_an_entry_each() -> None:
     store, inbox, feed = Busy(), Inbox(BATCHES), Feed()
     notices = subscribed(feed)
 
-    checkpoint = await ran(store, inbox, feed=feed)
+    checkpoint = await ran(engine(store, feed=feed), inbox)
 
     assert store.groups[:2] == [1, BATCHES - 1]
     assert types(store, STREAM) == ["run_started", "sweep_started", *["batch_stored"] * BATCHES, "sweep_completed"]
     assert set(store.conversations) == {f"t_{number}" for number in range(BATCHES)}
-    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(notices) == list(range(1, len(store.journal) + 1))
     assert checkpoint == await store.load(STREAM)
     assert walked(inbox) == numbers(inbox), "each is requested once"
 
@@ -84,7 +71,7 @@ async def test_batches_that_are_ready_are_committed_together_with_an_entry_each(
 async def test_a_commit_takes_a_bounded_number_of_batches() -> None:
     store, inbox = Busy(), Inbox(3 * MAX_DRAFTS)
 
-    await ran(store, inbox)
+    await ran(engine(store), inbox)
 
     assert max(store.groups) == MAX_DRAFTS
     assert len(store.conversations) == 3 * MAX_DRAFTS
@@ -94,7 +81,7 @@ async def test_a_refused_row_among_several_batches_makes_a_dead_letter_and_harms
     store, inbox = Busy(), Inbox(BATCHES)
     store.refuses = {(Table.CONVERSATIONS, "t_3")}
 
-    checkpoint = await ran(store, inbox)
+    checkpoint = await ran(engine(store), inbox)
 
     assert {each.subject for each in find_open_dead_letters(store)} == {"t_3/row"}
     assert set(store.conversations) == {"t_0", "t_1", "t_2", "t_4", "t_5"}
@@ -105,12 +92,11 @@ async def test_a_refused_row_among_several_batches_makes_a_dead_letter_and_harms
 async def test_the_batch_limit_holds_for_batches_that_are_ready() -> None:
     store, inbox = Busy(), Inbox(BATCHES)
 
-    checkpoint = await ran(store, inbox, budget(max_batches=4))
+    checkpoint = await ran(engine(store), inbox, budget(max_batches=4))
 
     assert set(store.conversations) == {f"t_{number}" for number in range(4)}
     assert inbox.cursors == [None, "1", "2", "3"], "no more than the run may read are requested"
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.BATCH_LIMIT
+    assert run_of(checkpoint).reason is Reason.BATCH_LIMIT
 
 
 async def test_a_stop_ends_the_run_before_batches_that_are_ready() -> None:
@@ -124,11 +110,10 @@ async def test_a_stop_ends_the_run_before_batches_that_are_ready() -> None:
 
     store = Stops()
 
-    checkpoint = await ran(store, Inbox(BATCHES), stop=stop)
+    checkpoint = await ran(engine(store, stop=stop), Inbox(BATCHES))
 
     assert set(store.conversations) == {"t_0"}
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.SHUTDOWN
+    assert run_of(checkpoint).reason is Reason.SHUTDOWN
 
 
 async def test_a_command_comes_before_batches_that_are_ready_and_none_is_requested_while_it_waits() -> None:
@@ -146,7 +131,7 @@ async def test_a_command_comes_before_batches_that_are_ready_and_none_is_request
 
     store, inbox = Asks(), Inbox(BATCHES)
 
-    await ran(store, inbox, mailbox=mailbox)
+    await ran(engine(store), inbox, mailbox=mailbox)
 
     assert types(store, STREAM)[:4] == ["run_started", "sweep_started", "batch_stored", "token_checked"]
     assert asked[1] - asked[0] <= 1, "the one that was on its way"
@@ -165,7 +150,7 @@ async def test_a_rate_limit_behind_batches_that_are_ready_goes_on_record_at_once
 
     store = Busy()
 
-    await ran(store, Inbox(BATCHES, before=limit_at_the_fourth))
+    await ran(engine(store), Inbox(BATCHES, before=limit_at_the_fourth))
 
     assert types(store, STREAM)[:4] == ["run_started", "sweep_started", "batch_stored", "rate_limited"]
     assert len(store.conversations) == BATCHES
@@ -185,14 +170,13 @@ async def test_batches_of_an_unknown_commit_are_stored_and_published_once_howeve
     store, feed, inbox = Uncertain(), Feed(), Inbox(BATCHES)
     notices = subscribed(feed)
 
-    checkpoint = await ran(store, inbox, feed=feed)
+    checkpoint = await ran(engine(store, feed=feed), inbox)
 
     undisturbed = [each for each in types(store, STREAM) if each != "store_returned"]
     assert undisturbed == ["run_started", "sweep_started", *["batch_stored"] * BATCHES, "sweep_completed"]
-    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(notices) == list(range(1, len(store.journal) + 1))
     assert checkpoint == await store.load(STREAM)
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
+    assert (run_of(checkpoint).status, run_of(checkpoint).tally.inserted) == (RunStatus.COMPLETE, BATCHES)
     assert walked(inbox) == numbers(inbox)
 
 
@@ -208,7 +192,7 @@ async def test_none_is_requested_ahead_while_the_store_is_away() -> None:
 
     store, inbox = Away(), Inbox(3 * BATCHES)
 
-    await ran(store, inbox)
+    await ran(engine(store), inbox)
 
     assert asked[1] == 2, "the batch in hand, and the one that was on its way"
     assert len(store.conversations) == 3 * BATCHES

@@ -6,7 +6,7 @@ from kit.builders import STREAM
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
 from milepost.core.model import Stream
-from milepost.engine.feed import Feed, Notice, Recorded, StoreRetried, reading
+from milepost.engine.feed import MAX_HELD, Feed, Notice, Recorded, StoreRetried, reading
 from milepost.engine.supervisor import Schedule, Supervisor
 
 
@@ -26,14 +26,13 @@ async def test_a_reader_gets_every_notice_in_order_even_after_the_end_of_the_blo
     assert attempts(seen) == list(range(100))
 
 
-async def test_a_reader_that_falls_behind_loses_the_oldest_notices_which_are_counted() -> None:
+async def test_a_reader_that_falls_behind_loses_the_oldest_notices() -> None:
     feed = Feed()
-    subscription = feed.subscribe(max_held=3)
-    for number in range(10):
+    subscription = feed.subscribe()
+    for number in range(MAX_HELD + 3):
         feed.publish(notice(number))
-    feed.close()
-    assert attempts([each async for arrived in subscription for each in arrived]) == [7, 8, 9]
-    assert subscription.lost == 7
+    subscription.close()
+    assert attempts([each async for arrived in subscription for each in arrived]) == list(range(3, MAX_HELD + 3))
 
 
 async def test_a_reader_that_fails_stops_neither_the_others_nor_the_work() -> None:

@@ -9,32 +9,25 @@ import pytest
 from milepost.engine.interrupt import Interrupt, Stop, StoppedHard, stopping_on_signals
 
 
+async def wait(interrupt: Interrupt, *others: Interrupt) -> None:
+    """Wait until one of them interrupts it: nothing else does."""
+    async with interrupt.interruptible(*others):
+        await asyncio.Event().wait()
+
+
 async def test_a_stop_interrupts_every_open_block() -> None:
-    stop, ended = Stop(), 0
-
-    async def wait() -> None:
-        nonlocal ended
-        async with stop.interruptible():
-            await asyncio.Event().wait()
-        ended += 1
-
+    stop = Stop()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        for _ in range(3):
-            tasks.create_task(wait())
+        waiting = [tasks.create_task(wait(stop)) for _ in range(3)]
         await asyncio.sleep(0)
+        assert not any(each.done() for each in waiting)
         stop.request()
-    assert ended == 3
 
 
 async def test_requesting_a_stop_again_changes_nothing() -> None:
     stop = Stop()
-
-    async def wait() -> None:
-        async with stop.interruptible():
-            await asyncio.Event().wait()
-
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(wait())
+        tasks.create_task(wait(stop))
         await asyncio.sleep(0)
         stop.request()
         stop.request()
@@ -42,13 +35,8 @@ async def test_requesting_a_stop_again_changes_nothing() -> None:
 
 async def test_setting_it_again_while_a_block_is_about_to_end_changes_nothing() -> None:
     interrupt = Interrupt()
-
-    async def wait() -> None:
-        async with interrupt.interruptible():
-            await asyncio.Event().wait()
-
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(wait())
+        tasks.create_task(wait(interrupt))
         for _ in range(4):  # one of them comes when the block is cancelled and has not ended yet
             await asyncio.sleep(0)
             interrupt.set()
@@ -58,23 +46,18 @@ async def test_setting_it_again_while_a_block_is_about_to_end_changes_nothing() 
 async def test_a_block_that_begins_after_a_stop_ends_at_once() -> None:
     stop = Stop()
     stop.request()
-    async with asyncio.timeout(10), stop.interruptible():
-        await asyncio.Event().wait()
+    async with asyncio.timeout(10):
+        await wait(stop)
 
 
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("is_early", [True, False], ids=["before the block", "in the block"])
 async def test_any_of_several_interrupts_ends_a_block(place: int, *, is_early: bool) -> None:
-    first, *others = interrupts = [Interrupt() for _ in range(3)]
-
-    async def wait() -> None:
-        async with first.interruptible(*others):
-            await asyncio.Event().wait()
-
+    interrupts = [Interrupt() for _ in range(3)]
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         if is_early:
             interrupts[place].set()
-        tasks.create_task(wait())
+        tasks.create_task(wait(*interrupts))
         await asyncio.sleep(0)
         interrupts[place].set()
 
@@ -83,15 +66,14 @@ async def test_several_interrupts_at_once_end_a_block_once() -> None:
     interrupts = [Interrupt() for _ in range(3)]
     ended = 0
 
-    async def wait() -> None:
+    async def wait_once() -> None:
         nonlocal ended
-        async with interrupts[0].interruptible(*interrupts[1:]):
-            await asyncio.Event().wait()
+        await wait(*interrupts)
         ended += 1
         await asyncio.sleep(0)  # no interrupt reaches what follows the block
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(wait())
+        tasks.create_task(wait_once())
         await asyncio.sleep(0)
         for each in interrupts:
             each.set()
@@ -116,11 +98,7 @@ async def test_a_timeout_of_the_block_itself_is_not_swallowed() -> None:
 
 
 async def test_a_cancellation_passes_through() -> None:
-    async def wait() -> None:
-        async with Stop().interruptible():
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(wait())
+    task = asyncio.create_task(wait(Stop()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -37,12 +37,14 @@ class Searched(MemoryStore):
         return await super().search_threads(stream, after, limit)
 
 
-def with_long_pasts(parts: EngineContext, threads: int) -> Busy:
+def with_long_pasts(threads: int) -> tuple[Searched, EngineContext, Busy]:
     """Return an inbox of threads with a message now, and 40 others from 30 hours ago on, one an hour."""
+    store = Searched()
+    parts = engine(store, policy=POLICY)
     inbox = Busy(parts, threads)
     for number in range(threads):
         has_long_past(inbox, number)
-    return inbox
+    return store, parts, inbox
 
 
 def has_long_past(inbox: Busy, number: int) -> None:
@@ -86,9 +88,7 @@ def up_to(inbox: Busy, hours: int) -> set[str]:
 
 
 async def test_a_first_copy_records_no_history_that_owes_nothing() -> None:
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 12)
+    store, parts, inbox = with_long_pasts(12)
 
     await sync(parts, inbox, 20)
     await sync(parts, inbox, 20, full=True)
@@ -99,9 +99,7 @@ async def test_a_first_copy_records_no_history_that_owes_nothing() -> None:
 
 @pytest.mark.parametrize("shorter", [20, 0])
 async def test_a_longer_limit_opens_them_after_a_full_sweep_and_once(shorter: float) -> None:
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 3)
+    store, parts, inbox = with_long_pasts(3)
     await sync(parts, inbox, shorter)
     await sync(parts, inbox, 45)
     assert store.steps == 0, "it is no full sweep"
@@ -121,9 +119,7 @@ async def test_a_longer_limit_opens_them_after_a_full_sweep_and_once(shorter: fl
 
 
 async def test_a_limit_that_was_shorter_for_a_while_opens_those_that_were_met_meanwhile() -> None:
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 2)
+    store, parts, inbox = with_long_pasts(2)
     await sync(parts, inbox, 45)
     for number in (7, 8):
         comes_back(inbox, number)
@@ -138,9 +134,7 @@ async def test_a_limit_that_was_shorter_for_a_while_opens_those_that_were_met_me
 
 
 async def test_one_that_is_met_by_an_incremental_sweep_is_found_like_the_others() -> None:
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 1)
+    store, parts, inbox = with_long_pasts(1)
     inbox.threads["t_0"] = inbox.threads["t_0"][-1:]
     await sync(parts, inbox, 20)
     comes_back(inbox, 7)
@@ -158,9 +152,7 @@ async def test_a_kill_while_they_are_opened_leaves_the_rest_to_the_next_run(
     fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 1)
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 5)
+    store, parts, inbox = with_long_pasts(5)
     await sync(parts, inbox, 20)
     store.fails_at = fails_at
     await sync(parts, inbox, 45, full=True)
@@ -178,9 +170,7 @@ async def test_a_kill_while_they_are_opened_leaves_the_rest_to_the_next_run(
 
 async def test_one_that_is_met_while_the_others_are_opened_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 1)
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 3)
+    store, parts, inbox = with_long_pasts(3)
     await sync(parts, inbox, 20)
     store.fails_at = 2
     await sync(parts, inbox, 45, full=True)
@@ -196,9 +186,8 @@ async def test_one_that_is_met_while_the_others_are_opened_is_on_record(monkeypa
 
 async def test_a_stop_ends_a_search_and_the_next_run_goes_on_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 2)
-    store, stop = Searched(), Stop()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 6)
+    stop = Stop()
+    store, parts, inbox = with_long_pasts(6)
     await sync(parts, inbox, 20)
 
     async def stops(*_: object) -> ThreadsSearched:
@@ -216,9 +205,7 @@ async def test_a_stop_ends_a_search_and_the_next_run_goes_on_with_it(monkeypatch
 
 
 async def test_what_the_api_withholds_of_them_is_said_once() -> None:
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 3)
+    store, parts, inbox = with_long_pasts(3)
 
     async def withholds(_: MessagesRequest) -> MessagesOutcome:
         return MessagesFetched(MessagePage((), withheld=MissedReason.WINDOW), NOON, 0.1)
@@ -236,9 +223,7 @@ async def test_what_the_api_withholds_of_them_is_said_once() -> None:
 
 
 async def test_histories_that_older_entries_have_on_record_are_opened_beside_them() -> None:
-    store = Searched()
-    parts = engine(store, policy=POLICY)
-    inbox = with_long_pasts(parts, 2)
+    store, parts, inbox = with_long_pasts(2)
     await sync(parts, inbox, 35)
     assert opened(store) == {"t_0": 1, "t_1": 1}
     read = len(inbox.requests)

@@ -6,7 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NETWORK, RATE_LIMIT, STREAM, at, fetched, refused, unreadable
-from kit.engine_doubles import FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, refusing, running
+from kit.engine_doubles import (
+    FlakyStore,
+    Inbox,
+    always,
+    cursor_of,
+    engine,
+    find_open_dead_letters,
+    refusing,
+    run_of,
+    running,
+)
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
@@ -68,10 +78,7 @@ async def test_a_redrive_is_executed_by_its_caller_if_no_task_works_the_stream()
 async def test_a_redrive_that_fails_returns_the_dead_letter_with_its_reason() -> None:
     store, dead_letter_id = await with_letter(Stage.FETCH)
 
-    async def fail(_: Request | str) -> Outcome:
-        return refused(NETWORK)
-
-    after = await supervisor(engine(store), Inbox(5, before=fail)).do(Redrive(dead_letter_id))
+    after = await supervisor(engine(store), Inbox(5, before=always(refused(NETWORK)))).do(Redrive(dead_letter_id))
     assert after is not None
     assert (after.attempts, after.reason) == (1, str(NETWORK))
 
@@ -188,8 +195,7 @@ async def test_a_command_during_a_run_is_executed_between_two_batches() -> None:
     assert asyncio.get_running_loop().time() == 1
     assert store.dead_letters[dead_letter_id].resolution is Resolution.DISCARDED
     (result,) = await sync
-    assert result.run is not None
-    assert result.run.status is RunStatus.COMPLETE
+    assert run_of(result).status is RunStatus.COMPLETE
 
 
 async def test_a_command_is_executed_at_once_while_a_run_waits_to_retry() -> None:
@@ -299,6 +305,19 @@ async def test_too_many_commands_are_refused() -> None:
     assert "too many" in str(refusals[0])
 
 
+class Slow(MemoryStore):
+    """A store whose commits take five seconds. `most` is how many there were at once."""
+
+    writers = most = 0
+
+    async def commit(self, commit: Commit) -> Committed | Rejected:
+        self.writers += 1
+        self.most = max(self.most, self.writers)
+        await asyncio.sleep(5)
+        self.writers -= 1
+        return await super().commit(commit)
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -325,16 +344,6 @@ async def test_every_command_gets_a_result_at_shutdown() -> None:
 
 
 async def test_a_command_during_shutdown_does_not_write_beside_the_run() -> None:
-    class Slow(MemoryStore):
-        writers = most = 0
-
-        async def commit(self, commit: Commit) -> Committed | Rejected:
-            self.writers += 1
-            self.most = max(self.most, self.writers)
-            await asyncio.sleep(5)
-            self.writers -= 1
-            return await super().commit(commit)
-
     store = Slow()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     parts = engine(store)
@@ -365,11 +374,6 @@ async def test_a_callers_redrive_and_a_starting_daemon_do_not_overlap() -> None:
 
 
 async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> None:
-    class Slow(MemoryStore):
-        async def commit(self, commit: Commit) -> Committed | Rejected:
-            await asyncio.sleep(5)
-            return await super().commit(commit)
-
     store = Slow()
     _, dead_letter_id = await with_letter(Stage.FETCH, store)
     parts = engine(store)
@@ -384,8 +388,7 @@ async def test_a_stream_that_is_admitted_during_a_command_starts_after_it() -> N
     checkpoint = await store.load(STREAM)
     assert checkpoint.last_success_at is not None
     assert checkpoint.last_success_at > admitted_at
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is None
+    assert run_of(checkpoint).reason is None
 
 
 async def test_a_command_that_comes_between_two_owners_is_executed_by_the_second() -> None:

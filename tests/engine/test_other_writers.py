@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import CODEC, NOON, STREAM, budget, fetched, unreadable
-from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, types
+from kit.builders import CODEC, NOON, RUN_ID, STREAM, budget, fetched, unreadable
+from kit.engine_doubles import Inbox, after, at_call, engine, find_open_dead_letters, ran, run_of, types
 from kit.memory_store import MemoryStore
-from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import PauseStream, SyncNow
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.events import Reason, RunStatus, StreamRemoved
@@ -17,17 +17,10 @@ from milepost.core.model import Stream
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.position import Mode
 from milepost.core.records import Record, prepare
-from milepost.engine.context import EngineContext
 from milepost.engine.mailbox import Mailbox
-from milepost.engine.run import run_stream
 from milepost.engine.supervisor import Schedule, Supervisor
 
 ADA = "status page of another worker"
-
-
-async def ran(parts: EngineContext, inbox: Inbox, mailbox: Mailbox, run_id: str = "r_1") -> Checkpoint:
-    async with parts.slots.hold(STREAM):
-        return await run_stream(parts, STREAM, inbox, budget(run_id), mailbox)
 
 
 def elsewhere(store: MemoryStore) -> Supervisor:
@@ -35,23 +28,14 @@ def elsewhere(store: MemoryStore) -> Supervisor:
     return Supervisor(engine(store), {STREAM: Inbox(1)}, Schedule())
 
 
-def run_of(checkpoint: Checkpoint) -> Run:
-    assert checkpoint.run is not None
-    return checkpoint.run
-
-
 async def test_a_run_goes_on_after_another_process_recorded_a_command() -> None:
-    store, asked = MemoryStore(), 0
+    store = MemoryStore()
 
-    async def before(_: Request | str) -> Outcome | None:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
-            await elsewhere(store).ask(STREAM, SyncNow(ADA))
-        return None
+    async def meanwhile() -> None:
+        await elsewhere(store).ask(STREAM, SyncNow(ADA))
 
-    inbox = Inbox(6, before=before)
-    checkpoint = await ran(engine(store), inbox, Mailbox())
+    inbox = Inbox(6, before=at_call(3, meanwhile))
+    checkpoint = await ran(engine(store), inbox)
 
     assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
@@ -60,105 +44,84 @@ async def test_a_run_goes_on_after_another_process_recorded_a_command() -> None:
 
 
 async def test_a_pause_by_another_process_ends_the_run_even_if_only_a_conflict_reveals_it() -> None:
-    store, asked = MemoryStore(), 0
+    store = MemoryStore()
 
-    async def before(_: Request | str) -> Outcome | None:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
-            await elsewhere(store).ask(STREAM, PauseStream(ADA))
-        return None
+    async def meanwhile() -> None:
+        await elsewhere(store).ask(STREAM, PauseStream(ADA))
 
-    checkpoint = await ran(engine(store), Inbox(50, before=before), Mailbox())
+    inbox = Inbox(50, before=at_call(3, meanwhile))
+    checkpoint = await ran(engine(store), inbox)
 
     assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.REQUEST)
-    assert asked <= 5  # the batch in hand, and what was looked ahead for
+    assert len(inbox.asked) <= 5  # the batch in hand, and what was looked ahead for
     assert len(store.conversations) == types(store, STREAM).count("batch_stored")
 
 
 async def test_a_pause_that_is_reported_holds_even_if_nothing_is_written() -> None:
     """A walk without news commits nothing, and so meets no conflict."""
     store = MemoryStore()
-    await ran(engine(store), Inbox(30), Mailbox(), "r_0")
-    mailbox, asked = Mailbox(), 0
+    await ran(engine(store), Inbox(30), budget("r_0"))
+    mailbox = Mailbox()
 
-    async def before(_: Request | str) -> Outcome | None:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
-            await elsewhere(store).ask(STREAM, PauseStream(ADA))
-            mailbox.observe_version((await store.load(STREAM)).version)
-        return None
+    async def meanwhile() -> None:
+        await elsewhere(store).ask(STREAM, PauseStream(ADA))
+        mailbox.observe_version((await store.load(STREAM)).version)
 
-    parts = engine(store)
-    async with parts.slots.hold(STREAM):
-        checkpoint = await run_stream(
-            parts, STREAM, Inbox(30, before=before), replace(budget("r_1"), wants_full=True), mailbox
-        )
+    inbox = Inbox(30, before=at_call(3, meanwhile))
+    checkpoint = await ran(engine(store), inbox, replace(budget("r_1"), wants_full=True), mailbox)
 
     assert checkpoint.operator_pause is not None
-    assert asked <= 5
+    assert len(inbox.asked) <= 5
 
 
 async def test_a_process_that_was_taken_for_dead_writes_nothing_more() -> None:
-    store, asked = MemoryStore(), 0
+    store = MemoryStore()
 
-    async def before(_: Request | str) -> Outcome | None:
-        nonlocal asked
-        asked += 1
-        if asked == 3:  # it hangs here, and another one takes the stream over and completes it
-            await ran(engine(store), Inbox(6), Mailbox(), "r_other")
-        return None
+    async def meanwhile() -> None:
+        """Let another process take the stream over and complete it, while this one hangs."""
+        await ran(engine(store), Inbox(6), budget("r_other"))
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
-        await ran(engine(store), Inbox(6, before=before), Mailbox())
+        await ran(engine(store), Inbox(6, before=at_call(3, meanwhile)))
 
     entries = store.entries(STREAM)
     runs = [entry.run_id for entry in entries]
     assert runs[-1] == "r_other"
-    assert runs.index("r_other") > max(n for n, run_id in enumerate(runs) if run_id == "r_1")
+    assert runs.index("r_other") > max(n for n, run_id in enumerate(runs) if run_id == RUN_ID)
     interrupted = next(entry for entry in entries if entry.type == "run_ended")
-    assert interrupted.run_id == "r_1"
+    assert interrupted.run_id == RUN_ID
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
 
 
 async def test_a_process_that_was_taken_for_dead_writes_nothing_even_if_it_would_follow() -> None:
     """It was notified of the other's entries, and has reloaded: the version alone would not keep it out."""
-    store, mailbox, asked = MemoryStore(), Mailbox(), 0
+    store, mailbox = MemoryStore(), Mailbox()
 
-    async def before(_: Request | str) -> Outcome | None:
-        nonlocal asked
-        asked += 1
-        if asked == 3:
-            await ran(engine(store), Inbox(6), Mailbox(), "r_other")
-            mailbox.observe_version((await store.load(STREAM)).version)
-        return None
+    async def meanwhile() -> None:
+        await ran(engine(store), Inbox(6), budget("r_other"))
+        mailbox.observe_version((await store.load(STREAM)).version)
 
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
-        await ran(engine(store), Inbox(6, before=before), mailbox)
+        await ran(engine(store), Inbox(6, before=at_call(3, meanwhile)), mailbox=mailbox)
 
     assert store.entries(STREAM)[-1].run_id == "r_other"
 
 
 async def test_a_run_ends_if_its_stream_is_removed_and_the_next_begins_anew() -> None:
-    store, mailbox, asked = MemoryStore(), Mailbox(), 0
+    store, mailbox = MemoryStore(), Mailbox()
 
-    async def before(_: Request | str) -> Outcome | None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            checkpoint = await store.load(STREAM)
-            await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
-            mailbox.observe_version(checkpoint.version + 1)
-        return None
+    async def meanwhile() -> None:
+        checkpoint = await store.load(STREAM)
+        await store.commit(prepare(checkpoint, Record((StreamRemoved(ADA),)), None, NOON, CODEC))
+        mailbox.observe_version(checkpoint.version + 1)
 
-    await ran(engine(store), Inbox(2), Mailbox(), "r_0")
+    await ran(engine(store), Inbox(2), budget("r_0"))
     with pytest.raises(VersionConflict, match="was removed meanwhile"):
-        await ran(engine(store), Inbox(6, before=before), mailbox)
+        await ran(engine(store), Inbox(6, before=at_call(1, meanwhile)), mailbox=mailbox)
     assert types(store, STREAM)[-1] == "stream_removed"
     assert (store.conversations, store.runs) == ({}, {})
 
-    checkpoint = await ran(engine(store), Inbox(6), Mailbox(), "r_2")
+    checkpoint = await ran(engine(store), Inbox(6), budget("r_2"))
 
     assert (checkpoint.total.inserted, run_of(checkpoint).mode) == (6, Mode.FULL)
     assert set(store.conversations) == {f"t_{n}" for n in range(6)}
@@ -180,7 +143,7 @@ class Racing(MemoryStore):
 
 async def test_a_conflict_without_another_writers_entry_ends_the_run() -> None:
     with pytest.raises(VersionConflict, match="was reported to have moved on, and has not"):
-        await ran(engine(Racing(1_000)), Inbox(3), Mailbox())
+        await ran(engine(Racing(1_000)), Inbox(3))
 
 
 async def test_a_command_that_meets_another_writer_is_executed_again() -> None:
@@ -225,7 +188,7 @@ async def broken_off(store: MemoryStore, run_id: str, batches: int) -> None:
         return None
 
     with pytest.raises(RuntimeError, match="killed"):
-        await ran(engine(store), Inbox(6, before=break_off), Mailbox(), run_id)
+        await ran(engine(store), Inbox(6, before=break_off), budget(run_id))
 
 
 async def test_an_open_run_is_taken_over_even_if_a_command_is_recorded_meanwhile() -> None:
@@ -233,7 +196,7 @@ async def test_an_open_run_is_taken_over_even_if_a_command_is_recorded_meanwhile
     await broken_off(store, "r_1", batches=3)
     store.meanwhile = lambda: elsewhere(store).ask(STREAM, SyncNow(ADA))
 
-    checkpoint = await ran(engine(store), Inbox(6), Mailbox(), "r_2")
+    checkpoint = await ran(engine(store), Inbox(6), budget("r_2"))
 
     assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert types(store, STREAM).count("run_ended") == 1
@@ -246,7 +209,7 @@ async def test_an_open_run_is_left_to_the_process_that_takes_it_over_first() -> 
     store.meanwhile = lambda: broken_off(store, "r_faster", batches=2)
 
     with pytest.raises(VersionConflict):
-        await ran(engine(store), Inbox(6), Mailbox(), "r_2")
+        await ran(engine(store), Inbox(6), budget("r_2"))
 
     assert store.entries(STREAM)[-1].run_id == "r_faster"
 
@@ -254,9 +217,7 @@ async def test_an_open_run_is_left_to_the_process_that_takes_it_over_first() -> 
 async def test_redrives_end_for_now_if_another_process_writes_to_the_stream() -> None:
     store = MemoryStore()
 
-    async def unreadable_at_the_second(asked: Request | str) -> Outcome | None:
-        return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
-
+    unreadable_at_the_second = after("1", fetched(unreadable("t_1"), next_cursor="2"))
     await Supervisor(engine(store), {STREAM: Inbox(3, before=unreadable_at_the_second)}, Schedule()).sync([STREAM])
     (dead_letter,) = find_open_dead_letters(store)
     assert dead_letter.redrive_at is not None

@@ -5,17 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import pytest
+
 from kit.builders import NOON, RATE_LIMIT, refused
-from kit.engine_doubles import Inbox, cursor_of
+from kit.engine_doubles import Inbox, always, cursor_of
 from milepost.core.ports import Fetched, Held, Outcome, Request
 from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
 from milepost.engine.prefetch import MAX_AHEAD, MAX_ROWS_AHEAD, Prefetch, RowsAhead, prefetching
 
 
-async def let_run() -> None:
+async def let_run(steps: int = 5) -> None:
     """Let the tasks that are ready run."""
-    for _ in range(5):
+    for _ in range(steps):
         await asyncio.sleep(0)
 
 
@@ -36,35 +38,24 @@ async def test_the_next_batch_is_requested_ahead_and_only_once() -> None:
         assert inbox.cursors == [None, "1", "2"]
 
 
-async def test_nothing_is_requested_ahead_at_the_end_of_the_inbox() -> None:
-    inbox = Inbox(1)
+@pytest.mark.parametrize(
+    ("batches", "request_"),
+    [
+        pytest.param(1, asks(None), id="at the end of the inbox"),
+        pytest.param(3, asks(None, batches_left=0), id="after the last batch of the run"),
+        pytest.param(3, asks(None, until=NOON - timedelta(minutes=1)), id="if the walk reaches back far enough"),
+    ],
+)
+async def test_nothing_is_requested_ahead_where_nothing_is_sure_to_follow(batches: int, request_: Request) -> None:
+    inbox = Inbox(batches)
     async with prefetching(inbox) as ahead:
-        await ahead.fetch(asks(None))
-        await let_run()
-    assert inbox.cursors == [None]
-
-
-async def test_nothing_is_requested_ahead_after_the_last_batch_of_the_run() -> None:
-    inbox = Inbox(3)
-    async with prefetching(inbox) as ahead:
-        await ahead.fetch(asks(None, batches_left=0))
-        await let_run()
-    assert inbox.cursors == [None]
-
-
-async def test_nothing_is_requested_ahead_if_the_walk_reaches_back_far_enough() -> None:
-    inbox = Inbox(3)
-    async with prefetching(inbox) as ahead:
-        await ahead.fetch(asks(None, until=NOON - timedelta(minutes=1)))
+        await ahead.fetch(request_)
         await let_run()
     assert inbox.cursors == [None]
 
 
 async def test_nothing_is_requested_ahead_after_a_refusal() -> None:
-    async def refuse(_: Request | str) -> Outcome:
-        return refused()
-
-    inbox = Inbox(3, before=refuse)
+    inbox = Inbox(3, before=always(refused()))
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks("1"))
         await let_run()
@@ -137,8 +128,7 @@ async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -
     async with prefetching(inbox) as ahead, going_on(ahead):
         first = asks(None, batches_left=99)
         await ahead.fetch(first)
-        for _ in range(10 * MAX_AHEAD):
-            await asyncio.sleep(0)
+        await let_run(10 * MAX_AHEAD)
         assert len(inbox.asked) == 1 + MAX_AHEAD
         assert [ahead.ready(asks(str(place + 1)), place) is not None for place in range(MAX_AHEAD + 1)] == [
             *[True] * MAX_AHEAD,
@@ -154,8 +144,7 @@ async def test_none_is_requested_ahead_of_what_the_run_has_left() -> None:
     inbox = Inbox(100)
     async with prefetching(inbox) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=2))
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await let_run(50)
         assert inbox.cursors == [None, "1", "2"]
 
 
@@ -164,8 +153,7 @@ async def test_none_is_requested_ahead_once_something_has_come_up() -> None:
     async with prefetching(inbox, lambda: goes_on) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=99))
         goes_on = False
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await let_run(50)
         assert inbox.cursors == [None, "1"], "the one that was on its way"
 
 
@@ -177,8 +165,7 @@ async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rat
 
         async with prefetching(Inbox(9, before=refuse_the_third)) as ahead, going_on(ahead):
             await ahead.fetch(asks(None, batches_left=9))
-            for _ in range(50):
-                await asyncio.sleep(0)
+            await let_run(50)
             assert (ahead.refusal == refused(problem)) is counts_at_once
             await ahead.fetch(asks("1", batches_left=8))
             assert ahead.refusal == refused(problem)
@@ -190,8 +177,7 @@ async def test_none_follows_what_was_requested_ahead_while_the_run_does_somethin
     inbox = Inbox(100)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None, batches_left=99))
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await let_run(50)
         assert inbox.cursors == [None, "1"]
 
 
@@ -206,8 +192,7 @@ async def test_the_rows_ahead_of_all_streams_are_bounded_but_each_may_have_one_b
     ):
         for ahead in (one, other):
             await ahead.fetch(asks(None, batches_left=99))
-            for _ in range(50):
-                await asyncio.sleep(0)
+            await let_run(50)
         assert [one.ready(asks(str(place)), place - 1) is not None for place in (1, 2)] == [True, False]
         assert [other.ready(asks(str(place)), place - 1) is not None for place in (1, 2)] == [True, False]
         await one.fetch(asks("1", batches_left=98))

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import NOON, STREAM, contact, conversation, fetched, unreadable
+from kit.builders import NOON, STREAM, contact, conversation, fetched, message, unreadable
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
@@ -39,9 +39,9 @@ class Quiet:
         self.odd: tuple[Unreadable, ...] = ()
         self.supervisor = self.begun()
 
-    def begun(self, policy: Policy | None = None) -> Supervisor:
+    def begun(self) -> Supervisor:
         """Return the supervisor of a process that has just started."""
-        parts = engine(self.store, clock=self.clock, policy=policy)
+        parts = engine(self.store, clock=self.clock)
         return Supervisor(parts, {STREAM: Inbox(1, before=self._answer)}, Schedule())
 
     async def swept(self, times: int = 1) -> int:
@@ -81,7 +81,7 @@ async def test_the_same_batch_again_is_not_compared_and_counts_as_before(quiet: 
     [
         {"snippet": "hello again"},
         {"unread_count": 1},
-        {"updated_time": NOON},
+        {"updated_time": NOON, "interactions": (message("m_2", NOON),)},
         {"contact": contact(name="Ada Lovelace")},
     ],
     ids=lambda change: next(iter(change)),

@@ -1,4 +1,7 @@
-"""No call is made during a rate limit, one stream alone probes whether it is over, and waiting costs nothing."""
+"""No call is made during a rate limit, one stream alone probes whether it is over, and waiting costs nothing.
+
+And older messages get half of a page's calls while one of its streams is being swept.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import at, problem, refused
-from kit.engine_doubles import Before, Inbox, cursor_of, engine, refusing, running, subscribed
+from kit.engine_doubles import Before, Inbox, after, cursor_of, engine, refusing, run_of, running, subscribed
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import RateLimit
@@ -19,7 +22,7 @@ from milepost.core.ports import Held, Outcome, Request, Usage
 from milepost.core.problems import Problem
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, UsageReported
-from milepost.engine.rate_limits import RateLimits
+from milepost.engine.rate_limits import CallShares, RateLimits
 from milepost.engine.supervisor import Schedule, Supervisor
 
 HOUR = 3600.0
@@ -29,7 +32,6 @@ ALL = (MESSENGER, INSTAGRAM, OTHER)
 APP_LIMIT = problem(4)
 PAGE_LIMIT = problem(613)
 STREAM_TROUBLE = problem(190)
-POLICY = Policy(batch_size=1)
 
 
 def gated(parts: EngineContext, stream: Stream, before: Before | None = None) -> Inbox:
@@ -70,8 +72,7 @@ async def test_the_stream_whose_limit_ends_last_probes_first_and_the_others_foll
 
 async def test_a_limit_that_was_reported_holds_until_it_is_recorded() -> None:
     """An entry that is committed meanwhile may still hold the limit before it."""
-    store = MemoryStore()
-    parts = engine(store)
+    parts = engine(store := MemoryStore())
     known, checkpoint = parts.rate_limits, await store.load(MESSENGER)
     limit = RateLimit(Scope.PAGE, 1, at(0), at(60), PAGE_LIMIT)
     known.observe(replace(checkpoint, rate_limit=limit))
@@ -129,8 +130,7 @@ async def test_the_fullest_budget_of_a_page_is_known_for_an_hour() -> None:
 async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
     limit: Problem, held: Sequence[Stream]
 ) -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
 
     async def begin_later(asked: Request | str) -> Outcome | None:
         return refused(limit) if at(10) <= parts.clock.now() < at(HOUR) else None
@@ -147,8 +147,7 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
     assert since == pytest.approx([60, 180, 420, 900, 1800, 2700], abs=1), "waits double up to a quarter of an hour"
     for stream in ALL:
         checkpoint = await store.load(stream)
-        assert checkpoint.run is not None
-        assert checkpoint.run.status is RunStatus.COMPLETE, "and goes on when it is over"
+        assert run_of(checkpoint).status is RunStatus.COMPLETE, "and goes on when it is over"
         assert checkpoint.open_dead_letters == 0
     assert not [run for run in store.runs.values() if run.retries or run.failed_batches]
     if OTHER not in held:
@@ -157,13 +156,13 @@ async def test_a_limit_of_an_hour_costs_one_call_per_probe_and_nothing_else(
 
 async def test_a_rate_limit_survives_the_process() -> None:
     store = MemoryStore()
-    first = engine(store, policy=POLICY)
+    first = engine(store)
     limit = replace(APP_LIMIT, wait_seconds=HOUR)
     sources = {stream: gated(first, stream, refusing(limit, until=at(10), clock=first.clock)) for stream in ALL}
     async with running(Supervisor(first, sources, Schedule()), first.stop):
         await asyncio.sleep(5)
 
-    second = engine(store, policy=POLICY)
+    second = engine(store)
     sources = {stream: gated(second, stream) for stream in ALL}
     async with running(Supervisor(second, sources, Schedule()), second.stop):
         await asyncio.sleep(HOUR - 6)
@@ -173,18 +172,15 @@ async def test_a_rate_limit_survives_the_process() -> None:
 
 
 async def test_a_sync_waits_out_a_limit_that_ends_within_its_time() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = gated(parts, OTHER, refusing(PAGE_LIMIT, until=at(30), clock=parts.clock))
     (result,) = await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
-    assert result.run is not None
-    assert (result.run.status, result.run.retries) == (RunStatus.COMPLETE, 0)
+    assert (run_of(result).status, run_of(result).retries) == (RunStatus.COMPLETE, 0)
     assert inbox.called_at[:2] == pytest.approx([0, 60])
 
 
 async def test_a_sync_ends_at_a_limit_that_lasts_longer() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), concurrency=1)
     limit = replace(PAGE_LIMIT, wait_seconds=HOUR)
     sources = {stream: gated(parts, stream, refusing(limit, until=at(HOUR), clock=parts.clock)) for stream in ALL[:2]}
     results = await Supervisor(parts, sources, Schedule()).sync(list(sources))
@@ -195,9 +191,8 @@ async def test_a_sync_ends_at_a_limit_that_lasts_longer() -> None:
 
 async def test_a_limit_that_another_process_recorded_is_kept() -> None:
     """As after a commit that was durable, but whose answer never came."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    other = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
+    other = engine(store)
     limit = replace(PAGE_LIMIT, wait_seconds=HOUR)
     inbox = gated(other, OTHER, refusing(limit, until=at(10), clock=other.clock))
     await Supervisor(other, {OTHER: inbox}, Schedule()).sync([OTHER])
@@ -207,8 +202,7 @@ async def test_a_limit_that_another_process_recorded_is_kept() -> None:
 
 
 async def test_an_unchanged_batch_resets_the_count_of_limits() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     limited_at = {None: 0.0, "2": 60.0}
 
     async def before(asked: Request | str) -> Outcome | None:
@@ -243,12 +237,11 @@ async def test_a_limit_met_ahead_is_recorded_before_any_wait(named_seconds: floa
     checkpoint = await store.load(OTHER)
     (limited,) = [row.event for row in store.entries(OTHER) if isinstance(row.event, RateLimited)]
     assert limited.until == at(named_seconds), "from when it was met, not from when it was settled"
-    assert result.run is not None
     if named_seconds == HOUR:
         assert checkpoint.rate_limit is not None
-        assert result.run.reason is Reason.RATE_LIMIT
+        assert run_of(result).reason is Reason.RATE_LIMIT
     else:
-        assert result.run.status is RunStatus.COMPLETE
+        assert run_of(result).status is RunStatus.COMPLETE
         assert inbox.called_at[2] == pytest.approx(named_seconds)
 
 
@@ -260,16 +253,13 @@ async def test_a_refusal_before_a_stop_is_on_record_when_the_process_ends() -> N
             return await super().known(keys)
 
     store = Stopping()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store)
 
-    async def before(asked: Request | str) -> Outcome | None:
-        return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
-
-    await Supervisor(parts, {OTHER: gated(parts, OTHER, before)}, Schedule()).sync([OTHER])
+    inbox = gated(parts, OTHER, after("1", refused(replace(PAGE_LIMIT, wait_seconds=100.0))))
+    await Supervisor(parts, {OTHER: inbox}, Schedule()).sync([OTHER])
     checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.SHUTDOWN
+    assert run_of(checkpoint).reason is Reason.SHUTDOWN
 
 
 async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> None:
@@ -281,12 +271,9 @@ async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> 
             return await super().known(keys)
 
     store = Busy()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store)
 
-    async def before(asked: Request | str) -> Outcome | None:
-        return refused(replace(PAGE_LIMIT, wait_seconds=100.0)) if cursor_of(asked) == "1" else None
-
-    inbox = gated(parts, OTHER, before)
+    inbox = gated(parts, OTHER, after("1", refused(replace(PAGE_LIMIT, wait_seconds=100.0))))
     await Supervisor(parts, {OTHER: inbox}, Schedule(max_run_seconds=70)).sync([OTHER])
     checkpoint = await store.load(OTHER)
     assert checkpoint.rate_limit is not None
@@ -295,8 +282,7 @@ async def test_a_limit_is_dated_by_its_response_however_late_it_is_decided() -> 
 
 async def test_a_held_call_is_made_only_after_the_limit() -> None:
     """The other platform of the page meets a limit before the next batch is requested."""
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
 
     async def limited_by_the_other(asked: Request | str) -> Outcome | None:
         if cursor_of(asked) is None and parts.clock.now() < at(5):
@@ -315,7 +301,43 @@ async def test_a_held_call_is_made_only_after_the_limit() -> None:
 
     inbox.fetch = counting  # type: ignore[method-assign, assignment]  # to count
     (result,) = await Supervisor(parts, {MESSENGER: inbox}, Schedule()).sync([MESSENGER])
-    assert result.run is not None
-    assert result.run.status is RunStatus.COMPLETE
+    assert run_of(result).status is RunStatus.COMPLETE
     assert inbox.called_at[1] == pytest.approx(65)
     assert held <= 1, "at most what was looked ahead for"
+
+
+# --- how a page's calls are shared -----------------------------------------------------------------------------------
+
+
+def test_the_streams_of_a_page_count_their_calls_together_and_each_page_for_itself() -> None:
+    shares = CallShares()
+    with shares.sweeping(INSTAGRAM):
+        shares.count_batch(INSTAGRAM)
+        shares.count_batch(INSTAGRAM)
+        shares.count_messages(MESSENGER)
+
+        demand = shares.demand(MESSENGER, None)
+        assert (demand.batches, demand.messages, demand.is_swept) == (2, 1, True)
+        assert not shares.demand(INSTAGRAM, None).is_swept
+        assert not shares.demand(OTHER, None).is_swept
+    assert not shares.demand(MESSENGER, None).is_swept
+
+
+def test_counting_begins_with_the_first_of_the_sweeps_under_way() -> None:
+    shares = CallShares()
+    with shares.sweeping(INSTAGRAM):
+        shares.count_batch(INSTAGRAM)
+        with shares.sweeping(MESSENGER):
+            assert shares.demand(MESSENGER, None).batches == 1
+    assert shares.demand(MESSENGER, None).batches == 1
+    with shares.sweeping(MESSENGER):
+        assert shares.demand(MESSENGER, None).batches == 0
+
+
+def test_it_is_news_only_once_that_messages_are_held_back() -> None:
+    shares = CallShares()
+
+    assert not shares.note_held_back(MESSENGER, is_held_back=False)
+    assert shares.note_held_back(MESSENGER, is_held_back=True)
+    assert not shares.note_held_back(MESSENGER, is_held_back=True)
+    assert shares.note_held_back(MESSENGER, is_held_back=False)

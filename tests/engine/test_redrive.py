@@ -17,7 +17,7 @@ from kit.builders import (
     refused,
     unreadable,
 )
-from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, running
+from kit.engine_doubles import Inbox, always, cursor_of, engine, find_open_dead_letters, run_of, running
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive
@@ -25,7 +25,6 @@ from milepost.core.errors import MilepostError
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Reason, RedriveFailed, Resolution, Stage
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream, Table
-from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Outcome, Request
 from milepost.engine.context import EngineContext
 from milepost.engine.redrive import MAX_REDRIVES_PER_RUN, MIN_REDRIVE_SECONDS
@@ -33,7 +32,6 @@ from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")
 NEW = Checkpoint(STREAM)
-POLICY = Policy(batch_size=1)
 FIRST_REDRIVE = 900.0  # seconds after a dead letter was opened
 
 
@@ -65,8 +63,7 @@ def failures(store: MemoryStore) -> list[RedriveFailed]:
 
 
 async def test_a_dead_letter_is_redriven_at_growing_intervals_until_it_succeeds() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     inbox = Poisonous(parts, 1, good_from=4000)
     async with running(Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=60)), parts.stop):
         await asyncio.sleep(6400)
@@ -97,7 +94,7 @@ async def test_a_dead_letter_that_another_redrive_closed_is_not_redriven() -> No
 async def test_refused_rows_that_the_store_now_takes_are_written_without_a_call() -> None:
     store = MemoryStore()
     store.refuses = {(Table.CONVERSATIONS, "t_0")}
-    parts = engine(store, policy=POLICY)
+    parts = engine(store)
     inbox = Inbox(1, clock=parts.clock)
     one = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=10 * 3600))
     async with running(one, parts.stop):
@@ -111,8 +108,7 @@ async def test_refused_rows_that_the_store_now_takes_are_written_without_a_call(
 
 
 async def test_a_run_redrives_a_bounded_number_of_dead_letters() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Poisonous(parts, 50, good_from=0)
     one = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=FIRST_REDRIVE * 1.2))
     async with running(one, parts.stop):
@@ -121,8 +117,7 @@ async def test_a_run_redrives_a_bounded_number_of_dead_letters() -> None:
 
 
 async def test_redrives_end_with_the_time_of_their_run() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     await Supervisor(parts, {STREAM: Poisonous(parts, 10, good_from=0)}, Schedule()).sync([STREAM])
     await asyncio.sleep(FIRST_REDRIVE)
     inbox = Inbox(1, prefix="other", clock=parts.clock, call_seconds=30)
@@ -132,20 +127,17 @@ async def test_redrives_end_with_the_time_of_their_run() -> None:
 
 
 async def test_a_run_that_ends_at_its_time_limit_redrives_for_a_moment_so_that_a_long_sweep_delays_no_redrive() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(MemoryStore())
     await Supervisor(parts, {STREAM: Poisonous(parts, 10, good_from=0)}, Schedule()).sync([STREAM])
     await asyncio.sleep(FIRST_REDRIVE)
     inbox = Inbox(1000, prefix="other", clock=parts.clock, call_seconds=10)
     (result,) = await Supervisor(parts, {STREAM: inbox}, Schedule(max_run_seconds=100)).sync([STREAM], full=True)
-    assert result.run is not None
-    assert result.run.reason is Reason.TIME_LIMIT
+    assert run_of(result).reason is Reason.TIME_LIMIT
     assert len(inbox.reread_ids) == MIN_REDRIVE_SECONDS / 10
 
 
 async def test_a_limit_ends_the_redrives_and_does_not_count_as_an_attempt() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     limited = refused(replace(RATE_LIMIT, wait_seconds=600.0))
     inbox = Poisonous(parts, 5, good_from=FIRST_REDRIVE + 500, answer=limited)
     async with running(Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=400)), parts.stop):
@@ -157,23 +149,18 @@ async def test_a_limit_ends_the_redrives_and_does_not_count_as_an_attempt() -> N
 
 
 async def test_a_failing_stream_redrives_nothing() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     await Supervisor(parts, {STREAM: Poisonous(parts, 1, good_from=0)}, Schedule()).sync([STREAM])
     assert find_open_dead_letters(store)
 
-    async def dead(asked: Request | str) -> Outcome | None:
-        return refused(DEAD_TOKEN)
-
-    inbox = Inbox(1, before=dead)
+    inbox = Inbox(1, before=always(refused(DEAD_TOKEN)))
     async with running(Supervisor(parts, {STREAM: inbox}, Schedule()), parts.stop):
         await asyncio.sleep(3 * 3600)
     assert inbox.reread_ids == []
 
 
 async def test_a_stop_interrupts_a_redrive_and_leaves_the_dead_letter_as_it_was() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     await Supervisor(parts, {STREAM: Poisonous(parts, 3, good_from=0)}, Schedule()).sync([STREAM])
     before = find_open_dead_letters(store)
     await asyncio.sleep(FIRST_REDRIVE)
@@ -191,8 +178,7 @@ async def test_a_stop_interrupts_a_redrive_and_leaves_the_dead_letter_as_it_was(
 
 
 async def test_a_stream_that_is_dismissed_redrives_nothing_more() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     inbox = Poisonous(parts, 1, good_from=0)
     supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=2 * FIRST_REDRIVE))
 
@@ -211,8 +197,7 @@ async def test_a_stream_that_is_dismissed_redrives_nothing_more() -> None:
 
 
 async def test_a_stream_that_was_dismissed_has_no_source_to_read_a_letter_with() -> None:
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     supervisor = Supervisor(parts, {STREAM: Poisonous(parts, 1, good_from=0)}, Schedule())
     await supervisor.sync([STREAM])
     (dead_letter,) = find_open_dead_letters(store)

@@ -7,7 +7,18 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import BAD_VERSION, DEAD_TOKEN, RATE_LIMIT, STREAM, at, budget, problem, refused
-from kit.engine_doubles import Before, FlakyStore, Inbox, cursor_of, engine, find_open_dead_letters, subscribed, types
+from kit.engine_doubles import (
+    Before,
+    FlakyStore,
+    Inbox,
+    cursor_of,
+    engine,
+    find_open_dead_letters,
+    ran,
+    run_of,
+    subscribed,
+    types,
+)
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -18,11 +29,9 @@ from milepost.core.model import Detail, RefusedRow, Table, TokenHealth
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.problems import Problem, ProblemKind
-from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded, StoreRetried
 from milepost.engine.interrupt import Stop
 from milepost.engine.mailbox import Mailbox
-from milepost.engine.run import run_stream
 
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
 POLICY = Policy(batch_size=1, attempts=3, base_delay_seconds=2, max_delay_seconds=32)
@@ -42,12 +51,6 @@ def fails_at(cursor: str, times: int, answer: Outcome) -> Inbox:
     return Inbox(5, before=before)
 
 
-async def ran(parts: EngineContext, inbox: Inbox, within: RunBudget) -> Checkpoint:
-    """Run the stream within the budget, in a slot."""
-    async with parts.slots.hold(STREAM):
-        return await run_stream(parts, STREAM, inbox, within, Mailbox())
-
-
 async def finished(inbox: Inbox, store: MemoryStore, *, within: RunBudget | None = None) -> Checkpoint:
     return await ran(engine(store, policy=POLICY), inbox, within or budget())
 
@@ -58,8 +61,7 @@ async def test_a_run_stores_the_whole_inbox_and_journals_every_batch() -> None:
     assert set(store.conversations) == {"t_0", "t_1", "t_2", "t_3"}
     assert set(store.contacts) == {("messenger", STREAM.page_id, f"c_t_{n}") for n in range(4)}
     assert types(store, STREAM) == ["run_started", "sweep_started", *["batch_stored"] * 4, "sweep_completed"]
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert checkpoint == await store.load(STREAM)
 
 
@@ -72,19 +74,17 @@ async def test_each_batch_is_requested_once_and_the_catch_up_starts_at_the_head(
 async def test_a_refused_batch_is_retried_after_a_jittered_wait() -> None:
     store, clock = MemoryStore(), VirtualClock(jitter=0.5)
     inbox = fails_at("2", 2, refused())
-    checkpoint = await ran(engine(store, clock=clock, policy=POLICY), inbox, budget())
+    checkpoint = await ran(engine(store, clock=clock, policy=POLICY), inbox)
     assert clock.slept == pytest.approx([1.0, 2.0])  # half of 2 s, then half of 4 s
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.retries) == (RunStatus.COMPLETE, 2)
+    assert (run_of(checkpoint).status, run_of(checkpoint).retries) == (RunStatus.COMPLETE, 2)
     assert len(store.conversations) == 5
 
 
 async def test_a_run_fails_when_its_retries_are_used_up_and_the_next_continues_at_the_same_batch() -> None:
     store = MemoryStore()
     failed = await finished(fails_at("2", 4, refused()), store)  # three attempts, and the look at the list
-    assert failed.run is not None
-    assert (failed.run.status, failed.run.reason) == (RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
-    assert failed.run.failed_batches == 1
+    assert (run_of(failed).status, run_of(failed).reason) == (RunStatus.FAILED, Reason.RETRIES_EXHAUSTED)
+    assert run_of(failed).failed_batches == 1
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
     assert again.cursors[:2] == [None, "2"], "the head, and then the batch that failed"
@@ -99,8 +99,7 @@ async def test_attempts_are_counted_across_runs_that_end_while_waiting_to_try_ag
         inbox = fails_at("2", 3, refused())
         run = budget(f"r_{number}", started_at=clock.now(), deadline_at=clock.now() + timedelta(seconds=270))
         checkpoint = await ran(engine(store, clock=clock, policy=patient), inbox, run)
-        assert checkpoint.run is not None
-        endings.append(checkpoint.run.reason)
+        endings.append(run_of(checkpoint).reason)
         await asyncio.sleep(1000)
     assert endings == [Reason.TIME_LIMIT, Reason.TIME_LIMIT, Reason.RETRIES_EXHAUSTED]
 
@@ -118,8 +117,7 @@ async def test_a_problem_that_no_retry_solves_ends_the_run_with_its_position_sav
 ) -> None:
     store, inbox = MemoryStore(), fails_at("2", 100, refused(what))
     checkpoint = await finished(inbox, store)
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.reason, checkpoint.run.retries) == (status, reason, 0)
+    assert (run_of(checkpoint).status, run_of(checkpoint).reason, run_of(checkpoint).retries) == (status, reason, 0)
     looks = 0 if reason is Reason.RATE_LIMIT else 1  # whether the list can be read at all
     assert inbox.cursors.count("2") == 1 + looks
     assert checkpoint.sweep is not None
@@ -129,8 +127,7 @@ async def test_a_problem_that_no_retry_solves_ends_the_run_with_its_position_sav
 async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() -> None:
     store, inbox = MemoryStore(), Inbox(5)
     checkpoint = await finished(inbox, store, within=budget(max_batches=2))
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.BATCH_LIMIT
+    assert run_of(checkpoint).reason is Reason.BATCH_LIMIT
     assert inbox.cursors == [None, "1"], "nothing is fetched ahead beyond the limit"
     again = Inbox(5)
     await finished(again, store, within=budget("r_2"))
@@ -140,8 +137,7 @@ async def test_the_batch_limit_ends_the_run_and_the_next_goes_on_from_there() ->
 async def test_the_time_limit_ends_the_run_with_its_position_saved() -> None:
     store, inbox = MemoryStore(), Inbox(50, call_seconds=100)
     checkpoint = await finished(inbox, store)
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.TIME_LIMIT
+    assert run_of(checkpoint).reason is Reason.TIME_LIMIT
     assert checkpoint.sweep is not None
     assert checkpoint.sweep.position.cursor == str(len(store.conversations))
 
@@ -158,12 +154,11 @@ async def test_a_stop_interrupts_a_fetch_and_keeps_what_was_committed() -> None:
     inbox = Inbox(5, before=hang_at_the_third)
     parts = engine(store, stop=stop, policy=POLICY)
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        run = tasks.create_task(ran(parts, inbox, budget()))
+        run = tasks.create_task(ran(parts, inbox))
         await hangs.wait()
         stop.request()
     checkpoint = run.result()
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.SHUTDOWN)
+    assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.SHUTDOWN)
     assert set(store.conversations) == {"t_0", "t_1"}
     assert checkpoint.sweep is not None
     assert checkpoint.sweep.position.cursor == "2"
@@ -179,16 +174,15 @@ async def test_a_stop_lets_the_current_commit_finish() -> None:
             return await super().commit(commit)
 
     store = StopsInCommit()
-    checkpoint = await ran(engine(store, stop=stop, policy=POLICY), Inbox(5), budget())
+    checkpoint = await ran(engine(store, stop=stop, policy=POLICY), Inbox(5))
     assert set(store.conversations) == {"t_0"}
-    assert checkpoint.run is not None
-    assert checkpoint.run.reason is Reason.SHUTDOWN
+    assert run_of(checkpoint).reason is Reason.SHUTDOWN
 
 
 async def test_a_stop_before_anything_was_read_leaves_no_entry() -> None:
     store, stop = MemoryStore(), Stop()
     stop.request()
-    await ran(engine(store, stop=stop, policy=POLICY), Inbox(5), budget())
+    await ran(engine(store, stop=stop, policy=POLICY), Inbox(5))
     assert store.journal == []
 
 
@@ -209,15 +203,14 @@ async def test_a_run_that_a_dead_process_left_open_is_journaled_as_interrupted()
     assert [(row.run_id, row.event.status) for row in ended] == [  # type: ignore[union-attr]  # a RunEnded, by its type
         (budget().run_id, RunStatus.INTERRUPTED)
     ]
-    assert after.run is not None
-    assert after.run.status is RunStatus.COMPLETE
+    assert run_of(after).status is RunStatus.COMPLETE
     assert len(store.conversations) == 5
 
 
 async def test_readers_are_notified_of_an_outage_and_the_next_commit_records_its_length() -> None:
     store, clock, feed = FlakyStore(absences=2), VirtualClock(), Feed()
     notices = subscribed(feed)
-    await ran(engine(store, clock=clock, policy=POLICY, feed=feed), Inbox(3), budget())
+    await ran(engine(store, clock=clock, policy=POLICY, feed=feed), Inbox(3))
     away = [notice for notice in notices if isinstance(notice, StoreRetried)]
     assert [notice.attempts for notice in away] == [1, 2]
     first = next(notice for notice in notices if isinstance(notice, Recorded))
@@ -236,7 +229,7 @@ async def test_a_second_outage_is_counted_anew() -> None:
             return answer
 
     store, clock = AwayTwice(absences=3), VirtualClock()
-    await ran(engine(store, clock=clock, policy=POLICY), Inbox(3), budget())
+    await ran(engine(store, clock=clock, policy=POLICY), Inbox(3))
     returned = [entry.event for entry in store.entries(STREAM) if entry.type == "store_returned"]
     assert returned == [StoreReturned(sum(clock.slept[:3]), 3), StoreReturned(clock.slept[3], 1)]
 
@@ -263,7 +256,7 @@ async def test_a_second_writer_ends_the_run_and_stores_nothing_of_it() -> None:
 async def test_readers_get_every_entry_after_its_commit_in_order() -> None:
     store, feed = MemoryStore(), Feed()
     notices = subscribed(feed)
-    await ran(engine(store, policy=POLICY, feed=feed), Inbox(3), budget())
+    await ran(engine(store, policy=POLICY, feed=feed), Inbox(3))
     versions = [entry.version for notice in notices if isinstance(notice, Recorded) for entry in notice.entries]
     assert versions == list(range(1, len(store.journal) + 1))
 
@@ -271,7 +264,7 @@ async def test_readers_get_every_entry_after_its_commit_in_order() -> None:
 async def test_readers_learn_how_long_each_fetch_took() -> None:
     feed = Feed()
     notices = subscribed(feed)
-    await ran(engine(MemoryStore(), policy=POLICY, feed=feed), Inbox(3), budget())
+    await ran(engine(MemoryStore(), policy=POLICY, feed=feed), Inbox(3))
     assert [notice.fetch_seconds for notice in notices if isinstance(notice, Recorded)] == [0.1] * 4
 
 
@@ -283,8 +276,7 @@ async def test_a_dead_cursor_begins_the_walk_anew_and_stores_nothing_twice() -> 
     checkpoint = await finished(inbox, store)
     assert inbox.cursors == [None, "1", "2", "2"] + [None, "1", "2", "3", "4"] * 2
     assert types(store, STREAM).count("cursor_lost") == 1
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, 5)
+    assert (run_of(checkpoint).status, run_of(checkpoint).tally.inserted) == (RunStatus.COMPLETE, 5)
 
 
 async def test_a_batch_that_is_too_heavy_is_halved_and_grows_back() -> None:
@@ -293,13 +285,12 @@ async def test_a_batch_that_is_too_heavy_is_halved_and_grows_back() -> None:
         return refused(TOO_HEAVY) if is_heavy else None
 
     store, inbox = MemoryStore(), Inbox(20, before=too_heavy)
-    checkpoint = await ran(engine(store, policy=Policy(batch_size=50)), inbox, budget())
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=50)), inbox)
     limits = [asked.limit for asked in inbox.asked if isinstance(asked, Request)]
     assert limits[:5] == [50, 50, 25, 12, 12]
     assert limits[21] == 50, "that of the last batch of the walk"
     assert len(store.conversations) == 20
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.retries) == (RunStatus.COMPLETE, 0)
+    assert (run_of(checkpoint).status, run_of(checkpoint).retries) == (RunStatus.COMPLETE, 0)
 
 
 def poisonous(what: Problem) -> Before:
@@ -316,13 +307,12 @@ def poisonous(what: Problem) -> Before:
 
 async def test_a_thread_that_fails_alone_is_stepped_over_and_becomes_a_dead_letter() -> None:
     store, inbox = MemoryStore(), Inbox(5, before=poisonous(problem(1, http_status=500)))
-    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox)
     (dead_letter,) = find_open_dead_letters(store)
     assert (dead_letter.subject, dead_letter.stage) == ("t_2", Stage.FETCH)
     assert "code 1" in dead_letter.reason
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+    assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
 
 
 async def test_a_thread_that_only_lists_fail_for_is_read_alone() -> None:
@@ -331,12 +321,11 @@ async def test_a_thread_that_only_lists_fail_for_is_read_alone() -> None:
 
     in_lists = poisonous(problem(1, http_status=500))
     store, inbox = MemoryStore(), Inbox(5, before=before)
-    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox)
     assert find_open_dead_letters(store) == []
     assert set(store.conversations) == {"t_0", "t_1", "t_2", "t_3", "t_4"}
     assert set(inbox.reread_ids) == {"t_2"}
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
 
 
 async def test_a_rate_limit_before_a_thread_is_read_alone_is_waited_out() -> None:
@@ -349,12 +338,11 @@ async def test_a_rate_limit_before_a_thread_is_read_alone_is_waited_out() -> Non
 
     poison = poisonous(problem(1, http_status=500))
     store, inbox = MemoryStore(), Inbox(5, before=before)
-    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox)
     assert [dead_letter.subject for dead_letter in find_open_dead_letters(store)] == ["t_2"]
     assert "rate_limited" in types(store, STREAM)
     assert inbox.reread_ids == ["t_2", "t_2"]
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+    assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
 
 
 def positions(inbox: Inbox) -> int:
@@ -364,17 +352,15 @@ def positions(inbox: Inbox) -> int:
 
 async def test_a_missing_permission_is_of_the_thread_if_the_list_can_be_read() -> None:
     store, inbox = MemoryStore(), Inbox(5, before=poisonous(problem(10, http_status=403)))
-    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, budget())
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox)
     assert [dead_letter.subject for dead_letter in find_open_dead_letters(store)] == ["t_2"]
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+    assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
 
 
 async def test_a_missing_permission_is_of_the_stream_if_the_list_cannot_be_read_either() -> None:
     store, inbox = MemoryStore(), fails_at("2", 100, refused(problem(10, http_status=403)))
     checkpoint = await finished(inbox, store)
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.STOPPED, Reason.AUTHORIZATION)
+    assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.STOPPED, Reason.AUTHORIZATION)
     assert positions(inbox) == 1
     assert find_open_dead_letters(store) == []
 
@@ -405,11 +391,9 @@ async def test_whatever_comes_up_comes_before_the_look_at_the_list(what: str) ->
 
     store, inbox = MemoryStore(), Inbox(5, before=before)
     parts = engine(store, stop=stop, policy=POLICY)
-    async with parts.slots.hold(STREAM):
-        checkpoint = await run_stream(parts, STREAM, inbox, budget(), mailbox)
+    checkpoint = await ran(parts, inbox, mailbox=mailbox)
     assert positions(inbox) == 0
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is (RunStatus.COMPLETE if what == "a command" else RunStatus.PAUSED)
+    assert run_of(checkpoint).status is (RunStatus.COMPLETE if what == "a command" else RunStatus.PAUSED)
     assert "fetch_failed" not in types(store, STREAM), "the refusal is dropped, and the request made again"
 
 
@@ -420,8 +404,7 @@ async def test_a_row_that_the_store_refuses_becomes_a_dead_letter_and_the_others
     assert {dead_letter.subject for dead_letter in find_open_dead_letters(store)} == {"t_2/row", "contact c_t_3"}
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
     assert len(store.contacts) == 4
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE_WITH_ERRORS
+    assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
 
 
 async def test_rows_that_the_store_refuses_one_after_the_other_are_all_found() -> None:

@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NETWORK, RATE_LIMIT, at, refused
-from kit.engine_doubles import Before, Inbox, engine, refusing, running
+from kit.engine_doubles import Before, Inbox, always, engine, refusing, running
 from kit.memory_store import MemoryStore
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.plan import Policy
-from milepost.core.ports import Outcome, Request
+from milepost.core.ports import Request
 from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Schedule, Supervisor
 
@@ -177,16 +177,15 @@ async def test_free_slots_are_withdrawn_first() -> None:
 
 @pytest.mark.parametrize("retry", ["a limit", "an outage"])
 async def test_a_stream_that_waits_leaves_the_only_slot_to_the_others(retry: str) -> None:
-    async def fail(_: Request | str) -> Outcome:
-        return refused(NETWORK)
-
     async def sync_of(waiting: bool) -> float:
         began = asyncio.get_running_loop().time()
         policy = Policy(batch_size=1, base_delay_seconds=100, max_delay_seconds=100)
         parts = engine(MemoryStore(), policy=policy, concurrency=1)
         until = at(began + 3600)
         limit: Before = refusing(replace(RATE_LIMIT, wait_seconds=200.0), until=until, clock=parts.clock)
-        bad = Inbox(3, before=limit if retry == "a limit" else fail, gate=parts.rate_limits.gate(ONE))
+        bad = Inbox(
+            3, before=limit if retry == "a limit" else always(refused(NETWORK)), gate=parts.rate_limits.gate(ONE)
+        )
         good = Inbox(10, prefix="g", call_seconds=1, clock=parts.clock)
         sources = {ONE: bad, TWO: good} if waiting else {TWO: good}
         async with running(Supervisor(parts, sources, Schedule()), parts.stop):

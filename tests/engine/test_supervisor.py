@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
-from kit.builders import DEAD_TOKEN, RATE_LIMIT, at, problem, refused
-from kit.engine_doubles import Before, FlakyStore, Inbox, cursor_of, engine, refusing, running
+from kit.builders import DEAD_TOKEN, RATE_LIMIT, STREAM, at, problem, refused
+from kit.engine_doubles import Before, FlakyStore, Inbox, always, cursor_of, engine, refusing, run_of, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
@@ -62,22 +63,17 @@ async def test_a_stream_that_fails_leaves_the_others_untouched() -> None:
         msg = "a bug in a source"
         raise RuntimeError(msg)
 
-    async def refuse(_: Request | str) -> Outcome:
-        return refused()
-
     broken, refusing, healthy = keys = streams(3)
     store = MemoryStore()
     sources = {
         broken: Inbox(3, before=break_down),
-        refusing: Inbox(3, before=refuse),
+        refusing: Inbox(3, before=always(refused())),
         healthy: Inbox(3, prefix="h"),
     }
     results = await Supervisor(engine(store), sources, Schedule()).sync(keys)
     assert results[0].error == "a bug in a source"
-    assert results[1].run is not None
-    assert results[1].run.status is RunStatus.FAILED
-    assert results[2].run is not None
-    assert results[2].run.status is RunStatus.COMPLETE
+    assert run_of(results[1]).status is RunStatus.FAILED
+    assert run_of(results[2]).status is RunStatus.COMPLETE
     assert set(store.conversations) == {"h_0", "h_1", "h_2"}
 
 
@@ -89,28 +85,24 @@ async def test_the_result_of_a_run_that_the_store_ended_is_what_it_had_recorded(
         if cursor_of(asked) == "2" and is_disk_full:
             store.absences = 1_000_000
 
-    (stream,) = streams(1)
-    sources = {stream: Inbox(5, before=away_at_the_third)}
-    supervisor = Supervisor(engine(store, policy=POLICY), sources, Schedule())
-    (result,) = await supervisor.sync([stream])
+    sources = {STREAM: Inbox(5, before=away_at_the_third)}
+    supervisor = Supervisor(engine(store), sources, Schedule())
+    (result,) = await supervisor.sync([STREAM])
     assert result.error == "the disk is full (make room)"
-    assert result.run is not None
-    assert result.run.tally.inserted == len(store.conversations) > 0
+    assert run_of(result).tally.inserted == len(store.conversations) > 0
 
     is_disk_full, store.absences = False, 0
-    (again,) = await supervisor.sync([stream])
-    assert again.run is not None
-    assert again.run.status is RunStatus.COMPLETE
-    endings = [entry.event.reason for entry in store.entries(stream) if isinstance(entry.event, RunEnded)]
+    (again,) = await supervisor.sync([STREAM])
+    assert run_of(again).status is RunStatus.COMPLETE
+    endings = [entry.event.reason for entry in store.entries(STREAM) if isinstance(entry.event, RunEnded)]
     assert endings == [Reason.BROKE_OFF], "the process did not die"
 
 
 async def test_the_daemon_runs_a_stream_again_after_its_interval() -> None:
     clock = VirtualClock(jitter=0.5)
-    (stream,) = streams(1)
     inbox = Inbox(1, clock=clock)
-    parts = engine(MemoryStore(), clock=clock, policy=POLICY)
-    async with running(Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300)), parts.stop):
+    parts = engine(MemoryStore(), clock=clock)
+    async with running(Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300)), parts.stop):
         await asyncio.sleep(700)
     assert inbox.called_at == pytest.approx([0, 300, 600])
 
@@ -126,7 +118,7 @@ async def test_a_stream_at_its_batch_limit_continues_at_once_behind_those_that_w
 
         return Inbox(4, prefix=name, before=note, clock=clock, call_seconds=1)
 
-    parts = engine(MemoryStore(), clock=clock, policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), clock=clock, concurrency=1)
     supervisor = Supervisor(parts, {long: noting("a"), short: noting("b")}, Schedule(max_batches_per_run=1))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(6.5)
@@ -134,9 +126,8 @@ async def test_a_stream_at_its_batch_limit_continues_at_once_behind_those_that_w
 
 
 async def test_a_stop_ends_the_daemon_while_its_streams_sleep() -> None:
-    (stream,) = streams(1)
     parts = engine(MemoryStore())
-    async with running(Supervisor(parts, {stream: Inbox(1)}, Schedule()), parts.stop):
+    async with running(Supervisor(parts, {STREAM: Inbox(1)}, Schedule()), parts.stop):
         await asyncio.sleep(100)
         stopped_at = parts.clock.now()
     assert parts.clock.now() == stopped_at
@@ -149,19 +140,13 @@ async def test_failing_pages_slow_down_no_other_page() -> None:
     """A dead token, a poison thread and an endless outage beside it: the same calls at the same instants."""
     dead, poison, away, healthy = streams(4)
 
-    async def refuse_token(_: Request | str) -> Outcome:
-        return refused(DEAD_TOKEN)
-
-    async def fail(_: Request | str) -> Outcome:
-        return refused(OUTAGE)
-
     async def fail_at_the_third(asked: Request | str) -> Outcome | None:
         is_whole = isinstance(asked, Request) and asked.cursor == "2" and asked.detail is not Detail.POSITION
         return refused(UNKNOWN) if is_whole else None
 
     async def calls_of(healthy_beside: dict[Stream, Before]) -> list[float]:
         began = asyncio.get_running_loop().time()
-        parts = engine(MemoryStore(), policy=POLICY, concurrency=2)
+        parts = engine(MemoryStore(), concurrency=2)
         sources = {
             stream: Inbox(
                 5, prefix=stream.page_id, before=before, gate=parts.rate_limits.gate(stream), clock=parts.clock
@@ -174,7 +159,9 @@ async def test_failing_pages_slow_down_no_other_page() -> None:
         return [called_at - began for called_at in inbox.called_at]
 
     alone = await calls_of({})
-    beside = await calls_of({dead: refuse_token, poison: fail_at_the_third, away: fail})
+    beside = await calls_of(
+        {dead: always(refused(DEAD_TOKEN)), poison: fail_at_the_third, away: always(refused(OUTAGE))}
+    )
     assert beside == pytest.approx(alone, abs=0.01), "but for the jitter of later sweeps"
 
 
@@ -200,71 +187,65 @@ async def test_a_checkpoint_that_cannot_be_loaded_holds_up_no_other_stream() -> 
 
 
 async def test_a_parked_stream_runs_at_once_when_it_is_woken() -> None:
-    (stream,) = streams(1)
     is_token_dead = True
 
     async def refuse_token(_: Request | str) -> Outcome | None:
         return refused(DEAD_TOKEN) if is_token_dead else None
 
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     inbox = Inbox(3, before=refuse_token, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1000)
         assert inbox.called_at == [0, 0], "the list is looked at once, and probed slowly"
         is_token_dead = False
-        supervisor.wake(stream)
+        supervisor.wake(STREAM)
         await asyncio.sleep(1)
     assert inbox.called_at[2] == 1000
     assert len(store.conversations) == 3
-    assert (await store.load(stream)).failure_streak is None
+    assert (await store.load(STREAM)).failure_streak is None
 
 
 async def test_a_parked_stream_recovers_with_its_next_probe() -> None:
-    (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(3, before=refusing(DEAD_TOKEN, until=at(4000), clock=parts.clock), clock=parts.clock)
-    async with running(Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300)), parts.stop):
+    async with running(Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300)), parts.stop):
         await asyncio.sleep(7200)
     probes = [called_at for called_at in inbox.called_at if called_at < 4000]
     assert probes == pytest.approx([0, 0, 1800, 1800, 3600, 3600], abs=10)
-    assert (await parts.store.load(stream)).last_success_at is not None
+    assert (await parts.store.load(STREAM)).last_success_at is not None
 
 
 async def test_a_request_during_a_run_is_followed_by_another_run() -> None:
     """The run under way may still use what has been mended."""
-    (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1, clock=parts.clock, call_seconds=10)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=3600))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=3600))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(5)
-        supervisor.wake(stream)
-        supervisor.wake(stream)
+        supervisor.wake(STREAM)
+        supervisor.wake(STREAM)
         await asyncio.sleep(1000)
     assert inbox.called_at == [0, 10]
 
 
 async def test_a_stream_that_is_woken_during_a_rate_limit_calls_after_it() -> None:
-    (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     limit = replace(RATE_LIMIT, wait_seconds=3600.0)
-    gate = parts.rate_limits.gate(stream)
+    gate = parts.rate_limits.gate(STREAM)
     inbox = Inbox(1, before=refusing(limit, until=at(10), clock=parts.clock), gate=gate, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
         for _ in range(10):
             await asyncio.sleep(100)
-            supervisor.wake(stream)
+            supervisor.wake(STREAM)
         await asyncio.sleep(3000)
     assert inbox.called_at[:2] == pytest.approx([0, 3600])
 
 
 async def test_a_stream_that_is_admitted_to_a_running_daemon_runs_at_once() -> None:
     first, second = streams(2)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     supervisor = Supervisor(parts, {first: Inbox(1, clock=parts.clock)}, Schedule())
     later = Inbox(3, prefix="later", clock=parts.clock)
     async with running(supervisor, parts.stop):
@@ -278,7 +259,7 @@ async def test_a_stream_that_is_admitted_to_a_running_daemon_runs_at_once() -> N
 
 async def test_a_stream_that_is_admitted_before_the_start_runs_with_the_others() -> None:
     first, second = streams(2)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
     supervisor.admit(second, other := Inbox(1, prefix="o"))
     async with running(supervisor, parts.stop):
@@ -291,8 +272,7 @@ async def test_a_stream_that_is_admitted_before_the_start_runs_with_the_others()
 
 async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go_on() -> None:
     leaving, staying = streams(2)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
+    parts = engine(store := MemoryStore())
     inbox, other = (
         Inbox(100, prefix=stream.page_id, clock=parts.clock, call_seconds=10) for stream in (leaving, staying)
     )
@@ -304,24 +284,21 @@ async def test_a_dismissed_stream_ends_after_the_current_batch_and_the_others_go
         await asyncio.sleep(500)
         assert keepers() == {f"stream {staying.key}"}
     checkpoint = await store.load(leaving)
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.reason) == (RunStatus.PAUSED, Reason.REMOVED)
-    assert checkpoint.run.tally.batches == 3, "the third was under way"
+    assert (run_of(checkpoint).status, run_of(checkpoint).reason) == (RunStatus.PAUSED, Reason.REMOVED)
+    assert run_of(checkpoint).tally.batches == 3, "the third was under way"
     assert max(inbox.called_at) <= 30
     assert max(other.called_at) > 500
 
 
 async def test_a_stream_that_is_admitted_again_continues_where_it_was() -> None:
-    (stream,) = streams(1)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
+    parts = engine(store := MemoryStore())
+    supervisor = Supervisor(parts, {STREAM: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
-        supervisor.dismiss(stream)
+        supervisor.dismiss(STREAM)
         await asyncio.sleep(100)
         later = Inbox(10, clock=parts.clock, call_seconds=10)
-        supervisor.admit(stream, later)
+        supervisor.admit(STREAM, later)
         await asyncio.sleep(200)
     assert isinstance(later.asked[0], Request)
     assert later.asked[0].cursor == "3"
@@ -333,21 +310,19 @@ async def test_a_stream_that_is_admitted_again_continues_where_it_was() -> None:
 async def test_a_stream_that_is_admitted_again_at_once_is_worked_by_one_task_at_a_time(
     back_after_seconds: float,
 ) -> None:
-    (stream,) = streams(1)
-    store = MemoryStore()
-    parts = engine(store, policy=POLICY)
-    supervisor = Supervisor(parts, {stream: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
+    parts = engine(store := MemoryStore())
+    supervisor = Supervisor(parts, {STREAM: Inbox(10, clock=parts.clock, call_seconds=10)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(25)
-        supervisor.dismiss(stream)
+        supervisor.dismiss(STREAM)
         await asyncio.sleep(back_after_seconds)
-        supervisor.admit(stream, Inbox(10, clock=parts.clock, call_seconds=10))
-        assert supervisor.streams == (stream,)
+        supervisor.admit(STREAM, Inbox(10, clock=parts.clock, call_seconds=10))
+        assert supervisor.streams == (STREAM,)
         await asyncio.sleep(200)
-        assert keepers() == {f"stream {stream.key}"}
+        assert keepers() == {f"stream {STREAM.key}"}
     assert len(store.conversations) == 10
     assert RunStatus.INTERRUPTED not in {
-        entry.event.status for entry in store.entries(stream) if isinstance(entry.event, RunEnded)
+        entry.event.status for entry in store.entries(STREAM) if isinstance(entry.event, RunEnded)
     }
 
 
@@ -376,19 +351,32 @@ async def test_a_stream_is_dismissed_whatever_it_waits_for_without_another_call(
 
 
 async def test_a_stream_that_is_dismissed_before_the_start_does_not_run() -> None:
-    (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule())
-    supervisor.dismiss(stream)
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule())
+    supervisor.dismiss(STREAM)
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1000)
     assert inbox.asked == []
 
 
+async def test_a_run_whose_page_is_removed_while_it_waits_for_a_slot_does_not_begin() -> None:
+    store, (one, other) = MemoryStore(), streams(2)
+    parts, inbox = engine(store, concurrency=1), Inbox(3)
+    supervisor = Supervisor(parts, {one: inbox}, Schedule())
+    with capture_logs() as logs:
+        async with parts.slots.hold(other):
+            waiting = asyncio.create_task(supervisor.run_once(one, full=False))
+            await asyncio.sleep(1)
+            supervisor.dismiss(one)
+        result = await waiting
+    assert (result.run, result.error) == (None, "its page was removed meanwhile")
+    assert (inbox.asked, store.journal, logs) == ([], [], [])
+
+
 async def test_a_stream_that_is_admitted_after_the_daemon_has_worked_begins_nothing() -> None:
     first, late = streams(2)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     supervisor = Supervisor(parts, {first: Inbox(1)}, Schedule())
     async with running(supervisor, parts.stop):
         await asyncio.sleep(10)
@@ -403,10 +391,9 @@ async def test_a_stream_that_is_admitted_after_the_daemon_has_worked_begins_noth
 
 
 async def test_a_new_policy_takes_effect_with_the_next_run() -> None:
-    (stream,) = streams(1)
     parts = engine(MemoryStore(), policy=Policy(batch_size=7))
     inbox = Inbox(4, clock=parts.clock, call_seconds=10)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300, max_batches_per_run=2))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300, max_batches_per_run=2))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(5)
         supervisor.adopt(Policy(batch_size=9), Schedule(interval_seconds=300, max_batches_per_run=2), concurrency=16)
@@ -415,10 +402,9 @@ async def test_a_new_policy_takes_effect_with_the_next_run() -> None:
 
 
 async def test_a_shorter_interval_takes_effect_for_streams_that_already_wait() -> None:
-    (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=86400))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=86400))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(1000)
         supervisor.adopt(POLICY, Schedule(interval_seconds=600), concurrency=16)
@@ -427,10 +413,9 @@ async def test_a_shorter_interval_takes_effect_for_streams_that_already_wait() -
 
 
 async def test_a_longer_interval_takes_effect_for_streams_that_already_wait() -> None:
-    (stream,) = streams(1)
-    parts = engine(MemoryStore(), policy=POLICY)
+    parts = engine(MemoryStore())
     inbox = Inbox(1, clock=parts.clock)
-    supervisor = Supervisor(parts, {stream: inbox}, Schedule(interval_seconds=300))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300))
     async with running(supervisor, parts.stop):
         await asyncio.sleep(100)
         supervisor.adopt(POLICY, Schedule(interval_seconds=1000), concurrency=16)
@@ -462,7 +447,7 @@ async def test_a_stop_interrupts_every_wait(waiting_for: str) -> None:
 
 
 async def test_a_cancelled_daemon_leaves_no_task_behind() -> None:
-    parts = engine(MemoryStore(), policy=POLICY, concurrency=1)
+    parts = engine(MemoryStore(), concurrency=1)
     limit = replace(RATE_LIMIT, wait_seconds=100.0)
     sources = {
         stream: Inbox(50, prefix=stream.page_id, call_seconds=1, before=before)

@@ -10,20 +10,16 @@ from datetime import timedelta
 import pytest
 
 from kit.builders import STREAM, at, budget
-from kit.engine_doubles import FlakyStore, Inbox, engine, subscribed, types
+from kit.engine_doubles import FlakyStore, Inbox, engine, published, ran, run_of, subscribed, types
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
-from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway, VersionConflict
 from milepost.core.events import RunStatus, StoreReturned
 from milepost.core.model import Table
-from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.engine.context import EngineContext
-from milepost.engine.feed import Feed, Recorded, StoreRetried
+from milepost.engine.feed import Feed, StoreRetried
 from milepost.engine.interrupt import Stop
-from milepost.engine.mailbox import Mailbox
-from milepost.engine.run import run_stream
 
 BATCHES = 3
 COMMITS = 4  # of an undisturbed run: three batches, and the end of the sweep
@@ -65,21 +61,6 @@ class Uncertain(MemoryStore):
         return await super().settle(commit)
 
 
-async def ran(parts: EngineContext, inbox: Inbox, within: RunBudget | None = None) -> Checkpoint:
-    async with parts.slots.hold(STREAM):
-        return await run_stream(parts, STREAM, inbox, within or budget(), Mailbox())
-
-
-def published(notices: Sequence[object]) -> list[int]:
-    """Return the seqs of the entries that readers got, in that order."""
-    return [
-        notice.committed.first_seq + place
-        for notice in notices
-        if isinstance(notice, Recorded)
-        for place in range(len(notice.entries))
-    ]
-
-
 def without_absences(store: MemoryStore) -> list[str]:
     return [each for each in types(store, STREAM) if each != "store_returned"]
 
@@ -95,10 +76,9 @@ async def test_every_entry_is_stored_and_published_once_whichever_commit_is_unkn
     checkpoint = await ran(engine(store, feed=feed), inbox)
 
     assert without_absences(store) == UNDISTURBED
-    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(notices) == list(range(1, len(store.journal) + 1))
     assert checkpoint == await store.load(STREAM)
-    assert checkpoint.run is not None
-    assert (checkpoint.run.status, checkpoint.run.tally.inserted) == (RunStatus.COMPLETE, BATCHES)
+    assert (run_of(checkpoint).status, run_of(checkpoint).tally.inserted) == (RunStatus.COMPLETE, BATCHES)
     assert inbox.cursors == [None, "1", "2", *SCAN], "nothing else is read again"
 
 
@@ -125,7 +105,7 @@ async def test_an_unknown_commit_stays_unsettled_while_the_store_is_unavailable(
     assert store.asked[first : first + 4] == [("settle", 4)] * 4
     assert [notice.attempts for notice in notices if isinstance(notice, StoreRetried)] == [1, 2, 3, 4]
     assert without_absences(store) == UNDISTURBED
-    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(notices) == list(range(1, len(store.journal) + 1))
 
 
 @STORED
@@ -136,7 +116,7 @@ async def test_a_commit_that_is_lost_again_is_settled_again(is_stored: bool) -> 
     await ran(engine(store, feed=feed), Inbox(BATCHES))
 
     assert without_absences(store) == UNDISTURBED
-    assert published(list(notices)) == list(range(1, len(store.journal) + 1))
+    assert published(notices) == list(range(1, len(store.journal) + 1))
 
 
 @STORED
@@ -178,7 +158,7 @@ async def test_an_unavailable_store_ends_the_run_and_the_next_continues_from_wha
     with pytest.raises(StoreAway):
         await ran(engine(store, feed=feed), Inbox(BATCHES))
     assert types(store, STREAM).count("batch_stored") == (2 if is_stored else 1)
-    assert published(list(notices)) == [1, 2, 3], "the first commit alone is known to be stored"
+    assert published(notices) == [1, 2, 3], "the first commit alone is known to be stored"
 
     inbox = Inbox(BATCHES)
     await ran(engine(store), inbox, budget("run-2", deadline_at=at(100_000)))
@@ -207,8 +187,7 @@ async def test_a_stop_does_not_wait_for_the_store_and_the_next_run_continues_fro
     checkpoint = await ran(engine(store), inbox, budget("run-2"))
 
     assert inbox.cursors == [None, *(["2"] if is_stored else ["1", "2"]), *SCAN]
-    assert checkpoint.run is not None
-    assert checkpoint.run.status is RunStatus.COMPLETE
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert types(store, STREAM).count("batch_stored") == BATCHES
 
 
@@ -233,5 +212,5 @@ async def test_an_entry_of_another_process_is_not_taken_for_the_unknown_commit()
     with pytest.raises(VersionConflict, match="taken over by another Milepost"):
         await ran(engine(store, feed=feed), Inbox(BATCHES))
 
-    assert published(list(notices)) == [1, 2, 3], "its first commit alone was its own"
+    assert published(notices) == [1, 2, 3], "its first commit alone was its own"
     assert store.entries(STREAM)[-1].run_id == "run-other"

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kit.builders import NOON, at
 from kit.notices import recorded
 from kit.virtual_time import VirtualClock
-from kit.webhook_inbox import NoInbox
+from kit.webhooks import NoInbox
 from milepost.core.errors import StoreAway
 from milepost.core.events import SweepCompleted, Tally
 from milepost.core.position import Mode
@@ -36,7 +36,7 @@ def stored(*message_ids: str, written_at: datetime) -> Recorded:
     return replace(notice, recent=tuple((message_id, written_at) for message_id in message_ids))
 
 
-async def judged(inbox: Announced, *notices: tuple[float, Recorded], seconds: float = 300) -> list[tuple[str, int]]:
+async def judged(inbox: Announced, *notices: tuple[float, Recorded]) -> list[tuple[str, int]]:
     """Let a judge read notices at these seconds, and return what it counted."""
     counted: list[tuple[str, int]] = []
     stop, clock = Stop(), VirtualClock()
@@ -47,7 +47,7 @@ async def judged(inbox: Announced, *notices: tuple[float, Recorded], seconds: fl
         for due, notice in notices:
             await asyncio.sleep(due - asyncio.get_running_loop().time())
             judge.read(notice)
-        await asyncio.sleep(seconds - asyncio.get_running_loop().time())
+        await asyncio.sleep(300 - asyncio.get_running_loop().time())
         stop.request()
     return counted
 

@@ -7,14 +7,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from kit.builders import RATE_LIMIT, at, refused
-from kit.engine_doubles import Inbox, engine, refusing, running
+from kit.engine_doubles import Inbox, always, engine, refusing, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
-from kit.webhook_inbox import NoInbox
+from kit.webhooks import NoInbox
 from milepost.core.commands import CommandDeferred
 from milepost.core.errors import StoreAway
 from milepost.core.model import Platform, Stream
-from milepost.core.ports import Outcome, Request
 from milepost.core.retry import PROMPTED_SECONDS
 from milepost.core.webhooks import WebhookKind
 from milepost.engine.interrupt import Stop
@@ -109,10 +108,7 @@ async def test_a_prompt_waits_for_a_rate_limit_and_is_not_lost() -> None:
 async def test_a_prompt_does_not_shorten_the_wait_after_an_error() -> None:
     clock = VirtualClock(jitter=0.5)
 
-    async def refuse(_: Request | str) -> Outcome:
-        return refused()
-
-    inbox = Inbox(1, clock=clock, before=refuse)
+    inbox = Inbox(1, clock=clock, before=always(refused()))
     parts = engine(MemoryStore(), clock=clock)
     supervisor = Supervisor(parts, {STREAM: inbox}, HOURLY)
     async with running(supervisor, parts.stop):

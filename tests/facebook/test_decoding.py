@@ -27,6 +27,7 @@ from milepost.core.model import Batch, Contact, Conversation, Direction, Interac
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
 from milepost.facebook.own_id import OwnIds
+from milepost.facebook.responses import place_of
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
@@ -276,12 +277,20 @@ class TestPaging:
     def test_next_may_name_another_version(self, next_url: str) -> None:
         assert read(encoded({"data": [GOOD], "paging": {"next": next_url}})).next_cursor == "c_2"
 
+    def test_where_there_are_no_cursors_the_query_of_next_is_one_without_its_token(self) -> None:
+        """Captured from lists of messages, whose paging had a time and a token of its own (restfb#687)."""
+        query = "?access_token=x&pretty=0&limit=25&fields=id%2Cname&until=1476721922&__paging_token=enc_Ad%3D"
+        cursor = read(encoded({"data": [GOOD], "paging": {"next": EDGE_URL + query}})).next_cursor
+
+        assert cursor == "?until=1476721922&__paging_token=enc_Ad%3D"
+        assert place_of(cursor) == {"until": "1476721922", "__paging_token": "enc_Ad="}
+
     @pytest.mark.parametrize(
         "next_url",
         [
             EDGE_URL,
             EDGE_URL + "?after=",
-            EDGE_URL + "?until=1439004387&__paging_token=enc_AdBA",
+            EDGE_URL + "?limit=25&access_token=x",
             "https://evil.example.org/v26.0/" + PAGE_ID + "/conversations?after=c_2",
             "http://graph.facebook.com/v26.0/" + PAGE_ID + "/conversations?after=c_2",
             "https://graph.facebook.com/v26.0/77/conversations?after=c_2",

@@ -1,14 +1,16 @@
 """The requests of the source, how it finds our Instagram id, and which token it uses."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
+from unittest.mock import Mock
 from urllib.parse import unquote
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionError, ClientResponse, web
+from aioresponses import aioresponses
 from msgspec.structs import replace
 from yarl import URL
 
@@ -35,42 +37,45 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.fields import with_messages
 from milepost.facebook.inbox import FacebookInbox
 
+BASE_URL = "https://graph.test"
 EDGE_URL = URL(f"/v26.0/{PAGE_ID}/conversations")
 PAGE_URL = URL(f"/v26.0/{PAGE_ID}").with_query(fields="instagram_business_account")
 THREAD_FIELDS = "id,updated_time,link,snippet,message_count,unread_count,can_reply,participants"
 
 
+class SimpleResponse(ClientResponse):
+    """A response made by aioresponses 0.7, which lacks what aiohttp 3.14 requires."""
+
+    def __init__(self, *positional: object, **named: object) -> None:
+        super().__init__(*positional, stream_writer=Mock(), **named)  # type: ignore[arg-type] # passed on as they come
+
+
 class Api:
     """The Graph API as a series of prepared responses."""
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self._prepared: list[tuple[URL, Json | None, int]] = []
+    def __init__(self, mocked: aioresponses) -> None:
+        self._mocked = mocked
 
     def tells(self, url: URL, payload: Json | None, status: int = 200) -> None:
         """Prepare the response to one request; without a payload, the connection breaks."""
-        self._prepared.append((url, payload, status))
+        failure = ClientConnectionError() if payload is None else None
+        whole = URL(BASE_URL).join(url)
+        self._mocked.get(whole, payload=payload, status=status, exception=failure, response_class=SimpleResponse)
 
-    async def respond(self, request: web.Request) -> web.Response:
-        self.calls.append(request.path)
-        for prepared in self._prepared:
-            url, payload, status = prepared
-            if (url.path, url.query) == (request.path, request.query):
-                self._prepared.remove(prepared)
-                if payload is None and request.transport is not None:
-                    request.transport.abort()
-                return web.json_response(payload, status=status)
-        return web.Response(status=404, text=f"nothing is prepared for {request.rel_url}")
+    @property
+    def calls(self) -> list[str]:
+        return [url.path for _, url in self._mocked.requests]
 
 
 @pytest.fixture
-def api() -> Api:
-    return Api()
+def api() -> Iterator[Api]:
+    with aioresponses() as mocked:
+        yield Api(mocked)
 
 
 @pytest.fixture
-async def client(api: Api) -> AsyncIterator[GraphClient]:
-    async with client_of(api.respond) as client:
+async def client() -> AsyncIterator[GraphClient]:
+    async with GraphClient(BASE_URL, "v26.0", clock=lambda: datetime.now(UTC)) as client:
         yield client
 
 
@@ -158,6 +163,12 @@ class TestRequest:
     async def test_a_cursor_is_sent_unchanged(self, cursor: str, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1, after=cursor), listed(thread()))
         assert isinstance(await messenger(client).fetch(Request(cursor, 1, 0)), Fetched)
+
+    async def test_a_cursor_that_is_a_query_is_sent_as_one(self, api: Api, client: GraphClient) -> None:
+        place = {"until": "1476721922", "__paging_token": "enc_Ad="}
+        api.tells(edge("messenger", THREAD_FIELDS, 5, **place), listed())
+        cursor = "?until=1476721922&__paging_token=enc_Ad%3D"
+        assert isinstance(await messenger(client).fetch(Request(cursor, 5, 0)), Fetched)
 
     async def test_an_api_error_is_refused_with_its_numbers(self, api: Api, client: GraphClient) -> None:
         api.tells(edge("messenger", THREAD_FIELDS, 1), error(190, error_subcode=463), status=400)

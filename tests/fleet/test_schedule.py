@@ -1,12 +1,13 @@
-"""What a worker knows of requests: runs that people ask for, and runs that left nothing in the journal."""
+"""When a stream is due: by the journal, by runs that people ask for, and by runs that left nothing in the journal."""
 
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at, entries
-from kit.leaping_clock import LeapingClock
-from milepost.core.checkpoint import Checkpoint
+from kit.virtual_time import LeapingClock
+from milepost.core.checkpoint import Checkpoint, OperatorPause, Run
 from milepost.core.events import (
     Event,
     Reason,
@@ -25,7 +26,7 @@ from milepost.core.model import TokenHealth
 from milepost.core.position import Mode
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule
-from milepost.fleet.schedule import FleetSchedule
+from milepost.fleet.schedule import FleetSchedule, due_at, jitter_of
 
 PACE = Schedule(interval_seconds=1000)
 COMPLETE = (RunStarted(NOON), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
@@ -154,8 +155,8 @@ def test_a_later_entry_does_not_bring_the_future_back() -> None:
     followed = Followed()
     followed.append(RunStarted(at(3600)), SweepCompleted(Mode.FULL, NOON, at(3600), Tally(batches=1)), seconds=3700)
     followed.append(TokenChecked(TokenHealth(is_valid=True)), seconds=0)
-    assert followed.is_due(1100) or not followed.is_due(0)
-    assert followed.is_due(2200)
+    assert not followed.is_due(0)
+    assert followed.is_due(1100)
 
 
 def test_a_request_recorded_by_a_worker_whose_clock_is_ahead_is_one_run() -> None:
@@ -198,3 +199,60 @@ def test_a_step_of_the_clock_neither_delays_nor_hastens_a_run(step: timedelta) -
     clock.step(step)
     assert not followed.is_due(1200 + 2 * by)
     assert followed.is_due(1202 + 2 * by)
+
+
+# --- from the journal alone -------------------------------------------------------------------------------------------
+
+SHORT = Schedule(interval_seconds=100, max_run_seconds=270)
+
+
+def after(status: RunStatus, reason: Reason | None = None, ended_seconds: float | None = 10.0) -> Checkpoint:
+    """Return a stream whose latest run began at noon."""
+    ended_at = None if ended_seconds is None else at(ended_seconds)
+    return Checkpoint(STREAM, 5, updated_at=at(10), run=Run("r_1", NOON, status, None, reason, ended_at))
+
+
+def seconds_to(checkpoint: Checkpoint, held_seconds: float | None = None) -> float:
+    due = due_at(checkpoint, at(10), SHORT, None if held_seconds is None else at(held_seconds))
+    assert due is not None
+    return (due - NOON).total_seconds()
+
+
+def test_a_stream_that_never_ran_is_due_at_once() -> None:
+    assert seconds_to(Checkpoint(STREAM)) == 10
+
+
+def test_a_stream_that_is_complete_comes_back_an_interval_after_its_run_began() -> None:
+    assert seconds_to(after(RunStatus.COMPLETE)) == pytest.approx(100, abs=10)
+
+
+def test_a_run_ended_by_the_shutdown_of_its_worker_continues_at_once() -> None:
+    assert seconds_to(after(RunStatus.PAUSED, Reason.SHUTDOWN)) == 10
+    assert seconds_to(after(RunStatus.PAUSED, Reason.SHUTDOWN), held_seconds=50) == 50
+
+
+def test_a_stream_under_a_rate_limit_is_due_when_that_ends() -> None:
+    assert seconds_to(after(RunStatus.PAUSED, Reason.RATE_LIMIT), held_seconds=500) == 500
+    assert seconds_to(Checkpoint(STREAM), held_seconds=500) == 500
+
+
+def test_an_open_run_belongs_to_a_worker_until_it_is_silent_for_longer_than_it_can_last() -> None:
+    assert seconds_to(after(RunStatus.RUNNING, ended_seconds=None)) > 10 + SHORT.max_run_seconds
+
+
+def test_a_paused_stream_is_never_due() -> None:
+    assert (
+        due_at(replace(after(RunStatus.COMPLETE), operator_pause=OperatorPause(NOON, "Ada")), at(1000), SHORT, None)
+        is None
+    )
+
+
+def test_all_workers_use_the_same_jitter_after_a_run() -> None:
+    assert jitter_of("r_1") == 0.4861918983515352, "workers of two releases agree"
+
+
+def test_the_jitter_differs_from_run_to_run() -> None:
+    jitters = {jitter_of(f"20261128T0{n}") for n in range(100)}
+    assert len(jitters) == 100
+    assert timedelta(seconds=min(jitters)) < timedelta(seconds=0.1)
+    assert max(jitters) > 0.9

@@ -23,8 +23,7 @@ from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Schedule, Supervisor
-from milepost.fleet.follower import JournalFollower
-from milepost.fleet.worker import HEARTBEAT_SECONDS, Worker
+from milepost.fleet.worker import HEARTBEAT_SECONDS, JournalFollower, Worker
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
 
 ADA = "Ada"

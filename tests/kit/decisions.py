@@ -1,11 +1,8 @@
 """Streams in the middle of a sweep and what the core decides for them, for given-when-then tests."""
 
-from datetime import datetime
-
 from msgspec.structs import replace
 
 from kit.builders import (
-    NOON,
     RUN_ID,
     at,
     catching_up,
@@ -52,11 +49,11 @@ def looked_up(checkpoint: Checkpoint, outcome: Outcome, during: Context) -> Keys
     return keys
 
 
-def walking(*, batches: int = 1, cursor: str = "after 1", mode: Mode = Mode.FULL) -> Checkpoint:
+def walking(*, mode: Mode = Mode.FULL) -> Checkpoint:
     """Return a stream in a walk that started at noon."""
     until = None if mode is Mode.FULL else at(-3600)
-    tally = Tally(batches=batches, inserted=batches)
-    return given(run_started(), sweep_started(mode, walk_until=until), BatchStored(walking_at(cursor), tally))
+    stored = BatchStored(walking_at("after 1"), Tally(batches=1, inserted=1))
+    return given(run_started(), sweep_started(mode, walk_until=until), stored)
 
 
 def scanning(cursor: str | None = None) -> Checkpoint:
@@ -64,9 +61,9 @@ def scanning(cursor: str | None = None) -> Checkpoint:
     return given(run_started(), sweep_started(), BatchStored(catching_up(cursor), Tally(batches=2, inserted=2)))
 
 
-def knowing(*conversations: Conversation, now: datetime = NOON) -> Known:
+def knowing(*conversations: Conversation) -> Known:
     """Return what the store knows once these conversations are stored."""
-    decision = decision_on(checkpoint_of(), fetched(*conversations), context(now))
+    decision = decision_on(checkpoint_of(), fetched(*conversations), context())
     assert isinstance(decision, Record)
     changes = decision.changes
     return Known(

@@ -41,9 +41,10 @@ class MemoryChanges:
         self.last += 1
         self.rows[kind, key] = Change(self.last, kind, ChangeOp.UPSERT, {"id": key}, {"id": key, "text": text})
 
-    def delete(self, key: str, kind: ChangeKind = ChangeKind.MESSAGE) -> None:
-        """Delete a row."""
+    def delete(self, key: str) -> None:
+        """Delete a message."""
         self.last += 1
+        kind = ChangeKind.MESSAGE
         self.rows[kind, key] = Change(self.last, kind, ChangeOp.DELETE, {"id": key}, None)
 
     def texts(self) -> dict[str, str]:

@@ -1,19 +1,19 @@
 """An engine to test: scripted sources, a store that fails, and the context that all streams share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from kit.builders import NOON, contact, conversation, fetched, refused
+from kit.builders import NOON, STREAM, budget, contact, conversation, fetched, refused
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
-from milepost.core.checkpoint import DeadLetter
+from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import StoreAway
 from milepost.core.model import Conversation, MessagePage, Stream
-from milepost.core.plan import Policy
+from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import (
     Answered,
     Clock,
@@ -28,12 +28,16 @@ from milepost.core.ports import (
     Refused,
     Rejected,
     Request,
+    RunResult,
+    Source,
 )
 from milepost.core.problems import Problem
 from milepost.engine.context import EngineContext
-from milepost.engine.feed import Feed, Notice
+from milepost.engine.feed import Feed, Notice, Recorded
 from milepost.engine.interrupt import Stop
+from milepost.engine.mailbox import Mailbox
 from milepost.engine.rate_limits import RateLimits
+from milepost.engine.run import run_stream
 from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Supervisor
 from milepost.stores import rows
@@ -116,11 +120,43 @@ def cursor_of(asked: Request | str) -> str | None:
     return asked.cursor if isinstance(asked, Request) else None
 
 
+def always(outcome: Outcome) -> Before:
+    """Answer every call with this."""
+
+    async def before(_: Request | str) -> Outcome:
+        return outcome
+
+    return before
+
+
+def after(cursor: str, outcome: Outcome) -> Before:
+    """Answer a request for the batch after this cursor with this."""
+
+    async def before(asked: Request | str) -> Outcome | None:
+        return outcome if cursor_of(asked) == cursor else None
+
+    return before
+
+
 def refusing(what: Problem, *, until: datetime, clock: Clock) -> Before:
     """Refuse everything until then."""
 
     async def before(_: Request | str) -> Outcome | None:
         return refused(what) if clock.now() < until else None
+
+    return before
+
+
+def at_call(number: int, act: Callable[[], Awaitable[object]]) -> Before:
+    """Do something ahead of the answer to the call with this number, counted from 1."""
+    calls = 0
+
+    async def before(_: Request | str) -> Outcome | None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            await act()
+        return None
 
     return before
 
@@ -170,6 +206,25 @@ async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
 def subscribed(feed: Feed) -> Collection[Notice]:
     """Return the notices that are published from now on, without a task that reads them."""
     return feed.subscribe()._held
+
+
+async def ran(
+    parts: EngineContext, inbox: Source, within: RunBudget | None = None, mailbox: Mailbox | None = None
+) -> Checkpoint:
+    """Run the stream once, in a slot, and return the checkpoint after it."""
+    async with parts.slots.hold(STREAM):
+        return await run_stream(parts, STREAM, inbox, within or budget(), mailbox or Mailbox())
+
+
+def run_of(ended: Checkpoint | RunResult) -> Run:
+    assert ended.run is not None
+    return ended.run
+
+
+def published(notices: Iterable[Notice]) -> list[int]:
+    """Return the seqs of the entries that readers got, in that order."""
+    recorded = [notice for notice in notices if isinstance(notice, Recorded)]
+    return [notice.committed.first_seq + place for notice in recorded for place in range(len(notice.entries))]
 
 
 def types(store: MemoryStore, stream: Stream) -> list[str]:

@@ -84,12 +84,10 @@ class EventSource:
 
 @asynccontextmanager
 async def listening(
-    url: str, *query: tuple[str, str], last_event_id: str = "", token: str = "", path: str = "/api/events"
+    url: str, *query: tuple[str, str], last_event_id: str = "", path: str = "/api/events"
 ) -> AsyncIterator[EventSource]:
     """Listen during the block, with the opening already read."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
     timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
     async with (
         aiohttp.ClientSession(timeout=timeout, read_bufsize=1024, headers=headers) as session,

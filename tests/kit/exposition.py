@@ -1,6 +1,5 @@
 """What the daemon exports: the metrics with a value each, and how they are read back."""
 
-from datetime import datetime
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,17 +18,16 @@ from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.limits import WrongTokens
 from milepost.service.metrics.collect import Metrics
-from milepost.service.metrics.outgoing import DeliveryCounter, NoticeCounter
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.metrics.traffic import DeliveryCounter, NoticeCounter, WebhookCounter
 
 KINDS = ("call_count", "total_time", "total_cputime")
 
 
 class Exposition:
-    """A daemon's metrics and its live view, which read the same notices, at the time `now`."""
+    """A daemon's metrics and its live view, which read the same notices, at noon."""
 
-    def __init__(self, now: datetime = NOON) -> None:
-        self.live = LiveStreams(lambda: now)
+    def __init__(self) -> None:
+        self.live = LiveStreams(lambda: NOON)
         self.steady = 0.0
         self.metrics = Metrics(self.live, lambda: self.steady)
         self._versions: dict[Stream, int] = {}

@@ -19,7 +19,7 @@ def leaks(places: Mapping[str, bytes], secrets: Iterable[str]) -> list[str]:
     return [name for name, content in places.items() if any(form in content for form in sought)]
 
 
-def left_behind(folder: Path, *, besides: Iterable[Path] = ()) -> dict[str, bytes]:
+def left_behind(folder: Path, *, besides: Iterable[Path]) -> dict[str, bytes]:
     """Read every file in a folder, except those that are meant to hold secrets."""
     files = (path for path in folder.rglob("*") if path.is_file() and path not in set(besides))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -20,7 +20,7 @@ from milepost.core.ports import Committed, Fetched, Held, Outcome, Refused, Requ
 from milepost.core.problems import Problem
 from milepost.core.records import Context, Record, conclude, prepare
 from milepost.reporting.describe import describe
-from milepost.reporting.description import Level
+from milepost.reporting.humanize import Level
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, condition
 from milepost.service.metrics.collect import Metrics

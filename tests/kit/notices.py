@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from kit.builders import CODEC, RUN_ID, STREAM, budget, checkpoint_of, context, entries
+from kit.builders import CODEC, STREAM, budget, checkpoint_of, context, entries
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
@@ -19,12 +19,10 @@ from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, 
 ROWS_SECONDS, EVENTS_SECONDS, COMMIT_SECONDS, FETCH_SECONDS = 0.02, 0.04, 0.08, 0.4
 
 
-def recorded(
-    *events: Event, after: Checkpoint | None = None, run_id: str = RUN_ID, fetch_seconds: float | None = FETCH_SECONDS
-) -> Recorded:
+def recorded(*events: Event, after: Checkpoint | None = None, fetch_seconds: float | None = FETCH_SECONDS) -> Recorded:
     """Record events of one run in one commit."""
     before = after or checkpoint_of()
-    sealed = entries(*events, after=before, run_id=run_id)
+    sealed = entries(*events, after=before)
     committed = Committed(1, ROWS_SECONDS, EVENTS_SECONDS)
     return Recorded(sealed, committed, fold(sealed, before), COMMIT_SECONDS, fetch_seconds)
 
@@ -46,11 +44,11 @@ def usage_told(*usages: Usage, stream: Stream = STREAM) -> UsageReported:
 
 
 async def told_by_a_run(
-    store: MemoryStore, outcomes: Sequence[Outcome], during: RunBudget | None = None, stream: Stream = STREAM
+    store: MemoryStore, outcomes: Sequence[Outcome], during: RunBudget | None = None
 ) -> list[Notice]:
     """Settle outcomes one by one, as a run does, and return the notices."""
     during, notices = during or budget(), list[Notice]()
-    checkpoint = await store.load(stream)
+    checkpoint = await store.load(STREAM)
     for outcome in outcomes:
         around = context(during=during)
         pending = decide(checkpoint, outcome, around)

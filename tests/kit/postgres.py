@@ -311,9 +311,9 @@ class Server:
             **asked,
         )
 
-    def sql(self, query: str, *parameters: object, database: str = SUPERUSER) -> list[tuple[Any, ...]]:
+    def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement as the superuser, and return its rows, if any."""
-        with self.connect(database) as connection:
+        with self.connect() as connection:
             cursor = connection.execute(query.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
@@ -405,11 +405,6 @@ class Database(Struct, frozen=True):
     def url(self) -> str:
         """The URL over TCP, without the password, as config.yaml has it."""
         return f"postgresql://{ROLE}@{self.host}:{self.server.port}/{self.name}"
-
-    @property
-    def socket_url(self) -> str:
-        """The URL over the unix socket."""
-        return f"postgresql://{ROLE}@/{self.name}?host={self.server.folder}&port={self.server.port}"
 
     @property
     def store_url(self) -> StoreUrl:

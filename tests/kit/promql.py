@@ -1,6 +1,9 @@
-"""Checks PromQL expressions against the metrics that the daemon exports."""
+"""PromQL: the queries of the shipped Grafana dashboard, and a check of any against what the daemon exports."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import promql_parser as promql
 from prometheus_client import Metric
@@ -58,3 +61,22 @@ def _unknown_to(selector: promql.VectorSelector, exported: Exported) -> list[str
         elif matcher.name in CLOSED and (strangers := set(matcher.value.split("|")) - labels[matcher.name]):
             found.append(f"{selector.name} has no {matcher.name} of {sorted(strangers)}")
     return found
+
+
+GRAFANA = Path(__file__).parents[2] / "monitoring" / "grafana"
+DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "milepost.json").read_text())
+PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
+
+
+def expressions(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield each query with its panel's or annotation's title, the variables replaced by values."""
+    for title, panel in PANELS.items():
+        yield from ((title, _filled(target["expr"], values)) for target in panel["targets"])
+    for annotation in DASHBOARD["annotations"]["list"]:
+        yield annotation["name"], _filled(annotation["expr"], values)
+
+
+def _filled(expression: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        expression = expression.replace(f"${name}", value)
+    return expression

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import structlog
 from msgspec.structs import replace
 
+from kit.engine_doubles import engine
 from kit.fake_inbox import whole_second
 from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
@@ -46,11 +47,8 @@ from milepost.core.ports import (
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.webhooks import DueFact
-from milepost.engine.context import EngineContext
-from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
-from milepost.engine.rate_limits import RateLimits, StreamGate
-from milepost.engine.slots import Slots
+from milepost.engine.rate_limits import StreamGate
 from milepost.engine.supervisor import Schedule, Supervisor
 
 Answer = TypeVar("Answer", bound=Outcome | MessagesFetched)
@@ -68,10 +66,16 @@ class Process:
         self.is_dead = False
         self.violation: BaseException | None = None
         self.stop = Stop()
-        self.rate_limits = self._rate_limits()
         scenario = setting.scenario
-        store, clock, slots = SimulatedStore(self), SimulatedClock(self), Slots(scenario.concurrency)
-        context = EngineContext(store, clock, Feed(), self.stop, scenario.policy, self.rate_limits, slots)
+        context = engine(
+            setting.store,
+            clock=SimulatedClock(self),
+            stop=self.stop,
+            policy=scenario.policy,
+            concurrency=scenario.concurrency,
+        )
+        context = replace(context, store=SimulatedStore(self))
+        self.rate_limits = context.rate_limits
         self.sources = {stream: SimulatedSource(self, stream) for stream in setting.streams}
         self.supervisor = Supervisor(context, self.sources, schedule)
         self._schedule = schedule
@@ -82,14 +86,6 @@ class Process:
         self._admissions: set[asyncio.Task[None]] = set()
         self._calls_while_waiting: Counter[asyncio.Task[None]] = Counter()
         self._unsettled: dict[Stream, list[tuple[Record, Reading]]] = {}
-
-    def _rate_limits(self) -> RateLimits:
-        """Return the rate limits in the journal, as a process does that starts."""
-        floor_seconds = self.setting.scenario.policy.rate_limit_floor_seconds
-        rate_limits = RateLimits(SimulatedClock(self), Feed(), floor_seconds=floor_seconds)
-        for stream in self.setting.streams:
-            rate_limits.observe(self.setting.snapshot(stream))
-        return rate_limits
 
     # --- its start and its end ---
 
@@ -166,7 +162,7 @@ class Process:
             is_notified = version is not None and setting.random.random() < 0.5
             self.sources[stream].calls_since_notified = 0 if is_notified else None
             if version is not None and is_notified:
-                self.supervisor.observe_version(stream, version)
+                self.supervisor.mailbox(stream).observe_version(version)
         stream = setting.random.choice(setting.streams)
         self._give_commands(stream)
         if scenario.news_chance and setting.happens(scenario.news_chance):

@@ -73,9 +73,9 @@ class Service:
         """Write the token to where the unit reads its credentials."""
         self.lab.write(f"/etc/credstore/{unit}.access-token", f"{page.token}\n", mode="600")
 
-    def change_unit(self, drop_in: str, unit: str = "milepost.service") -> None:
+    def change_unit(self, drop_in: str) -> None:
         """Add a drop-in to the unit, and one that shortens the restart delay."""
-        self.lab.write(f"/etc/systemd/system/{unit}.d/test.conf", f"{FAST}{drop_in}")
+        self.lab.write("/etc/systemd/system/milepost.service.d/test.conf", f"{FAST}{drop_in}")
         self.lab.run("systemctl", "daemon-reload")
 
     def start(self) -> None:
@@ -87,9 +87,9 @@ class Service:
     def shown(self, key: str) -> str:
         return self.lab.shown("milepost", key)
 
-    def until_restarted(self, times: int = 1) -> None:
-        """Wait until systemd has restarted the service that many times and it is ready."""
-        restarted = [str(times), "active"]
+    def until_restarted(self) -> None:
+        """Wait until systemd has restarted the service once and it is ready."""
+        restarted = ["1", "active"]
         self.lab.until(lambda: [self.shown("NRestarts"), self.shown("ActiveState")] == restarted, "a restart")
 
     def rows(self, query: str, database: str = DATABASE) -> Rows:

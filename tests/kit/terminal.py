@@ -1,10 +1,11 @@
-"""A pseudo-terminal as a program's stderr, and what the program draws on it."""
+"""A pseudo-terminal: as a program's stderr, for what the program draws on it, or as its stdin, to answer questions."""
 
 import asyncio
 import fcntl
 import os
 import pty
 import struct
+import subprocess
 import termios
 from pathlib import Path
 
@@ -35,6 +36,27 @@ async def milepost_on_terminal(folder: Path, *arguments: str) -> Ended:
     os.close(ours)
     assert process.returncode is not None
     return Ended(process.returncode, stdout.decode(), drawn)
+
+
+def answered_on_terminal(folder: Path, answer: str, *arguments: str) -> Ended:
+    """Run `milepost` with a terminal for stdin, on which its question has been answered."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        done = subprocess.run(
+            command(*arguments),
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def _drawn(descriptor: int) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kit.dashboard import DASHBOARD, GRAFANA, PANELS, expressions
 from kit.exposition import everything, families
-from kit.promql import exported_by, unknown
+from kit.promql import DASHBOARD, GRAFANA, PANELS, exported_by, expressions, unknown
 
 ANYTHING = {"__rate_interval": "1m", "instance": ".*", "stream": ".*"}
 # The series that Prometheus makes of firing alerts.

@@ -11,11 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from kit.dashboard import DASHBOARD, PANELS
 from kit.exposition import everything, families
 from kit.prometheus import needs_prometheus, promtool
-from kit.promql import exported_by, unknown
-from milepost.service.page.runbooks import PATH
+from kit.promql import DASHBOARD, PANELS, exported_by, unknown
+from milepost.service.page.pages import RUNBOOKS_PATH
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring" / "prometheus"
@@ -84,7 +83,7 @@ def test_an_alert_has_a_severity_a_short_summary_and_a_runbook(name: str) -> Non
 
 @every_alert
 def test_the_runbook_of_an_alert_is_complete(name: str) -> None:
-    served = "/opt/milepost/current/docs/runbooks.md" if name == "MilepostDown" else PATH
+    served = "/opt/milepost/current/docs/runbooks.md" if name == "MilepostDown" else RUNBOOKS_PATH
     assert ALERTS[name]["annotations"]["runbook_url"].endswith(f"{served}#{name.lower()}")
     found = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -99,7 +98,7 @@ def test_an_alert_leads_to_a_panel_and_the_panel_back_to_the_runbook(name: str) 
     assert url.path == f"/d/{DASHBOARD['uid']}"
     (panel,) = (panel for panel in PANELS.values() if str(panel["id"]) == asked["viewPanel"][0])
     links = {link["url"] for link in panel["links"]}
-    assert f"${{status}}{PATH}#{name.lower()}" in links
+    assert f"${{status}}{RUNBOOKS_PATH}#{name.lower()}" in links
     assert ("var-stream" in asked) == ("$labels.stream" in ALERTS[name]["annotations"]["summary"])
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from structlog.testing import capture_logs
 
-from kit.leaping_clock import LeapingClock
+from kit.virtual_time import LeapingClock
 from milepost.core.notices import NoticeKind
 from milepost.engine.interrupt import Stop
 from milepost.notify.sender import MAX_SEND_SECONDS, MAX_WAITING, RETRY_SECONDS, NoticeSender, try_each

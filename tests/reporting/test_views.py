@@ -7,7 +7,6 @@ from kit.builders import (
     DEAD_TOKEN,
     NETWORK,
     NOON,
-    RATE_LIMIT,
     RUN_ID,
     STREAM,
     at,
@@ -17,12 +16,10 @@ from kit.builders import (
     run_started,
     sweep_started,
 )
-from kit.builders import walking as walking_at
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.model import Detail, Scope, Stream
+from milepost.core.model import Detail, Stream
 from milepost.core.position import Mode, Phase, Position
-from milepost.core.rate_limits import PROBE_LEAD_SECONDS
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, StreamStatus, Written, statuses
 
@@ -60,14 +57,11 @@ def test_a_stream_without_a_run_was_never_synced() -> None:
     assert status.last_success_at is None
 
 
-def test_no_retry_is_shown_if_no_milepost_is_at_work() -> None:
-    status = status_of(given(*WALKING, events.FetchFailed(1, NETWORK, at(4))), context_at(at_work=False))
+def test_a_retry_shows_when_and_why_if_a_milepost_is_at_work() -> None:
+    retrying = given(*WALKING, events.FetchFailed(1, NETWORK, at(4)))
+    assert (status_of(retrying).retry_at, status_of(retrying).problem) == (at(4), "it went wrong")
+    status = status_of(retrying, context_at(at_work=False))
     assert (status.state, status.retry_at) == (State.INTERRUPTED, None)
-
-
-def test_a_retry_shows_when_and_why() -> None:
-    status = status_of(given(*WALKING, events.FetchFailed(1, NETWORK, at(4))))
-    assert (status.retry_at, status.problem) == (at(4), "it went wrong")
 
 
 def test_a_stopped_stream_shows_what_it_waits_for_why_and_what_to_do() -> None:
@@ -83,14 +77,6 @@ def test_a_stopped_stream_shows_what_it_waits_for_why_and_what_to_do() -> None:
     assert (status.since, status.until, status.next_run_at) == (NOON, at(1800), at(1800))
     assert status.advice is not None
     assert "access_token" in status.advice
-
-
-def test_a_limit_that_another_stream_met_is_waited_for() -> None:
-    limit = events.RateLimited(Scope.APP, 1, NOON, at(3600), RATE_LIMIT)
-    other = given(*OPENED, limit, after=Checkpoint(Stream.parse("messenger:2")))
-    status = status_of(given(*WALKING), context_at(NOON, other))
-    assert (status.state, status.waits_for) == (State.RATE_LIMITED, "the app's rate limit (met by messenger:2)")
-    assert (status.since, status.until) == (NOON, at(3600 + PROBE_LEAD_SECONDS))
 
 
 def test_a_healthy_stream_waits_for_nothing_and_needs_nobody() -> None:
@@ -157,29 +143,8 @@ def test_what_was_written_covers_all_runs() -> None:
     assert status_of(second).written == Written(51, 2, 52, 200)
 
 
-def test_the_next_run_is_an_interval_after_the_start_of_the_last_one() -> None:
-    assert status_of(given(*WALKING, completed()), context_at(at(60))).next_run_at == at(300)
-
-
-def test_a_run_that_reached_its_limit_is_due_now() -> None:
-    paused = given(*WALKING, events.RunEnded(events.RunStatus.PAUSED, events.Reason.BATCH_LIMIT, walking_at("c1")))
-    assert status_of(paused, context_at(at(60))).next_run_at == at(60)
-
-
-def test_a_rate_limit_is_over_before_the_next_run() -> None:
-    limit = events.RateLimited(Scope.PAGE, 1, NOON, at(3600), RATE_LIMIT)
-    limited = given(
-        *WALKING, limit, events.RunEnded(events.RunStatus.PAUSED, events.Reason.RATE_LIMIT, problem=RATE_LIMIT)
-    )
-    assert status_of(limited, context_at(at(60), limited)).next_run_at == at(3600)
-    assert status_of(limited, context_at(at(3700), limited)).next_run_at == at(3700)
-
-
-def test_an_overdue_run_is_due_now() -> None:
-    assert status_of(given(*WALKING, completed()), context_at(at(9000))).next_run_at == at(9000)
-
-
 def test_no_next_run_is_promised_during_a_run_or_if_none_will_come() -> None:
+    assert status_of(given(*WALKING, completed()), context_at(at(60))).next_run_at == at(300)
     assert status_of(given(*WALKING)).next_run_at is None
     assert status_of(given(*WALKING, completed()), context_at(at_work=False)).next_run_at is None
     assert status_of(given(*WALKING, completed()), configured=[]).next_run_at is None

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from milepost.service import connections, http
+from milepost.service import http
 from milepost.service.http import serve
 from milepost.service.probes import probes
+from service.listening import TOKEN, thing, well
 
-TOKEN = "a-token-of-some-length"
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
 BEARER = f"Authorization: Bearer {TOKEN}\r\n".encode()
 OK = "HTTP/1.1 200 OK"
@@ -25,17 +25,9 @@ def three_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
 
 
-async def thing(_: web.Request) -> web.Response:
-    return web.Response(text="there\n")
-
-
 async def take(request: web.Request) -> web.Response:
     await request.read()
     return web.Response()
-
-
-async def well() -> None:
-    return None
 
 
 @asynccontextmanager
@@ -127,13 +119,13 @@ async def test_strangers_who_made_room_are_logged_once_a_minute() -> None:
 async def test_whoever_sends_no_request_is_cut_off_after_a_while(
     monkeypatch: pytest.MonkeyPatch, sending: bytes, token: str
 ) -> None:
-    monkeypatch.setattr(connections, "FIRST_REQUEST_SECONDS", 0.05)
+    monkeypatch.setattr(http, "FIRST_REQUEST_SECONDS", 0.05)
     async with listener(token) as port, asyncio.timeout(60):
         assert await is_cut_off(await opened(port, sending))
 
 
 async def test_a_connection_that_has_sent_a_request_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "FIRST_REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(http, "FIRST_REQUEST_SECONDS", 2.0)
     async with listener("") as port:
         reader, writer = await opened(port, GET % (b"/thing", b""))
         await reader.readuntil(b"there\n")

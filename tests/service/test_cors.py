@@ -1,18 +1,16 @@
 """Pages of other origins: those in `http.allowed_origins` may read events and API, and nobody may change anything."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from milepost.service.auth import PREFLIGHT
-from milepost.service.http import Allowed, serve
+from milepost.service.http import Allowed
+from service.listening import BEARER, JSON, TOKEN, listening
 
 CRM = "https://crm.example"
-TOKEN = "a-token-of-some-length"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
 ALLOW, EXPOSE, VARY = "Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"
 ASKS = {"Origin": CRM, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
 
@@ -36,35 +34,28 @@ ROUTES = [
 ]
 
 
-@asynccontextmanager
-async def client(*allowed_origins: str, token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
-    async with (
-        serve("127.0.0.1", 0, ROUTES, token=token, allowed=Allowed(origins=allowed_origins)) as url,
-        aiohttp.ClientSession(url) as session,
-    ):
-        yield session
+def client(*allowed_origins: str, token: str = "") -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return listening(ROUTES, token=token, allowed=Allowed(origins=allowed_origins))
 
 
-@pytest.mark.parametrize("path", ["/api/things", "/api/events", "/api/nothing"])
-async def test_a_page_that_is_allowed_may_read_what_is_under_api_and_errors_too(path: str) -> None:
-    async with client(CRM, "http://localhost:3000") as session, session.get(path, headers={"Origin": CRM}) as response:
-        assert response.headers[ALLOW] == CRM
-        assert "ETag" in response.headers[EXPOSE]
-        assert response.headers[VARY] == "Origin"
+async def test_a_page_that_is_allowed_may_read_what_is_under_api_and_errors_too() -> None:
+    async with client(CRM, "http://localhost:3000") as session:
+        for path in ("/api/things", "/api/events", "/api/nothing"):
+            async with session.get(path, headers={"Origin": CRM}) as response:
+                assert response.headers[ALLOW] == CRM, path
+                assert "ETag" in response.headers[EXPOSE]
+                assert response.headers[VARY] == "Origin"
+        async with session.get("/metrics", headers={"Origin": CRM}) as response:
+            assert ALLOW not in response.headers, "what is not under /api/ is for no page"
 
 
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example", "http://crm.example", "https://crm.example:8443", "https://CRM.example", "null"]
-)
-async def test_a_page_of_another_origin_may_not(origin: str) -> None:
-    async with client(CRM) as session, session.get("/api/things", headers={"Origin": origin}) as response:
-        assert ALLOW not in response.headers
-        assert response.headers[VARY] == "Origin"
-
-
-async def test_what_is_not_under_api_is_for_no_page() -> None:
-    async with client(CRM) as session, session.get("/metrics", headers={"Origin": CRM}) as response:
-        assert ALLOW not in response.headers
+async def test_a_page_of_another_origin_may_not() -> None:
+    others = "https://evil.example", "http://crm.example", "https://crm.example:8443", "https://CRM.example", "null"
+    async with client(CRM) as session:
+        for origin in others:
+            async with session.get("/api/things", headers={"Origin": origin}) as response:
+                assert ALLOW not in response.headers, origin
+                assert response.headers[VARY] == "Origin"
 
 
 async def test_no_page_may_read_anything_by_default() -> None:
@@ -93,7 +84,7 @@ async def test_other_questions_are_answered_like_any_request(asked: dict[str, st
 
 @pytest.mark.parametrize("token", ["", TOKEN])
 async def test_a_page_that_is_allowed_may_not_change_anything(token: str) -> None:
-    headers = {"Origin": CRM, "Content-Type": "application/json", **BEARER}
+    headers = {"Origin": CRM, **JSON, **BEARER}
     async with client(CRM, token=token) as session, session.post("/api/things", headers=headers) as response:
         assert response.status == 403
 

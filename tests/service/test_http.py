@@ -5,8 +5,7 @@ import errno
 import gzip
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -19,18 +18,10 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.live import LiveStreams
-from milepost.service.connections import LimitedSite
-from milepost.service.http import HEADERS, MAX_BODY_BYTES, Allowed, serve
+from milepost.service.http import HEADERS, MAX_BODY_BYTES, Allowed, LimitedSite, serve
 from milepost.service.metrics.collect import Metrics
 from milepost.service.probes import exposition, probes
-
-TOKEN = "a-token-of-some-length"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-JSON = {"Content-Type": "application/json"}
-
-
-async def well() -> None:
-    return None
+from service.listening import BEARER, JSON, TOKEN, listening, well
 
 
 def unmoved() -> str | None:
@@ -40,22 +31,7 @@ def unmoved() -> str | None:
 def all_routes(
     answers: Callable[[], Awaitable[None]] = well, stalled: Callable[[], str | None] = unmoved
 ) -> list[web.AbstractRouteDef]:
-    return [*probes(answers, stalled, max_store_seconds=0.05), *exposition(lambda: b"up 1\n")]
-
-
-@asynccontextmanager
-async def client(
-    routes: Iterable[web.AbstractRouteDef],
-    *,
-    token: str = "",
-    host: str = "127.0.0.1",
-    allowed_hosts: Sequence[str] = (),
-) -> AsyncIterator[aiohttp.ClientSession]:
-    async with (
-        serve(host, 0, routes, token=token, allowed=Allowed(allowed_hosts)) as url,
-        aiohttp.ClientSession(url) as session,
-    ):
-        yield session
+    return [*probes(answers, stalled), *exposition(lambda: b"up 1\n")]
 
 
 async def problem_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
@@ -66,6 +42,11 @@ async def problem_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
     return problem
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.service.probes.MAX_STORE_SECONDS", 0.05)
+
+
 # --- health and readiness ---------------------------------------------------------------------------------------------
 
 
@@ -73,12 +54,12 @@ async def test_the_process_lives_even_if_nothing_works() -> None:
     async def away() -> None:
         raise StoreAway("the database does not answer")
 
-    async with client(all_routes(away, lambda: "nothing moves")) as session, session.get("/healthz") as response:
+    async with listening(all_routes(away, lambda: "nothing moves")) as session, session.get("/healthz") as response:
         assert (response.status, await response.text()) == (200, "alive\n")
 
 
 async def test_the_daemon_is_ready_when_the_store_answers_and_nothing_stalls() -> None:
-    async with client(all_routes()) as session, session.get("/readyz") as response:
+    async with listening(all_routes()) as session, session.get("/readyz") as response:
         assert (response.status, await response.text()) == (200, "ready\n")
 
 
@@ -86,18 +67,18 @@ async def test_the_daemon_is_not_ready_while_the_store_is_away() -> None:
     async def away() -> None:
         raise StoreAway("the database does not answer: it is locked", hint="a hint")
 
-    async with client(all_routes(away)) as session, session.get("/readyz") as response:
+    async with listening(all_routes(away)) as session, session.get("/readyz") as response:
         assert response.status == 503
         assert (await problem_of(response))["detail"] == "the database does not answer: it is locked"
 
 
-async def test_the_daemon_is_not_ready_when_the_store_takes_too_long() -> None:
-    async with client(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
+async def test_the_daemon_is_not_ready_when_the_store_takes_too_long(impatient: None) -> None:
+    async with listening(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
         assert response.status == 503
         assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
 
 
-async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other() -> None:
+async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other(impatient: None) -> None:
     pings, answered = 0, asyncio.Event()
 
     async def hang() -> None:
@@ -105,7 +86,7 @@ async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other() -
         pings += 1
         await answered.wait()
 
-    async with client(all_routes(hang)) as session:
+    async with listening(all_routes(hang)) as session:
         for _ in range(3):
             async with session.get("/readyz") as response:
                 assert response.status == 503
@@ -119,7 +100,7 @@ async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other() -
 
 async def test_the_daemon_is_not_ready_when_the_work_stalls() -> None:
     routes = all_routes(stalled=lambda: "no stream has moved for 900 s")
-    async with client(routes) as session, session.get("/readyz") as response:
+    async with listening(routes) as session, session.get("/readyz") as response:
         assert response.status == 503
         assert (await problem_of(response))["detail"] == "no stream has moved for 900 s"
 
@@ -130,7 +111,7 @@ async def test_the_daemon_is_not_ready_when_the_work_stalls() -> None:
 async def test_metrics_are_served_as_prometheus_reads_them() -> None:
     live = LiveStreams(lambda: NOON)
     live.load(checkpoint_of())
-    async with client(exposition(Metrics(live).expose)) as session, session.get("/metrics") as response:
+    async with listening(exposition(Metrics(live).expose)) as session, session.get("/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert f'milepost_stream_state{{state="never_synced",stream="{STREAM.key}"}} 1.0' in await response.text()
 
@@ -153,22 +134,23 @@ async def test_metrics_of_many_streams_are_compressed() -> None:
 # --- the token --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/nowhere", "/healthz/", "/HEALTHZ"])
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer \u00fc\u20ac"]
 )
-async def test_without_the_token_nothing_is_revealed_not_even_which_paths_exist(path: str, authorization: str) -> None:
+async def test_without_the_token_nothing_is_revealed_not_even_which_paths_exist(authorization: str) -> None:
     headers = {"Authorization": authorization} if authorization else {}
-    async with client(all_routes(), token=TOKEN) as session, session.get(path, headers=headers) as response:
-        assert response.status == 401
-        assert response.headers["WWW-Authenticate"].startswith("Bearer")
-        problem = await problem_of(response)
-        assert "http.token" in problem["detail"]
-        assert TOKEN not in str(problem)
+    async with listening(all_routes(), token=TOKEN) as session:
+        for path in ("/metrics", "/readyz", "/nowhere", "/healthz/", "/HEALTHZ"):
+            async with session.get(path, headers=headers) as response:
+                assert response.status == 401, path
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+                problem = await problem_of(response)
+                assert "http.token" in problem["detail"]
+                assert TOKEN not in str(problem)
 
 
 async def test_the_token_opens_everything() -> None:
-    async with client(all_routes(), token=TOKEN) as session:
+    async with listening(all_routes(), token=TOKEN) as session:
         for path in ("/metrics", "/readyz", "/healthz"):
             for scheme in ("Bearer", "bearer"):
                 async with session.get(path, headers={"Authorization": f"{scheme} {TOKEN}"}) as response:
@@ -177,12 +159,17 @@ async def test_the_token_opens_everything() -> None:
 
 async def test_a_token_in_the_url_counts_for_nothing() -> None:
     query = {"token": TOKEN, "access_token": TOKEN}
-    async with client(all_routes(), token=TOKEN) as session, session.get("/metrics", params=query) as response:
+    async with listening(all_routes(), token=TOKEN) as session, session.get("/metrics", params=query) as response:
         assert response.status == 401
 
 
-async def test_health_needs_no_token() -> None:
-    async with client(all_routes(), token=TOKEN) as session, session.get("/healthz") as response:
+async def test_health_needs_no_token_and_is_answered_under_any_host_name() -> None:
+    async with listening(all_routes(), token=TOKEN) as session, session.get("/healthz") as response:
+        assert response.status == 200
+    async with (
+        listening(all_routes()) as session,
+        session.get("/healthz", headers={"Host": "evil.example"}) as response,
+    ):
         assert response.status == 200
 
 
@@ -190,45 +177,41 @@ async def test_health_needs_no_token() -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz", "/nowhere"])
-@pytest.mark.parametrize(
-    "name",
-    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.7", "localhost@evil.example", "["],
-)
-async def test_a_page_whose_name_was_pointed_here_is_refused(path: str, name: str) -> None:
-    async with client(all_routes()) as session:
-        port = port_of(session)
-        for host in (name, f"{name}:{port}"):
+async def test_a_page_whose_name_was_pointed_here_is_refused(path: str) -> None:
+    names = (
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "10.0.0.7",
+        "localhost@evil.example",
+        "[",
+    )
+    async with listening(all_routes()) as session:
+        for host in (*names, *(f"{name}:{port_of(session)}" for name in names)):
             async with session.get(path, headers={"Host": host}) as response:
-                assert response.status == 421
+                assert response.status == 421, host
                 assert "http.token" in (await problem_of(response))["detail"]
 
 
-@pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.53", "[::1]"])
 @pytest.mark.parametrize("port", ["", ":9464", ":8080"])  # a tunnel may lead here from another one
-async def test_every_name_of_the_loopback_is_accepted(name: str, port: str) -> None:
-    async with (
-        client(all_routes()) as session,
-        session.get("/metrics", headers={"Host": f"{name}{port}"}) as response,
-    ):
-        assert response.status == 200
+async def test_every_name_of_the_loopback_is_accepted(port: str) -> None:
+    async with listening(all_routes()) as session:
+        for name in ("localhost", "LOCALHOST", "127.0.0.1", "127.0.0.53", "[::1]"):
+            async with session.get("/metrics", headers={"Host": f"{name}{port}"}) as response:
+                assert response.status == 200, name
 
 
 @pytest.mark.parametrize("name", ["status.example", "STATUS.example:8443"])
 async def test_a_name_that_the_configuration_allows_is_accepted_and_no_other(name: str) -> None:
-    async with client(all_routes(), allowed_hosts=["Status.Example"]) as session:
+    async with listening(all_routes(), allowed=Allowed(["Status.Example"])) as session:
         async with session.get("/metrics", headers={"Host": name}) as response:
             assert response.status == 200
         async with session.get("/metrics", headers={"Host": f"evil.{name}"}) as response:
             assert response.status == 421
 
 
-async def test_health_is_answered_under_any_host_name() -> None:
-    async with client(all_routes()) as session, session.get("/healthz", headers={"Host": "evil.example"}) as response:
-        assert response.status == 200
-
-
 async def test_with_the_token_any_host_name_is_accepted() -> None:
-    async with client(all_routes(), token=TOKEN) as session:
+    async with listening(all_routes(), token=TOKEN) as session:
         async with session.get("/metrics", headers={**BEARER, "Host": "milepost.example"}) as response:
             assert response.status == 200
         async with session.get("/metrics", headers={"Host": "localhost"}) as response:
@@ -255,7 +238,7 @@ OTHERS_SITE = "a page of another site must not change anything here"
 
 async def try_change(headers: dict[str, str], *, method: str = "POST", token: str = "") -> tuple[int, str]:
     """Try to change something; return the status and the detail of the problem."""
-    async with client(CHANGING, token=token) as session:
+    async with listening(CHANGING, token=token) as session:
         named = {name: value.replace("PORT", str(port_of(session))) for name, value in headers.items()}
         async with session.request(method, "/thing", headers=named, skip_auto_headers=["Content-Type"]) as response:
             detail = "" if response.ok else (await problem_of(response))["detail"]
@@ -310,7 +293,7 @@ async def test_a_page_of_another_site_changes_nothing(headers: dict[str, str]) -
 
 async def test_reading_is_allowed_from_any_origin() -> None:
     headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}  # it cannot see the answer
-    async with client(all_routes()) as session, session.get("/metrics", headers=headers) as response:
+    async with listening(all_routes()) as session, session.get("/metrics", headers=headers) as response:
         assert response.status == 200
         assert "Access-Control-Allow-Origin" not in response.headers
 
@@ -325,7 +308,7 @@ async def broken(_: web.Request) -> web.Response:
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/metrics", 200), ("/nowhere", 404), ("/bug", 500)])
 async def test_every_response_carries_the_security_headers(path: str, status: int) -> None:
     with capture_logs():
-        async with client([*all_routes(), web.get("/bug", broken)]) as session, session.get(path) as response:
+        async with listening([*all_routes(), web.get("/bug", broken)]) as session, session.get(path) as response:
             assert response.status == status
             assert HEADERS.items() <= dict(response.headers).items()
             assert response.headers["Server"] == "milepost"
@@ -335,18 +318,18 @@ async def test_a_route_may_relax_a_header_for_its_own_response() -> None:
     async def page(_: web.Request) -> web.Response:
         return web.Response(headers={"Content-Security-Policy": "default-src 'self'"})
 
-    async with client([web.get("/", page)]) as session, session.get("/") as response:
+    async with listening([web.get("/", page)]) as session, session.get("/") as response:
         assert response.headers.getall("Content-Security-Policy") == ["default-src 'self'"]
 
 
 async def test_an_unknown_path_is_answered_with_a_problem() -> None:
-    async with client(all_routes()) as session, session.get("/nowhere") as response:
+    async with listening(all_routes()) as session, session.get("/nowhere") as response:
         assert response.status == 404
         assert (await problem_of(response))["title"] == "Not Found"
 
 
 async def test_a_wrong_method_is_answered_with_a_problem_and_the_allowed_ones() -> None:
-    async with client(all_routes()) as session, session.post("/metrics") as response:
+    async with listening(all_routes()) as session, session.post("/metrics") as response:
         assert response.status == 405
         assert response.headers["Allow"] == "GET,HEAD"
         assert (await problem_of(response))["title"] == "Method Not Allowed"
@@ -354,7 +337,7 @@ async def test_a_wrong_method_is_answered_with_a_problem_and_the_allowed_ones() 
 
 async def test_a_bug_in_a_route_is_logged_and_answered_without_details() -> None:
     with capture_logs() as lines:
-        async with client([*all_routes(), web.get("/bug", broken)]) as session:
+        async with listening([*all_routes(), web.get("/bug", broken)]) as session:
             async with session.get("/bug") as response:
                 assert response.status == 500
                 assert "secret" not in str(await problem_of(response))
@@ -371,7 +354,7 @@ async def test_a_request_body_is_bounded() -> None:
         for _ in range(100):
             yield bytes(MAX_BODY_BYTES // 50)
 
-    async with client([web.post("/echo", echo)]) as session:
+    async with listening([web.post("/echo", echo)]) as session:
         async with session.post("/echo", data=bytes(MAX_BODY_BYTES), headers=JSON) as response:
             assert (response.status, len(await response.read())) == (200, MAX_BODY_BYTES)
         for data in (bytes(MAX_BODY_BYTES + 1), endless()):
@@ -382,7 +365,7 @@ async def test_a_request_body_is_bounded() -> None:
 
 async def test_requests_are_not_logged() -> None:
     with capture_logs() as lines:
-        async with client(all_routes()) as session, session.get("/metrics") as response:
+        async with listening(all_routes()) as session, session.get("/metrics") as response:
             assert response.status == 200
     assert lines == []
 
@@ -413,7 +396,10 @@ async def test_a_client_that_is_gone_before_the_response_is_not_logged(caplog: p
 
 async def test_a_body_in_a_broken_encoding_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     headers = {"Content-Encoding": "gzip"}
-    async with client(all_routes()) as session, session.get("/healthz", data=b"no gzip", headers=headers) as response:
+    async with (
+        listening(all_routes()) as session,
+        session.get("/healthz", data=b"no gzip", headers=headers) as response,
+    ):
         assert response.status == 200  # which reads no body
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
@@ -422,7 +408,7 @@ async def test_a_body_in_a_broken_encoding_is_not_logged(caplog: pytest.LogCaptu
 
 
 async def test_ipv6_addresses_are_listened_on() -> None:
-    async with client(all_routes(), host="::1") as session, session.get("/healthz") as response:
+    async with listening(all_routes(), host="::1") as session, session.get("/healthz") as response:
         assert response.url.host == "::1"
         assert response.status == 200
 

@@ -1,23 +1,34 @@
-"""The documents of the status page: self-contained, and under a policy that admits nothing else."""
+"""The pages: self-contained, under a policy that admits nothing else, and each alert's link leads to its runbook."""
 
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
+from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from milepost import __version__
 from milepost.reporting.health import IssueKind
 from milepost.reporting.status import State
 from milepost.service.events.messages import Status
-from milepost.service.http import serve
-from milepost.service.page.pages import FILES, LOGIN_SCRIPTS, STATUS_SCRIPTS, Document, login_page, pages, status_page
+from milepost.service.page.pages import (
+    FILES,
+    LOGIN_SCRIPTS,
+    STATUS_SCRIPTS,
+    Document,
+    login_page,
+    pages,
+    rendered,
+    runbooks,
+    runbooks_page,
+    status_page,
+)
+from service.listening import BEARER, TOKEN, listening
 
-TOKEN = "a-token-of-some-length"
 PAGES = {"status": status_page(is_signed_in=False), "login": login_page()}
 
 
@@ -26,11 +37,8 @@ def document(request: pytest.FixtureRequest) -> Document:
     return PAGES[request.param]
 
 
-@asynccontextmanager
-async def served(token: str = "") -> AsyncIterator[aiohttp.ClientSession]:
-    routes = pages(asks_for_token=bool(token))
-    async with serve("127.0.0.1", 0, routes, token=token) as url, aiohttp.ClientSession(url) as session:
-        yield session
+def served(token: str = "") -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return listening(pages(asks_for_token=bool(token)), token=token)
 
 
 def sources(document: Document, directive: str) -> list[str]:
@@ -126,5 +134,45 @@ async def test_if_a_token_is_required_only_whoever_sends_it_sees_the_status_page
         async with session.get("/") as answer:
             assert (answer.status, await answer.read()) == (200, PAGES["login"].html)
             kept = {"If-None-Match": answer.headers["ETag"]}
-        async with session.get("/", headers=kept | {"Authorization": f"Bearer {TOKEN}"}) as answer:
+        async with session.get("/", headers=kept | BEARER) as answer:
             assert (answer.status, await answer.read()) == (200, status_page(is_signed_in=True).html)
+
+
+# --- the runbooks -----------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+RULES = yaml.safe_load((ROOT / "monitoring/prometheus/alerts.yml").read_text())
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+HTML = runbooks_page().html.decode()
+
+
+@pytest.mark.parametrize(
+    ("markdown", "html"),
+    [
+        ("## MilepostDown", '<h2 id="milepostdown"><a id="MilepostDown" href="#milepostdown">MilepostDown</a></h2>'),
+        ("**Meaning.** A <b> & `x < y`.", "<p><b>Meaning.</b> A &lt;b&gt; &amp; <code>x &lt; y</code>.</p>"),
+        ("    a  # <b>\n      b", "<pre>a  # &lt;b&gt;\n  b</pre>"),
+        ("1. One,\n   still.\n2. Two.", "<ol><li>One, still.</li><li>Two.</li></ol>"),
+        ("see [Down](#milepostdown)", '<p>see <a href="#milepostdown">Down</a></p>'),
+        ("see [errors](errors.md#which)", "<p>see errors (<code>docs/errors.md</code>)</p>"),
+    ],
+)
+def test_the_markdown_of_runbooks_is_rendered(markdown: str, html: str) -> None:
+    assert rendered(markdown) == html
+
+
+@pytest.mark.parametrize("alert", [rule["alert"] for rule in ALERTS])
+def test_every_alert_has_its_place(alert: str) -> None:
+    assert f'<h2 id="{alert.lower()}"><a id="{alert}"' in HTML
+
+
+def test_nothing_of_the_markdown_is_left_over_and_every_link_leads_somewhere() -> None:
+    text = re.sub(r"<(pre|style|code)>.*?</\1>", "", HTML, flags=re.DOTALL)
+    assert not re.search(r"\*\*|`|\]\(|^#|^\d+\. |\{\{", text, re.MULTILINE)
+    assert set(re.findall(r'href="#([^"]+)"', HTML)) <= set(re.findall(r'id="([^"]+)"', HTML))
+
+
+async def test_they_are_served_without_a_token() -> None:
+    async with listening(runbooks(), token=TOKEN) as session, session.get("/runbooks") as answer:
+        assert (answer.status, await answer.text()) == (200, HTML)
+        assert "script-src 'none'" in answer.headers["Content-Security-Policy"]

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.builders import at
-from kit.leaping_clock import LeapingClock
+from kit.virtual_time import LeapingClock
 from milepost.engine.interrupt import Stop
 from milepost.service import systemd
 from milepost.service.systemd import MAX_STATUS_LENGTH, Notifier, keep_notified, starting

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -19,7 +20,7 @@ from kit.memory_store import MemoryStore
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Decide, Scenario
-from milepost.core.checkpoint import BatchUnchanged, Checkpoint, RateLimit, Run, Sweep
+from milepost.core.checkpoint import BatchUnchanged, Checkpoint, RateLimit, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, unread, withhold
 from milepost.core.decide import decide
 from milepost.core.events import (
@@ -34,13 +35,12 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import checked
-from milepost.core.gaps import Gap, GapEnding, MessagesOwed
+from milepost.core.gaps import Gap, GapEnding
 from milepost.core.merge import Difference, newer
 from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
     Batch,
     Changes,
-    Conversation,
     DeadLetterPayload,
     Detail,
     Keys,
@@ -49,7 +49,7 @@ from milepost.core.model import (
     RefusedRow,
     Stream,
 )
-from milepost.core.plan import Fetch, Interruptions, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
+from milepost.core.plan import Fetch, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
 from milepost.core.position import Phase as SweepPhase
 from milepost.core.position import Position, Stretch
@@ -174,10 +174,6 @@ def first_old_row_is_the_end(updated_times: list[datetime], until: datetime | No
     return until is not None and any(updated_time < until for updated_time in updated_times)
 
 
-def nothing(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
-    return ()
-
-
 def nobody_waits(problem: Problem, *, has_cursor: bool) -> Rule:
     """Takes a limit for a failure that may pass."""
     rule = rule_for(problem, has_cursor=has_cursor)
@@ -221,10 +217,6 @@ def first_state_only(
     return dead_letters, tuple(payload for payload in payloads if payload.dead_letter_id in fresh)
 
 
-def itself(conversation_id: str) -> str:
-    return conversation_id
-
-
 def everything_recovers(
     batch: Batch, detail: Detail, failures: Iterable[Failure], known: Known
 ) -> tuple[DeadLetterClosed, ...]:
@@ -235,15 +227,6 @@ def everything_recovers(
 def kept_rows_win(rows: Changes, known: Known, now: datetime) -> Difference:
     """Writes the rows of a dead letter over whatever is stored."""
     return newer(rows, replace(known, conversations={}, contacts={}), now)
-
-
-def nothing_moves(*_: object) -> bool:
-    """Leaves rows under the page that read them first."""
-    return False
-
-
-def all_is_flawless(tally: Tally) -> bool:
-    return True
 
 
 def whole_stretch(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | None:
@@ -259,20 +242,12 @@ def stretch_of_the_scan(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> S
     return stretch if stretch is None else replace(stretch, older_than=sweep.position.reached_at)
 
 
-def everybody_is_remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Conversation, ...]:
-    return tuple(conversations)
-
-
 def blind(refused: Refused, positions: Answered) -> Answered:
     """Takes every refusal for one about what the list holds."""
     together = checked(refused, positions)
     if isinstance(together, Refused) and together.check is not None and together.check.problem is not None:
         return replace(together, check=ListCheck(listed=("whoever it is",)))
     return together
-
-
-def whoever_comes(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> None:
-    """Leave out whatever thread is at the cursor by now."""
 
 
 def never_smaller(size: Size, policy: Policy) -> Size | None:
@@ -288,55 +263,25 @@ def quietly_closed(pending: PendingRedrive, reason: str, tally: Tally = NO_TALLY
 # --- loops gone wrong -------------------------------------------------------------------------------------------------
 
 
-def nobody_stops(
-    checkpoint: Checkpoint,
-    now: datetime,
-    budget: RunBudget,
-    policy: Policy,
-    held_until: datetime | None,
-    interruptions: Interruptions,
-) -> Step:
+def nobody_stops(checkpoint: Checkpoint, now: datetime, budget: RunBudget, *others: Any) -> Step:  # noqa: ANN401
     """Goes on after a stop, and with a stream that was removed."""
-    return next_step(checkpoint, now, replace(budget, stops_for=None), policy, held_until, interruptions)
+    return next_step(checkpoint, now, replace(budget, stops_for=None), *others)
 
 
 def overlooking(**nothing: object) -> Callable[..., Step]:
     """Overlooks something that has come up since the last step."""
 
-    def step(
-        checkpoint: Checkpoint,
-        now: datetime,
-        budget: RunBudget,
-        policy: Policy,
-        held_until: datetime | None,
-        interruptions: Interruptions,
-    ) -> Step:
-        return next_step(checkpoint, now, budget, policy, held_until, replace(interruptions, **nothing))
+    def step(*inputs: Any) -> Step:  # noqa: ANN401
+        *others, interruptions = inputs
+        return next_step(*(*others, replace(interruptions, **nothing)))
 
     return step
 
 
-def commands_first(
-    checkpoint: Checkpoint,
-    now: datetime,
-    budget: RunBudget,
-    policy: Policy,
-    held_until: datetime | None,
-    interruptions: Interruptions,
-) -> Step:
+def commands_first(*inputs: Any) -> Step:  # noqa: ANN401
     """Executes commands, and follows the plan, before it settles a refusal that came ahead."""
-    step = next_step(checkpoint, now, budget, policy, held_until, replace(interruptions, refused=None))
-    return (
-        step if interruptions.refused is None or not isinstance(step, Fetch) else SettleRefusal(interruptions.refused)
-    )
-
-
-def whoever_it_is(run: object, checkpoint: Checkpoint, run_before: Run | None) -> None:
-    """Goes on with a stream that another process has taken over."""
-
-
-def unobserved(rate_limits: object, stream: Stream, problem: Problem) -> None:
-    """Takes no notice of a rate limit before it is on record."""
+    step, refused = overlooking(refused=None)(*inputs), inputs[-1].refused
+    return SettleRefusal(refused) if refused is not None and isinstance(step, Fetch) else step
 
 
 # --- stores gone wrong ------------------------------------------------------------------------------------------------
@@ -377,10 +322,6 @@ class UncheckedStore(MemoryStore):
 
     def refuse_stale(self, commit: Commit) -> None:
         pass
-
-
-def nothing_is_owed(*_: object) -> tuple[MessagesOwed, ...]:
-    return ()
 
 
 def any_stored_message_ends_it(
@@ -454,10 +395,6 @@ def to_ghosts(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, habits=Habits(ghost_chance=0.3, arrival_chance=0.3), refused_row_chance=0.0)
 
 
-def never_alone(*_: object) -> None:
-    """Read no thread alone before it becomes a dead letter."""
-
-
 def to_short_outages(scenario: Scenario) -> Scenario:
     """Let outages begin and end all the time."""
     climate = Climate(outage_chance=0.4, longest_seconds=2.0, with_unknown_errors=True)
@@ -527,7 +464,7 @@ MUTANTS = {
     "an unreadable item is skipped": Mutant(f"{EITHER}|{UNSEEN}", decides=lambda: unreadable_is_skipped),
     "a quiet batch is journaled": Mutant("a quiet sweep wrote more than one entry", decides=lambda: quiet_is_told),
     "passed batches are forgotten": Mutant(
-        "is not the fold|ahead of", patches={"milepost.core.records._unchanged": nothing}
+        "is not the fold|ahead of", patches={"milepost.core.records._unchanged": lambda *_: ()}
     ),
     "a limit is tried again": Mutant(
         "taken for a failure|during the rate limit|is not on record",
@@ -552,7 +489,7 @@ MUTANTS = {
     ),
     "the dead letter of a row is that of its thread": Mutant(
         f"{EITHER}|{UNSEEN}|is neither stored nor a dead letter|which does not have their thread",
-        patches={"milepost.core.dead_letters.row_of": itself},
+        patches={"milepost.core.dead_letters.row_of": lambda conversation_id: conversation_id},
         narrowed=to_double_faults,
     ),
     "a dead letter keeps the row that it began with": Mutant(
@@ -568,7 +505,7 @@ MUTANTS = {
         EITHER, patches={"milepost.core.redrive._failure": quietly_closed}
     ),
     "a flawed sweep marks deletions": Mutant(
-        "is there and was marked as deleted", patches={"milepost.core.decide._is_flawless": all_is_flawless}
+        "is there and was marked as deleted", patches={"milepost.core.decide._is_flawless": lambda _: True}
     ),
     "a batch is all that there is": Mutant(
         "is there and was marked as deleted", patches={"milepost.core.decide.stretch_of": whole_stretch}
@@ -579,10 +516,10 @@ MUTANTS = {
         narrowed=to_lost_cursors,
     ),
     "rows stay with the page that was first": Mutant(
-        "stand under instagram:1", patches={"milepost.core.merge._moves": nothing_moves}
+        "stand under instagram:1", patches={"milepost.core.merge._moves": lambda *_: False}
     ),
     "who was forgotten is remembered": Mutant(
-        MISCOUNT, patches={"milepost.core.merge.remembered": everybody_is_remembered}
+        MISCOUNT, patches={"milepost.core.merge.remembered": lambda conversations, _: tuple(conversations)}
     ),
     "a thread is asked for until it answers": Mutant(
         "calls without end|does not end", patches={"milepost.core.failures.smaller": never_smaller}
@@ -591,8 +528,8 @@ MUTANTS = {
         "can be read and was given up",
         patches={
             "milepost.engine.run.checked": blind,
-            "milepost.engine.run.to_read_alone": never_alone,
-            "milepost.core.decide.mistaken": whoever_comes,
+            "milepost.engine.run.to_read_alone": lambda *_: None,
+            "milepost.core.decide.mistaken": lambda *_: None,
         },
         narrowed=to_short_outages,
     ),
@@ -603,7 +540,7 @@ MUTANTS = {
     ),
     "whoever is in its place is given up": Mutant(
         "can be read and was given up",
-        patches={"milepost.core.decide.mistaken": whoever_comes},
+        patches={"milepost.core.decide.mistaken": lambda *_: None},
         narrowed=to_a_moving_head,
     ),
     "a stop is overlooked": Mutant(
@@ -648,7 +585,7 @@ MUTANTS = {
         narrowed=to_limits_that_change,
     ),
     "messages that the list does not show are not owed": Mutant(
-        EITHER, patches={"milepost.core.decide.owed": nothing_is_owed}, narrowed=to_bursts
+        EITHER, patches={"milepost.core.decide.owed": lambda *_: ()}, narrowed=to_bursts
     ),
     "a gap ends at any message that is stored": Mutant(
         f"{EITHER}|were never stored|neither stored nor a dead letter",
@@ -657,12 +594,12 @@ MUTANTS = {
     ),
     "a run goes on that another process took over": Mutant(
         "two runs of a stream|goes on that has ended",
-        patches={"milepost.engine.run._Run._demand_ours": whoever_it_is},
+        patches={"milepost.engine.run._Run._demand_ours": lambda *_: None},
         narrowed=to_rivals,
     ),
     "a rate limit holds nobody before it is on record": Mutant(
         "inside the limit that .* just met",
-        patches={"milepost.engine.rate_limits.RateLimits.observe_refusal": unobserved},
+        patches={"milepost.engine.rate_limits.RateLimits.observe_refusal": lambda *_: None},
     ),
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import cache
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -54,6 +55,7 @@ naive = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31))  # noqa: DTZ0
 instants = naive.map(lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000, tzinfo=UTC))
 
 
+@cache
 def any_changes(of: Stream, *, with_nul: bool) -> st.SearchStrategy[Changes]:
     """Return a few rows of a stream, no key twice."""
     platform, page_id = st.just(of.platform.value), st.just(of.page_id)

@@ -1,10 +1,11 @@
 """Copies from one database to another, for the tests of `store copy`."""
 
-import asyncio
+from pathlib import Path
 
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
 from milepost.stores.open import copy_store
-from stores.databases import AnyDatabase, Databases, Kind
+from stores.databases import AnyDatabase, Databases
+from stores.store_dump import Kind
 
 Pair = tuple[AnyDatabase, AnyDatabase]
 WAYS: list[tuple[Kind, Kind]] = [("sqlite", "postgresql"), ("postgresql", "sqlite")]
@@ -20,10 +21,8 @@ async def copied(
     return await copy_store(CopyJob(source.store_url, target.store_url, replaces_nul), report)
 
 
-def made(maker: Databases, one: Kind, other: Kind) -> Pair:
-    source, target = maker.build(one), maker.build(other, is_migrated=False)
-    asyncio.run(source.fill())
-    return source, target
+def made(maker: Databases, template: Path, one: Kind, other: Kind) -> Pair:
+    return maker.filled(one, template), maker.build(other, is_migrated=False)
 
 
 def holds_nothing(database: AnyDatabase) -> bool:

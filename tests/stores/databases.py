@@ -1,12 +1,10 @@
 """Databases of either kind, filled through their stores, and read and changed beside them."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-from psycopg.types.string import TextLoader
+from typing import Any
 
 from kit.builders import at
 from kit.postgres import MIGRATED, Database, Server, fresh_database
@@ -14,9 +12,8 @@ from milepost.core.model import Changes, Stream
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, live, stream
-from stores.sqlite_files import execute, rows_of
+from stores.store_dump import Kind, PostgresDump, SqliteDump, StoreDump
 
-Kind = Literal["sqlite", "postgresql"]
 Everything = dict[str, list[tuple[Any, ...]]]
 
 KEYS = {
@@ -39,6 +36,7 @@ KEYS = {
 }
 STREAMS = 2
 COMMITS = 9
+FILLED = "template_copied"
 
 
 class AnyDatabase:
@@ -47,10 +45,11 @@ class AnyDatabase:
     def __init__(self, store_url: StoreUrl, database: Database | None = None) -> None:
         self.store_url = store_url
         self._database = database
+        self._dump: StoreDump = SqliteDump(self.file) if database is None else PostgresDump(database, store_url)
 
     @property
     def kind(self) -> Kind:
-        return "sqlite" if self._database is None else "postgresql"
+        return self._dump.kind
 
     @property
     def file(self) -> Path:
@@ -62,30 +61,18 @@ class AnyDatabase:
         assert self._database is not None
         return self._database
 
-    def execute(self, statements: str) -> None:
-        """Run statements that both databases understand."""
-        if self._database is None:
-            execute(self.file, statements)
-        else:
-            self._database.sql(statements)
+    def execute(self, statement: str) -> None:
+        """Run one statement that both databases understand."""
+        self._dump.execute(statement)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Return rows with instants as text and booleans as numbers, as SQLite has them."""
-        (found,) = self._found(query)
-        return found
+        """Return rows with instants as text, as SQLite has them."""
+        return self._dump.rows(query)
 
     def everything(self) -> Everything:
         """Return all rows of all tables, in the order of their keys."""
-        found = self._found(*(f"SELECT * FROM {table}" for table in KEYS))
-        return {table: sorted(rows, key=str) for table, rows in zip(KEYS, found, strict=True)}
-
-    def _found(self, *queries: str) -> list[list[tuple[Any, ...]]]:
-        if self._database is None:
-            return [rows_of(self.file, query) for query in queries]
-        with self._database.connect() as connection:
-            connection.adapters.register_loader("json", TextLoader)
-            answers = (connection.execute(query.encode()).fetchall() for query in queries)
-            return [[tuple(map(_as_in_sqlite, row)) for row in answer] for answer in answers]
+        with self._dump.asking() as ask:
+            return {table: sorted(ask(f"SELECT * FROM {table}"), key=str) for table in KEYS}
 
     def has_tables(self) -> bool:
         if self._database is None:
@@ -157,10 +144,12 @@ class Databases:
         database = self._stack.enter_context(fresh_database(self._postgres, template=template))
         return AnyDatabase(database.store_url, database)
 
-
-def _as_in_sqlite(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, bool):
-        return int(value)
-    return value
+    def filled(self, kind: Kind, template: Path) -> AnyDatabase:
+        """Build a database with rows in every table: a copy of one, which for SQLite is at `template`."""
+        if kind == "sqlite":
+            database = self.build(kind)
+            shutil.copy(template, database.file)
+            return database
+        name = self._postgres.template(FILLED, lambda url: AnyDatabase(url, Database(self._postgres, FILLED)).fill())
+        copy = self._stack.enter_context(fresh_database(self._postgres, template=name))
+        return AnyDatabase(copy.store_url, copy)

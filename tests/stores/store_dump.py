@@ -5,23 +5,43 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from contracts.store_contract import JournalRow, Tables
 from kit.postgres import Database
-from milepost.core.model import InteractionEventRow, PageRow
+from milepost.core.model import InteractionEventRow, PageRow, Table
 from milepost.stores import rows
 from milepost.stores.url import StoreUrl
 from stores.sqlite_files import DROP_TRIGGERS, execute, raw
 
 PROJECTIONS = ("checkpoints", "runs", "dead_letters", "message_backlog")
 
+KEYS = {
+    Table.CONVERSATIONS: "conversation_id",
+    Table.CONTACTS: "contact_id",
+    Table.INTERACTION_EVENTS: "event_id",
+}
+RAISE_IN_SQLITE = "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+# What a user's own trigger may say is shown nowhere.
+REFUSE_IN_POSTGRESQL = """
+CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'not this one: %', new USING ERRCODE = 'check_violation';
+END
+$$;
+CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} FOR EACH ROW WHEN (new.{column} = '{key}')
+EXECUTE FUNCTION refuses_{key}();
+"""
+
+Kind = Literal["sqlite", "postgresql"]
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str], Rows]
 
 
 class StoreDump(ABC):
     """A database and its content. Instants are texts, and so is JSON."""
+
+    kind: Kind
 
     def __init__(self, store_url: StoreUrl) -> None:
         self.store_url = store_url
@@ -37,6 +57,10 @@ class StoreDump(ABC):
     @abstractmethod
     def unguard(self) -> None:
         """Allow changes of the journal."""
+
+    @abstractmethod
+    def refuse(self, table: Table, key: str) -> None:
+        """Refuse a row from now on: `not this one`."""
 
     @abstractmethod
     def refuse_deletes(self, table: str) -> None:
@@ -80,6 +104,8 @@ class StoreDump(ABC):
 class SqliteDump(StoreDump):
     """A SQLite database."""
 
+    kind: Kind = "sqlite"
+
     def __init__(self, path: Path) -> None:
         super().__init__(StoreUrl(f"sqlite:///{path}"))
         self.path = path
@@ -95,9 +121,12 @@ class SqliteDump(StoreDump):
     def unguard(self) -> None:
         self.execute(DROP_TRIGGERS)
 
+    def refuse(self, table: Table, key: str) -> None:
+        condition = f"WHEN new.{KEYS[table]} = '{key}'"
+        self.execute(f"CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} {condition} {RAISE_IN_SQLITE}")
+
     def refuse_deletes(self, table: str) -> None:
-        raising = "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
-        self.execute(f"CREATE TRIGGER refuses BEFORE DELETE ON {table} {raising}")
+        self.execute(f"CREATE TRIGGER refuses BEFORE DELETE ON {table} {RAISE_IN_SQLITE}")
 
     def columns(self, table: str, *, only_nullable: bool) -> dict[str, str]:
         found = self.rows(f"PRAGMA table_info({table})")
@@ -107,8 +136,10 @@ class SqliteDump(StoreDump):
 class PostgresDump(StoreDump):
     """A PostgreSQL database."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database.store_url)
+    kind: Kind = "postgresql"
+
+    def __init__(self, database: Database, store_url: StoreUrl | None = None) -> None:
+        super().__init__(store_url or database.store_url)
         self.database = database
 
     def execute(self, statements: str) -> None:
@@ -121,6 +152,9 @@ class PostgresDump(StoreDump):
 
     def unguard(self) -> None:
         self.execute("ALTER TABLE journal DISABLE TRIGGER USER")
+
+    def refuse(self, table: Table, key: str) -> None:
+        self.execute(REFUSE_IN_POSTGRESQL.format(table=table, key=key, column=KEYS[table]))
 
     def refuse_deletes(self, table: str) -> None:
         self.execute(
@@ -139,16 +173,6 @@ class PostgresDump(StoreDump):
             for name, is_nullable, is_instant in found
             if is_nullable or not only_nullable
         }
-
-
-def tables_of(path: Path) -> Tables:
-    """Read everything in a SQLite database."""
-    return SqliteDump(path).tables()
-
-
-def projections(path: Path) -> dict[str, Rows]:
-    """Dump the projections of a SQLite database."""
-    return SqliteDump(path).projections()
 
 
 def _interaction_event(columns: tuple[Any, ...]) -> InteractionEventRow:

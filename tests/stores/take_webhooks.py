@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import aiohttp
 
 from kit.builders import STREAM
-from kit.webhook_bodies import SECRET, body_of, signed
-from milepost.service.metrics.webhooks import WebhookCounter
+from kit.webhooks import SECRET, body_of, signed
+from milepost.service.metrics.traffic import WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl

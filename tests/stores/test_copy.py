@@ -23,9 +23,10 @@ from milepost.stores.postgresql.copy import PostgresqlCopyTarget
 from milepost.stores.sqlite.copy import SqliteCopyTarget
 from milepost.stores.url import StoreUrl
 from stores.copies import WAYS, Pair, copied, holds_nothing
-from stores.databases import KEYS, AnyDatabase, Databases, Kind
+from stores.databases import KEYS, AnyDatabase, Databases
 from stores.histories import live, stream
 from stores.sqlite_files import execute
+from stores.store_dump import Kind
 
 SECONDS = 20.0
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import psycopg
@@ -22,41 +22,25 @@ from milepost.facebook.threads import Attachment, Kind
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl
 from stores.data_page import PAGE, SINCE, TABLES, TYPES, columns, drawn, questions, rows_under, section
-from stores.databases import AnyDatabase, Databases
-from stores.databases import Kind as DatabaseKind
 from stores.histories import commit_after
 from stores.sqlite_files import raw
+from stores.store_dump import StoreDump
 
-KINDS = list(get_args(DatabaseKind))
 BAKERY = Stream(Platform.MESSENGER, "1234567890")
 CLUB = Stream(Platform.INSTAGRAM, "1234567890")
 OLD = NOON - timedelta(days=90)
 
 
-@pytest.fixture(params=KINDS)
-def kept(request: pytest.FixtureRequest, maker: Databases) -> AnyDatabase:
-    """Return an empty database with its tables."""
-    database = maker.build(request.param)
-
-    async def opened() -> None:
-        async with open_store(database.store_url):
-            pass
-
-    asyncio.run(opened())
-    return database
-
-
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 
-def in_sqlite(path: Path, table: str) -> list[tuple[str, str, bool, bool]]:
-    with raw(path) as connection:
-        found = connection.execute(f"PRAGMA table_info({table})").fetchall()
+def in_sqlite(kept: StoreDump, table: str) -> list[tuple[str, str, bool, bool]]:
+    found = kept.rows(f"PRAGMA table_info({table})")
     return [(name, type_, bool(key), not (is_not_null or key)) for _, name, type_, is_not_null, _, key in found]
 
 
-def in_postgresql(database: Database, table: str) -> list[tuple[str, str, bool, bool]]:
-    found = database.sql(
+def in_postgresql(kept: StoreDump, table: str) -> list[tuple[str, str, bool, bool]]:
+    found = kept.rows(
         f"""
         SELECT
             column_name, data_type, is_nullable = 'YES', EXISTS (
@@ -73,8 +57,8 @@ def in_postgresql(database: Database, table: str) -> list[tuple[str, str, bool, 
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_columns_are_as_listed(kept: AnyDatabase, table: str) -> None:
-    found = in_sqlite(kept.file, table) if kept.kind == "sqlite" else in_postgresql(kept.database, table)
+def test_the_columns_are_as_listed(kept: StoreDump, table: str) -> None:
+    found = in_sqlite(kept, table) if kept.kind == "sqlite" else in_postgresql(kept, table)
 
     types = TYPES[kept.kind]
     assert found == [(each.name, types[each.type], each.is_key, each.is_nullable) for each in columns(table)]
@@ -85,7 +69,7 @@ def test_the_diagram_shows_the_listed_columns(table: str) -> None:
     assert drawn(table) == [(each.type, each.name, each.is_key) for each in columns(table)]
 
 
-def test_every_table_is_named(kept: AnyDatabase) -> None:
+def test_every_table_is_named(kept: StoreDump) -> None:
     if kept.kind == "sqlite":
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     else:
@@ -250,7 +234,7 @@ async def fill(store_url: StoreUrl) -> None:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_question_is_answered(kept: AnyDatabase, name: str) -> None:
+def test_a_question_is_answered(kept: StoreDump, name: str) -> None:
     asyncio.run(fill(kept.store_url))
 
     found = [tuple(map(plain, row)) for row in kept.rows(questions(kept.kind)[name])]
@@ -272,7 +256,7 @@ def test_every_question_is_asked_of_both_databases_and_has_an_answer() -> None:
     assert len(ANSWERS) == 10
 
 
-def test_a_link_is_made_whole(kept: AnyDatabase) -> None:
+def test_a_link_is_made_whole(kept: StoreDump) -> None:
     asyncio.run(fill(kept.store_url))
     (query,) = re.findall(r"```sql\n(.*?)```", section("### Links"), re.DOTALL)
 

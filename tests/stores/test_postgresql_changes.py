@@ -6,15 +6,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from contracts.changes_contract import OTHER, ROWS, ChangesContract, followed, is_mirrored, told, write
+from contracts.changes_contract import OTHER, ROWS, followed, is_mirrored, told, write
 from kit.mirror import Mirror
 from kit.postgres import Database
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangeOp
 from milepost.core.model import Stream
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.open import open_store
-from milepost.stores.postgresql.changes import KEYS_OF_LOCKS, settled
 from milepost.stores.postgresql.connection import settings
+from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
 from milepost.stores.sql import load_statements
 from stores.store_dump import PostgresDump, StoreDump
 
@@ -28,9 +28,7 @@ RENAME = "SET search_path TO milepost; UPDATE contacts SET name = 'Countess' WHE
 CLOSE = "SET search_path TO milepost; UPDATE conversations SET can_reply = false"
 
 
-class TestPostgresqlChanges(ChangesContract):
-    """In PostgreSQL."""
-
+class TestTransactionsAtTheSameTime:
     async def test_what_takes_smaller_numbers_and_is_committed_later_is_not_skipped(
         self, kept: StoreDump, database: Database
     ) -> None:

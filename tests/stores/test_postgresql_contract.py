@@ -1,73 +1,29 @@
 """The PostgreSQL store keeps the contract of a Store."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from msgspec.structs import replace
 
-from contracts.remedies_contract import Forget, RemediesContract
-from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
+from contracts.database_contract import DatabaseContract
 from kit.builders import NOON, STREAM
 from kit.postgres import Database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import DeadLetterOpened, Stage
-from milepost.core.model import Changes, Keys, KnownDeadLetter, Stream, Table
-from milepost.core.ports import Committed, Rejected
-from milepost.stores.open import forget as forget_in
+from milepost.core.model import Changes, Keys, KnownDeadLetter
+from milepost.core.ports import Committed, Rejected, Store
 from milepost.stores.open import open_reader
-from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from stores.histories import commit_after, contact_row, conversation_row, event_row
-from stores.store_dump import PostgresDump
-
-KEYS = {
-    Table.CONVERSATIONS: "conversation_id",
-    Table.CONTACTS: "contact_id",
-    Table.INTERACTION_EVENTS: "event_id",
-}
-# What a user's own trigger may say is shown nowhere.
-REFUSING = """
-CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'not this one: %', new USING ERRCODE = 'check_violation';
-END
-$$;
-CREATE TRIGGER refuses_{key} BEFORE INSERT ON {table} FOR EACH ROW WHEN (new.{column} = '{key}')
-EXECUTE FUNCTION refuses_{key}();
-"""
+from stores.store_dump import PostgresDump, StoreDump
 
 
 @on_both_releases
-class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
+class TestPostgresqlStore(DatabaseContract):
     takes_nul = False
 
     @pytest.fixture
-    async def store(self, database: Database) -> AsyncIterator[PostgresqlStore]:
-        async with open_postgresql(database.store_url) as store:
-            yield store
+    def kept(self, database: Database) -> StoreDump:
+        return PostgresDump(database)
 
-    @pytest.fixture
-    def look(self, database: Database) -> Look:
-        async def look() -> Tables:
-            return PostgresDump(database).tables()
-
-        return look
-
-    @pytest.fixture
-    def refuse(self, database: Database) -> Refuse:
-        def refuse(table: Table, key: str) -> None:
-            database.sql(REFUSING.format(table=table, key=key, column=KEYS[table]))
-
-        return refuse
-
-    @pytest.fixture
-    def forget(self, database: Database) -> Forget:
-        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
-            gone = await forget_in(database.store_url, stream, contact_id)
-            return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
-
-        return forget
-
-    async def test_a_row_with_a_nul_in_any_text_is_refused(self, store: PostgresqlStore) -> None:
+    async def test_a_row_with_a_nul_in_any_text_is_refused(self, store: Store) -> None:
         good = Changes((conversation_row("t_1"),), (contact_row("c_1"),), (event_row("m_1"),))
         conversations = [replace(conversation_row(f"t_{each}"), **{each: "a\0b"}) for each in ("link", "snippet")]
         contacts = [replace(contact_row(f"c_{each}"), **{each: "\0"}) for each in ("name", "username")]
@@ -89,9 +45,7 @@ class TestPostgresqlStore(CheckingStoreContract, RemediesContract):
         assert all("NUL" in row.reason for row in answer.rows)
         assert isinstance(await store.commit(commit_after(Checkpoint(STREAM), changes=good)), Committed)
 
-    async def test_the_texts_of_a_dead_letter_are_stored_without_nul(
-        self, store: PostgresqlStore, database: Database
-    ) -> None:
+    async def test_the_texts_of_a_dead_letter_are_stored_without_nul(self, store: Store, database: Database) -> None:
         """The journal keeps it as it was; a projection holds U+FFFD instead, and is still the journal's fold."""
         dead_letter = DeadLetterOpened("d_1", Stage.STORE, "t\0bad", "text: a NUL: \0", NOON, "f_1")
         await store.commit(commit_after(Checkpoint(STREAM), dead_letter))

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from contracts.deliveries_contract import DeliveriesContract
 from kit.builders import NOON
 from kit.postgres import Database
 from milepost.core.deliveries import HOLD_SECONDS, delivered
@@ -17,10 +16,6 @@ TIME_PASSES = f"UPDATE delivery_holds SET held_until = held_until - make_interva
 @pytest.fixture
 def kept(database: Database) -> StoreDump:
     return PostgresDump(database)
-
-
-class TestPostgresqlDeliveries(DeliveriesContract):
-    """In PostgreSQL."""
 
 
 async def test_one_of_several_workers_holds_a_destination(kept: StoreDump) -> None:

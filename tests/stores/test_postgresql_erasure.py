@@ -2,23 +2,13 @@
 
 import pytest
 
-from contracts.erasure_contract import SECRET, ErasureContract, keep
+from contracts.erasure_contract import SECRET, keep
 from kit.builders import STREAM
 from kit.postgres import Database, Server, fresh_database
 from milepost.core.errors import StoreRefused
 from milepost.stores.open import forget, open_store
-from stores.store_dump import PostgresDump, StoreDump
 
 EVERYTHING = "SELECT string_agg(each::text, ' ') FROM {} AS each"
-
-
-@pytest.fixture
-def kept(database: Database) -> StoreDump:
-    return PostgresDump(database)
-
-
-class TestPostgresqlErasure(ErasureContract):
-    """In PostgreSQL."""
 
 
 async def test_an_erasure_leaves_no_word_of_the_person_in_any_table(database: Database) -> None:

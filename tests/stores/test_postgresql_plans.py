@@ -92,6 +92,8 @@ VALUES: dict[str, object] = {
     "newer_than": INSTANT,
     "older_than": INSTANT,
     "until": INSTANT,
+    "now": INSTANT,
+    "latest": INSTANT,
     "offset": 7,
     "sweep_started_at": INSTANT,
     "conversations": ["t_1"],
@@ -159,18 +161,13 @@ def steps(database: Database, name: str) -> Iterator[Node]:
         connection.execute("SET enable_incremental_sort = off")
         asked = parameters(name, statement)
         if isinstance(asked, list):
-            asked = [_of_its_type(name, store_url, value) for store_url, value in enumerate(asked)]
+            asked = [_of_its_type(name, place, value) for place, value in enumerate(asked)]
         ((plan,),) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement.rstrip(';')}".encode(), asked).fetchall()
     yield from _nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
 
 
-def _of_its_type(name: str, store_url: int, value: object) -> object:
-    instants = {
-        ("due_dead_letters", 1),
-        ("due_dead_letters", 2),
-        ("drop_notes_of_other_sweeps", 1),
-    }
-    return INSTANT if (name, store_url) in instants else value
+def _of_its_type(name: str, place: int, value: object) -> object:
+    return INSTANT if (name, place) == ("drop_notes_of_other_sweeps", 1) else value
 
 
 def _nodes(node: Node) -> Iterator[Node]:

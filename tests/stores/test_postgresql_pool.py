@@ -9,10 +9,9 @@ import pytest
 from kit.postgres import Database
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql import connection as connecting
-from milepost.stores.postgresql.connection import connected
+from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import listening
-from milepost.stores.postgresql.pool import MAX_CONNECTIONS, Connection
 from milepost.stores.postgresql.reader import MAX_READERS
 from milepost.stores.sql import load_statements
 from stores.histories import live, stream

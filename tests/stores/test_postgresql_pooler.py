@@ -1,24 +1,21 @@
 """Through PgBouncer in transaction mode: each transaction may have another session, and none keeps anything."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from contracts.remedies_contract import Forget, RemediesContract
-from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
+from contracts.database_contract import DatabaseContract
 from kit.builders import STREAM
 from kit.pgbouncer import PgBouncer, needs_pgbouncer, pooled
 from kit.postgres import Database, Server, fresh_database
 from milepost.core.errors import StoreAway
-from milepost.core.model import Stream, Table
 from milepost.stores.open import forget as forget_in
 from milepost.stores.open import open_reader, open_store
-from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
+from milepost.stores.postgresql.store import open_postgresql
 from stores.histories import live, next_commit, stream
-from stores.store_dump import PostgresDump
-from stores.test_postgresql_contract import KEYS, REFUSING
+from stores.store_dump import PostgresDump, StoreDump
 
 pytestmark = needs_pgbouncer
 
@@ -30,35 +27,12 @@ def pooler(database: Database) -> Iterator[PgBouncer]:
 
 
 @pytest.mark.long
-class TestThroughAPooler(CheckingStoreContract, RemediesContract):
+class TestThroughAPooler(DatabaseContract):
     takes_nul = False
 
     @pytest.fixture
-    async def store(self, pooler: PgBouncer) -> AsyncIterator[PostgresqlStore]:
-        async with open_postgresql(pooler.store_url) as store:
-            yield store
-
-    @pytest.fixture
-    def look(self, database: Database) -> Look:
-        async def look() -> Tables:
-            return PostgresDump(database).tables()
-
-        return look
-
-    @pytest.fixture
-    def refuse(self, database: Database) -> Refuse:
-        def refuse(table: Table, key: str) -> None:
-            database.sql(REFUSING.format(table=table, key=key, column=KEYS[table]))
-
-        return refuse
-
-    @pytest.fixture
-    def forget(self, pooler: PgBouncer) -> Forget:
-        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
-            gone = await forget_in(pooler.store_url, stream, contact_id)
-            return gone.contacts, gone.conversations, gone.interaction_events, gone.payloads
-
-        return forget
+    def kept(self, database: Database, pooler: PgBouncer) -> StoreDump:
+        return PostgresDump(database, pooler.store_url)
 
 
 async def test_everything_works_in_sessions_that_are_shared(postgres: Server) -> None:

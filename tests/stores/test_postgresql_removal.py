@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from contracts.removal_contract import BY, GONE, OTHER, RemovalContract, two_lives
+from contracts.removal_contract import BY, GONE, OTHER, two_lives
 from kit.binary import until
 from kit.builders import NOON
 from kit.postgres import Database
@@ -17,10 +17,6 @@ from stores.store_dump import PostgresDump, StoreDump
 @pytest.fixture
 def kept(database: Database) -> StoreDump:
     return PostgresDump(database)
-
-
-class TestPostgresqlRemoval(RemovalContract):
-    """In PostgreSQL."""
 
 
 async def test_a_worker_of_the_removed_stream_writes_nothing_more_of_it(kept: PostgresDump) -> None:

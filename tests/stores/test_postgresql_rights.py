@@ -78,15 +78,12 @@ def superuser(server: Server, store_url: StoreUrl) -> Database:
     return Database(server, dsn_of(store_url).name.rsplit("/", 1)[1])
 
 
-async def test_nobody_else_has_a_privilege_on_anything_that_is_created(hosted: StoreUrl, postgres: Server) -> None:
-    await at_work(hosted)
-
-    assert superuser(postgres, hosted).sql(OTHERS) == []
-
-
-async def test_anon_can_read_and_change_nothing(hosted: StoreUrl, postgres: Server) -> None:
+async def test_nobody_else_has_a_privilege_on_anything_that_is_created_and_anon_can_read_and_change_nothing(
+    hosted: StoreUrl, postgres: Server
+) -> None:
     await at_work(hosted)
     database = superuser(postgres, hosted)
+    assert database.sql(OTHERS) == []
     made, functions = database.sql(MADE), database.sql(FUNCTIONS)
     assert len(made) > 15
     assert len(functions) > 15

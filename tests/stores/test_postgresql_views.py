@@ -36,8 +36,8 @@ pytestmark = on_both_releases
 
 @pytest.fixture
 def empty(postgres: Server) -> Iterator[Database]:
-    """Yield a database without a schema of ours, where everybody is granted whatever we create in `public`."""
-    with fresh_database(postgres, template=None) as database:
+    """Yield a database without rows and views, where everybody is granted whatever we create in `public`."""
+    with fresh_database(postgres) as database:
         database.sql(OPEN_TO_ANYBODY)
         yield database
 

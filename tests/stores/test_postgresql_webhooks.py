@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from contracts.webhooks_contract import FactsContract, WebhooksContract, written
+from contracts.webhooks_contract import written
 from kit.builders import NOON, STREAM
 from kit.postgres import Database
 from milepost.stores.open import open_store
@@ -17,14 +17,6 @@ SETTLE = "settle_webhook_events"
 @pytest.fixture
 def kept(database: Database) -> StoreDump:
     return PostgresDump(database)
-
-
-class TestPostgresqlWebhooks(WebhooksContract):
-    """In PostgreSQL."""
-
-
-class TestPostgresqlFacts(FactsContract):
-    """In PostgreSQL."""
 
 
 async def test_one_of_several_workers_claims_an_event(kept: StoreDump) -> None:

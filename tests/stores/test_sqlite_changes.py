@@ -5,23 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts.changes_contract import OTHER, ChangesContract
+from contracts.changes_contract import OTHER
 from milepost.core.changes import ALL_KINDS
 from milepost.core.model import Stream
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.sql import load_statements
 from stores.sqlite_files import raw
-from stores.store_dump import SqliteDump, StoreDump
-
-
-@pytest.fixture
-def kept(path: Path) -> StoreDump:
-    return SqliteDump(path)
-
-
-class TestSqliteChanges(ChangesContract):
-    """In SQLite."""
-
 
 SQL = load_statements("sqlite", "changes")
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from contracts.deliveries_contract import DeliveriesContract
 from milepost.stores.open import open_store
 from stores.store_dump import SqliteDump, StoreDump
 
@@ -12,10 +11,6 @@ from stores.store_dump import SqliteDump, StoreDump
 @pytest.fixture
 def kept(path: Path) -> StoreDump:
     return SqliteDump(path)
-
-
-class TestSqliteDeliveries(DeliveriesContract):
-    """In SQLite."""
 
 
 async def test_a_new_process_need_not_wait_for_a_dead_one(kept: StoreDump) -> None:

@@ -59,12 +59,12 @@ class TestPowerCut:
         assert outcome([*recording(record), *life])[-1] == "done"
 
         disk, printed = Disk(directory), list[str]()
-        for store_url, call in enumerate(recorded(record)):
+        for number, call in enumerate(recorded(record)):
             disk.follow(call)
             if call.is_printed:
                 printed += call.data.decode().splitlines()
             if printed and (call.is_printed or call.is_sync):
-                after = tmp_path / f"after-{store_url}"
+                after = tmp_path / f"after-{number}"
                 disk.cut(after, jitter)
                 yield SqliteDump(after / "milepost.db"), acknowledged(printed)
 

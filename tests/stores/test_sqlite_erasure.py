@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.erasure_contract import GONE, SECRET, ErasureContract, keep
+from contracts.erasure_contract import GONE, SECRET, keep
 from contracts.webhooks_contract import written
 from kit.builders import NOON, STREAM, at
 from milepost.core.errors import StoreRefused
@@ -18,16 +18,7 @@ from milepost.stores.sqlite.migrate import MIGRATIONS
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.sqlite_files import names_in, raw
-from stores.store_dump import SqliteDump, StoreDump, tables_of
-
-
-@pytest.fixture
-def kept(path: Path) -> StoreDump:
-    return SqliteDump(path)
-
-
-class TestSqliteErasure(ErasureContract):
-    """In SQLite."""
+from stores.store_dump import SqliteDump
 
 
 def on_disk(path: Path) -> bytes:
@@ -68,7 +59,7 @@ async def test_a_reader_only_delays_what_is_in_the_wal(path: Path) -> None:
 
             assert await forget(path, STREAM, "ada") == GONE
 
-        assert tables_of(path).contacts == {}
+        assert SqliteDump(path).tables().contacts == {}
         await forget(path, STREAM, "ada")
         assert SECRET.encode() not in on_disk(path)
 

@@ -28,7 +28,7 @@ from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from stores.histories import life, live, next_commit, stream
 from stores.processes import command, outcome
 from stores.sqlite_files import execute, raw
-from stores.store_dump import tables_of
+from stores.store_dump import SqliteDump
 
 # Root may do anything: to lack permissions, the program runs as nobody.
 
@@ -234,7 +234,7 @@ async def fill_up(store: SqliteStore) -> Checkpoint:
 
 async def nothing_is_half_stored(path: Path, store: SqliteStore, reached: Checkpoint) -> None:
     assert await store.load(STREAM) == reached
-    tables = tables_of(path)
+    tables = SqliteDump(path).tables()
     assert tables.checkpoints == tables.refold() == {STREAM.key: reached}
     stored = [each for each in life(STREAM, len(tables.journal)) if each.checkpoint.version <= reached.version]
     assert set(tables.conversations) == {row.conversation_id for each in stored for row in each.changes.conversations}

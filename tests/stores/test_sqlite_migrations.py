@@ -5,24 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from kit.builders import NOON, STREAM, at, entries
+from kit.builders import STREAM
 from kit.long import long_only
-from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreRefused
-from milepost.core.events import DeadLetterOpened, Stage
-from milepost.core.evolve import fold
-from milepost.core.journal import instant_text
-from milepost.stores import rows
 from milepost.stores.postgresql.migrate import MIGRATIONS as POSTGRESQL
-from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import migrate as migrating
 from milepost.stores.sqlite.migrate import MIGRATIONS, applied, migrate, pending, shipped
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import live
 from stores.processes import command, injecting, outcome
-from stores.sqlite_files import execute, raw, rows_of
-from stores.store_dump import projections
+from stores.sqlite_files import execute, rows_of
 
 ROOT = Path(__file__).parent.parent.parent
 OF_SQLITE = {"0018_indexes"}  # about how SQLite writes its indexes
@@ -75,97 +68,6 @@ class TestMigrate:
     def test_both_databases_have_migrations_of_the_same_names(self) -> None:
         assert POSTGRESQL.resolve() == ROOT / "migrations" / "postgresql"
         assert {path.stem for path in POSTGRESQL.glob("*.sql")} >= shipped() - OF_SQLITE
-
-
-class TestAnOlderDatabase:
-    async def test_an_older_database_with_dead_letters_verifies_and_continues(self, tmp_path: Path, more: Path) -> None:
-        """Its dead letters have neither the time of their redrive nor a fingerprint."""
-        path = tmp_path / "milepost.db"
-        newer = taken_away(more, since="0003")
-        migrate(path)
-        as_it_was(path, [DeadLetterOpened(f"d_{n}", Stage.FETCH, f"t_{n}", "id: expected str") for n in range(3)])
-        for each, script in newer.items():
-            each.write_text(script)
-
-        async with open_sqlite(path) as store:
-            assert await store.due_dead_letters(STREAM, at(10**9), 10) == ()
-            assert [due.payload for due in await store.find_open_dead_letters(("d_0", "d_2"))] == ["{}", "{}"]
-        before = projections(path)
-        async with open_sqlite_reader(path, alone=True) as journal_reader:
-            assert (await journal_reader.verify()).dead_letters == 3
-            await journal_reader.rebuild()
-        assert projections(path) == before
-
-    def test_the_rows_of_before_have_their_pages(self, tmp_path: Path, more: Path) -> None:
-        path = tmp_path / "milepost.db"
-        newer = taken_away(more, since="0011")
-        migrate(path)
-        execute(
-            path,
-            f"""
-            INSERT INTO conversations (conversation_id, platform, page_id, updated_time, first_synced_at, synced_at)
-            VALUES ('t_1', 'messenger', '7', 'x', '{instant_text(at(1))}', '{instant_text(at(8))}'),
-                ('t_2', 'messenger', '7', 'x', '{instant_text(at(2))}', '{instant_text(at(9))}'),
-                ('t_3', 'instagram', '7', 'x', '{instant_text(at(3))}', '{instant_text(at(4))}');
-            """,
-        )
-        for each, script in newer.items():
-            each.write_text(script)
-        migrate(path)
-
-        assert rows_of(path, "SELECT * FROM pages ORDER BY platform") == [
-            ("instagram", "7", None, None, instant_text(at(3)), instant_text(at(4))),
-            ("messenger", "7", None, None, instant_text(at(1)), instant_text(at(9))),
-        ]
-
-    async def test_the_rows_of_before_begin_the_change_feed(self, tmp_path: Path, more: Path) -> None:
-        path, noon = tmp_path / "milepost.db", f"'{instant_text(NOON)}'"
-        newer = taken_away(more, since="0016")
-        migrate(path)
-        execute(
-            path,
-            f"""
-            INSERT INTO conversations (conversation_id, platform, page_id, updated_time, first_synced_at, synced_at)
-            VALUES ('t_1', 'messenger', '7', {noon}, {noon}, {noon}), ('t_2', 'messenger', '8', {noon}, {noon}, {noon});
-            INSERT INTO contact_interaction_events
-                (event_id, conversation_id, platform, page_id, direction, kind, occurred_at)
-            VALUES ('m_1', 't_1', 'messenger', '7', 'in', 'message', {noon});
-            INSERT INTO journal (seq, stream, version, recorded_at, type, data, hash)
-            VALUES (1, 'messenger:7', 1, {noon}, 'run_started', '{{}}', ''),
-                (2, 'messenger:7', 2, {noon}, 'run_ended', '{{}}', '');
-            """,
-        )
-        for each, script in newer.items():
-            each.write_text(script)
-        migrate(path)
-
-        async with open_sqlite_reader(path) as reader:
-            page = await reader.read_changes(0, 10)
-        assert [(each.seq, each.key, (each.row or {})["version"], each.history) for each in page.changes] == [
-            (1, {"conversation_id": "t_1"}, 2, False),
-            (2, {"conversation_id": "t_2"}, 0, False),
-            (3, {"event_id": "m_1"}, 2, True),
-        ]
-
-
-def taken_away(migrations: Path, *, since: str) -> dict[Path, str]:
-    """Delete the migrations from that one on, and return their texts."""
-    newer = {each: each.read_text() for each in migrations.iterdir() if each.name >= since}
-    for each in newer:
-        each.unlink()
-    return newer
-
-
-def as_it_was(path: Path, events: list[DeadLetterOpened]) -> None:
-    """Write a journal and its projections into the tables before 0003_remedies.sql."""
-    appended, sql = entries(*events, recorded_at=NOON), load_statements("sqlite")
-    with raw(path) as connection:
-        connection.executemany(sql["insert_entries"], map(rows.entry_tuple, appended))
-        connection.execute(sql["upsert_checkpoint"], rows.checkpoint_tuple(fold(appended, Checkpoint(STREAM))))
-        for each in events:
-            dead_letter = (each.dead_letter_id, STREAM.key, each.stage, each.subject, each.reason, instant_text(NOON))
-            connection.execute("INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", dead_letter)
-            connection.execute("INSERT INTO dead_letter_payloads VALUES (?, '{}')", (each.dead_letter_id,))
 
 
 class TestANewerDatabase:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.removal_contract import BY, GONE, RemovalContract, rebuilt_equal, two_lives
+from contracts.removal_contract import BY, GONE, rebuilt_equal, two_lives
 from kit.binary import started, until
 from kit.builders import NOON
 from milepost.core.checkpoint import Checkpoint
@@ -47,10 +47,6 @@ def is_written(path: Path) -> bool:
 @pytest.fixture
 def kept(path: Path) -> StoreDump:
     return SqliteDump(path)
-
-
-class TestSqliteRemoval(RemovalContract):
-    """In SQLite."""
 
 
 async def test_a_removal_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:

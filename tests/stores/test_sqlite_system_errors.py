@@ -18,7 +18,7 @@ from milepost.stores.sqlite.store import open_sqlite
 from milepost.stores.sqlite.system_errors import why_unopened
 from stores.histories import live, next_commit
 from stores.sqlite_files import raw
-from stores.store_dump import tables_of
+from stores.store_dump import SqliteDump
 
 PASSING = (
     errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENODEV, errno.ENXIO,
@@ -139,10 +139,10 @@ class TestWrites:
     async def test_a_write_that_changes_nothing_changes_nothing(self, path: Path) -> None:
         async with open_sqlite(path) as store:
             await live(store, STREAM, 2)
-            before = tables_of(path)
+            before = SqliteDump(path).tables()
             await store.takes_writes()
             await store._write_nothing()
-            assert tables_of(path) == before
+            assert SqliteDump(path).tables() == before
 
     async def test_an_idle_database_on_a_full_disk_takes_no_writes_until_there_is_room(self, tmp_path: Path) -> None:
         with small_disk(tmp_path, "16m") as disk:

@@ -6,25 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from contracts.webhooks_contract import FactsContract, WebhooksContract
 from kit.long import long_only
 from kit.power_cut import Call, Disk, recorded, recording
 from stores.processes import outcome
 from stores.store_dump import SqliteDump, StoreDump
 from stores.take_webhooks import SENDERS
-
-
-@pytest.fixture
-def kept(path: Path) -> StoreDump:
-    return SqliteDump(path)
-
-
-class TestSqliteWebhooks(WebhooksContract):
-    """In SQLite."""
-
-
-class TestSqliteFacts(FactsContract):
-    """In SQLite."""
 
 
 class TestDeath:

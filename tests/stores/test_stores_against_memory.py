@@ -1,6 +1,7 @@
 """Whatever is committed, missed, closed, forgotten and removed: all stores return and hold the same."""
 
 import shutil
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at
 from kit.memory_store import MemoryStore
-from kit.mirror import Mirror, stored_numbers
+from kit.mirror import Mirror, numbers, stored_numbers
 from kit.postgres import Database
 from milepost.core.changes import ChangeReader
 from milepost.core.events import (
@@ -25,7 +26,7 @@ from milepost.core.events import (
     Stage,
     StreamRemoved,
 )
-from milepost.core.model import Changes, DeadLetterPayload, Keys, Platform, Stream
+from milepost.core.model import Changes, DeadLetterPayload, Keys, PageRow, Platform, Stream
 from milepost.core.ports import Committed, Store
 from milepost.core.position import Stretch
 from milepost.stores.open import forget, open_reader, open_store
@@ -47,6 +48,12 @@ EMPTY = """
 some = st.integers(0, 6)
 instants = some.map(at)
 people = st.sampled_from(PEOPLE)
+# Each strategy is built once: building them takes longer than drawing from them.
+maybe_instants = st.none() | instants
+crowds = st.sets(people)
+maybe_people = st.none() | people
+maybe_noon = st.none() | st.just(NOON)
+one_or_two, several, any_number = (st.sets(some, max_size=size) for size in (2, 4, None))
 
 
 class Act(Struct, frozen=True):
@@ -64,49 +71,62 @@ def thread(of: Stream, number: int) -> str:
     return f"{STREAMS.index(of)}{number}"
 
 
+@cache
+def pages(of: Stream) -> st.SearchStrategy[PageRow | None]:
+    return st.none() | st.builds(page_row, of=st.just(of), name=maybe_people, seen_at=instants)
+
+
+@cache
 @st.composite
 def rows(draw: st.DrawFn, of: Stream) -> Changes:
     conversations = {
         thread(of, number): replace(
-            conversation_row(thread(of, number), of=of, contact_id=draw(st.none() | people)),
+            conversation_row(thread(of, number), of=of, contact_id=draw(maybe_people)),
             updated_time=draw(instants),
-            deleted_at=draw(st.none() | st.just(NOON)),
+            deleted_at=draw(maybe_noon),
         )
-        for number in draw(st.sets(some, max_size=4))
+        for number in draw(several)
     }
     events = {
         f"m_{thread(of, number)}": replace(
             event_row(f"m_{thread(of, number)}", of=of, conversation_id=thread(of, draw(some))),
-            contact_id=draw(st.none() | people),
+            contact_id=draw(maybe_people),
         )
-        for number in draw(st.sets(some, max_size=4))
+        for number in draw(several)
     }
-    contacts = tuple(contact_row(each, of=of, name=draw(st.none() | people)) for each in draw(st.sets(people)))
-    page = draw(st.none() | st.builds(page_row, of=st.just(of), name=st.none() | people, seen_at=instants))
-    return Changes(tuple(conversations.values()), contacts, tuple(events.values()), page=page)
+    contacts = tuple(contact_row(each, of=of, name=draw(maybe_people)) for each in draw(crowds))
+    return Changes(tuple(conversations.values()), contacts, tuple(events.values()), page=draw(pages(of)))
 
 
+@cache
 @st.composite
 def stretches(draw: st.DrawFn, of: Stream) -> Stretch:
-    seen = tuple(thread(of, number) for number in draw(st.sets(some)))
-    return Stretch(draw(instants), draw(st.none() | instants), draw(st.none() | instants), seen)
+    seen = tuple(thread(of, number) for number in draw(any_number))
+    return Stretch(draw(instants), draw(maybe_instants), draw(maybe_instants), seen)
 
 
+@cache
+def maybe_stretches(of: Stream) -> st.SearchStrategy[Stretch | None]:
+    return st.none() | stretches(of)
+
+
+@cache
 @st.composite
 def notes(draw: st.DrawFn, of: Stream) -> Changes:
     return replace(
         draw(rows(of)),
-        missed=draw(st.none() | stretches(of)),
-        found=tuple(thread(of, number) for number in draw(st.sets(some, max_size=2))),
-        missed_are_deleted_at=draw(st.none() | instants),
+        missed=draw(maybe_stretches(of)),
+        found=tuple(thread(of, number) for number in draw(one_or_two)),
+        missed_are_deleted_at=draw(maybe_instants),
         forgets_missed=draw(st.sampled_from((False, False, True))),
     )
 
 
+@cache
 @st.composite
 def dead_letters(draw: st.DrawFn, of: Stream) -> Act:
     key = draw(st.sampled_from(DEAD_LETTERS))
-    again_at = draw(st.none() | instants)
+    again_at = draw(maybe_instants)
     events: tuple[Event, ...] = (
         DeadLetterOpened(key, Stage.FETCH, draw(st.sampled_from(SUBJECTS)), "bad", again_at, f"f_{again_at}"),
         RedriveFailed(key, draw(some), "still bad", again_at),
@@ -118,19 +138,22 @@ def dead_letters(draw: st.DrawFn, of: Stream) -> Act:
     return Act(of, event=event, changes=replace(draw(rows(of)), payloads=payloads), seconds=draw(some))
 
 
+@cache
 @st.composite
 def moves(draw: st.DrawFn, of: Stream) -> Changes:
     """Take over conversations of the platform's other streams, known or not, with what a batch brings of them."""
     others = [each for each in STREAMS if each.platform is of.platform]
-    moved = {thread(draw(st.sampled_from(others)), number) for number in draw(st.sets(some, max_size=4))}
+    moved = {thread(draw(st.sampled_from(others)), number) for number in draw(several)}
     return replace(draw(rows(of)), moved=tuple(moved))
 
 
+@cache
 @st.composite
 def own_ids(draw: st.DrawFn, of: Stream) -> Changes:
     return replace(draw(rows(of)), own_id=draw(people))
 
 
+@cache
 def acts(of: Stream) -> st.SearchStrategy[Act]:
     return st.one_of(
         st.builds(Act, st.just(of), changes=rows(of)),
@@ -188,7 +211,7 @@ class Consumers:
         await self._every.follow(reader, limit=3)
         with self._kept.asking() as ask:
             stored = stored_numbers(ask)
-        assert self._every.numbers() == stored
+        assert numbers(self._every.rows) == stored
         for stream, mirror in self._of_streams.items():
             await mirror.follow(reader, limit=3, stream=stream)
             assert mirror.rows == {

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from kit.binary import Running, milepost, started, until
-from kit.consumer import consuming, mirrored, mirrored_in_javascript, numbers, program
 from kit.fleet import fleet, fleet_pages
 from kit.installation import Installation, on_sqlite_first
-from kit.mirror import stored_numbers
+from kit.mirror import consuming, mirrored, mirrored_in_javascript, numbers, program, stored_numbers
 from kit.ports import unused_port
 from kit.postgres import Database
 from kit.simulated import STREAMS, frozen_world

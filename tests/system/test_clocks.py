@@ -7,12 +7,10 @@ from email.utils import format_datetime
 import pytest
 
 from kit.binary import milepost, started, until
-from kit.copied_tables import assert_copied
-from kit.faketime import FakeTime, needs_faketime
-from kit.installation import Installation, on_sqlite_first, page_section
+from kit.installation import Installation, assert_copied, on_sqlite_first, page_section
 from kit.long import long_only
 from kit.simulated import BICYCLES, STREAMS, Clock, frozen_world
-from kit.wrong_date_proxy import dated
+from kit.wrong_clocks import FakeTime, dated, needs_faketime
 
 HOUR = 3600
 SYNC = {"interval": "1s"}

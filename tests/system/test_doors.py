@@ -15,7 +15,7 @@ import pytest
 from kit.binary import milepost, started, until
 from kit.installation import Installation
 from kit.simulated import BICYCLES, frozen_world
-from milepost.service.connections import MAX_CONNECTIONS
+from milepost.service.http import MAX_CONNECTIONS
 from milepost.service.limits import MAX_TRIES
 
 TOKEN = "a-token-of-some-length"

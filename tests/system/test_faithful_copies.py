@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from kit.binary import milepost
-from kit.copied_tables import assert_copied
-from kit.installation import Installation, Section, on_both_databases, on_sqlite_first
+from kit.installation import Installation, Section, assert_copied, on_both_databases, on_sqlite_first
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 from milepost.simulator.faults import parse_faults
 from milepost.simulator.plan import WorldPlan

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from kit.binary import milepost, started
-from kit.copied_tables import assert_copied
 from kit.full_disk import ballast_of, installed_on_small_disk
-from kit.installation import Installation
+from kit.installation import Installation, assert_copied
 from kit.simulated import NOW, frozen_world
 
 

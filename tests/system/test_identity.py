@@ -25,7 +25,8 @@ def with_person(number: int) -> Json:
         message(f"{thread_id}_2", US, created_time=times[0]),
         message(f"{thread_id}_1", person, created_time=times[1], message=f"said by {number}"),
     )
-    return thread(thread_id, *said, participants={"data": [US, person]}, updated_time=times[0])
+    participants = {"data": [US, person]}
+    return thread(thread_id, *said, message_count=2, participants=participants, updated_time=times[0])
 
 
 class Api:

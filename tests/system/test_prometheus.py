@@ -8,10 +8,10 @@ import aiohttp
 import pytest
 
 from kit.binary import started
-from kit.dashboard import PANELS, expressions
 from kit.installation import Installation, page_section
 from kit.ports import unused_port
 from kit.prometheus import PATIENCE_SECONDS, POLL_SECONDS, Prometheus, needs_prometheus, prometheus, promtool
+from kit.promql import PANELS, expressions
 from kit.simulated import BAKERY, BICYCLES, NOW, frozen_world
 
 pytestmark = needs_prometheus

@@ -17,18 +17,22 @@ from kit.installation import Installation
 from kit.long import long_only
 from kit.postgres import ROLES_PASSWORD, Server, on_both_releases
 from kit.simulated import BAKERY, BICYCLES
-from kit.supabase import API_ROLES, ApiRole, Project, Rows, project
-from kit.supabase_followed import (
+from kit.supabase import (
     ADA,
+    API_ROLES,
     CONVERSATIONS,
     EVE,
     PAGE,
     SHOWN,
+    ApiRole,
+    Project,
+    Rows,
     block,
     configure,
     counts,
     followed,
     give_access,
+    project,
     succeeds,
     world,
 )

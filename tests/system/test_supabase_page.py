@@ -5,8 +5,7 @@ from pathlib import Path
 
 from kit.postgres import running
 from kit.simulated import BICYCLES
-from kit.supabase import RECIPE, Project, project
-from kit.supabase_followed import PAGE, blocks, configure, counts, give_access, succeeds, world
+from kit.supabase import PAGE, RECIPE, Project, blocks, configure, counts, give_access, project, succeeds, world
 from milepost.settings.load import load
 from milepost.stores.open import open_store
 

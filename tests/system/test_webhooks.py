@@ -17,7 +17,7 @@ from kit.fleet import fleet
 from kit.installation import Installation, PostgresqlInstallation, on_sqlite_first
 from kit.postgres import Database
 from kit.simulated import BICYCLES, NOW, frozen_world
-from kit.webhook_bodies import SECRET, body_of, signed
+from kit.webhooks import SECRET, body_of, signed
 from milepost.simulator.server import SimulatorServer
 from milepost.simulator.webhooks import parse_webhook_faults
 

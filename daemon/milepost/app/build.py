@@ -10,7 +10,6 @@ from milepost.app.database import demand_source, store_url_of
 from milepost.app.discovery import PageDiscovery
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.app.reload import ConfigReloader, ReloadTargets, policy_of, schedule_of
-from milepost.app.token_watch import TokenWatch
 from milepost.core.checkpoint import Checkpoint, furthest_ahead
 from milepost.core.model import Platform
 from milepost.core.ports import Clock, Held
@@ -48,7 +47,6 @@ class Parts(Struct, frozen=True, eq=False):
     clock: Clock
     reloader: ConfigReloader
     discovery: PageDiscovery
-    token_watch: TokenWatch
     undiscovered: Problem | Held | None
     send_webhooks: Callable[[str, str], object] | None
 
@@ -97,7 +95,6 @@ async def assembled(
             clock=clock,
             reloader=ConfigReloader(settings, targets, learn_secret),
             discovery=discovery,
-            token_watch=TokenWatch(registry, supervisor),
             undiscovered=await discovery.discover(),
             send_webhooks=world.send_webhooks,
         )

@@ -1,7 +1,10 @@
 """The daemon: the streams, the HTTP service, and everything that runs beside them."""
 
 import asyncio
+import os
+import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,14 +16,16 @@ from msgspec import Struct
 from milepost import __version__
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
-from milepost.app.deliveries import Deliveries
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
+from milepost.app.page_watch import TokenWatch
 from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
+from milepost.core.changes import ChangeReader
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
+from milepost.deliveries.worker import Dispatcher, Outlets
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Feed, Reader, reading
 from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
@@ -28,14 +33,17 @@ from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
 from milepost.service.api.background import BackgroundWork, background_work
-from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups
-from milepost.service.api.dead_letters import dead_letter_actions, dead_letters
-from milepost.service.api.deliveries import deliveries
+from milepost.service.api.dead_letters import (
+    dead_letter_actions,
+    dead_letter_group_actions,
+    dead_letter_groups,
+    dead_letters,
+)
 from milepost.service.api.endpoint import AnyOperation, routes_of
 from milepost.service.api.journal import journal, runs
 from milepost.service.api.login import login
 from milepost.service.api.openapi import described
-from milepost.service.api.overview import daemon_status, overview_changes
+from milepost.service.api.overview import daemon_status, deliveries, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions
 from milepost.service.events.broadcast import Broadcast
@@ -47,8 +55,8 @@ from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
-from milepost.service.page.pages import pages
-from milepost.service.page.runbooks import runbooks
+from milepost.service.metrics.traffic import DeliveryCounter
+from milepost.service.page.pages import pages, runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.settings import Settings, SyncSettings
@@ -77,9 +85,8 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         open_reader(store_url_of(settings)) as journal_reader,
         _driver(settings, parts, journal_reader) as driver,
     ):
-        observers = await _observers(settings, parts, journal_reader, logging.redactor.redact)
-        notices = _notice_watch(parts, observers, driver)
-        await notices.begin()
+        observers = _Observers(settings, parts, journal_reader, driver, logging.redactor.redact)
+        await observers.load()
         is_shared = driver.journal_feed is not parts.feed
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
@@ -87,7 +94,7 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
             observers.broadcast.running(),
             observers.changes.running(),
             reading(parts.feed, observers.of_this_process()),
-            reading(driver.journal_feed, {**observers.of_the_journal(is_shared=is_shared), "notices": notices.read}),
+            reading(driver.journal_feed, observers.of_the_journal(is_shared=is_shared)),
             asyncio.TaskGroup() as tasks,
         ):
             ready()
@@ -95,9 +102,8 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
             background = {
                 "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
                 "discovery": parts.discovery.run(parts.clock, stop),
-                "token watch": parts.token_watch.run(parts.clock, stop),
+                "token watch": TokenWatch(parts.registry, parts.supervisor).run(parts.clock, stop),
                 **observers.background(parts.clock, stop),
-                "notices": notices.run(stop),
                 "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
             }
             for name, work in background.items():
@@ -156,22 +162,57 @@ class Shown(Struct, frozen=True, eq=False):
     operations: Sequence[AnyOperation]
 
 
-class _Observers(Struct, frozen=True, eq=False):
+class _Observers:
     """The readers of the feeds, and what HTTP serves of them."""
 
-    metrics: Metrics
-    store_watch: StoreWatch
-    store_size: StoreSize
-    health: Health
-    webhooks: Webhooks
-    deliveries: Deliveries
-    status_line: Callable[[], str]
-    broadcast: Broadcast
-    changes: ChangeStream
-    activity: Activity
-    shown: Shown
-    routes: Sequence[web.AbstractRouteDef]
-    wrong_tokens: WrongTokens
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Parts,
+        journal_reader: JournalReader,
+        driver: _Driver,
+        redact: Callable[[str], str],
+    ) -> None:
+        now = parts.clock.now
+        self._parts = parts
+        self.wrong_tokens = WrongTokens()
+        self.store_watch = store_watch = _store_watch(parts)
+        self.store_size = StoreSize(parts.store.size_bytes)
+        live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: store_watch.outage is not None)
+        self.webhooks = Webhooks(parts)
+        self.dispatcher, delivery_counter = _dispatcher(parts, journal_reader)
+        self._health = health = Health(parts, store_watch, live, self.webhooks, self.dispatcher, redact)
+        observed = Observed(
+            lambda: live.latest(parts.supervisor.streams), health.issues, journal_reader, driver.is_first
+        )
+        self.notices = NoticeWatch(observed, lambda: parts.reloader.settings, parts.clock)
+        health.add(self.notices.issues)
+        self.metrics = _metrics(settings, parts, live, store_watch)
+        for collector in (self.wrong_tokens, self.webhooks.counter, delivery_counter, self.notices.counter):
+            self.metrics.register(collector)
+        self.metrics.add_store_size(lambda: self.store_size.bytes)
+        self.broadcast, self.changes = Broadcast(journal_reader, now), ChangeStream(journal_reader)
+        self.activity = Activity(now)
+        operations = [
+            *event_stream(self.broadcast),
+            *change_stream(self.changes),
+            *recent_activity(self.activity.past),
+        ]
+        self.shown = Shown(journal_reader, live, health.status, operations)
+        usable = partial(_demand_usable, parts.store)
+        self.routes = [*probes(usable, health.why_unready), *exposition(self.metrics.expose)]
+
+    async def load(self) -> None:
+        """Bring the observers up to the journal's end."""
+        await self.store_size.measure()  # so that the first scrape has it
+        for stream in self._parts.supervisor.streams:
+            self.shown.live.load(await self._parts.store.load(stream))
+        await self.activity.load(self.shown.journal_reader)
+        await self.notices.begin()
+
+    def status_line(self) -> str:
+        """Return in one line what is wrong, and how the streams stand."""
+        return self._health.status_line(self.shown.live.status_line(self._parts.supervisor.streams))
 
     def of_this_process(self) -> Mapping[str, Reader]:
         """Return the readers of what this process does."""
@@ -187,7 +228,7 @@ class _Observers(Struct, frozen=True, eq=False):
 
     def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
         """Return the readers of the whole journal, which other workers may write, too."""
-        readers: dict[str, Reader] = {"activity": self.activity.read, "deliveries": self.deliveries.dispatcher.read}
+        readers: dict[str, Reader] = {"activity": self.activity.read, "deliveries": self.dispatcher.read}
         if is_shared:
             readers |= {
                 "events of others": self.broadcast.read,
@@ -195,7 +236,7 @@ class _Observers(Struct, frozen=True, eq=False):
                 "live view of others": self.shown.live.read,
                 "store watch of others": self.store_watch.read,
             }
-        return readers
+        return {**readers, "notices": self.notices.read}
 
     def background(self, clock: Clock, stop: Stop) -> Mapping[str, Coroutine[None, None, None]]:
         """Return what the observers do until a stop is requested."""
@@ -205,63 +246,19 @@ class _Observers(Struct, frozen=True, eq=False):
             "webhooks": self.webhooks.work(stop),
             "judge of webhooks": self.webhooks.judge.run(stop),
             "subscriptions": self.webhooks.watch_subscriptions(clock, stop),
-            "deliveries": self.deliveries.dispatcher.run(stop),
+            "deliveries": self.dispatcher.run(stop),
+            "notices": self.notices.run(stop),
         }
 
 
-async def _observers(
-    settings: Settings, parts: Parts, journal_reader: JournalReader, redact: Callable[[str], str]
-) -> _Observers:
-    """Make the observers, and bring them up to the journal's end."""
-    wrong_tokens, now, store_watch = WrongTokens(), parts.clock.now, _store_watch(parts)
-    live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: store_watch.outage is not None)
-    webhooks, outgoing = Webhooks(parts), Deliveries(parts, journal_reader)
-    health = Health(parts, store_watch, live, webhooks, outgoing, redact)
-    metrics = _metrics(settings, parts, live, store_watch)
-    for collector in (wrong_tokens, webhooks.counter, outgoing.counter):
-        metrics.register(collector)
-    store_size = StoreSize(parts.store.size_bytes)
-    await store_size.measure()  # so that the first scrape has it
-    metrics.add_store_size(lambda: store_size.bytes)
-    for stream in parts.supervisor.streams:
-        live.load(await parts.store.load(stream))
-    broadcast, activity = Broadcast(journal_reader, now), Activity(now)
-    await activity.load(journal_reader)
-    followed = ChangeStream(journal_reader)
-    operations = [*event_stream(broadcast), *change_stream(followed), *recent_activity(activity.past)]
-    usable = partial(_demand_usable, parts.store)
-    routes = [*probes(usable, health.why_unready), *exposition(metrics.expose)]
-    shown = Shown(journal_reader, live, health.status, operations)
-
-    def status_line() -> str:
-        return health.status_line(live.status_line(parts.supervisor.streams))
-
-    return _Observers(
-        metrics=metrics,
-        store_watch=store_watch,
-        store_size=store_size,
-        health=health,
-        webhooks=webhooks,
-        deliveries=outgoing,
-        status_line=status_line,
-        broadcast=broadcast,
-        changes=followed,
-        activity=activity,
-        shown=shown,
-        routes=routes,
-        wrong_tokens=wrong_tokens,
-    )
-
-
-def _notice_watch(parts: Parts, observers: _Observers, driver: _Driver) -> NoticeWatch:
-    live, health, supervisor = observers.shown.live, observers.health, parts.supervisor
-    observed = Observed(
-        lambda: live.latest(supervisor.streams), health.issues, observers.shown.journal_reader, driver.is_first
-    )
-    notices = NoticeWatch(observed, lambda: parts.reloader.settings, parts.clock)
-    observers.metrics.register(notices.counter)
-    health.add(notices.issues)
-    return notices
+def _dispatcher(parts: Parts, changes: ChangeReader) -> tuple[Dispatcher, DeliveryCounter]:
+    """Return what delivers changes to the destinations of the configuration, and counts the requests."""
+    # Unique also where a process has the id of a dead one, in a container say.
+    worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    counter = DeliveryCounter(lambda: dispatcher.states, parts.clock.now)
+    outlets = Outlets(parts.store.deliveries, changes, parts.clock, worker, counter.count)
+    dispatcher = Dispatcher(lambda: parts.reloader.settings.deliveries, outlets)
+    return dispatcher, counter
 
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, store_watch: StoreWatch) -> Metrics:

@@ -74,7 +74,7 @@ class PageDiscovery:
     def adopt(self, settings: Settings) -> None:
         """Apply new settings to the pages: pace, tokens, and which pages are listed."""
         self._settings = settings
-        self._registry.calls_per_second = settings.source.calls_per_second
+        self._registry.set_pace(settings.source.calls_per_second)
         if settings.source.kind == "facebook":  # a simulated world has pages and tokens of its own
             self._registry.rotate_manager_token(settings.source.access_token.get_secret_value())
             pages = configured_pages(settings)

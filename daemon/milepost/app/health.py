@@ -8,16 +8,18 @@ from msgspec.structs import replace
 
 from milepost import __version__
 from milepost.app.build import Parts
-from milepost.app.deliveries import Deliveries
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
-from milepost.core.model import Scope, Stream
+from milepost.core.deliveries import Delivery, DeliveryState, state_of
+from milepost.core.model import Scope
+from milepost.deliveries.worker import Dispatcher
 from milepost.facebook.calls import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,
     Issue,
     IssueKind,
+    delivery_view,
     most_serious_first,
     status_line,
     why_unready,
@@ -28,6 +30,9 @@ from milepost.reporting.status import limit_in_words
 
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
 CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
+SOME_FAILURES = 3  # of deliveries; a single one is retried a second later
+BROKEN_ADVICE = "begun again once a minute; the log says more"
+DELIVERIES_ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost deliveries list` shows each"
 SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps calls from being refused"
 
 
@@ -40,25 +45,24 @@ class Health:
         store_watch: StoreWatch,
         live: LiveStreams,
         webhooks: Webhooks,
-        deliveries: Deliveries,
+        deliveries: Dispatcher,
         redact: Callable[[str], str],
     ) -> None:
-        self._store_watch = store_watch
         self._redact = redact
         self._registry = parts.registry
         self._slots = parts.engine.slots
         self._supervisor = parts.supervisor
         self._rate_limits = parts.engine.rate_limits
-        self._stalled = parts.supervisor.stalled
         self._now = parts.clock.now
         self._live = live
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._sources: list[Callable[[], Iterable[Issue]]] = [
+            store_watch.issues,
             parts.discovery.issues,
             parts.reloader.issues,
             webhooks.issues,
-            deliveries.issues,
+            lambda: delivery_issues(deliveries.states.values(), deliveries.broken()),
         ]
 
     def add(self, issues: Callable[[], Iterable[Issue]]) -> None:
@@ -67,35 +71,25 @@ class Health:
 
     def status(self) -> DaemonStatus:
         """Return the status of the daemon as a whole."""
-        queued = {stream.key: since for stream, since in self.queued().items()}
+        now, deliveries = self._now(), self._deliveries.states
+        queued = {stream.key: _before(now, seconds) for stream, seconds in self._slots.waiting_seconds().items()}
+        slowed_down = {page_id: _in_words(slowdown) for page_id, slowdown in self._registry.slowdowns().items()}
         return DaemonStatus(
-            self._now(),
+            now,
             __version__,
             self.issues(),
             queued,
-            self.slowed_down(),
-            held_back=self.held_back(),
+            slowed_down,
+            held_back=self._held_back(),
             webhooks=self._webhooks.status(),
-            deliveries=self._deliveries.views(),
+            deliveries=tuple(delivery_view(each, deliveries.keys(), now) for each in deliveries.values()),
         )
 
     def issues(self) -> tuple[Issue, ...]:
         """Return what is wrong, the most serious first."""
         return most_serious_first(map(self._without_secrets, self._found()))
 
-    def queued(self) -> Mapping[Stream, datetime]:
-        """Return since when streams have been waiting for a slot."""
-        now = self._now()
-        return {
-            stream: (now - timedelta(seconds=seconds)).replace(microsecond=0)
-            for stream, seconds in self._slots.waiting_seconds().items()
-        }
-
-    def slowed_down(self) -> Mapping[str, str]:
-        """Return the pages whose calls are far apart, by id, with how far and why."""
-        return {page_id: _in_words(slowdown) for page_id, slowdown in self._registry.slowdowns().items()}
-
-    def held_back(self) -> Mapping[str, str]:
+    def _held_back(self) -> Mapping[str, str]:
         """Return the pages whose older messages wait for a budget, by id, with which."""
         usages = {stream.page_id: self._rate_limits.usage(stream) for stream in self._supervisor.streams}
         return {
@@ -117,11 +111,7 @@ class Health:
         return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
 
     def _found(self) -> Iterator[Issue]:
-        away = self._store_watch.issue()
-        if away is not None:
-            yield away
-        stalled = self._stalled()
-        if stalled is not None:
+        if (stalled := self._supervisor.stalled()) is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
         if stuck := self._live.getting_nowhere(self._supervisor.streams):
             reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
@@ -129,11 +119,10 @@ class Health:
             yield Issue(IssueKind.GETTING_NOWHERE, what, reason=reason, advice=STUCK_ADVICE)
         for issues in self._sources:
             yield from issues()
-        slowdowns = self._registry.slowdowns()
-        if slowdowns:
+        if slowdowns := self._registry.slowdowns():
             worst = max(slowdowns.values(), key=lambda slowdown: slowdown.seconds)
             seconds = asyncio.get_running_loop().time() - min(slowdown.since for slowdown in slowdowns.values())
-            since = (self._now() - timedelta(seconds=seconds)).replace(microsecond=0)
+            since = _before(self._now(), seconds)
             what = f"calls are slowed down for {counted(len(slowdowns), 'page')}"
             yield Issue(IssueKind.SLOWED_DOWN, what, since, _why(worst), SLOW_ADVICE)
         clocks = self._registry.clock_difference
@@ -141,6 +130,24 @@ class Health:
             direction = "behind" if clocks.ahead_seconds > 0 else "ahead of"
             what = f"the API's clock is {lasting(abs(clocks.ahead_seconds))} {direction} this machine's"
             yield Issue(IssueKind.CLOCKS_DIFFER, what, clocks.since, advice=CLOCK_ADVICE)
+
+
+def delivery_issues(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -> Iterator[Issue]:
+    """Yield that some of these deliveries fail, and that those that are `broken` are not made, if there are any."""
+    for name, error in broken.items():
+        yield Issue(IssueKind.DELIVERIES, f"deliveries to {name} are not made", None, error, BROKEN_ADVICE)
+    failing = [
+        each for each in deliveries if state_of(each) is DeliveryState.FAILING and each.failures >= SOME_FAILURES
+    ]
+    if failing:
+        what = f"deliveries to {', '.join(each.destination for each in failing)} fail"
+        since = min(each.failing_since for each in failing if each.failing_since is not None)
+        reason = "; ".join(f"{each.destination}: {each.problem}" for each in failing)
+        yield Issue(IssueKind.DELIVERIES, what, since, reason, DELIVERIES_ADVICE)
+
+
+def _before(now: datetime, seconds: float) -> datetime:
+    return (now - timedelta(seconds=seconds)).replace(microsecond=0)
 
 
 def _in_words(slowdown: Slowdown) -> str:

@@ -32,7 +32,7 @@ from milepost.notify.sender import NoticeSender
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
-from milepost.service.metrics.outgoing import NoticeCounter
+from milepost.service.metrics.traffic import NoticeCounter
 from milepost.settings import Settings
 from milepost.stores.reader import JournalReader
 

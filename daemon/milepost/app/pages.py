@@ -6,7 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from milepost.core.model import Platform, Stream, TokenHealth
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import Held, Source
 from milepost.core.problems import Problem, ProblemKind
 from milepost.engine.rate_limits import RateLimits
@@ -76,13 +76,8 @@ class PageRegistry:
         """Return the pages' names by id; "" where the name is unknown."""
         return {page_id: page.name for page_id, page in self._pages.items()}
 
-    @property
-    def calls_per_second(self) -> float:
-        """The pace of each page; 0 means no pacing."""
-        return self._calls_per_second
-
-    @calls_per_second.setter
-    def calls_per_second(self, calls_per_second: float) -> None:
+    def set_pace(self, calls_per_second: float) -> None:
+        """Change the pace of each page; 0 means no pacing."""
         if calls_per_second == self._calls_per_second:
             return
         self._calls_per_second = calls_per_second
@@ -208,11 +203,6 @@ class PageRegistry:
     async def fetch_managed(self) -> tuple[Page, ...] | Problem | Held:
         """Return the pages that the manager's token manages."""
         return await fetch_managed_pages(self._client, self._manager, self._rate_limits.gate(DISCOVERY))
-
-    async def fetch_token_health(self, page_id: str) -> TokenHealth | Problem | Held:
-        """Return the health of a page's token; Held if the page is not registered any more."""
-        found = await self.inspect_token(page_id)
-        return found.health if isinstance(found, InspectedToken) else found
 
     async def inspect_token(self, page_id: str) -> InspectedToken | Problem | Held:
         """Return what the platform says of a page's token; Held if the page is not registered any more."""

@@ -4,7 +4,7 @@ It is pinged every few seconds, and runs report their commits. Its size is measu
 scrape should wait for.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 
 import structlog
@@ -93,12 +93,10 @@ class StoreWatch:
             return unwritten or unanswered
         return StoreOutage(min(unwritten.since, unanswered.since), unwritten.reason)
 
-    def issue(self) -> Issue | None:
-        """Return what is wrong with the database, if anything is."""
-        outage = self.outage
-        if outage is None:
-            return None
-        return Issue(IssueKind.STORE_AWAY, "the database is unavailable", outage.since, outage.reason, ADVICE)
+    def issues(self) -> Iterator[Issue]:
+        """Yield that the database is unavailable, if it is."""
+        if (outage := self.outage) is not None:
+            yield Issue(IssueKind.STORE_AWAY, "the database is unavailable", outage.since, outage.reason, ADVICE)
 
     def _lose(self, reason: str) -> None:
         if self.outage is None:  # otherwise it is in the log already

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from milepost.app.build import Parts
-from milepost.app.subscription_watch import SubscriptionWatch
+from milepost.app.page_watch import SubscriptionWatch
 from milepost.core.commands import ApplyFacts
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
@@ -15,7 +15,7 @@ from milepost.engine.interrupt import Stop
 from milepost.engine.webhooks import WebhookJudge, WebhookWorker
 from milepost.facebook.webhooks import UpdateResult
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
-from milepost.service.metrics.webhooks import EXPIRED, REQUEST, WebhookCounter
+from milepost.service.metrics.traffic import EXPIRED, REQUEST, WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
 from milepost.settings.types import split_address

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.app.page_watch import SUBSCRIBE_ADVICE
 from milepost.app.pages import PageRegistry, configured_pages
-from milepost.app.subscription_watch import ADVICE as SUBSCRIBE_ADVICE
 from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem

@@ -20,7 +20,7 @@ from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
 from milepost.core.model import Batch, Conversation, ConversationRow, Known
-from milepost.core.plan import Policy, RunBudget
+from milepost.core.plan import Policy, RunBudget, size_now
 from milepost.core.position import Mode
 from milepost.core.records import Context, Record, unchanged_before
 from milepost.core.walk import EPOCH, overlap_before
@@ -37,13 +37,16 @@ def owed(
     meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to)
     gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back they reach
+    bare = _came_bare(checkpoint, batch, known, context.policy)
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
-        opens = meeting.opens_gap(each, stored)
-        if opens and stored is None and meeting.may_be_left_out(each):
+        is_bare = each.conversation_id in bare
+        opens = is_bare or meeting.opens_gap(each, stored)
+        if opens and stored is None and not is_bare and meeting.may_be_left_out(each):
             unrecorded.append(_oldest_at(each))
         elif opens:
-            gaps.append(meeting.gap_below(each, stored, None if stored else meeting.first_limit(each)))
+            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each))
+            gaps += () if is_bare and gap.is_at_limit else (gap,)
         limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
         if limit is not None:
             gap = meeting.gap_below(each, None, limit)
@@ -149,10 +152,11 @@ class _Meeting(Struct, frozen=True):
     def gap_below(self, read: Conversation, stored: ConversationRow | None, history_to: datetime | None) -> Gap:
         """Return the gap below the messages of a conversation."""
         stream, now = self.checkpoint.stream, self.context.now
-        times = [each.occurred_at for each in read.interactions]
+        times = [each.occurred_at for each in read.interactions] or [read.updated_time]
+        oldest_id = read.interactions[-1].event_id if read.interactions else ""
         is_elsewhere = stored is not None and stored.page_id != stream.page_id
         return Gap(
-            derived_id(stream.key, read.conversation_id, read.interactions[-1].event_id, instant_text(now)),
+            derived_id(stream.key, read.conversation_id, oldest_id, instant_text(now)),
             read.conversation_id,
             now,
             max(times),
@@ -167,19 +171,39 @@ class _Meeting(Struct, frozen=True):
 
 
 def _oldest_at(read: Conversation) -> datetime:
-    return min([each.occurred_at for each in read.interactions])  # half the time of a generator
+    times = [each.occurred_at for each in read.interactions]  # half the time of a generator
+    return min(times, default=read.updated_time)
+
+
+def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:
+    """Return the conversations that have messages, or news of them, and came without any.
+
+    The API leaves fields out without a word where a right to them is missing.
+    """
+    if not policy.messages_per_conversation or size_now(checkpoint, policy).detail.leaves_out:
+        return ()
+    unread = {each.subject for each in batch.unreadable}
+
+    def is_bare(read: Conversation) -> bool:
+        if read.message_count == 0 or messages_of(read.conversation_id) in unread:
+            return False
+        stored = known.conversations.get(read.conversation_id)
+        return read.message_count is not None if stored is None else read.updated_time > stored.updated_time
+
+    return {each.conversation_id for each in batch.conversations if not each.interactions and is_bare(each)}
 
 
 def _shows_older(read: Conversation, policy: Policy) -> bool:
     """Return whether a conversation has more messages than came with the list, by what the list says.
 
     A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
-    a conversation with all of its messages has a `next` nevertheless: there the count tells.
+    a conversation with all of its messages has a `next` nevertheless: there the count tells. Without a count, as many
+    as were asked for may not be all.
     """
     came, count = len(read.interactions), read.message_count
     if came < policy.messages_per_conversation:
         return read.has_older and (count is None or count > came)
-    return read.has_older or (count is not None and count > came)
+    return read.has_older or count is None or count > came
 
 
 def _left_out_after(

@@ -14,14 +14,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Resolution, Stage
+from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Resolution, Stage, Tally
 from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.model import (
     Batch,
     Changes,
     ContactRow,
-    Conversation,
     ConversationRow,
     DeadLetterPayload,
     Detail,
@@ -112,11 +111,11 @@ def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) 
     subject_of = _LEFT_OUT.get(detail)
     if subject_of is not None:
         reason = str(problem)[:MAX_REASON_CHARACTERS]
-        failures += (
-            Failure(subject_of(each.conversation_id), Stage.FETCH, reason, _position(each))
-            for each in remembered(batch.conversations, known)
-            if _has_news(each, known)
-        )
+        for each in remembered(batch.conversations, known):
+            stored = known.conversations.get(each.conversation_id)
+            if stored is None or stored.updated_time < each.updated_time or stored.deleted_at is not None:
+                position = _encode({"id": each.conversation_id, "updated_time": each.updated_time}).decode()
+                failures.append(Failure(subject_of(each.conversation_id), Stage.FETCH, reason, position))
     return tuple(failures)
 
 
@@ -145,7 +144,7 @@ def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Differ
     """Split off the rows that the store refused, as failures; the events of a conversation make one failure."""
     if not refused:
         return found, ()
-    changes, tally = found.changes, found.tally
+    changes = found.changes
     reasons = {(row.table, row.key): row.reason for row in refused}
     conversations, refused_rows = _partition(
         changes.conversations, lambda row: (Table.CONVERSATIONS, row.conversation_id), reasons
@@ -153,20 +152,9 @@ def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Differ
     contacts, refused_contacts = _partition(changes.contacts, lambda row: (Table.CONTACTS, row.contact_id), reasons)
     events, refused_events = _partition(changes.interaction_events, _key_of_event, reasons)
     revised, unrevised = _partition(changes.revised, _key_of_event, reasons)
-    of_revised = tally_of(revised)
     unlike = {row.conversation_id for row, _ in (*refused_events, *unrevised)}  # what the fingerprint says is stored
     conversations = tuple(
         replace(row, messages_fingerprint=None) if row.conversation_id in unlike else row for row in conversations
-    )
-    inserted = sum(row.first_synced_at == row.synced_at for row, _ in refused_rows)
-    tally = replace(
-        tally,
-        inserted=tally.inserted - inserted,
-        updated=tally.updated - (len(refused_rows) - inserted),
-        contacts=len(contacts),
-        interaction_events=len(events) + of_revised.interaction_events,
-        edited=of_revised.edited,
-        unsent=of_revised.unsent,
     )
     written = replace(
         changes, conversations=conversations, contacts=contacts, interaction_events=events, revised=revised
@@ -176,7 +164,22 @@ def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Differ
         *(_contact_failure(row, reason) for row, reason in refused_contacts),
         *_event_failures((*refused_events, *unrevised)),
     )
-    return Difference(written, tally), failures
+    return Difference(written, _tally_of_written(found.tally, written, [row for row, _ in refused_rows])), failures
+
+
+def _tally_of_written(tally: Tally, written: Changes, refused: Collection[ConversationRow]) -> Tally:
+    """Return the counts without the rows that were refused."""
+    of_revised = tally_of(written.revised)
+    inserted = sum(row.first_synced_at == row.synced_at for row in refused)
+    return replace(
+        tally,
+        inserted=tally.inserted - inserted,
+        updated=tally.updated - (len(refused) - inserted),
+        contacts=len(written.contacts),
+        interaction_events=len(written.interaction_events) + of_revised.interaction_events,
+        edited=of_revised.edited,
+        unsent=of_revised.unsent,
+    )
 
 
 def _key_of_event(row: InteractionEventRow) -> tuple[Table, str]:
@@ -297,15 +300,6 @@ def subjects_of_events(conversation_id: str, events: Iterable[str], refused: Ite
 
 def _events_subject(conversation_id: str, event_id: str) -> str:
     return f"{conversation_id}/events/{event_id}"
-
-
-def _position(conversation: Conversation) -> str:
-    return _encode({"id": conversation.conversation_id, "updated_time": conversation.updated_time}).decode()
-
-
-def _has_news(conversation: Conversation, known: Known) -> bool:
-    stored = known.conversations.get(conversation.conversation_id)
-    return stored is None or stored.updated_time < conversation.updated_time or stored.deleted_at is not None
 
 
 def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failure:

@@ -34,7 +34,7 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
         case Fetched(batch=batch) as fetched:
             # Before all else: a batch that ends its walk may open dead letters as well.
             if reduced := mistaken(checkpoint, batch, context.policy):
-                return Decided(exonerate(checkpoint, reduced, context))
+                return Decided(exonerate(checkpoint, batch, reduced, context))
             sweep = open_sweep(checkpoint, context.budget)
             problem = disbelieved(checkpoint, sweep, batch)
             if problem and not ends_walk(checkpoint, sweep, problem, attempts=context.policy.attempts):

@@ -148,8 +148,13 @@ def mistaken(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> ReducedReq
     return None if listed <= {reduced.suspect, messages_of(reduced.suspect)} else reduced
 
 
-def exonerate(checkpoint: Checkpoint, reduced: ReducedRequest, context: Context) -> Record:
-    """Read in full what was listed in place of the thread that failed alone."""
+def exonerate(checkpoint: Checkpoint, batch: Batch, reduced: ReducedRequest, context: Context) -> Record:
+    """Read in full what was listed in place of the thread that failed alone.
+
+    A list that gives several conversations where one was asked for cannot be searched any further: that would not end.
+    """
+    if len(batch.conversations) > 1:
+        return _end(checkpoint, reduced.problem, context)
     detail = Detail.SEPARATE if context.policy.messages_per_conversation else Detail.NESTED
     shrunk = BatchShrunk(1, detail, reduced.problem)
     return recorded(checkpoint, context.budget, shrunk)

@@ -62,6 +62,7 @@ ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of
 GONE = (100, 33)  # code and subcode (captured: the object is gone)
 CURSOR_LOOP = Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next messages is the one just used")
 NO_PROGRESS = Problem(ProblemKind.CURSOR_LOOP, "the cursors of the messages lead to nothing new")
+EMPTY = Problem(ProblemKind.INVALID_RESPONSE, "the list of messages is empty, though some of them were listed")
 
 _encode = msgspec.json.Encoder(order=None).encode
 _decode = msgspec.json.Decoder(Gap).decode
@@ -109,8 +110,15 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
 
 
 def vain(gap: Gap, page: MessagePage) -> Problem | None:
-    """Return the problem of a cursor that leads to itself: following it would never end."""
-    return CURSOR_LOOP if page.next_cursor is not None and page.next_cursor == gap.cursor else None
+    """Return the problem of a cursor that leads to itself, or of a conversation that is empty all at once.
+
+    Following the one would never end. The other is no end of the API's window, which shows the newest messages: an
+    incident can be told as an empty list.
+    """
+    if page.next_cursor is not None:
+        return CURSOR_LOOP if page.next_cursor == gap.cursor else None
+    is_empty = not (page.interactions or page.bare_ids or page.unreadable or page.withheld)
+    return EMPTY if is_empty and gap.cursor is None and gap.listed else None
 
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:
@@ -274,21 +282,22 @@ def _after_failure(gap: Gap, problem: Problem, rule: Rule, context: Context) -> 
     after = replace(gap, attempts=gap.attempts + 1)
     if not is_parked(after, policy):
         return replace(after, retry_at=context.retry_at(after.attempts % policy.attempts)), None
-    if (problem.code, problem.subcode) == GONE:
-        return after, GapEnding.GONE
-    return _after_round(after, rule, policy)
+    return _after_round(after, problem, rule, policy)
 
 
 def _from_the_newest(gap: Gap) -> Gap:
     return replace(gap, cursor=None, walked_to=None, idle=0, resets=gap.resets + 1, retry_at=None)
 
 
-def _after_round(gap: Gap, rule: Rule, policy: Policy) -> tuple[Gap, GapEnding | None]:
-    """Return the gap after it has failed as often as a run may try."""
+def _after_round(gap: Gap, problem: Problem, rule: Rule, policy: Policy) -> tuple[Gap, GapEnding | None]:
+    """Return the gap after it has failed as often as a run may try.
+
+    That a conversation is gone is believed no sooner than any other failure: a hidden limit has the same code.
+    """
     if rule.then is Remedy.RESET and gap.cursor is not None and gap.resets < MAX_RESETS:
         return _from_the_newest(replace(gap, attempts=0)), None
     if gap.attempts >= ROUNDS * policy.attempts:
-        return gap, GapEnding.DEAD_LETTER
+        return gap, GapEnding.GONE if (problem.code, problem.subcode) == GONE else GapEnding.DEAD_LETTER
     # A list was read just before, so the failure may be about what these messages are.
     limit = max(1, _limit_of(gap) // SHRINKS_BY**2) if rule.remedy is Remedy.RETRY else gap.limit
     return replace(gap, limit=limit, retry_at=None), None

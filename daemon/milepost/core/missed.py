@@ -112,7 +112,8 @@ def _is_cut(stream: Stream, gap: Gap, page: MessagePage, known: Known, missing: 
     has_below = bool(page.bare_ids) or (known.stored_below > 0 and not gap.is_history)
     is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
     if missing is None:
-        return has_below or (is_promised and stream.platform is Platform.INSTAGRAM)
+        is_at_window = stream.platform is Platform.INSTAGRAM or (gap.listed >= WINDOW and not gap.stored)
+        return has_below or page.withheld is not None or (is_promised and is_at_window)
     if has_below or is_promised:
         return missing > 0
     return missing > max(LEAST_SURPLUS, (gap.message_count or 0) // SURPLUS_SHARE)

@@ -273,7 +273,11 @@ def _of_concerns(
     state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[NoticeState, list[PeopleNotice]]:
     """Return notices of what is due, one for each cause."""
-    stopped = {subject for (kind, subject, _), each in state.watched.items() if _is_stop(kind, each)}
+    stopped = {
+        subject
+        for (kind, subject, _), each in state.watched.items()
+        if kind is NoticeKind.STOPPED and each.over_since is None
+    }
     due: dict[tuple[NoticeKind, str], list[Watched]] = {}
     for (kind, subject, cause), each in state.watched.items():
         is_said_already = kind is NoticeKind.TOKEN_EXPIRING and subject in stopped
@@ -288,10 +292,6 @@ def _of_concerns(
     }
     causes = {**state.causes, **dict.fromkeys(due, now)}
     return replace(state, watched={**state.watched, **notified}, causes=causes), notices
-
-
-def _is_stop(kind: NoticeKind, watched: Watched) -> bool:
-    return kind is NoticeKind.STOPPED and watched.over_since is None
 
 
 def _is_known(watched: Watched) -> bool:

@@ -1,10 +1,10 @@
 """The backlog of one stream: messages that are owed are read between the batches of a run, and after its sweep."""
 
+from collections import Counter
 from datetime import datetime
 from functools import partial
 
 import structlog
-from msgspec.structs import replace
 
 from milepost.core.background import (
     MAX_PARKED,
@@ -20,12 +20,11 @@ from milepost.core.background import (
 from milepost.core.backlog import earlier_limit, next_search, open_found, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
-from milepost.core.events import Reason
 from milepost.core.gaps import Gap, MissedReason
-from milepost.core.message_reading import decide_messages, drop_gap, request_of
+from milepost.core.message_reading import decide_messages, drop_gap, request_of, vain
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
-from milepost.core.plan import RunBudget, Wait
+from milepost.core.plan import Wait
 from milepost.core.ports import (
     Held,
     MessagesAnswered,
@@ -59,18 +58,18 @@ class BacklogReader:
         stream_journal: StreamJournal,
         commands: CommandHandler,
         mailbox: Mailbox,
-        budget: RunBudget,
     ) -> None:
         self._engine = engine
         self._source = source
         self._stream_journal = stream_journal
         self._commands = commands
         self._mailbox = mailbox
-        self._budget = budget
-        self._deadline = Deadline(engine.clock, reading_ends_at(budget))
+        self._budget = stream_journal.budget
+        self._deadline = Deadline(engine.clock, reading_ends_at(self._budget))
         self._requests = 0
         self._has_turn = False
         self._tried: set[str] = set()
+        self._limited: Counter[str] = Counter()  # rate limits, by gap
         self._failures_in_a_row = 0
         self._is_in_vain = False
 
@@ -88,11 +87,8 @@ class BacklogReader:
     async def read_between(self, checkpoint: Checkpoint) -> Checkpoint:
         """Make one request before the next batch, if anything that is owed can be read now."""
         self._has_turn = False
-        match await self._next():
-            case OpenGap() as found:
-                return await self._read(checkpoint, found)
-            case _:
-                return checkpoint
+        found = await self._next()
+        return await self._read(checkpoint, found) if isinstance(found, OpenGap) else checkpoint
 
     async def read_owed(self, checkpoint: Checkpoint) -> Checkpoint:
         """Read what is owed until nothing is, or the run's limits are reached. Returns the checkpoint after it.
@@ -103,7 +99,7 @@ class BacklogReader:
             checkpoint = await self._open_left_out(await self._reopen(checkpoint))
             while not self._is_in_vain:
                 self._mailbox.set_version(checkpoint.version)
-                after = await self._step(checkpoint, self._deadline.at)
+                after = await self._step(checkpoint)
                 if after is None:
                     break
                 checkpoint = after
@@ -128,23 +124,14 @@ class BacklogReader:
             self._mailbox.set_version(checkpoint.version)
             searched = await journal.search_threads(search.after, GAPS_REOPENED)
             checkpoint = await journal.record(checkpoint, open_found(checkpoint, search, searched, budget, clock.now()))
-            if self._is_called or clock.now() >= self._deadline.at:
+            if self._engine.is_called(self._mailbox) or self._deadline.has_passed:
                 break
         return checkpoint
 
-    @property
-    def _is_called(self) -> bool:
-        mailbox = self._mailbox
-        return self._engine.stop.is_requested or mailbox.is_dismissed or mailbox.is_outdated or mailbox.interrupt.is_set
-
-    async def _step(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
+    async def _step(self, checkpoint: Checkpoint) -> Checkpoint | None:
         """Take the planned step. Returns the checkpoint after it; None if there is nothing left to do."""
-        engine, stops_for = self._engine, self._budget.stops_for
-        if engine.stop.is_requested:
-            stops_for = Reason.SHUTDOWN
-        elif self._mailbox.is_dismissed:
-            stops_for = Reason.REMOVED
-        budget = replace(self._budget, deadline_at=deadline_at, stops_for=stops_for)
+        engine = self._engine
+        budget = engine.budget_now(self._budget, self._deadline, self._mailbox)
         held_until = engine.rate_limits.held_until(self._stream_journal.stream)
         now, demand = engine.clock.now(), self._demand()
         match plan_backlog(checkpoint, now, budget, held_until, demand=demand, requests=self._requests):
@@ -154,7 +141,7 @@ class BacklogReader:
                 return await self._commands.run_commands(checkpoint)
             case ReadGap():
                 self._note_held_back(None)
-                return await self._read_next(checkpoint, deadline_at)
+                return await self._read_next(checkpoint)
             case Wait(until=until):
                 return await self._wait(checkpoint, until)
             case HoldBack(usage=usage):
@@ -183,17 +170,22 @@ class BacklogReader:
         return engine.call_shares.demand(stream, engine.rate_limits.usage(stream))
 
     async def _next(self) -> OpenGap | Wait | None:
-        """Return what can be read now, or when something can be; None if nothing can in this run."""
+        """Return what can be read now, or when something can be; None if nothing can in this run.
+
+        A rate limit may be about one conversation: the others come first then, and some limits are enough for a run.
+        """
         found = {each.gap.gap_id: each for each in await self._stream_journal.open_gaps(len(self._tried) + GAPS_AHEAD)}
-        gaps = (each.gap for each in found.values())
+        limited, most = self._limited, self._engine.policy.attempts
+        gaps = [each.gap for each in found.values() if limited[each.gap.gap_id] < most]
+        gaps.sort(key=lambda gap: limited[gap.gap_id])
         following = next_gap(gaps, self._tried, self._engine.clock.now(), self._engine.policy)
         return found[following.gap_id] if isinstance(following, Gap) else following
 
-    async def _read_next(self, checkpoint: Checkpoint, deadline_at: datetime) -> Checkpoint | None:
+    async def _read_next(self, checkpoint: Checkpoint) -> Checkpoint | None:
         match await self._next():
             case OpenGap() as found:
                 return await self._read(checkpoint, found)
-            case Wait(until=until) if until < deadline_at:
+            case Wait(until=until) if until < self._deadline.at:
                 return await self._wait(checkpoint, until)
             case _:
                 return None
@@ -219,12 +211,15 @@ class BacklogReader:
 
     def _note(self, gap: Gap, answer: MessagesOutcome) -> None:
         """Note a failure, and whether it shows that further calls are in vain for now."""
-        if not isinstance(answer, Refused):
+        problem = answer.problem if isinstance(answer, Refused) else vain(gap, answer.page)
+        if problem is None:
             self._failures_in_a_row = 0
             return
         self._tried.add(gap.gap_id)
-        rule = rule_for(answer.problem, has_cursor=gap.cursor is not None)
-        self._failures_in_a_row += rule.remedy is not Remedy.WAIT
+        rule = rule_for(problem, has_cursor=gap.cursor is not None)
+        is_limit = rule.remedy is Remedy.WAIT
+        self._limited[gap.gap_id] += is_limit
+        self._failures_in_a_row += not is_limit
         # Any other refusal may be about this conversation: a list was read just before.
         is_stop = rule.is_general and rule.remedy in {Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION}
         self._is_in_vain = is_stop or self._failures_in_a_row >= MAX_PARKED * self._engine.policy.attempts

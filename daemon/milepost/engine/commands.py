@@ -13,13 +13,10 @@ from milepost.core.commands import (
     RecordTokenHealth,
     Redrive,
     ResumeStream,
-    StreamCommand,
     SyncNow,
 )
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.facts import MAX_FACTS, apply_facts, contradicts
-from milepost.core.plan import RunBudget
-from milepost.core.records import Record
 from milepost.engine.mailbox import CommandResult, Mailbox
 from milepost.engine.redrive import Redriver
 from milepost.engine.stream_journal import StreamJournal
@@ -30,11 +27,10 @@ MAX_CONFLICTS = 10
 class CommandHandler:
     """Executes the commands of a stream, one after the other."""
 
-    def __init__(self, mailbox: Mailbox, redriver: Redriver, stream_journal: StreamJournal, budget: RunBudget) -> None:
+    def __init__(self, mailbox: Mailbox, redriver: Redriver, stream_journal: StreamJournal) -> None:
         self._mailbox = mailbox
         self._redriver = redriver
         self._stream_journal = stream_journal
-        self._budget = budget
 
     async def run_commands(self, checkpoint: Checkpoint) -> Checkpoint:
         """Execute all commands that wait. Returns the checkpoint after them. Raises what prevents all of them."""
@@ -54,13 +50,30 @@ class CommandHandler:
         return checkpoint
 
     async def _attempt(self, checkpoint: Checkpoint, command: Command) -> tuple[Checkpoint, CommandResult]:
+        budget = self._stream_journal.budget
         match command:
             case Redrive() | Discard():
                 return await self._redriver.do(checkpoint, command)
             case ApplyFacts():
                 return await self._apply_facts(checkpoint), None
-            case _:
-                return await self._do(checkpoint, command)
+            case SyncNow() if checkpoint.operator_pause is not None:
+                why = f"{checkpoint.stream} is paused (by {checkpoint.operator_pause.by})"
+                return checkpoint, MilepostError(why, hint="resume it, which also syncs it at once")
+            case PauseStream(by=by):
+                record = commands.pause(checkpoint, by, budget)
+            case ResumeStream(by=by):
+                record = commands.resume(checkpoint, by, budget)
+            case SyncNow(by=by, full=full):
+                record = commands.request_sync(checkpoint, by, budget, full=full)
+            case RecordTokenHealth(health=health):
+                record = commands.note_token(checkpoint, health, budget)
+            case unknown:
+                assert_never(unknown)
+        if record is not None:
+            checkpoint = await self._stream_journal.record(checkpoint, record)
+        if isinstance(command, ResumeStream | SyncNow):
+            self._mailbox.request_run(full=isinstance(command, SyncNow) and command.full)
+        return checkpoint, None
 
     async def _apply_facts(self, checkpoint: Checkpoint) -> Checkpoint:
         """Apply the facts that are due. Returns the checkpoint after them."""
@@ -69,34 +82,3 @@ class CommandHandler:
             if any(map(contradicts, due)):
                 self._mailbox.prompt(self._stream_journal.now())
         return checkpoint
-
-    async def _do(self, checkpoint: Checkpoint, command: StreamCommand) -> tuple[Checkpoint, CommandResult]:
-        if isinstance(command, SyncNow) and checkpoint.operator_pause is not None:
-            why = f"{checkpoint.stream} is paused (by {checkpoint.operator_pause.by})"
-            return checkpoint, MilepostError(why, hint="resume it, which also syncs it at once")
-        record = self._record(checkpoint, command)
-        if record is not None:
-            checkpoint = await self._stream_journal.record(checkpoint, record)
-        match command:
-            case ResumeStream():
-                self._mailbox.request_run()
-            case SyncNow(full=full):
-                self._mailbox.request_run(full=full)
-            case PauseStream() | RecordTokenHealth():
-                pass
-            case unknown:
-                assert_never(unknown)
-        return checkpoint, None
-
-    def _record(self, checkpoint: Checkpoint, command: StreamCommand) -> Record | None:
-        match command:
-            case PauseStream(by=by):
-                return commands.pause(checkpoint, by, self._budget)
-            case ResumeStream(by=by):
-                return commands.resume(checkpoint, by, self._budget)
-            case SyncNow(by=by, full=full):
-                return commands.request_sync(checkpoint, by, self._budget, full=full)
-            case RecordTokenHealth(health=health):
-                return commands.note_token(checkpoint, health, self._budget)
-            case unknown:
-                assert_never(unknown)

@@ -1,16 +1,19 @@
 """What all runs share."""
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from milepost.core.events import Reason
 from milepost.core.model import Stream
-from milepost.core.plan import Policy
+from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Clock, Store
 from milepost.core.quiet import QuietHead
-from milepost.engine.call_shares import CallShares
+from milepost.engine.clock import Deadline
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
+from milepost.engine.mailbox import Mailbox
 from milepost.engine.prefetch import RowsAhead
-from milepost.engine.rate_limits import RateLimits
+from milepost.engine.rate_limits import CallShares, RateLimits
 from milepost.engine.slots import Slots
 
 
@@ -27,3 +30,12 @@ class EngineContext(Struct, frozen=True, eq=False):
     call_shares: CallShares = field(default_factory=CallShares)
     rows_ahead: RowsAhead = field(default_factory=RowsAhead)
     quiet_heads: dict[Stream, QuietHead] = field(default_factory=dict)
+
+    def is_called(self, mailbox: Mailbox) -> bool:
+        """Return whether something has come up that is seen to between two batches."""
+        return self.stop.is_requested or mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated
+
+    def budget_now(self, budget: RunBudget, deadline: Deadline, mailbox: Mailbox) -> RunBudget:
+        """Return a run's budget until the deadline by the clock as it is set now, and what the run is to stop for."""
+        stops_for = Reason.SHUTDOWN if self.stop.is_requested else Reason.REMOVED if mailbox.is_dismissed else None
+        return replace(budget, deadline_at=deadline.at, stops_for=stops_for)

@@ -19,6 +19,8 @@ from milepost.core.model import Stream
 from milepost.core.ports import Committed, Usage
 from milepost.engine.bulkhead import bulkhead
 
+MAX_HELD = 10_000
+
 
 class Recorded(Struct, frozen=True):
     """Entries were committed; `checkpoint` is the stream's after them.
@@ -73,18 +75,15 @@ Notice = Recorded | UnchangedRead | StoreRetried | UsageReported | SlotWaited
 
 
 class Subscription:
-    """The notices for some readers. If they fall `max_held` behind, the oldest are lost and counted."""
+    """The notices for some readers. If they fall MAX_HELD behind, the oldest are lost."""
 
-    def __init__(self, max_held: int) -> None:
-        self._held: deque[Notice] = deque(maxlen=max_held)
+    def __init__(self) -> None:
+        self._held: deque[Notice] = deque(maxlen=MAX_HELD)
         self._arrived = asyncio.Event()
         self._is_closed = False
-        self.lost = 0
 
     def offer(self, notice: Notice) -> None:
         """Queue a notice."""
-        if len(self._held) == self._held.maxlen:
-            self.lost += 1
         self._held.append(notice)
         self._arrived.set()
 
@@ -110,9 +109,9 @@ class Feed:
     def __init__(self) -> None:
         self._subscriptions: list[Subscription] = []
 
-    def subscribe(self, max_held: int = 10_000) -> Subscription:
+    def subscribe(self) -> Subscription:
         """Return a subscription to what is published from now on."""
-        subscription = Subscription(max_held)
+        subscription = Subscription()
         self._subscriptions.append(subscription)
         return subscription
 
@@ -121,11 +120,6 @@ class Feed:
         for subscription in self._subscriptions:
             subscription.offer(notice)
 
-    def close(self) -> None:
-        """End all readers once they have read what is queued."""
-        for subscription in self._subscriptions:
-            subscription.close()
-
 
 Reader = Callable[[Notice], None]
 
@@ -133,11 +127,12 @@ Reader = Callable[[Notice], None]
 @asynccontextmanager
 async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[None]:
     """Run the readers, by name, during the block; at its end they read what is left."""
-    reading_all = asyncio.create_task(_read(feed.subscribe(), dict(readers)), name="readers")
+    subscription = feed.subscribe()
+    reading_all = asyncio.create_task(_read(subscription, dict(readers)), name="readers")
     try:
         yield
     finally:
-        feed.close()
+        subscription.close()
         await reading_all
 
 

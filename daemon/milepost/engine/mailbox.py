@@ -2,10 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -21,20 +20,11 @@ MAX_WAITING = 1_000
 CommandResult = DeadLetter | MilepostError | None
 
 
-class ExecuteDeadLetterCommand(Protocol):
-    """Executes a command for a dead letter."""
+# Executes a command for a dead letter, and returns that if it is still open. Raises MilepostError if it cannot.
+ExecuteDeadLetterCommand = Callable[[DeadLetterCommand], Awaitable[DeadLetter | None]]
 
-    async def __call__(self, command: DeadLetterCommand, /) -> DeadLetter | None:
-        """Return the dead letter if it is still open. Raises MilepostError if the command cannot be executed."""
-        ...
-
-
-class ExecuteCommand(Protocol):
-    """Executes a command for the task that works the stream."""
-
-    async def __call__(self, command: Command, /) -> CommandResult:
-        """Return its result. Raises what keeps the other commands from being executed as well."""
-        ...
+# Executes a command for the task that works the stream. Raises what keeps the others from being executed as well.
+ExecuteCommand = Callable[[Command], Awaitable[CommandResult]]
 
 
 class RunRequest(Struct, frozen=True):

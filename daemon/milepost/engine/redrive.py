@@ -6,8 +6,6 @@ from functools import partial
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, VersionConflict
-from milepost.core.model import Stream
-from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Held, MessagesFetched, MessagesRequest, Outcome, Source
 from milepost.core.redrive import discard, redrive, to_reread
 from milepost.engine.clock import Deadline
@@ -22,20 +20,12 @@ MIN_REDRIVE_SECONDS = 30.0  # even after a run that used up its time, as every r
 class Redriver:
     """Redrives dead letters within one run. `source` is None if the stream is not configured."""
 
-    def __init__(
-        self,
-        engine: EngineContext,
-        stream: Stream,
-        source: Source | None,
-        stream_journal: StreamJournal,
-        budget: RunBudget,
-    ) -> None:
+    def __init__(self, engine: EngineContext, source: Source | None, stream_journal: StreamJournal) -> None:
         self._engine = engine
-        self._stream = stream
         self._source = source
         self._stream_journal = stream_journal
-        self._budget = budget
-        self._deadline = Deadline(engine.clock, budget.deadline_at)
+        self._stream = stream_journal.stream
+        self._deadline = Deadline(engine.clock, stream_journal.budget.deadline_at)
 
     async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
         """Redrive what is due, unless the stream is paused or failing. Returns the checkpoint after it."""
@@ -68,7 +58,7 @@ class Redriver:
             return checkpoint, None
         match command:
             case Discard(reason=reason, by=by):
-                discarded = discard(checkpoint, due.dead_letter, reason, self._budget, by=by)
+                discarded = discard(checkpoint, due.dead_letter, reason, self._stream_journal.budget, by=by)
                 return await self._stream_journal.record(checkpoint, discarded), None
             case Redrive(by=by):
                 after = await self._redrive(checkpoint, due, by)

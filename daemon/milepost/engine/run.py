@@ -3,12 +3,9 @@
 from datetime import datetime
 from functools import partial
 
-from msgspec.structs import replace
-
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
-from milepost.core.events import Reason
 from milepost.core.failures import check_request, checked, read_alone, to_read_alone, wants_check
 from milepost.core.model import Stream
 from milepost.core.plan import (
@@ -55,12 +52,12 @@ async def run_stream(
     Raises StoreAway, StoreRefused, RowsRejected or VersionConflict if the journal cannot be written.
     """
     stream_journal = StreamJournal(engine, stream, budget)
-    redriver = Redriver(engine, stream, source, stream_journal, budget)
-    commands = CommandHandler(mailbox, redriver, stream_journal, budget)
-    backlog = BacklogReader(engine, source, stream_journal, commands, mailbox, budget)
+    redriver = Redriver(engine, source, stream_journal)
+    commands = CommandHandler(mailbox, redriver, stream_journal)
+    backlog = BacklogReader(engine, source, stream_journal, commands, mailbox)
 
     def may_go_on() -> bool:
-        return not (stream_journal.is_store_away or _is_called(engine, mailbox))
+        return not (stream_journal.is_store_away or engine.is_called(mailbox))
 
     async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
@@ -77,13 +74,8 @@ async def run_commands_only(
 ) -> Checkpoint:
     """Execute the commands that wait for a stream without a run. Raises as `run_stream` does."""
     stream_journal = StreamJournal(engine, stream, budget)
-    redriver = Redriver(engine, stream, source, stream_journal, budget)
-    return await CommandHandler(mailbox, redriver, stream_journal, budget).run_commands(await stream_journal.load())
-
-
-def _is_called(engine: EngineContext, mailbox: Mailbox) -> bool:
-    """Return whether something has come up that is seen to between two batches."""
-    return mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated or engine.stop.is_requested
+    commands = CommandHandler(mailbox, Redriver(engine, source, stream_journal), stream_journal)
+    return await commands.run_commands(await stream_journal.load())
 
 
 class _Run:
@@ -146,12 +138,8 @@ class _Run:
         return after
 
     def _next_step(self, checkpoint: Checkpoint) -> Step:
-        engine, mailbox, stops_for = self._engine, self._mailbox, self._budget.stops_for
-        if engine.stop.is_requested:
-            stops_for = Reason.SHUTDOWN
-        elif mailbox.is_dismissed:
-            stops_for = Reason.REMOVED
-        budget = replace(self._budget, deadline_at=self._deadline.at, stops_for=stops_for)
+        engine, mailbox = self._engine, self._mailbox
+        budget = engine.budget_now(self._budget, self._deadline, mailbox)
         held_until = engine.rate_limits.held_until(self._stream)
         interruptions = Interruptions(
             mailbox.is_outdated,
@@ -178,7 +166,7 @@ class _Run:
 
         Held if something comes up before that: nothing changes then, and the same request is planned again.
         """
-        if not _is_called(self._engine, self._mailbox):
+        if not self._engine.is_called(self._mailbox):
             async with self._engine.stop.interruptible():
                 return checked(refused, await self._prefetch.fetch(positions))
         return Held()

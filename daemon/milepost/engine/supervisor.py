@@ -1,6 +1,7 @@
 """All streams at once: each in a task of its own, a bounded number of them running, first come, first served."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -19,7 +20,7 @@ from milepost.engine.bulkhead import bulkhead
 from milepost.engine.clock import Anchor
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Interrupt
-from milepost.engine.mailbox import CommandResult, Mailbox, RunRequest, aborted
+from milepost.engine.mailbox import CommandResult, Mailbox, aborted
 from milepost.engine.run import run_commands_only, run_stream
 
 # By how much a stream may hold its slot beyond the length of a run: a request and a commit take time.
@@ -45,7 +46,7 @@ class Supervisor:
         self._engine = engine
         self._sources = dict(sources)
         self._schedule = schedule
-        self._mailboxes = {stream: Mailbox() for stream in sources}
+        self._mailboxes = defaultdict[Stream, Mailbox](Mailbox)
         self._latest: dict[Stream, RunBudget] = {}
         self._started: set[Stream] = set()
         self._schedule_changed = Interrupt()
@@ -69,7 +70,7 @@ class Supervisor:
     def admit(self, stream: Stream, source: Source) -> None:
         """Run this stream, too, from now on. One that is here already uses the new source from its next run on."""
         self._sources[stream] = source
-        mailbox = self._mailboxes.setdefault(stream, Mailbox())
+        mailbox = self._mailboxes[stream]
         mailbox.is_dismissed = False
         if stream in self._started:
             mailbox.request_run()
@@ -96,15 +97,12 @@ class Supervisor:
 
     def prompt(self, stream: Stream) -> None:
         """Run the stream within seconds, because there is news of it, unless a rate limit or an error forbids that."""
-        mailbox = self._mailboxes.get(stream)
-        if mailbox is not None:
-            mailbox.prompt(self._engine.clock.now())
-            self.prompted.set()
+        self._mailboxes[stream].prompt(self._engine.clock.now())
+        self.prompted.set()
 
-    def is_prompted(self, stream: Stream) -> bool:
-        """Return whether there is news of the stream for which no run has begun here."""
-        mailbox = self._mailboxes.get(stream)
-        return mailbox is not None and mailbox.is_prompted
+    def mailbox(self, stream: Stream) -> Mailbox:
+        """Return the mailbox of a stream, whether or not it runs here."""
+        return self._mailboxes[stream]
 
     async def sync(self, streams: Sequence[Stream], *, full: bool = False) -> list[RunResult]:
         """Run every stream once, and return how each run ended."""
@@ -118,27 +116,6 @@ class Supervisor:
         """Run one stream once."""
         async with self._mailboxes[stream].owned():
             return await self._run(stream, full=full)
-
-    def observe_version(self, stream: Stream, version: int) -> None:
-        """Note a stream's version in the journal: what another process wrote is loaded before the next batch."""
-        mailbox = self._mailboxes.get(stream)
-        if mailbox is not None:
-            mailbox.observe_version(version)
-
-    def observe_run(self, stream: Stream, started_at: datetime) -> None:
-        """Note that another process began to run the stream then."""
-        mailbox = self._mailboxes.get(stream)
-        if mailbox is not None:
-            mailbox.observe_run(started_at)
-
-    def run_requested(self, stream: Stream) -> bool:
-        """Return whether the stream was woken and has not run since."""
-        return self._mailboxes[stream].run_requested
-
-    def take_run_request(self, stream: Stream) -> RunRequest | None:
-        """Return the run that was requested, if one was, and clear the request."""
-        mailbox = self._mailboxes.get(stream)
-        return None if mailbox is None else mailbox.take_run_request()
 
     @property
     def schedule(self) -> Schedule:
@@ -161,7 +138,7 @@ class Supervisor:
         await self._execute(stream, command)
 
     async def _execute(self, stream: Stream, command: Command) -> DeadLetter | None:
-        mailbox = self._mailboxes.setdefault(stream, Mailbox())
+        mailbox = self._mailboxes[stream]
         pending = mailbox.ask(command)
         if not mailbox.has_owner:
             async with mailbox.owned():
@@ -200,45 +177,42 @@ class Supervisor:
         engine, mailbox = self._engine, self._mailboxes[stream]
         ended_at, jitter, anchor = engine.clock.now(), engine.clock.random(), Anchor(engine.clock)
         while not (engine.stop.is_requested or mailbox.is_dismissed):
-            wanted = mailbox.take_run_request()
-            if wanted is not None:
+            if (wanted := mailbox.take_run_request()) is not None:
                 return wanted.full
-            held_until = engine.rate_limits.held_until(stream)
-            interval_seconds = self._schedule.interval_seconds
-            prompted = mailbox.is_prompted
-            due_at = (
-                next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
-                + anchor.moved()
-            )
-            if not prompted:
-                due_at = in_step(due_at, ended_at, interval_seconds)
-            if held_until is not None:
-                due_at = max(due_at, held_until)
-            if due_at <= engine.clock.now() and not mailbox.interrupt.is_set:
-                break
             if mailbox.interrupt.is_set:
                 await self._run_commands(stream, mailbox)
                 continue
+            interval_seconds, prompted = self._schedule.interval_seconds, mailbox.is_prompted
+            due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
+            due_at += anchor.moved()
+            if not prompted:
+                due_at = in_step(due_at, ended_at, interval_seconds)
+            due_at = max(due_at, engine.rate_limits.held_until(stream) or due_at)
+            if due_at <= engine.clock.now():
+                break
             async with engine.stop.interruptible(mailbox.interrupt, mailbox.prompted, self._schedule_changed):
                 await engine.clock.sleep_until(due_at)
         return False
 
     async def _run_commands(self, stream: Stream, mailbox: Mailbox) -> None:
         """Execute the commands for a stream that is not running. Each of them gets a result."""
-        source, budget = self._sources.get(stream), self._new_budget(self._engine.clock.now())
-        result = await bulkhead(
-            f"commands of {stream.key}", run_commands_only(self._engine, stream, source, budget, mailbox)
-        )
+        source, budget = self._sources.get(stream), self._new_budget()
+        running = run_commands_only(self._engine, stream, source, budget, mailbox)
+        result = await bulkhead(f"commands of {stream.key}", running)
         if isinstance(result, Exception):
             mailbox.fail_all(result if isinstance(result, MilepostError) else aborted())
 
     async def _run(self, stream: Stream, *, full: bool) -> RunResult:
+        mailbox = self._mailboxes[stream]
         async with self._engine.slots.hold(stream):
-            budget = self._new_budget(self._engine.clock.now(), full=full)
-            budget = replace(budget, is_prompted=self._mailboxes[stream].is_prompted)
-            self._mailboxes[stream].observe_run()
+            source, before = self._sources.get(stream), self._latest.get(stream)
+            if source is None:
+                return RunResult(stream, None, error="its page was removed meanwhile")
+            budget = self._latest[stream] = self._new_budget(full=full, is_prompted=mailbox.is_prompted)
+            mailbox.observe_run()
+            running = run_stream(self._engine, stream, source, budget, mailbox, before.run_id if before else None)
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=budget.run_id):
-                result = await bulkhead(f"stream {stream.key}", self._run_within(stream, budget))
+                result = await bulkhead(f"stream {stream.key}", running)
         match result:
             case Checkpoint(operator_pause=OperatorPause(by=by)) as checkpoint:
                 why = f"it is paused (by {by}) and has to be resumed first"
@@ -246,32 +220,25 @@ class Supervisor:
             case Checkpoint() as checkpoint:
                 return RunResult(stream, _run_of(checkpoint, budget.run_id), backlog=checkpoint.backlog)
             case Exception() as error:
-                return RunResult(stream, await self._recorded_run(stream, budget.run_id), error=str(error))
+                loaded = await bulkhead(f"checkpoint of {stream.key}", self._engine.store.load(stream))
+                run = _run_of(loaded, budget.run_id) if isinstance(loaded, Checkpoint) else None
+                return RunResult(stream, run, error=str(error))
 
-    async def _recorded_run(self, stream: Stream, run_id: str) -> Run | None:
-        """Return what a run that failed has recorded; None if it is nothing, or unknown."""
-        checkpoint = await bulkhead(f"checkpoint of {stream.key}", self._engine.store.load(stream))
-        return _run_of(checkpoint, run_id) if isinstance(checkpoint, Checkpoint) else None
-
-    def _new_budget(self, started_at: datetime, *, full: bool = False) -> RunBudget:
-        run_id = _run_id(started_at, self._engine.clock.random())
-        deadline_at = started_at + timedelta(seconds=self._schedule.max_run_seconds)
+    def _new_budget(self, *, full: bool = False, is_prompted: bool = False) -> RunBudget:
+        started_at, schedule = self._engine.clock.now(), self._schedule
         return RunBudget(
-            run_id,
+            _run_id(started_at, self._engine.clock.random()),
             started_at,
-            deadline_at,
-            self._schedule.max_batches_per_run,
+            started_at + timedelta(seconds=schedule.max_run_seconds),
+            schedule.max_batches_per_run,
             wants_full=full,
-            interval_seconds=self._schedule.interval_seconds,
+            interval_seconds=schedule.interval_seconds,
+            is_prompted=is_prompted,
         )
-
-    async def _run_within(self, stream: Stream, budget: RunBudget) -> Checkpoint:
-        source, mailbox, before = self._sources[stream], self._mailboxes[stream], self._latest.get(stream)
-        self._latest[stream] = budget
-        return await run_stream(self._engine, stream, source, budget, mailbox, before.run_id if before else None)
 
 
 def _run_of(checkpoint: Checkpoint, run_id: str) -> Run | None:
+    """Return what a run has recorded; None if it is nothing."""
     run = checkpoint.run
     return run if run is not None and run.run_id == run_id else None
 

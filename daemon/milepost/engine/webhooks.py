@@ -65,7 +65,7 @@ class WebhookWorker:
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_requested:
                 self._arrived.clear()
-                await self._look(tasks)
+                await self._unless_away(self._look(tasks))
                 async with stop.interruptible():
                     await asyncio.sleep(MIN_SECONDS)
                 async with stop.interruptible(self._arrived):
@@ -74,40 +74,35 @@ class WebhookWorker:
     async def let_expire(self, stop: Stop) -> None:
         """Delete old events until a stop is requested, and process none: no webhooks are taken here."""
         while not stop.is_requested:
-            try:
-                await self._trim(self._clock.now())
-            except MilepostError as error:
-                self._report_away(error)
-            else:
-                self._is_away = False
+            await self._unless_away(self._trim(self._clock.now()))
             async with stop.interruptible():
                 await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_TRIM_SECONDS))
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
-        """Process what is due. What cannot be, because the database is unavailable, is the next time."""
         now = self._clock.now()
-        try:
-            for stream in await self._inbox.claim(now):
-                self._prompt(stream)
-            for stream in await self._inbox.streams_with_facts():
-                if stream not in self._applying:  # a stream that is being read takes commands between two batches
-                    self._applying.add(stream)
-                    tasks.create_task(self._apply_facts(stream), name=f"facts of {stream.key}")
-            if now >= self._trim_at:
-                await self._trim(now)
-        except MilepostError as error:
-            self._report_away(error)
-        else:
-            self._is_away = False
+        for stream in await self._inbox.claim(now):
+            self._prompt(stream)
+        for stream in await self._inbox.streams_with_facts():
+            if stream not in self._applying:  # a stream that is being read takes commands between two batches
+                self._applying.add(stream)
+                tasks.create_task(self._apply_facts(stream), name=f"facts of {stream.key}")
+        if now >= self._trim_at:
+            await self._trim(now)
 
     async def _trim(self, now: datetime) -> None:
         self._expire(await self._inbox.trim(now - timedelta(seconds=KEPT_SECONDS), MAX_EVENTS))
         self._trim_at = now + timedelta(seconds=TRIM_SECONDS)
 
-    def _report_away(self, error: MilepostError) -> None:
-        if not self._is_away:
-            log.warning("database unavailable, retrying", part="webhooks", reason=error.message)
-        self._is_away = True
+    async def _unless_away(self, work: Awaitable[None]) -> None:
+        """Await work. What cannot be done, because the database is unavailable, is tried the next time."""
+        try:
+            await work
+        except MilepostError as error:
+            if not self._is_away:
+                log.warning("database unavailable, retrying", part="webhooks", reason=error.message)
+            self._is_away = True
+        else:
+            self._is_away = False
 
     async def _apply_facts(self, stream: Stream) -> None:
         """Apply the facts of a stream. If that is impossible now, the next look tries again."""

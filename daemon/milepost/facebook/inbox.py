@@ -36,7 +36,7 @@ from milepost.facebook.fields import (
 from milepost.facebook.heads import Head
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
-from milepost.facebook.responses import is_gone
+from milepost.facebook.responses import is_gone, place_of
 from milepost.facebook.wire import is_thread_id
 
 T = TypeVar("T")
@@ -104,9 +104,8 @@ class FacebookInbox:
         if (obstacle := await self._obstacle(request.conversation_id)) is not None:
             return obstacle
         path = f"{_path_of(request.conversation_id)}/messages"
-        parameters = {"fields": MESSAGE_FIELDS[self._stream.platform], "limit": str(request.limit)}
-        if request.cursor is not None:
-            parameters["after"] = request.cursor
+        fields = MESSAGE_FIELDS[self._stream.platform]
+        parameters = {"fields": fields, "limit": str(request.limit), **place_of(request.cursor)}
         mailbox = Mailbox(self._own_ids, str(self._client.url(path)))
         found = await self._get(path, parameters, partial(decode_message_page, mailbox=mailbox, asked=request.limit))
         return MessagesFetched(found.value, found.asked_at, found.took_seconds) if isinstance(found, Decoded) else found
@@ -168,10 +167,8 @@ class FacebookInbox:
     def _parameters(self, request: Request) -> dict[str, str]:
         platform = self._stream.platform
         fields = list_fields(platform, request.messages, request.detail)
-        parameters = {"platform": platform.value, "fields": fields, "limit": str(request.limit)}
-        if request.cursor is not None:
-            parameters["after"] = request.cursor
-        return parameters
+        limit = str(request.limit)
+        return {"platform": platform.value, "fields": fields, "limit": limit, **place_of(request.cursor)}
 
     def _decode_list(self, request: Request, body: bytes, http_status: int) -> Batch | Problem:
         mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)

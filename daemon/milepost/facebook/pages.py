@@ -14,7 +14,7 @@ from milepost.facebook.calls import Access, Calls, Decoded, Decoder
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.fields import FieldCalls
 from milepost.facebook.leniency import lenient, mended, read_json
-from milepost.facebook.responses import Listed, next_cursor, problem_of, read_list
+from milepost.facebook.responses import Listed, next_cursor, place_of, problem_of, read_list
 from milepost.facebook.wire import Id
 
 PATH = "me/accounts"
@@ -141,8 +141,7 @@ class _Edge:
 
 
 def _parameters(fields: str, limit: int, cursor: str | None) -> dict[str, str]:
-    parameters = {"fields": fields, "limit": str(limit)}
-    return parameters if cursor is None else {**parameters, "after": cursor}
+    return {"fields": fields, "limit": str(limit), **place_of(cursor)}
 
 
 def _decode_any(response: GraphResponse) -> Listed | Problem:

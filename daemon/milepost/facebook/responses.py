@@ -1,13 +1,14 @@
 """What responses hold: a list with its paging, or a problem.
 
-A list goes on only while there is a `next`, and by its cursor alone, because the URL holds the token. Problems are
-error envelopes, and what the Graph API never sends.
+A list goes on only while there is a `next`, and never by its URL, which holds the token. Older forms of paging have no
+cursors: there a cursor of ours is the query of `next`, less what every request names itself (captured: `until` and
+`__paging_token`, restfb#687). Problems are error envelopes, and what the Graph API never sends.
 """
 
 import html
 import re
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from msgspec import Struct
 
@@ -22,6 +23,8 @@ MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones
 # What may come beyond what was asked for: the API has not been seen to give more, and a little more does no harm.
 GRACE_FACTOR = 2
 GRACE_COUNT = 200
+QUERY = "?"  # begins a cursor that is a query; those of the API are base64
+NOT_OF_THE_PLACE = frozenset({"access_token", "appsecret_proof", "fields", "format", "limit", "platform", "pretty"})
 MAX_REDACTED_CHARACTERS = 64 * MAX_MESSAGE_CHARACTERS  # of a message, which may have millions
 MAX_EXCERPT_CHARACTERS = 200
 MAX_EXCERPT_BYTES = 4096
@@ -99,7 +102,15 @@ def _cursor_of(next_url: object, edge_url: str) -> str | None:
         return None
     if theirs.path.split("/")[-2:] != ours.path.split("/")[-2:]:
         return None
-    return parse_qs(theirs.query).get("after", [None])[0]
+    place = {name: text for name, text in parse_qsl(theirs.query) if name not in NOT_OF_THE_PLACE}
+    return place.get("after") or (f"{QUERY}{urlencode(place)}" if place else None)
+
+
+def place_of(cursor: str | None) -> dict[str, str]:
+    """Return the parameters of a request that continue at a cursor."""
+    if cursor is None:
+        return {}
+    return dict(parse_qsl(cursor.removeprefix(QUERY))) if cursor.startswith(QUERY) else {"after": cursor}
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------

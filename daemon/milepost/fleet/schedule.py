@@ -34,12 +34,12 @@ def due_at(
     if checkpoint.operator_pause is not None:
         return None
     if run is None:
-        return now if held_until is None else max(now, held_until)
+        return max(now, held_until or now)
     if run.ended_at is None:
         last_sign_at = checkpoint.updated_at or run.started_at
         return last_sign_at + timedelta(seconds=schedule.max_run_seconds + MAX_LATENESS_SECONDS)
     if run.reason is Reason.SHUTDOWN:  # its worker has left: others continue at once
-        return run.ended_at if held_until is None else max(run.ended_at, held_until)
+        return max(run.ended_at, held_until or run.ended_at)
     return next_run_at(
         run,
         run.ended_at,
@@ -55,7 +55,7 @@ def jitter_of(run_id: str) -> float:
     return int.from_bytes(sha256(run_id.encode()).digest()[:4]) / 2**32
 
 
-class RunRequest(Struct, frozen=True):
+class _RequestedRun(Struct, frozen=True):
     """A run that somebody requested, with a `full` sweep or whichever is due."""
 
     requested_at: datetime
@@ -85,7 +85,7 @@ class FleetSchedule:
         self._checkpoints = checkpoints
         self._is_prompted = is_prompted
         self._clock = clock
-        self._requests: dict[Stream, RunRequest] = {}
+        self._requests: dict[Stream, _RequestedRun] = {}
         self._not_before: dict[Stream, datetime] = {}
         self._offsets: dict[Stream, _Offset] = {}
         self._anchor = Anchor(clock)
@@ -97,9 +97,9 @@ class FleetSchedule:
         for entry in entries:
             match entry.event:
                 case SyncRequested(full=full):
-                    self._requests[entry.stream] = RunRequest(min(entry.recorded_at, now), full)
+                    self._requests[entry.stream] = _RequestedRun(min(entry.recorded_at, now), full)
                 case StreamResumed():
-                    self._requests[entry.stream] = RunRequest(min(entry.recorded_at, now))
+                    self._requests[entry.stream] = _RequestedRun(min(entry.recorded_at, now))
                 case RunStarted(started_at=started_at):
                     if not self.wants_full(entry.stream):
                         self._settle(entry.stream, started_at)
@@ -152,7 +152,7 @@ class FleetSchedule:
         checkpoint = checkpoint or self._checkpoints().get(stream) or Checkpoint(stream)
         checkpoint = self._by_our_clock(checkpoint, now)
         if self._is_requested(checkpoint):
-            return now if held_until is None else max(now, held_until)
+            return max(now, held_until or now)
         at = due_at(checkpoint, now, schedule, held_until, is_prompted=self._is_prompted(stream))
         not_before = self._not_before.get(stream)
         return at if at is None or not_before is None else max(at, not_before)

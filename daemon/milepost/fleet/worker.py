@@ -1,9 +1,10 @@
 """One worker of a fleet: queues streams that are due, takes leases, runs them, and follows the journal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import TypeVar
 
 import structlog
@@ -11,18 +12,19 @@ import structlog
 from milepost.core.checkpoint import Checkpoint, is_ahead
 from milepost.core.errors import MilepostError
 from milepost.core.events import RunStarted, StreamResumed, SweepCompleted, SyncRequested
+from milepost.core.evolve import evolve
 from milepost.core.model import Platform, Stream
+from milepost.core.ports import Committed
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Supervisor
-from milepost.fleet.follower import JournalFollower
 from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import listening
-from milepost.stores.reader import JournalReader
+from milepost.stores.reader import JournalReader, StoredEntry
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -30,12 +32,49 @@ HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 2.0  # of the queue, for what others have offered, and of the journal, in case a notification is lost
 MIN_POLL_SECONDS = 0.05
 RETRY_SECONDS = 2.0  # while the database is unavailable
+ENTRIES_AT_ONCE = 500
 GRACE_SECONDS = 10.0  # for the others' heartbeats after an outage of the database: nobody could send any
 
 Result = TypeVar("Result")
 Share = Callable[[str, int], None]
 
 log = structlog.get_logger("milepost")
+
+
+class JournalFollower:
+    """Follows the journal from its end at the start of this worker. `checkpoints` are as of the last entry read."""
+
+    def __init__(self, journal_reader: JournalReader) -> None:
+        self._journal_reader = journal_reader
+        self._seq = 0
+        self.checkpoints: dict[Stream, Checkpoint] = {}
+        self._reading = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Load the checkpoints of all streams."""
+        self._seq = max((each.seq for each in await self._journal_reader.latest(limit=1)), default=0)
+        # Loaded after the seq, so that nothing in between is missed; an entry that is read twice changes nothing.
+        self.checkpoints = {each.stream: each for each in await self._journal_reader.checkpoints()}
+
+    async def catch_up(self, on_commit: Callable[[Recorded], None]) -> None:
+        """Read all new entries and report them as commits. Raises StoreAway or StoreRefused."""
+        async with self._reading:
+            while stored := await self._journal_reader.entries(after=self._seq, limit=ENTRIES_AT_ONCE):
+                for notice in self._commits(stored):
+                    on_commit(notice)
+                self._seq = stored[-1].seq
+
+    def _commits(self, stored: Iterable[StoredEntry]) -> Iterator[Recorded]:
+        """Yield consecutive entries of one stream as one commit."""
+        for stream, group in groupby(stored, key=lambda each: each.entry.stream):
+            together = list(group)
+            checkpoint = self.checkpoints.get(stream) or Checkpoint(stream)
+            for each in together:
+                if each.entry.version > checkpoint.version:
+                    checkpoint = evolve(checkpoint, each.entry)
+            self.checkpoints[stream] = checkpoint
+            committed = Committed(together[0].seq, 0.0, 0.0)
+            yield Recorded(tuple(each.entry for each in together), committed, checkpoint, 0.0, None)
 
 
 class Worker:
@@ -61,7 +100,9 @@ class Worker:
         self._follower = follower
         self._announced = announced
         self._share = share
-        self._schedule = FleetSchedule(lambda: follower.checkpoints, engine.clock, supervisor.is_prompted)
+        self._schedule = FleetSchedule(
+            lambda: follower.checkpoints, engine.clock, lambda stream: supervisor.mailbox(stream).is_prompted
+        )
         self._wake = Interrupt()  # set when there may be something to offer or to take
         self._held: dict[Stream, Lease] = {}
         self._has_reported_skew = False
@@ -113,7 +154,7 @@ class Worker:
             if before is None or not self._is_still_due(stream, before):
                 return
             self._share_page_of(stream)
-            request = self._supervisor.take_run_request(stream)
+            request = self._supervisor.mailbox(stream).take_run_request()
             is_full = self._schedule.wants_full(stream) or (request is not None and request.full)
             await self._supervisor.run_once(stream, full=is_full)
             await self._unless_away("journal", self._follower.catch_up(self._on_commit))
@@ -141,7 +182,7 @@ class Worker:
         holds, schedule = self._engine.rate_limits.holds(), self._supervisor.schedule
 
         def due(stream: Stream, checkpoint: Checkpoint | None) -> datetime | None:
-            if self._supervisor.run_requested(stream):  # what stopped it was fixed
+            if self._supervisor.mailbox(stream).run_requested:  # what stopped it was fixed
                 return now
             return self._schedule.due_at(stream, now, schedule, holds(stream), checkpoint)
 
@@ -192,16 +233,17 @@ class Worker:
 
     def _on_commit(self, notice: Recorded) -> None:
         stream = notice.checkpoint.stream
+        mailbox = self._supervisor.mailbox(stream)
         self._engine.rate_limits.observe(notice.checkpoint)
-        self._supervisor.observe_version(stream, notice.checkpoint.version)
+        mailbox.observe_version(notice.checkpoint.version)
         self._schedule.on_entries(notice.entries)
         self._report_skew(max(entry.recorded_at for entry in notice.entries))
         for entry in notice.entries:
             match entry.event:
                 case SyncRequested() | StreamResumed():
-                    self._supervisor.take_run_request(stream)  # the schedule has it, as that of every worker does
+                    mailbox.take_run_request()  # the schedule has it, as that of every worker does
                 case RunStarted(started_at=started_at) | SweepCompleted(run_started_at=started_at):
-                    self._supervisor.observe_run(stream, started_at)
+                    mailbox.observe_run(started_at)
                 case _:
                     pass
         self._share_page_of(stream)

@@ -16,8 +16,7 @@ from milepost.core.gaps import (
     Missed,
     MissedReason,
 )
-from milepost.reporting.description import Description, Level, clock
-from milepost.reporting.humanize import counted, on_one_line
+from milepost.reporting.humanize import Description, Level, counted, on_one_line, to_the_second
 
 MAX_IDS = 10  # in the fields of a description
 GAP_ENDINGS = {
@@ -82,9 +81,9 @@ def _missed(event: MessagesMissed, now: datetime) -> Description:
     count = ("" if is_exact else "about ") + counted(event.messages, "message")
     threads = "a conversation" if len(missed) == 1 else counted(len(missed), "conversation")
     from_at, until_at = _since(missed), max(each.until_at for each in missed)
-    span = f"up to {clock(until_at, now)}"
+    span = f"up to {to_the_second(until_at, now)}"
     if from_at is not None:
-        span = f"from {clock(from_at, now)} to {clock(until_at, now)}"
+        span = f"from {to_the_second(from_at, now)} to {to_the_second(until_at, now)}"
     why = " and ".join(WITHHELD[each] for each in MissedReason if any(each is one.reason for one in missed))
     sentence = f"{count[0].upper()}{count[1:]} of {threads} cannot be read, {span}: {why}"
     fields = {
@@ -145,5 +144,5 @@ def _gap_fields(gap: Gap, ending: GapEnding | None) -> dict[str, Any]:
 
 def _next_reading(gap: Gap, now: datetime) -> str:
     if gap.retry_at is not None:
-        return f"next attempt at {clock(gap.retry_at, now)}"
+        return f"next attempt at {to_the_second(gap.retry_at, now)}"
     return "the next run tries again" if gap.attempts else "it is tried again"

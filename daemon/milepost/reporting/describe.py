@@ -21,18 +21,20 @@ from milepost.core.problems import ProblemKind
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
 from milepost.reporting.backlog import describe_backlog
-from milepost.reporting.description import (
+from milepost.reporting.humanize import (
     Description,
     Level,
     batches_in_brief,
-    clock,
+    counted,
     counts,
     has_errors,
     in_brief,
+    lasting,
+    on_one_line,
     seconds,
     summary,
+    to_the_second,
 )
-from milepost.reporting.humanize import counted, lasting, on_one_line
 from milepost.reporting.status import SET_OWN_ID, limit_in_words, own_id_in_words, size_in_words, token_in_words
 
 
@@ -122,7 +124,7 @@ def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
 
 def _sweep_started(event: events.SweepStarted, now: datetime) -> Description:
     until = event.walk_until
-    reach = "reading all conversations" if until is None else f"reading back to {clock(until, now)}"
+    reach = "reading all conversations" if until is None else f"reading back to {to_the_second(until, now)}"
     fields = {"mode": event.mode.value, "back_to": "the oldest" if until is None else until.isoformat()}
     return Description("sweep started", f"{_sweep(event.mode)} started: {reach}", fields=fields)
 
@@ -183,7 +185,7 @@ def _batch_refused(
         case events.FetchFailed(attempt=attempt, retry_at=retry_at):
             return Description(
                 "fetch failed, retrying",
-                f"{batch} could not be read (attempt {attempt:,}), next attempt at {clock(retry_at, now)}: {why}",
+                f"{batch} could not be read (attempt {attempt:,}), {_next_attempt(retry_at, now)}: {why}",
                 Level.WARNING,
                 {"attempt": attempt, "wait_seconds": seconds(retry_at - now)} | problem,
             )
@@ -204,7 +206,7 @@ def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Strea
     why = on_one_line(event.problem)
     match event:
         case events.RateLimited(scope=scope, attempts=attempts, since=since, until=until):
-            times = "" if attempts == 1 else f" {counted(attempts, 'time')} since {clock(since, now)}"
+            times = "" if attempts == 1 else f" {counted(attempts, 'time')} since {to_the_second(since, now)}"
             fields = {
                 "scope": scope.value,
                 "attempts": attempts,
@@ -213,7 +215,7 @@ def _stream_refused(event: events.RateLimited | events.CursorLost, stream: Strea
                 "wait_seconds": seconds(until - now),
                 "problem": str(event.problem),
             }
-            sentence = f"Reached {limit_in_words(scope)}{times}, no calls until {clock(until, now)}: {why}"
+            sentence = f"Reached {limit_in_words(scope)}{times}, no calls until {to_the_second(until, now)}: {why}"
             return Description("rate limited", sentence, Level.WARNING, fields, advice_on(event.problem, stream))
         case events.CursorLost(is_last=is_last):
             what = "The list leads nowhere" if is_last else "The cursor was refused"
@@ -267,7 +269,7 @@ def _dead_letter(
 
 
 def _next_attempt(redrive_at: datetime | None, now: datetime) -> str:
-    return "no automatic redrive" if redrive_at is None else f"next attempt at {clock(redrive_at, now)}"
+    return "no automatic redrive" if redrive_at is None else f"next attempt at {to_the_second(redrive_at, now)}"
 
 
 def _redrive_hint(event: events.DeadLetterOpened | events.RedriveFailed) -> str:

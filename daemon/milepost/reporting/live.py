@@ -21,6 +21,7 @@ from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
 from milepost.reporting.humanize import clock, counted
 from milepost.reporting.status import (
     State,
+    Wait,
     held_up,
     held_up_by_store,
     limit_in_words,
@@ -132,14 +133,9 @@ class LiveStreams:
 
     def states(self) -> Iterator[tuple[Checkpoint, State]]:
         """Yield where each stream stands and its state, except for streams that were removed."""
-        now, streams, queue = self._now(), list(self._streams.values()), self._queue()
-        rate_limits = by_page(rate_limits_of(known.latest(now) for known in streams))
-        for known in streams:
-            checkpoint = known.latest(now)
+        for checkpoint, state, _ in self._standing(list(self._streams.values()), self._now()):
             if checkpoint.removed_at is None:
-                stream = checkpoint.stream
-                is_held = limit_on(stream, rate_limits(stream), now) is not None
-                yield checkpoint, self._state(known, now, is_held=is_held, is_queued=stream in queue)
+                yield checkpoint, state
 
     def latest(self, streams: Collection[Stream]) -> list[Checkpoint]:
         """Return where those of these streams stand that have a checkpoint."""
@@ -163,13 +159,9 @@ class LiveStreams:
         return f"{counted(len(wanted), 'stream')}: {parts}" if parts else "no streams to sync"
 
     def _parts(self, streams: Iterable[Stream], now: datetime) -> Iterator[str]:
-        rate_limits = by_page(rate_limits_of(known.latest(now) for known in self._streams.values()))
         states, limits, ends_at = Counter[State](), Counter[str](), dict[str, datetime]()
-        queue = self._queue()
-        for stream in streams:
-            hold = limit_on(stream, rate_limits(stream), now)
-            known = self._streams.get(stream, _Live(Checkpoint(stream)))
-            state = self._state(known, now, is_held=hold is not None, is_queued=stream in queue)
+        wanted = [self._streams.get(stream, _Live(Checkpoint(stream))) for stream in streams]
+        for _, state, hold in self._standing(wanted, now):
             if state is not State.RATE_LIMITED or hold is None or hold.scope is None or hold.until is None:
                 states[state] += 1
                 continue
@@ -180,5 +172,13 @@ class LiveStreams:
         for limit, number in limits.items():
             yield f"{number:,} waiting for {limit} until {clock(ends_at[limit], now)}"
 
-    def _state(self, known: _Live, now: datetime, *, is_held: bool, is_queued: bool) -> State:
-        return known.state(now, is_held=is_held, is_queued=is_queued, is_store_away=self._is_store_away())
+    def _standing(self, wanted: Iterable[_Live], now: datetime) -> Iterator[tuple[Checkpoint, State, Wait | None]]:
+        """Yield where each stream stands, its state, and the rate limit that forbids it to call."""
+        rate_limits = by_page(rate_limits_of(known.latest(now) for known in list(self._streams.values())))
+        queue, is_store_away = self._queue(), self._is_store_away()
+        for known in wanted:
+            checkpoint = known.latest(now)
+            stream = checkpoint.stream
+            hold = limit_on(stream, rate_limits(stream), now)
+            state = known.state(now, is_held=hold is not None, is_queued=stream in queue, is_store_away=is_store_away)
+            yield checkpoint, state, hold

@@ -25,8 +25,6 @@ from milepost.reporting.humanize import on_one_line
 
 MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
 OPEN_DEAD_LETTERS = "what could not be read or written is kept as dead letters: `milepost dead-letters list` shows them"
-
-
 SET_OWN_ID = (
     "until that is clear, such threads have no contact, and all their messages count as received: set the page's "
     "instagram_account_id to the id that stands for it in the participants of its threads"
@@ -157,10 +155,12 @@ def is_running(checkpoint: Checkpoint) -> bool:
     return is_on_record or checkpoint.unrecorded != NO_TALLY
 
 
+_WITH_MORE_TO_READ = frozenset({State.SYNCING, State.RETRYING, State.PAUSED, State.INTERRUPTED})
+
+
 def held_up(state: State) -> State:
     """Return the state of a stream that must not call now. One with nothing left to read is not held up."""
-    with_more_to_read = {State.SYNCING, State.RETRYING, State.PAUSED, State.INTERRUPTED}
-    return State.RATE_LIMITED if state in with_more_to_read else state
+    return State.RATE_LIMITED if state in _WITH_MORE_TO_READ else state
 
 
 def queued(state: State) -> State:
@@ -171,15 +171,7 @@ def queued(state: State) -> State:
 
 def held_up_by_store(state: State) -> State:
     """Return the state of a stream while the database is unavailable. One that is up to date is not held up yet."""
-    with_more_to_read = {
-        State.SYNCING,
-        State.RETRYING,
-        State.QUEUED,
-        State.NEVER_SYNCED,
-        State.PAUSED,
-        State.INTERRUPTED,
-    }
-    return State.RETRYING if state in with_more_to_read else state
+    return State.RETRYING if state in {*_WITH_MORE_TO_READ, State.QUEUED, State.NEVER_SYNCED} else state
 
 
 # --- what it waits for ------------------------------------------------------------------------------------------------

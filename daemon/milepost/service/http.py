@@ -1,17 +1,21 @@
-"""The HTTP listener: its address, the headers of every response, and errors as problem+json.
+"""The HTTP listener: its address, its connections, the headers of every response, and errors as problem+json.
 
 The routes come from elsewhere. A route refuses by raising one of aiohttp's HTTP errors with a `text` that says why.
 """
 
+import asyncio
 import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Collection, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
@@ -27,7 +31,6 @@ from milepost.service.auth import (
     require_token,
     show_to,
 )
-from milepost.service.connections import MAX_CONNECTIONS, LimitedSite, Strangers
 from milepost.service.limits import WrongTokens, limit_requests
 
 MAX_BODY_BYTES = 64 * 1024
@@ -89,23 +92,13 @@ async def serve(
     strangers = Strangers()
     application = _application(admission, strangers, allowed.origins)
     application.add_routes(routes)
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        logger=logger_without_broken_requests(),
-        keepalive_timeout=MAX_IDLE_SECONDS,
-        shutdown_timeout=GRACE_SECONDS / 2,  # which aiohttp waits twice: for a response, then for its handler
-    )
-    await runner.setup()
-    try:
-        await listen(runner, host, port, strangers, key="http.listen")
-        async with wrong_tokens.logging():
-            yield url_of(runner)
-    finally:
-        await runner.cleanup()
+    # aiohttp waits twice: for a response, then for its handler.
+    runner = runner_of(application, shutdown_timeout=GRACE_SECONDS / 2)
+    async with listening(runner, (host, port), strangers, key="http.listen") as url, wrong_tokens.logging():
+        yield url
 
 
-def _application(admission: Middleware, strangers: Strangers, allowed_origins: Collection[str]) -> web.Application:
+def _application(admission: Middleware, strangers: "Strangers", allowed_origins: Collection[str]) -> web.Application:
     hear, admit = strangers.middlewares(is_admitted)
     application = web.Application(
         middlewares=[  # from the outside in
@@ -123,13 +116,35 @@ def _application(admission: Middleware, strangers: Strangers, allowed_origins: C
     return application
 
 
-async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strangers, *, key: str) -> None:
-    """Listen on an address, which stands under this key of config.yaml.
+def runner_of(application: web.Application, **options: Any) -> web.AppRunner:  # noqa: ANN401  (they are aiohttp's)
+    """Return a runner that logs neither requests nor what is wrong with them: anybody can send malformed ones."""
+    logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
+    logger.parent = logging.getLogger(logger.name)
+    broken = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: the client has gone
+    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], broken)))
+    return web.AppRunner(application, access_log=None, logger=logger, keepalive_timeout=MAX_IDLE_SECONDS, **options)
+
+
+@asynccontextmanager
+async def listening(
+    runner: web.AppRunner, address: tuple[str, int], strangers: "Strangers", *, key: str
+) -> AsyncIterator[str]:
+    """Listen during the block on an address, which stands under this key of config.yaml, and yield the URL.
 
     Raises BadConfiguration if that is impossible; MilepostError if that may pass.
     """
+    await runner.setup()
     try:
-        await LimitedSite(runner, (host, port), strangers, max_connections=MAX_CONNECTIONS).start()
+        await _listen(runner, address, strangers, key)
+        host, port, *_ = runner.addresses[0]
+        yield f"http://{_authority(host, port)}"
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, address: tuple[str, int], strangers: "Strangers", key: str) -> None:
+    try:
+        await LimitedSite(runner, address, strangers).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: the host cannot be a DNS name
         reason, hint = "the host has no address", OTHER_HINT
         kind: type[MilepostError] = BadConfiguration
@@ -137,22 +152,7 @@ async def listen(runner: web.AppRunner, host: str, port: int, strangers: Strange
             reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
-        raise kind(f"cannot listen on {_authority(host, port)}: {reason}", hint=hint.format(key=key)) from error
-
-
-def logger_without_broken_requests() -> logging.Logger:
-    """Return a logger for aiohttp that drops its tracebacks of malformed requests: anybody can send those."""
-    logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
-    logger.parent = logging.getLogger(logger.name)
-    broken = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: the client has gone
-    logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], broken)))
-    return logger
-
-
-def url_of(runner: web.AppRunner) -> str:
-    """Return the URL of a listener."""
-    host, port, *_ = runner.addresses[0]
-    return f"http://{_authority(host, port)}"
+        raise kind(f"cannot listen on {_authority(*address)}: {reason}", hint=hint.format(key=key)) from error
 
 
 def _authority(host: str, port: int) -> str:
@@ -185,14 +185,135 @@ async def _errors_as_problems(request: web.Request, handler: Handler) -> web.Str
     return _problem(web.HTTPInternalServerError()) if isinstance(response, Exception) else response
 
 
+def headers_of(error: web.HTTPException) -> dict[str, str]:
+    """Return the headers of an error but for those of its own body."""
+    return {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
+
+
 def _problem(error: web.HTTPError) -> web.Response:
     problem: dict[str, str | int] = {"type": "about:blank", "title": error.reason, "status": error.status}
     if error.text is not None and error.text != f"{error.status}: {error.reason}":  # that is aiohttp's own
         problem["detail"] = error.text
-    headers = {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
     return web.Response(
         status=error.status,
-        headers=headers,
+        headers=headers_of(error),
         body=msgspec.json.encode(problem),
         content_type="application/problem+json",
     )
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+# Anybody who reaches the port can open connections and leave them silent. So their number is limited, and strangers
+# never take the place of those who may ask: a connection counts as a stranger's until a request on it was admitted.
+# Where all places are taken, the oldest stranger makes room; and whoever has not sent a request after some seconds is
+# cut off anyway. Those who are admitted are never cut off for others.
+MAX_CONNECTIONS = 800  # the default limit of open files is 1,024, and the sync needs some
+FIRST_REQUEST_SECONDS = 10.0
+LOG_SECONDS = 60.0  # between two lines about strangers who made room
+
+_TOO_MANY_CONNECTIONS = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 22\r\n\r\ntoo many connections\r\n"
+)
+
+
+class Strangers:
+    """The connections of whom nothing is known yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        self._log_at = time.monotonic()
+        self._made_room = 0
+
+    def add(self, connection: web.RequestHandler) -> None:
+        """Add a new connection, which has FIRST_REQUEST_SECONDS to send a request."""
+        expiring = asyncio.get_running_loop().call_later(FIRST_REQUEST_SECONDS, self._cut_off, connection)
+        self._waiting[connection] = expiring
+
+    def make_room(self) -> bool:
+        """Cut off the oldest; return whether there was one."""
+        while self._waiting:
+            if self._cut_off(next(iter(self._waiting))):
+                self._log()
+                return True
+        return False
+
+    def admit(self, connection: web.RequestHandler) -> None:
+        """Take a connection for one of those who may ask."""
+        self._waiting.pop(connection, None)
+
+    def middlewares(self, is_admitted: Callable[[web.Request], bool]) -> tuple[Middleware, Middleware]:
+        """Return what has to be around every request, and around those that were let through."""
+
+        @web.middleware
+        async def hear(request: web.Request, handler: Handler) -> web.StreamResponse:
+            expiring = self._waiting.get(request.protocol)
+            if expiring is not None:
+                expiring.cancel()
+            return await handler(request)
+
+        @web.middleware
+        async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if is_admitted(request):
+                self.admit(request.protocol)
+            return await handler(request)
+
+        return hear, admit
+
+    def _cut_off(self, connection: web.RequestHandler) -> bool:
+        """Cut off a connection; return whether it was still there."""
+        self._waiting.pop(connection).cancel()
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.abort()  # not `close`, which waits for a client that does not read
+        return True
+
+    def _log(self) -> None:
+        self._made_room += 1
+        if time.monotonic() >= self._log_at:
+            structlog.get_logger("milepost").warning(
+                "too many connections",
+                closed=self._made_room,
+                hint="connections that sent no token made room for others; see who opens them: docs/http-api.md",
+            )
+            self._made_room, self._log_at = 0, time.monotonic() + LOG_SECONDS
+
+
+class LimitedSite(web.BaseSite):
+    """A listener that holds no more than MAX_CONNECTIONS at a time."""
+
+    def __init__(self, runner: web.BaseRunner, address: tuple[str, int], strangers: Strangers) -> None:
+        super().__init__(runner)
+        self._host, self._port = address
+        self._strangers = strangers
+
+    @property
+    def name(self) -> str:
+        """The address, for people."""
+        return f"{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Listen. Raises OSError if that is impossible, UnicodeError for a host that is not a valid name."""
+        await super().start()
+        self._server = await asyncio.get_running_loop().create_server(self._protocol, self._host, self._port)
+
+    def _protocol(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None:
+            return _Refusal()
+        if len(server.connections) >= MAX_CONNECTIONS and not self._strangers.make_room():
+            return _Refusal()
+        connection = server()
+        self._strangers.add(connection)
+        return connection
+
+
+class _Refusal(asyncio.Protocol):
+    """Refuses a connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(_TOO_MANY_CONNECTIONS)
+            transport.close()

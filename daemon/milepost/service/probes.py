@@ -12,17 +12,13 @@ MAX_STORE_SECONDS = 2.0  # probes of orchestrators seldom wait longer
 
 
 def probes(
-    ping_store: Callable[[], Awaitable[None]],
-    stalled: Callable[[], str | None],
-    *,
-    max_store_seconds: float = MAX_STORE_SECONDS,
+    ping_store: Callable[[], Awaitable[None]], stalled: Callable[[], str | None]
 ) -> Sequence[web.AbstractRouteDef]:
     """Return the routes /healthz, which answers as long as the process lives, and /readyz.
 
     Args:
         ping_store: finds out whether the store answers and takes writes; raises MilepostError if not.
         stalled: returns why nothing has moved for longer than it should; None if all is well.
-        max_store_seconds: how long the store may take.
     """
     store = SharedPing(ping_store)
 
@@ -31,9 +27,9 @@ def probes(
 
     async def readyz(_: web.Request) -> web.Response:
         try:
-            await store.demand(max_store_seconds)
+            await store.demand(MAX_STORE_SECONDS)
         except TimeoutError as error:
-            text = f"the store did not answer within {max_store_seconds:g} s"
+            text = f"the store did not answer within {MAX_STORE_SECONDS:g} s"
             raise web.HTTPServiceUnavailable(text=text) from error
         except MilepostError as error:
             raise web.HTTPServiceUnavailable(text=error.message) from error

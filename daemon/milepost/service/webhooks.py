@@ -34,20 +34,17 @@ from milepost.facebook.webhooks import (
     signing_secret,
     updates_in,
 )
-from milepost.service.connections import Strangers
-from milepost.service.http import add_headers, listen, logger_without_broken_requests, url_of
+from milepost.service.http import Strangers, add_headers, headers_of, listening, runner_of
 from milepost.service.limits import Allowance, too_many
-from milepost.service.metrics.webhooks import WebhookCounter
+from milepost.service.metrics.traffic import WebhookCounter
 from milepost.stores.group_commit import GroupCommit
 
-KEY = "webhooks.listen"
 MAX_BODY_BYTES = 4 * 2**20  # Meta names no limit for these; 3 MB are documented for WhatsApp's
 MAX_BYTES_AT_ONCE = 64 * 2**20
 # The sender waits 5 seconds for an answer (Meta, "Messenger webhooks").
 MAX_BODY_SECONDS = 2.0
 MAX_STORE_SECONDS = 2.5
 MAX_REQUESTS, IN_SECONDS = 40_000, 10.0
-MAX_IDLE_SECONDS = 75.0
 # For how long the rest of a refused body is read and dropped: a connection that is reset loses the answer, too.
 MAX_LINGER_SECONDS = 1.0
 # Of the callbacks for people who logged in to the app.
@@ -154,7 +151,6 @@ class WebhookRequests:
         return web.json_response({"url": str(url), "confirmation_code": code})
 
     def _most_bytes(self, request: web.Request) -> int:
-        """Return how many bytes the body may have."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             self._count("too_large")  # as nobody knows how large it is
             raise web.HTTPUnsupportedMediaType(text="send the body as it is, not compressed")
@@ -228,7 +224,7 @@ async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> A
             try:
                 return await requests.answer(request, strangers)
             except web.HTTPException as error:
-                return web.Response(status=error.status, text=error.text, headers=_headers_of(error))
+                return web.Response(status=error.status, text=error.text, headers=headers_of(error))
             except (web.RequestPayloadError, ConnectionResetError):  # raised where the body is read
                 return web.Response(status=400)
 
@@ -238,25 +234,14 @@ async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> A
     application = web.Application(middlewares=[hear])
     application.router.add_route("*", "/{path:.*}", answer)
     application.on_response_prepare.append(add_headers)
-    runner = web.AppRunner(
+    runner = runner_of(
         application,
-        access_log=None,
-        logger=logger_without_broken_requests(),
         auto_decompress=False,  # a body that is left unread would be decompressed on its way to nowhere
-        keepalive_timeout=MAX_IDLE_SECONDS,
         lingering_time=MAX_LINGER_SECONDS,
         shutdown_timeout=MAX_STORE_SECONDS,
     )
-    await runner.setup()
-    try:
-        await listen(runner, host, port, strangers, key=KEY)
-        yield url_of(runner)
-    finally:
-        await runner.cleanup()
-
-
-def _headers_of(error: web.HTTPException) -> dict[str, str]:
-    return {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
+    async with listening(runner, (host, port), strangers, key="webhooks.listen") as url:
+        yield url
 
 
 # --- what is taken in -------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""What both databases do with deliveries alike: their columns."""
+"""The places of deliveries in either database: where each destination stands."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,8 +8,40 @@ import msgspec
 
 from milepost.core.deliveries import Delivery
 from milepost.core.journal import instant_text
+from milepost.stores.sql import Fetch
 
-COLUMNS = Delivery.__struct_fields__
+
+class StoredDeliveries:
+    """What both databases do alike of DeliveryPlaces (see core/deliveries.py). `write` commits."""
+
+    def __init__(self, read: Fetch, write: Fetch) -> None:
+        self._read = read
+        self._write = write
+
+    async def begin(self, destination: str, place: int) -> None:
+        """Add a destination that begins at `place`, unless there is one of this name."""
+        await self._write("begin_delivery", {"destination": destination, "place": place})
+
+    async def all(self) -> Mapping[str, Delivery]:
+        """Return where each destination stands, by its name."""
+        found = map(_delivery_of, await self._read("deliveries"))
+        return {delivery.destination: delivery for delivery in found}
+
+    async def pause(self, destination: str, now: datetime) -> bool:
+        """Pause a destination; return False if there is none of this name."""
+        return bool(await self._write("pause_delivery", {"destination": destination, "now": instant_text(now)}))
+
+    async def resume(self, destination: str) -> bool:
+        """Resume a destination, and have it tried at once; return False if there is none of this name."""
+        return bool(await self._write("resume_delivery", {"destination": destination}))
+
+    async def move(self, destination: str, place: int) -> bool:
+        """Move a destination to another place; return False if there is none of this name."""
+        return bool(await self._write("move_delivery", {"destination": destination, "place": place}))
+
+    async def _find(self, destination: str) -> Delivery | None:
+        found = await self._read("delivery", {"destination": destination})
+        return _delivery_of(found[0]) if found else None
 
 
 def parameters_of(before: Delivery, after: Delivery) -> dict[str, Any]:
@@ -21,11 +53,5 @@ def parameters_of(before: Delivery, after: Delivery) -> dict[str, Any]:
     return {**columns, "before": before.place, "failures_before": before.failures}
 
 
-def delivery_of(columns: tuple[Any, ...]) -> Delivery:
-    """Return where a destination stands, from its columns; instants are text."""
-    return msgspec.convert(dict(zip(COLUMNS, columns, strict=True)), Delivery)
-
-
-def by_name(found: Iterable[tuple[Any, ...]]) -> Mapping[str, Delivery]:
-    """Return where each destination stands, by its name."""
-    return {delivery.destination: delivery for delivery in map(delivery_of, found)}
+def _delivery_of(columns: tuple[Any, ...]) -> Delivery:
+    return msgspec.convert(dict(zip(Delivery.__struct_fields__, columns, strict=True)), Delivery)

@@ -1,6 +1,7 @@
 """The core's rows as tuples for a database that stores instants as text, and back. Columns are in struct order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapAfter, HistoriesLeftOut, ThreadsSearched, UnopenedThread, gaps_after
+from milepost.core.gaps import Gap, GapAfter, gaps_after
 from milepost.core.journal import Codec, RunOf, instant_text, since_removal
 from milepost.core.model import ContactRow, ConversationRow, PageRow, Stream
 from milepost.core.ports import Commit, DueDeadLetter
@@ -69,6 +70,15 @@ def optional_instant(text: str | None) -> datetime | None:
     return None if text is None else instant(text)
 
 
+@contextmanager
+def _mended_by_a_rebuild(what: str) -> Iterator[None]:
+    """Raise JournalDamaged where a row of a projection cannot be read."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:  # of which MsgspecError is one
+        raise JournalDamaged(f"{what} cannot be read: {error}", hint="run `milepost journal rebuild`") from error
+
+
 def page_tuple(row: PageRow) -> tuple[Any, ...]:
     """Return a page's columns."""
     return (
@@ -97,17 +107,9 @@ def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
 
 def contact_row(columns: tuple[Any, ...]) -> ContactRow:
     """Return the contact of these columns."""
-    platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at = columns
-    return ContactRow(
-        platform,
-        page_id,
-        contact_id,
-        name,
-        username,
-        instant(first_seen_at),
-        instant(last_interaction_at),
-        instant(updated_at),
-    )
+    *of_all, first_seen_at, last_interaction_at, updated_at = columns
+    values: tuple[Any, ...] = (*of_all, instant(first_seen_at), instant(last_interaction_at), instant(updated_at))
+    return ContactRow(*values)
 
 
 def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
@@ -132,22 +134,10 @@ def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
 
 def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
     """Return the conversation of these columns."""
-    return ConversationRow(
-        columns[0],
-        columns[1],
-        columns[2],
-        columns[3],
-        columns[4],
-        columns[5],
-        columns[6],
-        columns[7],
-        can_reply=None if columns[8] is None else bool(columns[8]),
-        updated_time=instant(columns[9]),
-        first_synced_at=instant(columns[10]),
-        synced_at=instant(columns[11]),
-        deleted_at=optional_instant(columns[12]),
-        messages_fingerprint=columns[13],
-    )
+    *of_all, can_reply, updated_time, first_synced_at, synced_at, deleted_at, fingerprint = columns
+    times = instant(updated_time), instant(first_synced_at), instant(synced_at), optional_instant(deleted_at)
+    values: tuple[Any, ...] = (*of_all, None if can_reply is None else bool(can_reply), *times, fingerprint)
+    return ConversationRow(*values)
 
 
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
@@ -202,12 +192,8 @@ def checkpoint_json(checkpoint: Checkpoint) -> str:
 
 def checkpoint(state: str) -> Checkpoint:
     """Return a stored checkpoint. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
-    try:
+    with _mended_by_a_rebuild("a stored checkpoint"):
         return _decode_checkpoint(state)
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        raise JournalDamaged(
-            f"a stored checkpoint cannot be read: {error}", hint="run `milepost journal rebuild`"
-        ) from error
 
 
 def run_tuple(stream: Stream, run: Run) -> tuple[Any, ...]:
@@ -237,7 +223,7 @@ def run_tuple(stream: Stream, run: Run) -> tuple[Any, ...]:
 def run(columns: tuple[Any, ...]) -> RunOf:
     """Return the run of these columns. Raises JournalDamaged if they cannot be read: a rebuild mends that."""
     run_id, stream, mode, status, reason, started_at, ended_at, *counts, retries, failed_batches, problem = columns
-    try:
+    with _mended_by_a_rebuild(f"the run {run_id}"):
         batches, inserted, updated, unchanged, dead_lettered, contacts, interaction_events = counts
         return RunOf(
             Stream.parse(stream),
@@ -254,10 +240,6 @@ def run(columns: tuple[Any, ...]) -> RunOf:
                 _decode_problem(problem) if problem else None,
             ),
         )
-    except (TypeError, ValueError) as error:
-        raise JournalDamaged(
-            f"the run {run_id} cannot be read: {error}", hint="run `milepost journal rebuild`"
-        ) from error
 
 
 def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
@@ -280,8 +262,9 @@ def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
 
 def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
     """Return the dead letter of these columns. Raises JournalDamaged if they cannot be read: a rebuild mends that."""
-    key, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, *rest = columns
-    try:
+    key, stream, stage, subject, reason, opened_at, attempts, *rest = columns
+    redrive_at, closed_at, resolution, note, fingerprint, *_ = rest  # in a list, PostgreSQL adds what it is sorted by
+    with _mended_by_a_rebuild(f"the dead letter {key}"):
         return DeadLetter(
             key,
             Stream.parse(stream),
@@ -293,12 +276,9 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
             datetime.fromisoformat(redrive_at) if redrive_at else None,
             datetime.fromisoformat(closed_at) if closed_at else None,
             Resolution(resolution) if resolution else None,
-            *rest,
+            note,
+            fingerprint,
         )
-    except (TypeError, ValueError) as error:
-        raise JournalDamaged(
-            f"the dead letter {key} cannot be read: {error}", hint="run `milepost journal rebuild`"
-        ) from error
 
 
 def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]:
@@ -338,29 +318,10 @@ def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
 
 def gap(state: str) -> Gap:
     """Return a stored gap. Raises JournalDamaged if it cannot be read: it can be rebuilt from the journal."""
-    try:
+    with _mended_by_a_rebuild("a row of message_backlog"):
         return _decode_gap(state)
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        raise JournalDamaged(
-            f"a row of message_backlog cannot be read: {error}", hint="run `milepost journal rebuild`"
-        ) from error
 
 
 def json_list(ids: Iterable[object]) -> str:
     """Return ids, or lists of texts, as the JSON array that `json_each` reads: any number of them is one parameter."""
     return _encode(list(ids)).decode()
-
-
-def threads_searched(found: Iterable[Sequence[Any]], last: Sequence[str] | None) -> ThreadsSearched:
-    """Return a step of a search, from its conversations without a history and the time of the last one in it."""
-    threads = (
-        UnopenedThread(key, instant(first_synced_at), count, stored, instant(oldest_at), instant(newest_at))
-        for key, first_synced_at, count, stored, oldest_at, newest_at in found
-    )
-    return ThreadsSearched(tuple(threads), instant(last[0]) if last is not None else None)
-
-
-def left_out(found: Iterable[tuple[str]]) -> tuple[HistoriesLeftOut, ...]:
-    """Return what stored checkpoints say of histories that are not on record."""
-    of_streams = (checkpoint(state).left_out for (state,) in found)
-    return tuple(each for each in of_streams if each is not None)

@@ -1,11 +1,23 @@
 """The named statements of a .sql file: SQL is written as SQL, in one place for each store."""
 
 import re
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 from milepost.core.model import Stream
 
+Parameters = Mapping[str, Any] | tuple[Any, ...]
+
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+class Fetch(Protocol):
+    """Runs a statement, by its name, and returns its rows."""
+
+    def __call__(self, statement: str, parameters: Parameters = ()) -> Awaitable[list[Any]]:
+        """Run a statement."""
+        ...
 
 
 def load_statements(store: str, part: str = "statements") -> dict[str, str]:

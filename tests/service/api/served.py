@@ -26,9 +26,6 @@ from milepost.settings import Settings
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 
-JSON = {"Content-Type": "application/json"}
-TOKEN = "a-token-of-some-length"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OTHERS = [Stream(Platform.INSTAGRAM, str(number)) for number in range(3)]
 STREAMS = [STREAM, *OTHERS]
 RUNS = 6  # of each stream

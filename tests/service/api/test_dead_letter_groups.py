@@ -17,14 +17,18 @@ from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
 from milepost.core.model import Platform, Stream
 from milepost.service.api.background import background_work
-from milepost.service.api.dead_letter_groups import dead_letter_group_actions, dead_letter_groups, grouped
-from milepost.service.api.dead_letters import dead_letters, link_to
+from milepost.service.api.dead_letters import (
+    dead_letter_group_actions,
+    dead_letter_groups,
+    dead_letters,
+    grouped,
+    link_to,
+)
 from milepost.service.api.endpoint import routes_of
-from milepost.service.http import serve
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread
 from service.api.served import fill, get_json, served
+from service.listening import listening
 
-JSON = {"Content-Type": "application/json"}
 OTHER = Stream(Platform.MESSENGER, "2")
 
 
@@ -83,7 +87,7 @@ async def client(stored: Stored) -> AsyncIterator[aiohttp.ClientSession]:
             *dead_letter_groups(reader),
             *dead_letter_group_actions(work, stored.do, reader),
         ]
-        async with serve("127.0.0.1", 0, routes_of(operations)) as url, aiohttp.ClientSession(url) as session:
+        async with listening(routes_of(operations)) as session:
             yield session
 
 

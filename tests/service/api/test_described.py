@@ -21,11 +21,12 @@ from schemathesis.specs.openapi.checks import (
 from structlog.testing import capture_logs
 
 from kit.builders import STREAM
+from kit.long import long_only
 from milepost.service import limits
-from service.api.served import BEARER, TOKEN, dead_letter_id, served
+from service.api.served import dead_letter_id, served
+from service.listening import BEARER, TOKEN
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = 12  # for each operation and each way to make them
 MANY = 1_000_000
 
 AnyOperation = APIOperation[Any, Any, Any, Any]
@@ -119,8 +120,9 @@ def test_every_operation_has_a_unique_name_and_describes_its_responses(daemon: D
             assert parameter["description"], (each["operationId"], parameter["name"])
 
 
+@pytest.mark.parametrize("examples", [6, *long_only(20)])  # for each operation and each way to make them
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_every_response_conforms_to_the_document(daemon: Daemon, mode: GenerationMode) -> None:
+def test_every_response_conforms_to_the_document(daemon: Daemon, mode: GenerationMode, examples: int) -> None:
     with capture_logs() as lines:
         for operation in operations_of(daemon):
             for known in (
@@ -130,7 +132,7 @@ def test_every_response_conforms_to_the_document(daemon: Daemon, mode: Generatio
                 {"dead_letter_id": dead_letter_id(STREAM, 1)},
             ):
                 if all(f"{{{name}}}" in operation.path for name in known) and can_be_asked(operation, mode, known):
-                    ask(operation, daemon, mode, known)
+                    ask(operation, daemon, mode, known, examples)
     assert [line for line in lines if line["log_level"] in {"error", "critical"}] == []
 
 
@@ -140,8 +142,8 @@ def can_be_asked(operation: AnyOperation, mode: GenerationMode, known: dict[str,
     return mode is GenerationMode.POSITIVE or is_open
 
 
-def ask(operation: AnyOperation, daemon: Daemon, mode: GenerationMode, known: dict[str, str]) -> None:
-    @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
+def ask(operation: AnyOperation, daemon: Daemon, mode: GenerationMode, known: dict[str, str], examples: int) -> None:
+    @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(mode, path_parameters=known or None))
     def answer(case: AnyCase) -> None:
         response = case.call(base_url=daemon.url, headers=BEARER, timeout=10)

@@ -9,8 +9,7 @@ import pytest
 from milepost.service import activity
 from milepost.service.api.background import MAX_WAIT_SECONDS
 from milepost.service.auth import MAX_SESSION_SECONDS
-from milepost.service.connections import MAX_CONNECTIONS
-from milepost.service.http import MAX_BODY_BYTES, MAX_IDLE_SECONDS
+from milepost.service.http import MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_IDLE_SECONDS
 from milepost.service.limits import IN_SECONDS, LOG_SECONDS, MAX_REQUESTS, MAX_TRIES
 from service.api.served import get_json, served
 

@@ -10,12 +10,13 @@ import pytest
 from kit.builders import STREAM
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.model import Stream
+from milepost.service.api import background
 from milepost.service.api.background import background_work
 from milepost.service.api.endpoint import routes_of
 from milepost.service.api.streams import stream_actions
 from milepost.service.auth import COMMAND_LINE
-from milepost.service.http import serve
-from service.api.served import JSON, get_json, served
+from service.api.served import get_json, served
+from service.listening import JSON, listening
 
 
 async def act(
@@ -50,29 +51,26 @@ async def test_a_stream_is_paused_and_resumed_and_the_journal_says_by_whom(tmp_p
         assert await actions(session) == [("stream_paused", by), ("stream_resumed", by)]
 
 
-@pytest.mark.parametrize(
-    ("body", "full"), [("", {}), ("{}", {}), ('{"full": false}', {}), ('{"full": true}', {"full": True})]
-)
-async def test_a_requested_sync_is_recorded(tmp_path: Path, body: str, full: dict[str, bool]) -> None:
+async def test_a_requested_sync_is_recorded(tmp_path: Path) -> None:
+    bodies = ("", "{}", '{"full": false}', '{"full": true}')
     async with served(tmp_path / "milepost.db") as (session, parts):
-        key = parts.supervisor.streams[0].key
-        assert (await act(session, key, "sync", body))[0] == 200
-        assert await actions(session) == [("sync_requested", {"by": "API from 127.0.0.1"} | full)]
+        for stream, body in zip(parts.supervisor.streams[:4], bodies, strict=True):
+            assert (await act(session, stream.key, "sync", body))[0] == 200
+        by = {"by": "API from 127.0.0.1"}
+        assert await actions(session) == [("sync_requested", by)] * 3 + [("sync_requested", by | {"full": True})]
 
 
-@pytest.mark.parametrize(
-    ("headers", "by"),
-    [
-        ({}, "API from 127.0.0.1"),
-        ({"User-Agent": COMMAND_LINE}, "command line from 127.0.0.1"),
-        ({"Sec-Fetch-Site": "same-origin"}, "status page from 127.0.0.1"),
-        ({"Cookie": "milepost_session=x", "User-Agent": "Mozilla/5.0"}, "status page from 127.0.0.1"),
-    ],
-)
-async def test_the_actor_is_recorded_by_its_means(tmp_path: Path, headers: dict[str, str], by: str) -> None:
+async def test_the_actor_is_recorded_by_its_means(tmp_path: Path) -> None:
+    requests: list[tuple[dict[str, str], str]] = [
+        ({}, "API"),
+        ({"User-Agent": COMMAND_LINE}, "command line"),
+        ({"Sec-Fetch-Site": "same-origin"}, "status page"),
+        ({"Cookie": "milepost_session=x", "User-Agent": "Mozilla/5.0"}, "status page"),
+    ]
     async with served(tmp_path / "milepost.db") as (session, parts):
-        await act(session, parts.supervisor.streams[0].key, "pause", headers=headers)
-        assert await actions(session) == [("stream_paused", {"by": by})]
+        for stream, (headers, means) in zip(parts.supervisor.streams[:4], requests, strict=True):
+            await act(session, stream.key, "pause", headers=headers)
+            assert (await actions(session))[-1] == ("stream_paused", {"by": f"{means} from 127.0.0.1"})
 
 
 async def test_a_paused_stream_is_not_synced_and_the_problem_says_why(tmp_path: Path) -> None:
@@ -85,36 +83,36 @@ async def test_a_paused_stream_is_not_synced_and_the_problem_says_why(tmp_path: 
         assert len(await actions(session)) == 1
 
 
-@pytest.mark.parametrize("action", ["sync", "pause", "resume"])
-async def test_a_stream_that_is_not_worked_is_not_found(database: Path, action: str) -> None:
+async def test_a_stream_that_is_not_worked_is_not_found(database: Path) -> None:
     """Even if it has a history."""
     async with served(database) as (session, _):
-        for key in (STREAM.key, "messenger:404", "nonsense", "%00"):
-            assert (await act(session, key, action))[0] == 404
+        for action in ("sync", "pause", "resume"):
+            for key in (STREAM.key, "messenger:404", "nonsense", "%00"):
+                assert (await act(session, key, action))[0] == 404, (action, key)
         assert await actions(session) == []
 
 
-@pytest.mark.parametrize(
-    ("action", "body", "status"),
-    [
-        ("sync", '{"full": 1}', 422),
-        ("sync", '{"fully": true}', 422),
-        ("pause", '{"full": true}', 422),
-        ("resume", "[]", 422),
-        ("pause", "{", 400),
-        ("stop", "{}", 404),
-    ],
-)
-async def test_an_invalid_request_does_nothing(tmp_path: Path, action: str, body: str, status: int) -> None:
+async def test_an_invalid_request_does_nothing(tmp_path: Path) -> None:
     async with served(tmp_path / "milepost.db") as (session, parts):
-        assert (await act(session, parts.supervisor.streams[0].key, action, body))[0] == status
+        for action, body, status in (
+            ("sync", '{"full": 1}', 422),
+            ("sync", '{"fully": true}', 422),
+            ("pause", '{"full": true}', 422),
+            ("resume", "[]", 422),
+            ("pause", "{", 400),
+            ("stop", "{}", 404),
+        ):
+            assert (await act(session, parts.supervisor.streams[0].key, action, body))[0] == status, (action, body)
         assert await actions(session) == []
 
 
 # --- slow actions -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_on() -> None:
+async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "MAX_WAIT_SECONDS", 0.05)
     released, done = asyncio.Event(), asyncio.Queue[StreamCommand]()
 
     async def ask(_: Stream, command: StreamCommand) -> None:
@@ -122,9 +120,8 @@ async def test_an_action_that_waits_for_the_batch_in_hand_is_accepted_and_goes_o
         done.put_nowait(command)
 
     async with (
-        background_work(max_wait_seconds=0.05) as work,
-        serve("127.0.0.1", 0, routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as url,
-        aiohttp.ClientSession(url) as session,
+        background_work() as work,
+        listening(routes_of(stream_actions(work, ask, lambda: [STREAM.key]))) as session,
     ):
         answer = {"stream": STREAM.key, "action": "sync", "outcome": "accepted"}
         assert await act(session, STREAM.key, "sync") == (202, answer)

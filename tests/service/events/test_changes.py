@@ -19,6 +19,8 @@ from milepost.core.model import Changes
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service.api.endpoint import routes_of
+from milepost.service.events import changes as module
+from milepost.service.events.broadcast import BEAT_SECONDS
 from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.http import serve
 from milepost.stores.open import forget
@@ -64,19 +66,21 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon_on(path: Path, **options: float) -> AsyncIterator[Daemon]:
+async def daemon_on(
+    path: Path, *, heartbeat_seconds: float = NEVER, poll_seconds: float = NEVER, max_readers: int = 50
+) -> AsyncIterator[Daemon]:
     migrate(path)
-    async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
-        reader = WatchedReader(opened._database, opened._codec)
-        followed = ChangeStream(
-            reader,
-            heartbeat_seconds=options.get("heartbeat_seconds", NEVER),
-            poll_seconds=options.get("poll_seconds", NEVER),
-            max_readers=int(options.get("max_readers", 50)),
-        )
-        routes = routes_of([*changes(reader), *change_stream(followed)])
-        async with serve("127.0.0.1", 0, routes) as url, followed.running():
-            yield Daemon(store, reader, followed, url)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "HEARTBEAT_SECONDS", heartbeat_seconds)
+        patched.setattr(module, "POLL_SECONDS", poll_seconds)
+        patched.setattr(module, "BEAT_SECONDS", min(BEAT_SECONDS, poll_seconds))
+        patched.setattr(module, "MAX_READERS", max_readers)
+        async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
+            reader = WatchedReader(opened._database, opened.codec)
+            followed = ChangeStream(reader)
+            routes = routes_of([*changes(reader), *change_stream(followed)])
+            async with serve("127.0.0.1", 0, routes) as url, followed.running():
+                yield Daemon(store, reader, followed, url)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 from kit.binary import until
 from kit.builders import STREAM, at
 from kit.event_source import Heard, listening
-from kit.long import long_only
 from kit.notices import COMMIT_SECONDS, FETCH_SECONDS, passed, store_retried, usage_told
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreRefused
@@ -23,7 +22,7 @@ from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service import http as http_module
 from milepost.service.api.endpoint import routes_of
-from milepost.service.events import buffer
+from milepost.service.events import broadcast, buffer, route
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.messages import Status
 from milepost.service.events.route import event_stream
@@ -35,7 +34,7 @@ from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from service.events.journals import STREAMS, write_lives
 from stores.histories import next_commit
 
-LONG = 1000  # commits of each stream: more entries than are kept for all readers
+KEPT = 200  # for all readers: fewer than usual, so that a journal need not be long to have more
 ONE, ANOTHER, _ = STREAMS
 
 
@@ -67,9 +66,9 @@ class WatchedReader(SqliteReader):
 class Daemon:
     """The parts of a daemon that the event stream needs: a store to commit to, the broadcast, and its listener."""
 
-    def __init__(self, store: SqliteStore, journal_reader: WatchedReader, broadcast: Broadcast, url: str) -> None:
+    def __init__(self, store: SqliteStore, journal_reader: WatchedReader, followed: Broadcast, url: str) -> None:
         self.journal_reader = journal_reader
-        self.broadcast = broadcast
+        self.broadcast = followed
         self.url = url
         self._store = store
         self._checkpoints: dict[str, Checkpoint] = {}
@@ -78,47 +77,39 @@ class Daemon:
         """Commit once more for each stream, as another worker where not announced; return the number of entries."""
         entries = 0
         for stream in streams:
-            checkpoint = self._checkpoints.get(stream.key) or await self._store.load(stream)
-            commit = next_commit(checkpoint)
-            committed = await self._store.commit(commit)
-            assert isinstance(committed, Committed)
-            self._checkpoints[stream.key] = commit.checkpoint
+            notice = await self.record(stream)
             if is_announced:
-                self.broadcast.read(
-                    Recorded(commit.entries, committed, commit.checkpoint, COMMIT_SECONDS, FETCH_SECONDS)
-                )
-            entries += len(commit.entries)
+                self.broadcast.read(notice)
+            entries += len(notice.entries)
         return entries
+
+    async def record(self, stream: Stream) -> Recorded:
+        """Commit once more for a stream, and return the notice that announces it."""
+        checkpoint = self._checkpoints.get(stream.key) or await self._store.load(stream)
+        commit = next_commit(checkpoint)
+        committed = await self._store.commit(commit)
+        assert isinstance(committed, Committed)
+        self._checkpoints[stream.key] = commit.checkpoint
+        return Recorded(commit.entries, committed, commit.checkpoint, COMMIT_SECONDS, FETCH_SECONDS)
 
     async def has_readers(self, readers: int) -> None:
         """Wait until that many readers are connected."""
         await until(lambda: self.broadcast._readers == readers)
 
 
-@pytest.fixture(scope="module")
-def long_journal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    path = tmp_path_factory.mktemp("long") / "milepost.db"
-    migrate(path)
-    entries = write_lives(path, LONG)
-    assert entries > 2 * buffer.MAX_KEPT
-    return path, entries
-
-
 @asynccontextmanager
 async def daemon_on(
     path: Path, *, heartbeat_seconds: float = 30.0, max_readers: int = 300, max_write_seconds: float = 20.0
 ) -> AsyncIterator[Daemon]:
-    async with (
-        open_sqlite(path, synchronous="normal") as store,
-        open_sqlite_reader(path) as opened,
-    ):
-        journal_reader = WatchedReader(opened._database, opened._codec)
-        broadcast = Broadcast(
-            journal_reader, lambda: at(0), heartbeat_seconds=heartbeat_seconds, max_readers=max_readers
-        )
-        routes = routes_of(event_stream(broadcast, max_write_seconds=max_write_seconds))
-        async with serve("127.0.0.1", 0, routes) as url, broadcast.running():
-            yield Daemon(store, journal_reader, broadcast, url)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(broadcast, "HEARTBEAT_SECONDS", heartbeat_seconds)
+        patched.setattr(broadcast, "MAX_READERS", max_readers)
+        patched.setattr(route, "MAX_WRITE_SECONDS", max_write_seconds)
+        async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
+            journal_reader = WatchedReader(opened._database, opened.codec)
+            followed = Broadcast(journal_reader, lambda: at(0))
+            async with serve("127.0.0.1", 0, routes_of(event_stream(followed))) as url, followed.running():
+                yield Daemon(store, journal_reader, followed, url)
 
 
 @pytest.fixture
@@ -131,9 +122,13 @@ def short(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def long(tmp_path: Path, long_journal: tuple[Path, int]) -> Path:
+def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a database with more entries than are kept for all readers, which are read by many pages."""
+    monkeypatch.setattr(buffer, "MAX_KEPT", KEPT)
+    monkeypatch.setattr(buffer, "PAGE", 40)
     path = tmp_path / "milepost.db"
-    path.write_bytes(long_journal[0].read_bytes())
+    migrate(path)
+    assert write_lives(path, commits=60) > 2 * KEPT
     return path
 
 
@@ -156,7 +151,7 @@ async def test_each_committed_entry_is_sent_as_one_event(short: Path) -> None:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         live: list[Heard] = []
         async with listening(daemon.url) as source:
-            for _ in range(5):
+            for _ in range(3):
                 live += await source.events(await daemon.commit(*STREAMS))
         assert ids(live) == list(range(newest + 1, newest + len(live) + 1))
         assert {event.told["stream"] for event in live} == {stream.key for stream in STREAMS}
@@ -176,7 +171,7 @@ async def test_the_response_is_an_event_stream_that_no_proxy_may_cache_or_buffer
 async def test_committed_entries_are_sent_from_memory_without_reading_the_journal(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
         queries = daemon.journal_reader.queries
-        for _ in range(10):
+        for _ in range(3):
             entries = await daemon.commit(*STREAMS)
             assert len(await source.events(entries)) == entries
         assert daemon.journal_reader.queries == queries
@@ -187,7 +182,7 @@ async def test_what_another_worker_committed_comes_in_its_order(short: Path) -> 
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         live: list[Heard] = []
         async with listening(daemon.url) as source:
-            for _ in range(5):
+            for _ in range(3):
                 entries = await daemon.commit(ANOTHER, is_announced=False) + await daemon.commit(ONE)
                 live += await source.events(entries)
         assert ids(live) == list(range(newest + 1, newest + len(live) + 1))
@@ -222,18 +217,18 @@ async def test_two_hundred_readers_all_get_the_same_events(short: Path) -> None:
 # --- from where on ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", [0, 1500, -1001, -1000, -999, -1, 0.5, *long_only(1, 57)])
-async def test_a_reader_that_reconnects_gets_what_it_missed_without_gaps_or_duplicates(
-    long: Path, place: float
-) -> None:
-    async with daemon_on(long) as daemon:
+async def test_a_reader_that_reconnects_gets_what_it_missed_without_gaps_or_duplicates(long: Path) -> None:
+    async with daemon_on(long, heartbeat_seconds=0.05) as daemon:
         whole = await everything(daemon)
-        after = int(place if place >= 1 or place == 0 else len(whole) + place if place < 0 else len(whole) * place)
-        async with listening(daemon.url, last_event_id=str(after)) as source:
-            more = await daemon.commit(*STREAMS)
-            received = await source.events(len(whole) - after + more)
-        assert ids(received) == list(range(after + 1, len(whole) + more + 1))
-        assert received[: len(whole) - after] == whole[after:]
+        for place in (0, 1, 57, len(whole) // 2, -KEPT - 1, -KEPT, -KEPT + 1, -1):
+            await daemon.has_readers(0)  # so that what is kept for all begins anew, so far from the end
+            after = place if place >= 0 else len(whole) + place
+            async with listening(daemon.url, last_event_id=str(after)) as source:
+                more = await daemon.commit(*STREAMS)
+                received = await source.events(len(whole) - after + more)
+            assert ids(received) == list(range(after + 1, len(whole) + more + 1))
+            assert received[: len(whole) - after] == whole[after:]
+            whole += received[-more:]
 
 
 async def test_a_reader_of_old_entries_misses_none_while_more_than_is_kept_is_committed(
@@ -344,13 +339,14 @@ async def test_a_notice_without_an_entry_is_sent_without_an_id_to_readers_that_k
 
 async def test_of_many_notices_without_entries_the_latest_of_each_stream_is_sent(short: Path) -> None:
     async with daemon_on(short) as daemon, listening(daemon.url) as source:
+        recorded = await daemon.record(ANOTHER)
         for _ in range(1000):
             daemon.broadcast.read(passed(Checkpoint(ONE)))
             daemon.broadcast.read(store_retried(ANOTHER))
         daemon.broadcast.read(usage_told())
-        entries = await daemon.commit(ANOTHER)  # which tells more
-        received = await source.events(entries + 1)
-        assert [event.id != "" for event in received] == [True] * entries + [False]
+        daemon.broadcast.read(recorded)  # which tells more, and comes before the next beat: nothing is awaited here
+        received = await source.events(len(recorded.entries) + 1)
+        assert [event.id != "" for event in received] == [True] * len(recorded.entries) + [False]
         assert received[-1].told["stream"] == ONE.key
 
 
@@ -436,9 +432,11 @@ async def unread_connection(url: str) -> AsyncIterator[socket.socket]:
         yield connection
 
 
-async def test_a_reader_that_takes_nothing_is_disconnected_and_fills_no_memory(long: Path) -> None:
-    readers = 20
-    async with daemon_on(long, max_write_seconds=3.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
+async def test_a_reader_that_takes_nothing_is_disconnected_and_fills_no_memory(tmp_path: Path) -> None:
+    readers, path = 20, tmp_path / "milepost.db"
+    migrate(path)
+    write_lives(path, commits=400)  # 1.5 MB: more than the buffers of a connection hold
+    async with daemon_on(path, max_write_seconds=3.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
         size = sum(len(event.data) for event in await everything(daemon))
         await daemon.has_readers(0)
         with capture_logs() as lines:
@@ -470,9 +468,8 @@ async def test_readers_beyond_the_limit_are_refused_until_one_disconnects(short:
             pass
 
 
-@pytest.mark.parametrize(
-    ("query", "parameter"),
-    [
+async def test_an_invalid_query_is_refused_with_its_parameter(short: Path) -> None:
+    queries = (
         ("last=501", "last"),
         ("last=-1", "last"),
         ("last=x", "last"),
@@ -481,27 +478,20 @@ async def test_readers_beyond_the_limit_are_refused_until_one_disconnects(short:
         ("stream=nonsense", "stream"),
         ("&".join(f"stream=messenger:{number}" for number in range(51)), "stream"),
         ("streams=messenger:1", "streams"),
-    ],
-)
-async def test_an_invalid_query_is_refused_with_its_parameter(short: Path, query: str, parameter: str) -> None:
-    async with (
-        daemon_on(short) as daemon,
-        aiohttp.ClientSession() as session,
-        session.get(f"{daemon.url}/api/events?{query}") as response,
-    ):
-        assert response.status == 400
-        assert f" {parameter}: " in (await response.json(content_type=None))["detail"]
+    )
+    async with daemon_on(short) as daemon, aiohttp.ClientSession() as session:
+        for query, parameter in queries:
+            async with session.get(f"{daemon.url}/api/events?{query}") as response:
+                assert response.status == 400, query
+                assert f" {parameter}: " in (await response.json(content_type=None))["detail"]
 
 
-@pytest.mark.parametrize("place", ["x", "-1", "1.5", "9" * 30, "१"])
-async def test_an_invalid_last_event_id_is_refused(short: Path, place: str) -> None:
-    async with (
-        daemon_on(short) as daemon,
-        aiohttp.ClientSession(headers={"Last-Event-ID": place}) as session,
-        session.get(f"{daemon.url}/api/events") as response,
-    ):
-        assert response.status == 400
-        assert "Last-Event-ID" in (await response.json(content_type=None))["detail"]
+async def test_an_invalid_last_event_id_is_refused(short: Path) -> None:
+    async with daemon_on(short) as daemon, aiohttp.ClientSession() as session:
+        for place in ("x", "-1", "1.5", "9" * 30, "१"):
+            async with session.get(f"{daemon.url}/api/events", headers={"Last-Event-ID": place}) as response:
+                assert response.status == 400, place
+                assert "Last-Event-ID" in (await response.json(content_type=None))["detail"]
 
 
 async def test_a_head_request_is_refused(short: Path) -> None:

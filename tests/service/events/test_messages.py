@@ -324,7 +324,7 @@ def data(event: EncodedEvent) -> dict[str, object]:
 async def lived(tmp_path: Path) -> tuple[Path, int]:
     path = tmp_path / "milepost.db"
     migrate(path)
-    return path, write_lives(path, commits=40)
+    return path, write_lives(path, commits=24)
 
 
 async def test_every_entry_makes_exactly_one_event_with_its_seq(lived: tuple[Path, int]) -> None:
@@ -354,8 +354,8 @@ async def test_the_encoding_of_one_stream_alone_is_the_same(lived: tuple[Path, i
         whole = await encoded(journal_reader)
         for stream in {event.stream for event in whole}:
             of_stream = [event for event in whole if event.stream == stream]
-            assert await encoded(journal_reader, after=50, page=5, stream=stream) == [
-                e for e in of_stream if e.seq > 50
+            assert await encoded(journal_reader, after=30, page=5, stream=stream) == [
+                e for e in of_stream if e.seq > 30
             ]
 
 

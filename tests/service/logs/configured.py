@@ -24,19 +24,20 @@ def configured(
     **environment: str,
 ) -> TextIO:
     stream = stream or io.StringIO()
-    configure(format, level, redactor or Redactor([TOKEN]), stream=stream, environment=environment)
+    configured_deduplicator(format, level=level, redactor=redactor, stream=stream, **environment)
     return stream
 
 
 def configured_deduplicator(
     format: Format = "console",  # noqa: A002  # the name of the setting
     *,
+    level: str = "info",
     redactor: Redactor | None = None,
     stream: TextIO,
     **environment: str,
 ) -> Deduplicator:
     """Configure as `configured` does, and return the deduplicator."""
-    return configure(format, "info", redactor or Redactor([TOKEN]), stream=stream, environment=environment)
+    return configure(format, level, redactor or Redactor([TOKEN]), stream=stream, environment=environment)
 
 
 def journal_stream(stream: TextIO) -> str:

@@ -75,7 +75,7 @@ def line_of(*happened: events.Event) -> Line:
 # --- a line an entry --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("event", [event for event, _ in CASES], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("event", list(CASES), ids=lambda value: type(value).__name__)
 def test_an_entry_has_a_line_with_its_description(event: events.Event) -> None:
     notice = recorded(event, after=BEFORE)
     description = describe(notice.entries[0], notice.checkpoint.run)

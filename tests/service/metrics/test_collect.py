@@ -45,7 +45,7 @@ from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.remedies import Remedy
 from milepost.engine.feed import Notice, Recorded, SlotWaited
-from milepost.service.metrics.counters import MAX_CODES, USAGE_SECONDS
+from milepost.service.metrics.collect import MAX_CODES, USAGE_SECONDS
 
 DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 KEY = STREAM.key
@@ -366,55 +366,10 @@ def test_a_failed_run_does_not_stop_the_stream() -> None:
     assert values(after(recorded(run_started(), *GIVEN_UP)), "stream_stopped", "reason") == {}
 
 
-def test_a_run_that_a_dead_process_left_open_is_interrupted() -> None:
-    exposition = Exposition()
-    exposition.load(given(run_started(), sweep_started()))
-    assert values(exposition, "stream_state", "state") == {"interrupted": 1}
-
-
-@pytest.mark.parametrize(
-    ("notice", "state"),
-    [
-        (recorded(run_started(), sweep_started()), "syncing"),
-        (passed(given(completed())), "syncing"),
-        (recorded(run_started(), RETRIED), "retrying"),
-        (store_retried(), "retrying"),
-        (recorded(completed()), "complete"),
-        (recorded(completed(events.Tally(batches=1, dead_lettered=1))), "complete_with_errors"),
-        (recorded(run_started(), LIMITED), "rate_limited"),
-        (recorded(run_started(), LIMITED, OUT_OF_REACH), "rate_limited"),
-        (recorded(run_started(), events.RunEnded(events.RunStatus.PAUSED, events.Reason.TIME_LIMIT)), "paused"),
-        (recorded(run_started(), INTERRUPTED), "interrupted"),
-        (recorded(run_started(), *GIVEN_UP), "failed"),
-        (stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), "stopped"),
-    ],
-)
-def test_a_stream_is_in_exactly_one_state(notice: Notice, state: str) -> None:
-    exposition = after(
-        recorded(completed()), stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION), notice
-    )
-    assert values(exposition, "stream_state", "state") == {state: 1}
-
-
-def test_the_apps_rate_limit_holds_every_stream_that_has_more_to_read() -> None:
-    reading, done = Checkpoint(Stream.parse("messenger:2")), Checkpoint(Stream.parse("messenger:3"))
-    exposition = after(recorded(run_started(), sweep_started(), after=reading), recorded(completed(), after=done))
-    app = events.RateLimited(Scope.APP, 1, NOON, at(90), RATE_LIMIT)
-    limited = recorded(run_started(), sweep_started(), app)
-    exposition.read(limited)
-    assert states(exposition) == {KEY: "rate_limited", "messenger:2": "rate_limited", "messenger:3": "complete"}
-    exposition.read(
-        recorded(events.BatchStored(walking("a"), events.Tally(batches=1, inserted=1)), after=limited.checkpoint)
-    )
-    assert states(exposition) == {KEY: "syncing", "messenger:2": "syncing", "messenger:3": "complete"}
-
-
-def test_a_rate_limit_that_is_over_holds_no_other_stream() -> None:
-    app = events.RateLimited(Scope.APP, 1, at(-600), at(-300), RATE_LIMIT)
-    exposition = after(
-        recorded(run_started(), sweep_started(), app), recorded(run_started(), after=checkpoint_of(OTHER))
-    )
-    assert states(exposition)[OTHER.key] == "syncing"
+def test_a_stream_is_in_exactly_one_state() -> None:
+    unauthorized = stopped_for(DEAD_TOKEN, events.RunStatus.STOPPED, events.Reason.AUTHORIZATION)
+    assert values(after(recorded(completed()), unauthorized), "stream_state", "state") == {"stopped": 1}
+    assert values(after(unauthorized, recorded(run_started())), "stream_state", "state") == {"syncing": 1}
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from kit.exposition import families
-from milepost.service.metrics.series import Family
+from milepost.service.metrics.instruments import Family
 
 VALUES = (0.0, 1.0, -1.0, 0.1 + 0.2, 1e6 + 0.5, 123456789.0, 1.7e9, 2.0**60, 1e300, 5e-324, math.inf, -math.inf)
 TEXTS = ("messenger:1", 'with "quotes"', "back\\slash", "two\nlines", "\\n", "Müller", "", "{a=1,b=2}", "\\")

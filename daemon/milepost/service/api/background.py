@@ -23,26 +23,28 @@ class StillRunning(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def background_work(*, max_wait_seconds: float = MAX_WAIT_SECONDS) -> AsyncIterator["BackgroundWork"]:
+async def background_work() -> AsyncIterator["BackgroundWork"]:
     """Accept actions during the block. Those still running at its end are cancelled."""
-    work = BackgroundWork(max_wait_seconds)
+    work = BackgroundWork()
     try:
         yield work
     finally:
-        await work.close()
+        for task in work.running:
+            task.cancel()
+        if work.running:
+            await asyncio.wait(work.running)
 
 
 class BackgroundWork:
     """Actions that outlive the requests for them. Made by `background_work`."""
 
-    def __init__(self, max_wait_seconds: float) -> None:
-        self._max_wait_seconds = max_wait_seconds
-        self._running: set[asyncio.Task[Any]] = set()
+    def __init__(self) -> None:
+        self.running: set[asyncio.Task[Any]] = set()
 
     async def look_up(self, find: Awaitable[ResultT]) -> ResultT:
         """Await what an action has to know first. Raises one of aiohttp's HTTP errors."""
         try:
-            async with asyncio.timeout(self._max_wait_seconds):
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
                 return await find
         except (TimeoutError, MilepostError) as error:
             raise _http_error(error) from error
@@ -53,7 +55,7 @@ class BackgroundWork:
         Raises CommandDeferred as the action does, and one of aiohttp's HTTP errors for any other failure.
         """
         task = self._start(name, action)
-        done, _ = await asyncio.wait([task], timeout=self._max_wait_seconds)
+        done, _ = await asyncio.wait([task], timeout=MAX_WAIT_SECONDS)
         if not done:
             return StillRunning()
         result = task.result()
@@ -63,15 +65,8 @@ class BackgroundWork:
             raise _http_error(result)
         return result
 
-    async def close(self) -> None:
-        """Cancel what is still running."""
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
-
     def _start(self, name: str, action: Callable[[], Awaitable[ResultT]]) -> asyncio.Task[ResultT | Exception]:
-        if len(self._running) >= MAX_RUNNING:
+        if len(self.running) >= MAX_RUNNING:
             raise web.HTTPServiceUnavailable(
                 text=f"{MAX_RUNNING} actions are already running: try again in a minute",
                 headers={"Retry-After": "60"},
@@ -84,13 +79,12 @@ class BackgroundWork:
                 return error
 
         task = asyncio.create_task(bulkhead(name, perform()), name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
         return task
 
 
 def _http_error(error: Exception) -> web.HTTPError:
-    """Return the HTTP error for an action that failed."""
     match error:
         case StoreAway() | StoreRefused():
             return web.HTTPServiceUnavailable(text=str(error))

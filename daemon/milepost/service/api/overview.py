@@ -8,14 +8,15 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
-from milepost.reporting.health import DaemonStatus
+from milepost.core.deliveries import DeliveryPlaces
+from milepost.reporting.health import DaemonStatus, DeliveryView, delivery_view
 from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.api.streams import Overview, Snapshot
 
@@ -178,4 +179,26 @@ def daemon_status(status: Callable[[], DaemonStatus]) -> Sequence[AnyOperation]:
             response=DaemonStatus,
             handle=show_daemon,
         )
+    ]
+
+
+class Deliveries(Struct, frozen=True):
+    """The destinations at the instant `at`, by their names: those that have left the configuration as well."""
+
+    at: datetime
+    deliveries: tuple[DeliveryView, ...]
+
+
+def deliveries(
+    places: DeliveryPlaces, configured: Callable[[], Collection[str]], now: Callable[[], datetime]
+) -> Sequence[AnyOperation]:
+    """Declare the operation that lists destinations. `configured` returns the names of those that are delivered to."""
+
+    async def list_deliveries(_: Call[Nothing, None]) -> Reply[Deliveries]:
+        found, at = await places.all(), now()
+        views = (delivery_view(found[name], configured(), at) for name in sorted(found))
+        return Reply(Deliveries(at, tuple(views)))
+
+    return [
+        Operation("GET", "/api/deliveries", "List the destinations of deliveries", Nothing, Deliveries, list_deliveries)
     ]

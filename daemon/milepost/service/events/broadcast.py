@@ -55,18 +55,9 @@ class Beat:
 class Broadcast:
     """A reader of the feed, and what the readers of the event stream follow."""
 
-    def __init__(
-        self,
-        journal_reader: JournalReader,
-        now: Callable[[], datetime],
-        *,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        max_readers: int = MAX_READERS,
-    ) -> None:
+    def __init__(self, journal_reader: JournalReader, now: Callable[[], datetime]) -> None:
         self._journal_reader = journal_reader
         self._now = now
-        self._heartbeat_seconds = heartbeat_seconds
-        self._max_readers = max_readers
         self._readers = 0
         self._recent: RecentEvents | None = None  # while there are readers
         self._beginning, self._rereading = asyncio.Lock(), asyncio.Lock()
@@ -179,15 +170,15 @@ class Broadcast:
                 await self._ending.wait()
 
     def _next_heartbeat_at(self) -> float:
-        return asyncio.get_running_loop().time() + self._heartbeat_seconds
+        return asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
 
     @asynccontextmanager
     async def _recent_events(self) -> AsyncIterator[RecentEvents]:
         """Keep the newest events for as long as there is any reader."""
         if self._is_over:
             raise Unavailable("the event stream has ended: the daemon is shutting down, or its log says what happened")
-        if self._readers >= self._max_readers:
-            raise Unavailable(f"{self._max_readers} readers are connected already: try again in a minute")
+        if self._readers >= MAX_READERS:
+            raise Unavailable(f"{MAX_READERS} readers are connected already: try again in a minute")
         self._readers += 1
         self._recent = recent = self._recent or RecentEvents(self._journal_reader)
         try:

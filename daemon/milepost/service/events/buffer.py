@@ -158,7 +158,6 @@ class EventReader:
                 yield event
 
     async def _reread(self) -> list[EncodedEvent]:
-        """Read a page of events that are no longer kept for all."""
         self._encoder = self._encoder or EntryEncoder(self._journal_reader)
         async with self._rereading:
             stored, self.seq = await self._next_entries()

@@ -6,7 +6,7 @@ others write as well.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from milepost.engine.feed import Notice, Recorded
 from milepost.service.api.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey, etag_of
 from milepost.service.api.journal import MAX_SEQ
 from milepost.service.events.broadcast import BEAT_SECONDS, HEARTBEAT_SECONDS, RETRY_MILLISECONDS, Unavailable
-from milepost.service.events.route import MAX_WRITE_SECONDS, MEDIA_TYPE, last_event_id, send_events
+from milepost.service.events.route import MEDIA_TYPE, last_event_id, send_events
 
 POLL_SECONDS = 1.0
 PAGE = 200
@@ -40,18 +40,8 @@ class ChangesQuery(Struct, frozen=True):
 class ChangeStream:
     """A reader of the feed of commits, and what the readers of the change feed follow."""
 
-    def __init__(
-        self,
-        reader: ChangeReader,
-        *,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        poll_seconds: float = POLL_SECONDS,
-        max_readers: int = MAX_READERS,
-    ) -> None:
+    def __init__(self, reader: ChangeReader) -> None:
         self._reader = reader
-        self._heartbeat_seconds = heartbeat_seconds
-        self._poll_seconds = poll_seconds
-        self._max_readers = max_readers
         self._readers = 0
         self._news = asyncio.Event()
         self._is_over = False
@@ -81,8 +71,8 @@ class ChangeStream:
         """
         if self._is_over:
             raise Unavailable("the daemon is shutting down")
-        if self._readers >= self._max_readers:
-            raise Unavailable(f"{self._max_readers} readers are connected already: try again in a minute")
+        if self._readers >= MAX_READERS:
+            raise Unavailable(f"{MAX_READERS} readers are connected already: try again in a minute")
         self._readers += 1
         try:
             async with aclosing(self._pieces(query)) as pieces:
@@ -96,15 +86,15 @@ class ChangeStream:
         page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
         # How to reconnect, so that a browser knows its place even before the first change.
         yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, place)
-        due_at = loop.time() + self._heartbeat_seconds
+        due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
             if page.changes:
                 yield b"".join(map(_event, page.changes))
-                due_at = loop.time() + self._heartbeat_seconds
+                due_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= due_at:
                 # With the seq, so that a reader who wants little reconnects where it was, not at its last change.
                 yield b": alive\nid: %d\n\n" % page.next
-                due_at = loop.time() + self._heartbeat_seconds
+                due_at = loop.time() + HEARTBEAT_SECONDS
             if self._is_over:
                 return
             if page.next == place:
@@ -115,10 +105,10 @@ class ChangeStream:
     async def _wait(self, news: asyncio.Event) -> None:
         """Wait for news, which may come many times a second, or for the next poll."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_seconds):
+            async with asyncio.timeout(POLL_SECONDS):
                 await news.wait()
         if not self._is_over:
-            await asyncio.sleep(min(BEAT_SECONDS, self._poll_seconds))
+            await asyncio.sleep(BEAT_SECONDS)
 
 
 def _event(change: Change) -> bytes:
@@ -126,30 +116,25 @@ def _event(change: Change) -> bytes:
 
 
 _KIND = "|".join(ChangeKind)
-After = Annotated[
-    int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
-]
-Kinds = Annotated[
-    tuple[Annotated[str, Meta(pattern=f"^({_KIND})(,({_KIND}))*$")], ...],
-    Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
-]
-
-
-class ChangesAsked(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which changes to list."""
-
-    after: After = 0
-    kinds: Kinds = ()
-    stream: StreamKey | None = None
-    limit: Limit = 100
 
 
 class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
     """Which changes to send. The header Last-Event-ID goes before `after`."""
 
-    after: After = 0
-    kinds: Kinds = ()
+    after: Annotated[
+        int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
+    ] = 0
+    kinds: Annotated[
+        tuple[Annotated[str, Meta(pattern=f"^({_KIND})(,({_KIND}))*$")], ...],
+        Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
+    ] = ()
     stream: StreamKey | None = None
+
+
+class ChangesAsked(ChangesFollowed, frozen=True, forbid_unknown_fields=True):
+    """Which changes to list."""
+
+    limit: Limit = 100
 
 
 def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
@@ -157,7 +142,8 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
 
     async def list_changes(call: Call[ChangesAsked, None]) -> Reply[ChangesPage]:
         asked = call.parameters
-        page = await reader.read_changes(asked.after, asked.limit, _kinds(asked.kinds), _stream(asked.stream))
+        query = _query(asked, asked.after)
+        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream)
         # Whatever changes in a row, it takes another seq.
         return Reply(page, etag=etag_of([page.next, *(change.seq for change in page.changes)]))
 
@@ -179,10 +165,9 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
         asked, last_id = call.parameters, last_event_id(call.request)
-        after = asked.after if last_id is None else last_id
-        query = ChangesQuery(after, _kinds(asked.kinds), _stream(asked.stream))
+        query = _query(asked, asked.after if last_id is None else last_id)
         async with aclosing(followed.follow(query)) as pieces:
-            return await send_events(call.request, pieces, MAX_WRITE_SECONDS)
+            return await send_events(call.request, pieces)
 
     return [
         Operation(
@@ -198,9 +183,6 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     ]
 
 
-def _kinds(named: Iterable[str]) -> frozenset[ChangeKind]:
-    return frozenset(ChangeKind(kind) for each in named for kind in each.split(",")) or ALL_KINDS
-
-
-def _stream(key: str | None) -> Stream | None:
-    return None if key is None else Stream.parse(key)
+def _query(asked: ChangesFollowed, after: int) -> ChangesQuery:
+    kinds = frozenset(ChangeKind(kind) for each in asked.kinds for kind in each.split(","))
+    return ChangesQuery(after, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))

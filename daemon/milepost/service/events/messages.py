@@ -22,8 +22,7 @@ from milepost.core.model import Stream
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe
-from milepost.reporting.description import has_errors
-from milepost.reporting.humanize import ahead
+from milepost.reporting.humanize import ahead, has_errors
 from milepost.reporting.summary import Totals
 from milepost.stores.reader import JournalReader, StoredEntry
 
@@ -214,7 +213,6 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
-    """Return what the run came to up to this entry."""
     if run is None:
         return {}
     rate = Totals(run.tally, run.retries, run.failed_batches).success_rate

@@ -43,7 +43,7 @@ class EventsAsked(Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
-def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_SECONDS) -> Sequence[AnyOperation]:
+def event_stream(broadcast: Broadcast) -> Sequence[AnyOperation]:
     """Declare the event stream.
 
     It uses aiohttp's own response: aiohttp-sse encodes each event anew for each reader, and keeps a task for each
@@ -52,7 +52,7 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
 
     async def follow_events(call: Call[EventsAsked, None]) -> web.StreamResponse:
         async with aclosing(broadcast.follow(_query(call))) as pieces:
-            return await send_events(call.request, pieces, max_write_seconds, may_compress=call.parameters.digest)
+            return await send_events(call.request, pieces, may_compress=call.parameters.digest)
 
     return [
         Operation(
@@ -69,7 +69,7 @@ def event_stream(broadcast: Broadcast, *, max_write_seconds: float = MAX_WRITE_S
 
 
 async def send_events(
-    request: web.Request, pieces: AsyncIterator[bytes], max_write_seconds: float, *, may_compress: bool = False
+    request: web.Request, pieces: AsyncIterator[bytes], *, may_compress: bool = False
 ) -> web.StreamResponse:
     """Send pieces of an event stream. Raises one of aiohttp's HTTP errors before the first."""
     if request.method == "HEAD":  # aiohttp treats it as a GET, which would never end
@@ -83,7 +83,7 @@ async def send_events(
         response.headers["Content-Encoding"] = "gzip"
         first, rest = _compressed(first, pieces)
     await response.prepare(request)
-    await _write(request, response, first, rest, max_write_seconds)
+    await _write(request, response, first, rest)
     return response
 
 
@@ -123,7 +123,6 @@ async def _write(
     response: web.StreamResponse,
     first: bytes,
     pieces: AsyncIterator[bytes],
-    max_write_seconds: float,
 ) -> None:
     """Write until the reader disconnects, is too slow, or the daemon ends."""
     transport = request.transport
@@ -135,12 +134,12 @@ async def _write(
     try:
         await response.write(first)
         async for piece in pieces:
-            async with asyncio.timeout(max_write_seconds):
+            async with asyncio.timeout(MAX_WRITE_SECONDS):
                 await response.write(piece)
     except ConnectionError:  # it has disconnected
         pass
     except TimeoutError:
-        log.info("event reader disconnected", seconds=max_write_seconds, hint="it took nothing; it may reconnect")
+        log.info("event reader disconnected", seconds=MAX_WRITE_SECONDS, hint="it took nothing; it may reconnect")
         transport.abort()
     except MilepostError as error:
         log.warning("event reader disconnected", reason=error.message, hint="it reconnects by itself")

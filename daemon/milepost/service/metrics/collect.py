@@ -6,19 +6,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from milepost.core.checkpoint import Checkpoint
+from milepost.core import events
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.doubts import doubt_about
-from milepost.core.model import OwnIdState
-from milepost.engine.feed import Notice
+from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
+from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
+from milepost.core.model import OwnIdState, Scope, Stream
+from milepost.core.ports import Usage
+from milepost.core.problems import Problem
+from milepost.core.remedies import Remedy, rule_for
+from milepost.core.webhooks import FactsApplied
+from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import State
-from milepost.service.metrics.counters import Counters
-from milepost.service.metrics.instruments import Instruments, StreamSeries
+from milepost.service.metrics.instruments import STORE_AWAY, Instruments, StreamSeries
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `expose` returns
 
@@ -165,3 +172,189 @@ class _Disk(Collector):
         yield GaugeMetricFamily(
             "milepost_store_disk_free_bytes", "Space on it that Milepost may still use.", usage.free
         )
+
+
+# --- counters ---------------------------------------------------------------------------------------------------------
+
+USAGE_SECONDS = 3600.0  # the platform counts the calls of a rolling hour (Meta, "Rate limits")
+MAX_CODES = 100  # whatever codes a server makes up, memory is bounded
+
+_STOPS = {Reason.AUTHORIZATION: Remedy.STOP_AUTHORIZATION, Reason.CONFIGURATION: Remedy.STOP_CONFIGURATION}
+_Failure = (
+    events.FetchFailed | events.BatchFailed | events.RateLimited | events.BatchShrunk | events.CursorLost
+)  # fmt: skip
+
+
+class Counters:
+    """The counters and histograms of this process's own work: a fold of committed entries.
+
+    Each entry carries all that happened since the one before it. So a batch that changed nothing is counted when an
+    entry covers it, and nothing is counted twice.
+    """
+
+    def __init__(self, instruments: Instruments, steady: Callable[[], float]) -> None:
+        self._instruments = instruments
+        self._steady = steady
+        self._ratios: dict[tuple[Scope, str], dict[str, tuple[float, float]]] = {}  # by page, with when
+        self._codes: set[str] = set()
+
+    def read(self, notice: Notice) -> None:
+        """Count what a notice reports."""
+        match notice:
+            case Recorded():
+                self._count(notice)
+            case UnchangedRead(fetch_seconds=fetch_seconds):
+                self._observe(Stage.FETCH, fetch_seconds)
+            case StoreRetried(stream=stream):
+                self._instruments.of_stream(stream.key).retries[STORE_AWAY].inc()
+            case UsageReported(stream=stream, usages=usages):
+                self._note_usages(stream, usages)
+            case SlotWaited(seconds=seconds):
+                self._instruments.slot_wait.observe(seconds)
+            case unknown:
+                assert_never(unknown)
+
+    def _note_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
+        """Note each budget's latest ratio; that of the fullest page counts. All streams share the budget of the app."""
+        for usage in usages:
+            ratios = self._ratios.setdefault((usage.scope, usage.kind), {})
+            ratios["" if usage.scope is Scope.APP else stream.page_id] = (usage.ratio, self._steady())
+
+    def set_usages(self) -> None:
+        """Set the gauges of the budgets to what was reported within an hour. May be called from another thread."""
+        now = self._steady()
+        for (scope, kind), ratios in list(self._ratios.items()):
+            recent = [ratio for ratio, at in list(ratios.values()) if now - at < USAGE_SECONDS]
+            if recent:
+                self._instruments.usage.labels(scope.value, kind).set(max(recent))
+            else:
+                self._instruments.usage.remove(scope.value, kind)
+
+    def page_usage(self, page_id: str) -> float | None:
+        """Return the ratio of a page's fullest budget; None if none was reported within an hour."""
+        now = self._steady()
+        of_page = [ratios.get(page_id) for (scope, _), ratios in list(self._ratios.items()) if scope is not Scope.APP]
+        return max((ratio for ratio, at in filter(None, of_page) if now - at < USAGE_SECONDS), default=None)
+
+    def _count(self, notice: Recorded) -> None:
+        series = self._instruments.of_stream(notice.checkpoint.stream.key)
+        for entry in notice.entries:
+            self._instruments.journal_entries[entry.type].inc()
+            self._count_entry(series, entry, notice)
+        for sent_at in notice.arrived:
+            delay = notice.entries[-1].recorded_at - sent_at
+            self._instruments.message_delay.observe(max(0.0, delay.total_seconds()))  # clocks may differ
+        self._instruments.journal_append.observe(notice.commit_seconds)
+        if notice.fetch_seconds is not None:
+            self._observe(Stage.FETCH, notice.fetch_seconds)
+
+    def _count_entry(  # noqa: C901  (one case for each kind of event)
+        self, series: StreamSeries, entry: Entry, notice: Recorded
+    ) -> None:
+        match entry.event:
+            case events.BatchStored(tally=tally):
+                self._count_batches(series, tally, notice)
+            case events.SweepCompleted(tally=tally) | events.RunEnded(tally=tally):
+                self._count_batches(series, tally, notice)
+                self._count_run(series, notice.checkpoint.run)
+                self._count_stop(entry.event)
+            case events.FetchFailed() | events.BatchFailed() | events.RateLimited() as event:
+                self._count_failure(series, event, entry.recorded_at)
+            case events.BatchShrunk() | events.CursorLost() as event:
+                self._count_failure(series, event, entry.recorded_at)
+            case events.DeadLetterOpened():
+                series.conversations["dead_lettered"].inc()
+            case events.DeadLetterClosed(resolution=resolution, tally=tally):
+                _count_rows(series, tally)
+                series.redrives["redriven"].inc(resolution is Resolution.REDRIVEN)
+            case events.RedriveFailed(tally=tally):
+                _count_rows(series, tally)
+                series.redrives["failed"].inc()
+            case MessagesRead(stored=stored):
+                series.interaction_events.inc(stored)
+            case MessagesFailed(problem=problem):
+                self._count_error(problem, rule_for(problem, has_cursor=True).remedy)
+            case MessagesMissed(messages=messages):
+                series.messages_missed.inc(messages)
+            case (
+                events.RunStarted()
+                | events.SweepStarted()
+                | events.FieldsLeftOut()
+                | events.StoreReturned()
+                | events.StreamPaused()
+                | events.StreamResumed()
+                | events.SyncRequested()
+                | events.TokenChecked()
+                | events.OwnIdChecked()
+                | events.StreamRemoved()
+                | MessagesOwed()
+                | FactsApplied()
+            ):
+                pass
+            case unknown:
+                assert_never(unknown)
+
+    def _count_failure(self, series: StreamSeries, event: _Failure, recorded_at: datetime) -> None:
+        match event:
+            case events.FetchFailed(problem=problem):
+                series.retries[Stage.FETCH.value, problem.kind.value].inc()
+                self._count_error(problem, Remedy.RETRY)
+            case events.BatchFailed(stage=stage, problem=problem):
+                series.batches["failed"].inc()
+                series.failed_batches[stage].inc()
+                self._count_error(problem, Remedy.RETRY)
+            case events.RateLimited(scope=scope, until=until, problem=problem):
+                self._instruments.rate_limit_wait[scope].inc(max(0.0, (until - recorded_at).total_seconds()))
+                self._count_error(problem, Remedy.WAIT)
+            case events.BatchShrunk(problem=problem):
+                self._count_error(problem, Remedy.SHRINK)
+            case events.CursorLost(problem=problem):
+                self._count_error(problem, Remedy.RESET)
+
+    def _count_batches(self, series: StreamSeries, tally: Tally, notice: Recorded) -> None:
+        """Count the batches of a tally: those without changes have no entry, so at most the last one has any."""
+        stored = int(tally.has_changes)
+        series.batches["stored"].inc(stored)
+        series.batches["unchanged"].inc(tally.batches - stored)
+        _count_rows(series, tally)
+        if stored:
+            self._observe(Stage.STORE, notice.committed.rows_seconds)
+            self._observe(Stage.EVENTS, notice.committed.events_seconds)
+            for stage in {Stage.STORE, Stage.EVENTS} & _stages_of_dead_letters(notice):
+                series.failed_batches[stage].inc()
+
+    def _count_run(self, series: StreamSeries, run: Run | None) -> None:
+        if run is None or run.ended_at is None:
+            return
+        series.runs[run.status].inc()
+        if run.status is not RunStatus.INTERRUPTED:  # when that one really ended is unknown
+            seconds = max(0.0, (run.ended_at - run.started_at).total_seconds())  # the clock may have been set back
+            self._instruments.run_duration.labels(run.status.value).observe(seconds)
+
+    def _count_stop(self, ended: events.SweepCompleted | events.RunEnded) -> None:
+        """Count the error that stopped a stream. A run that ends for any other has an earlier entry about it."""
+        if isinstance(ended, events.RunEnded) and ended.reason in _STOPS and ended.problem is not None:
+            self._count_error(ended.problem, _STOPS[ended.reason])
+
+    def _count_error(self, problem: Problem, remedy: Remedy) -> None:
+        code = problem.kind.value if problem.code is None else str(problem.code)
+        if code not in self._codes and len(self._codes) >= MAX_CODES:
+            code = "other"
+        self._codes.add(code)
+        self._instruments.api_errors.labels(code, remedy.value).inc()
+
+    def _observe(self, stage: Stage, seconds: float) -> None:
+        self._instruments.batch_duration.labels(stage.value).observe(seconds)
+
+
+def _stages_of_dead_letters(notice: Recorded) -> set[Stage]:
+    return {entry.event.stage for entry in notice.entries if isinstance(entry.event, events.DeadLetterOpened)}
+
+
+def _count_rows(series: StreamSeries, tally: Tally) -> None:
+    """Count conversations by result. Dead letters are counted where they are opened, by a batch or by a redrive."""
+    for result in ("inserted", "updated", "unchanged", "moved", "deleted"):
+        series.conversations[result].inc(getattr(tally, result))
+    series.interaction_events.inc(tally.interaction_events)
+    series.order_violations.inc(tally.order_violations)
+    series.replaced_characters.inc(tally.replaced_characters)

@@ -31,7 +31,7 @@ from milepost.stores.moves import (
     move_parameters,
     written_of,
 )
-from milepost.stores.postgresql.connection import Database, Parameters
+from milepost.stores.postgresql.connection import Connection, Database
 from milepost.stores.postgresql.encoding import array_text, columns_text, entries_text, json_projection, searchable
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.group import (
@@ -50,9 +50,8 @@ from milepost.stores.postgresql.group import (
     revised_of,
     versioned,
 )
-from milepost.stores.postgresql.pool import Connection
-from milepost.stores.postgresql.queries import PostgresqlSession, stretch_parameters
-from milepost.stores.sql import stream_parameters
+from milepost.stores.postgresql.queries import DIALECT, PostgresqlSession
+from milepost.stores.sql import Parameters, stream_parameters
 
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
@@ -69,7 +68,7 @@ class PostgresqlWriter(PostgresqlSession):
         *,
         trusts_known: bool = False,
     ) -> None:
-        super().__init__(self._ask, codec)
+        super().__init__(self._fetch, codec)
         self.connection = connection
         self._database = database
         self._trusts_known = trusts_known  # so that a row that another stream has written since is a violation
@@ -80,7 +79,7 @@ class PostgresqlWriter(PostgresqlSession):
         """Run a statement, by its name, and do not wait for its result in a pipeline."""
         return await self.connection.execute(self._database.sql[statement], parameters)
 
-    async def _ask(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
+    async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
         """Run a statement and return its rows.
 
         In a pipeline, Sync has to follow: after a Flush, which is what psycopg sends to fetch rows, PostgreSQL does not
@@ -116,7 +115,7 @@ class PostgresqlWriter(PostgresqlSession):
         """Return whether anybody was erased. Raises Outdated if conversations are no longer as a commit knew them."""
         written = [written_of(commit) for commit in commits]
         wanted = {key for each in written for key in each}
-        ((has_forgotten, found),) = await self.ask("before_commit", {"conversations": searchable(wanted)})
+        ((has_forgotten, found),) = await self.fetch("before_commit", {"conversations": searchable(wanted)})
         if len(wanted) < sum(map(len, written)):  # two of the group write of the same one: each by itself, then
             raise Outdated
         states = {state[0]: state for state in _decode_states(found)}
@@ -149,7 +148,7 @@ class PostgresqlWriter(PostgresqlSession):
         event_ids = unsent_in(changes)
         if not event_ids:
             return []
-        found = await self.ask("payloads_about", {"stream": stream.key, "event_ids": searchable(event_ids)})
+        found = await self.fetch("payloads_about", {"stream": stream.key, "event_ids": searchable(event_ids)})
         return [(dead_letter_id, erased_in(payload, event_ids)) for dead_letter_id, payload in found]
 
     async def _stored_dead_letters(self, commits: Iterable[Commit]) -> dict[str, DeadLetter]:
@@ -158,7 +157,7 @@ class PostgresqlWriter(PostgresqlSession):
         keys = {key for event in events if isinstance(key := getattr(event, "dead_letter_id", None), str)}
         if not keys:
             return {}
-        found = map(rows.dead_letter, await self.ask("stored_dead_letters", (searchable(keys),)))
+        found = map(rows.dead_letter, await self.fetch("stored_dead_letters", (searchable(keys),)))
         return {dead_letter.dead_letter_id: dead_letter for dead_letter in found}
 
     # --- what is written ---
@@ -221,11 +220,11 @@ class PostgresqlWriter(PostgresqlSession):
     async def _link(self, stream: Stream, commit: Commit) -> None:
         """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
         if commit.changes.moved:
-            links_before = await self.ask("count_links", stream_parameters(stream))
+            links_before = await self.fetch("count_links", stream_parameters(stream))
             await self._move(LINKS, commit)
-            if await self.ask("count_links", stream_parameters(stream)) != links_before:
+            if await self.fetch("count_links", stream_parameters(stream)) != links_before:
                 linked = {"pages": list(await self.linked_pages(stream))}
-                forgotten = await self.ask("forgotten_contacts", stream_parameters(stream) | linked)
+                forgotten = await self.fetch("forgotten_contacts", stream_parameters(stream) | linked)
                 if forgotten:
                     await self.execute("lock_commits")  # or one of the other page might bring them back meanwhile
                 for (contact_id,) in forgotten:
@@ -244,7 +243,7 @@ class PostgresqlWriter(PostgresqlSession):
             conversations=(await self.execute("erase_conversations", who)).rowcount,
             interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
             payloads=(await self.execute("erase_payloads", who)).rowcount,
-            elsewhere=tuple(page_id for (page_id,) in await self.ask("contact_elsewhere", who)),
+            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
         )
         await self.execute("erase_notes", who)
         return forgotten
@@ -262,7 +261,7 @@ class PostgresqlWriter(PostgresqlSession):
         if changes.found:
             await self.execute("drop_found_notes", (stream.key, searchable(changes.found)))
         if changes.missed is not None:
-            stretch = stretch_parameters(stream, changes.missed)
+            stretch = DIALECT.stretch_parameters(stream, changes.missed)
             await self.execute("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
             await self.execute("note_missed", stretch)
         if changes.missed_are_deleted_at is not None:

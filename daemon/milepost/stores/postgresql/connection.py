@@ -4,10 +4,10 @@ import asyncio
 import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, nullcontext
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
+from msgspec import Struct
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -16,9 +16,14 @@ from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.postgresql.dsn import Dsn
 from milepost.stores.postgresql.errors import errors_of, translated
 from milepost.stores.postgresql.liveness import answering_within, while_answering
-from milepost.stores.postgresql.pool import MAX_CONNECTIONS, Connection, Pool, shared_pool
+from milepost.stores.sql import Parameters
 
-Parameters = Mapping[str, Any] | tuple[Any, ...]
+Connection = psycopg.AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+MAX_CONNECTIONS = 6
+POOL_TIMEOUT_SECONDS = 10.0
+MAX_IDLE_SECONDS = 120.0
 
 # Whatever the database's default is: what is read under a lock must be what was there when it was taken.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -209,3 +214,60 @@ async def _answers(connection: Connection) -> bool:
     except psycopg.OperationalError:
         return False
     return True
+
+
+# --- one pool for each database of a process: its store, its readers and its queue share it ---------------------------
+
+
+class _Shared(Struct, eq=False):
+    """A pool, and how many use it."""
+
+    pool: Pool
+    users: int = 0
+
+
+_shared: dict[tuple[asyncio.AbstractEventLoop, Dsn], _Shared] = {}
+
+
+@asynccontextmanager
+async def shared_pool(dsn: Dsn) -> AsyncIterator[Pool]:
+    """Yield the pool of a database; the last to leave closes it.
+
+    Raises StoreAway or StoreRefused if no connection can be made.
+    """
+    key = asyncio.get_running_loop(), dsn
+    if key not in _shared:
+        await _demand_connection(dsn)
+    if key not in _shared:  # nobody else was faster
+        _shared[key] = _Shared(_new_pool(dsn))
+    shared = _shared[key]
+    shared.users += 1
+    try:
+        await shared.pool.open()
+        yield shared.pool
+    finally:
+        shared.users -= 1
+        if not shared.users:
+            del _shared[key]
+            await shared.pool.close()
+
+
+async def _demand_connection(dsn: Dsn) -> None:
+    """Make one connection by itself: it reports what is wrong, which the pool does not."""
+    with errors_of(dsn.name):
+        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()):
+            pass
+
+
+def _new_pool(dsn: Dsn) -> Pool:
+    return AsyncConnectionPool(
+        dsn.conninfo,
+        kwargs=dsn.connect_kwargs() | {"autocommit": True},  # psycopg would wait for its own BEGIN, even in a pipeline
+        min_size=1,
+        max_size=MAX_CONNECTIONS,
+        max_idle=MAX_IDLE_SECONDS,
+        timeout=POOL_TIMEOUT_SECONDS,
+        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; the next request starts them over
+        name=dsn.name,
+        open=False,
+    )

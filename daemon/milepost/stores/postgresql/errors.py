@@ -121,11 +121,6 @@ def is_of_statement(error: psycopg.Error) -> bool:
     return error.sqlstate is not None or isinstance(error, REFUSALS)
 
 
-def is_broken(connection: psycopg.AsyncConnection[object] | psycopg.Connection[object]) -> bool:
-    """Return whether the connection is gone, and with it the outcome of the transaction."""
-    return connection.closed
-
-
 def reason_of(error: Exception) -> str:
     """Return why a row was refused, without any of its values."""
     if isinstance(error, UnicodeEncodeError):  # its message quotes the character

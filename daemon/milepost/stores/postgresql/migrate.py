@@ -7,9 +7,9 @@ from pathlib import Path
 import psycopg
 import structlog
 from psycopg import sql
-from psycopg.rows import TupleRow
 
 from milepost.core.errors import StoreRefused
+from milepost.stores.postgresql.connection import Connection
 from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import while_answering
@@ -19,8 +19,6 @@ from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"

@@ -1,4 +1,4 @@
-"""Reading a PostgreSQL journal beside the workers: follow it, check it, rebuild its projections."""
+"""Reading a PostgreSQL journal beside the workers: follow it and the changes, check it, rebuild its projections."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
@@ -12,21 +12,20 @@ from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
-from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import Entry
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
-from milepost.stores.changes import ChangesAsked
-from milepost.stores.postgresql import changes
-from milepost.stores.postgresql.connection import NO_TIMEOUT, Database, connected, settings
+from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, connected, settings
 from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.postgresql.queries import PostgresqlSession
+from milepost.stores.reader import JournalReader
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -45,7 +44,7 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
         yield PostgresqlReader(database, Codec())
 
 
-class PostgresqlReader(PostgresqlSession):
+class PostgresqlReader(PostgresqlSession, JournalReader):
     """The JournalReader (see stores/reader.py) of a PostgreSQL database. Made by `open_postgresql_reader`."""
 
     def __init__(self, database: Database, codec: Codec) -> None:
@@ -57,20 +56,16 @@ class PostgresqlReader(PostgresqlSession):
         async with self._database.transaction() as connection:  # many statements: fewer round trips
             return await PostgresqlSession(partial(self._database.rows_on, connection), self.codec).seq_before(instant)
 
-    async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
-        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
-        found = await self.dead_letters_with_payloads((dead_letter_id,))
-        return (found[0].dead_letter, found[0].payload) if found else None
-
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
     ) -> ChangesPage:
         """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
-        return await changes.read_changes(self._database, ChangesAsked(after, limit, kinds, stream))
+        return await _read_changes(self._database, ChangesAsked(after, limit, kinds, stream))
 
     async def last_change(self) -> int:
         """Return the seq of the latest change; 0 if there is none."""
-        return await changes.last_change(self._database)
+        async with self._database.connection() as connection:
+            return await _last_settled(self._database, connection)
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
@@ -97,6 +92,67 @@ class PostgresqlReader(PostgresqlSession):
         except asyncio.CancelledError:
             hang_up(connection)
             raise
+
+
+# --- the change feed --------------------------------------------------------------------------------------------------
+
+# Transactions take their numbers at the same time: one that took smaller numbers may be committed after one that took
+# greater ones. Only what is below the numbers of all transactions under way is read: of those every change is there,
+# for good. See 0016_changes.sql.
+
+KEYS_OF_LOCKS = 1 << 31
+"""The keys of the locks are numbers modulo this."""
+
+
+def settled(last: int, in_use: Iterable[int]) -> int:
+    """Return the number up to which all is settled: `last` was taken before it was read what is `in_use`.
+
+    A transaction that has begun since holds the key of a number after `last`.
+    """
+    behind = [(last - key) % KEYS_OF_LOCKS for key in in_use]
+    return last - max((each for each in behind if each < KEYS_OF_LOCKS // 2), default=0)
+
+
+async def _read_changes(database: Database, asked: ChangesAsked) -> ChangesPage:
+    """Return a page of changes.
+
+    Its statements need not see the same moment: a row that changes between two of them is in a later page.
+    """
+    async with database.connection() as connection:
+        following = asked.after
+        for place, up_to in asked.spans(await _last_settled(database, connection)):
+            parameters = asked.parameters(place, up_to)
+            ((full_at, count),) = await database.rows_on(connection, "changes_up_to", parameters)
+            following = full_at if count == asked.limit else up_to
+            if count:
+                return await _page(database, asked, connection, place, following)
+        return ChangesPage((), following)
+
+
+async def _last_settled(database: Database, connection: Connection) -> int:
+    """Begin a transaction and return how far the feed is settled, in one round trip: the order matters."""
+    async with connection.pipeline():
+        await database.begin(connection)
+        taken = await connection.execute(database.sql["last_number"])
+        in_use = await connection.execute(database.sql["numbers_in_use"])
+        committed = await connection.execute(database.sql["last_change"])
+    ((last,),), ((latest,),) = await taken.fetchall(), await committed.fetchall()
+    return min(settled(last, (key for (key,) in await in_use.fetchall())), int(latest))
+
+
+async def _page(database: Database, asked: ChangesAsked, connection: Connection, after: int, up_to: int) -> ChangesPage:
+    between = asked.parameters(after, up_to)
+    async with connection.pipeline():
+        gone = await connection.execute(database.sql["deleted_rows"], between)
+        found = {
+            kind: await connection.execute(database.sql[statement], between)
+            for kind, statement in asked.statements().items()
+        }
+    changes = deleted(await gone.fetchall())
+    for kind, cursor in found.items():
+        names = [column.name for column in cursor.description or ()]
+        changes += changed(kind, names, await cursor.fetchall())
+    return page_of(changes, up_to)
 
 
 # --- the audit, in a thread of its own --------------------------------------------------------------------------------

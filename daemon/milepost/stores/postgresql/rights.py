@@ -9,13 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from milepost.core.errors import StoreRefused
+from milepost.stores.postgresql.connection import Connection
 from milepost.stores.postgresql.dsn import Dsn
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 # Each object of ours in a schema, with the statement that revokes the privileges of somebody else on it.
 OBJECTS = """

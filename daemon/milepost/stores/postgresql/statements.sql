@@ -807,15 +807,17 @@ FROM dead_letters
 WHERE dead_letter_id = %s;
 
 -- name: due_dead_letters
--- What is due after the second instant was postponed by a clock that was ahead.
+-- What is due after the instant `latest` was postponed by a clock that was ahead.
 SELECT
     dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
     instant_text(closed_at), resolution, note, fingerprint, payload
 FROM dead_letters
 LEFT JOIN dead_letter_payloads USING (dead_letter_id)
-WHERE stream = %s AND closed_at IS NULL AND (redrive_at <= %s OR redrive_at > %s OR payload IS NULL)
+WHERE
+    stream = %(stream)s AND closed_at IS NULL
+    AND (redrive_at <= %(now)s OR redrive_at > %(latest)s OR payload IS NULL)
 ORDER BY dead_letters.opened_at, dead_letter_id
-LIMIT %s;
+LIMIT %(limit)s;
 
 -- name: open_gaps
 -- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased, or it moved.

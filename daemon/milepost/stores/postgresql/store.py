@@ -18,16 +18,16 @@ from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
 from milepost.stores.last_write import LastWrite
 from milepost.stores.moves import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import Database, Parameters, connected
+from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
 from milepost.stores.postgresql.dsn import dsn_of
-from milepost.stores.postgresql.errors import REFUSALS, is_broken, is_contention, is_of_statement, reason_of, translated
+from milepost.stores.postgresql.errors import REFUSALS, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.group import with_inserts
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.postgresql.webhooks import PostgresqlWebhookInbox
 from milepost.stores.provenance import Provenance
-from milepost.stores.sql import load_statements
+from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.url import StoreUrl
 
 MAX_ATTEMPTS = 5
@@ -164,7 +164,7 @@ class PostgresqlStore(PostgresqlSession):
             try:
                 return await writer.write(group, self._events_chunk_size)
             except psycopg.Error as error:
-                if is_of_statement(error) and not is_broken(connection):
+                if is_of_statement(error) and not connection.closed:
                     raise
                 away = translated(error, self.database.dsn.name)
                 raise OutcomeUnknown(

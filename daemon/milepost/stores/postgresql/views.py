@@ -7,13 +7,11 @@ columns, in their order, from that table and no other.
 import psycopg
 import structlog
 from psycopg import sql
-from psycopg.rows import TupleRow
 
 from milepost.core.errors import StoreRefused
+from milepost.stores.postgresql.connection import Connection
 from milepost.stores.postgresql.dsn import Dsn
 from milepost.stores.postgresql.rights import make_private
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 SHOWN = ("pages", "contacts", "conversations", "contact_interaction_events", "runs")
 SHOWN_BEFORE = ("checkpoints", "dead_letters")  # by earlier versions

@@ -1,13 +1,12 @@
 """A copy of a SQLite database as of one moment, made while a daemon goes on writing."""
 
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 from milepost.core.errors import MilepostError
-from milepost.stores.sqlite.files import WAL
+from milepost.stores.sqlite.files import WAL, sync
 
 STEP_PAGES = 1_000  # 4 MB: some milliseconds, after which a copy can be abandoned
 MAX_WAL_BYTES = 512 * 2**20
@@ -50,7 +49,7 @@ def copy(source: sqlite3.Connection, target: Path, progress: Callable[[int, int]
         raise MilepostError(f"{target} cannot be written: {error}", hint="make room, or write it elsewhere") from error
     finally:
         source.execute("ROLLBACK")
-    _sync(target)
+    sync(target)
 
 
 class _Writers:
@@ -77,11 +76,3 @@ def demand_whole(connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise MilepostError(f"the database is damaged: {found}", hint="restore it from an earlier backup")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

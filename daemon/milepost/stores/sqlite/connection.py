@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -107,14 +107,19 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def overwriting(connection: sqlite3.Connection) -> Iterator[None]:
-    """Have SQLite overwrite what the block deletes, which costs too much to do it always."""
-    (level,) = connection.execute("PRAGMA secure_delete").fetchone()
-    connection.execute("PRAGMA secure_delete = ON")
+def with_pragma(connection: sqlite3.Connection, name: str, value: str) -> Iterator[None]:
+    """Set a pragma during the block."""
+    (before,) = connection.execute(f"PRAGMA {name}").fetchone()
+    connection.execute(f"PRAGMA {name} = {value}")
     try:
         yield
     finally:
-        connection.execute(f"PRAGMA secure_delete = {level}")
+        connection.execute(f"PRAGMA {name} = {before}")
+
+
+def overwriting(connection: sqlite3.Connection) -> AbstractContextManager[None]:
+    """Have SQLite overwrite what the block deletes, which costs too much to do it always."""
+    return with_pragma(connection, "secure_delete", "ON")
 
 
 class Database(aiosqlite.Connection):

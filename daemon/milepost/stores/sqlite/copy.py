@@ -14,7 +14,7 @@ from milepost.stores.copy import Row, Table, require_empty
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import REFUSALS, reason_of
 from milepost.stores.sqlite.connection import errors_of, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import SHM, WAL, beside, create_private
+from milepost.stores.sqlite.files import SHM, WAL, beside, create_private, sync
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
 from milepost.stores.sqlite.queries import SqliteSession
@@ -179,20 +179,12 @@ class SqliteCopyTarget(_Side):
         """Bring the file to the disk and give it its name."""
         self._connection.close()
         try:
-            _sync(self._unfinished, os.O_RDONLY)
+            sync(self._unfinished)
             _remove(self._path)
             self._unfinished.replace(self._path)
-            _sync(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            sync(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreAway(
                 f"the database {self._path} cannot be written: {error.strerror}",
                 hint="look at the system's log, and run the copy again",
             ) from error
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

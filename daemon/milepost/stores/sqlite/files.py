@@ -23,6 +23,15 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def sync(path: Path, flags: int = os.O_RDONLY) -> None:
+    """Wait until a file, or the entries of a directory, are on the disk."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def create_private(path: Path) -> None:
     """Create an empty database at `path` for its owner alone, unless there is a file. The caller holds its lock.
 

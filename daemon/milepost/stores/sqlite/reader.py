@@ -1,37 +1,33 @@
 """Reading a SQLite journal beside the daemon: follow it, check it, rebuild its projections, copy it."""
 
 import asyncio
+import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
-from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
-from milepost.core.journal import Codec, RunOf
+from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
-from milepost.stores.changes import ChangesAsked
-from milepost.stores.erasure import StreamRows
-from milepost.stores.reader import DeadLetterState, StoredEntry, Thread
-from milepost.stores.sql import load_statements
-from milepost.stores.sqlite import backup, changes
+from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
+from milepost.stores.reader import JournalReader, StoredEntry
+from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
 from milepost.stores.sqlite.files import close_to_others
 from milepost.stores.sqlite.identity import OpenFiles
 from milepost.stores.sqlite.migrate import demand_current
-from milepost.stores.sqlite.queries import SqliteSession
+from milepost.stores.sqlite.queries import DIALECT, SqliteSession
 
 ENTRIES_PER_STEP = 2_000  # some ten milliseconds
-
-Result = TypeVar("Result")
 
 
 @asynccontextmanager
@@ -52,72 +48,33 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
             yield SqliteReader(database, Codec())
 
 
-class SqliteReader:
+class SqliteReader(JournalReader):
     """The JournalReader (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
 
     def __init__(self, database: Database, codec: Codec) -> None:
+        super().__init__(self._fetch, codec, DIALECT)
         self._database = database
-        self._codec = codec
         self._sql = load_statements("sqlite") | load_statements("sqlite", "changes")
-        self._session_on = partial(SqliteSession, self._sql, codec)
 
-    async def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoint of every stream, ordered by stream."""
-        return await self._run(SqliteSession.checkpoints)
+    def _session_on(self, connection: sqlite3.Connection) -> SqliteSession:
+        return SqliteSession(self._sql, self.codec, connection)
 
-    async def page_names(self) -> dict[str, str]:
-        """Return the names of pages by id, as far as they are known."""
-        return await self._run(SqliteSession.page_names)
-
-    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
-        """Return up to `limit` entries with a seq greater than `after`, oldest first."""
-        return await self._run(lambda session: session.entries(after=after, limit=limit, stream=stream))
-
-    async def latest(self, *, limit: int, stream: str | None = None) -> list[StoredEntry]:
-        """Return the newest `limit` entries, oldest first."""
-        return await self._run(lambda session: session.latest(limit=limit, stream=stream))
-
-    async def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
-        """Return each stream's checkpoint just before the given version, folded from its latest run until then."""
-        return await self._run(lambda session: session.within_runs(versions))
-
-    async def seq_before(self, instant: datetime) -> int:
-        """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
-        return await self._run(lambda session: session.seq_before(instant))
-
-    async def runs(self, *, before: str | None = None, limit: int, stream: str | None = None) -> list[RunOf]:
-        """Return up to `limit` runs, newest first, starting with the one that precedes the run `before`."""
-        return await self._run(lambda session: session.runs(before=before, limit=limit, stream=stream))
-
-    async def dead_letters(
-        self, state: DeadLetterState, *, stream: str | None = None, after: str | None = None, limit: int
-    ) -> list[DeadLetter]:
-        """Return up to `limit` dead letters, oldest first, starting with the one that follows `after`."""
-        return await self._run(lambda session: session.dead_letters(state, stream=stream, after=after, limit=limit))
-
-    async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
-        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
-        found = await self._run(lambda session: session.dead_letters_with_payloads((dead_letter_id,)))
-        return (found[0].dead_letter, found[0].payload) if found else None
-
-    async def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
-        """Return who those of these conversations are with that are stored, and where Meta shows them."""
-        return await self._run(lambda session: session.threads(conversation_ids))
-
-    async def count_rows(self, stream: Stream) -> StreamRows:
-        """Count what is stored of a stream."""
-        return await self._run(lambda session: session.count_rows(stream))
+    async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[Any]:
+        return await self._database.run(
+            lambda connection: connection.execute(self._sql[statement], parameters).fetchall()
+        )
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
     ) -> ChangesPage:
         """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
         asked = ChangesAsked(after, limit, kinds, stream)
-        return await self._database.run(partial(changes.read_changes, self._sql, asked))
+        return await self._database.run(lambda connection: _read_changes(asked, self._session_on(connection)))
 
     async def last_change(self) -> int:
         """Return the seq of the latest change; 0 if there is none."""
-        return await self._database.run(partial(changes.last_change, self._sql))
+        ((last,),) = await self.fetch("last_change")
+        return int(last)
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
@@ -157,9 +114,6 @@ class SqliteReader:
         """Rebuild the projections from the journal, in one transaction. Raises JournalDamaged."""
         return await self._audit(_rebuild)
 
-    async def _run(self, question: Callable[[SqliteSession], Result]) -> Result:
-        return await self._database.run(lambda connection: question(self._session_on(connection)))
-
     async def _audit(self, function: Callable[[SqliteSession], Audit]) -> Audit:
         try:
             return await self._database.write(lambda connection: function(self._session_on(connection)))
@@ -168,7 +122,27 @@ class SqliteReader:
             raise
 
 
-# --- the audit, in the connection's thread ----------------------------------------------------------------------------
+# --- changes and the audit, in the thread of the connection -----------------------------------------------------------
+
+
+def _read_changes(asked: ChangesAsked, session: SqliteSession) -> ChangesPage:
+    """Return a page of changes. There is one writer at a time, so their numbers are committed in their order.
+
+    Its statements need not see the same moment: a row that changes between two of them is in a later page.
+    """
+    following = asked.after
+    ((last,),) = session.ask("last_change")
+    for place, up_to in asked.spans(last):
+        ((full_at, count),) = session.ask("changes_up_to", asked.parameters(place, up_to))
+        following = full_at if count == asked.limit else up_to
+        if count:
+            between = asked.parameters(place, following)
+            changes = deleted(session.ask("deleted_rows", between))
+            for kind, statement in asked.statements().items():
+                found = session.ask(statement, between)
+                changes += changed(kind, [name for name, *_ in found.description], found)
+            return page_of(changes, following)
+    return ChangesPage((), following)
 
 
 class SqliteLedger:

@@ -2,8 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 
 from milepost.core.journal import instant_text
@@ -12,7 +11,7 @@ from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
-from milepost.stores.sqlite.connection import Database, overwriting, transaction
+from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
 from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
 
 
@@ -27,7 +26,8 @@ class SqliteWebhookInbox:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
 
         def add(connection: sqlite3.Connection) -> frozenset[str]:
-            with _durable(connection), transaction(connection):
+            # Also with `synchronous: normal`: webhooks do not come again.
+            with with_pragma(connection, "synchronous", "FULL"), transaction(connection):
                 return frozenset(event.key for event in events if self._add(connection, event, now))
 
         return await self._database.write(add)
@@ -90,14 +90,3 @@ class SqliteWebhookInbox:
     def _add(self, connection: sqlite3.Connection, event: WebhookEvent, now: datetime) -> bool:
         columns = {**event_columns(event), "stream": event.stream.key, "now": instant_text(now)}
         return connection.execute(self._sql["add_webhook_event"], columns).rowcount > 0
-
-
-@contextmanager
-def _durable(connection: sqlite3.Connection) -> Iterator[None]:
-    """Wait for the disk at each commit in the block, also with `synchronous: normal`: webhooks do not come again."""
-    (level,) = connection.execute("PRAGMA synchronous").fetchone()
-    connection.execute("PRAGMA synchronous = FULL")
-    try:
-        yield
-    finally:
-        connection.execute(f"PRAGMA synchronous = {level}")

@@ -61,9 +61,7 @@ function causeOf(stream) {
 function showCauses() {
   const list = byId("causes");
   list.hidden = causes.length === 0;
-  const key = JSON.stringify(causes.map(({ words, more }) => [words, more]));
-  if (list.dataset.key === key) return;
-  list.dataset.key = key;
+  if (!isNews(list, causes.map(({ words, more }) => [words, more]))) return;
   const open = [...list.querySelectorAll("details")].map((details) => details.open);
   list.replaceChildren(...causes.map(({ words, more, tone }, index) => {
     const row = fromTemplate("a-cause");

@@ -71,11 +71,17 @@ function arrange(list, elements) {
   if (focused !== document.activeElement && list.contains(focused)) focused.focus({ preventScroll: true });
 }
 
+/** Note what a target shows; return whether it showed anything else so far. */
+function isNews(target, shown) {
+  const key = JSON.stringify(shown);
+  if (target.dataset.key === key) return false;
+  target.dataset.key = key;
+  return true;
+}
+
 /** Show facts in a description list: each is a term, a text, and optionally a title and a tone. */
 function showFacts(list, facts) {
-  const key = JSON.stringify(facts);
-  if (list.dataset.key === key) return;
-  list.dataset.key = key;
+  if (!isNews(list, facts)) return;
   list.replaceChildren(...facts.map(([term, text, title = "", tone = ""]) => {
     const fact = document.createElement("div");
     const value = element("dd", text);
@@ -88,9 +94,7 @@ function showFacts(list, facts) {
 
 /** Set the options of a row of chips: `[value, words, tone]` each, one of them chosen. */
 function showChips(row, options, chosen, onChoice) {
-  const key = JSON.stringify([options, chosen]);
-  if (row.dataset.key === key) return;
-  row.dataset.key = key;
+  if (!isNews(row, [options, chosen])) return;
   const focused = row.contains(document.activeElement) ? document.activeElement.value : null;
   row.replaceChildren(...options.map(([value, words, tone]) => {
     const chip = fromTemplate("a-chip");

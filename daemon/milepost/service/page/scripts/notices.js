@@ -8,9 +8,7 @@ function showNotice(about, words, more = "") {
   else notices.set(about, { words, more });
   const box = byId("notice");
   box.hidden = notices.size === 0;
-  const key = JSON.stringify([...notices.values()]);
-  if (box.dataset.key === key) return;
-  box.dataset.key = key;
+  if (!isNews(box, [...notices.values()])) return;
   box.replaceChildren(...[...notices.values()].map(noticeRow));
 }
 

@@ -21,9 +21,7 @@ function runInWords(run) {
 
 /** Draw runs, given newest first. */
 function showRuns(figure, runs) {
-  const key = JSON.stringify(runs.map((run) => [run.run_id, run.status, run.batches]));
-  if (figure.dataset.key === key) return;
-  figure.dataset.key = key;
+  if (!isNews(figure, runs.map((run) => [run.run_id, run.status, run.batches]))) return;
   const most = Math.max(1, ...runs.map(secondsOf));
   const oldestFirst = [...runs].reverse();
   const bars = oldestFirst.map((run, index) => {

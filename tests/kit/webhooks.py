@@ -1,11 +1,31 @@
-"""An inbox of webhook events that refuses every call: tests override those that they are about."""
+"""Webhooks as Meta sends them, with their signature, and an inbox that refuses every call."""
 
+import hashlib
+import hmac
+import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
+from kit.builders import STREAM
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
+
+SECRET = "app-secret"
+
+
+def body_of(*message_ids: str, page_id: str = STREAM.page_id) -> bytes:
+    """Return a delivery of these messages to a page."""
+    messages = [
+        {"sender": {"id": "9001"}, "timestamp": 1790000000123, "message": {"mid": message_id}}
+        for message_id in message_ids
+    ]
+    return json.dumps({"object": "page", "entry": [{"id": page_id, "messaging": messages}]}).encode()
+
+
+def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
+    """Return the header with the signature of a body."""
+    return {"X-Hub-Signature-256": f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"}
 
 
 class NoInbox:

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from kit.builders import NOON, at
-from milepost.app.deliveries import issues_of
+from milepost.app.health import delivery_issues
 from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.reporting.health import Issue, IssueKind
 
@@ -18,22 +18,22 @@ def failing(name: str, answer: Answer, times: int, since: int = 0) -> Delivery:
 
 
 def test_a_single_failure_is_no_issue() -> None:
-    assert list(issues_of([failing("crm", REFUSED, 2), delivered(Delivery("erp", 7), 9, None, NOON)], {})) == []
+    assert list(delivery_issues([failing("crm", REFUSED, 2), delivered(Delivery("erp", 7), 9, None, NOON)], {})) == []
 
 
 def test_those_that_fail_are_named_with_their_reasons() -> None:
-    (issue,) = issues_of([failing("crm", REFUSED, 3, since=60), failing("erp", AWAY, 9), Delivery("bi", 7)], {})
+    (issue,) = delivery_issues([failing("crm", REFUSED, 3, since=60), failing("erp", AWAY, 9), Delivery("bi", 7)], {})
     assert (issue.kind, issue.what, issue.since) == (IssueKind.DELIVERIES, "deliveries to crm, erp fail", NOON)
     assert issue.reason == "crm: HTTP 500; erp: connection refused"
 
 
 def test_one_that_an_operator_paused_is_no_issue() -> None:
-    issues: list[Issue] = list(issues_of([replace(failing("crm", REFUSED, 9), paused_at=NOON)], {}))
+    issues: list[Issue] = list(delivery_issues([replace(failing("crm", REFUSED, 9), paused_at=NOON)], {}))
     assert issues == []
 
 
 def test_one_whose_worker_broke_is_said() -> None:
-    (issue,) = issues_of([Delivery("crm", 7)], {"crm": "SSL_CERT_FILE: /missing.pem cannot be read"})
+    (issue,) = delivery_issues([Delivery("crm", 7)], {"crm": "SSL_CERT_FILE: /missing.pem cannot be read"})
     assert (issue.what, issue.reason) == (
         "deliveries to crm are not made",
         "SSL_CERT_FILE: /missing.pem cannot be read",

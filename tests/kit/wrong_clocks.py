@@ -1,8 +1,14 @@
-"""A wall clock that a test can set under a running program: libfaketime, which leaves the monotonic clock alone."""
+"""Clocks that are wrong: the machine's, which libfaketime sets, and the API's, in the Date of its responses."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
+
+from kit.loopback import serving
 
 LIBRARIES = (
     *Path("/usr/lib").glob("*/faketime/libfaketime.so.1"),
@@ -36,3 +42,22 @@ class FakeTime:
         written = self._file.with_suffix(".new")
         written.write_text(f"{seconds:+d}\n")
         written.replace(self._file)  # programs read the file all the time, and must never find it empty
+
+
+PASSED_ON = ("Content-Type", "facebook-api-version")
+
+
+@asynccontextmanager
+async def dated(base_url: str, date: str) -> AsyncIterator[str]:
+    """Pass on the responses of the API at `base_url` with this Date; yields the base URL."""
+    async with aiohttp.ClientSession() as session:
+
+        async def answer(request: web.Request) -> web.Response:
+            token = {"Authorization": request.headers.get("Authorization", "")}
+            async with session.get(f"{base_url}{request.path_qs}", headers=token) as answered:
+                passed_on = {name: answered.headers[name] for name in PASSED_ON if name in answered.headers}
+                body = await answered.read()
+                return web.Response(status=answered.status, body=body, headers={**passed_on, "Date": date})
+
+        async with serving(answer) as url:
+            yield url

@@ -1,0 +1,69 @@
+"""The metrics of deliveries and webhooks: what there is from the start, and what is counted where."""
+
+from collections import Counter
+
+from prometheus_client import CollectorRegistry, generate_latest
+from structlog.testing import capture_logs
+
+from kit.builders import NOON, at
+from milepost.core.deliveries import Delivery, DeliveryResult
+from milepost.core.webhooks import WebhookKind
+from milepost.facebook.webhooks import FIELDS
+from milepost.service.metrics.traffic import DeliveryCounter, WebhookCounter
+
+# --- deliveries -------------------------------------------------------------------------------------------------------
+
+
+def exposed(counter: DeliveryCounter) -> list[str]:
+    registry = CollectorRegistry()
+    registry.register(counter)
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def test_each_result_has_a_series_from_the_start() -> None:
+    counter = DeliveryCounter(lambda: {"crm": Delivery("crm", 7)}, lambda: NOON)
+    lines = exposed(counter)
+    for result in DeliveryResult:
+        assert f'milepost_deliveries_total{{destination="crm",result="{result}"}} 0.0' in lines
+
+
+def test_requests_are_counted_and_the_lag_grows() -> None:
+    now = [at(60)]
+    counter = DeliveryCounter(lambda: {"crm": Delivery("crm", 7, behind_since=NOON)}, lambda: now[0])
+    counter.count("crm", DeliveryResult.REFUSED)
+    counter.count("crm", DeliveryResult.REFUSED)
+    assert 'milepost_deliveries_total{destination="crm",result="refused"} 2.0' in exposed(counter)
+    assert 'milepost_delivery_lag_seconds{destination="crm"} 60.0' in exposed(counter)
+    now[0] = at(3600)
+    assert 'milepost_delivery_lag_seconds{destination="crm"} 3600.0' in exposed(counter)
+
+
+def test_without_destinations_there_are_no_series() -> None:
+    assert exposed(DeliveryCounter(dict, lambda: NOON)) == []
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+def test_events_that_expire_are_counted_by_the_field_that_they_came_as() -> None:
+    counter = WebhookCounter(dict)
+    counter.expire(Counter({WebhookKind.MESSAGE: 3, WebhookKind.UNSEND: 1, WebhookKind.REACTION: 2}))
+    expired = {field: count for (field, result), count in counter.totals.items() if result == "expired"}
+    assert expired == {"messages": 4, "message_reactions": 2}
+
+
+def test_every_kind_has_a_field_of_the_platform() -> None:
+    counter = WebhookCounter(dict)
+    counter.expire(Counter(WebhookKind))
+    assert {field for field, _ in counter.totals} <= {*FIELDS}
+    assert sum(counter.totals.values()) == len(WebhookKind)
+
+
+def test_facts_that_are_lost_are_logged_and_messages_that_were_never_listed_are_not() -> None:
+    counter = WebhookCounter(dict)
+    with capture_logs() as logged:
+        counter.expire(Counter({WebhookKind.MESSAGE: 3}))
+        counter.expire(Counter({WebhookKind.MESSAGE: 3, WebhookKind.EDIT: 2}))
+    (line,) = logged
+    assert (line["event"], line["edit"]) == ("facts expired", 2)
+    assert "message" not in line
