@@ -10,7 +10,7 @@ from msgspec import Struct
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.ports import Commit, Committed, Rejected
 
-MAX_GROUP = 32
+MAX_GROUP = 64
 
 GroupResult = Committed | Rejected | MilepostError
 """The outcome of one commit of a group; an error is for its caller alone."""
