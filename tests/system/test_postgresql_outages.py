@@ -12,7 +12,7 @@ from kit.installation import COPIED, Installation, PostgresqlInstallation
 from kit.simulated import frozen_world
 from milepost.simulator.server import SimulatorServer
 
-CONVERSATIONS = 600
+CONVERSATIONS = 1_800  # in three streams, each of more batches than are requested ahead
 SYNC = {"batch_size": 10}
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
 
