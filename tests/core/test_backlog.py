@@ -517,12 +517,12 @@ class TestFailures:
         assert event.problem.message == "the cursors of the messages lead to nothing new"
 
     def test_a_conversation_that_is_gone_owes_nothing_once_several_runs_say_so(self) -> None:
-        """A hidden limit is told by the same code: what is given up for that is never asked for again."""
+        """A hidden limit has the same code: what is given up for that is never asked for again."""
         assert after_failures(GONE, ROUNDS * POLICY.attempts - 1).ending is None
         assert after_failures(GONE, ROUNDS * POLICY.attempts).ending is GapEnding.GONE
 
     def test_a_conversation_that_is_empty_all_at_once_is_no_end(self) -> None:
-        """A list of conversations had some of its messages; an incident is told as an empty list."""
+        """A list of conversations had some of its messages; an incident looks like an empty list."""
         event = failed_of(settled(messages_fetched(), stored(), replace(GAP, cursor=None, listed=3)))
 
         assert (event.gap.attempts, event.ending) == (1, None)

@@ -204,7 +204,7 @@ class Inbox:
         del self._happened[:-MAX_RECEIVED_NOW]
 
     def edit(self, message_id: str, text: str) -> None:
-        """Give a message another text, which moves nothing."""
+        """Edit a message's text, which moves nothing."""
         self._edited[message_id] = text
 
     def empty(self, message_id: str) -> None:

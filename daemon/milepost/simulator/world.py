@@ -177,7 +177,7 @@ class World:
         inbox.delete(conversation_id)
 
     def edit(self, conversation_id: str, message_id: str, text: str) -> None:
-        """Give a message another text; the conversation's time stays."""
+        """Edit a message's text; the conversation's time stays."""
         inbox = self._demand_inbox(conversation_id)
         inbox.edit(message_id, text)
         inbox.note("edit", conversation_id, message_id, text)
