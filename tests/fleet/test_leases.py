@@ -23,7 +23,7 @@ BOTH = (BAKERY, BICYCLES)
 @asynccontextmanager
 async def leases_of(store_url: StoreUrl) -> AsyncIterator[StreamLeases]:
     """Join as a worker would."""
-    sql = load_statements("postgresql") | load_statements("postgresql", "queue")
+    sql = load_statements("postgresql", "statements", "queue")
     async with connected(dsn_of(store_url), sql) as database, open_leases(database) as leases:
         yield leases
 

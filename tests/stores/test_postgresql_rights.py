@@ -69,7 +69,7 @@ async def at_work(store_url: StoreUrl) -> None:
     async with open_store(store_url) as store:
         changes = Changes((conversation_row(),), (contact_row(),), (event_row(),))
         await commit(store, changes=changes)
-        sql = load_statements("postgresql") | load_statements("postgresql", "queue")
+        sql = load_statements("postgresql", "statements", "queue")
         async with connected(dsn_of(store_url), sql) as database, open_leases(database) as queue:
             await queue.offer(["messenger:1"])
 

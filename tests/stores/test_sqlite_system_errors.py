@@ -141,7 +141,7 @@ class TestWrites:
             await live(store, STREAM, 2)
             before = SqliteDump(path).tables()
             await store.takes_writes()
-            await store._write_nothing()
+            await store.write_nothing()
             assert SqliteDump(path).tables() == before
 
     async def test_an_idle_database_on_a_full_disk_takes_no_writes_until_there_is_room(self, tmp_path: Path) -> None:

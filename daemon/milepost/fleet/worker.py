@@ -302,9 +302,7 @@ async def joined(
     """Join the workers on a PostgreSQL database, and leave in the end. Raises StoreRefused or StoreAway."""
     announced, follower = Interrupt(), JournalFollower(journal_reader)
     async with (
-        connected(
-            dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
-        ) as database,
+        connected(dsn_of(store_url), load_statements("postgresql", "statements", "queue")) as database,
         open_leases(database) as leases,
         listening(store_url, announced.set),
     ):

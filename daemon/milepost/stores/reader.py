@@ -1,7 +1,6 @@
 """What a store can be asked, in either database: checkpoints, rows and dead letters, and positions in the journal.
 
-Each question is written once, for sessions of both. PostgreSQL's awaits its rows; SQLite's has them at once, and so
-makes plain methods of the questions. A JournalReader reads beside a daemon, or in its service.
+Each question is written once, for sessions of both. A JournalReader reads beside a daemon, or in its service.
 """
 
 from abc import ABC, abstractmethod
@@ -87,12 +86,6 @@ class Session:
         self.codec = codec
         self.dialect = dialect
 
-    # --- the store itself ---
-
-    async def _write(self, statement: str, parameters: Parameters = ()) -> None:
-        """Run a statement that writes; PostgreSQL's store does that in a transaction of its own."""
-        await self.fetch(statement, parameters)
-
     async def answers(self) -> None:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
         await self.fetch("answers")
@@ -106,19 +99,6 @@ class Session:
         """Return where the rows come from; None until that is on record."""
         found = await self.fetch("source")
         return DataSource(*found[0]) if found else None
-
-    async def record_source(self, source: DataSource) -> None:
-        """Record where the rows come from, unless that is on record."""
-        await self._write("record_source", (source.kind, source.base_url))
-
-    async def replace_source(self, source: DataSource) -> None:
-        """Record where the rows come from, whatever was on record."""
-        await self._write("replace_source", (source.kind, source.base_url))
-
-    async def write_nothing(self) -> None:
-        """Write without changing anything. In SQLite, the caller begins the transaction and ends it."""
-        await self._write("demand_writable")
-        await self._write("write_nothing")
 
     # --- checkpoints and rows ---
 

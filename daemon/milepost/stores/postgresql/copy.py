@@ -79,11 +79,7 @@ class _Side:
     def __init__(self, dsn: Dsn, connection: Connection) -> None:
         self._dsn = dsn
         self._connection = connection
-        self._sql = (
-            load_statements("postgresql")
-            | load_statements("postgresql", "queue")
-            | load_statements("postgresql", "copy")
-        )
+        self._sql = load_statements("postgresql", "statements", "queue", "copy")
         self._settings = settings(dsn.schema, NO_TIMEOUT)
 
     def counts(self) -> dict[str, int]:

@@ -41,7 +41,7 @@ async def open_postgresql_deliveries(store_url: StoreUrl) -> AsyncIterator[Postg
     """
     dsn = dsn_of(store_url)
     await demand_current(dsn)
-    statements = load_statements("postgresql") | load_statements("postgresql", "deliveries")
+    statements = load_statements("postgresql", "statements", "deliveries")
     async with connected(dsn, statements) as database:
         await database.demand_finished()
         yield PostgresqlDeliveryPlaces(database)

@@ -66,7 +66,7 @@ async def _listen(dsn: Dsn, on_commit: Callable[[], None]) -> None:
 
 async def are_at_work(store_url: StoreUrl) -> bool:
     """Return whether any worker is alive. Raises StoreRefused or StoreAway where that cannot be determined."""
-    dsn, statements = dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
+    dsn, statements = dsn_of(store_url), load_statements("postgresql", "statements", "queue")
     with errors_of(dsn.name):
         connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
         with answering_within(ANSWER_SECONDS, connection):

@@ -38,7 +38,7 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
     """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
     dsn = dsn_of(store_url)
     await demand_current(dsn)
-    statements = load_statements("postgresql") | load_statements("postgresql", "changes")
+    statements = load_statements("postgresql", "statements", "changes")
     async with connected(dsn, statements, max_connections=MAX_READERS) as database:
         await database.demand_finished()
         yield PostgresqlReader(database, Codec())

@@ -24,9 +24,9 @@ from milepost.stores.moves import (
     move_parameters,
     written_of,
 )
-from milepost.stores.sql import stream_parameters
+from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.connection import overwriting
-from milepost.stores.sqlite.queries import Parameters, SqliteSession, stretch_parameters
+from milepost.stores.sqlite.queries import SqliteSession, at_once, stretch_parameters
 
 RowT = TypeVar("RowT")
 
@@ -121,15 +121,14 @@ class SqliteWriter(SqliteSession):
             links_before = self.ask("count_links", stream_parameters(stream)).fetchall()
             self._move(LINKS, commit)
             if self.ask("count_links", stream_parameters(stream)).fetchall() != links_before:
-                linked = {"pages": rows.json_list(self.linked_pages(stream))}
+                linked = {"pages": rows.json_list(at_once(self.linked_pages(stream)))}
                 forgotten = self.ask("forgotten_contacts", stream_parameters(stream) | linked).fetchall()
                 for (contact_id,) in forgotten:
                     self.erase(stream, contact_id)
 
     def erase(self, stream: Stream, contact_id: str) -> Forgotten:
         """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
-        pages = self.linked_pages(stream)
-        who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
+        who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(at_once(self.linked_pages(stream)))}
         with overwriting(self.connection):
             self.ask("forget_contact", who)
             self.ask("forget_conversations", who)
@@ -169,14 +168,18 @@ class SqliteWriter(SqliteSession):
 
     def _write_dead_letters(self, stream: Stream, commit: Commit) -> None:
         """Bring the dead letters up to the entries. A payload is kept while its dead letter is open."""
+
+        def find(dead_letter_id: str) -> DeadLetter | None:
+            return at_once(self.find_dead_letter(dead_letter_id))
+
         dead_letters: dict[str, DeadLetter] = {}
         for entry in since_removal(commit.entries):
-            dead_letter = dead_letter_after(entry, self.find_dead_letter)
+            dead_letter = dead_letter_after(entry, find)
             if dead_letter is not None:
                 dead_letters[dead_letter.dead_letter_id] = dead_letter
                 self.ask("upsert_dead_letter", rows.dead_letter_tuple(dead_letter))
         for each in commit.changes.payloads:
-            dead_letter = dead_letters.get(each.dead_letter_id) or self.find_dead_letter(each.dead_letter_id)
+            dead_letter = dead_letters.get(each.dead_letter_id) or find(each.dead_letter_id)
             if not self.is_about_forgotten(stream, dead_letter.subject if dead_letter else "", each.payload):
                 self.ask("upsert_payload", (each.dead_letter_id, each.payload))
         closed = ((key,) for key, dead_letter in dead_letters.items() if dead_letter.closed_at is not None)

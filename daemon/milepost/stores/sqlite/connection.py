@@ -7,15 +7,16 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreBusy, StoreRefused
+from milepost.stores.sql import Parameters
 from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, beside
 from milepost.stores.sqlite.identity import Inode, OpenFiles, inode_of
 from milepost.stores.sqlite.system_errors import CHECK_RIGHTS, error_of, why_unopened
@@ -123,9 +124,9 @@ def overwriting(connection: sqlite3.Connection) -> AbstractContextManager[None]:
 
 
 class Database(aiosqlite.Connection):
-    """A connection to the database at `path`, whose `files` must stay the ones that were opened."""
+    """A connection to the database at `path`, whose `files` must stay the ones that were opened; `sql` to run on it."""
 
-    def __init__(self, path: Path, files: OpenFiles, *, timeout_seconds: float) -> None:
+    def __init__(self, path: Path, sql: Mapping[str, str], files: OpenFiles, *, timeout_seconds: float) -> None:
         def opened() -> sqlite3.Connection:
             files.opening()
             # isolation_level None: transactions begin and end where the code says so.
@@ -133,6 +134,7 @@ class Database(aiosqlite.Connection):
 
         super().__init__(opened, 64)
         self.path = path
+        self.sql = sql
         self.files = files
 
     async def run(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -160,6 +162,19 @@ class Database(aiosqlite.Connection):
 
         return await self.run(checked)
 
+    async def read(self, statement: str, parameters: Parameters = ()) -> list[Any]:
+        """Run a statement that only reads, by its name, and return its rows. Raises as `run` does."""
+        return await self.run(lambda connection: connection.execute(self.sql[statement], parameters).fetchall())
+
+    async def rows(self, statement: str, parameters: Parameters = ()) -> list[Any]:
+        """Run a statement in a transaction of its own, and return its rows. Raises as `write` does."""
+
+        def write(connection: sqlite3.Connection) -> list[Any]:
+            with transaction(connection):
+                return connection.execute(self.sql[statement], parameters).fetchall()
+
+        return await self.write(write)
+
     async def open(self, pragmas: dict[str, str | int]) -> None:
         """Set the pragmas, and check that SQLite opened the files that the paths name. Called once, before the rest."""
         await self._run(partial(self._open, pragmas))
@@ -179,13 +194,18 @@ class Database(aiosqlite.Connection):
 
 @asynccontextmanager
 async def connect(
-    path: Path, pragmas: dict[str, str | int], *, files: OpenFiles | None = None, timeout_seconds: float = 5.0
+    path: Path,
+    sql: Mapping[str, str],
+    pragmas: dict[str, str | int],
+    *,
+    files: OpenFiles | None = None,
+    timeout_seconds: float = 5.0,
 ) -> AsyncIterator[Database]:
     """Open the database at `path`, set its pragmas, and close it at the end of the block.
 
     Everything that is asked of it raises StoreLost once one of its files is not the one that was opened.
     """
-    database = Database(path, files or OpenFiles(path), timeout_seconds=timeout_seconds)
+    database = Database(path, sql, files or OpenFiles(path), timeout_seconds=timeout_seconds)
     with errors_of(path):
         async with database:
             await database.open(pragmas)

@@ -1,21 +1,18 @@
 """What a SQLite store can be asked, over its connection: see stores/reader.py; and what only SQLite asks so."""
 
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from milepost.core.journal import Codec, instant_text
 from milepost.core.model import ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import to_look_up
-from milepost.stores import messages, rows, sql
+from milepost.stores import messages, rows
 from milepost.stores.moves import pages_elsewhere
 from milepost.stores.reader import Dialect, Session
-from milepost.stores.sql import stream_parameters
+from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.stored_ids import StoredIds
 
-Parameters = sql.Parameters
-Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
 
 # Before and after every instant, as text.
@@ -23,28 +20,18 @@ DIALECT = Dialect(rows.json_list, str, before_all="", after_all="~")
 stretch_parameters = DIALECT.stretch_parameters
 
 
-def _at_once(
-    question: Callable[Concatenate[Session, Asked], Coroutine[Any, Any, Answer]],
-) -> Callable[Concatenate["SqliteSession", Asked], Answer]:
-    """Return a question as a method that does not wait: nothing does that is fetched over SQLite's connection."""
-
-    @wraps(question)
-    def method(self: "SqliteSession", /, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
-        try:
-            question(self.awaited, *args, **kwargs).send(None)
-        except StopIteration as answered:
-            answer: Answer = answered.value
-            return answer
-        raise AssertionError(f"{question.__name__} waits for something")
-
-    return method
+def at_once(question: Coroutine[Any, Any, Answer]) -> Answer:
+    """Return the answer to a question of a session: none waits for what is fetched over the session's connection."""
+    try:
+        question.send(None)
+    except StopIteration as answered:
+        answer: Answer = answered.value
+        return answer
+    raise AssertionError(f"{question} waits for something")
 
 
-class SqliteSession:
-    """The questions of a store, asked over a connection in that connection's thread.
-
-    Its methods are those of PostgresqlSession, as far as they are needed there.
-    """
+class SqliteSession(Session):
+    """A session over a connection, in that connection's thread, whose questions are answered `at_once`."""
 
     def __init__(
         self,
@@ -53,11 +40,10 @@ class SqliteSession:
         connection: sqlite3.Connection,
         stored_ids: StoredIds | None = None,
     ) -> None:
+        super().__init__(self._fetch, codec, DIALECT)
         self.sql = sql
-        self.codec = codec
         self.connection = connection
         self.stored_ids = stored_ids or StoredIds()
-        self.awaited = Session(self._fetch, codec, DIALECT)
 
     def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run a statement, by its name."""
@@ -66,28 +52,6 @@ class SqliteSession:
     async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[Any]:
         """Run a statement, by its name, and return its rows, without a wait."""
         return self.ask(statement, parameters).fetchall()
-
-    answers = _at_once(Session.answers)
-    size_bytes = _at_once(Session.size_bytes)
-    source = _at_once(Session.source)
-    record_source = _at_once(Session.record_source)
-    replace_source = _at_once(Session.replace_source)
-    write_nothing = _at_once(Session.write_nothing)
-    load = _at_once(Session.load)
-    checkpoints = _at_once(Session.checkpoints)
-    linked_pages = _at_once(Session.linked_pages)
-    conversations_after = _at_once(Session.conversations_after)
-    count_rows = _at_once(Session.count_rows)
-    entry_at = _at_once(Session.entry_at)
-    entries = _at_once(Session.entries)
-    find_dead_letter = _at_once(Session.find_dead_letter)
-    dead_letters_with_payloads = _at_once(Session.dead_letters_with_payloads)
-    due_dead_letters = _at_once(Session.due_dead_letters)
-    due_facts = _at_once(Session.due_facts)
-    open_gaps = _at_once(Session.open_gaps)
-    gaps_at_limit = _at_once(Session.gaps_at_limit)
-    search_threads = _at_once(Session.search_threads)
-    with_elsewhere = _at_once(Session.with_elsewhere)
 
     def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
@@ -115,7 +79,7 @@ class SqliteSession:
             left_behind=self._left_behind(stream, [key for key in conversation_ids if key not in conversations]),
         )
         pages = pages_elsewhere(known, stream)
-        return self.with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
+        return at_once(self.with_elsewhere(known, keys, pages)) if pages or keys.locates_contacts else known
 
     def _ask_of(self, ids: Sequence[str], statement: str, *parameters: str) -> Iterable[tuple[Any, ...]]:
         return self.ask(statement, (*parameters, rows.json_list(ids))) if ids else ()
