@@ -1,6 +1,5 @@
 """What a commit does to the tables of SQLite, and which of its rows they refuse."""
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
@@ -18,7 +17,6 @@ from milepost.stores.moves import (
     LINKS,
     MOVES,
     OWN,
-    Outdated,
     commit_parameters,
     demand_known,
     move_parameters,
@@ -26,19 +24,17 @@ from milepost.stores.moves import (
 )
 from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.connection import overwriting
+from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.queries import SqliteSession, at_once, stretch_parameters
 
 RowT = TypeVar("RowT")
-
-# How SQLite, its module and our rows refuse a row.
-REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused, Outdated)
 
 
 class SqliteWriter(SqliteSession):
     """A session that writes. The caller begins the transaction and ends it."""
 
     def write(self, group: Sequence[Commit], events_chunk_size: int) -> list[Committed]:
-        """Write a group of commits. Raises one of REFUSALS."""
+        """Write a group of commits. Raises one of REFUSALS, or Outdated."""
         self.stored_ids.observe(self.connection)
         return [self._write(commit, events_chunk_size) for commit in group]
 
@@ -228,10 +224,3 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
 def _tried(columns_of: Callable[[RowT], tuple[Any, ...]], row: RowT, *more: object) -> Parameters:
     """Return the columns of a row that is only tried, with any version and number in the feed."""
     return (*columns_of(row), *more, 0, 0)
-
-
-def reason_of(error: Exception) -> str:
-    """Return why a row was refused, without any of its values."""
-    if isinstance(error, UnicodeEncodeError):  # its message quotes the character
-        return "a text in it cannot be written as UTF-8: it holds half of a surrogate pair"
-    return str(error)

@@ -21,8 +21,7 @@ from milepost.stores.reader import JournalReader, StoredEntry
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import close_to_others
-from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.files import OpenFiles, close_to_others
 from milepost.stores.sqlite.migrate import demand_current
 from milepost.stores.sqlite.queries import DIALECT, SqliteSession, at_once
 

@@ -13,9 +13,9 @@ import pytest
 from kit.builders import STREAM
 from kit.small_disk import remount, show_elsewhere, small_disk, unmount
 from milepost.core.errors import MilepostError, StoreAway, StoreLost, StoreRefused, StoreRemounted
-from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.errors import why_unopened
+from milepost.stores.sqlite.files import OpenFiles
 from milepost.stores.sqlite.store import open_sqlite
-from milepost.stores.sqlite.system_errors import why_unopened
 from stores.histories import live, next_commit
 from stores.sqlite_files import raw
 from stores.store_dump import SqliteDump
