@@ -21,10 +21,10 @@ from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
-from milepost.core.position import Stretch
+from milepost.core.position import Stretch, ThreadSpan
 from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
-from milepost.stores import messages, rows
+from milepost.stores import rows
 from milepost.stores.audit import Audit
 from milepost.stores.erasure import StreamRows
 from milepost.stores.moves import pages_by_contact
@@ -76,6 +76,16 @@ class Dialect(Struct, frozen=True):
             "older_than": instant_text(stretch.older_than) if stretch.older_than else self.after_all,
             "seen": self.keys(stretch.seen),
         }
+
+
+def span_parameters(span: ThreadSpan) -> dict[str, str]:
+    """Return the parameters of the statement that counts messages of a conversation."""
+    return {
+        "conversation_id": span.conversation_id,
+        "back_to": instant_text(span.back_to),
+        "newest_at": instant_text(span.newest_at),
+        "as_of": instant_text(span.as_of),
+    }
 
 
 class Session:
@@ -237,7 +247,7 @@ class Session:
     async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
         """Return up to `limit` facts whose messages are stored, the earliest first."""
         found = await self.fetch("due_facts", stream_parameters(stream) | {"limit": limit})
-        return tuple(map(messages.due_fact, found))
+        return tuple(map(rows.due_fact, found))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""

@@ -11,7 +11,7 @@ from milepost.core.journal import dead_letter_after, instant_text, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import messages, rows
+from milepost.stores import rows
 from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
 from milepost.stores.moves import (
     LINKS,
@@ -68,7 +68,7 @@ class SqliteWriter(SqliteSession):
         rows_done = perf_counter()
         self._write_events(changes, version, events_chunk_size)
         if changes.revised:
-            self._write_all("revise_interaction_events", (messages.revision(row, version) for row in changes.revised))
+            self._write_all("revise_interaction_events", (rows.revision(row, version) for row in changes.revised))
             self._erase_unsent(stream, changes)
         if changes.settled:
             self.ask("settle_facts", (rows.json_list(changes.settled),))
@@ -98,7 +98,7 @@ class SqliteWriter(SqliteSession):
         for start in range(0, len(events), chunk_size):
             chunk = zip(events[start : start + chunk_size], self._numbers(), strict=False)
             numbered = (
-                (*messages.interaction_event_tuple(row), messages.is_history(row, changes.news_after), version, seq)
+                (*rows.interaction_event_tuple(row), rows.is_history(row, changes.news_after), version, seq)
                 for row, seq in chunk
             )
             self._write_all("insert_interaction_events", numbered)
@@ -210,14 +210,14 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
     for contact in changes.contacts:
         yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(_tried, rows.contact_tuple, contact)
     for event in changes.interaction_events:
-        columns = partial(_tried, messages.interaction_event_tuple, event, False)
+        columns = partial(_tried, rows.interaction_event_tuple, event, False)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
     for event in changes.revised:
         yield (
             Table.INTERACTION_EVENTS,
             event.event_id,
             "revise_interaction_events",
-            partial(messages.revision, event, 0),
+            partial(rows.revision, event, 0),
         )
 
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 from milepost.core.journal import Codec, instant_text
 from milepost.core.model import ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import to_look_up
-from milepost.stores import messages, rows
+from milepost.stores import rows
 from milepost.stores.moves import pages_elsewhere
-from milepost.stores.reader import Dialect, Session
+from milepost.stores.reader import Dialect, Session, span_parameters
 from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.stored_ids import StoredIds
 
@@ -121,7 +121,7 @@ class SqliteSession(Session):
         """Return `stored_messages` and `stored_below` of Known."""
         if keys.counts_messages is None:
             return 0, 0
-        stored, below = self.ask("count_messages", messages.span_parameters(keys.counts_messages)).fetchone()
+        stored, below = self.ask("count_messages", span_parameters(keys.counts_messages)).fetchone()
         return stored, below
 
     def _known_messages(
@@ -131,7 +131,7 @@ class SqliteSession(Session):
         if not wanted:
             return {}
         spans = [(each.conversation_id, instant_text(each.oldest_at), instant_text(each.newest_at)) for each in wanted]
-        found = map(messages.interaction_event_row, self.ask("known_messages", (rows.json_list(spans),)))
+        found = map(rows.interaction_event_row, self.ask("known_messages", (rows.json_list(spans),)))
         return {row.event_id: row for row in found}
 
     def forgotten_among(
