@@ -26,7 +26,7 @@ from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
-from milepost.stores.erasure import StreamRows
+from milepost.stores.commit import StreamRows
 from milepost.stores.open import is_at_work, open_reader, remove
 
 COLUMNS = tuple(

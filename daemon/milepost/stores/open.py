@@ -7,8 +7,8 @@ from typing import Literal
 
 from milepost.core.deliveries import DeliveryPlaces
 from milepost.core.model import Stream
+from milepost.stores.commit import Forgotten, StreamRows
 from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between
-from milepost.stores.erasure import Forgotten, StreamRows
 from milepost.stores.reader import JournalReader
 from milepost.stores.store import OpenStore
 from milepost.stores.url import StoreUrl

@@ -26,8 +26,7 @@ from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
 from milepost.stores import rows
 from milepost.stores.audit import Audit
-from milepost.stores.erasure import StreamRows
-from milepost.stores.moves import pages_by_contact
+from milepost.stores.commit import StreamRows
 from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 PAGE = 1_000  # dead letters that are read at a time
@@ -127,13 +126,17 @@ class Session:
         """Return the names of pages by id, as far as they are known."""
         return dict(await self.fetch("page_names"))
 
-    async def with_elsewhere(self, known: Known, keys: Keys, pages: frozenset[str]) -> Known:
-        """Add what is known of the other pages under which some of the conversations stand."""
+    async def with_elsewhere(self, known: Known, keys: Keys) -> Known:
+        """Add what is known of the other pages under which conversations, or their messages, or contacts stand."""
+        pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())}
+        pages.discard(keys.stream.page_id)
+        if not pages and not keys.locates_contacts:
+            return known
         page, as_keys = stream_parameters(keys.stream), self.dialect.keys
         moved_to = await self.fetch("moved_to", page)
         wanted = page | {"contacts": as_keys(keys.contacts), "conversations": as_keys(keys.conversations)}
         of_contacts = await self.fetch("contact_pages", wanted) if keys.locates_contacts and moved_to else ()
-        contact_pages = pages_by_contact(of_contacts)
+        contact_pages = _pages_by_contact(of_contacts)
         there = wanted | {"pages": as_keys(pages.union(*contact_pages.values()) - {keys.stream.page_id})}
         contacts = map(rows.contact_row, await self.fetch("contacts_elsewhere", there))
         checkpoints = [rows.checkpoint(state) for (state,) in await self.fetch("checkpoints_elsewhere", there)]
@@ -272,6 +275,14 @@ class Session:
             for key, first_synced_at, count, stored, oldest, newest in found
         )
         return ThreadsSearched(tuple(unopened), rows.instant(last[0]) if last else None)
+
+
+def _pages_by_contact(found: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Return the pages of each contact, from pairs of both."""
+    pages: dict[str, set[str]] = {}
+    for contact_id, page_id in found:
+        pages.setdefault(contact_id, set()).add(page_id)
+    return {contact_id: frozenset(of) for contact_id, of in pages.items()}
 
 
 class JournalReader(Session, ABC):

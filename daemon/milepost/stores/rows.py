@@ -10,10 +10,10 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapAfter, gaps_after
-from milepost.core.journal import Codec, RunOf, instant_text, since_removal
+from milepost.core.gaps import Gap
+from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
-from milepost.core.ports import Commit, DueDeadLetter
+from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.webhooks import DueFact, WebhookKind
@@ -338,14 +338,6 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
 def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]:
     """Return dead letters, each with its payload in the last column. Raises as `dead_letter` does."""
     return tuple(DueDeadLetter(dead_letter(columns[:-1]), columns[-1]) for columns in found)
-
-
-def gaps_of(commit: Commit) -> list[GapAfter]:
-    """Return the gaps that a commit is about, as they are after it."""
-    gaps: dict[str, GapAfter] = {}
-    for entry in since_removal(commit.entries):
-        gaps |= {each.gap.gap_id: each for each in gaps_after(entry.event)}
-    return list(gaps.values())
 
 
 def queue_of(gap: Gap) -> int:

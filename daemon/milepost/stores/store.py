@@ -14,8 +14,8 @@ from milepost.core.journal import Codec
 from milepost.core.model import Changes, DataSource, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.core.webhooks import WebhookInbox
+from milepost.stores.commit import Outdated
 from milepost.stores.group_commit import GroupCommit
-from milepost.stores.moves import Outdated
 from milepost.stores.reader import Dialect, Session
 from milepost.stores.sql import Fetch
 

@@ -20,15 +20,20 @@ from milepost.core.model import Changes, DeadLetterPayload, RefusedRow, Stream, 
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import (
+from milepost.stores.commit import (
+    DELETIONS,
     LINKS,
     MOVES,
     OWN,
+    Forgotten,
     Outdated,
     commit_parameters,
+    contact_parameters,
     demand_known,
+    gaps_of,
+    ids_of,
     move_parameters,
+    without_forgotten,
     written_of,
 )
 from milepost.stores.postgresql.connection import Connection, Database
@@ -280,7 +285,7 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def _write_gaps(self, part: Sequence[Prepared]) -> None:
         """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
-        found = [(each.stream, gap) for each in part for gap in rows.gaps_of(each.commit)]
+        found = [(each.stream, gap) for each in part for gap in gaps_of(each.commit)]
         gaps = {gap.gap.gap_id: (stream, gap) for stream, gap in found}
         kept = ((stream, gap.gap) for stream, gap in gaps.values() if gap.is_kept)
         await self._project("gap", (rows.gap_tuple(stream, gap) for stream, gap in kept))

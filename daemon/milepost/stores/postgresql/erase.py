@@ -6,7 +6,7 @@ from datetime import datetime
 
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
-from milepost.stores.erasure import Forgotten, StreamRows, removal
+from milepost.stores.commit import Forgotten, StreamRows, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.dsn import dsn_of

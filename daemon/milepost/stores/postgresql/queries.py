@@ -19,7 +19,6 @@ from milepost.core.model import (
 from milepost.core.position import Stretch
 from milepost.core.revisions import to_look_up
 from milepost.stores import rows
-from milepost.stores.moves import pages_elsewhere
 from milepost.stores.postgresql.encoding import searchable, storable
 from milepost.stores.reader import Dialect, Session, span_parameters
 from milepost.stores.sql import Fetch, Parameters, stream_parameters
@@ -80,8 +79,7 @@ class PostgresqlSession(Session):
             await self._known_messages(keys, conversations),
             left_behind=dict(found.left_behind),
         )
-        pages = pages_elsewhere(known, keys.stream)
-        return await self.with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
+        return await self.with_elsewhere(known, keys)
 
     async def _known_messages(
         self, keys: Keys, conversations: Mapping[str, ConversationRow]

@@ -15,7 +15,7 @@ from milepost.core.errors import OutcomeUnknown, StoreAway, StoreLost
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
-from milepost.stores.moves import Outdated
+from milepost.stores.commit import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces

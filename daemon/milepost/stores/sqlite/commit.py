@@ -12,14 +12,19 @@ from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import (
+from milepost.stores.commit import (
+    DELETIONS,
     LINKS,
     MOVES,
     OWN,
+    Forgotten,
     commit_parameters,
+    contact_parameters,
     demand_known,
+    gaps_of,
+    ids_of,
     move_parameters,
+    without_forgotten,
     written_of,
 )
 from milepost.stores.sql import Parameters, stream_parameters
@@ -183,7 +188,7 @@ class SqliteWriter(SqliteSession):
 
     def _write_gaps(self, commit: Commit) -> None:
         """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
-        gaps = rows.gaps_of(commit)
+        gaps = gaps_of(commit)
         kept = (rows.gap_tuple(commit.checkpoint.stream, each.gap) for each in gaps if each.is_kept)
         self._write_all("upsert_gap", kept)
         self._write_all("delete_gap", ((each.gap.gap_id,) for each in gaps if not each.is_kept))

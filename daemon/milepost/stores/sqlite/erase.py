@@ -9,7 +9,7 @@ from pathlib import Path
 from milepost.core.errors import StoreAway
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
-from milepost.stores.erasure import Forgotten, StreamRows, removal
+from milepost.stores.commit import Forgotten, StreamRows, removal
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import connect, lock_database, real_path, transaction

@@ -8,7 +8,6 @@ from milepost.core.journal import Codec, instant_text
 from milepost.core.model import ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import to_look_up
 from milepost.stores import rows
-from milepost.stores.moves import pages_elsewhere
 from milepost.stores.reader import Dialect, Session, span_parameters
 from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.stored_ids import StoredIds
@@ -78,8 +77,7 @@ class SqliteSession(Session):
             self._known_messages(keys, conversations),
             left_behind=self._left_behind(stream, [key for key in conversation_ids if key not in conversations]),
         )
-        pages = pages_elsewhere(known, stream)
-        return at_once(self.with_elsewhere(known, keys, pages)) if pages or keys.locates_contacts else known
+        return at_once(self.with_elsewhere(known, keys))
 
     def _ask_of(self, ids: Sequence[str], statement: str, *parameters: str) -> Iterable[tuple[Any, ...]]:
         return self.ask(statement, (*parameters, rows.json_list(ids))) if ids else ()

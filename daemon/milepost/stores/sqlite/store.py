@@ -20,7 +20,7 @@ from milepost.core.errors import StoreAway, StoreLost
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, Rejected
-from milepost.stores.moves import Outdated
+from milepost.stores.commit import Outdated
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import Database, connect, kept_open, lock_database, real_path, transaction
