@@ -37,8 +37,7 @@ from milepost.stores.sqlite.files import (
 )
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
-from milepost.stores.sqlite.queries import DIALECT
-from milepost.stores.sqlite.stored_ids import StoredIds
+from milepost.stores.sqlite.queries import DIALECT, StoredIds
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 from milepost.stores.store import OpenStore, Refusals
 
