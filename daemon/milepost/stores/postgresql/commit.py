@@ -180,7 +180,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
             cursor = await self.execute("insert_entries", entries_text(entries))
-            await self.execute("announce", {"channel": self._database.dsn.channel})
+            await self.execute("announce", {"channel": self._database.store_url.channel})
             await self._database.commit(self.connection)
         seconds = perf_counter() - began
         first_seq = min(seq for (seq,) in await cursor.fetchall())

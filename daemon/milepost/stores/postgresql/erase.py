@@ -9,7 +9,6 @@ from milepost.core.model import Changes, Stream
 from milepost.stores.commit import Forgotten, StreamRows, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.group import Prepared
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.sql import load_statements
@@ -54,9 +53,8 @@ async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, n
 @asynccontextmanager
 async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
     """Open the database for one transaction, which may take long."""
-    dsn = dsn_of(store_url)
-    await demand_current(dsn)
-    async with connected(dsn, load_statements("postgresql")) as database:
+    await demand_current(store_url)
+    async with connected(store_url, load_statements("postgresql")) as database:
         await database.demand_finished()
         async with database.long_transaction() as connection:
             yield PostgresqlWriter(database, Codec(), connection)

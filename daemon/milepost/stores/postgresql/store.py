@@ -19,7 +19,6 @@ from milepost.stores.commit import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.group import with_inserts
 from milepost.stores.postgresql.migrate import migrate
@@ -39,10 +38,9 @@ async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) 
 
     Raises BadConfiguration, StoreRefused or StoreAway.
     """
-    dsn = dsn_of(store_url)
-    await migrate(dsn)
+    await migrate(store_url)
     statements = load_statements("postgresql", "statements", "webhooks", "deliveries")
-    async with connected(dsn, with_inserts(statements)) as database:
+    async with connected(store_url, with_inserts(statements)) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
         yield PostgresqlStore(database, Codec(), events_chunk_size)
@@ -55,7 +53,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
 
     def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
         super().__init__(database.read, codec)
-        self.name = database.dsn.name
+        self.name = database.name
         self.write = database.rows
         self.webhooks = PostgresqlWebhookInbox(database)
         self.deliveries = PostgresqlDeliveryPlaces(database)
@@ -105,7 +103,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
             except psycopg.Error as error:
                 if is_of_statement(error) and not connection.closed:
                     raise
-                away = translated(error, self.database.dsn.name)
+                away = translated(error, self.database.name)
                 raise OutcomeUnknown(
                     f"{away.message}, in the middle of a commit", hint="it is settled when the database answers"
                 ) from error
