@@ -1,10 +1,13 @@
-"""What a commit does in either database: which rows move or go before it, what it was decided on, and who is left out.
+"""What commits do in either database besides writing rows: who is left out, and what moves, goes or is noted.
 
 Constants name statements of either database, in the order in which they are run.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,7 +19,8 @@ from milepost.core.journal import Codec, instant_text, since_removal
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit
 from milepost.core.records import prepare
-from milepost.stores.sql import stream_parameters
+from milepost.stores.reader import Session
+from milepost.stores.sql import Parameters, stream_parameters
 
 # First the pages are linked, so that whoever was erased on one of them is kept out of this very commit, and erased on
 # the other where that is new; then the rows move, the conversations, by which the others are found, at the end.
@@ -44,11 +48,6 @@ DELETIONS = (
 def commit_parameters(commit: Commit) -> dict[str, object]:
     """Return the parameters of statements that change rows of the stream: how to find them, and the version to name."""
     return {**stream_parameters(commit.checkpoint.stream), "version": commit.checkpoint.version}
-
-
-def move_parameters(commit: Commit) -> dict[str, object]:
-    """Return the parameters of LINKS and MOVES, but for the list of what is moved."""
-    return commit_parameters(commit) | {"at": instant_text(commit.entries[-1].recorded_at)}
 
 
 def gaps_of(commit: Commit) -> list[GapAfter]:
@@ -81,9 +80,6 @@ def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[
         raise Outdated
 
 
-# --- erasing a person, and removing a stream --------------------------------------------------------------------------
-
-
 class Forgotten(Struct, frozen=True):
     """How many rows of a person were deleted from each table.
 
@@ -98,21 +94,84 @@ class Forgotten(Struct, frozen=True):
     elsewhere: tuple[str, ...] = ()
 
 
-class StreamRows(Struct, frozen=True):
-    """How many rows a stream has in each table."""
+class Executed(Protocol):
+    """What has become of a statement."""
 
-    contacts: int
-    conversations: int
-    interaction_events: int
-    open_dead_letters: int
+    @property
+    def rowcount(self) -> int:
+        """How many rows it has written."""
+        ...
 
 
-def contact_parameters(stream: Stream, contact_id: str) -> dict[str, str]:
-    """Return the parameters of the statements that erase a contact."""
-    if not contact_id:
-        msg = "a contact has an id"
-        raise ValueError(msg)
-    return stream_parameters(stream) | {"contact_id": contact_id}
+class Writer(Session, ABC):
+    """A session that writes: what commits do besides writing the rows that they bring."""
+
+    @abstractmethod
+    async def execute(self, statement: str, parameters: Parameters = ()) -> Executed:
+        """Run a statement, by its name, whose rows are not asked for."""
+
+    def overwriting(self) -> AbstractContextManager[None]:
+        """Have the database overwrite what is deleted during the block, if it does not do that by itself."""
+        return nullcontext()
+
+    async def keep_others_out(self) -> None:
+        """Let nobody commit before this transaction ends, where several write at the same time."""
+
+    async def link(self, commit: Commit) -> None:
+        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        stream = commit.checkpoint.stream
+        of_stream = stream_parameters(stream)
+        links_before = await self.fetch("count_links", of_stream)
+        await self.move(LINKS, commit)
+        if await self.fetch("count_links", of_stream) != links_before:
+            pages = self.dialect.keys(await self.linked_pages(stream))
+            forgotten = await self.fetch("forgotten_contacts", of_stream | {"pages": pages})
+            if forgotten:
+                await self.keep_others_out()  # or one of the other page might bring them back meanwhile
+            for (contact_id,) in forgotten:
+                await self.erase(stream, contact_id)
+
+    async def move(self, statements: Iterable[str], commit: Commit) -> None:
+        """Take conversations over from other pages, before the rows that the batch brought: LINKS or MOVES."""
+        at = instant_text(commit.entries[-1].recorded_at)
+        moved = commit_parameters(commit) | {"at": at, "moved": self.dialect.keys(commit.changes.moved)}
+        for statement in statements:
+            await self.execute(statement, moved)
+
+    async def write_notes(self, commit: Commit, changes: Changes) -> None:
+        """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        stream = commit.checkpoint.stream
+        if changes.found:
+            await self.execute("drop_found_notes", (stream.key, self.dialect.keys(changes.found)))
+        if changes.missed is not None:
+            stretch = self.dialect.stretch_parameters(stream, changes.missed)
+            await self.execute("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
+            await self.execute("note_missed", stretch)
+        if changes.missed_are_deleted_at is not None:
+            at = instant_text(changes.missed_are_deleted_at)
+            await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
+        if changes.missed_are_deleted_at is not None or changes.forgets_missed:
+            await self.execute("drop_notes", (stream.key,))
+
+    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
+        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        if not contact_id:
+            msg = "a contact has an id"
+            raise ValueError(msg)
+        pages = self.dialect.keys(await self.linked_pages(stream))
+        who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
+        with self.overwriting():
+            for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
+                await self.execute(statement, who)
+            forgotten = Forgotten(
+                contacts=(await self.execute("erase_contact", who)).rowcount,
+                conversations=(await self.execute("erase_conversations", who)).rowcount,
+                interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
+                payloads=(await self.execute("erase_payloads", who)).rowcount,
+                elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
+            )
+            await self.execute("erase_notes", who)
+        return forgotten
 
 
 def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:

@@ -7,9 +7,9 @@ from typing import Literal
 
 from milepost.core.deliveries import DeliveryPlaces
 from milepost.core.model import Stream
-from milepost.stores.commit import Forgotten, StreamRows
+from milepost.stores.commit import Forgotten
 from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between
-from milepost.stores.reader import JournalReader
+from milepost.stores.reader import JournalReader, StreamRows
 from milepost.stores.store import OpenStore
 from milepost.stores.url import StoreUrl
 

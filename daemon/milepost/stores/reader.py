@@ -26,7 +26,6 @@ from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
 from milepost.stores import rows
 from milepost.stores.audit import Audit
-from milepost.stores.commit import StreamRows
 from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 PAGE = 1_000  # dead letters that are read at a time
@@ -57,6 +56,15 @@ class Thread(Struct, frozen=True):
 
     contact_name: str | None
     link: str | None
+
+
+class StreamRows(Struct, frozen=True):
+    """How many rows a stream has in each table."""
+
+    contacts: int
+    conversations: int
+    interaction_events: int
+    open_dead_letters: int
 
 
 class Dialect(Struct, frozen=True):

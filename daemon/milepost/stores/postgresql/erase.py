@@ -6,11 +6,12 @@ from datetime import datetime
 
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
-from milepost.stores.commit import Forgotten, StreamRows, removal
+from milepost.stores.commit import Forgotten, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.group import Prepared
 from milepost.stores.postgresql.migrate import demand_current
+from milepost.stores.reader import StreamRows
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -27,7 +28,7 @@ async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: 
     Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
     """
     async with _writer(store_url) as writer:
-        await writer.execute("lock_commits")
+        await writer.keep_others_out()
         return await writer.erase(stream, contact_id)
 
 

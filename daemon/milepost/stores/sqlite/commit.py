@@ -1,42 +1,49 @@
 """What a commit does to the tables of SQLite, and which of its rows they refuse."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import Any, TypeVar
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.journal import dead_letter_after, instant_text, since_removal
+from milepost.core.journal import dead_letter_after, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
 from milepost.stores.commit import (
     DELETIONS,
-    LINKS,
     MOVES,
     OWN,
-    Forgotten,
+    Writer,
     commit_parameters,
-    contact_parameters,
     demand_known,
     gaps_of,
     ids_of,
-    move_parameters,
     without_forgotten,
     written_of,
 )
 from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.connection import overwriting
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
-from milepost.stores.sqlite.queries import SqliteSession, at_once, stretch_parameters
+from milepost.stores.sqlite.queries import SqliteSession, at_once
 
 RowT = TypeVar("RowT")
 
 
-class SqliteWriter(SqliteSession):
+class SqliteWriter(SqliteSession, Writer):
     """A session that writes. The caller begins the transaction and ends it."""
+
+    async def execute(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Run a statement, by its name."""
+        return self.ask(statement, parameters)
+
+    def overwriting(self) -> AbstractContextManager[None]:
+        """Have SQLite overwrite what is deleted during the block."""
+        return overwriting(self.connection)
 
     def write(self, group: Sequence[Commit], events_chunk_size: int) -> list[Committed]:
         """Write a group of commits. Raises one of REFUSALS, or Outdated."""
@@ -49,10 +56,12 @@ class SqliteWriter(SqliteSession):
         if written := self.stored_ids.among(written_of(commit)):
             demand_known(commit, written, self.ask("conversation_states", (rows.json_list(written),)))
         self.stored_ids.add(commit.changes)
-        self._link(stream, commit)
+        if commit.changes.moved:
+            at_once(self.link(commit))
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
-        self._move(MOVES, commit)
+        if commit.changes.moved:
+            at_once(self.move(MOVES, commit))
         if changes.own_id is not None:
             for statement in OWN:
                 self.ask(statement, commit_parameters(commit) | {"own_id": changes.own_id})
@@ -64,7 +73,7 @@ class SqliteWriter(SqliteSession):
         conversations = zip(changes.conversations, self._numbers(), strict=False)
         numbered = ((*rows.conversation_tuple(row), version, seq) for row, seq in conversations)
         self._write_all("upsert_conversations", numbered)
-        self._write_notes(commit, changes)
+        at_once(self.write_notes(commit, changes))
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
         self.ask("upsert_checkpoint", rows.checkpoint_tuple(commit.checkpoint))
@@ -115,57 +124,6 @@ class SqliteWriter(SqliteSession):
             about = {"stream": stream.key, "event_ids": rows.json_list(event_ids)}
             for dead_letter_id, payload in self.ask("payloads_about", about).fetchall():
                 self.ask("upsert_payload", (dead_letter_id, erased_in(payload, event_ids)))
-
-    def _link(self, stream: Stream, commit: Commit) -> None:
-        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
-        if commit.changes.moved:
-            links_before = self.ask("count_links", stream_parameters(stream)).fetchall()
-            self._move(LINKS, commit)
-            if self.ask("count_links", stream_parameters(stream)).fetchall() != links_before:
-                linked = {"pages": rows.json_list(at_once(self.linked_pages(stream)))}
-                forgotten = self.ask("forgotten_contacts", stream_parameters(stream) | linked).fetchall()
-                for (contact_id,) in forgotten:
-                    self.erase(stream, contact_id)
-
-    def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
-        who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(at_once(self.linked_pages(stream)))}
-        with overwriting(self.connection):
-            self.ask("forget_contact", who)
-            self.ask("forget_conversations", who)
-            self.ask("erase_webhook_events", who)
-            self.ask("erase_reactions", who)
-            forgotten = Forgotten(
-                contacts=self.ask("erase_contact", who).rowcount,
-                conversations=self.ask("erase_conversations", who).rowcount,
-                interaction_events=self.ask("erase_interaction_events", who).rowcount,
-                payloads=self.ask("erase_payloads", who).rowcount,
-                elsewhere=tuple(page_id for (page_id,) in self.ask("contact_elsewhere", who)),
-            )
-            self.ask("erase_notes", who)
-        return forgotten
-
-    def _move(self, statements: Iterable[str], commit: Commit) -> None:
-        """Take conversations over from other pages, before the rows that the batch brought."""
-        if commit.changes.moved:
-            moved = move_parameters(commit) | {"moved": rows.json_list(commit.changes.moved)}
-            for statement in statements:
-                self.ask(statement, moved)
-
-    def _write_notes(self, commit: Commit, changes: Changes) -> None:
-        """Keep the notes of what a full sweep misses, after the rows that it brought."""
-        stream = commit.checkpoint.stream
-        if changes.found:
-            self.ask("drop_found_notes", (stream.key, rows.json_list(changes.found)))
-        if changes.missed is not None:
-            stretch = stretch_parameters(stream, changes.missed)
-            self.ask("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
-            self.ask("note_missed", stretch)
-        if changes.missed_are_deleted_at is not None:
-            at = instant_text(changes.missed_are_deleted_at)
-            self.ask("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
-        if changes.missed_are_deleted_at is not None or changes.forgets_missed:
-            self.ask("drop_notes", (stream.key,))
 
     def _write_dead_letters(self, stream: Stream, commit: Commit) -> None:
         """Bring the dead letters up to the entries. A payload is kept while its dead letter is open."""

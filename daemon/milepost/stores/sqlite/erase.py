@@ -9,7 +9,8 @@ from pathlib import Path
 from milepost.core.errors import StoreAway
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
-from milepost.stores.commit import Forgotten, StreamRows, removal
+from milepost.stores.commit import Forgotten, removal
+from milepost.stores.reader import StreamRows
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import connect, lock_database, real_path, transaction
@@ -41,7 +42,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     def forget(connection: sqlite3.Connection) -> Forgotten:
         with transaction(connection):
-            return SqliteWriter(sql, Codec(), connection).erase(stream, contact_id)
+            return at_once(SqliteWriter(sql, Codec(), connection).erase(stream, contact_id))
 
     async with connect(path, sql, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         forgotten = await database.write(forget)

@@ -15,7 +15,6 @@ Answer = TypeVar("Answer")
 
 # Before and after every instant, as text.
 DIALECT = Dialect(rows.json_list, str, before_all="", after_all="~")
-stretch_parameters = DIALECT.stretch_parameters
 
 # A byte each. After 300,000 ids, which are 100,000 conversations, 13 % of the ids that were never stored share their
 # slot with one that was, and are looked up in vain.
@@ -110,7 +109,7 @@ class SqliteSession(Session):
         (all_missed,) = self.ask("count_missed", sweep).fetchone()
         unseen = 0
         if keys.stretch is not None:
-            (unseen,) = self.ask("count_unseen", stretch_parameters(keys.stream, keys.stretch)).fetchone()
+            (unseen,) = self.ask("count_unseen", DIALECT.stretch_parameters(keys.stream, keys.stretch)).fetchone()
         return unseen, frozenset(conversation_id for (conversation_id,) in missed), all_missed
 
     def _count_stored(self, keys: Keys) -> int:
