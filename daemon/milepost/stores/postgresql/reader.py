@@ -16,7 +16,7 @@ from milepost.core.events import Entry
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
-from milepost.stores.audit import Audit, Row, Table
+from milepost.stores.audit import Audit, Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
 from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, connected, settings
 from milepost.stores.postgresql.encoding import json_projection, storable_row
@@ -25,7 +25,7 @@ from milepost.stores.postgresql.liveness import hang_up, while_answering
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.reader import JournalReader
-from milepost.stores.sql import load_statements
+from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
@@ -156,35 +156,31 @@ async def _page(database: Database, asked: ChangesAsked, connection: Connection,
 # --- the audit, in a thread of its own --------------------------------------------------------------------------------
 
 
-class PostgresqlLedger:
-    """The Ledger (see stores/audit.py) of a PostgreSQL schema, over a connection that blocks."""
+class PostgresqlLedger(Ledger):
+    """The Ledger of a PostgreSQL schema, over a connection that blocks."""
 
     def __init__(
         self, sql: Mapping[str, str], codec: Codec, connection: psycopg.Connection[TupleRow], schema: str
     ) -> None:
+        super().__init__(codec)
         self.connection = connection
         self._sql = sql
-        self._codec = codec
         self._schema = schema
-
-    def execute(self, statement: str, parameters: tuple[object, ...] = ()) -> psycopg.Cursor[TupleRow]:
-        """Run a statement, by its name."""
-        return self.connection.execute(self._sql[statement], parameters)
 
     def begin(self) -> None:
         """Begin a transaction, which may take long."""
-        self.connection.execute(self._sql["settings"], settings(self._schema, NO_TIMEOUT))
+        self.ask("settings", settings(self._schema, NO_TIMEOUT))
+
+    def ask(self, statement: str, parameters: Parameters = ()) -> psycopg.Cursor[TupleRow]:
+        """Run a statement, by its name."""
+        return self.connection.execute(self._sql[statement], parameters)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the whole journal, in the order of seq."""
         with self.connection.cursor(name="journal") as cursor:
             cursor.itersize = ENTRIES_PER_FETCH
             for columns in cursor.execute(self._sql["journal"]):
-                yield rows.entry(columns, self._codec)
-
-    def removals(self) -> dict[Stream, int]:
-        """Return the version of each stream's latest removal."""
-        return {Stream.parse(stream): version for stream, version in self.execute("removals")}
+                yield rows.entry(columns, self.codec)
 
     def shaped(self, row: Row) -> Row:
         """Return a row as the database stores it: its texts without NUL."""
@@ -192,20 +188,11 @@ class PostgresqlLedger:
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
         """Return the rows of a projection with these keys."""
-        return self.execute(f"stored_{table}s", (list(keys),)).fetchall()
-
-    def count(self, table: Table) -> int:
-        """Count the rows of a projection."""
-        (count,) = self.execute(f"count_{table}s").fetchone() or (0,)
-        return int(count)
-
-    def clear(self, table: Table) -> None:
-        """Delete the rows of a projection."""
-        self.execute(f"clear_{table}s")
+        return self.ask(f"stored_{table}s", (list(keys),))
 
     def write(self, table: Table, projected: list[Row]) -> None:
         """Write rows into a projection."""
-        self.connection.execute(self._sql[f"upsert_{table}"], {"rows": json_projection(table, projected)})
+        self.ask(f"upsert_{table}", {"rows": json_projection(table, projected)})
 
 
 def _verify(ledger: PostgresqlLedger) -> Audit:
@@ -218,5 +205,5 @@ def _verify(ledger: PostgresqlLedger) -> Audit:
 def _rebuild(ledger: PostgresqlLedger) -> Audit:
     """Rebuild the projections in one transaction, while workers wait. Raises JournalDamaged, with nothing changed."""
     ledger.begin()
-    ledger.execute("lock_commits")
+    ledger.ask("lock_commits")
     return audit.rebuild(ledger)
