@@ -8,7 +8,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
-from milepost.core.drafts import MAX_DRAFTS, Draft, DraftedIds, prepare_after
 from milepost.core.errors import OutcomeUnknown, RowsRejected
 from milepost.core.evolve import skip_unchanged
 from milepost.core.gaps import Gap, ThreadsSearched
@@ -16,7 +15,7 @@ from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
-from milepost.core.records import Context, Pending, Record, prepare
+from milepost.core.records import MAX_DRAFTS, Context, Draft, DraftedIds, Pending, Record, prepare, prepare_after
 from milepost.core.webhooks import DueFact
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Recorded, UnchangedRead
