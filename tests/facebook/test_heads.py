@@ -8,8 +8,7 @@ import pytest
 from kit.graph_answers import PAGE, PAGE_ID, Json, encoded, listed, message, person, thread
 from milepost.core.model import Batch
 from milepost.core.problems import Problem
-from milepost.facebook.decoding import Asked, Mailbox, decode
-from milepost.facebook.heads import Head, HeadRoom
+from milepost.facebook.decoding import Asked, Head, HeadRoom, Mailbox, decode
 from milepost.facebook.own_id import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"

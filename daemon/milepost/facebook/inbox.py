@@ -23,7 +23,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.core.texts import storable
 from milepost.facebook.calls import Access, Calls, Decoded
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Asked, Mailbox, decode, decode_message_page, decode_messages, decode_thread
+from milepost.facebook.decoding import Asked, Head, Mailbox, decode, decode_message_page, decode_messages, decode_thread
 from milepost.facebook.fields import (
     ESSENTIAL,
     MESSAGE_FIELDS,
@@ -33,7 +33,6 @@ from milepost.facebook.fields import (
     list_fields,
     with_messages,
 )
-from milepost.facebook.heads import Head
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.responses import is_gone, place_of
