@@ -17,7 +17,7 @@ from milepost.core.checkpoint import (
     Sweep,
     is_same_sweep,
 )
-from milepost.core.doubts import doubt_after
+from milepost.core.doubts import doubt_after, has_moved, lowest_of
 from milepost.core.events import (
     NO_TALLY,
     BatchFailed,
@@ -62,7 +62,6 @@ from milepost.core.model import OwnId, OwnIdState
 from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import has_moved, lowest_of
 from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep, is_same_sweep
+from milepost.core.doubts import futility, has_moved
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -28,7 +29,6 @@ from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position
-from milepost.core.progress import futility, has_moved
 from milepost.core.quiet import QuietHead
 from milepost.core.retry import backoff_seconds
 from milepost.core.walk import return_to_walk

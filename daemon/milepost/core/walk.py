@@ -10,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetAside
-from milepost.core.doubts import cursor_loop
+from milepost.core.doubts import advanced, cursor_loop, disorder, no_progress
 from milepost.core.events import NO_TALLY
 from milepost.core.model import Batch, Detail, Known
 from milepost.core.position import Mode, Phase, Position, Stretch
-from milepost.core.progress import advanced, disorder, no_progress
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
