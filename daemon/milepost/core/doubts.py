@@ -223,6 +223,12 @@ def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
     return tally.inserted > 0 or tally.dead_lettered > 0 or is_lower or is_scan_starting
 
 
+def futile_runs_after(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:
+    """Return how many runs in a row were futile, after an entry with this position and tally."""
+    sweep = checkpoint.sweep
+    return 0 if sweep is None or has_moved(sweep, position, tally) else checkpoint.futile_runs
+
+
 def futile_runs(checkpoint: Checkpoint) -> int:
     """Return how many ended runs in a row resumed the sweep and read nothing that it had not read before."""
     run = checkpoint.run

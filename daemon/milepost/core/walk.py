@@ -193,7 +193,7 @@ def _for_head(of_walk: ReducedRequest | None) -> ReducedRequest | None:
 
     Where long lists come too late, those of the head do as well, and each run would have to learn that anew.
     """
-    proven = of_walk.proven if of_walk is not None else None
+    proven = of_walk and of_walk.proven
     return proven if proven is not None and proven.detail is Detail.NESTED and proven.limit > 1 else None
 
 
