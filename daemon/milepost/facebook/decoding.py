@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.doubts import READ_VERSION
-from milepost.core.model import Batch, Conversation, MessagePage, OwnId, OwnIdState, Profile, Unreadable
+from milepost.core.model import Batch, Conversation, MessagePage, OwnId, OwnIdState, Unreadable
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.leniency import ESCAPED_NUL, lenient_or_none, mended, parse_json
 from milepost.facebook.own_id import OwnIds
@@ -289,23 +289,13 @@ class HeadRoom:
             return kept
 
 
-class _Seen(Struct, frozen=True):
-    """What a batch follows from: the body, by a digest; what was asked for; and what is known of our side."""
-
-    digest: int
-    size: int
-    asked: Asked
-    own_ids: frozenset[str]
-    profile: Profile
-
-
 class Head:
     """The latest head of one inbox. Its batch is kept once it has come twice: a busy inbox takes no room."""
 
     def __init__(self, room: HeadRoom, own_ids: OwnIds) -> None:
         self._room = room
         self._own_ids = own_ids
-        self._seen: _Seen | None = None
+        self._seen: tuple[object, ...] | None = None
         self._kept: _Kept | None = None
 
     def decode(self, body: bytes, asked: Asked, decode: Callable[[], Batch | Problem]) -> Batch | Problem:
@@ -324,5 +314,6 @@ class Head:
             self._kept = self._room.keep(batch, len(body))
         return batch
 
-    def _see(self, body: bytes, asked: Asked) -> _Seen:
-        return _Seen(hash(body), len(body), asked, self._own_ids.all, self._own_ids.profile)
+    def _see(self, body: bytes, asked: Asked) -> tuple[object, ...]:
+        """Return what a batch follows from: the body, by a digest; what was asked; and what is known of our side."""
+        return hash(body), len(body), asked, self._own_ids.all, self._own_ids.profile
