@@ -169,8 +169,8 @@ def advanced(progress: Progress, batch: Batch, *, brings_new: bool) -> Progress:
         low_at=newest if is_lower else progress.low_at,
         stale=0 if brings_new or is_lower else progress.stale + len(times),
         empty=progress.empty + 1 if is_empty else 0,
-        inversions=progress.inversions + inversions(batch),
-        raised=progress.raised + is_raised(progress, batch),
+        inversions=progress.inversions + _inversions(batch),
+        raised=progress.raised + _is_raised(progress, batch),
     )
 
 
@@ -179,7 +179,7 @@ def digest(cursor: str) -> str:
     return sha256(cursor.encode()).hexdigest()[:12]
 
 
-def inversions(batch: Batch) -> int:
+def _inversions(batch: Batch) -> int:
     """Return how many conversations are newer than the one before in the same batch.
 
     Pages that repeat rows of the one before break the order between batches, which is no sign of a list without one.
@@ -187,7 +187,7 @@ def inversions(batch: Batch) -> int:
     return sum(later.updated_time > earlier.updated_time for earlier, later in pairwise(batch.conversations))
 
 
-def is_raised(progress: Progress, batch: Batch) -> bool:
+def _is_raised(progress: Progress, batch: Batch) -> bool:
     """Return whether a batch begins above where another one did before it."""
     newest = max((each.updated_time for each in batch.conversations), default=None)
     return newest is not None and progress.low_at is not None and newest > progress.low_at
@@ -195,7 +195,7 @@ def is_raised(progress: Progress, batch: Batch) -> bool:
 
 def disorder(progress: Progress, batch: Batch) -> int:
     """Return how often the order was broken, this batch included."""
-    return progress.inversions + progress.raised + inversions(batch) + is_raised(progress, batch)
+    return progress.inversions + progress.raised + _inversions(batch) + _is_raised(progress, batch)
 
 
 def no_progress(progress: Progress) -> Problem | None:

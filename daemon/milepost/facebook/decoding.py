@@ -47,11 +47,11 @@ MIN_MESSAGES = 20
 DECODER = msgspec.json.Decoder(ThreadList)
 
 
-class Mailbox(Struct, frozen=True):
-    """Whose inbox is read, and whether at its head: the ids of our side, and the URL of the edge without its query."""
+class Edge(Struct, frozen=True):
+    """The edge that is read, and whether at its head: the ids of our side, and its URL without the query."""
 
     own_ids: OwnIds
-    edge_url: str
+    url: str
     is_head: bool = True
 
     def check(self, threads: Iterable[tuple[str, People | None]], paging: Paging | None) -> OwnId | None:
@@ -69,11 +69,11 @@ class Asked(Struct, frozen=True):
 MOST = Asked()
 
 
-def decode(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked = MOST) -> Batch | Problem:
+def decode(body: bytes, http_status: int, edge: Edge, asked: Asked = MOST) -> Batch | Problem:
     """Decode a response of the list edge. One with far more than was asked for is refused as oversize."""
     try:
-        decoded = _decode_whole(body, http_status, mailbox, asked)
-        return _decode_by_item(body, http_status, mailbox, asked) if decoded is None else decoded
+        decoded = _decode_whole(body, http_status, edge, asked)
+        return _decode_by_item(body, http_status, edge, asked) if decoded is None else decoded
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)
 
@@ -99,21 +99,21 @@ def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids
     return _decode_thread(body, http_status, read)
 
 
-def decode_message_page(body: bytes, http_status: int, mailbox: Mailbox, asked: int) -> MessagePage | Problem:
+def decode_message_page(body: bytes, http_status: int, edge: Edge, asked: int) -> MessagePage | Problem:
     """Decode a response of a thread's messages edge, of which `asked` messages were requested."""
     try:
         found = read_list(body, http_status, asked)
         if isinstance(found, Problem):
             return found
-        cursor = next_cursor(found.paging, mailbox.edge_url, http_status)
+        cursor = next_cursor(found.paging, edge.url, http_status)
         if isinstance(cursor, Problem):
             return cursor
-        return message_page(mended(found.items)[0], cursor, mailbox.own_ids.all)
+        return message_page(mended(found.items)[0], cursor, edge.own_ids.all)
     except RecursionError:
         return invalid_response("the response is nested too deeply", http_status)
 
 
-def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem | None:
+def _decode_whole(body: bytes, http_status: int, edge: Edge, asked: Asked) -> Batch | Problem | None:
     """Decode a response whose every item is valid, and every text storable; return None for any other."""
     if ESCAPED_NUL in body:  # half of a surrogate pair is an error anyway
         return None
@@ -123,19 +123,19 @@ def _decode_whole(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked)
         if too_much := _surplus(len(listed.data), messages, asked, http_status):
             return too_much
         told = ((thread.id, thread.participants) for thread in listed.data)
-        own_id = mailbox.check(told, listed.paging)
-        conversations = tuple([conversation(thread, mailbox.own_ids.all) for thread in listed.data])
+        own_id = edge.check(told, listed.paging)
+        conversations = tuple([conversation(thread, edge.own_ids.all) for thread in listed.data])
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
     if problem := _nobody_is_told(_forms_of(listed.data)):
         return problem
-    cursor = next_cursor(listed.paging, mailbox.edge_url, http_status)
+    cursor = next_cursor(listed.paging, edge.url, http_status)
     return cursor if isinstance(cursor, Problem) else Batch(conversations, cursor, own_id=own_id)
 
 
-def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Asked) -> Batch | Problem:
+def _decode_by_item(body: bytes, http_status: int, edge: Edge, asked: Asked) -> Batch | Problem:
     found = read_list(body, http_status, asked.conversations)
     if isinstance(found, Problem):
         return found
@@ -144,9 +144,9 @@ def _decode_by_item(body: bytes, http_status: int, mailbox: Mailbox, asked: Aske
         return too_much
     if problem := _nobody_is_told(_forms_of_items(found.items)):
         return problem
-    own_id = mailbox.check(map(participants_of, found.items), found.paging)
-    read = [each for item in found.items for each in read_item(item, mailbox.own_ids.all)]
-    cursor = next_cursor(found.paging, mailbox.edge_url, http_status)
+    own_id = edge.check(map(participants_of, found.items), found.paging)
+    read = [each for item in found.items for each in read_item(item, edge.own_ids.all)]
+    cursor = next_cursor(found.paging, edge.url, http_status)
     return cursor if isinstance(cursor, Problem) else _batch(read, cursor, own_id)
 
 

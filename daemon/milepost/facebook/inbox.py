@@ -23,7 +23,7 @@ from milepost.core.problems import Problem, ProblemKind, is_gone
 from milepost.core.texts import storable
 from milepost.facebook.calls import Access, Calls, Decoded, FieldCalls
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Asked, Head, Mailbox, decode, decode_message_page, decode_messages, decode_thread
+from milepost.facebook.decoding import Asked, Edge, Head, decode, decode_message_page, decode_messages, decode_thread
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.responses import place_of
@@ -105,8 +105,8 @@ class FacebookInbox:
         path = f"{_path_of(request.conversation_id)}/messages"
         fields = MESSAGE_FIELDS[self._stream.platform]
         parameters = {"fields": fields, "limit": str(request.limit), **place_of(request.cursor)}
-        mailbox = Mailbox(self._own_ids, str(self._client.url(path)))
-        found = await self._get(path, parameters, partial(decode_message_page, mailbox=mailbox, asked=request.limit))
+        edge = Edge(self._own_ids, str(self._client.url(path)))
+        found = await self._get(path, parameters, partial(decode_message_page, edge=edge, asked=request.limit))
         return MessagesFetched(found.value, found.asked_at, found.took_seconds) if isinstance(found, Decoded) else found
 
     async def _get(
@@ -170,11 +170,11 @@ class FacebookInbox:
         return {"platform": platform.value, "fields": fields, "limit": limit, **place_of(request.cursor)}
 
     def _decode_list(self, request: Request, body: bytes, http_status: int) -> Batch | Problem:
-        mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)
+        edge = Edge(self._own_ids, self._list_url, is_head=request.cursor is None)
         asked = Asked(request.limit, request.messages)
         if request.cursor is None and request.detail is Detail.NESTED:
-            return self._head.decode(body, asked, partial(decode, body, http_status, mailbox, asked))
-        return decode(body, http_status, mailbox, asked)
+            return self._head.decode(body, asked, partial(decode, body, http_status, edge, asked))
+        return decode(body, http_status, edge, asked)
 
 
 def _path_of(conversation_id: str) -> str:
