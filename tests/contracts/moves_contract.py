@@ -16,7 +16,7 @@ from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows,
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
 from milepost.core.position import Mode, Stretch
-from milepost.stores.erasure import Forgotten
+from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.store_dump import StoreDump

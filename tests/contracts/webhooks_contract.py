@@ -13,7 +13,8 @@ from kit.builders import NOON, STREAM, at
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
-from milepost.stores.open import OpenStore, forget, open_store, remove
+from milepost.stores.open import forget, open_store, remove
+from milepost.stores.store import OpenStore
 from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
 from stores.histories import commit_after, event_row
 from stores.store_dump import StoreDump

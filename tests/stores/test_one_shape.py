@@ -37,9 +37,8 @@ ONLY_IN_POSTGRESQL = {
     "announce": "SQLite has no other worker to notify",
     "unfinished_copy": "SQLite's is read before the database is opened, by sqlite/migrate.py",
 }
-# PostgreSQL's statements wait for their rows (`ask`) or not (`execute`), and a group's are pipelined: what has to be
-# known first is read before (`prepare`).
-ONLY_METHODS_OF_POSTGRESQL = {"execute", "prepare"}
+# PostgreSQL's statements for a group are pipelined: what has to be known first is read before (`prepare`).
+ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 
 
 PARTS = ("statements", "webhooks", "copy")

@@ -24,7 +24,8 @@ from milepost.engine.supervisor import Supervisor
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
 from milepost.settings import Settings
-from milepost.stores.open import OpenStore, open_store
+from milepost.stores.open import open_store
+from milepost.stores.store import OpenStore
 
 # The embedded world: large enough to watch a sweep progress at two calls a second, small enough to see it end.
 SIMULATED_PAGES = 2

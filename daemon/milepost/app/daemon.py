@@ -60,8 +60,9 @@ from milepost.service.page.pages import pages, runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.settings import Settings, SyncSettings
-from milepost.stores.open import OpenStore, open_reader
+from milepost.stores.open import open_reader
 from milepost.stores.reader import JournalReader
+from milepost.stores.store import OpenStore
 
 log = structlog.get_logger("milepost")
 

@@ -31,7 +31,7 @@ class CountingReader(SqliteReader):
 async def journal_reader(tmp_path: Path) -> AsyncIterator[CountingReader]:
     migrate(tmp_path / "milepost.db")
     async with open_sqlite_reader(tmp_path / "milepost.db") as opened:
-        yield CountingReader(opened._database, opened.codec)
+        yield CountingReader(opened._database)
 
 
 def commits(path: Path, number: int = 12) -> list[Recorded]:

@@ -106,7 +106,7 @@ async def daemon_on(
         patched.setattr(broadcast, "MAX_READERS", max_readers)
         patched.setattr(route, "MAX_WRITE_SECONDS", max_write_seconds)
         async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
-            journal_reader = WatchedReader(opened._database, opened.codec)
+            journal_reader = WatchedReader(opened._database)
             followed = Broadcast(journal_reader, lambda: at(0))
             async with serve("127.0.0.1", 0, routes_of(event_stream(followed))) as url, followed.running():
                 yield Daemon(store, journal_reader, followed, url)

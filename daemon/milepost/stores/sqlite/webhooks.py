@@ -10,7 +10,6 @@ from milepost.core.model import Stream
 from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
-from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
 from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
 
@@ -20,7 +19,7 @@ class SqliteWebhookInbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = load_statements("sqlite") | load_statements("sqlite", "webhooks")
+        self._sql = database.sql
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
@@ -57,12 +56,8 @@ class SqliteWebhookInbox:
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages that an event has announced, processed or not."""
-        wanted = (json_list(message_ids),)
-
-        def announced(connection: sqlite3.Connection) -> frozenset[str]:
-            return frozenset(message_id for (message_id,) in connection.execute(self._sql["told_messages"], wanted))
-
-        return await self._database.run(announced)
+        found = await self._database.read("told_messages", (json_list(message_ids),))
+        return frozenset(message_id for (message_id,) in found)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         """Delete events that are older, and the oldest of too many; count those that were not processed."""
