@@ -11,7 +11,7 @@ OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 
 
 # Those that only read, and those that complete the name of a stream.
-LIGHT = ("status", "journal", "config", "sync", "pause", "resume", "streams", "dead_letters")
+LIGHT = ("status", "journal", "config", "sync", "streams", "dead_letters")
 
 
 def loaded_with(names: tuple[str, ...]) -> set[str]:
