@@ -56,7 +56,7 @@ from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.metrics.traffic import DeliveryCounter
-from milepost.service.page.pages import pages, runbooks
+from milepost.service.pages import pages, runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.settings import Settings, SyncSettings
