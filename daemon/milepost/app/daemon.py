@@ -18,7 +18,7 @@ from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
-from milepost.app.page_watch import TokenWatch
+from milepost.app.pages import TokenWatch
 from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks

@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.app.page_watch import SUBSCRIBE_ADVICE
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
@@ -20,7 +19,7 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.page_health import InspectedToken, Subscription
 from milepost.facebook.pages import Page
 from milepost.facebook.responses import problem_of
-from milepost.reporting.advice import PERMISSIONS, advice_on
+from milepost.reporting.advice import PERMISSIONS, SUBSCRIBE, advice_on
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.status import SET_OWN_ID, own_id_in_words
 from milepost.reporting.summary import ExitCode, exit_code_of, most_serious
@@ -146,9 +145,9 @@ class _Trial:
                 return _Tried(("webhooks: the page is subscribed",))
             case Subscription(missing=(), lacking=lacking):
                 without = f"without {', '.join(lacking)}, of which only webhooks tell"
-                return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE_ADVICE}"))
+                return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE}"))
             case Subscription(missing=missing):
-                lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE_ADVICE}"
+                lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE}"
                 return _Tried(lines, ExitCode.WITH_ERRORS)
             case Problem():
                 return _Tried((f"webhooks: the subscription cannot be looked at: {on_one_line(found)}",))
