@@ -1,7 +1,7 @@
 """The pages and their tokens, which come and go while nothing has to be restarted; tokens are checked once a day."""
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 
 import structlog
@@ -20,7 +20,7 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.page_health import InspectedToken, Subscriptions, inspect_token
 from milepost.facebook.pages import Page, fetch_managed_pages
-from milepost.settings import Settings
+from milepost.settings import Settings, SourceSettings
 
 # Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.
 DISCOVERY = Stream(Platform.MESSENGER, "me/accounts")
@@ -39,6 +39,17 @@ def configured_pages(settings: Settings) -> list[Page]:
         )
         for page in settings.pages
     ]
+
+
+def graph_client(source: SourceSettings, base_url: str, now: Callable[[], datetime]) -> GraphClient:
+    """Return a client of the Graph API at a URL, as the configuration has it called."""
+    return GraphClient(
+        base_url,
+        source.version,
+        clock=now,
+        app_secret=source.app_secret.get_secret_value(),
+        request_timeout_seconds=source.request_timeout_seconds,
+    )
 
 
 class _Registration(Struct, eq=False):

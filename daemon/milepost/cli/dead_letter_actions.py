@@ -10,7 +10,7 @@ from typing import assert_never
 from milepost.app.build import Parts
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon
-from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
+from milepost.cli.dead_letter_table import labelled
 from milepost.cli.stream_actions import CONCERNS_ALL, daemon_or_parts
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.checkpoint import DeadLetter
@@ -43,8 +43,7 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
             answer = await _do(who, dead_letter, command, stop)
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
-            what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-            echo_wrapped(f"{nth}{what}: {_words(answer, done)}")
+            echo_wrapped(f"{nth}{labelled(dead_letter)}: {_words(answer, done)}")
     if len(work) > 1:
         echo_wrapped(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)

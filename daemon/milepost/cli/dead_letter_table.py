@@ -46,7 +46,7 @@ def rendered(
         for dead_letter in dead_letters
     ]
     if terminal.width is None:
-        reasons = [shortened(dead_letter.reason, MAX_REASON) for dead_letter in dead_letters]
+        reasons = [_shortened(dead_letter.reason, MAX_REASON) for dead_letter in dead_letters]
         return table([*columns, REASON], [[*row, why] for row, why in zip(rows, reasons, strict=True)]).lines
     details = [[on_one_line(dead_letter.reason)] for dead_letter in dead_letters]
     return table(columns, rows, terminal).with_details(details, terminal)
@@ -55,14 +55,19 @@ def rendered(
 def _row(dead_letter: DeadLetter, now: datetime) -> list[str]:
     return [
         dead_letter.stage.value,
-        shortened(dead_letter.subject, MAX_SUBJECT),
+        _shortened(dead_letter.subject, MAX_SUBJECT),
         ago(dead_letter.opened_at, now),
         f"{dead_letter.attempts:,}",
         _next(dead_letter, now),
     ]
 
 
-def shortened(text: str, length: int) -> str:
+def labelled(dead_letter: DeadLetter) -> str:
+    """Return what a line about a dead letter begins with: its id and its subject."""
+    return f"{dead_letter.dead_letter_id}  {_shortened(dead_letter.subject, MAX_SUBJECT)}"
+
+
+def _shortened(text: str, length: int) -> str:
     """Shorten an untrusted text in its middle: ids differ at their ends."""
     return elided(on_one_line(text), length)
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from milepost.app.database import store_url_of
-from milepost.cli.dead_letter_table import MAX_SUBJECT, as_json, described, rendered, shortened
+from milepost.cli.dead_letter_table import as_json, described, labelled, rendered
 from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
@@ -167,8 +167,7 @@ def _is_open(dead_letter: DeadLetter) -> bool:
     """Return whether a dead letter is open; one that is not is reported."""
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
-        what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-        echo_wrapped(f"{what}: already closed, {how}")
+        echo_wrapped(f"{labelled(dead_letter)}: already closed, {how}")
     return dead_letter.closed_at is None
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.app.pages import PageRegistry, configured_pages
+from milepost.app.pages import PageRegistry, configured_pages, graph_client
 from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem
@@ -48,14 +48,7 @@ class _Tried(Struct, frozen=True):
 
 async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitCode:
     """Try the token of every page, listed or discovered, and report each result."""
-    source = settings.source
-    client = GraphClient(
-        source.base_url,
-        source.version,
-        clock=lambda: datetime.now(UTC),
-        app_secret=source.app_secret.get_secret_value(),
-        request_timeout_seconds=source.request_timeout_seconds,
-    )
+    client = graph_client(settings.source, settings.source.base_url, lambda: datetime.now(UTC))
     codes = set()
     if client.proxy is not None:
         report(f"The API is called through the proxy {client.proxy}")
