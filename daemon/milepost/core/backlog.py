@@ -197,12 +197,12 @@ def _shows_older(read: Conversation, policy: Policy) -> bool:
     """Return whether a conversation has more messages than came with the list, by what the list says.
 
     A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
-    a conversation with all of its messages has a `next` nevertheless: there the count tells. Without a count, as many
-    as were asked for may not be all.
+    a conversation with all of its messages has a `next` nevertheless: there the count tells, unless it is lower than
+    what came, and so tells nothing. Without a count, as many as were asked for may not be all.
     """
     came, count = len(read.interactions), read.message_count
     if came < policy.messages_per_conversation:
-        return read.has_older and (count is None or count > came)
+        return read.has_older and count != came
     return read.has_older or count is None or count > came
 
 

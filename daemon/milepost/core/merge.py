@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.checkpoint import is_ahead
 from milepost.core.events import Tally
 from milepost.core.model import (
     Batch,
@@ -203,7 +204,7 @@ def _conversation_row(
 ) -> ConversationRow:
     if stored is None:
         return new_row(stream, read, now)
-    if read.updated_time < stored.updated_time:
+    if is_older_state(read, stored, now):
         return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
     row = replace(
         stored,
@@ -217,6 +218,14 @@ def _conversation_row(
         deleted_at=None,
     )
     return stored if row == stored else replace(row, synced_at=now)
+
+
+def is_older_state(read: Conversation, stored: ConversationRow | None, now: datetime) -> bool:
+    """Return whether a conversation was read in an older state than the stored one.
+
+    A stored time in the future was wrong: nothing that is read before then would count.
+    """
+    return stored is not None and read.updated_time < stored.updated_time and not is_ahead(stored.updated_time, now)
 
 
 def new_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
@@ -268,7 +277,7 @@ def _merged_contact(
         return ContactRow(
             stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-    if interaction_at >= stored.last_interaction_at:
+    if interaction_at >= stored.last_interaction_at or is_ahead(stored.last_interaction_at, now):
         row = replace(
             stored,
             name=_first(read.name, stored.name),

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from milepost.core.doubts import are_most
 from milepost.core.events import Tally
-from milepost.core.merge import Difference, remembered
+from milepost.core.merge import Difference, is_older_state, remembered
 from milepost.core.model import (
     UNAVAILABLE,
     Batch,
@@ -212,7 +212,12 @@ def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], kn
     now, asked_at, changes = as_of.now, as_of.asked_at, found.changes
     fingerprints = _fingerprints(batch, shown, known, asked_at)
     read = remembered(batch.conversations, known) if known.messages else ()  # else there is nothing to compare with
-    compared = [each for each in read if each.conversation_id in fingerprints and not _is_older(each, known)]
+    compared = [
+        each
+        for each in read
+        if each.conversation_id in fingerprints
+        and not is_older_state(each, known.conversations.get(each.conversation_id), now)
+    ]
     gone = _missing_in(compared, shown, known, asked_at)
     doubted = () if as_of.believes_all else _doubted(compared, gone)
     fingerprints |= dict.fromkeys(doubted)
@@ -268,12 +273,6 @@ def _doubted(compared: Iterable[Conversation], gone: Collection[str]) -> Collect
     """
     comparable = {each.conversation_id for each in compared if len(each.interactions) > 2} | set(gone)
     return gone if are_most(len(gone), len(comparable)) else ()
-
-
-def _is_older(read: Conversation, known: Known) -> bool:
-    """Return whether an answer is of an older state than the stored one."""
-    stored = known.conversations.get(read.conversation_id)
-    return stored is not None and read.updated_time < stored.updated_time
 
 
 def tally_of(rows: Iterable[InteractionEventRow]) -> Tally:
