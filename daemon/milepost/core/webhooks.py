@@ -108,6 +108,13 @@ class WebhookInbox(Protocol):
         """Return those of these messages that an event has announced, processed or not."""
         ...
 
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored.
+
+        None if there is none, or more than one.
+        """
+        ...
+
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         """Delete events that are older, and the oldest of too many; count those that were not processed."""
         ...

@@ -11,7 +11,7 @@ from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.postgresql.connection import Database
 from milepost.stores.postgresql.encoding import json_rows, searchable
-from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, only_stream, streams_of
 
 
 class PostgresqlWebhookInbox:
@@ -53,6 +53,11 @@ class PostgresqlWebhookInbox:
         """Return those of these messages that an event has announced, processed or not."""
         found = await self._database.rows("told_messages", (searchable(message_ids),))
         return frozenset(message_id for (message_id,) in found)
+
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored."""
+        named = {"message_ids": searchable(message_ids), "contact_ids": searchable(contact_ids)}
+        return only_stream(await self._database.rows("instagram_streams", named))
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         """Delete events that are older, and the oldest of too many; count those that were not processed."""

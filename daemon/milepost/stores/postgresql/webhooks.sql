@@ -138,6 +138,17 @@ WHERE
 -- name: told_messages
 SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]) AND kind = 'message';
 
+-- name: instagram_streams
+-- The streams under which messages or contacts are stored. A contact is found by page, as its key begins with that.
+SELECT platform || ':' || page_id
+FROM contact_interaction_events
+WHERE event_id = ANY (%(message_ids)s::text[]) AND platform = 'instagram'
+UNION
+SELECT contacts.platform || ':' || contacts.page_id
+FROM pages
+JOIN contacts ON contacts.platform = pages.platform AND contacts.page_id = pages.page_id
+WHERE pages.platform = 'instagram' AND contact_id = ANY (%(contact_ids)s::text[]);
+
 -- name: delete_old_webhook_events
 DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING kind, due_at;
 

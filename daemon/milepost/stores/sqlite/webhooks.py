@@ -12,7 +12,7 @@ from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
-from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, only_stream, streams_of
 
 
 class SqliteWebhookInbox:
@@ -63,6 +63,15 @@ class SqliteWebhookInbox:
             return frozenset(message_id for (message_id,) in connection.execute(self._sql["told_messages"], wanted))
 
         return await self._database.run(announced)
+
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored."""
+        named = {"message_ids": json_list(message_ids), "contact_ids": json_list(contact_ids)}
+
+        def find(connection: sqlite3.Connection) -> Stream | None:
+            return only_stream(connection.execute(self._sql["instagram_streams"], named))
+
+        return await self._database.run(find)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         """Delete events that are older, and the oldest of too many; count those that were not processed."""

@@ -95,6 +95,17 @@ WHERE
 -- name: told_messages
 SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?)) AND kind = 'message';
 
+-- name: instagram_streams
+-- The streams under which messages or contacts are stored. A contact is found by page, as its key begins with that.
+SELECT platform || ':' || page_id
+FROM contact_interaction_events
+WHERE event_id IN (SELECT value FROM json_each(:message_ids)) AND platform = 'instagram'
+UNION
+SELECT contacts.platform || ':' || contacts.page_id
+FROM pages
+JOIN contacts ON contacts.platform = pages.platform AND contacts.page_id = pages.page_id
+WHERE pages.platform = 'instagram' AND contact_id IN (SELECT value FROM json_each(:contact_ids));
+
 -- name: delete_old_webhook_events
 DELETE FROM webhook_events WHERE received_at < :received_before RETURNING kind, due_at;
 
