@@ -234,6 +234,7 @@ class PostgresqlWriter(PostgresqlSession):
         """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
         pages = list(await self.linked_pages(stream))
         who: dict[str, object] = {**contact_parameters(stream, contact_id), "pages": pages}
+        await self.execute("lock_webhook_events")
         await self.execute("forget_contact", who)
         await self.execute("forget_conversations", who)
         await self.execute("erase_webhook_events", who)

@@ -42,6 +42,10 @@ SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' journal', 0)
 -- Waits for the commits under way, and blocks those that come.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0));
 
+-- name: lock_webhook_events
+-- Waits for those that are being added, and blocks those that come: nothing of who is erased is added meanwhile.
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' webhook events', 0));
+
 -- name: insert_entries
 INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash)
 SELECT

@@ -24,7 +24,7 @@ class PostgresqlWebhookInbox:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
         latest = {event.key: event_columns(event) for event in events}  # a statement may add a key once
         rows = {"rows": json_rows(list(latest.values())), "now": instant_text(now)}
-        return frozenset(key for (key,) in await self._database.rows("add_webhook_events", rows))
+        return frozenset(key for (key,) in await self._database.rows("add_webhook_events", rows, lock="await_erasures"))
 
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Return the streams that have to be read because of events that are due."""

@@ -1,5 +1,9 @@
 -- The webhook events that wait to be processed: see core/webhooks.py.
 
+-- name: await_erasures
+-- In a statement of its own: the next one sees what was committed meanwhile.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' webhook events', 0));
+
 -- name: add_webhook_events
 -- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
 INSERT INTO webhook_events (
