@@ -95,6 +95,8 @@ class WebhookInbox(Protocol):
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Return the streams that have to be read because of events that are due, which nobody else is given then.
 
+        Where rows of a page have moved, as with an account that was linked to another one, that one's stream, too.
+
         Events whose message is stored are processed, and so are revisions. The others are due again after a while, and
         then once more: the list may show a message later than the event, and a worker that has claimed one may die.
         """

@@ -30,12 +30,16 @@ class PostgresqlWebhookInbox:
         """Return the streams that have to be read because of events that are due."""
         await self._database.rows("settle_webhook_events")
         claimed = await self._database.rows("claim_webhook_events", claim_parameters(now))
-        return streams_of(stream for (stream,) in claimed)
+        if not claimed:
+            return ()
+        keys = {key for (key,) in claimed}
+        return streams_of(keys.union(*await self._database.read("moved_streams", (searchable(keys),))))
 
     async def streams_with_facts(self) -> tuple[Stream, ...]:
         """Return the streams that have facts about messages that are stored."""
         await self._erase_unsent()
         await self._database.rows("attach_facts")
+        await self._database.rows("follow_moves")
         return streams_of(stream for (stream,) in await self._database.rows("streams_with_facts"))
 
     async def _erase_unsent(self) -> None:

@@ -70,6 +70,10 @@ WHERE
     )
 RETURNING stream;
 
+-- name: moved_streams
+-- The streams to whose pages rows of these have moved.
+SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previous_page_id = ANY (%s::text[]);
+
 -- name: attach_facts
 -- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
 UPDATE webhook_events
@@ -102,6 +106,25 @@ WHERE
         SELECT event_key
         FROM webhook_events
         WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+        ORDER BY event_key
+        FOR UPDATE SKIP LOCKED
+    );
+
+-- name: follow_moves
+-- Facts about a message of an account that was linked to another page are due where the message stands.
+UPDATE webhook_events
+SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
+WHERE
+    event_key IN (
+        SELECT event_key
+        FROM webhook_events
+        WHERE
+            due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+            AND EXISTS (
+                SELECT 1 FROM contact_interaction_events
+                WHERE event_id = message_id AND starts_with(stream, platform || ':') AND platform || ':' || page_id <> stream
+                OFFSET 0
+            )
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     );

@@ -39,7 +39,8 @@ class SqliteWebhookInbox:
             with transaction(connection):
                 connection.execute(self._sql["settle_webhook_events"])
                 claimed = connection.execute(self._sql["claim_webhook_events"], claim_parameters(now)).fetchall()
-            return streams_of(stream for (stream,) in claimed)
+            keys = {key for (key,) in claimed}
+            return streams_of(keys.union(*connection.execute(self._sql["moved_streams"], (json_list(keys),))))
 
         return await self._database.write(claim)
 
@@ -50,6 +51,7 @@ class SqliteWebhookInbox:
             with transaction(connection):
                 self._erase_unsent(connection)
                 connection.execute(self._sql["attach_facts"])
+                connection.execute(self._sql["follow_moves"])
                 found = connection.execute(self._sql["streams_with_facts"]).fetchall()
             return streams_of(stream for (stream,) in found)
 

@@ -36,6 +36,10 @@ SET
 WHERE due_at <= :now AND kind IN ('message', 'revision')
 RETURNING stream;
 
+-- name: moved_streams
+-- The streams to whose pages rows of these have moved.
+SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previous_page_id IN (SELECT value FROM json_each(?));
+
 -- name: attach_facts
 -- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
 UPDATE webhook_events
@@ -66,6 +70,17 @@ SET
         ''
     )
 WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
+
+-- name: follow_moves
+-- Facts about a message of an account that was linked to another page are due where the message stands.
+UPDATE webhook_events
+SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
+WHERE
+    due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+    AND EXISTS (
+        SELECT 1 FROM contact_interaction_events
+        WHERE event_id = message_id AND instr(stream, platform || ':') = 1 AND platform || ':' || page_id <> stream
+    );
 
 -- name: take_unsent
 -- Messages that were unsent, as is said since the last time.
