@@ -87,6 +87,7 @@ class PageRegistry:
         self._pages: dict[str, _Registration] = {}
         self._inboxes: dict[Stream, FacebookInbox] = {}
         self._accounts: dict[str, Stream] = {}  # Instagram accounts that webhooks were about
+        self._shown: dict[str, Stream] = {}  # likewise, of which only what is stored shows whose they are
 
     def page_names(self) -> dict[str, str]:
         """Return the pages' names by id; "" where the name is unknown."""
@@ -143,7 +144,9 @@ class PageRegistry:
                 del self._pages[page_id]
         for stream in dropped:
             del self._inboxes[stream]
-        self._accounts = {each: stream for each, stream in self._accounts.items() if stream in self._inboxes}
+        for accounts in (self._accounts, self._shown):
+            for account_id in [each for each, stream in accounts.items() if stream not in self._inboxes]:
+                del accounts[account_id]
         return tuple(dropped)
 
     def rotate_tokens(self, pages: Iterable[Page]) -> tuple[Stream, ...]:
@@ -193,7 +196,7 @@ class PageRegistry:
     def stream_of(self, kind: str, account_id: str) -> Stream | None:
         """Return the stream that webhooks about an account are for: a page's id, or that of its Instagram account.
 
-        None if there is none, or if the id of an Instagram account was not asked of the API yet.
+        None if there is none, or if nothing has shown yet whose an Instagram account is.
         """
         if kind == "page":
             found = Stream(Platform.MESSENGER, account_id)
@@ -206,7 +209,17 @@ class PageRegistry:
             known = next((stream for stream in streams if self._is_of(stream, account_id)), None)
             if known is not None:
                 self._accounts[account_id] = known
-        return known
+        return known or self._shown.get(account_id)
+
+    def note_account(self, account_id: str, stream: Stream) -> bool:
+        """Note that webhooks about an Instagram account are for a stream. Returns False if that is not here."""
+        if stream in self._inboxes:
+            self._shown[account_id] = stream
+        return stream in self._inboxes
+
+    def streams_without_account(self) -> tuple[Stream, ...]:
+        """Return the Instagram streams that have not asked the API for their account yet."""
+        return tuple(stream for stream, inbox in self._inboxes.items() if not inbox.knows_own_ids)
 
     def _is_of(self, stream: Stream, account_id: str) -> bool:
         return stream in self.streams_of(stream.page_id) and account_id in self._inboxes[stream].own_ids

@@ -15,7 +15,7 @@ from milepost.core.ports import Clock, Held
 from milepost.engine.interrupt import Stop
 from milepost.engine.webhooks import WebhookJudge, WebhookWorker
 from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions
-from milepost.facebook.webhooks import UpdateResult
+from milepost.facebook.webhooks import UnknownAccount, UpdateResult
 from milepost.reporting.advice import SUBSCRIBE
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
 from milepost.reporting.humanize import counted
@@ -42,13 +42,15 @@ class Webhooks:
             parts.store.webhooks, parts.supervisor.prompt, self._apply_facts, parts.clock, self.counter.expire
         )
         self.judge = WebhookJudge(parts.store.webhooks, parts.clock, self.counter.count_misses)
+        self._inbox = parts.store.webhooks
+        self._registry = parts.registry
         self._supervisor = parts.supervisor
         self._reloader = parts.reloader
         self._is_listening = False
         self._send = parts.send_webhooks
         self._simulated_secret = secrets.token_hex(16)
         route, now = parts.registry.stream_of, parts.clock.now
-        self._intake = WebhookIntake(parts.store.webhooks, route, self.counter, now, self.worker.notify)
+        self._intake = WebhookIntake(self._inbox, route, self.counter, now, self.worker.notify, self._find_account)
 
     @asynccontextmanager
     async def listening(self, settings: Settings) -> AsyncIterator[None]:
@@ -70,6 +72,20 @@ class Webhooks:
             self.judge.begin()
             self._is_listening = True
             yield
+
+    async def _find_account(self, account: UnknownAccount) -> bool:
+        """Find out of what is stored whose an Instagram account is; return whether that is known now.
+
+        After a start the API is asked for a stream's account with its first request, which may take long: the stream is
+        paused or stopped, or another worker has it. And the API may call an account by another id than webhooks do.
+        Where nothing is stored, the streams are read that may be meant.
+        """
+        stream = await self._inbox.instagram_stream(account.message_ids, account.people)
+        if stream is not None and self._registry.note_account(account.account_id, stream):
+            return True
+        for each in self._registry.streams_without_account():
+            self._supervisor.prompt(each)
+        return False
 
     async def _apply_facts(self, stream: Stream) -> None:
         await self._supervisor.ask(stream, ApplyFacts())

@@ -36,6 +36,7 @@ from milepost.core.position import Reading
 
 ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
 IDS = ("event_id", "id")
+SNIPPET = "snippet"  # of a conversation: what its latest message said
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
@@ -315,7 +316,7 @@ def _erased(value: object, event_ids: frozenset[str]) -> object:
         case dict():
             is_unsent = any(value.get(name) in event_ids for name in IDS)
             return {
-                name: None if is_unsent and name in ERASED_KEYS else _erased(each, event_ids)
+                name: None if (is_unsent and name in ERASED_KEYS) or name == SNIPPET else _erased(each, event_ids)
                 for name, each in value.items()
             }
         case list():
