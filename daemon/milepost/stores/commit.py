@@ -117,6 +117,9 @@ class Writer(Session, ABC):
     async def keep_others_out(self) -> None:
         """Let nobody commit before this transaction ends, where several write at the same time."""
 
+    async def keep_webhook_events_out(self) -> None:
+        """Let nobody add webhook events before this transaction ends, where several write at the same time."""
+
     async def link(self, commit: Commit) -> None:
         """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
         stream = commit.checkpoint.stream
@@ -160,6 +163,7 @@ class Writer(Session, ABC):
             raise ValueError(msg)
         pages = self.dialect.keys(await self.linked_pages(stream))
         who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
+        await self.keep_webhook_events_out()
         with self.overwriting():
             for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
                 await self.execute(statement, who)

@@ -96,6 +96,10 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         """Let nobody commit before this transaction ends."""
         await self.execute("lock_commits")
 
+    async def keep_webhook_events_out(self) -> None:
+        """Let nobody add webhook events before this transaction ends."""
+        await self.execute("lock_webhook_events")
+
     async def _enter_pipeline(self) -> None:
         if self._pipeline is None:
             self._pipeline = await self._pipelined.enter_async_context(self.connection.pipeline())

@@ -73,11 +73,16 @@ class Database:
                 yield connection
                 await connection.commit()
 
-    async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
-        """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
+    async def rows(self, statement: str, parameters: Parameters = (), *, lock: str | None = None) -> list[TupleRow]:
+        """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does.
+
+        `lock` is a statement that is run before it.
+        """
         async with self.connection() as connection:
             async with connection.pipeline():
                 await self.begin(connection)
+                if lock is not None:
+                    await connection.execute(self.sql[lock])
                 cursor = await connection.execute(self.sql[statement], parameters)
                 await self.commit(connection)
             return await cursor.fetchall() if cursor.description else []

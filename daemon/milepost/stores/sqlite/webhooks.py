@@ -11,7 +11,7 @@ from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
 from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
-from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, only_stream, streams_of
 
 
 class SqliteWebhookInbox:
@@ -38,7 +38,8 @@ class SqliteWebhookInbox:
             with transaction(connection):
                 connection.execute(self._sql["settle_webhook_events"])
                 claimed = connection.execute(self._sql["claim_webhook_events"], claim_parameters(now)).fetchall()
-            return streams_of(stream for (stream,) in claimed)
+            keys = {key for (key,) in claimed}
+            return streams_of(keys.union(*connection.execute(self._sql["moved_streams"], (json_list(keys),))))
 
         return await self._database.write(claim)
 
@@ -49,6 +50,7 @@ class SqliteWebhookInbox:
             with transaction(connection):
                 self._erase_unsent(connection)
                 connection.execute(self._sql["attach_facts"])
+                connection.execute(self._sql["follow_moves"])
                 found = connection.execute(self._sql["streams_with_facts"]).fetchall()
             return streams_of(stream for (stream,) in found)
 
@@ -58,6 +60,15 @@ class SqliteWebhookInbox:
         """Return those of these messages that an event has announced, processed or not."""
         found = await self._database.read("told_messages", (json_list(message_ids),))
         return frozenset(message_id for (message_id,) in found)
+
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored."""
+        named = {"message_ids": json_list(message_ids), "contact_ids": json_list(contact_ids)}
+
+        def find(connection: sqlite3.Connection) -> Stream | None:
+            return only_stream(connection.execute(self._sql["instagram_streams"], named))
+
+        return await self._database.run(find)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         """Delete events that are older, and the oldest of too many; count those that were not processed."""
