@@ -11,7 +11,7 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import Entry
-from milepost.core.journal import Codec, GapOf, Projected, RunOf, project
+from milepost.core.journal import GapOf, Projected, RunOf, project
 from milepost.core.model import Stream
 from milepost.stores import rows
 from milepost.stores.sql import Parameters
@@ -38,9 +38,6 @@ class Audit(Struct, frozen=True):
 class Ledger(ABC):
     """A journal and its projections inside one transaction, which is one moment."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
-
     @abstractmethod
     def ask(self, statement: str, parameters: Parameters = ()) -> Iterable[Any]:
         """Run a statement, by its name, and return its rows."""
@@ -55,7 +52,7 @@ class Ledger(ABC):
 
     def entries(self) -> Iterator[Entry]:
         """Yield the whole journal, in the order of seq."""
-        return (rows.entry(columns, self.codec) for columns in self.ask("journal"))
+        return (rows.entry(columns) for columns in self.ask("journal"))
 
     def removals(self) -> dict[Stream, int]:
         """Return the version of each stream's latest removal."""

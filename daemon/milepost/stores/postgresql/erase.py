@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.stores.commit import Forgotten, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
@@ -58,4 +57,4 @@ async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
     async with connected(store_url, load_statements("postgresql")) as database:
         await database.demand_finished()
         async with database.long_transaction() as connection:
-            yield PostgresqlWriter(database, Codec(), connection)
+            yield PostgresqlWriter(database, connection)

@@ -13,7 +13,6 @@ from psycopg.rows import TupleRow
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.events import Entry
-from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Ledger, Row, Table
@@ -39,20 +38,20 @@ async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["Postgres
     statements = load_statements("postgresql", "statements", "changes")
     async with connected(store_url, statements, max_connections=MAX_READERS) as database:
         await database.demand_finished()
-        yield PostgresqlReader(database, Codec())
+        yield PostgresqlReader(database)
 
 
 class PostgresqlReader(PostgresqlSession, JournalReader):
     """The JournalReader (see stores/reader.py) of a PostgreSQL database. Made by `open_postgresql_reader`."""
 
-    def __init__(self, database: Database, codec: Codec) -> None:
-        super().__init__(database.read, codec)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read)
         self._database = database
 
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
         async with self._database.transaction() as connection:  # many statements: fewer round trips
-            return await PostgresqlSession(partial(self._database.rows_on, connection), self.codec).seq_before(instant)
+            return await PostgresqlSession(partial(self._database.rows_on, connection)).seq_before(instant)
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
@@ -78,7 +77,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         store_url = self._database.store_url
         with errors_of(store_url.name):
             connection = await asyncio.to_thread(psycopg.connect, store_url.url, **store_url.connect_kwargs())
-        ledger = PostgresqlLedger(self._database.sql, self.codec, connection, store_url.schema)
+        ledger = PostgresqlLedger(self._database.sql, connection, store_url.schema)
 
         def audited() -> Audit:
             with errors_of(store_url.name), connection:
@@ -159,10 +158,7 @@ async def _page(database: Database, asked: ChangesAsked, connection: Connection,
 class PostgresqlLedger(Ledger):
     """The Ledger of a PostgreSQL schema, over a connection that blocks."""
 
-    def __init__(
-        self, sql: Mapping[str, str], codec: Codec, connection: psycopg.Connection[TupleRow], schema: str
-    ) -> None:
-        super().__init__(codec)
+    def __init__(self, sql: Mapping[str, str], connection: psycopg.Connection[TupleRow], schema: str) -> None:
         self.connection = connection
         self._sql = sql
         self._schema = schema
@@ -180,7 +176,7 @@ class PostgresqlLedger(Ledger):
         with self.connection.cursor(name="journal") as cursor:
             cursor.itersize = ENTRIES_PER_FETCH
             for columns in cursor.execute(self._sql["journal"]):
-                yield rows.entry(columns, self.codec)
+                yield rows.entry(columns)
 
     def shaped(self, row: Row) -> Row:
         """Return a row as the database stores it: its texts without NUL."""

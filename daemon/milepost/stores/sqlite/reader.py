@@ -12,7 +12,6 @@ from pathlib import Path
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
-from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Ledger, Row, Table
@@ -51,11 +50,11 @@ class SqliteReader(JournalReader):
     """The JournalReader (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database.read, Codec(), DIALECT)
+        super().__init__(database.read, DIALECT)
         self._database = database
 
     def _session_on(self, connection: sqlite3.Connection) -> SqliteSession:
-        return SqliteSession(self._database.sql, self.codec, connection)
+        return SqliteSession(self._database.sql, connection)
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
@@ -144,7 +143,6 @@ class SqliteLedger(Ledger):
     """The Ledger of a SQLite database. The caller begins the transaction and ends it."""
 
     def __init__(self, session: SqliteSession) -> None:
-        super().__init__(session.codec)
         self._session = session
 
     def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
