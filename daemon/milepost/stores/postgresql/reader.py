@@ -17,14 +17,14 @@ from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
-from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, connected, settings
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, settings
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering
-from milepost.stores.postgresql.migrate import demand_current
+from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.reader import JournalReader
-from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.sql import Parameters
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
@@ -34,10 +34,7 @@ MAX_READERS = 3  # at once: there are connections left for the commits, however 
 @asynccontextmanager
 async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["PostgresqlReader"]:
     """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
-    await demand_current(store_url)
-    statements = load_statements("postgresql", "statements", "changes")
-    async with connected(store_url, statements, max_connections=MAX_READERS) as database:
-        await database.demand_finished()
+    async with open_current(store_url, "changes", max_connections=MAX_READERS) as database:
         yield PostgresqlReader(database)
 
 
