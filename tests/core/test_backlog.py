@@ -166,6 +166,10 @@ class TestWhatIsOwed:
         assert owed_of(listed(-60, -30), stored(0, "m_-30", "m_-60")) == []
         assert owed_of(listed(-60, -30, updated=-10), stored(0)) == []  # of an older state
 
+    def test_news_is_owed_where_the_stored_time_is_in_the_future(self) -> None:
+        (gap,) = owed_of(listed(-60, -30), stored(86_400 * 365))
+        assert (gap.reached_at, gap.newest_at) == (at(-60), at(-30))
+
     @pytest.mark.parametrize(("seconds", "history_to"), [(86_400.0, -86_400.0), (0.0, -600.0), (60.0, -600.0)])
     def test_the_history_of_a_conversation_that_was_stored_without_messages_is_owed_when_they_come(
         self, seconds: float, history_to: float
@@ -265,12 +269,12 @@ class TestHistory:
 
     @pytest.mark.parametrize(
         ("count", "has_older", "is_owed"),
-        [(None, True, True), (3, True, True), (2, True, False), (2, False, False), (3, False, False)],
+        [(None, True, True), (3, True, True), (2, True, False), (2, False, False), (3, False, False), (1, True, True)],
     )
     def test_a_conversation_that_came_whole_owes_nothing(
         self, count: int | None, *, has_older: bool, is_owed: bool
     ) -> None:
-        """A `next` was captured where all had come, and the count is an estimate."""
+        """A `next` was captured where all had come, and the count is an estimate; below what came it tells nothing."""
         read = replace(listed(-60, -30, has_older=has_older), message_count=count)
 
         assert bool(history_of(read)) is is_owed

@@ -120,6 +120,15 @@ class TestConversationsReadAgain:
         assert found.changes == Changes()
         assert found.tally == Tally(batches=1, unchanged=1)
 
+    def test_a_stored_time_in_the_future_keeps_no_news_out(self) -> None:
+        """The API told a wrong one once."""
+        wrong = conversation(updated_time=at(86_400 * 365), of=contact(), snippet="old")
+
+        found = again(batch(conversation(updated_time=LATER, of=contact(), snippet="new")), stored(batch(wrong)))
+
+        (row,), (person,) = found.changes.conversations, found.changes.contacts
+        assert (row.snippet, row.updated_time, person.last_interaction_at) == ("new", LATER, LATER)
+
     def test_a_conversation_in_an_older_state_still_adds_missing_messages(self) -> None:
         known = stored(batch(conversation(updated_time=at(9), messages=[message("m_2")])))
 

@@ -229,7 +229,7 @@ def read_batch(
     readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
     believes_all = has_lasted(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
     as_of = AsOf(now, fetched.asked_at, believes_all=believes_all)
-    found = with_revisions(difference(stream, readable, known, now), readable, shown, known, as_of)
+    found = with_revisions(difference(stream, readable, known, now, fetched.asked_at), readable, shown, known, as_of)
     written, unwritten = withhold(found, context.refused)
     reduced = checkpoint.reduced_request
     failures = (*unread(batch, detail, reduced.problem if reduced else None, known), *unwritten)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.checkpoint import is_ahead
 from milepost.core.events import Tally
 from milepost.core.model import (
     Batch,
@@ -83,8 +84,10 @@ def _contact_ids(batch: Batch) -> Iterable[str]:
                 yield event.contact_id
 
 
-def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Difference:
-    """Return what a batch changes in what is stored."""
+def difference(
+    stream: Stream, batch: Batch, known: Known, now: datetime, asked_at: datetime | None = None
+) -> Difference:
+    """Return what a batch changes in what is stored. New messages are known as of `asked_at`."""
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[ContactKey, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
@@ -104,7 +107,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         contact = _merged_contact(contacts, row.page_id, stream, each, known, now)
         if contact is not None:
             contacts[(contact.page_id, contact.contact_id)] = contact
-        new = {event.event_id: event for event in new_events(row, each.interactions, known)}
+        new = {event.event_id: event for event in new_events(row, each.interactions, known, asked_at)}
         events |= new
         if row != stored or contact is not None or new:
             replaced += each.replaced_characters
@@ -201,7 +204,7 @@ def _conversation_row(
 ) -> ConversationRow:
     if stored is None:
         return new_row(stream, read, now)
-    if read.updated_time < stored.updated_time:
+    if is_older_state(read, stored, now):
         return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
     row = replace(
         stored,
@@ -215,6 +218,14 @@ def _conversation_row(
         deleted_at=None,
     )
     return stored if row == stored else replace(row, synced_at=now)
+
+
+def is_older_state(read: Conversation, stored: ConversationRow | None, now: datetime) -> bool:
+    """Return whether a conversation was read in an older state than the stored one.
+
+    A stored time in the future was wrong: nothing that is read before then would count.
+    """
+    return stored is not None and read.updated_time < stored.updated_time and not is_ahead(stored.updated_time, now)
 
 
 def new_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
@@ -266,7 +277,7 @@ def _merged_contact(
         return ContactRow(
             stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-    if interaction_at >= stored.last_interaction_at:
+    if interaction_at >= stored.last_interaction_at or is_ahead(stored.last_interaction_at, now):
         row = replace(
             stored,
             name=_first(read.name, stored.name),
@@ -291,9 +302,9 @@ def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow 
 
 
 def new_events(
-    row: ConversationRow, interactions: Iterable[Interaction], known: Known
+    row: ConversationRow, interactions: Iterable[Interaction], known: Known, asked_at: datetime | None
 ) -> Iterable[InteractionEventRow]:
-    """Yield the rows of those messages of a conversation that are not stored."""
+    """Yield the rows of those messages of a conversation that are not stored, known as of `asked_at`."""
     for event in interactions:
         if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
             yield InteractionEventRow(
@@ -307,6 +318,7 @@ def new_events(
                 event.text,
                 event.attachments,
                 event.occurred_at,
+                content_at=asked_at,
             )
 
 

@@ -42,7 +42,7 @@ ESSENTIAL = frozenset({"id", "updated_time", "participants", "messages", "create
 
 
 class FacebookInbox:
-    """The Source of one stream. An Instagram account id that is not given is fetched once.
+    """The Source of one stream. An Instagram account id that is not given is fetched once: then it `knows_own_ids`.
 
     `name` is what people call the page; without it, the page is called as in its threads.
     """
@@ -66,7 +66,7 @@ class FacebookInbox:
         self._calls.own_ids = self._own_ids.all
         self._head = Head(client.head_room, self._own_ids)
         self._name = storable(name)[0]
-        self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
+        self.knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
     @property
     def own_ids(self) -> frozenset[str]:
@@ -152,7 +152,7 @@ class FacebookInbox:
         """
         if conversation_id is not None and not is_thread_id(conversation_id):
             return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
-        if self._knows_own_ids:
+        if self.knows_own_ids:
             return None
         parameters, page_id = {"fields": "instagram_business_account"}, self._stream.page_id
         account_id = await self._calls.make(page_id, parameters, partial(linked_account, page_id))
@@ -160,7 +160,7 @@ class FacebookInbox:
             return account_id
         self._own_ids.expect(account_id.value)
         self._calls.own_ids = self._own_ids.all
-        self._knows_own_ids = True
+        self.knows_own_ids = True
         return None
 
     def _parameters(self, request: Request) -> dict[str, str]:
