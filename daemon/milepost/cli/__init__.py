@@ -43,7 +43,7 @@ COMMANDS = {
     "completion": "Write the completion script for a shell.",
 }
 # Each is `command` in a module of its own name, but for these, which do much the same as another one.
-BESIDE = {"pause": "sync", "resume": "sync", "backup": "store", "contacts": "streams"}
+BESIDE = {"pause": "sync", "resume": "sync", "backup": "store", "contacts": "streams", "notify": "config"}
 
 
 class _Lazy(Group):
