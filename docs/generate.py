@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from milepost.settings import Settings
 from milepost.settings.diff import is_live
-from milepost.settings.messages import allowed
+from milepost.settings.load import allowed
 from milepost.settings.model import Section, key_of, section_in
 from milepost.settings.types import format_duration
 

@@ -19,9 +19,9 @@ from milepost.core.notices import SETTLE
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.engine.interrupt import Stop
-from milepost.notify.destinations import Destination
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.notices import NoticeText
+from milepost.service.notices import Destination
 from milepost.settings import Settings
 from milepost.stores.reader import JournalReader, StoredEntry
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from app.trial import page_of, trial_of
 from kit.simulated import BAKERY, BICYCLES
 from milepost.core.model import Platform, Stream
+from milepost.facebook.pages import Page
 
 
 async def test_the_sources_of_a_dropped_page_are_not_kept() -> None:
@@ -19,6 +20,22 @@ async def test_the_sources_of_a_dropped_page_are_not_kept() -> None:
         gc.collect()
         assert {stream for stream, source in kept.items() if source() is None} == set(dropped)
         assert set(dropped) == {Stream(Platform.INSTAGRAM, BAKERY.id), Stream(Platform.MESSENGER, BICYCLES.id)}
+
+
+async def test_an_account_is_of_the_stream_that_stored_rows_show_until_the_api_says_otherwise() -> None:
+    async with trial_of() as trial:
+        bakery, bicycles = Stream(Platform.INSTAGRAM, BAKERY.id), Stream(Platform.INSTAGRAM, BICYCLES.id)
+        trial.registry.add([page_of(BAKERY)])
+        assert trial.registry.streams_without_account() == (bakery,)
+        assert not trial.registry.note_account("17841", bicycles), "which is not here"
+        assert trial.registry.note_account("17841", bakery)
+        assert trial.registry.stream_of("instagram", "17841") == bakery
+        page = Page(BICYCLES.id, "", (Platform.INSTAGRAM,), "a-token", "17841")
+        trial.registry.add([page])
+        assert trial.registry.stream_of("instagram", "17841") == bicycles
+        trial.registry.retain([], besides=())
+        trial.registry.add([page_of(BAKERY)])
+        assert trial.registry.stream_of("instagram", "17841") is None
 
 
 async def test_a_webhook_about_the_account_of_a_dropped_page_finds_no_stream() -> None:

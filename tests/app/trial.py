@@ -12,9 +12,9 @@ from kit.memory_store import MemoryStore
 from kit.simulated import BAKERY, BICYCLES, frozen_world
 from kit.virtual_time import LeapingClock
 from milepost.app.discovery import PageDiscovery
-from milepost.app.page_watch import SubscriptionWatch, TokenWatch
-from milepost.app.pages import PageRegistry
+from milepost.app.pages import PageRegistry, TokenWatch
 from milepost.app.reload import ConfigReloader, Configuration, Reload, ReloadTargets
+from milepost.app.webhooks import SubscriptionWatch
 from milepost.core.model import Platform, Stream
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Interrupt, Stop

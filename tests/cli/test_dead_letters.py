@@ -12,8 +12,7 @@ from kit.builders import NOON, STREAM, at, entries
 from kit.databases import record
 from milepost.cli import dead_letter_actions
 from milepost.cli import dead_letters as module
-from milepost.cli.dead_letter_table import described, rendered
-from milepost.cli.dead_letters import command
+from milepost.cli.dead_letters import command, described, rendered
 from milepost.cli.terminal import Terminal
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage

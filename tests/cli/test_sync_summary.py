@@ -7,7 +7,7 @@ import pytest
 
 from kit.builders import DEAD_TOKEN, NETWORK, NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
 from milepost.cli.options import Titles
-from milepost.cli.sync_summary import Synced, rendered
+from milepost.cli.sync_actions import Synced, rendered
 from milepost.cli.terminal import Terminal
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run

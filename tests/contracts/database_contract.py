@@ -10,8 +10,9 @@ import pytest
 from contracts.remedies_contract import Forget, RemediesContract
 from contracts.store_contract import CheckingStoreContract, Look, Refuse, Tables
 from milepost.core.model import Stream
-from milepost.stores.open import OpenStore, open_store
 from milepost.stores.open import forget as forget_in
+from milepost.stores.open import open_store
+from milepost.stores.store import OpenStore
 from stores.store_dump import StoreDump
 
 

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, at
 from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
-from milepost.stores.open import OpenStore, open_deliveries, open_store
+from milepost.stores.open import open_deliveries, open_store
+from milepost.stores.store import OpenStore
 from stores.store_dump import StoreDump
 
 ME = "worker 1"

@@ -11,7 +11,7 @@ from kit.builders import NOON, STREAM
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
 from milepost.core.model import Changes, DeadLetterPayload
 from milepost.core.ports import Store
-from milepost.stores.erasure import Forgotten
+from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, open_reader, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.store_dump import StoreDump

@@ -16,7 +16,8 @@ from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows,
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
 from milepost.core.position import Mode, Stretch
-from milepost.stores.erasure import Forgotten
+from milepost.core.webhooks import WebhookEvent, WebhookKind
+from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.store_dump import StoreDump
@@ -61,6 +62,22 @@ ALL_OF_THE_NEW_PAGE = {"conversations": {"2"}, "contacts": {"2"}, "messages": {"
 
 
 class MovesContract:
+    async def test_webhooks_follow_the_page_that_reads_what_they_are_about(self, kept: StoreDump) -> None:
+        """They may still be taken for the page before, which knows the account until it asks again."""
+        unsent = WebhookEvent(OLD, WebhookKind.UNSEND, "m_1_first", None, NOON, "1")
+        waiting = WebhookEvent(OLD, WebhookKind.UNSEND, "m_9", None, NOON, "1")
+        news = WebhookEvent(OLD, WebhookKind.MESSAGE, "m_new", "c_1", NOON)
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, thread(1, said=("first", "second")))
+            await read(store, NEW, thread(1, said=("first", "second")), now=at(60))
+            await store.webhooks.add([unsent, waiting, news], NOON)
+            assert await store.webhooks.claim(NOON) == (OLD, NEW)
+            assert await store.webhooks.streams_with_facts() == (NEW,)
+            assert await store.due_facts(OLD, 9) == ()
+            (due,) = await store.due_facts(NEW, 9)
+            assert due.message.event_id == "m_1_first"
+            assert await store.webhooks.add([unsent], at(60)) == frozenset(), "a repetition"
+
     async def test_rows_follow_the_page_that_reads_them(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await read(store, OLD, thread(1, said=("first", "second")), thread(2))

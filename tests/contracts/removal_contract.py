@@ -11,8 +11,8 @@ from kit.builders import NOON, at
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Changes, Stream
 from milepost.core.position import Stretch
-from milepost.stores.erasure import StreamRows
 from milepost.stores.open import forget, open_reader, open_store, remove
+from milepost.stores.reader import StreamRows
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, stream
 from stores.store_dump import StoreDump
 

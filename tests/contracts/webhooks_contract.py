@@ -13,9 +13,10 @@ from kit.builders import NOON, STREAM, at
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
-from milepost.stores.open import OpenStore, forget, open_store, remove
+from milepost.stores.open import forget, open_store, remove
+from milepost.stores.store import OpenStore
 from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
-from stores.histories import commit_after, event_row
+from stores.histories import commit_after, contact_row, event_row, page_row
 from stores.store_dump import StoreDump
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
@@ -96,6 +97,24 @@ class WebhooksContract:
             await store.webhooks.claim(NOON)
             assert await store.webhooks.announced(("m_0", "m_1", "m_2", "")) == {"m_1", "m_2"}
             assert await store.webhooks.announced(()) == frozenset()
+
+    async def test_the_instagram_stream_is_found_by_what_is_stored_of_it(self, kept: StoreDump) -> None:
+        message, contact, elsewhere = (
+            event_row("m_1", of=OTHER),
+            contact_row("ada", of=OTHER),
+            Stream(OTHER.platform, "102"),
+        )
+        changes = Changes(interaction_events=(message,), contacts=(contact,), page=page_row(of=OTHER))
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(OTHER), RunStarted(NOON), changes=changes))
+            await keep(store, "m_2")
+            find = store.webhooks.instagram_stream
+            assert (await find(("m_1", "m_3"), ()), await find((), ("ada",))) == (OTHER, OTHER)
+            assert (await find((), ()), await find(("m_3",), ("bob",))) == (None, None)
+            assert await find(("m_2",), ()) is None, "of Messenger"
+            changes = Changes(interaction_events=(event_row("m_4", of=elsewhere),))
+            await store.commit(commit_after(await store.load(elsewhere), RunStarted(NOON), changes=changes))
+            assert await find(("m_1", "m_4"), ()) is None, "of two pages"
 
     async def test_old_events_and_too_many_are_deleted_and_those_that_waited_are_counted(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:

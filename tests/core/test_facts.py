@@ -194,6 +194,14 @@ def test_the_next_reading_of_a_conversation_is_compared_with_messages_that_were_
     assert applied(edit(90), known=Known()).changes.conversations == (), "the store has refused its row"
 
 
+@pytest.mark.parametrize(
+    ("snippet", "left"), [("hello", None), ("hel", None), ("hello, Bob", "hello, Bob"), ("", ""), (None, None)]
+)
+def test_what_an_unsent_message_said_does_not_stay_in_its_conversation(snippet: str | None, left: str | None) -> None:
+    (row,) = applied(unsend(90), known=Known({"t_1": replace(CONVERSATION, snippet=snippet)})).changes.conversations
+    assert row == replace(CONVERSATION, messages_fingerprint=None, snippet=left)
+
+
 def test_a_fact_that_is_no_news_is_worked_off_and_writes_nothing() -> None:
     record = applied(edit(90, is_superseded=True))
     assert record.events == (FactsApplied(outdated=1),)

@@ -13,14 +13,13 @@ from msgspec.structs import replace
 from kit.builders import conversation, unreadable
 from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
 from kit.long import long_only
-from milepost.core.doubts import AGREES_AFTER, HANDFUL, doubt_about
+from milepost.core.doubts import AGREES_AFTER, HANDFUL, MAX_EMPTY, MAX_RUNS, MAX_STALE, doubt_about
 from milepost.core.events import CursorLost, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation
 from milepost.core.plan import Policy
 from milepost.core.ports import Request
 from milepost.core.position import Mode
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import MAX_EMPTY, MAX_RUNS, MAX_STALE
 
 DAY = timedelta(days=1)
 THREADS = [aged(number) for number in range(45)]

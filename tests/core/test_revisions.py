@@ -423,6 +423,7 @@ class TestPayloads:
     def test_the_content_of_one_message_is_erased_and_all_else_stays(self) -> None:
         payload = {
             "id": "t_1",
+            "snippet": "a sec",
             "messages": {
                 "data": [
                     {"id": "m_1", "message": "a secret", "shares": {"data": []}, "created_time": "2026-03-01"},
@@ -432,6 +433,7 @@ class TestPayloads:
         }
         left = json.loads(erased_in(json.dumps(payload), ["m_1"]))
 
+        assert left["snippet"] is None
         assert left["messages"]["data"] == [
             {"id": "m_1", "message": None, "shares": None, "created_time": "2026-03-01"},
             {"id": "m_2", "message": "another"},

@@ -19,11 +19,11 @@ from kit.engine_doubles import (
 )
 from kit.memory_store import MemoryStore
 from milepost.core.commands import RecordTokenHealth
-from milepost.core.drafts import MAX_DRAFTS
 from milepost.core.errors import OutcomeUnknown, StoreAway
 from milepost.core.events import Reason, RunStatus
 from milepost.core.model import Table, TokenHealth
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
+from milepost.core.records import MAX_DRAFTS
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
 from milepost.engine.mailbox import Mailbox

@@ -25,25 +25,25 @@ from kit.graph_answers import (
 )
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.decoding import Asked, Mailbox, decode, decode_thread
+from milepost.facebook.decoding import Asked, Edge, decode, decode_thread
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.responses import place_of
 from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
-MAILBOX = Mailbox(OwnIds({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
+EDGE = Edge(OwnIds({PAGE_ID, ACCOUNT_ID}), EDGE_URL)
 UPDATED_AT = datetime(2026, 6, 26, 1, 13, 24, tzinfo=UTC)
 GOOD = thread("t_good")
 
 
 def read(body: bytes) -> Batch:
-    batch = decode(body, 200, MAILBOX)
+    batch = decode(body, 200, EDGE)
     assert isinstance(batch, Batch), batch
     return batch
 
 
 def refused(body: bytes) -> Problem:
-    problem = decode(body, 200, MAILBOX)
+    problem = decode(body, 200, EDGE)
     assert isinstance(problem, Problem), problem
     return problem
 
@@ -602,7 +602,7 @@ class TestNoBatch:
     @pytest.mark.parametrize("depth", [100, 300, 500, 900, 990])
     def test_an_item_nested_to_any_depth_raises_nothing(self, depth: int) -> None:
         body = b'{"data":[{"id":"t_1","updated_time":"","x":' + b"[" * depth + b"]" * depth + b"}]}"
-        assert isinstance(decode(body, 200, MAILBOX), Batch | Problem)
+        assert isinstance(decode(body, 200, EDGE), Batch | Problem)
 
 
 class TestMoreThanWasAskedFor:
@@ -610,7 +610,7 @@ class TestMoreThanWasAskedFor:
 
     @pytest.mark.parametrize("item", [GOOD, {}, 7], ids=["good", "empty", "number"])
     def test_far_more_conversations_are_refused(self, item: object) -> None:
-        problem = decode(encoded(listed(*[item] * 303)), 200, MAILBOX, Asked(50, 20))
+        problem = decode(encoded(listed(*[item] * 303)), 200, EDGE, Asked(50, 20))
         assert isinstance(problem, Problem)
         assert problem.kind is ProblemKind.OVERSIZE
         assert problem.message.startswith("the response has 303 ")
@@ -619,7 +619,7 @@ class TestMoreThanWasAskedFor:
     @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
     def test_far_more_messages_of_a_conversation_are_refused(self, bad: list[Json]) -> None:
         long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
-        problem = decode(encoded(listed(GOOD, long, *bad)), 200, MAILBOX, Asked(50, 20))
+        problem = decode(encoded(listed(GOOD, long, *bad)), 200, EDGE, Asked(50, 20))
         assert isinstance(problem, Problem)
         assert problem.kind is ProblemKind.OVERSIZE
         assert problem.message == "the response has 241 messages of a conversation, and 20 were asked for"
@@ -627,20 +627,20 @@ class TestMoreThanWasAskedFor:
     def test_far_more_messages_in_all_are_refused_although_no_conversation_has_many(self) -> None:
         messages = [message(f"m_{number}") for number in range(220)]
         items = [thread(f"t_{number}", *messages) for number in range(60)]
-        problem = decode(encoded(listed(*items)), 200, MAILBOX, Asked(50, 20))
+        problem = decode(encoded(listed(*items)), 200, EDGE, Asked(50, 20))
         assert isinstance(problem, Problem)
         assert problem.message == "the response has 13,200 messages, and 1,000 were asked for"
 
     def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
         long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
-        problem = decode_thread(encoded(long), 200, MAILBOX.own_ids)
+        problem = decode_thread(encoded(long), 200, EDGE.own_ids)
         assert isinstance(problem, Problem)
         assert problem.kind is ProblemKind.OVERSIZE
 
     @pytest.mark.parametrize("bad", [[], [{"id": "t_bad"}]], ids=["read as a whole", "read item by item"])
     def test_a_few_more_are_read(self, bad: list[Json]) -> None:
         items = [thread(f"t_{number}") for number in range(200)]
-        batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 20))
+        batch = decode(encoded(listed(*items, *bad)), 200, EDGE, Asked(1, 20))
         assert isinstance(batch, Batch)
         assert len(batch.conversations) == 200
 
@@ -649,7 +649,7 @@ class TestMoreThanWasAskedFor:
     def test_messages_that_come_although_none_were_asked_for_are_read(self, count: int, bad: list[Json]) -> None:
         messages = [message(f"m_{number}") for number in range(count)]
         items = [thread(f"t_{number}", *messages) for number in range(25)]
-        batch = decode(encoded(listed(*items, *bad)), 200, MAILBOX, Asked(1, 0))
+        batch = decode(encoded(listed(*items, *bad)), 200, EDGE, Asked(1, 0))
         assert isinstance(batch, Batch)
         assert len(batch.conversations) == 25
 
@@ -657,7 +657,7 @@ class TestMoreThanWasAskedFor:
         text = "a, b, c, " * 220
         messages = [message(f"m_{number}", message=text) for number in range(20)]
         items = [thread(f"t_{number}", *messages) for number in range(200)]
-        batch = decode(encoded(listed(*items)), 200, MAILBOX, Asked(200, 20))
+        batch = decode(encoded(listed(*items)), 200, EDGE, Asked(200, 20))
         assert isinstance(batch, Batch)
         assert sum(len(each.interactions) for each in batch.conversations) == 4_000
 
@@ -716,7 +716,7 @@ class TestExtremes:
         assert [read(body).conversations[0].conversation_id for body in (whole, by_item)] == ["t_1", "t_1"]
 
     def test_an_error_that_is_repeated_as_null_is_an_error_or_a_batch_but_no_crash(self) -> None:
-        assert isinstance(decode(b'{"error":{"code":1},"error":null,"data":[]}', 200, MAILBOX), Batch)
+        assert isinstance(decode(b'{"error":{"code":1},"error":null,"data":[]}', 200, EDGE), Batch)
         assert refused(b'{"error":null,"error":{"code":1},"data":[]}').code == 1
 
 
@@ -737,7 +737,7 @@ PLAUSIBLE = st.recursive(
 class TestAnything:
     @given(JSON | st.dictionaries(st.sampled_from(("data", "paging", "error")), PLAUSIBLE))
     def test_any_json_is_a_batch_or_a_problem(self, value: object) -> None:
-        outcome = decode(encoded(value), 200, MAILBOX)
+        outcome = decode(encoded(value), 200, EDGE)
         assert isinstance(outcome, Batch | Problem)
 
     @given(st.lists(PLAUSIBLE, max_size=5))
@@ -749,7 +749,7 @@ class TestAnything:
 
     @given(st.binary())
     def test_any_bytes_are_a_batch_or_a_problem(self, body: bytes) -> None:
-        assert isinstance(decode(body, 200, MAILBOX), Batch | Problem)
+        assert isinstance(decode(body, 200, EDGE), Batch | Problem)
 
     @given(st.text(st.characters(exclude_categories=())), st.booleans())
     def test_any_text_comes_through_whole_and_storable(self, text: str, escaped: bool) -> None:

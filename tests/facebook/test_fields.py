@@ -16,8 +16,8 @@ from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import note_left_out
 from milepost.core.remedies import Remedy, rule_for
-from milepost.facebook.fields import ESSENTIAL, list_fields, refused_field, without
-from milepost.facebook.inbox import FacebookInbox
+from milepost.facebook.calls import refused_field, without
+from milepost.facebook.inbox import ESSENTIAL, FacebookInbox, list_fields
 from milepost.reporting.advice import advice_on
 
 REQUESTED = list_fields(Platform.MESSENGER, 20, Detail.NESTED)

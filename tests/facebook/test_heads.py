@@ -8,8 +8,7 @@ import pytest
 from kit.graph_answers import PAGE, PAGE_ID, Json, encoded, listed, message, person, thread
 from milepost.core.model import Batch
 from milepost.core.problems import Problem
-from milepost.facebook.decoding import Asked, Mailbox, decode
-from milepost.facebook.heads import Head, HeadRoom
+from milepost.facebook.decoding import Asked, Edge, Head, HeadRoom, decode
 from milepost.facebook.own_id import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
@@ -46,7 +45,7 @@ class Read:
 
     def decode(self, body: bytes) -> Answer:
         self.decoded += 1
-        return decode(body, 200, Mailbox(self.own_ids, EDGE_URL), ASKED)
+        return decode(body, 200, Edge(self.own_ids, EDGE_URL), ASKED)
 
     def read(self, body: bytes, asked: Asked = ASKED) -> Answer:
         return self.head.decode(body, asked, lambda: self.decode(body))

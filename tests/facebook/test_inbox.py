@@ -34,8 +34,7 @@ from milepost.core.ports import Answered, Fetched, Held, MessagesFetched, Messag
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
-from milepost.facebook.fields import with_messages
-from milepost.facebook.inbox import FacebookInbox
+from milepost.facebook.inbox import FacebookInbox, with_messages
 
 BASE_URL = "https://graph.test"
 EDGE_URL = URL(f"/v26.0/{PAGE_ID}/conversations")

@@ -5,7 +5,7 @@ import pytest
 from kit.graph_answers import PAGE, PAGE_ID, Json, encoded, listed, message, person, thread
 from milepost.core.model import Batch, Direction
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.decoding import MIN_MESSAGES, MIN_THREADS, Mailbox, decode
+from milepost.facebook.decoding import MIN_MESSAGES, MIN_THREADS, Edge, decode
 from milepost.facebook.own_id import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
@@ -13,7 +13,7 @@ ODD = {"id": "t_odd", "updated_time": None}  # makes the list be read item by it
 
 
 def read(*items: object) -> Batch | Problem:
-    return decode(encoded(listed(*items)), 200, Mailbox(OwnIds([PAGE_ID]), EDGE_URL))
+    return decode(encoded(listed(*items)), 200, Edge(OwnIds([PAGE_ID]), EDGE_URL))
 
 
 def with_people(number: int, people: object) -> Json:

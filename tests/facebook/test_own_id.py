@@ -6,7 +6,7 @@ import pytest
 
 from kit.graph_answers import ACCOUNT, ACCOUNT_ID, PAGE_ID, Json, encoded, instagram_person, listed, message, thread
 from milepost.core.model import Batch, Contact, Direction, OwnId, OwnIdState
-from milepost.facebook.decoding import Mailbox, decode
+from milepost.facebook.decoding import Edge, decode
 from milepost.facebook.own_id import MIN_THREADS, OwnIds
 from milepost.facebook.wire import People, Person
 
@@ -38,7 +38,7 @@ def with_person(number: int, own: Json = ACCOUNT, **fields: object) -> Json:
 
 
 def read(own_ids: OwnIds, *threads: Json, next_url: str | None = None) -> Batch:
-    batch = decode(encoded(listed(*threads, next_url=next_url)), 200, Mailbox(own_ids, EDGE_URL))
+    batch = decode(encoded(listed(*threads, next_url=next_url)), 200, Edge(own_ids, EDGE_URL))
     assert isinstance(batch, Batch)
     return batch
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from kit.builders import NOON
 from milepost.core.model import Platform, Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
-from milepost.facebook.webhooks import Malformed, Update, UpdateResult, updates_in
+from milepost.facebook.webhooks import (
+    Malformed,
+    UnknownAccount,
+    Update,
+    UpdateResult,
+    unknown_accounts,
+    updates_in,
+)
 
 PAGE = Stream(Platform.MESSENGER, "101")
 ACCOUNT = Stream(Platform.INSTAGRAM, "101")
@@ -201,6 +208,28 @@ class TestWhatIsNoEvent:
 NAMES = st.sampled_from(
     ["object", "entry", "id", "messaging", "standby", "changes", "message", "mid", "sender", "field"]
 )
+
+
+class TestUnknownAccounts:
+    def found(self, body: Json) -> list[UnknownAccount]:
+        return list(unknown_accounts(json.dumps(body).encode(), route))
+
+    @pytest.mark.parametrize("key", ["messaging", "standby"])
+    def test_messages_and_people_show_whose_an_account_is(self, key: str) -> None:
+        item = between("9001", "17842", message={"mid": "m_A"})
+        body = delivery(item, key=key, kind="instagram", account_id="17842")
+        assert self.found(body) == [UnknownAccount("17842", ("m_A",), ("9001",))]
+
+    @pytest.mark.parametrize(("kind", "account_id"), [("instagram", "17841"), ("page", "102"), ("instagram", "0")])
+    def test_those_of_known_accounts_of_pages_and_of_the_test_button_are_none(self, kind: str, account_id: str) -> None:
+        item = between("9001", account_id, message={"mid": "m_A"})
+        assert self.found(delivery(item, kind=kind, account_id=account_id)) == []
+
+    def test_an_update_of_any_form_names_what_it_does(self) -> None:
+        item: Json = {"sender": None, "recipient": {"id": 9001}, "read": ["m_A"]}
+        assert self.found(delivery(item, kind="instagram", account_id="17842")) == [
+            UnknownAccount("17842", (), ("9001",))
+        ]
 
 
 class TestMalformed:

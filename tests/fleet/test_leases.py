@@ -11,7 +11,6 @@ from kit.postgres import Database
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease, StreamLeases, open_leases
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import ALIVE_SECONDS, are_at_work
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
@@ -23,8 +22,8 @@ BOTH = (BAKERY, BICYCLES)
 @asynccontextmanager
 async def leases_of(store_url: StoreUrl) -> AsyncIterator[StreamLeases]:
     """Join as a worker would."""
-    sql = load_statements("postgresql") | load_statements("postgresql", "queue")
-    async with connected(dsn_of(store_url), sql) as database, open_leases(database) as leases:
+    sql = load_statements("postgresql", "statements", "queue")
+    async with connected(store_url, sql) as database, open_leases(database) as leases:
         yield leases
 
 

@@ -37,7 +37,7 @@ from milepost.core.retry import latest_redrive
 from milepost.core.revisions import erased_in, to_look_up, unsent_in
 from milepost.core.webhooks import DueFact, WebhookEvent
 from milepost.stores import rows
-from milepost.stores.moves import Outdated, demand_known, written_of
+from milepost.stores.commit import Outdated, demand_known, written_of
 
 ContactKey = tuple[str, str, str]
 Row = ConversationRow | InteractionEventRow

@@ -5,8 +5,8 @@ from datetime import timedelta
 from kit.builders import CODEC
 from kit.invariants import RIVAL, Reading, is_refused
 from kit.simulation_setting import Setting, settled
-from milepost.core import commands
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
+from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow, decide_command
 from milepost.core.errors import VersionConflict
 from milepost.core.model import Known, Stream
 from milepost.core.plan import Fetch, RunBudget, open_sweep, plan
@@ -39,11 +39,11 @@ class Rivals:
     def _command(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
         """Record what an operator asked of another process."""
         budget = self._budget()
-        record: Record | None = commands.request_sync(checkpoint, RIVAL, budget, full=False)
+        command: StreamCommand = SyncNow(RIVAL)
         if self._setting.random.random() < 0.5:
             is_paused = checkpoint.operator_pause is not None
-            command = commands.resume if is_paused else commands.pause
-            record = command(checkpoint, RIVAL, budget)
+            command = ResumeStream(RIVAL) if is_paused else PauseStream(RIVAL)
+        record = decide_command(checkpoint, command, budget)
         self._setting.invariants.disturbed(stream, "another process wrote of the stream")
         return None if record is None else self._commit(stream, checkpoint, record, budget.run_id)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from kit.builders import STREAM
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
+from milepost.facebook.webhooks import UnknownAccount
 
 SECRET = "app-secret"
 
@@ -28,6 +29,11 @@ def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
     return {"X-Hub-Signature-256": f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"}
 
 
+async def found_nowhere(account: UnknownAccount) -> bool:
+    """Say of no account whose it is."""
+    return account is None
+
+
 class NoInbox:
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
         raise NotImplementedError(events, now)
@@ -37,6 +43,9 @@ class NoInbox:
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         raise NotImplementedError(message_ids)
+
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        raise NotImplementedError(message_ids, contact_ids)
 
     async def streams_with_facts(self) -> tuple[Stream, ...]:
         return ()

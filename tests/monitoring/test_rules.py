@@ -14,7 +14,7 @@ import yaml
 from kit.exposition import everything, families
 from kit.prometheus import needs_prometheus, promtool
 from kit.promql import DASHBOARD, PANELS, exported_by, unknown
-from milepost.service.page.pages import RUNBOOKS_PATH
+from milepost.service.pages import RUNBOOKS_PATH
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring" / "prometheus"

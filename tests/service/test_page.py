@@ -15,7 +15,7 @@ from milepost import __version__
 from milepost.reporting.health import IssueKind
 from milepost.reporting.status import State
 from milepost.service.events.messages import Status
-from milepost.service.page.pages import (
+from milepost.service.pages import (
     FILES,
     LOGIN_SCRIPTS,
     STATUS_SCRIPTS,

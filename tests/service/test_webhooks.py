@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -14,10 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM
-from kit.webhooks import SECRET, NoInbox, body_of, signed
+from kit.webhooks import SECRET, NoInbox, body_of, found_nowhere, signed
 from milepost.core.errors import BadConfiguration, StoreAway
+from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent
-from milepost.facebook.webhooks import Malformed
+from milepost.facebook.webhooks import Malformed, UnknownAccount
 from milepost.service import webhooks as listener
 from milepost.service.metrics.traffic import WebhookCounter
 from milepost.service.webhooks import (
@@ -345,6 +347,7 @@ class TestIntake:
             counter,
             lambda: NOON,
             lambda: arrivals.append(True),
+            found_nowhere,
         )
         return intake, counter, arrivals
 
@@ -373,6 +376,26 @@ class TestIntake:
         await intake.receive(body_of("m_1", page_id="102"))
         await intake.receive(b'{"object": "page", "entry": []}')
         assert (self.counts(counter), arrivals) == ({"unknown_page": 1}, [])
+
+    async def test_an_instagram_account_is_asked_for_before_its_webhooks_are_dropped(self) -> None:
+        inbox = MemoryInbox()
+        counter, asked, known = WebhookCounter(dict), list[UnknownAccount](), dict[str, Stream]()
+
+        async def find(account: UnknownAccount) -> bool:
+            asked.append(account)
+            if account.account_id == "17841":
+                known["17841"] = STREAM
+            return account.account_id in known
+
+        intake = WebhookIntake(
+            inbox, lambda _, account_id: known.get(account_id), counter, lambda: NOON, lambda: None, find
+        )
+        entries = json.loads(body_of("m_1", page_id="17841"))["entry"]
+        await intake.receive(json.dumps({"object": "instagram", "entry": entries}).encode())
+        await intake.receive(json.dumps({"object": "instagram", "entry": entries}).encode())
+        await intake.receive(body_of("m_2", page_id="102"))
+        assert asked == [UnknownAccount("17841", ("m_1",), ("9001",))]
+        assert self.counts(counter) == {"stored": 1, "duplicate": 1, "unknown_page": 1}
 
     async def test_what_was_not_stored_is_not_counted_as_taken(self) -> None:
         inbox = MemoryInbox()

@@ -3,12 +3,13 @@
 import errno
 import os
 from pathlib import Path
+from threading import Thread
 from typing import IO, Any
 
 import pytest
 
 from milepost.core.errors import BadConfiguration, ConfigurationAway
-from milepost.settings import load
+from milepost.settings import load, yaml
 from milepost.settings.yaml import MAX_BYTES
 
 
@@ -183,6 +184,19 @@ class TestFiles:
     def test_a_directory_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BadConfiguration, match="is a directory, not a file"):
             load(tmp_path, {})
+
+    def test_a_pipe_is_read_once_and_no_second_time_for_ever(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pipe = tmp_path / "config.yaml"
+        os.mkfifo(pipe)
+        writer = Thread(target=pipe.write_text, args=["log: {level: error}"], daemon=True)
+        writer.start()
+        assert load(pipe, {}).log.level == "error"
+        writer.join()
+        monkeypatch.setattr(yaml, "PIPE_SECONDS", 0.01)
+        with pytest.raises(BadConfiguration, match="is a pipe, which can be read only once"):
+            load(pipe, {})  # as at a reload
 
     @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
     @pytest.mark.parametrize("secret", [True, False])

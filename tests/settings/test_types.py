@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from milepost.app.database import store_url_of
 from milepost.core.errors import BadConfiguration
 from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default, moved_keys
+from milepost.settings.types import reached_at
 from milepost.settings.yaml import substitute
 from milepost.stores.url import StoreUrl
 
@@ -468,3 +469,17 @@ class TestSettings:
         (tmp_path / "config.yaml").symlink_to("gone.yaml")
         with pytest.raises(BadConfiguration, match="there is no such file"):
             load_or_default(None, {})
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104  (only written down)
+        ("::", "::1"),
+        ("::1", "::1"),
+        ("milepost.example", "milepost.example"),
+    ],
+)
+def test_a_daemon_that_listens_on_all_addresses_is_reached_on_loopback(host: str, expected: str) -> None:
+    assert reached_at(host) == expected

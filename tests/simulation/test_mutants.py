@@ -561,7 +561,7 @@ MUTANTS = {
     ),
     "a batch is committed together with one that changes what it has to know": Mutant(
         f"opened again|a second open dead letter about|{MISCOUNT}",
-        patches={"milepost.core.drafts.DraftedIds.leave_alone": lambda *_: True},
+        patches={"milepost.core.records.DraftedIds.leave_alone": lambda *_: True},
         narrowed=to_slow_stores,
     ),
     "the history of a thread that is met is not owed": Mutant(

@@ -11,7 +11,8 @@ import os
 
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway
 from milepost.core.model import Stream
-from milepost.stores.open import OpenStore, open_store
+from milepost.stores.open import open_store
+from milepost.stores.store import OpenStore
 from milepost.stores.url import StoreUrl
 from stores.histories import next_commit, stream
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from kit.builders import STREAM
-from kit.webhooks import SECRET, body_of, signed
+from kit.webhooks import SECRET, body_of, found_nowhere, signed
 from milepost.service.metrics.traffic import WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.stores.open import open_store
@@ -34,7 +34,12 @@ async def main() -> None:
     store_url = StoreUrl(f"sqlite:///{arguments.path}")
     async with open_store(store_url, synchronous=arguments.synchronous) as store:
         intake = WebhookIntake(
-            store.webhooks, lambda _, __: STREAM, WebhookCounter(dict), lambda: datetime.now(UTC), lambda: None
+            store.webhooks,
+            lambda _, __: STREAM,
+            WebhookCounter(dict),
+            lambda: datetime.now(UTC),
+            lambda: None,
+            found_nowhere,
         )
         credentials = WebhookCredentials("", (SECRET,))
         requests = WebhookRequests("/hook", lambda: credentials, intake.receive, lambda _: None)

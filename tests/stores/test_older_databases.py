@@ -15,7 +15,6 @@ from milepost.core.journal import instant_text
 from milepost.stores import rows
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql import migrate as postgresql
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.encoding import COLUMNS, ENTRY_COLUMNS
 from milepost.stores.sqlite import migrate as sqlite
 from stores.store_dump import PostgresDump, SqliteDump, StoreDump
@@ -57,7 +56,7 @@ async def migrate(kept: StoreDump) -> None:
     if isinstance(kept, SqliteDump):
         sqlite.migrate(kept.path)
     else:
-        await postgresql.migrate(dsn_of(kept.store_url))
+        await postgresql.migrate(kept.store_url)
 
 
 def insert(kept: StoreDump, table: str, columns: tuple[str, ...], values: tuple[object, ...]) -> None:

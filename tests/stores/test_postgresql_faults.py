@@ -16,9 +16,9 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, OutcomeUnknown, RowsRejected, StoreAway, StoreRefused
 from milepost.core.model import Changes, Keys
 from milepost.core.ports import Committed
+from milepost.stores import url
 from milepost.stores.open import has_database, open_store
 from milepost.stores.postgresql import connection as connecting
-from milepost.stores.postgresql import dsn as addressing
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.errors import translated
 from milepost.stores.postgresql.group import Prepared
@@ -485,7 +485,7 @@ async def test_a_server_that_freezes_is_an_absence(
     database: Database, monkeypatch: pytest.MonkeyPatch, froze: str
 ) -> None:
     """Its machine is suspended, or the network swallows everything: every wait has an end."""
-    monkeypatch.setattr(addressing, "CONNECT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(url, "CONNECT_TIMEOUT_SECONDS", 1)
     async with breakable_line(database) as line, open_postgresql(line.store_url) as store:
         reached = await live(store, STREAM, 2)
         store.database.pool.timeout = 0.3

@@ -17,7 +17,6 @@ from milepost.core.errors import StoreAway
 from milepost.stores.copy import CopyJob
 from milepost.stores.open import copy_store, forget, has_database, is_at_work, open_reader, open_store, remove
 from milepost.stores.postgresql import liveness, notify
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.liveness import while_answering
 from milepost.stores.postgresql.notify import listening
 from milepost.stores.url import StoreUrl
@@ -92,9 +91,9 @@ async def test_a_server_that_lives_may_take_its_time(
     """Also one that has no connection left: that is an answer."""
     monkeypatch.setattr(liveness, "EVERY_SECONDS", 0.05)
     database.server.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT {limit}")
-    dsn = dsn_of(database.store_url)
-    connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
-    async with while_answering(dsn, connection), connection:
+    store_url = database.store_url
+    connection = await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs())
+    async with while_answering(store_url, connection), connection:
         slow = await connection.execute("SELECT pg_sleep(2), 'done'")
         assert await slow.fetchone() == ("", "done")
 

@@ -13,7 +13,6 @@ from kit.postgres import Database, Server, fresh_database, on_both_releases
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.stores.open import has_database, open_reader, open_store
 from milepost.stores.postgresql import migrate as migrating
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import MIGRATIONS, migrate, shipped
 from milepost.stores.url import StoreUrl
 from stores.histories import live
@@ -43,7 +42,7 @@ def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def migrated(database: Database) -> set[str]:
-    return await migrate(dsn_of(database.store_url))
+    return await migrate(database.store_url)
 
 
 def in_order(database: Database) -> list[str]:

@@ -25,8 +25,9 @@ from milepost.engine.mailbox import Mailbox
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.run import run_stream
 from milepost.engine.slots import Slots
-from milepost.stores.open import OpenStore, open_store
+from milepost.stores.open import open_store
 from milepost.stores.postgresql.commit import PostgresqlWriter
+from milepost.stores.store import OpenStore
 from stores.histories import next_commit, stream
 from stores.store_dump import PostgresDump
 

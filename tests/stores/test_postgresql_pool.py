@@ -10,7 +10,6 @@ from kit.postgres import Database
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import listening
 from milepost.stores.postgresql.reader import MAX_READERS
 from milepost.stores.sql import load_statements
@@ -21,7 +20,7 @@ STEPS = 40  # of the event loop, more than it takes to hand a connection over
 
 @pytest.fixture
 async def pooled(database: Database) -> AsyncIterator[connecting.Database]:
-    async with connected(dsn_of(database.store_url), load_statements("postgresql")) as pooled:
+    async with connected(database.store_url, load_statements("postgresql")) as pooled:
         yield pooled
 
 
@@ -86,11 +85,11 @@ async def test_store_readers_and_queue_share_their_connections(database: Databas
         for _ in range(5):
             await asyncio.gather(*(ask() for _ in range(10)))
 
-    dsn = dsn_of(database.store_url)
+    store_url = database.store_url
     async with (
         open_store(database.store_url) as store,
         open_reader(database.store_url) as reader,
-        connected(dsn, load_statements("postgresql")) as queue,
+        connected(store_url, load_statements("postgresql")) as queue,
         listening(database.store_url, lambda: None),
     ):
         await asyncio.gather(
@@ -103,7 +102,8 @@ async def test_store_readers_and_queue_share_their_connections(database: Databas
             while database.sql(OPEN)[0][0] > MAX_CONNECTIONS + 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
-    async with connected(dsn, load_statements("postgresql")) as alone:  # the pool is another one after the last left
+    # The pool is another one after the last left.
+    async with connected(store_url, load_statements("postgresql")) as alone:
         assert alone.pool is not queue.pool
         await alone.rows("answers")
 

@@ -11,7 +11,6 @@ from milepost.core.model import Changes
 from milepost.fleet.leases import open_leases
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 from stores.histories import contact_row, conversation_row, event_row
@@ -69,13 +68,13 @@ async def at_work(store_url: StoreUrl) -> None:
     async with open_store(store_url) as store:
         changes = Changes((conversation_row(),), (contact_row(),), (event_row(),))
         await commit(store, changes=changes)
-        sql = load_statements("postgresql") | load_statements("postgresql", "queue")
-        async with connected(dsn_of(store_url), sql) as database, open_leases(database) as queue:
+        sql = load_statements("postgresql", "statements", "queue")
+        async with connected(store_url, sql) as database, open_leases(database) as queue:
             await queue.offer(["messenger:1"])
 
 
 def superuser(server: Server, store_url: StoreUrl) -> Database:
-    return Database(server, dsn_of(store_url).name.rsplit("/", 1)[1])
+    return Database(server, store_url.name.rsplit("/", 1)[1])
 
 
 async def test_nobody_else_has_a_privilege_on_anything_that_is_created_and_anon_can_read_and_change_nothing(
@@ -138,7 +137,7 @@ YOUNGER_ROUTINES = (  # than the migration that closes what was left open
 
 async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, postgres: Server) -> None:
     await at_work(hosted)
-    database, schema = superuser(postgres, hosted), dsn_of(hosted).schema
+    database, schema = superuser(postgres, hosted), hosted.schema
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon, authenticated, service_role")
     names = ("page_moves", "message_backlog", "pages", "webhook_events", "deleted_rows", "deliveries", "delivery_holds")
     younger = ", ".join(f"{schema}.{name}" for name in names)

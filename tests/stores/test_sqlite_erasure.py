@@ -15,6 +15,7 @@ from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.erase import empty_wal
 from milepost.stores.sqlite.erase import forget_in_sqlite as forget
 from milepost.stores.sqlite.migrate import MIGRATIONS
+from milepost.stores.sqlite.queries import at_once
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.sqlite_files import names_in, raw
@@ -75,7 +76,7 @@ async def test_only_what_is_erased_for_good_is_overwritten_and_the_rest_is_delet
         def erase(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA secure_delete = {level}")
             connection.execute("BEGIN IMMEDIATE")
-            SqliteWriter(load_statements("sqlite"), Codec(), connection).erase(STREAM, "ada")
+            at_once(SqliteWriter(load_statements("sqlite"), Codec(), connection).erase(STREAM, "ada"))
             connection.execute("COMMIT")
             empty_wal(connection)
 

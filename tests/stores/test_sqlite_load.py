@@ -13,10 +13,10 @@ from milepost.core.events import SyncRequested
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.core.ports import Commit, Committed, Rejected, Store
+from milepost.stores.reader import Session
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import transaction
-from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import commit_after, conversation_row, next_commit, stream
 from stores.sqlite_files import raw
@@ -28,13 +28,13 @@ REFUSED = replace(conversation_row(), conversation_id="t\0")
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Stream]:
     """Return the streams whose checkpoints are read from the database."""
     streams: list[Stream] = []
-    load = SqliteSession.load
+    load = Session.load
 
-    def spy(self: SqliteSession, stream: Stream) -> Checkpoint:
+    async def spy(session: Session, stream: Stream) -> Checkpoint:
         streams.append(stream)
-        return load(self, stream)
+        return await load(session, stream)
 
-    monkeypatch.setattr(SqliteSession, "load", spy)
+    monkeypatch.setattr(Session, "load", spy)
     return streams
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from milepost.app.database import demand_source, store_url_of
 from milepost.app.discovery import PageDiscovery
-from milepost.app.pages import PageRegistry, configured_pages
+from milepost.app.pages import PageRegistry, configured_pages, graph_client
 from milepost.app.reload import ConfigReloader, ReloadTargets, policy_of, schedule_of
 from milepost.core.checkpoint import Checkpoint, furthest_ahead
 from milepost.core.model import Platform
@@ -21,10 +21,10 @@ from milepost.engine.interrupt import Stop, stopping_when_lost
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Supervisor
-from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
 from milepost.settings import Settings
-from milepost.stores.open import OpenStore, open_store
+from milepost.stores.open import open_store
+from milepost.stores.store import OpenStore
 
 # The embedded world: large enough to watch a sweep progress at two calls a second, small enough to see it end.
 SIMULATED_PAGES = 2
@@ -73,7 +73,7 @@ async def assembled(
     async with (
         _store(settings, stop) as store,
         _world(settings, clock) as world,
-        _client(settings, world.base_url, clock) as client,
+        graph_client(settings.source, world.base_url, clock.now) as client,
     ):
         rate_limits = RateLimits(clock, feed, floor_seconds=settings.source.rate_limit_floor_seconds)
         checkpoints = await store.checkpoints()
@@ -125,17 +125,6 @@ def _warn_of_skew(checkpoints: Iterable[Checkpoint], clock: Clock) -> None:
             hint="nothing waits for it, and a sweep whose watermark is in the future is a full one;"
             " check the machine's time synchronization (timedatectl)",
         )
-
-
-def _client(settings: Settings, base_url: str, clock: Clock) -> GraphClient:
-    source = settings.source
-    return GraphClient(
-        base_url,
-        source.version,
-        clock=clock.now,
-        app_secret=source.app_secret.get_secret_value(),
-        request_timeout_seconds=source.request_timeout_seconds,
-    )
 
 
 @asynccontextmanager

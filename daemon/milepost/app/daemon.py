@@ -18,7 +18,7 @@ from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
-from milepost.app.page_watch import TokenWatch
+from milepost.app.pages import TokenWatch
 from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
@@ -56,12 +56,13 @@ from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.redaction import Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.metrics.traffic import DeliveryCounter
-from milepost.service.page.pages import pages, runbooks
+from milepost.service.pages import pages, runbooks
 from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.settings import Settings, SyncSettings
-from milepost.stores.open import OpenStore, open_reader
+from milepost.stores.open import open_reader
 from milepost.stores.reader import JournalReader
+from milepost.stores.store import OpenStore
 
 log = structlog.get_logger("milepost")
 

@@ -9,8 +9,7 @@ from msgspec import Struct
 from milepost.core.errors import StoreRefused
 from milepost.core.model import DataSource
 from milepost.settings import Settings, StoreSettings
-from milepost.stores.open import OpenStore
-from milepost.stores.provenance import demand_same
+from milepost.stores.store import OpenStore, demand_same
 from milepost.stores.url import StoreUrl
 
 SIMULATOR = DataSource("simulator")
@@ -77,9 +76,9 @@ async def demand_source(store: OpenStore, settings: Settings) -> None:
     held = await holdings(store)
     _demand_agreement(store_url, wanted, held)
     if held:  # the database is older than the record of sources
-        await store.provenance.record(wanted)
+        await store.record_source(wanted)
     else:
-        store.provenance.unrecorded = wanted
+        store.unrecorded = wanted
 
 
 def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holding]) -> None:

@@ -27,12 +27,11 @@ from milepost.core.notices import (
 from milepost.core.ports import Clock
 from milepost.engine.feed import Notice, Recorded
 from milepost.engine.interrupt import Stop
-from milepost.notify.destinations import destinations, urls_of
-from milepost.notify.sender import NoticeSender
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
 from milepost.service.metrics.traffic import NoticeCounter
+from milepost.service.notices import NoticeSender, destinations, urls_of
 from milepost.settings import Settings
 from milepost.stores.reader import JournalReader
 

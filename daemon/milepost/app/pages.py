@@ -1,21 +1,26 @@
-"""The registry of pages: tokens change, pages come and go, and nothing has to be restarted."""
+"""The pages and their tokens, which come and go while nothing has to be restarted; tokens are checked once a day."""
 
 import asyncio
-from collections.abc import Collection, Iterable
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime, timedelta
 
+import structlog
 from msgspec import Struct
 
+from milepost.core.commands import RecordTokenHealth
+from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
-from milepost.core.ports import Held, Source
+from milepost.core.ports import Clock, Held, Source
 from milepost.core.problems import Problem, ProblemKind
+from milepost.engine.interrupt import Stop
 from milepost.engine.rate_limits import RateLimits
+from milepost.engine.supervisor import Supervisor
 from milepost.facebook.calls import Access, Budget, RateLimiter, Slowdown
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.page_health import InspectedToken, Subscriptions, inspect_token
 from milepost.facebook.pages import Page, fetch_managed_pages
-from milepost.settings import Settings
+from milepost.settings import Settings, SourceSettings
 
 # Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.
 DISCOVERY = Stream(Platform.MESSENGER, "me/accounts")
@@ -34,6 +39,17 @@ def configured_pages(settings: Settings) -> list[Page]:
         )
         for page in settings.pages
     ]
+
+
+def graph_client(source: SourceSettings, base_url: str, now: Callable[[], datetime]) -> GraphClient:
+    """Return a client of the Graph API at a URL, as the configuration has it called."""
+    return GraphClient(
+        base_url,
+        source.version,
+        clock=now,
+        app_secret=source.app_secret.get_secret_value(),
+        request_timeout_seconds=source.request_timeout_seconds,
+    )
 
 
 class _Registration(Struct, eq=False):
@@ -71,6 +87,7 @@ class PageRegistry:
         self._pages: dict[str, _Registration] = {}
         self._inboxes: dict[Stream, FacebookInbox] = {}
         self._accounts: dict[str, Stream] = {}  # Instagram accounts that webhooks were about
+        self._shown: dict[str, Stream] = {}  # likewise, of which only what is stored shows whose they are
 
     def page_names(self) -> dict[str, str]:
         """Return the pages' names by id; "" where the name is unknown."""
@@ -127,7 +144,9 @@ class PageRegistry:
                 del self._pages[page_id]
         for stream in dropped:
             del self._inboxes[stream]
-        self._accounts = {each: stream for each, stream in self._accounts.items() if stream in self._inboxes}
+        for accounts in (self._accounts, self._shown):
+            for account_id in [each for each, stream in accounts.items() if stream not in self._inboxes]:
+                del accounts[account_id]
         return tuple(dropped)
 
     def rotate_tokens(self, pages: Iterable[Page]) -> tuple[Stream, ...]:
@@ -177,7 +196,7 @@ class PageRegistry:
     def stream_of(self, kind: str, account_id: str) -> Stream | None:
         """Return the stream that webhooks about an account are for: a page's id, or that of its Instagram account.
 
-        None if there is none, or if the id of an Instagram account was not asked of the API yet.
+        None if there is none, or if nothing has shown yet whose an Instagram account is.
         """
         if kind == "page":
             found = Stream(Platform.MESSENGER, account_id)
@@ -190,7 +209,17 @@ class PageRegistry:
             known = next((stream for stream in streams if self._is_of(stream, account_id)), None)
             if known is not None:
                 self._accounts[account_id] = known
-        return known
+        return known or self._shown.get(account_id)
+
+    def note_account(self, account_id: str, stream: Stream) -> bool:
+        """Note that webhooks about an Instagram account are for a stream. Returns False if that is not here."""
+        if stream in self._inboxes:
+            self._shown[account_id] = stream
+        return stream in self._inboxes
+
+    def streams_without_account(self) -> tuple[Stream, ...]:
+        """Return the Instagram streams that have not asked the API for their account yet."""
+        return tuple(stream for stream, inbox in self._inboxes.items() if not inbox.knows_own_ids)
 
     def _is_of(self, stream: Stream, account_id: str) -> bool:
         return stream in self.streams_of(stream.page_id) and account_id in self._inboxes[stream].own_ids
@@ -224,3 +253,60 @@ class PageRegistry:
         inbox = FacebookInbox(self._client, stream, page.access, gate, page.instagram_account_id, page.name)
         self._inboxes[stream] = inbox
         return inbox
+
+
+# --- the health of their tokens ---------------------------------------------------------------------------------------
+
+LOOK_SECONDS = 30.0  # before the first call, which must not delay the first batch, and between looks for new tokens
+CHECK_SECONDS = 86_400.0
+CHECK_AGAIN_SECONDS = 3_600.0  # after a check that failed
+MAX_AT_ONCE = 8
+
+log = structlog.get_logger("milepost")
+
+
+class _Checked(Struct, frozen=True):
+    """The token that was checked, and when to check again, by the steady clock."""
+
+    token: str
+    next_at: float
+
+
+class TokenWatch:
+    """Records the health of every token in the journal. A new token is checked soon; a failed check does no harm."""
+
+    def __init__(self, registry: PageRegistry, supervisor: Supervisor) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._checked: dict[str, _Checked] = {}
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def run(self, clock: Clock, stop: Stop) -> None:
+        """Check tokens until a stop is requested."""
+        async with stop.interruptible():
+            while True:
+                await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+                await self.check_due(clock)
+
+    async def check_due(self, clock: Clock) -> None:
+        """Check the tokens that are new, and those whose check is due."""
+        tokens = self._registry.tokens()
+        async with asyncio.TaskGroup() as tasks:
+            for page_id, token in tokens.items():
+                checked = self._checked.get(page_id)
+                if checked is None or checked.token != token or checked.next_at <= clock.steady():
+                    tasks.create_task(self._check(page_id, token, clock), name=f"token of page {page_id}")
+
+    async def _check(self, page_id: str, token: str, clock: Clock) -> None:
+        async with self._slots:
+            found = await self._registry.inspect_token(page_id)
+        seconds = CHECK_SECONDS if isinstance(found, InspectedToken) else CHECK_AGAIN_SECONDS
+        self._checked[page_id] = _Checked(token, clock.steady() + seconds)
+        if not isinstance(found, InspectedToken):
+            log.debug("token not checked", page=page_id, reason=str(found))
+            return
+        for stream in self._registry.streams_of(page_id):
+            try:
+                await self._supervisor.ask(stream, RecordTokenHealth(found.health))
+            except MilepostError as error:
+                log.debug("token health not recorded", stream=stream.key, reason=error.message)

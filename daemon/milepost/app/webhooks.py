@@ -1,20 +1,24 @@
 """Webhooks: from the listener into the database, and from there to the streams that they are about."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
 from milepost.app.build import Parts
-from milepost.app.page_watch import SubscriptionWatch
+from milepost.app.pages import PageRegistry
 from milepost.core.commands import ApplyFacts
 from milepost.core.model import Stream
-from milepost.core.ports import Clock
+from milepost.core.ports import Clock, Held
 from milepost.engine.interrupt import Stop
 from milepost.engine.webhooks import WebhookJudge, WebhookWorker
-from milepost.facebook.webhooks import UpdateResult
+from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions
+from milepost.facebook.webhooks import UnknownAccount, UpdateResult
+from milepost.reporting.advice import SUBSCRIBE
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
+from milepost.reporting.humanize import counted
 from milepost.service.metrics.traffic import EXPIRED, REQUEST, WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
@@ -24,6 +28,8 @@ SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a
 FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
 VALUES_ADVICE = "turn *Include Values* on for the app's webhooks in Meta's dashboard"
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
+
+log = structlog.get_logger("milepost")
 
 
 class Webhooks:
@@ -36,13 +42,15 @@ class Webhooks:
             parts.store.webhooks, parts.supervisor.prompt, self._apply_facts, parts.clock, self.counter.expire
         )
         self.judge = WebhookJudge(parts.store.webhooks, parts.clock, self.counter.count_misses)
+        self._inbox = parts.store.webhooks
+        self._registry = parts.registry
         self._supervisor = parts.supervisor
         self._reloader = parts.reloader
         self._is_listening = False
         self._send = parts.send_webhooks
         self._simulated_secret = secrets.token_hex(16)
         route, now = parts.registry.stream_of, parts.clock.now
-        self._intake = WebhookIntake(parts.store.webhooks, route, self.counter, now, self.worker.notify)
+        self._intake = WebhookIntake(self._inbox, route, self.counter, now, self.worker.notify, self._find_account)
 
     @asynccontextmanager
     async def listening(self, settings: Settings) -> AsyncIterator[None]:
@@ -59,11 +67,25 @@ class Webhooks:
         async with serving_webhooks(host, port, requests) as url:
             if self._send is not None:
                 self._send(f"{url}{webhooks.path}", self._simulated_secret)
-            structlog.get_logger("milepost").info("webhooks are taken", url=f"{url}{webhooks.path}")
+            log.info("webhooks are taken", url=f"{url}{webhooks.path}")
             self.counter.expect(self._supervisor.streams)
             self.judge.begin()
             self._is_listening = True
             yield
+
+    async def _find_account(self, account: UnknownAccount) -> bool:
+        """Find out of what is stored whose an Instagram account is; return whether that is known now.
+
+        After a start the API is asked for a stream's account with its first request, which may take long: the stream is
+        paused or stopped, or another worker has it. And the API may call an account by another id than webhooks do.
+        Where nothing is stored, the streams are read that may be meant.
+        """
+        stream = await self._inbox.instagram_stream(account.message_ids, account.people)
+        if stream is not None and self._registry.note_account(account.account_id, stream):
+            return True
+        for each in self._registry.streams_without_account():
+            self._supervisor.prompt(each)
+        return False
 
     async def _apply_facts(self, stream: Stream) -> None:
         await self._supervisor.ask(stream, ApplyFacts())
@@ -113,3 +135,96 @@ class Webhooks:
         known = tuple(secret.get_secret_value() for secret in held)
         verify_token = settings.webhooks.verify_token.get_secret_value()
         return WebhookCredentials(verify_token, known if self._send is None else (*known, self._simulated_secret))
+
+
+# --- subscriptions ----------------------------------------------------------------------------------------------------
+
+# A subscription ends unseen: somebody removes it, or Meta does after an hour of failures. Nothing is lost then, as
+# sweeps go on; but it has to be said.
+FIRST_SECONDS = 60.0  # so that the first batches are not delayed
+SUBSCRIPTION_SECONDS = 3 * 3600.0
+SUBSCRIPTION_AGAIN_SECONDS = 900.0  # after what has failed, or was mended
+MAX_NAMED = 5
+
+
+class SubscriptionWatch:
+    """Knows the subscriptions of the registered pages. `subscribes` says whether to mend them."""
+
+    def __init__(self, registry: PageRegistry, subscribes: Callable[[], bool]) -> None:
+        self._registry = registry
+        self._subscribes = subscribes
+        self._missing: dict[str, tuple[str, ...]] = {}
+        self._look_at: dict[str, float] = {}
+        self._tried: set[str] = set()  # pages for which the fields of facts were requested
+
+    async def run(self, clock: Clock, stop: Stop) -> None:
+        """Look at subscriptions until a stop is requested."""
+        async with stop.interruptible():
+            while True:
+                await clock.sleep_until(clock.now() + timedelta(seconds=FIRST_SECONDS))
+                await self.look_due(clock)
+
+    async def look_due(self, clock: Clock) -> None:
+        """Look at the pages whose turn it is, one after the other: there is no hurry."""
+        pages = self._registry.tokens()
+        for gone in self._look_at.keys() - pages.keys():
+            self._missing.pop(gone, None)
+            del self._look_at[gone]
+        for page_id in pages:
+            if self._look_at.get(page_id, 0.0) <= clock.steady():
+                is_settled = await self._look(page_id)
+                self._look_at[page_id] = clock.steady() + (
+                    SUBSCRIPTION_SECONDS if is_settled else SUBSCRIPTION_AGAIN_SECONDS
+                )
+
+    def missing(self) -> Mapping[Stream, bool]:
+        """Return for each stream whose page's subscription is known whether anything is missing."""
+        return {
+            stream: bool(missing)
+            for page_id, missing in self._missing.items()
+            for stream in self._registry.streams_of(page_id)
+        }
+
+    def issues(self) -> Iterator[Issue]:
+        """Yield which pages are not subscribed as they should be."""
+        lacking = {page_id: missing for page_id, missing in self._missing.items() if missing}
+        if lacking:
+            named = [f"page {page_id}: {', '.join(missing)}" for page_id, missing in [*lacking.items()][:MAX_NAMED]]
+            more = [f"{len(lacking) - MAX_NAMED} more"] if len(lacking) > MAX_NAMED else []
+            what = f"webhooks are not subscribed for {counted(len(lacking), 'page')}"
+            yield Issue(IssueKind.UNSUBSCRIBED, what, reason="; ".join([*named, *more]), advice=SUBSCRIBE)
+
+    async def _look(self, page_id: str) -> bool:
+        """Look at a page's subscription, and mend it; return whether the next look has time."""
+        subscriptions = self._registry.subscriptions(page_id)
+        if subscriptions is None:
+            return True
+        inspected = await self._registry.inspect_token(page_id)
+        found = await subscriptions.look(inspected.app_id if isinstance(inspected, InspectedToken) else "")
+        if not isinstance(found, Subscription):
+            log.debug("webhook subscription not looked at", page=page_id, reason=str(found))
+            return False
+        if found.missing and self._subscribes():
+            problem = await subscriptions.mend(found, found.missing)
+            if problem is None:
+                log.info("page subscribed to webhooks", page=page_id, added=", ".join(found.missing))
+                self._missing[page_id] = ()
+                return False
+            log.warning("page not subscribed to webhooks", page=page_id, reason=str(problem), hint=SUBSCRIBE)
+        elif found.missing and not self._missing.get(page_id):
+            log.warning("webhooks not subscribed", page=page_id, missing=", ".join(found.missing), hint=SUBSCRIBE)
+        elif found.lacking and self._subscribes() and page_id not in self._tried:
+            await self._add_fields_of_facts(page_id, subscriptions, found)
+        self._missing[page_id] = found.missing
+        return not found.missing
+
+    async def _add_fields_of_facts(self, page_id: str, subscriptions: Subscriptions, found: Subscription) -> None:
+        """Subscribe a page to what is good to have, once: not every version of the API may know it."""
+        problem = await subscriptions.mend(found, found.lacking)
+        if isinstance(problem, Held):
+            return
+        self._tried.add(page_id)
+        if problem is None:
+            log.info("page subscribed to webhooks", page=page_id, added=", ".join(found.lacking))
+        else:
+            log.info("page not subscribed to webhooks of facts", page=page_id, reason=str(problem))

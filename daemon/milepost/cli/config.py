@@ -15,7 +15,6 @@ from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings, warnings_logged
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import MilepostError
-from milepost.notify.destinations import demand_sendable
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report
@@ -99,7 +98,11 @@ def check(config: str | None, *, online: bool) -> None:
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
     settings = load_settings(config)
-    demand_sendable(settings)
+    if settings.notify.urls:
+        # Imported here: what sends notices loads more than all else that a check needs.
+        from milepost.service.notices import demand_sendable  # noqa: PLC0415
+
+        demand_sendable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
         echo_wrapped("There is no config.yaml here: the built-in settings apply, with the simulator")

@@ -11,7 +11,7 @@ from milepost.cli.terminal import echo_wrapped
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import in_columns, on_one_line
 from milepost.settings import Settings
-from milepost.stores.erasure import Forgotten
+from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, open_reader
 
 RIGHT = frozenset({1})

@@ -13,7 +13,6 @@ import aiohttp
 import msgspec
 
 from milepost import __version__
-from milepost.cli.daemon_status import authority, reached_at
 from milepost.core.commands import (
     DeadLetterCommand,
     Discard,
@@ -28,6 +27,7 @@ from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, Sto
 from milepost.core.model import Stream
 from milepost.reporting.views import ActionResult, closed, refused
 from milepost.settings import HttpSettings
+from milepost.settings.types import authority, reached_at
 
 # The daemon looks the dead letter up, and then waits for its redrive, half a minute at most for either.
 TIMEOUT = aiohttp.ClientTimeout(total=65.0, sock_connect=5.0)

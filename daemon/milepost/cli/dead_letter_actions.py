@@ -10,7 +10,6 @@ from typing import assert_never
 from milepost.app.build import Parts
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon
-from milepost.cli.dead_letter_table import MAX_SUBJECT, shortened
 from milepost.cli.stream_actions import CONCERNS_ALL, daemon_or_parts
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.checkpoint import DeadLetter
@@ -25,7 +24,8 @@ from milepost.reporting.views import ActionOutcome, ActionResult, accepted, clos
 from milepost.settings import Settings
 from milepost.stores.open import is_at_work, open_reader
 
-Work = Sequence[tuple[DeadLetter, DeadLetterCommand]]
+Work = Sequence[tuple[str, DeadLetter, DeadLetterCommand]]
+"""Dead letters, each with what its line begins with, and with the command on it."""
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
@@ -37,14 +37,13 @@ async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
     store_url = store_url_of(settings)
     at_work = store_url.file is not None and await is_at_work(store_url)
     async with stopping_on_signals(stop), daemon_or_parts(settings, stop, at_work=at_work) as who:
-        for number, (dead_letter, command) in enumerate(work, start=1):
+        for number, (label, dead_letter, command) in enumerate(work, start=1):
             if stop.is_requested:
                 break
             answer = await _do(who, dead_letter, command, stop)
             answers.append(answer)
             nth = f"[{number:,}/{len(work):,}] " if len(work) > 1 else ""
-            what = f"{dead_letter.dead_letter_id}  {shortened(dead_letter.subject, MAX_SUBJECT)}"
-            echo_wrapped(f"{nth}{what}: {_words(answer, done)}")
+            echo_wrapped(f"{nth}{label}: {_words(answer, done)}")
     if len(work) > 1:
         echo_wrapped(f"{sum(answer.outcome is ActionOutcome.CLOSED for answer in answers):,} of {len(work):,} {done}")
     return await _exit_code(settings, work, answers)
@@ -95,7 +94,7 @@ def _words(answer: ActionResult, done: str) -> str:
 
 
 async def _exit_code(settings: Settings, work: Work, answers: Sequence[ActionResult]) -> ExitCode:
-    streams = {dead_letter.dead_letter_id: dead_letter.stream for dead_letter, _ in work}
+    streams = {dead_letter.dead_letter_id: dead_letter.stream for _, dead_letter, _ in work}
     failed = {streams[answer.dead_letter_id] for answer in answers if answer.outcome is ActionOutcome.FAILED}
     are_known = all(answer.outcome in {ActionOutcome.CLOSED, ActionOutcome.FAILED} for answer in answers)
     codes = set() if are_known and len(answers) == len(work) else {ExitCode.PROGRESS_SAVED}

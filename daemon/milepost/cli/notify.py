@@ -9,11 +9,10 @@ from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings
 from milepost.cli.terminal import echo_wrapped
 from milepost.core.errors import BadConfiguration
-from milepost.notify.destinations import destinations, urls_of
-from milepost.notify.sender import try_each
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.notices import trial_notice
 from milepost.reporting.summary import ExitCode
+from milepost.service.notices import destinations, try_each, urls_of
 
 
 @click.group(cls=Group, name="notify")

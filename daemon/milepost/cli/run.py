@@ -10,9 +10,9 @@ import click
 from milepost.app.daemon import Logging, run_daemon
 from milepost.app.reload import Configuration
 from milepost.cli.options import config_option
-from milepost.notify.destinations import demand_sendable
 from milepost.service.logs.output import configure
 from milepost.service.logs.redaction import Redactor
+from milepost.service.notices import demand_sendable
 from milepost.service.systemd import Notifier
 from milepost.settings import Settings, default_path, load_or_default, secrets
 

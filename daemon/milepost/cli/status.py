@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from milepost.app.database import store_url_of
-from milepost.cli.daemon_status import fetch_status
 from milepost.cli.options import Titles, config_option, configured_names, configured_streams, known_names, load_settings
 from milepost.cli.terminal import PLAIN, Cell, Column, Terminal, echo, stdout_terminal, table
 from milepost.core.checkpoint import Checkpoint
@@ -19,7 +18,8 @@ from milepost.reporting.health import DaemonStatus, in_a_sentence, webhooks_in_w
 from milepost.reporting.humanize import ago, ahead, counted, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
-from milepost.settings import Settings
+from milepost.settings import HttpSettings, Settings
+from milepost.settings.types import authority, reached_at
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl
 
@@ -99,6 +99,44 @@ async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
     async with open_reader(store_url) as journal_reader:
         names = await known_names(settings, journal_reader)
         return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)
+
+
+# --- what a daemon says of itself -------------------------------------------------------------------------------------
+
+MAX_ANSWER_SECONDS = 5.0
+
+
+async def fetch_status(http: HttpSettings) -> DaemonStatus | None:
+    """Return the status of the daemon as a whole; None if it does not answer, or not to us.
+
+    It is asked without aiohttp: to load that takes as long as all of `milepost status`.
+    """
+    try:
+        async with asyncio.timeout(MAX_ANSWER_SECONDS):
+            answer = await _get(http, "/api/daemon")
+    except (OSError, TimeoutError):
+        return None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.split(maxsplit=2)[1:2] != [b"200"]:
+        return None
+    try:
+        return msgspec.json.decode(body, type=DaemonStatus)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+async def _get(http: HttpSettings, path: str) -> bytes:
+    """Return a whole answer, head and body. With HTTP/1.0 it comes in one piece, and the connection ends with it."""
+    host, token = reached_at(http.host), http.token.get_secret_value()
+    lines = [f"GET {path} HTTP/1.0", f"Host: {authority(host, http.port)}"]
+    if token:
+        lines.append(f"Authorization: Bearer {token}")
+    reader, writer = await asyncio.open_connection(host, http.port)
+    try:
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        return await reader.read()
+    finally:
+        writer.close()
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

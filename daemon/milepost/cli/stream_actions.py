@@ -1,26 +1,39 @@
-"""Pauses, resumes and syncs streams where a daemon works them, or in this process where none does.
+"""Pauses and resumes streams where a daemon works them, or in this process where none does; syncs them by a daemon.
 
 Only the process that works a stream of a SQLite database may write to its journal. In PostgreSQL anybody may: the
 workers follow the journal, wherever they run.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from math import ceil
+from time import monotonic
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.cli.daemon_client import Daemon, OpenSweeps, daemon_at
-from milepost.cli.options import Titles, demand_worked, warnings_logged
+from milepost.cli.options import BY, Titles, demand_worked, warnings_logged
 from milepost.cli.terminal import echo_wrapped
-from milepost.core.commands import PauseStream, ResumeStream, StreamCommand
+from milepost.core.checkpoint import Checkpoint, Run
+from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy, StoreRefused
+from milepost.core.events import Tally
 from milepost.core.model import Stream
+from milepost.core.ports import RunResult
+from milepost.core.position import Mode
+from milepost.core.rate_limits import held_until
 from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.engine.supervisor import MAX_LATENESS_SECONDS
+from milepost.reporting.status import is_running, rate_limits_of
 from milepost.reporting.summary import ExitCode
-from milepost.settings import Settings
+from milepost.settings import Settings, SyncSettings
 from milepost.stores.open import is_at_work
+from milepost.stores.reader import JournalReader
 
 # What ends a command for several streams: no other one of them would fare better.
 CONCERNS_ALL = (StoreAway, StoreBusy, StoreRefused, BadConfiguration)
@@ -118,3 +131,114 @@ async def _result(who: Operator, stream: Stream, command: PauseStream | ResumeSt
     if isinstance(command, PauseStream):
         return f"paused; `milepost resume {stream.key}` resumes it"
     return "resumed, and syncs at once" if who.is_daemon else "resumed; it syncs with the next run"
+
+
+# --- syncing through a daemon -----------------------------------------------------------------------------------------
+
+POLL_SECONDS = 0.5
+MAX_REQUESTS = 16  # at once: each waits for the batch in hand of its stream
+
+
+class Look(Struct, frozen=True, eq=False):
+    """How to see what the daemon does: `is_at_work` says whether there is one.
+
+    `show` is given each checkpoint; None where nobody watches.
+    """
+
+    journal_reader: JournalReader
+    is_at_work: Callable[[], Awaitable[bool]]
+    now: Callable[[], datetime]
+    show: Callable[[Checkpoint], None] | None = None
+
+
+async def sync_through_daemon(
+    who: Operator, streams: Sequence[Stream], look: Look, settings: SyncSettings, stop: Stop, *, full: bool
+) -> list[RunResult]:
+    """Have each stream run once, and return how each run ended; without a run where none has ended by a stop.
+
+    It waits for as long as there is a daemon, and at most for as long as the daemon may take.
+    """
+    before = {each.stream: each for each in await look.journal_reader.checkpoints()}
+    refused = await _request_runs(who, streams, full=full)
+    wanted = {stream: before.get(stream) for stream in streams if stream not in refused}
+    asked_at, over_at = look.now(), monotonic() + _longest_seconds(settings, len(streams))
+    ended: dict[Stream, Checkpoint] = {}
+    while len(ended) < len(wanted) and monotonic() < over_at and not stop.is_requested and await look.is_at_work():
+        async with stop.interruptible():
+            await asyncio.sleep(POLL_SECONDS)
+        read = {} if look.show is None else await who.read()
+        checkpoints = await look.journal_reader.checkpoints()
+        limits = rate_limits_of(checkpoints)
+        run_ends_at = asked_at + timedelta(seconds=settings.max_run_duration_seconds)
+        for each in checkpoints:
+            if each.stream in wanted:
+                if look.show is not None:
+                    look.show(_with_unrecorded(each, read.get(each.stream, 0)))
+                is_held = (held_until(each.stream, limits) or asked_at) > run_ends_at
+                if _has_run(each, wanted[each.stream], full=full) or _waits_longer(each, is_held=is_held):
+                    ended[each.stream] = each
+    return [_run_result(stream, ended.get(stream), wanted.get(stream), refused) for stream in streams]
+
+
+async def _request_runs(who: Operator, streams: Sequence[Stream], *, full: bool) -> dict[Stream, str]:
+    """Ask for a run of each stream, and return why some were refused. Raises what concerns all of them."""
+    free = asyncio.Semaphore(MAX_REQUESTS)
+
+    async def request(stream: Stream) -> MilepostError | None:
+        async with free:
+            try:
+                await who.ask(stream, SyncNow(BY, full))
+            except MilepostError as error:
+                return error
+        return None
+
+    refused = dict[Stream, str]()
+    for stream, error in zip(streams, await asyncio.gather(*map(request, streams)), strict=True):
+        if isinstance(error, CONCERNS_ALL):
+            raise error
+        if error is not None:
+            refused[stream] = str(error)
+    return refused
+
+
+def _with_unrecorded(checkpoint: Checkpoint, read: int) -> Checkpoint:
+    """Return a checkpoint with the batches that changed nothing since, of which only the daemon knows."""
+    if checkpoint.sweep is None or not is_running(checkpoint):
+        return checkpoint
+    unchanged = max(read - checkpoint.sweep.tally.conversations, 0)
+    return replace(checkpoint, unrecorded=Tally(unchanged=unchanged))
+
+
+def _longest_seconds(settings: SyncSettings, streams: int) -> float:
+    """Return how long the daemon may take: the run under way and another one for each stream, as slots allow."""
+    turns = 1 + ceil(streams / settings.concurrency)
+    return turns * (settings.max_run_duration_seconds + MAX_LATENESS_SECONDS)
+
+
+def _has_run(checkpoint: Checkpoint, before: Checkpoint | None, *, full: bool) -> bool:
+    """Return whether a run has ended that was not there before, of the kind that was asked for."""
+    run = _new_run(checkpoint, before)
+    return run is not None and run.ended_at is not None and not (full and run.mode is Mode.INCREMENTAL)
+
+
+def _new_run(checkpoint: Checkpoint, before: Checkpoint | None) -> Run | None:
+    run, last = checkpoint.run, before.run if before is not None else None
+    return run if run is not None and (last is None or run.run_id != last.run_id) else None
+
+
+def _waits_longer(checkpoint: Checkpoint, *, is_held: bool) -> bool:
+    """Return whether no run is to be waited for: an operator paused the stream, or a limit outlasts a run."""
+    return not is_running(checkpoint) and (checkpoint.operator_pause is not None or is_held)
+
+
+def _run_result(
+    stream: Stream, ended: Checkpoint | None, before: Checkpoint | None, refused: Mapping[Stream, str]
+) -> RunResult:
+    if stream in refused:
+        return RunResult(stream, None, error=refused[stream])
+    if ended is None:
+        return RunResult(stream, None)
+    if ended.operator_pause is not None:
+        why = f"it is paused (by {ended.operator_pause.by}) and has to be resumed first"
+        return RunResult(stream, _new_run(ended, before), error=why)
+    return RunResult(stream, _new_run(ended, before), backlog=ended.backlog)

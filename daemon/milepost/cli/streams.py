@@ -26,8 +26,8 @@ from milepost.core.errors import StoreBusy
 from milepost.core.model import Stream
 from milepost.reporting.humanize import counted
 from milepost.settings import Settings
-from milepost.stores.erasure import StreamRows
 from milepost.stores.open import is_at_work, open_reader, remove
+from milepost.stores.reader import StreamRows
 
 COLUMNS = tuple(
     Column(heading, is_right=True, rank=rank)

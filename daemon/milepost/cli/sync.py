@@ -1,11 +1,22 @@
-"""`milepost sync`: one run for every stream, with progress, a summary and an exit code for scripts."""
+"""`milepost sync`, `pause` and `resume`: what an operator asks of streams."""
 
 import asyncio
 import sys
 
 import click
 
-from milepost.cli.options import complete_stream, config_option, load_settings, parse_streams
+from milepost.cli.options import (
+    BY,
+    complete_stream,
+    config_option,
+    load_settings,
+    parse_streams,
+    streams_argument,
+)
+from milepost.core.commands import PauseStream, ResumeStream
+from milepost.reporting.summary import ExitCode
+
+# What acts is imported where it does: completing a stream need not wait for the engine to load.
 
 
 @click.command(name="sync")
@@ -23,7 +34,43 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
     77 stopped for authorization · 78 bad configuration · 2 wrong usage
     """
     settings, wanted = load_settings(config), parse_streams(streams)
-    # Imported here: completing a stream need not wait for the engine to load.
     from milepost.cli.sync_actions import perform  # noqa: PLC0415
 
     sys.exit(asyncio.run(perform(settings, wanted, full=full)))
+
+
+@click.command()
+@config_option
+@streams_argument
+def pause(config: str | None, streams: tuple[str, ...]) -> None:
+    """Pause streams until they are resumed: a run ends after its current batch, and no other begins.
+
+    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, it does it, at the request
+    of this command over its HTTP service; otherwise the next start finds the streams paused.
+
+    Exit codes: 0 paused · 1 refused, and the message says why · 75 the daemon does not answer, or its database is in
+    use · 78 bad configuration · 2 wrong usage
+    """
+    sys.exit(_command(config, streams, PauseStream(BY)))
+
+
+@click.command()
+@config_option
+@streams_argument
+def resume(config: str | None, streams: tuple[str, ...]) -> None:
+    """Resume paused streams. A daemon syncs them at once; otherwise the next start does.
+
+    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, it does it, at the request
+    of this command over its HTTP service.
+
+    Exit codes: 0 resumed · 1 refused, and the message says why · 75 the daemon does not answer, or its database is in
+    use · 78 bad configuration · 2 wrong usage
+    """
+    sys.exit(_command(config, streams, ResumeStream(BY)))
+
+
+def _command(config: str | None, streams: tuple[str, ...], stream_command: PauseStream | ResumeStream) -> ExitCode:
+    settings, wanted = load_settings(config), parse_streams(streams)
+    from milepost.cli.stream_actions import perform  # noqa: PLC0415
+
+    return asyncio.run(perform(settings, wanted, stream_command))

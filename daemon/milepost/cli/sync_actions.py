@@ -1,28 +1,32 @@
-"""Syncs streams once: through the daemon where one is using the database, else in this process."""
+"""Syncs streams once, through the daemon where one is using the database, else in this process; and sums it up."""
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, TextIO, cast
 
 import click
+from msgspec import Struct
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
-from milepost.cli.options import Titles, demand_worked
-from milepost.cli.sync_summary import Synced, rendered
-from milepost.cli.terminal import echo, stdout_terminal
-from milepost.core.checkpoint import Checkpoint
+from milepost.app.discovery import discovery_hint
+from milepost.cli.options import NO_TITLES, Titles, demand_worked
+from milepost.cli.terminal import PLAIN, Column, Terminal, echo, stdout_terminal, table
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.errors import BadConfiguration
+from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
+from milepost.core.problems import Problem
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.reporting.humanize import clock, counted, in_words, on_one_line
 from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
-from milepost.reporting.summary import ExitCode, exit_code, exit_code_of, most_serious
+from milepost.reporting.summary import ExitCode, Totals, exit_code, exit_code_of, most_serious, totals
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
 from milepost.service.logs.redaction import Redactor
@@ -31,6 +35,19 @@ from milepost.stores.open import is_at_work, open_reader
 
 if TYPE_CHECKING:
     from milepost.cli.progress import Progress
+
+
+class Synced(Struct, frozen=True):
+    """The results of a sync that took `seconds`, and the condition of each stream after it.
+
+    `undiscovered` is why pages could not be discovered, `titles` what people call the streams.
+    """
+
+    results: Sequence[RunResult]
+    seconds: float
+    conditions: Mapping[Stream, Condition] = {}
+    undiscovered: Problem | Held | None = None
+    titles: Titles = NO_TITLES
 
 
 async def perform(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> ExitCode:
@@ -84,9 +101,8 @@ async def _here(
 
 
 async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: Stop, *, full: bool) -> Synced:
-    # Only here: with them comes the HTTP server, a tenth of the start of a sync that needs none of it.
-    from milepost.cli.daemon_sync import Look, sync_through_daemon  # noqa: PLC0415  (only where a daemon is at work)
-    from milepost.cli.stream_actions import operator  # noqa: PLC0415  (only where a daemon is at work)
+    # Only where a daemon is at work: it takes a tenth of the start of a sync that needs none of it.
+    from milepost.cli.stream_actions import Look, operator, sync_through_daemon  # noqa: PLC0415
 
     began, store_url = perf_counter(), store_url_of(settings)
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
@@ -139,3 +155,110 @@ def _known(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
         )
     demand_worked(wanted, streams)
     return wanted or streams
+
+
+# --- the summary ------------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    Column("status"),
+    Column("batches", is_right=True, rank=4),
+    Column("inserted", is_right=True),
+    Column("updated", is_right=True, rank=6),
+    Column("unchanged", is_right=True, rank=3),
+    Column("dead-lettered", is_right=True, rank=7),
+    Column("retries", is_right=True, rank=1),
+    Column("failed", is_right=True, rank=2),
+    Column("seconds", is_right=True, rank=5),
+)
+
+
+def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[str]:
+    """Return the lines of the summary: one a stream, the totals, and at `now` what to do about failures."""
+    titles, results, whole = synced.titles, synced.results, totals(synced.results)
+    leading = titles.columns([result.stream for result in results])
+    rows = [[*titles.cells(result.stream, leading), *_row(result)] for result in results]
+    total = ["total", *[""] * (len(leading) - 1), *_total_row(whole, synced.seconds)]
+    rate = whole.success_rate
+    lines = [
+        *table([*leading, *COLUMNS], [*rows, total], terminal).lines,
+        "",
+        "no batch was read" if rate is None else f"{rate:.1%} of batches succeeded",
+        f"written: {whole.tally.contacts:,} contacts, {whole.tally.interaction_events:,} interaction events",
+    ]
+    texts = list[str]()
+    for result in results:
+        texts += _why(result, synced.conditions.get(result.stream), now, titles)
+    if synced.undiscovered is not None:
+        texts += _why_undiscovered(synced.undiscovered)
+    return [*lines, *terminal.fitted(texts)]
+
+
+def _why_undiscovered(why: Problem | Held) -> list[str]:
+    if isinstance(why, Held):
+        return ["source.discover_pages: the pages were not discovered: a rate limit forbids the call"]
+    words = f"source.discover_pages: the pages could not be discovered: {on_one_line(why)}"
+    return [words, f"  → {discovery_hint(why)}"]
+
+
+def _row(result: RunResult) -> tuple[str, ...]:
+    run = result.run
+    if run is None:
+        status = "not synced" if result.error is None else "failed"
+        return (status, *_counts(Tally()), "0", "0", "")
+    return (
+        "failed" if result.error is not None else in_words(run.status),
+        *_counts(run.tally),
+        f"{run.retries:,}",
+        f"{run.failed_batches:,}",
+        f"{_seconds(run):.1f}",
+    )
+
+
+def _total_row(whole: Totals, seconds: float) -> tuple[str, ...]:
+    return ("", *_counts(whole.tally), f"{whole.retries:,}", f"{whole.failed_batches:,}", f"{seconds:.1f}")
+
+
+def _counts(tally: Tally) -> tuple[str, ...]:
+    counts = (tally.batches, tally.inserted, tally.updated, tally.unchanged, tally.dead_lettered)
+    return tuple(f"{count:,}" for count in counts)
+
+
+def _seconds(run: Run) -> float:
+    seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at is not None else 0.0
+    return max(0.0, seconds)  # the clock may have been set back meanwhile
+
+
+def _why(result: RunResult, condition: Condition | None, now: datetime, titles: Titles) -> list[str]:
+    """Return why a stream is not complete, until when, and what to do; nothing where it is complete."""
+    if result.error is not None:
+        return [f"{titles.of(result.stream)}: {on_one_line(result.error)}"]
+    what = _what(result.run, condition, now) or _owed(result)
+    if what is None:
+        return []
+    advice = condition.advice if condition is not None else None
+    return [f"{titles.of(result.stream)}: {what}", *([f"  → {advice}"] if advice is not None else [])]
+
+
+def _owed(result: RunResult) -> str | None:
+    if not result.backlog:
+        return None
+    count = counted(result.backlog, "conversation")
+    return f"{count} with older messages that are still to be read; the next sync continues there"
+
+
+def _what(run: Run | None, condition: Condition | None, now: datetime) -> str | None:
+    wait = condition.wait if condition is not None else None
+    problem = f": {on_one_line(wait.problem)}" if wait is not None and wait.problem is not None else ""
+    if run is not None and run.status is RunStatus.COMPLETE:
+        return None
+    if wait is not None and wait.until is not None:
+        return f"waits for {wait.waits_for} until {clock(wait.until, now)}{problem}"
+    match run:
+        case Run(status=RunStatus.COMPLETE_WITH_ERRORS):
+            return "complete, but with dead letters"
+        case Run(status=RunStatus.PAUSED, reason=Reason() as reason):
+            return f"{in_words(reason)}; the next sync continues there"
+        case Run(reason=Reason() as reason):
+            return f"{in_words(reason)}{problem}"
+        case _:
+            return None

@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.app.page_watch import SUBSCRIBE_ADVICE
-from milepost.app.pages import PageRegistry, configured_pages
+from milepost.app.pages import PageRegistry, configured_pages, graph_client
 from milepost.core.model import Batch, OwnId, OwnIdState, Platform, Stream
 from milepost.core.ports import Fetched, Held, Refused, Request, Source
 from milepost.core.problems import Problem
@@ -20,7 +19,7 @@ from milepost.facebook.client import GraphClient
 from milepost.facebook.page_health import InspectedToken, Subscription
 from milepost.facebook.pages import Page
 from milepost.facebook.responses import problem_of
-from milepost.reporting.advice import PERMISSIONS, advice_on
+from milepost.reporting.advice import PERMISSIONS, SUBSCRIBE, advice_on
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.status import SET_OWN_ID, own_id_in_words
 from milepost.reporting.summary import ExitCode, exit_code_of, most_serious
@@ -49,14 +48,7 @@ class _Tried(Struct, frozen=True):
 
 async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitCode:
     """Try the token of every page, listed or discovered, and report each result."""
-    source = settings.source
-    client = GraphClient(
-        source.base_url,
-        source.version,
-        clock=lambda: datetime.now(UTC),
-        app_secret=source.app_secret.get_secret_value(),
-        request_timeout_seconds=source.request_timeout_seconds,
-    )
+    client = graph_client(settings.source, settings.source.base_url, lambda: datetime.now(UTC))
     codes = set()
     if client.proxy is not None:
         report(f"The API is called through the proxy {client.proxy}")
@@ -146,9 +138,9 @@ class _Trial:
                 return _Tried(("webhooks: the page is subscribed",))
             case Subscription(missing=(), lacking=lacking):
                 without = f"without {', '.join(lacking)}, of which only webhooks tell"
-                return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE_ADVICE}"))
+                return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE}"))
             case Subscription(missing=missing):
-                lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE_ADVICE}"
+                lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE}"
                 return _Tried(lines, ExitCode.WITH_ERRORS)
             case Problem():
                 return _Tried((f"webhooks: the subscription cannot be looked at: {on_one_line(found)}",))

@@ -42,8 +42,8 @@ def owed(
         stored = known.conversations.get(each.conversation_id)
         is_bare = each.conversation_id in bare
         opens = is_bare or meeting.opens_gap(each, stored)
-        if opens and stored is None and not is_bare and meeting.may_be_left_out(each):
-            unrecorded.append(_oldest_at(each))
+        if opens and stored is None and not is_bare and meeting.may_be_left_out(each, oldest_at := _oldest_at(each)):
+            unrecorded.append(oldest_at)
         elif opens:
             gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each))
             gaps += () if is_bare and gap.is_at_limit else (gap,)
@@ -94,14 +94,14 @@ class _Meeting(Struct, frozen=True):
         """
         return self.last_read_at or EPOCH if self._was_refused(read) else self._history_limit(read, self.last_read_at)
 
-    def may_be_left_out(self, read: Conversation) -> bool:
+    def may_be_left_out(self, read: Conversation, oldest_at: datetime) -> bool:
         """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
 
         It is found by its number of messages (where the list has one, that must say that there are more), and by the
         time of the oldest; not if the store refuses some of the rows.
         """
         limit, left_out = self.first_limit(read), self.checkpoint.left_out
-        if _oldest_at(read) > limit or limit == EPOCH or self._was_refused(read):
+        if oldest_at > limit or limit == EPOCH or self._was_refused(read):
             return False
         if self.context.refused or read.conversation_id not in self.changed:
             return False

@@ -69,24 +69,22 @@ StreamCommand = PauseStream | ResumeStream | SyncNow | RecordTokenHealth
 Command = DeadLetterCommand | StreamCommand | ApplyFacts
 
 
-def pause(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:
-    """Pause the stream; None if it is paused already."""
-    return _recorded(checkpoint, StreamPaused(by), budget) if checkpoint.operator_pause is None else None
+def decide_command(checkpoint: Checkpoint, command: StreamCommand, budget: RunBudget) -> Record | None:
+    """Return what to record of a command; None if it changes nothing."""
+    event = _event_of(checkpoint, command)
+    return Record((*unchanged_before(checkpoint, budget), event)) if event is not None else None
 
 
-def resume(checkpoint: Checkpoint, by: str, budget: RunBudget) -> Record | None:
-    """Resume the stream; None if it is not paused."""
-    return _recorded(checkpoint, StreamResumed(by), budget) if checkpoint.operator_pause is not None else None
-
-
-def request_sync(checkpoint: Checkpoint, by: str, budget: RunBudget, *, full: bool) -> Record:
-    """Record who requested an immediate run."""
-    return _recorded(checkpoint, SyncRequested(by, full), budget)
-
-
-def note_token(checkpoint: Checkpoint, health: TokenHealth, budget: RunBudget) -> Record | None:
-    """Record the health of the stream's token; None if it has not changed."""
-    return _recorded(checkpoint, TokenChecked(health), budget) if checkpoint.token != health else None
+def _event_of(checkpoint: Checkpoint, command: StreamCommand) -> Event | None:
+    match command:
+        case PauseStream(by=by):
+            return StreamPaused(by) if checkpoint.operator_pause is None else None
+        case ResumeStream(by=by):
+            return StreamResumed(by) if checkpoint.operator_pause is not None else None
+        case SyncNow(by=by, full=full):
+            return SyncRequested(by, full)
+        case RecordTokenHealth(health=health):
+            return TokenChecked(health) if checkpoint.token != health else None
 
 
 def remove(checkpoint: Checkpoint, by: str) -> Record | None:
@@ -94,7 +92,3 @@ def remove(checkpoint: Checkpoint, by: str) -> Record | None:
     if checkpoint.version == 0 or checkpoint.removed_at is not None:
         return None
     return Record((StreamRemoved(by),))
-
-
-def _recorded(checkpoint: Checkpoint, event: Event, budget: RunBudget) -> Record:
-    return Record((*unchanged_before(checkpoint, budget), event))

@@ -8,7 +8,16 @@ from msgspec.structs import replace
 from milepost.core.backlog import owed
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep
 from milepost.core.dead_letters import Failure, opened, recovered, subjects_of, unread, withhold
-from milepost.core.doubts import disbelieved, ends_walk, has_lasted, implausible, messages_missing, out_of_order
+from milepost.core.doubts import (
+    advanced,
+    disbelieved,
+    ends_walk,
+    has_lasted,
+    implausible,
+    messages_missing,
+    no_progress,
+    out_of_order,
+)
 from milepost.core.events import BatchStored, Event, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
@@ -18,7 +27,6 @@ from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, ta
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position, Progress, Reading
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import advanced, no_progress
 from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
 from milepost.core.revisions import AsOf, readings, with_revisions
@@ -217,7 +225,7 @@ def read_batch(
     readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
     believes_all = has_lasted(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
     as_of = AsOf(now, fetched.asked_at, believes_all=believes_all)
-    found = with_revisions(difference(stream, readable, known, now), readable, shown, known, as_of)
+    found = with_revisions(difference(stream, readable, known, now, fetched.asked_at), readable, shown, known, as_of)
     written, unwritten = withhold(found, context.refused)
     reduced = checkpoint.reduced_request
     failures = (*unread(batch, detail, reduced.problem if reduced else None, known), *unwritten)

@@ -15,9 +15,13 @@ from milepost.core.checkpoint import (
     RetryState,
     Run,
     Sweep,
+    given_up_in_a_row,
+    grown,
     is_same_sweep,
+    shrunk_request,
+    with_given_up,
 )
-from milepost.core.doubts import doubt_after
+from milepost.core.doubts import doubt_after, futile_runs_after, has_moved, lowest_of
 from milepost.core.events import (
     NO_TALLY,
     BatchFailed,
@@ -59,10 +63,8 @@ from milepost.core.gaps import (
 )
 from milepost.core.missed import hints_after, window_after
 from milepost.core.model import OwnId, OwnIdState
-from milepost.core.narrowing import given_up_in_a_row, grown, proven_request, shrunk_request, with_given_up
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.progress import has_moved, lowest_of
 from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied
 
@@ -138,7 +140,8 @@ def _after_refusal(
             return replace(checkpoint, retry=retry, run=_count(checkpoint.run, retries=1))
         case BatchFailed(problem=problem):
             run = _count(checkpoint.run, failed_batches=1, problem=problem)
-            return replace(checkpoint, retry=None, reduced_request=proven_request(checkpoint), run=run)
+            reduced = checkpoint.reduced_request
+            return replace(checkpoint, retry=None, reduced_request=reduced and reduced.proven, run=run)
         case RateLimited(scope=scope, attempts=attempts, since=since, until=until, problem=problem):
             return replace(checkpoint, rate_limit=RateLimit(scope, attempts, since, until, problem))
         case BatchShrunk() as shrunk:
@@ -223,7 +226,7 @@ def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     return replace(
         _counted(after, event.tally),
         sweep=sweep,
-        futile_runs=_futile_runs(after, event.position, event.tally),
+        futile_runs=futile_runs_after(after, event.position, event.tally),
         rate_limit=None,
         failure_streak=_streak_after(checkpoint.failure_streak, event.position),
     )
@@ -277,7 +280,7 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
     if sweep is not None:
         sweep = replace(sweep, resets=0)  # counted per run
     if sweep is not None and event.position is not None:
-        futile_runs = _futile_runs(checkpoint, event.position, event.tally)
+        futile_runs = futile_runs_after(checkpoint, event.position, event.tally)
         sweep = _advance(sweep, event.position, event.tally)
     if event.tally.batches:  # unchanged batches were read since, so earlier problems are over
         streak = _streak_after(checkpoint.failure_streak, event.position)
@@ -321,12 +324,6 @@ def _advance(sweep: Sweep, position: Position, tally: Tally, problem: Problem | 
         lowest=lowest or sweep.lowest,
         problem=problem or sweep.problem,
     )
-
-
-def _futile_runs(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:
-    """Return how many runs in a row were futile, after an entry with this position and tally."""
-    sweep = checkpoint.sweep
-    return 0 if sweep is None or has_moved(sweep, position, tally) else checkpoint.futile_runs
 
 
 def _counted(checkpoint: Checkpoint, tally: Tally) -> Checkpoint:

@@ -89,6 +89,8 @@ class PendingFacts(Struct, frozen=True):
             row = before if key in refused else after_fact(before, fact)
             rows[key] = row
             has_effect = row != before or self._reads(fact, conversations)
+            if row.deleted_at is not None:
+                _erase_snippet(conversations, stored[key])
             counts[_COUNTS[fact.kind] if has_effect else "outdated"] += 1
         revised = tuple(row for key, row in rows.items() if row != stored[key])
         # The next reading of these is compared with what is stored.
@@ -114,6 +116,16 @@ class PendingFacts(Struct, frozen=True):
             return False
         conversations[row.conversation_id] = replace(row, unread_count=0, synced_at=self.context.now)
         return True
+
+
+def _erase_snippet(conversations: dict[str, ConversationRow], message: InteractionEventRow) -> None:
+    """Erase what a message said from its conversation, which has the beginning of the latest one.
+
+    No list need show that conversation again: nothing is known to move there when a message is unsent.
+    """
+    conversation = conversations.get(message.conversation_id)
+    if conversation is not None and conversation.snippet and (message.text or "").startswith(conversation.snippet):
+        conversations[message.conversation_id] = replace(conversation, snippet=None)
 
 
 def contradicts(fact: DueFact) -> bool:

@@ -59,9 +59,7 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
 def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: Rule) -> Record:
     remedy = rule.remedy
     if remedy is Remedy.RETRY and checkpoint.attempt < context.policy.attempts:
-        return recorded(
-            checkpoint, context.budget, FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt))
-        )
+        return _retry(checkpoint, problem, context)
     if remedy is Remedy.RETRY:
         remedy = rule.then
     match remedy:
@@ -73,6 +71,13 @@ def _remedied(checkpoint: Checkpoint, problem: Problem, context: Context, rule: 
             return _restart(checkpoint, problem, context)
         case Remedy.RETRY | Remedy.STOP_AUTHORIZATION | Remedy.STOP_CONFIGURATION:
             return _end(checkpoint, problem, context, remedy)
+
+
+def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, suspect: str = "", confirmed: int = 0) -> Record:
+    """Make the same request again, after a delay."""
+    attempt = checkpoint.attempt
+    failed = FetchFailed(attempt, problem, context.retry_at(attempt), suspect, confirmed)
+    return recorded(checkpoint, context.budget, failed)
 
 
 # --- the list can be read, and its content not ------------------------------------------------------------------------
@@ -110,9 +115,7 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
     is_alike = reduced is not None and (problem.kind, problem.code) == (reduced.problem.kind, reduced.problem.code)
     is_search = is_alike and size != whole(policy)
     if not is_search and checkpoint.attempt < policy.attempts:
-        return recorded(
-            checkpoint, context.budget, FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt))
-        )
+        return _retry(checkpoint, problem, context)
     return recorded(checkpoint, context.budget, BatchShrunk(next_size.limit, next_size.detail, problem))
 
 
@@ -134,8 +137,7 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
         return recorded(checkpoint, context.budget, shrunk)
     if checkpoint.attempt >= MAX_ATTEMPTS_ALONE:
         return _end(checkpoint, problem, context)
-    failed = FetchFailed(checkpoint.attempt, problem, context.retry_at(checkpoint.attempt), first, confirmed)
-    return recorded(checkpoint, context.budget, failed)
+    return _retry(checkpoint, problem, context, first, confirmed)
 
 
 def mistaken(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> ReducedRequest | None:

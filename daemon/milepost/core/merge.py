@@ -84,8 +84,10 @@ def _contact_ids(batch: Batch) -> Iterable[str]:
                 yield event.contact_id
 
 
-def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Difference:
-    """Return what a batch changes in what is stored."""
+def difference(
+    stream: Stream, batch: Batch, known: Known, now: datetime, asked_at: datetime | None = None
+) -> Difference:
+    """Return what a batch changes in what is stored. New messages are known as of `asked_at`."""
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[ContactKey, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
@@ -105,7 +107,7 @@ def difference(stream: Stream, batch: Batch, known: Known, now: datetime) -> Dif
         contact = _merged_contact(contacts, row.page_id, stream, each, known, now)
         if contact is not None:
             contacts[(contact.page_id, contact.contact_id)] = contact
-        new = {event.event_id: event for event in new_events(row, each.interactions, known)}
+        new = {event.event_id: event for event in new_events(row, each.interactions, known, asked_at)}
         events |= new
         if row != stored or contact is not None or new:
             replaced += each.replaced_characters
@@ -300,9 +302,9 @@ def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow 
 
 
 def new_events(
-    row: ConversationRow, interactions: Iterable[Interaction], known: Known
+    row: ConversationRow, interactions: Iterable[Interaction], known: Known, asked_at: datetime | None
 ) -> Iterable[InteractionEventRow]:
-    """Yield the rows of those messages of a conversation that are not stored."""
+    """Yield the rows of those messages of a conversation that are not stored, known as of `asked_at`."""
     for event in interactions:
         if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
             yield InteractionEventRow(
@@ -316,6 +318,7 @@ def new_events(
                 event.text,
                 event.attachments,
                 event.occurred_at,
+                content_at=asked_at,
             )
 
 

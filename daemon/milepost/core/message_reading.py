@@ -49,19 +49,19 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.position import Reading, ThreadSpan
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, is_gone
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.remedies import Remedy, Rule, rule_for
-from milepost.core.revisions import dated, reading, revised, tally_of, without_fingerprint
+from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4
 MAX_RESETS = 3  # lost cursors in a row that brought nothing new
 MAX_IDLE = 100  # requests in a row that bring nothing new and lead no further
 ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of them has read a list just before
-GONE = (100, 33)  # code and subcode (captured: the object is gone)
 CURSOR_LOOP = Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next messages is the one just used")
 NO_PROGRESS = Problem(ProblemKind.CURSOR_LOOP, "the cursors of the messages lead to nothing new")
+DELETED_PAGE = MessagePage((), withheld=MissedReason.DELETED)
 EMPTY = Problem(ProblemKind.INVALID_RESPONSE, "the list of messages is empty, though some of them were listed")
 
 _encode = msgspec.json.Encoder(order=None).encode
@@ -102,9 +102,8 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
             keys = keys_of_page(checkpoint, gap, page, context.refused)
             return PendingMessages(checkpoint, gap, page, context, keys, asked_at)
         case Refused(problem=problem) if says_deleted(problem) and _limit_of(gap) == 1:
-            page = MessagePage((), withheld=MissedReason.DELETED)
-            keys = keys_of_page(checkpoint, gap, page, ())
-            return PendingMessages(checkpoint, gap, page, context, keys, context.now)
+            keys = keys_of_page(checkpoint, gap, DELETED_PAGE, ())
+            return PendingMessages(checkpoint, gap, DELETED_PAGE, context, keys, context.now)
         case Refused(problem=problem) as refused:
             return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
 
@@ -201,8 +200,8 @@ def read_page(
         return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
     stored = known.conversations.get(gap.conversation_id)  # None if the store has refused its row
     row = stored or new_row(stream, Conversation(gap.conversation_id, gap.newest_at), context.now)
-    new = {each.event_id: each for each in new_events(row, page.interactions, known)}
-    written, unwritten = withhold_each(dated(new.values(), asked_at), context.refused)
+    new = {each.event_id: each for each in new_events(row, page.interactions, known, asked_at)}
+    written, unwritten = withhold_each(new.values(), context.refused)
     again = revised(_reading(gap, page), page.interactions, known, context.now, asked_at) if known.messages else ()
     changed, unchanged = withhold_each(again, context.refused)
     failures = (*unread_items(page.unreadable, known), *unwritten, *unchanged)
@@ -297,7 +296,7 @@ def _after_round(gap: Gap, problem: Problem, rule: Rule, policy: Policy) -> tupl
     if rule.then is Remedy.RESET and gap.cursor is not None and gap.resets < MAX_RESETS:
         return _from_the_newest(replace(gap, attempts=0)), None
     if gap.attempts >= ROUNDS * policy.attempts:
-        return gap, GapEnding.GONE if (problem.code, problem.subcode) == GONE else GapEnding.DEAD_LETTER
+        return gap, GapEnding.GONE if is_gone(problem) else GapEnding.DEAD_LETTER
     # A list was read just before, so the failure may be about what these messages are.
     limit = max(1, _limit_of(gap) // SHRINKS_BY**2) if rule.remedy is Remedy.RETRY else gap.limit
     return replace(gap, limit=limit, retry_at=None), None

@@ -60,6 +60,11 @@ class Problem(Struct, frozen=True, omit_defaults=True):
         return f"{message} ({', '.join(numbers)})" if numbers else message
 
 
+def is_gone(problem: Problem) -> bool:
+    """Return whether the requested object no longer exists (captured: code 100 with subcode 33)."""
+    return (problem.code, problem.subcode) == (100, 33)
+
+
 class Pattern(Struct, frozen=True, kw_only=True):
     """The problems that a row of a table matches. None matches everything; `phrase` is a part of the message."""
 

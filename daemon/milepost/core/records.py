@@ -1,5 +1,9 @@
-"""Decisions: the events and rows of one commit, and how runs and sweeps start and end in the journal."""
+"""Decisions: the events and rows of one commit, and how runs and sweeps start and end in the journal.
 
+Decisions that follow from each other are drafts until they are committed together.
+"""
+
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -7,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint, Sweep, is_same_sweep
+from milepost.core.doubts import futility, has_moved
 from milepost.core.events import (
     NO_TALLY,
     BatchStored,
@@ -24,7 +29,6 @@ from milepost.core.model import Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit, Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position
-from milepost.core.progress import futility, has_moved
 from milepost.core.quiet import QuietHead
 from milepost.core.retry import backoff_seconds
 from milepost.core.walk import return_to_walk
@@ -205,3 +209,64 @@ def _unchanged(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
     if checkpoint.unrecorded == NO_TALLY or checkpoint.sweep is None:
         return ()
     return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded, batches_read(checkpoint, budget)),)
+
+
+# --- drafts: decisions that are committed together --------------------------------------------------------------------
+
+# Each of them follows from the one before. Where the API is faster than the database, that saves most of its work: its
+# pages are written once for all of them. It takes that nothing which one of them writes is what another one has to know
+# of the store.
+
+MAX_DRAFTS = 48  # more save little: by then, many pages of the indexes are written once for several rows
+
+
+class Draft(Struct, frozen=True):
+    """A record that is not stored yet, and its commit. `keys` are what had to be known for it.
+
+    `fetch_seconds` is how long the source took, if it is the outcome of a fetch.
+    """
+
+    record: Record
+    commit: Commit
+    run_id: str
+    keys: Keys | None = None
+    fetch_seconds: float | None = None
+
+
+class DraftedIds:
+    """The ids that the drafts of a group are about."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[set[str], ...] | None = (set(), set(), set(), set())
+
+    def add(self, draft: Draft) -> None:
+        """Take in a draft."""
+        changes, keys = draft.record.changes, draft.keys
+        if keys is None or changes.moved or changes.own_id is not None:  # these write of more than their keys
+            self._seen = None
+        elif self._seen is not None:
+            for seen, ids in zip(self._seen, _ids(keys), strict=True):
+                seen.update(ids)
+
+    def leave_alone(self, keys: Keys | None) -> bool:
+        """Return whether what is stored under the keys of a decision is what it will be after the drafts."""
+        if self._seen is None or keys is None or keys.full_sweep_at is not None or keys.counts_stored:
+            return False
+        return all(seen.isdisjoint(ids) for seen, ids in zip(self._seen, _ids(keys), strict=True))
+
+
+def _ids(keys: Keys) -> tuple[tuple[str, ...], ...]:
+    return keys.conversations, keys.contacts, keys.interaction_events, keys.subjects
+
+
+def prepare_after(
+    checkpoint: Checkpoint, events: tuple[Event, ...], drafts: Iterable[Draft], now: datetime, codec: Codec
+) -> list[Commit]:
+    """Return the commits of drafts, the first of which records these events as well, before its own."""
+    commits: list[Commit] = []
+    for draft in drafts:
+        record = replace(draft.record, events=(*events, *draft.record.events))
+        commit = prepare(checkpoint, record, draft.run_id, now, codec)
+        commits.append(replace(commit, known=draft.commit.known))
+        checkpoint, events = commit.checkpoint, ()
+    return commits

@@ -26,9 +26,18 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import MessagesOwed, MissedReason, is_kept_after
+from milepost.core.gaps import MessagesOwed, is_kept_after
 from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
-from milepost.core.message_reading import gap_in, keys_of_page, news_of, payload_of, read_page, request_of, vain
+from milepost.core.message_reading import (
+    DELETED_PAGE,
+    gap_in,
+    keys_of_page,
+    news_of,
+    payload_of,
+    read_page,
+    request_of,
+    vain,
+)
 from milepost.core.missed import on_record, says_deleted, without_content
 from milepost.core.model import (
     Changes,
@@ -36,7 +45,6 @@ from milepost.core.model import (
     Detail,
     Keys,
     Known,
-    MessagePage,
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
@@ -78,8 +86,7 @@ def redrive(
     stream = checkpoint.stream
     rows, replaced = _rows(due)
     if isinstance(outcome, Refused) and says_deleted(outcome.problem) and is_of_older(due.dead_letter.subject):
-        page = MessagePage((), withheld=MissedReason.DELETED)
-        outcome = MessagesFetched(page, context.now, outcome.took_seconds)
+        outcome = MessagesFetched(DELETED_PAGE, context.now, outcome.took_seconds)
     keys: Keys | None = None
     match outcome:
         case Fetched(batch=batch):

@@ -36,6 +36,7 @@ from milepost.core.position import Reading
 
 ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
 IDS = ("event_id", "id")
+SNIPPET = "snippet"  # of a conversation: what its latest message said
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
@@ -94,10 +95,9 @@ def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole
     and one that is as new as they are may be behind its end.
     """
     times = [each.occurred_at for each in messages]
-    is_in_order = times == sorted(times, reverse=True)
-    return Reading(
-        conversation_id, min(times), max(times), _fingerprint(messages) if is_whole and is_in_order else None
-    )
+    newest_first = sorted(times, reverse=True)
+    fingerprint = _fingerprint(messages) if is_whole and times == newest_first else None
+    return Reading(conversation_id, newest_first[-1], newest_first[0], fingerprint)
 
 
 def _fingerprint(messages: Iterable[Interaction]) -> str:
@@ -212,7 +212,7 @@ def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], kn
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
     now, asked_at, changes = as_of.now, as_of.asked_at, found.changes
     fingerprints = _fingerprints(batch, shown, known, asked_at)
-    read = remembered(batch.conversations, known)
+    read = remembered(batch.conversations, known) if known.messages else ()  # else there is nothing to compare with
     compared = [
         each
         for each in read
@@ -234,7 +234,6 @@ def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], kn
     counts = {"updated": more, "unchanged": -more, "doubted": sum(len(gone[each]) for each in doubted)}
     changes = replace(
         changes,
-        interaction_events=dated(changes.interaction_events, asked_at),
         conversations=tuple(
             replace(row, messages_fingerprint=fingerprints.get(row.conversation_id)) for row in conversations.values()
         ),
@@ -255,17 +254,10 @@ def _fingerprints(batch: Batch, shown: Iterable[Reading], known: Known, asked_at
     return fingerprints
 
 
-def dated(rows: Iterable[InteractionEventRow], asked_at: datetime) -> tuple[InteractionEventRow, ...]:
-    """Return new messages as known as of when they were asked for."""
-    return tuple(replace(row, content_at=asked_at) for row in rows)
-
-
 def _missing_in(
     compared: Iterable[Conversation], shown: Iterable[Reading], known: Known, asked_at: datetime
 ) -> dict[str, list[InteractionEventRow]]:
     """Return the stored messages that an answer misses, of each conversation that it misses any of."""
-    if not known.messages:
-        return {}
     by_id = {each.conversation_id: each for each in shown}
     found = {
         each.conversation_id: missing(by_id[each.conversation_id], each.interactions, known, asked_at)
@@ -324,7 +316,7 @@ def _erased(value: object, event_ids: frozenset[str]) -> object:
         case dict():
             is_unsent = any(value.get(name) in event_ids for name in IDS)
             return {
-                name: None if is_unsent and name in ERASED_KEYS else _erased(each, event_ids)
+                name: None if (is_unsent and name in ERASED_KEYS) or name == SNIPPET else _erased(each, event_ids)
                 for name, each in value.items()
             }
         case list():

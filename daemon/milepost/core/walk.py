@@ -10,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetAside
-from milepost.core.doubts import cursor_loop
+from milepost.core.doubts import advanced, cursor_loop, disorder, no_progress
 from milepost.core.events import NO_TALLY
 from milepost.core.model import Batch, Detail, Known
 from milepost.core.position import Mode, Phase, Position, Stretch
-from milepost.core.progress import advanced, disorder, no_progress
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -194,7 +193,7 @@ def _for_head(of_walk: ReducedRequest | None) -> ReducedRequest | None:
 
     Where long lists come too late, those of the head do as well, and each run would have to learn that anew.
     """
-    proven = of_walk.proven if of_walk is not None else None
+    proven = of_walk and of_walk.proven
     return proven if proven is not None and proven.detail is Detail.NESTED and proven.limit > 1 else None
 
 

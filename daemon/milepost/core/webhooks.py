@@ -95,6 +95,8 @@ class WebhookInbox(Protocol):
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Return the streams that have to be read because of events that are due, which nobody else is given then.
 
+        Where rows of a page have moved, as with an account that was linked to another one, that one's stream, too.
+
         Events whose message is stored are processed, and so are revisions. The others are due again after a while, and
         then once more: the list may show a message later than the event, and a worker that has claimed one may die.
         """
@@ -106,6 +108,13 @@ class WebhookInbox(Protocol):
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages that an event has announced, processed or not."""
+        ...
+
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored.
+
+        None if there is none, or more than one.
+        """
         ...
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import assert_never
 
-from milepost.core import commands
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import (
     ApplyFacts,
@@ -14,6 +13,7 @@ from milepost.core.commands import (
     Redrive,
     ResumeStream,
     SyncNow,
+    decide_command,
 )
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.facts import MAX_FACTS, apply_facts, contradicts
@@ -50,7 +50,6 @@ class CommandHandler:
         return checkpoint
 
     async def _attempt(self, checkpoint: Checkpoint, command: Command) -> tuple[Checkpoint, CommandResult]:
-        budget = self._stream_journal.budget
         match command:
             case Redrive() | Discard():
                 return await self._redriver.do(checkpoint, command)
@@ -59,14 +58,8 @@ class CommandHandler:
             case SyncNow() if checkpoint.operator_pause is not None:
                 why = f"{checkpoint.stream} is paused (by {checkpoint.operator_pause.by})"
                 return checkpoint, MilepostError(why, hint="resume it, which also syncs it at once")
-            case PauseStream(by=by):
-                record = commands.pause(checkpoint, by, budget)
-            case ResumeStream(by=by):
-                record = commands.resume(checkpoint, by, budget)
-            case SyncNow(by=by, full=full):
-                record = commands.request_sync(checkpoint, by, budget, full=full)
-            case RecordTokenHealth(health=health):
-                record = commands.note_token(checkpoint, health, budget)
+            case PauseStream() | ResumeStream() | SyncNow() | RecordTokenHealth():
+                record = decide_command(checkpoint, command, self._stream_journal.budget)
             case unknown:
                 assert_never(unknown)
         if record is not None:

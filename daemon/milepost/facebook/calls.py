@@ -1,7 +1,11 @@
-"""Calls to the Graph API: paced, none during a rate limit, and the budgets of each response passed on at once."""
+"""Calls to the Graph API: paced, none during a rate limit, and the budgets of each response passed on at once.
+
+Those that name fields are made without the ones that a version of the API refuses by name.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Generic, TypeVar
@@ -13,7 +17,8 @@ from msgspec.structs import replace
 
 from milepost.core.model import Scope
 from milepost.core.ports import Gate, Held, Refused, Usage
-from milepost.core.problems import Problem
+from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
+from milepost.core.remedies import INDISPENSABLE
 from milepost.facebook.client import GraphClient, GraphResponse, Method
 from milepost.facebook.headers import usages, wait_seconds
 from milepost.facebook.responses import problem_of
@@ -227,3 +232,65 @@ def _answer(decode: Decoder[T], response: GraphResponse) -> tuple[GraphResponse,
     """Return a response without its body, and what the body says."""
     value = problem_of(response.body, response.status) if response.status >= 300 else decode(response)
     return replace(response, body=b""), value
+
+
+# --- fields that the API refuses --------------------------------------------------------------------------------------
+
+# Captured: "(#100) Tried accessing nonexisting field (X) on node type (Y)", "(#12) X field is deprecated for versions
+# v3.3 and higher"; reported: "X is not a valid field", "Unknown fields: X". The first group is the field, at the end of
+# its path.
+_NAME = r"[\"'(`]*(?:\w+[.{])*(\w+)[}\"')`]*"
+_REFUSALS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"non-?exist(?:ing|ent) field:? {_NAME}",
+        rf"(?:invalid|unknown|unsupported|deprecated|retired) fields?:? {_NAME}",
+        rf"{_NAME} is not an? (?:valid|known|supported|existing) field",
+        rf"{_NAME} field (?:is|was|has been) (?:deprecated|retired|removed)",
+        rf"field {_NAME} (?:is|was|has been) (?:deprecated|retired|removed|not supported|unsupported|not available)",
+        rf"field {_NAME} (?:does not exist|is unknown|is invalid)",
+    )
+)
+
+
+class FieldCalls:
+    """Calls that name fields, made again without each one that the API refuses, now and in later calls."""
+
+    def __init__(self, calls: Calls, essential: Collection[str]) -> None:
+        self.left_out: list[str] = []
+        self._calls = calls
+        self._essential = essential
+
+    async def make(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
+        """Make a call. If it is an essential field that the API refuses, the problem says so."""
+        while True:
+            fields = without(parameters["fields"], self.left_out)
+            outcome = await self._calls.make(path, {**parameters, "fields": fields}, decode)
+            name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
+            if name is None or not isinstance(outcome, Refused):
+                return outcome
+            if name in self._essential:
+                return replace(outcome, problem=_indispensable(name, outcome.problem))
+            self.left_out.append(name)
+
+
+def refused_field(problem: Problem, requested: str) -> str | None:
+    """Return which of the requested fields a problem names as the one that is refused; None if it names none."""
+    if problem.kind is not ProblemKind.API:
+        return None
+    names = set(re.findall(r"[a-z_]+", requested)) - {"limit"}
+    found = (match[1].lower() for pattern in _REFUSALS for match in pattern.finditer(problem.message))
+    return next((name for name in found if name in names), None)
+
+
+def without(fields: str, left_out: Collection[str]) -> str:
+    """Return these fields, which may be nested, without some of them. None of those has fields of its own."""
+    for name in left_out:
+        fields = re.sub(rf"(?<![^,{{]){re.escape(name)}(?:,|(?=}}|$))", "", fields)
+    return re.sub(r",(?=}|$)", "", fields)
+
+
+def _indispensable(name: str, problem: Problem) -> Problem:
+    """Return the problem of a field without which no conversation can be kept."""
+    message = f"the API refuses the field {name} by name, {INDISPENSABLE}: {problem.message}"
+    return Problem(ProblemKind.MISCONFIGURED, message[:MAX_MESSAGE_CHARACTERS], http_status=problem.http_status)

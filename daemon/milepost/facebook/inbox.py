@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from milepost.core.model import Batch, Conversation, Detail, Platform, Profile, Stream
+from milepost.core.model import LEAN_MESSAGES, Batch, Conversation, Detail, Platform, Profile, Stream
 from milepost.core.ports import (
     Answered,
     Fetched,
@@ -19,31 +19,30 @@ from milepost.core.ports import (
     Refused,
     Request,
 )
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, is_gone
 from milepost.core.texts import storable
-from milepost.facebook.calls import Access, Calls, Decoded
+from milepost.facebook.calls import Access, Calls, Decoded, FieldCalls
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.decoding import Asked, Mailbox, decode, decode_message_page, decode_messages, decode_thread
-from milepost.facebook.fields import (
-    ESSENTIAL,
-    MESSAGE_FIELDS,
-    POSITION_FIELDS,
-    THREAD_FIELDS,
-    FieldCalls,
-    list_fields,
-    with_messages,
-)
-from milepost.facebook.heads import Head
+from milepost.facebook.decoding import Asked, Edge, Head, decode, decode_message_page, decode_messages, decode_thread
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
-from milepost.facebook.responses import is_gone, place_of
+from milepost.facebook.responses import place_of
 from milepost.facebook.wire import is_thread_id
 
 T = TypeVar("T")
 
+POSITION_FIELDS = "id,updated_time"
+THREAD_FIELDS = f"{POSITION_FIELDS},link,snippet,message_count,unread_count,can_reply,participants"
+# Without the `to` of a message, which nothing reads: it makes responses a fifth larger.
+MESSAGE_FIELDS = {
+    Platform.MESSENGER: "id,created_time,from,message,sticker,attachments,shares",
+    Platform.INSTAGRAM: "id,created_time,from,message,attachments,shares,story,is_unsupported",
+}
+ESSENTIAL = frozenset({"id", "updated_time", "participants", "messages", "created_time", "from", "message"})
+
 
 class FacebookInbox:
-    """The Source of one stream. An Instagram account id that is not given is fetched once.
+    """The Source of one stream. An Instagram account id that is not given is fetched once: then it `knows_own_ids`.
 
     `name` is what people call the page; without it, the page is called as in its threads.
     """
@@ -67,7 +66,7 @@ class FacebookInbox:
         self._calls.own_ids = self._own_ids.all
         self._head = Head(client.head_room, self._own_ids)
         self._name = storable(name)[0]
-        self._knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
+        self.knows_own_ids = stream.platform is not Platform.INSTAGRAM or instagram_account_id is not None
 
     @property
     def own_ids(self) -> frozenset[str]:
@@ -106,8 +105,8 @@ class FacebookInbox:
         path = f"{_path_of(request.conversation_id)}/messages"
         fields = MESSAGE_FIELDS[self._stream.platform]
         parameters = {"fields": fields, "limit": str(request.limit), **place_of(request.cursor)}
-        mailbox = Mailbox(self._own_ids, str(self._client.url(path)))
-        found = await self._get(path, parameters, partial(decode_message_page, mailbox=mailbox, asked=request.limit))
+        edge = Edge(self._own_ids, str(self._client.url(path)))
+        found = await self._get(path, parameters, partial(decode_message_page, edge=edge, asked=request.limit))
         return MessagesFetched(found.value, found.asked_at, found.took_seconds) if isinstance(found, Decoded) else found
 
     async def _get(
@@ -153,7 +152,7 @@ class FacebookInbox:
         """
         if conversation_id is not None and not is_thread_id(conversation_id):
             return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)
-        if self._knows_own_ids:
+        if self.knows_own_ids:
             return None
         parameters, page_id = {"fields": "instagram_business_account"}, self._stream.page_id
         account_id = await self._calls.make(page_id, parameters, partial(linked_account, page_id))
@@ -161,7 +160,7 @@ class FacebookInbox:
             return account_id
         self._own_ids.expect(account_id.value)
         self._calls.own_ids = self._own_ids.all
-        self._knows_own_ids = True
+        self.knows_own_ids = True
         return None
 
     def _parameters(self, request: Request) -> dict[str, str]:
@@ -171,13 +170,35 @@ class FacebookInbox:
         return {"platform": platform.value, "fields": fields, "limit": limit, **place_of(request.cursor)}
 
     def _decode_list(self, request: Request, body: bytes, http_status: int) -> Batch | Problem:
-        mailbox = Mailbox(self._own_ids, self._list_url, is_head=request.cursor is None)
+        edge = Edge(self._own_ids, self._list_url, is_head=request.cursor is None)
         asked = Asked(request.limit, request.messages)
         if request.cursor is None and request.detail is Detail.NESTED:
-            return self._head.decode(body, asked, partial(decode, body, http_status, mailbox, asked))
-        return decode(body, http_status, mailbox, asked)
+            return self._head.decode(body, asked, partial(decode, body, http_status, edge, asked))
+        return decode(body, http_status, edge, asked)
 
 
 def _path_of(conversation_id: str) -> str:
     """Return the path of a thread: its id as one segment, whatever characters it has (Instagram's are base64)."""
     return quote(conversation_id, safe="")
+
+
+# --- what is requested ------------------------------------------------------------------------------------------------
+
+
+def list_fields(platform: Platform, messages: int, detail: Detail) -> str:
+    """Return the fields of each thread in a list, with up to `messages` messages if they are nested."""
+    match detail:
+        case Detail.NESTED:
+            return with_messages(THREAD_FIELDS, platform, messages)
+        case Detail.SEPARATE | Detail.BARE:
+            return THREAD_FIELDS
+        case Detail.LEAN:
+            nested = f",messages.limit({min(messages, LEAN_MESSAGES)}){{id,created_time,from,message}}"
+            return f"{POSITION_FIELDS},participants{nested if messages else ''}"
+        case Detail.POSITION:
+            return POSITION_FIELDS
+
+
+def with_messages(fields: str, platform: Platform, messages: int) -> str:
+    """Return these fields, and up to `messages` messages."""
+    return f"{fields},messages.limit({messages}){{{MESSAGE_FIELDS[platform]}}}" if messages else fields

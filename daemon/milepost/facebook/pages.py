@@ -10,9 +10,8 @@ from milepost.core.model import Platform, Stream
 from milepost.core.ports import Gate, Held, Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.remedies import rule_for
-from milepost.facebook.calls import Access, Calls, Decoded, Decoder
+from milepost.facebook.calls import Access, Calls, Decoded, Decoder, FieldCalls
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.fields import FieldCalls
 from milepost.facebook.leniency import lenient, mended, read_json
 from milepost.facebook.responses import Listed, next_cursor, place_of, problem_of, read_list
 from milepost.facebook.wire import Id

@@ -147,11 +147,6 @@ def invalid_response(message: str, http_status: int) -> Problem:
     return Problem(ProblemKind.INVALID_RESPONSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
 
 
-def is_gone(problem: Problem) -> bool:
-    """Return whether the requested object no longer exists (captured: code 100 with subcode 33)."""
-    return (problem.code, problem.subcode) == (100, 33)
-
-
 def _not_json(body: bytes, http_status: int) -> Problem:
     if not body.strip():
         return invalid_response("the response is empty", http_status)

@@ -188,14 +188,12 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
     """
     if thread.participants is None:
         return None
-    others = {person.id: person for person in thread.participants.data if person.id}
-    people = len(others)
-    for own_id in own_ids:
-        others.pop(own_id, None)
-    if not others or len(others) == people > 1:
+    people = {person.id: person for person in thread.participants.data if person.id}
+    others = [contact_id for contact_id in people if contact_id not in own_ids]
+    if not others or len(others) == len(people) > 1:
         return None
-    person = next(iter(others.values()))
-    return Contact(kept_id(person.id or ""), person.name or None, person.username or None)
+    person = people[others[0]]
+    return Contact(kept_id(others[0]), person.name or None, person.username or None)
 
 
 # --- items of any shape -----------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ FIELD_OF = {
 # What the Test button of the dashboard sends.
 _TEST_ACCOUNT = "0"
 _TEST_MESSAGES = {"random_mid", "test_message_id"}
+_MAX_NAMED = 20  # updates of an entry that show whose an unknown account is
 
 
 class UpdateResult(StrEnum):
@@ -92,19 +93,50 @@ class Update(Struct, frozen=True):
     events: tuple[WebhookEvent, ...] = ()
 
 
+class UnknownAccount(Struct, frozen=True):
+    """An Instagram account of which no stream is known, with messages and people that updates about it name."""
+
+    account_id: str
+    message_ids: tuple[str, ...]
+    people: tuple[str, ...]
+
+
 class Malformed(ValueError):
     """The body is not one of a webhook."""
 
 
 def updates_in(body: bytes, route: Route, received_at: datetime) -> Iterator[Update]:
     """Yield the updates of a request. Raises Malformed."""
+    return _updates(_root(body), route, received_at)
+
+
+def unknown_accounts(body: bytes, route: Route) -> Iterator[UnknownAccount]:
+    """Yield the Instagram accounts of a request's entries of which no stream is known. Raises Malformed."""
+    root = _root(body)
+    if root.get("object") != "instagram":
+        return
+    for entry in objects_in(root, "entry"):
+        account_id = id_in(entry.get("id"))
+        if account_id is None or account_id == _TEST_ACCOUNT or route("instagram", account_id) is not None:
+            continue
+        items = [*objects_in(entry, "messaging"), *objects_in(entry, "standby")][:_MAX_NAMED]
+        message_ids = [id_in(object_in(item, _key(item)).get("mid")) for item in items]
+        people = [id_in(object_in(item, role).get("id")) for item in items for role in ("sender", "recipient")]
+        yield UnknownAccount(account_id, _distinct(message_ids), _distinct(people, besides=account_id))
+
+
+def _root(body: bytes) -> Json:
     try:
         root = parse_json(body)
     except ValueError:
         raise Malformed("the body is not JSON") from None
     if not isinstance(root, dict):
         raise Malformed("the body is not a JSON object")
-    return _updates(root, route, received_at)
+    return root
+
+
+def _distinct(ids: Iterable[str | None], besides: str = "") -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each for each in ids if each and each != besides))
 
 
 def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update]:

@@ -185,7 +185,7 @@ class StreamLeases:
         try:
             yield
         except exceptions.ConnectorException as error:
-            raise _translated(error.__cause__ or error, self._database.dsn.name) from error
+            raise _translated(error.__cause__ or error, self._database.name) from error
 
 
 def _translated(error: BaseException, name: str) -> MilepostError:
@@ -207,7 +207,7 @@ async def open_leases(database: Database) -> AsyncIterator[StreamLeases]:
         await connection.execute(database.sql["lock_queue_schema"])
         found = await connection.execute(database.sql["has_queue_schema"])
         if await found.fetchone() == (False,):
-            async with kept_private(connection, database.dsn.schema):
+            async with kept_private(connection, database.store_url.schema):
                 await connection.execute(SchemaManager.get_schema())
     leases = StreamLeases(database)
     await leases.join()

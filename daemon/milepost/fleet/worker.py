@@ -22,7 +22,6 @@ from milepost.engine.supervisor import Supervisor
 from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.notify import listening
 from milepost.stores.reader import JournalReader, StoredEntry
 from milepost.stores.sql import load_statements
@@ -302,9 +301,7 @@ async def joined(
     """Join the workers on a PostgreSQL database, and leave in the end. Raises StoreRefused or StoreAway."""
     announced, follower = Interrupt(), JournalFollower(journal_reader)
     async with (
-        connected(
-            dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
-        ) as database,
+        connected(store_url, load_statements("postgresql", "statements", "queue")) as database,
         open_leases(database) as leases,
         listening(store_url, announced.set),
     ):

@@ -22,6 +22,7 @@ RENEW = (
     "give page {page} a new access_token (in config.yaml or its access_token_file; in source.access_token where pages "
     "are discovered), which is picked up without a restart"
 )
+SUBSCRIBE = "subscribe each page to these fields, or set webhooks.subscribe: true (docs/webhooks.md)"
 _LOG_IN = "have the token's owner log in at facebook.com and follow the instructions there; if that does not help, "
 _WAIT = "nothing to do: it continues when the limit is over; further calls would prolong it"
 _SIGN = "set source.app_secret (or app_secret_file) to the secret of the app that issued the token"

@@ -1,1 +1,1 @@
-"""What operators see: HTTP, metrics, logs."""
+"""What operators see: HTTP, metrics, logs, notices."""

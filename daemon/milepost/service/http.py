@@ -32,6 +32,7 @@ from milepost.service.auth import (
     show_to,
 )
 from milepost.service.limits import WrongTokens, limit_requests
+from milepost.settings.types import authority
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IDLE_SECONDS = 75.0  # longer than the usual time between two scrapes
@@ -137,7 +138,7 @@ async def listening(
     try:
         await _listen(runner, address, strangers, key)
         host, port, *_ = runner.addresses[0]
-        yield f"http://{_authority(host, port)}"
+        yield f"http://{authority(host, port)}"
     finally:
         await runner.cleanup()
 
@@ -152,11 +153,7 @@ async def _listen(runner: web.AppRunner, address: tuple[str, int], strangers: "S
             reason, hint = os.strerror(error.errno).lower(), HINTS.get(error.errno, OTHER_HINT)
             if may_pass(error):
                 kind, hint = MilepostError, HINTS.get(error.errno, PASSING_HINT)
-        raise kind(f"cannot listen on {_authority(*address)}: {reason}", hint=hint.format(key=key)) from error
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise kind(f"cannot listen on {authority(*address)}: {reason}", hint=hint.format(key=key)) from error
 
 
 # --- around every request, from the outside in ------------------------------------------------------------------------

@@ -27,11 +27,13 @@ from milepost.facebook.webhooks import (
     SIGNATURE_HEADER,
     Malformed,
     Route,
+    UnknownAccount,
     Update,
     UpdateResult,
     challenge_of,
     signed_request_of,
     signing_secret,
+    unknown_accounts,
     updates_in,
 )
 from milepost.service.http import Strangers, add_headers, headers_of, listening, runner_of
@@ -254,7 +256,8 @@ Events = tuple[WebhookEvent, ...]
 class WebhookIntake:
     """Stores the events of requests durably, several requests at a time, and counts the result of each update.
 
-    `arrived` is called when there is something new; `latest_at` is when the latest body was taken.
+    `find` is asked for the stream of an unknown Instagram account, and returns whether `route` has it now. `arrived` is
+    called when there is something new; `latest_at` is when the latest body was taken.
     """
 
     def __init__(
@@ -264,9 +267,11 @@ class WebhookIntake:
         counter: WebhookCounter,
         now: Callable[[], datetime],
         arrived: Callable[[], None],
+        find: Callable[[UnknownAccount], Awaitable[bool]],
     ) -> None:
         self._inbox = inbox
         self._route = route
+        self._find = find
         self._counter = counter
         self._now = now
         self._arrived = arrived
@@ -276,6 +281,9 @@ class WebhookIntake:
     async def receive(self, body: bytes) -> None:
         """Store the events of a body. Raises Malformed, or MilepostError if they cannot be stored now."""
         updates = list(updates_in(body, self._route, self._now()))
+        if any(update.result is UpdateResult.UNKNOWN_PAGE for update in updates):
+            found = [await self._find(account) for account in unknown_accounts(body, self._route)]
+            updates = list(updates_in(body, self._route, self._now())) if any(found) else updates
         events = tuple(event for update in updates for event in update.events)
         new = await self._group_commit.commit(events) if events else frozenset[str]()
         self.latest_at = self._now()

@@ -3,8 +3,7 @@
 yaml         the file as plain values with their lines, the environment put in
 secrets      secrets from files; where each comes from
 model        every key, its default and bounds      (types)
-messages     what was found, what is allowed
-load         all of that in order, and the rules between sections
+load         all of that in order, the rules between sections, and the words for what is refused
 diff         what a reload changes, and which of it needs a restart
 """
 

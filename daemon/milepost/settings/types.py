@@ -206,6 +206,22 @@ def split_address(listen: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def reached_at(host: str) -> str:
+    """Return where a server is reached that listens on a host; for all addresses, on this machine's loopback."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "::1"
+    return host
+
+
+def authority(host: str, port: int) -> str:
+    """Return host and port as a URL has them, which `split_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _address(listen: str) -> str:
     split_address(listen)
     return listen

@@ -5,7 +5,9 @@ reported together with what the model finds; an error that leaves no document is
 """
 
 import json
+import os
 import re
+import select
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +19,7 @@ from milepost.core.errors import BadConfiguration, ConfigurationAway, may_pass
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
+PIPE_SECONDS = 10.0  # the command that writes into a pipe may have to ask somebody for a key
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
 KeyPath = tuple[str | int, ...]
@@ -268,8 +271,7 @@ def read_text(path: Path, *, max_bytes: int) -> str:
         BadConfiguration: the file is missing, unreadable, too large, or not UTF-8; ConfigurationAway if that may pass.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+        content = _drained(path, max_bytes + 1) if path.is_fifo() else _read(path, max_bytes + 1)
     except FileNotFoundError:
         raise BadConfiguration(f"{path}: there is no such file") from None
     except IsADirectoryError:
@@ -287,3 +289,23 @@ def read_text(path: Path, *, max_bytes: int) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise BadConfiguration(f"{path}:{line}: is not UTF-8 text") from None
+
+
+def _read(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def _drained(path: Path, count: int) -> bytes:
+    """Return what comes out of a pipe, such as that of a shell's `<(command)`.
+
+    A pipe can be read once: at a reload, opening it as a file could wait for ever, in a thread that no stop can end.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+        written = select.poll()
+        written.register(pipe, select.POLLIN)
+        if written.poll(PIPE_SECONDS * 1000):
+            os.set_blocking(pipe.fileno(), True)
+            if content := pipe.read(count):
+                return content
+    raise BadConfiguration(f"{path}: is a pipe, which can be read only once, and nothing came out of it")

@@ -1,19 +1,15 @@
 """Group commit: what waits at the same time to be stored shares a transaction, and so its write to the disk."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from milepost.core.errors import MilepostError, VersionConflict
-from milepost.core.ports import Commit, Committed, Rejected
+from milepost.core.errors import MilepostError
 
 MAX_GROUP = 64
-
-GroupResult = Committed | Rejected | MilepostError
-"""The outcome of one commit of a group; an error is for its caller alone."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -107,16 +103,3 @@ class GroupCommit(Generic[Item, Result]):
                 each.results.set_result(list(islice(results, len(each.items))))
         if cancelled is not None:
             raise cancelled
-
-
-def not_following(commit: Commit, before: Iterable[tuple[Commit, GroupResult]]) -> VersionConflict | None:
-    """Return the error of a commit if what it follows was `before` it in its group, and is not stored.
-
-    The version alone does not tell: another writer may have appended an entry in its place.
-    """
-    stream, version = commit.checkpoint.stream, commit.entries[0].version
-    for each, result in before:
-        is_earlier = each.checkpoint.stream == stream and each.entries[0].version < version
-        if is_earlier and not isinstance(result, Committed):
-            return VersionConflict(f"{stream} is not at version {version - 1}", hint="the stream continues from there")
-    return None

@@ -3,74 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
-from milepost.core.checkpoint import Checkpoint
 from milepost.core.deliveries import DeliveryPlaces
-from milepost.core.errors import StoreLost
-from milepost.core.model import DataSource, Stream
-from milepost.core.ports import Store
-from milepost.core.webhooks import WebhookInbox
+from milepost.core.model import Stream
+from milepost.stores.commit import Forgotten
 from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between
-from milepost.stores.erasure import Forgotten, StreamRows
-from milepost.stores.provenance import Provenance
-from milepost.stores.reader import JournalReader
+from milepost.stores.reader import JournalReader, StreamRows
+from milepost.stores.store import OpenStore
 from milepost.stores.url import StoreUrl
-
-
-class OpenStore(Store, Protocol):
-    """A Store, and what the daemon asks of the whole of it."""
-
-    @property
-    def provenance(self) -> Provenance:
-        """Records the source before the first commit that brings something."""
-        ...
-
-    @property
-    def webhooks(self) -> WebhookInbox:
-        """Where webhook events wait until they are processed."""
-        ...
-
-    @property
-    def deliveries(self) -> DeliveryPlaces:
-        """Where the places of deliveries are kept."""
-        ...
-
-    async def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoint of every stream that was ever worked, configured or not; ordered by stream."""
-        ...
-
-    async def answers(self) -> None:
-        """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
-        ...
-
-    async def size_bytes(self) -> int:
-        """Return how much room the rows take with their indexes, ours only. Raises StoreAway or StoreRefused."""
-        ...
-
-    async def takes_writes(self) -> None:
-        """Raise StoreAway or StoreRefused if nothing can be written."""
-        ...
-
-    async def source(self) -> DataSource | None:
-        """Return where the rows come from; None until that is on record."""
-        ...
-
-    async def record_source(self, source: DataSource) -> None:
-        """Record where the rows come from, unless that is on record."""
-        ...
-
-    async def replace_source(self, source: DataSource) -> None:
-        """Record where the rows come from, whatever was on record."""
-        ...
-
-    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
-        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
-        ...
-
-    async def watch(self) -> StoreLost:
-        """Wait until a file of the database is deleted or replaced, and return the error; for ever with a server."""
-        ...
 
 
 @asynccontextmanager

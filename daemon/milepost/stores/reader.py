@@ -1,7 +1,6 @@
 """What a store can be asked, in either database: checkpoints, rows and dead letters, and positions in the journal.
 
-Each question is written once, for sessions of both. PostgreSQL's awaits its rows; SQLite's has them at once, and so
-makes plain methods of the questions. A JournalReader reads beside a daemon, or in its service.
+Each question is written once, for sessions of both. A JournalReader reads beside a daemon, or in its service.
 """
 
 from abc import ABC, abstractmethod
@@ -22,13 +21,11 @@ from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
-from milepost.core.position import Stretch
+from milepost.core.position import Stretch, ThreadSpan
 from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
-from milepost.stores import messages, rows
+from milepost.stores import rows
 from milepost.stores.audit import Audit
-from milepost.stores.erasure import StreamRows
-from milepost.stores.moves import pages_by_contact
 from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 PAGE = 1_000  # dead letters that are read at a time
@@ -61,6 +58,15 @@ class Thread(Struct, frozen=True):
     link: str | None
 
 
+class StreamRows(Struct, frozen=True):
+    """How many rows a stream has in each table."""
+
+    contacts: int
+    conversations: int
+    interaction_events: int
+    open_dead_letters: int
+
+
 class Dialect(Struct, frozen=True):
     """How a database takes parameters: keys as one, a text, and what is before and after every instant."""
 
@@ -79,6 +85,16 @@ class Dialect(Struct, frozen=True):
         }
 
 
+def span_parameters(span: ThreadSpan) -> dict[str, str]:
+    """Return the parameters of the statement that counts messages of a conversation."""
+    return {
+        "conversation_id": span.conversation_id,
+        "back_to": instant_text(span.back_to),
+        "newest_at": instant_text(span.newest_at),
+        "as_of": instant_text(span.as_of),
+    }
+
+
 class Session:
     """The questions of a store. Several answers are of one moment only inside a transaction."""
 
@@ -86,12 +102,6 @@ class Session:
         self.fetch = fetch
         self.codec = codec
         self.dialect = dialect
-
-    # --- the store itself ---
-
-    async def _write(self, statement: str, parameters: Parameters = ()) -> None:
-        """Run a statement that writes; PostgreSQL's store does that in a transaction of its own."""
-        await self.fetch(statement, parameters)
 
     async def answers(self) -> None:
         """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
@@ -106,19 +116,6 @@ class Session:
         """Return where the rows come from; None until that is on record."""
         found = await self.fetch("source")
         return DataSource(*found[0]) if found else None
-
-    async def record_source(self, source: DataSource) -> None:
-        """Record where the rows come from, unless that is on record."""
-        await self._write("record_source", (source.kind, source.base_url))
-
-    async def replace_source(self, source: DataSource) -> None:
-        """Record where the rows come from, whatever was on record."""
-        await self._write("replace_source", (source.kind, source.base_url))
-
-    async def write_nothing(self) -> None:
-        """Write without changing anything. In SQLite, the caller begins the transaction and ends it."""
-        await self._write("demand_writable")
-        await self._write("write_nothing")
 
     # --- checkpoints and rows ---
 
@@ -137,13 +134,17 @@ class Session:
         """Return the names of pages by id, as far as they are known."""
         return dict(await self.fetch("page_names"))
 
-    async def with_elsewhere(self, known: Known, keys: Keys, pages: frozenset[str]) -> Known:
-        """Add what is known of the other pages under which some of the conversations stand."""
+    async def with_elsewhere(self, known: Known, keys: Keys) -> Known:
+        """Add what is known of the other pages under which conversations, or their messages, or contacts stand."""
+        pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())}
+        pages.discard(keys.stream.page_id)
+        if not pages and not keys.locates_contacts:
+            return known
         page, as_keys = stream_parameters(keys.stream), self.dialect.keys
         moved_to = await self.fetch("moved_to", page)
         wanted = page | {"contacts": as_keys(keys.contacts), "conversations": as_keys(keys.conversations)}
         of_contacts = await self.fetch("contact_pages", wanted) if keys.locates_contacts and moved_to else ()
-        contact_pages = pages_by_contact(of_contacts)
+        contact_pages = _pages_by_contact(of_contacts)
         there = wanted | {"pages": as_keys(pages.union(*contact_pages.values()) - {keys.stream.page_id})}
         contacts = map(rows.contact_row, await self.fetch("contacts_elsewhere", there))
         checkpoints = [rows.checkpoint(state) for (state,) in await self.fetch("checkpoints_elsewhere", there)]
@@ -257,7 +258,7 @@ class Session:
     async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
         """Return up to `limit` facts whose messages are stored, the earliest first."""
         found = await self.fetch("due_facts", stream_parameters(stream) | {"limit": limit})
-        return tuple(map(messages.due_fact, found))
+        return tuple(map(rows.due_fact, found))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
         """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
@@ -282,6 +283,14 @@ class Session:
             for key, first_synced_at, count, stored, oldest, newest in found
         )
         return ThreadsSearched(tuple(unopened), rows.instant(last[0]) if last else None)
+
+
+def _pages_by_contact(found: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Return the pages of each contact, from pairs of both."""
+    pages: dict[str, set[str]] = {}
+    for contact_id, page_id in found:
+        pages.setdefault(contact_id, set()).add(page_id)
+    return {contact_id: frozenset(of) for contact_id, of in pages.items()}
 
 
 class JournalReader(Session, ABC):

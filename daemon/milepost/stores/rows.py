@@ -10,12 +10,13 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap, GapAfter, gaps_after
-from milepost.core.journal import Codec, RunOf, instant_text, since_removal
-from milepost.core.model import ContactRow, ConversationRow, PageRow, Stream
-from milepost.core.ports import Commit, DueDeadLetter
+from milepost.core.gaps import Gap
+from milepost.core.journal import Codec, RunOf, instant_text
+from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
+from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
+from milepost.core.webhooks import DueFact, WebhookKind
 
 
 def _as_text(value: object) -> str:
@@ -138,6 +139,59 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
     times = instant(updated_time), instant(first_synced_at), instant(synced_at), optional_instant(deleted_at)
     values: tuple[Any, ...] = (*of_all, None if can_reply is None else bool(can_reply), *times, fingerprint)
     return ConversationRow(*values)
+
+
+def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
+    """Return an interaction event's columns."""
+    return (
+        stored_key(row.event_id),
+        row.conversation_id,
+        row.platform,
+        row.page_id,
+        row.contact_id,
+        row.direction,
+        row.kind,
+        row.text,
+        row.attachments,
+        instant_text(row.occurred_at),
+        optional_text(row.content_at),
+    )
+
+
+def interaction_event_row(columns: tuple[Any, ...]) -> InteractionEventRow:
+    """Return the interaction event of these columns."""
+    *of_all, occurred_at, edited_at, deleted_at, reactions, referral, content_at = columns
+    times = instant(occurred_at), optional_instant(edited_at), optional_instant(deleted_at)
+    values: tuple[Any, ...] = (*of_all, *times, reactions, referral, optional_instant(content_at))
+    return InteractionEventRow(*values)
+
+
+def is_history(row: InteractionEventRow, news_after: datetime | None) -> bool:
+    """Return whether an interaction event is not news when it is stored (see Changes)."""
+    return news_after is None or row.occurred_at <= news_after
+
+
+def revision(row: InteractionEventRow, version: int) -> dict[str, str | int | None]:
+    """Return what of an interaction event changes after it was stored."""
+    return {
+        "version": version,
+        "event_id": row.event_id,
+        "kind": row.kind,
+        "text": row.text,
+        "attachments": row.attachments,
+        "edited_at": optional_text(row.edited_at),
+        "deleted_at": optional_text(row.deleted_at),
+        "reactions": row.reactions,
+        "referral": row.referral,
+        "content_at": optional_text(row.content_at),
+    }
+
+
+def due_fact(columns: tuple[Any, ...]) -> DueFact:
+    """Return the fact of these columns, of which those of its message come last."""
+    event_key, kind, actor, occurred_at, detail, is_superseded, *message = columns
+    row = interaction_event_row(tuple(message))
+    return DueFact(event_key, WebhookKind(kind), actor, instant(occurred_at), detail, bool(is_superseded), row)
 
 
 def entry_tuple(entry: Entry) -> tuple[Any, ...]:
@@ -284,14 +338,6 @@ def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
 def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]:
     """Return dead letters, each with its payload in the last column. Raises as `dead_letter` does."""
     return tuple(DueDeadLetter(dead_letter(columns[:-1]), columns[-1]) for columns in found)
-
-
-def gaps_of(commit: Commit) -> list[GapAfter]:
-    """Return the gaps that a commit is about, as they are after it."""
-    gaps: dict[str, GapAfter] = {}
-    for entry in since_removal(commit.entries):
-        gaps |= {each.gap.gap_id: each for each in gaps_after(entry.event)}
-    return list(gaps.values())
 
 
 def queue_of(gap: Gap) -> int:

@@ -20,11 +20,13 @@ class Fetch(Protocol):
         ...
 
 
-def load_statements(store: str, part: str = "statements") -> dict[str, str]:
-    """Read `<store>/<part>.sql`: each statement under its `-- name:` line, with its comments."""
-    text = (Path(__file__).parent / store / f"{part}.sql").read_text(encoding="utf-8")
-    _, *parts = _NAME.split(text)
-    return {parts[i]: parts[i + 1].strip() for i in range(0, len(parts), 2)}
+def load_statements(store: str, *parts: str) -> dict[str, str]:
+    """Read `<store>/<part>.sql`, or `statements.sql`: each statement under its `-- name:` line, with its comments."""
+    statements: dict[str, str] = {}
+    for part in parts or ("statements",):
+        _, *split = _NAME.split((Path(__file__).parent / store / f"{part}.sql").read_text(encoding="utf-8"))
+        statements |= zip(split[::2], map(str.strip, split[1::2]), strict=True)
+    return statements
 
 
 def stream_parameters(stream: Stream) -> dict[str, str]:

@@ -43,6 +43,12 @@ def streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
     return tuple(Stream.parse(key) for key in sorted(set(keys)))
 
 
+def only_stream(found: Iterable[tuple[str]]) -> Stream | None:
+    """Return the stream of the one key that was found; None if there is none, or more than one."""
+    streams = streams_of(key for (key,) in found)
+    return streams[0] if len(streams) == 1 else None
+
+
 def count_expired(deleted: Iterable[tuple[str, object]]) -> Counter[WebhookKind]:
     """Count those of deleted events, by kind and when they were due, that were not processed."""
     return Counter(WebhookKind(kind) for kind, due_at in deleted if due_at is not None)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kit.builders import STREAM
-from milepost.cli.dead_letter_table import as_json
+from milepost.cli.dead_letters import as_json
 from milepost.core.commands import PauseStream
 from milepost.reporting.views import OpenSweep, StreamStatus
 from milepost.stores.open import remove

@@ -76,7 +76,7 @@ async def daemon_on(
         patched.setattr(module, "BEAT_SECONDS", min(BEAT_SECONDS, poll_seconds))
         patched.setattr(module, "MAX_READERS", max_readers)
         async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
-            reader = WatchedReader(opened._database, opened.codec)
+            reader = WatchedReader(opened._database)
             followed = ChangeStream(reader)
             routes = routes_of([*changes(reader), *change_stream(followed)])
             async with serve("127.0.0.1", 0, routes) as url, followed.running():

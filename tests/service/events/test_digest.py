@@ -7,9 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from kit.event_source import listening
-from milepost.service.events import broadcast, buffer
-from milepost.service.events.buffer import MAX_EVENTS, digest_of
-from milepost.service.events.messages import EncodedEvent, Status
+from milepost.service.events import broadcast
+from milepost.service.events.messages import MAX_EVENTS, EncodedEvent, Status, digest_of
 from milepost.stores.sqlite.migrate import migrate
 from service.events.journals import STREAMS, write_lives
 from service.events.test_event_stream import daemon_on
@@ -87,7 +86,7 @@ async def test_a_reader_of_a_digest_gets_one_event_for_similar_ones(
 async def test_a_reader_that_was_long_away_gets_a_digest_of_what_is_kept_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buffer, "MAX_KEPT", 10)
+    monkeypatch.setattr(broadcast, "MAX_KEPT", 10)
     path = written(tmp_path / "milepost.db", commits=30)
     async with daemon_on(path) as daemon, listening(daemon.url, ("digest", "true"), last_event_id="1") as source:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq

@@ -22,7 +22,7 @@ from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service import http as http_module
 from milepost.service.api.endpoint import routes_of
-from milepost.service.events import broadcast, buffer, route
+from milepost.service.events import broadcast, route
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.messages import Status
 from milepost.service.events.route import event_stream
@@ -106,7 +106,7 @@ async def daemon_on(
         patched.setattr(broadcast, "MAX_READERS", max_readers)
         patched.setattr(route, "MAX_WRITE_SECONDS", max_write_seconds)
         async with open_sqlite(path, synchronous="normal") as store, open_sqlite_reader(path) as opened:
-            journal_reader = WatchedReader(opened._database, opened.codec)
+            journal_reader = WatchedReader(opened._database)
             followed = Broadcast(journal_reader, lambda: at(0))
             async with serve("127.0.0.1", 0, routes_of(event_stream(followed))) as url, followed.running():
                 yield Daemon(store, journal_reader, followed, url)
@@ -124,8 +124,8 @@ def short(tmp_path: Path) -> Path:
 @pytest.fixture
 def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a database with more entries than are kept for all readers, which are read by many pages."""
-    monkeypatch.setattr(buffer, "MAX_KEPT", KEPT)
-    monkeypatch.setattr(buffer, "PAGE", 40)
+    monkeypatch.setattr(broadcast, "MAX_KEPT", KEPT)
+    monkeypatch.setattr(broadcast, "PAGE", 40)
     path = tmp_path / "milepost.db"
     migrate(path)
     assert write_lives(path, commits=60) > 2 * KEPT
@@ -234,8 +234,8 @@ async def test_a_reader_that_reconnects_gets_what_it_missed_without_gaps_or_dupl
 async def test_a_reader_of_old_entries_misses_none_while_more_than_is_kept_is_committed(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buffer, "MAX_KEPT", 10)
-    monkeypatch.setattr(buffer, "PAGE", 4)
+    monkeypatch.setattr(broadcast, "MAX_KEPT", 10)
+    monkeypatch.setattr(broadcast, "PAGE", 4)
     async with daemon_on(short) as daemon:
         newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
         async with listening(daemon.url, last_event_id="0") as source:

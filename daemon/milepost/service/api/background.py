@@ -1,4 +1,4 @@
-"""Runs actions that outlive the requests for them: a client waits for a while, and the action goes on without it."""
+"""Actions, which outlive the requests for them: a client waits for a while, and the action goes on without it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,11 +11,42 @@ from msgspec import Struct
 from milepost.core.commands import CommandDeferred
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.engine.bulkhead import bulkhead
+from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply
 
 MAX_WAIT_SECONDS = 30.0  # longer than a batch takes, after which the stream's worker looks into its mailbox
 MAX_RUNNING = 100
 
 ResultT = TypeVar("ResultT")
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Reply[Any]]]
+
+
+def actions(
+    path: str,
+    parameters: type[Struct],
+    response: type[Struct],
+    missing: str,
+    *declared: tuple[str, str, type[Struct], Handler],
+) -> list[AnyOperation]:
+    """Declare the actions on what a path names: of each its name, its summary, its body and what performs it.
+
+    `missing` says when there is nothing to act on.
+    """
+    return [
+        Operation(
+            "POST",
+            f"{path}/{name}",
+            summary,
+            parameters=parameters,
+            response=response,
+            handle=handle,
+            body=body,
+            statuses=(200, 202),
+            problems={404: missing, 409: "it cannot be done; `detail` says why"},
+            max_seconds=None,
+        )
+        for name, summary, body, handle in declared
+    ]
 
 
 class StillRunning(Struct, frozen=True):

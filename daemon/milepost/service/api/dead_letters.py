@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -20,7 +20,7 @@ from milepost.core.model import Stream
 from milepost.core.ports import DueDeadLetter
 from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
-from milepost.service.api.background import BackgroundWork, StillRunning
+from milepost.service.api.background import BackgroundWork, StillRunning, actions
 from milepost.service.api.endpoint import (
     CURSOR_DESCRIPTION,
     AnyOperation,
@@ -207,17 +207,14 @@ def dead_letter_actions(
     async def discard(call: Call[DeadLetterParameters, DiscardBody]) -> Reply[ActionResult]:
         return await act(Discard(call.parameters.dead_letter_id, call.body.reason.strip(), actor_of(call.request)))
 
-    common: dict[str, Any] = {
-        "parameters": DeadLetterParameters,
-        "response": ActionResult,
-        "statuses": (200, 202),
-        "problems": {404: "no such open dead letter", 409: "it cannot be done; `detail` says why"},
-        "max_seconds": None,
-    }
-    return [
-        Operation("POST", f"{ITEM_PATH}/redrive", "Retry a dead letter now", body=Nothing, handle=redrive, **common),
-        Operation("POST", f"{ITEM_PATH}/discard", "Discard a dead letter", body=DiscardBody, handle=discard, **common),
-    ]
+    return actions(
+        ITEM_PATH,
+        DeadLetterParameters,
+        ActionResult,
+        "no such open dead letter",
+        ("redrive", "Retry a dead letter now", Nothing, redrive),
+        ("discard", "Discard a dead letter", DiscardBody, discard),
+    )
 
 
 # --- groups: open dead letters by their reason ------------------------------------------------------------------------
@@ -359,17 +356,14 @@ def dead_letter_group_actions(
         by, reason = actor_of(call.request), call.body.reason.strip()
         return await act(call.parameters.group, lambda dead_letter_id: Discard(dead_letter_id, reason, by))
 
-    common: dict[str, Any] = {
-        "parameters": GroupParameters,
-        "response": GroupResult,
-        "statuses": (200, 202),
-        "problems": {404: "no dead letter of the group is open", 409: "it cannot be done; `detail` says why"},
-        "max_seconds": None,
-    }
-    return [
-        Operation("POST", f"{GROUP_PATH}/redrive", "Retry a group now", body=Nothing, handle=redrive_group, **common),
-        Operation("POST", f"{GROUP_PATH}/discard", "Discard a group", body=DiscardBody, handle=discard_group, **common),
-    ]
+    return actions(
+        GROUP_PATH,
+        GroupParameters,
+        GroupResult,
+        "no dead letter of the group is open",
+        ("redrive", "Retry a group now", Nothing, redrive_group),
+        ("discard", "Discard a group", DiscardBody, discard_group),
+    )
 
 
 async def _members(journal_reader: JournalReader, group: str) -> list[DeadLetter]:

@@ -19,7 +19,7 @@ from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import StreamStatus, as_of_daemon, status_of
-from milepost.service.api.background import BackgroundWork, StillRunning
+from milepost.service.api.background import BackgroundWork, StillRunning, actions
 from milepost.service.api.endpoint import (
     CURSOR_DESCRIPTION,
     AnyOperation,
@@ -235,15 +235,12 @@ def stream_actions(
     async def resume_stream(call: Call[StreamParameters, Nothing]) -> Reply[StreamActionResult]:
         return await act(call, StreamAction.RESUME, ResumeStream(actor_of(call.request)))
 
-    common: dict[str, Any] = {
-        "parameters": StreamParameters,
-        "response": StreamActionResult,
-        "statuses": (200, 202),
-        "problems": {404: "this daemon works no such stream", 409: "it cannot be done; `detail` says why"},
-        "max_seconds": None,
-    }
-    return [
-        Operation("POST", f"{ITEM_PATH}/sync", "Sync a stream now", body=SyncBody, handle=sync_stream, **common),
-        Operation("POST", f"{ITEM_PATH}/pause", "Pause a stream", body=Nothing, handle=pause_stream, **common),
-        Operation("POST", f"{ITEM_PATH}/resume", "Resume a stream", body=Nothing, handle=resume_stream, **common),
-    ]
+    return actions(
+        ITEM_PATH,
+        StreamParameters,
+        StreamActionResult,
+        "this daemon works no such stream",
+        (StreamAction.SYNC, "Sync a stream now", SyncBody, sync_stream),
+        (StreamAction.PAUSE, "Pause a stream", Nothing, pause_stream),
+        (StreamAction.RESUME, "Resume a stream", Nothing, resume_stream),
+    )

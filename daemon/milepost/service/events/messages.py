@@ -4,7 +4,7 @@ What a message says of its run is folded from the entries of that run, so that i
 is sent live or read again years later, from any seq on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, assert_never
@@ -279,3 +279,40 @@ class EntryEncoder:
             return replace(run, status=RunStatus.COMPLETE_WITH_ERRORS if has_left_errors else RunStatus.COMPLETE)
         was_over = before is not None and before.run_id == entry.run_id and before.ended_at is not None
         return None if was_over else run
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+MAX_EVENTS = 12  # of a digest, before those of all streams become one; there are some thirty statuses with types
+
+
+def digest_of(found: Sequence[EncodedEvent]) -> bytes:
+    """Return a digest of consecutive events as it is sent; its last event is the newest.
+
+    A thousand events a second are no news to anybody, and megabytes a minute to a browser. Of the events of a stream
+    with the same status and type the last one stands for all; where even those are many, that of all streams does. So a
+    digest's size depends on how often it is sent and not on what happens; and as each event says how many it stands
+    for, nothing is left out in silence.
+    """
+    groups = _grouped(found, lambda event: (event.stream, event.status, event.type))
+    if len(groups) > MAX_EVENTS:
+        groups = _grouped(found, lambda event: (event.status, event.type))
+    groups.sort(key=lambda group: group[-1].seq)
+    return b"".join(map(_in_one, groups))
+
+
+def _grouped(
+    found: Sequence[EncodedEvent], key_of: Callable[[EncodedEvent], tuple[str, ...]]
+) -> list[list[EncodedEvent]]:
+    groups: dict[tuple[str, ...], list[EncodedEvent]] = {}
+    for event in found:
+        groups.setdefault(key_of(event), []).append(event)
+    return list(groups.values())
+
+
+def _in_one(group: Sequence[EncodedEvent]) -> bytes:
+    """Return the last event of a group as it is sent, with how many it stands for."""
+    wire, streams = group[-1].wire, len({event.stream for event in group})
+    if len(group) > 1:
+        wire = wire.replace(b"data: {", b'data: {"times":%d,"streams":%d,' % (len(group), streams), 1)
+    return wire

@@ -14,8 +14,7 @@ from msgspec import Meta, Struct
 
 from milepost.core.errors import MilepostError
 from milepost.service.api.endpoint import AnyOperation, Call, Operation, StreamKey
-from milepost.service.events.broadcast import Broadcast, Unavailable
-from milepost.service.events.buffer import EventQuery
+from milepost.service.events.broadcast import Broadcast, EventQuery, Unavailable
 from milepost.service.events.messages import Message, Status
 
 MAX_LAST = 500

@@ -14,7 +14,7 @@ from milepost.core.deliveries import Delivery, DeliveryResult, lag_seconds
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookKind
 from milepost.facebook.webhooks import ECHOES, FIELD_OF, UpdateResult
-from milepost.notify.sender import RESULTS
+from milepost.service.notices import RESULTS
 
 
 class DeliveryCounter(Collector):

@@ -15,20 +15,22 @@ from psycopg import AsyncPipeline
 from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.journal import Codec, dead_letter_after, instant_text, since_removal
+from milepost.core.journal import Codec, dead_letter_after, since_removal
 from milepost.core.model import Changes, DeadLetterPayload, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
-from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import (
-    LINKS,
+from milepost.stores.commit import (
+    DELETIONS,
     MOVES,
     OWN,
     Outdated,
+    Writer,
     commit_parameters,
     demand_known,
-    move_parameters,
+    gaps_of,
+    ids_of,
+    without_forgotten,
     written_of,
 )
 from milepost.stores.postgresql.connection import Connection, Database
@@ -50,13 +52,13 @@ from milepost.stores.postgresql.group import (
     revised_of,
     versioned,
 )
-from milepost.stores.postgresql.queries import DIALECT, PostgresqlSession
+from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.sql import Parameters, stream_parameters
 
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
-class PostgresqlWriter(PostgresqlSession):
+class PostgresqlWriter(PostgresqlSession, Writer):
     """A session that writes, over a connection inside a transaction."""
 
     def __init__(
@@ -89,6 +91,14 @@ class PostgresqlWriter(PostgresqlSession):
         if self._pipeline is not None:
             await self._pipeline.sync()
         return await cursor.fetchall() if cursor.description else []
+
+    async def keep_others_out(self) -> None:
+        """Let nobody commit before this transaction ends."""
+        await self.execute("lock_commits")
+
+    async def keep_webhook_events_out(self) -> None:
+        """Let nobody add webhook events before this transaction ends."""
+        await self.execute("lock_webhook_events")
 
     async def _enter_pipeline(self) -> None:
         if self._pipeline is None:
@@ -125,7 +135,8 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def _prepare(self, commit: Commit, dead_letters: dict[str, DeadLetter], *, has_forgotten: bool) -> Prepared:
         stream, changes = commit.checkpoint.stream, commit.changes
-        await self._link(stream, commit)
+        if changes.moved:
+            await self.link(commit)
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
         payloads = [
@@ -175,7 +186,7 @@ class PostgresqlWriter(PostgresqlSession):
             await self.execute("lock_journal")
             entries = [entry for each in group for entry in each.commit.entries]
             cursor = await self.execute("insert_entries", entries_text(entries))
-            await self.execute("announce", {"channel": self._database.dsn.channel})
+            await self.execute("announce", {"channel": self._database.store_url.channel})
             await self._database.commit(self.connection)
         seconds = perf_counter() - began
         first_seq = min(seq for (seq,) in await cursor.fetchall())
@@ -189,7 +200,7 @@ class PostgresqlWriter(PostgresqlSession):
         await self._put(CONTACTS, in_order(contacts_of(part)))
         await self._put(CONVERSATIONS, in_order(conversations_of(part)))
         for each in part:
-            await self._write_notes(each.commit, each.changes)
+            await self.write_notes(each.commit, each.changes)
         await self._write_dead_letters(part)
         await self._write_gaps(part)
         await self._project("checkpoint", (rows.checkpoint_tuple(each.commit.checkpoint) for each in part))
@@ -208,7 +219,8 @@ class PostgresqlWriter(PostgresqlSession):
         if each.is_removal:
             for statement in DELETIONS:
                 await self.execute(statement, stream_parameters(each.stream))
-        await self._move(MOVES, each.commit)
+        if each.commit.changes.moved:
+            await self.move(MOVES, each.commit)
         if each.changes.own_id is not None:
             for statement in OWN:
                 await self.execute(statement, commit_parameters(each.commit) | {"own_id": each.changes.own_id})
@@ -216,59 +228,6 @@ class PostgresqlWriter(PostgresqlSession):
     async def _project(self, table: str, projected: Iterable[tuple[Any, ...]]) -> None:
         if found := list(projected):
             await self.execute(f"upsert_{table}", {"rows": json_projection(table, found)})
-
-    async def _link(self, stream: Stream, commit: Commit) -> None:
-        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
-        if commit.changes.moved:
-            links_before = await self.fetch("count_links", stream_parameters(stream))
-            await self._move(LINKS, commit)
-            if await self.fetch("count_links", stream_parameters(stream)) != links_before:
-                linked = {"pages": list(await self.linked_pages(stream))}
-                forgotten = await self.fetch("forgotten_contacts", stream_parameters(stream) | linked)
-                if forgotten:
-                    await self.execute("lock_commits")  # or one of the other page might bring them back meanwhile
-                for (contact_id,) in forgotten:
-                    await self.erase(stream, contact_id)
-
-    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
-        pages = list(await self.linked_pages(stream))
-        who: dict[str, object] = {**contact_parameters(stream, contact_id), "pages": pages}
-        await self.execute("forget_contact", who)
-        await self.execute("forget_conversations", who)
-        await self.execute("erase_webhook_events", who)
-        await self.execute("erase_reactions", who)
-        forgotten = Forgotten(
-            contacts=(await self.execute("erase_contact", who)).rowcount,
-            conversations=(await self.execute("erase_conversations", who)).rowcount,
-            interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
-            payloads=(await self.execute("erase_payloads", who)).rowcount,
-            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
-        )
-        await self.execute("erase_notes", who)
-        return forgotten
-
-    async def _move(self, statements: Iterable[str], commit: Commit) -> None:
-        """Take conversations over from other pages, before the rows that the batch brought."""
-        if commit.changes.moved:
-            moved = {**move_parameters(commit), "moved": searchable(commit.changes.moved)}
-            for statement in statements:
-                await self.execute(statement, moved)
-
-    async def _write_notes(self, commit: Commit, changes: Changes) -> None:
-        """Keep the notes of what a full sweep misses, after the rows that it brought."""
-        stream = commit.checkpoint.stream
-        if changes.found:
-            await self.execute("drop_found_notes", (stream.key, searchable(changes.found)))
-        if changes.missed is not None:
-            stretch = DIALECT.stretch_parameters(stream, changes.missed)
-            await self.execute("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
-            await self.execute("note_missed", stretch)
-        if changes.missed_are_deleted_at is not None:
-            at = instant_text(changes.missed_are_deleted_at)
-            await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
-        if changes.missed_are_deleted_at is not None or changes.forgets_missed:
-            await self.execute("drop_notes", (stream.key,))
 
     async def _write_dead_letters(self, part: Sequence[Prepared]) -> None:
         dead_letters = {letter.dead_letter_id: letter for each in part for letter in each.dead_letters}
@@ -280,7 +239,7 @@ class PostgresqlWriter(PostgresqlSession):
 
     async def _write_gaps(self, part: Sequence[Prepared]) -> None:
         """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
-        found = [(each.stream, gap) for each in part for gap in rows.gaps_of(each.commit)]
+        found = [(each.stream, gap) for each in part for gap in gaps_of(each.commit)]
         gaps = {gap.gap.gap_id: (stream, gap) for stream, gap in found}
         kept = ((stream, gap.gap) for stream, gap in gaps.values() if gap.is_kept)
         await self._project("gap", (rows.gap_tuple(stream, gap) for stream, gap in kept))

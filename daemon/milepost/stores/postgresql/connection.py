@@ -13,10 +13,10 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.copy import UnfinishedCopy
-from milepost.stores.postgresql.dsn import Dsn
 from milepost.stores.postgresql.errors import errors_of, translated
 from milepost.stores.postgresql.liveness import answering_within, while_answering
 from milepost.stores.sql import Parameters
+from milepost.stores.url import StoreUrl
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
@@ -45,8 +45,11 @@ def settings(schema: str, statement_timeout: str = STATEMENT_TIMEOUT, *, is_look
 class Database:
     """A schema, the pool of connections to it, and the statements to run. Made by `connected`."""
 
-    def __init__(self, dsn: Dsn, pool: Pool, sql: Mapping[str, str], max_connections: int | None = None) -> None:
-        self.dsn = dsn
+    def __init__(
+        self, store_url: StoreUrl, pool: Pool, sql: Mapping[str, str], max_connections: int | None = None
+    ) -> None:
+        self.store_url = store_url
+        self.name = store_url.name
         self.pool = pool
         self.sql = sql
         self._turns = nullcontext() if max_connections is None else asyncio.Semaphore(max_connections)
@@ -64,17 +67,22 @@ class Database:
     @asynccontextmanager
     async def long_transaction(self) -> AsyncIterator[Connection]:
         """Yield a connection inside a transaction that may take as long as the server is alive; see `transaction`."""
-        with errors_of(self.dsn.name):
-            async with self._turns, self._working() as connection, while_answering(self.dsn, connection):
+        with errors_of(self.name):
+            async with self._turns, self._working() as connection, while_answering(self.store_url, connection):
                 await self.begin(connection, NO_TIMEOUT)
                 yield connection
                 await connection.commit()
 
-    async def rows(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
-        """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does."""
+    async def rows(self, statement: str, parameters: Parameters = (), *, lock: str | None = None) -> list[TupleRow]:
+        """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does.
+
+        `lock` is a statement that is run before it.
+        """
         async with self.connection() as connection:
             async with connection.pipeline():
                 await self.begin(connection)
+                if lock is not None:
+                    await connection.execute(self.sql[lock])
                 cursor = await connection.execute(self.sql[statement], parameters)
                 await self.commit(connection)
             return await cursor.fetchall() if cursor.description else []
@@ -109,12 +117,12 @@ class Database:
         """Raise StoreRefused if a copy into this database is not finished."""
         mark = await self.mark()
         if mark is not None:
-            raise mark.refusal(self.dsn.name)
+            raise mark.refusal(self.name)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection. A transaction on it is committed at the end. Raises as `transaction` does."""
-        with errors_of(self.dsn.name), ExitStack() as deadline:
+        with errors_of(self.name), ExitStack() as deadline:
             try:
                 async with self._turns, self._working() as connection:
                     deadline.enter_context(answering_within(ANSWER_SECONDS, connection))
@@ -149,7 +157,7 @@ class Database:
         A server that ends a session says so. A pooler does not: it may have lost the server unnoticed.
         """
         answered_at = _answered_at.get(connection)
-        if answered_at is None or self.dsn.is_pooled:
+        if answered_at is None or self.store_url.is_pooled:
             return False
         return asyncio.get_running_loop().time() - answered_at < TRUSTED_SECONDS and not _has_news(connection)
 
@@ -162,7 +170,7 @@ class Database:
         self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT, *, is_lookup: bool = False
     ) -> None:
         await connection.execute(
-            self.sql["settings"], settings(self.dsn.schema, statement_timeout, is_lookup=is_lookup)
+            self.sql["settings"], settings(self.store_url.schema, statement_timeout, is_lookup=is_lookup)
         )
 
     async def commit(self, connection: Connection) -> None:
@@ -172,23 +180,25 @@ class Database:
     async def why_away(self) -> MilepostError:
         """Return why the pool gets no connection, which it does not report."""
         try:
-            async with await psycopg.AsyncConnection.connect(self.dsn.conninfo, **self.dsn.connect_kwargs()):
+            async with await psycopg.AsyncConnection.connect(self.store_url.url, **self.store_url.connect_kwargs()):
                 return StoreAway(
-                    f"the database {self.dsn.name} does not answer: no connection was free in time",
+                    f"the database {self.name} does not answer: no connection was free in time",
                     hint="retrying",
                 )
         except (psycopg.Error, OSError) as reason:
-            return translated(reason, self.dsn.name)
+            return translated(reason, self.name)
 
 
 @asynccontextmanager
-async def connected(dsn: Dsn, sql: Mapping[str, str], *, max_connections: int | None = None) -> AsyncIterator[Database]:
+async def connected(
+    store_url: StoreUrl, sql: Mapping[str, str], *, max_connections: int | None = None
+) -> AsyncIterator[Database]:
     """Yield a database over the process's pool, of which its user takes up to `max_connections` at once, or all.
 
     Raises StoreAway or StoreRefused if no connection can be made.
     """
-    async with shared_pool(dsn) as pool:
-        yield Database(dsn, pool, sql, max_connections)
+    async with shared_pool(store_url) as pool:
+        yield Database(store_url, pool, sql, max_connections)
 
 
 def _cancellations() -> int:
@@ -226,20 +236,20 @@ class _Shared(Struct, eq=False):
     users: int = 0
 
 
-_shared: dict[tuple[asyncio.AbstractEventLoop, Dsn], _Shared] = {}
+_shared: dict[tuple[asyncio.AbstractEventLoop, StoreUrl], _Shared] = {}
 
 
 @asynccontextmanager
-async def shared_pool(dsn: Dsn) -> AsyncIterator[Pool]:
+async def shared_pool(store_url: StoreUrl) -> AsyncIterator[Pool]:
     """Yield the pool of a database; the last to leave closes it.
 
     Raises StoreAway or StoreRefused if no connection can be made.
     """
-    key = asyncio.get_running_loop(), dsn
+    key = asyncio.get_running_loop(), store_url
     if key not in _shared:
-        await _demand_connection(dsn)
+        await _demand_connection(store_url)
     if key not in _shared:  # nobody else was faster
-        _shared[key] = _Shared(_new_pool(dsn))
+        _shared[key] = _Shared(_new_pool(store_url))
     shared = _shared[key]
     shared.users += 1
     try:
@@ -252,22 +262,23 @@ async def shared_pool(dsn: Dsn) -> AsyncIterator[Pool]:
             await shared.pool.close()
 
 
-async def _demand_connection(dsn: Dsn) -> None:
+async def _demand_connection(store_url: StoreUrl) -> None:
     """Make one connection by itself: it reports what is wrong, which the pool does not."""
-    with errors_of(dsn.name):
-        async with await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs()):
+    with errors_of(store_url.name):
+        async with await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs()):
             pass
 
 
-def _new_pool(dsn: Dsn) -> Pool:
+def _new_pool(store_url: StoreUrl) -> Pool:
     return AsyncConnectionPool(
-        dsn.conninfo,
-        kwargs=dsn.connect_kwargs() | {"autocommit": True},  # psycopg would wait for its own BEGIN, even in a pipeline
+        store_url.url,
+        # Without autocommit, psycopg would wait for its own BEGIN, even in a pipeline.
+        kwargs=store_url.connect_kwargs() | {"autocommit": True},
         min_size=1,
         max_size=MAX_CONNECTIONS,
         max_idle=MAX_IDLE_SECONDS,
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; the next request starts them over
-        name=dsn.name,
+        name=store_url.name,
         open=False,
     )

@@ -14,7 +14,6 @@ from milepost.stores import audit
 from milepost.stores.audit import Audit
 from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, require_empty
 from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
-from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering_a_thread
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
@@ -32,15 +31,14 @@ def open_postgresql_source(store_url: StoreUrl) -> Iterator["PostgresqlCopySourc
 
     Called in a thread without an event loop.
     """
-    dsn = dsn_of(store_url)
-    asyncio.run(demand_current(dsn))
-    with _connect(dsn) as connection:
+    asyncio.run(demand_current(store_url))
+    with _connect(store_url) as connection:
         connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
-        source = PostgresqlCopySource(dsn, connection)
+        source = PostgresqlCopySource(store_url, connection)
         source.require_idle()
         mark = source.mark()
         if mark is not None:
-            raise mark.refusal(dsn.name)
+            raise mark.refusal(store_url.name)
         source.refresh()
         yield source
 
@@ -51,59 +49,54 @@ def open_postgresql_target(store_url: StoreUrl) -> Iterator["PostgresqlCopyTarge
 
     Called in a thread without an event loop. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway.
     """
-    dsn = dsn_of(store_url)
     is_made = asyncio.run(has_schema(store_url))
-    with _connect(dsn) as connection:
+    with _connect(store_url) as connection:
         # Committed by others is seen once its lock is held, whatever the default of the database is.
         connection.isolation_level = IsolationLevel.READ_COMMITTED
-        target = PostgresqlCopyTarget(dsn, connection)
+        target = PostgresqlCopyTarget(store_url, connection)
         if target.may_be_migrated(is_made=is_made):
-            asyncio.run(migrate(dsn))
-        asyncio.run(demand_current(dsn))
+            asyncio.run(migrate(store_url))
+        asyncio.run(demand_current(store_url))
         target.begin()
         yield target
 
 
 @contextmanager
-def _connect(dsn: Dsn) -> Iterator[Connection]:
+def _connect(store_url: StoreUrl) -> Iterator[Connection]:
     """Open a connection, which is rolled back in the end unless it was committed."""
-    with errors_of(dsn.name):
-        connection = psycopg.connect(dsn.conninfo, **dsn.connect_kwargs())
-    with closing(connection), while_answering_a_thread(dsn, connection):
+    with errors_of(store_url.name):
+        connection = psycopg.connect(store_url.url, **store_url.connect_kwargs())
+    with closing(connection), while_answering_a_thread(store_url, connection):
         yield connection
 
 
 class _Side:
     """What both sides of a copy do, in a transaction that is as long as the copy."""
 
-    def __init__(self, dsn: Dsn, connection: Connection) -> None:
-        self._dsn = dsn
+    def __init__(self, store_url: StoreUrl, connection: Connection) -> None:
+        self._name, self._schema = store_url.name, store_url.schema
         self._connection = connection
-        self._sql = (
-            load_statements("postgresql")
-            | load_statements("postgresql", "queue")
-            | load_statements("postgresql", "copy")
-        )
-        self._settings = settings(dsn.schema, NO_TIMEOUT)
+        self._sql = load_statements("postgresql", "statements", "queue", "copy")
+        self._settings = settings(store_url.schema, NO_TIMEOUT)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             return dict(self._connection.execute(self._sql["counts"]).fetchall())
 
     def read(self, table: Table) -> Iterator[Row]:
         """Yield the rows of a table in the order of its key."""
-        with errors_of(self._dsn.name), self._connection.cursor(name=f"copy_{table.name}") as cursor:
+        with errors_of(self._name), self._connection.cursor(name=f"copy_{table.name}") as cursor:
             cursor.itersize = CHUNK_ROWS
             yield from cursor.execute(self._sql[f"read_{table.name}"])
 
     def require_idle(self) -> None:
         """Raise StoreBusy if a worker is at work."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             self._begin()
             if self._ask("has_queue_schema") == (True,) and self._ask("workers_at_work", (ALIVE_SECONDS,)) != (0,):
                 raise StoreBusy(
-                    f"a Milepost works on the database {self._dsn.name}",
+                    f"a Milepost works on the database {self._name}",
                     hint="stop it first, and leave it stopped until the copy is made",
                 )
 
@@ -129,7 +122,7 @@ class PostgresqlCopySource(_Side):
 
     def refresh(self) -> None:
         """Go on to what the database holds now."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             self._connection.rollback()
             self._begin()
 
@@ -139,11 +132,11 @@ class PostgresqlCopyTarget(_Side):
 
     def may_be_migrated(self, *, is_made: bool) -> bool:
         """Whether the schema is new or empty. Raises StoreRefused where another program has its name."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             self._begin()
             self._require_alone()
-            if not is_made and self._ask("has_relations", (self._dsn.schema,)):
-                what = f"the schema {self._dsn.schema} in {self._dsn.name} is not empty, and not Milepost's"
+            if not is_made and self._ask("has_relations", (self._schema,)):
+                what = f"the schema {self._schema} in {self._name} is not empty, and not Milepost's"
                 raise StoreRefused(what, hint="copy into another schema or database")
             is_empty = not is_made or not self._ask("answers")
             self._connection.rollback()
@@ -152,24 +145,22 @@ class PostgresqlCopyTarget(_Side):
     def begin(self) -> None:
         """Hide the tables from everybody else and empty them. Raises StoreBusy or StoreRefused if they are in use."""
         self.require_idle()
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             self._require_alone()
             self._connection.execute(self._sql["hide_target"])
             (forced,) = self._ask("forced") or (None,)
             if forced is not None:
-                what = (
-                    f"row-level security is forced on Milepost itself in {self._dsn.name}, which COPY refuses: {forced}"
-                )
+                what = f"row-level security is forced on Milepost itself in {self._name}, which COPY refuses: {forced}"
                 raise StoreRefused(what, hint="ALTER TABLE … NO FORCE ROW LEVEL SECURITY until the copy is done")
             if self.mark() is None:
-                require_empty(self._dsn.name, (table for table, count in self.counts().items() if count))
+                require_empty(self._name, (table for table, count in self.counts().items() if count))
             self._connection.execute(self._sql["empty_target"])
 
     def add(self, table: Table, rows: list[Row]) -> None:
         """Add rows, all or none. Raises RowsRejected if one is not accepted."""
         try:
             with (
-                errors_of(self._dsn.name),
+                errors_of(self._name),
                 self._connection.transaction(),  # a savepoint
                 self._connection.cursor() as cursor,
                 cursor.copy(self._sql[f"add_{table.name}"]) as copy,
@@ -181,26 +172,26 @@ class PostgresqlCopyTarget(_Side):
 
     def rebuild(self) -> Audit:
         """Make the projections from the journal. Raises JournalDamaged."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             return audit.rebuild(self._ledger())
 
     def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             return audit.verify(self._ledger())
 
     def publish(self) -> None:
         """Commit."""
-        with errors_of(self._dsn.name):
+        with errors_of(self._name):
             self._ask("continue_numbers", self._ask("last_change") or ())
             self._connection.commit()
 
     def _require_alone(self) -> None:
-        if self._ask("lock_target", (self._dsn.schema,)) != (True,):
-            raise StoreBusy(f"another copy into {self._dsn.name} is under way", hint="wait for its end")
+        if self._ask("lock_target", (self._schema,)) != (True,):
+            raise StoreBusy(f"another copy into {self._name} is under way", hint="wait for its end")
 
     def _ledger(self) -> PostgresqlLedger:
-        return PostgresqlLedger(self._sql, Codec(), self._connection, self._dsn.schema)
+        return PostgresqlLedger(self._sql, Codec(), self._connection, self._schema)
 
 
 def _rejected(error: Exception, rows: list[Row]) -> RowsRejected:

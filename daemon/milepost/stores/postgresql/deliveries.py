@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from milepost.core.deliveries import HOLD_SECONDS, Delivery
 from milepost.stores.deliveries import StoredDeliveries, parameters_of
 from milepost.stores.postgresql.connection import Database, connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.migrate import demand_current
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
@@ -39,9 +38,8 @@ async def open_postgresql_deliveries(store_url: StoreUrl) -> AsyncIterator[Postg
 
     Raises StoreRefused if there is no schema of this program's, StoreAway if it does not answer.
     """
-    dsn = dsn_of(store_url)
-    await demand_current(dsn)
-    statements = load_statements("postgresql") | load_statements("postgresql", "deliveries")
-    async with connected(dsn, statements) as database:
+    await demand_current(store_url)
+    statements = load_statements("postgresql", "statements", "deliveries")
+    async with connected(store_url, statements) as database:
         await database.demand_finished()
         yield PostgresqlDeliveryPlaces(database)

@@ -6,12 +6,12 @@ from datetime import datetime
 
 from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
-from milepost.stores.erasure import Forgotten, StreamRows, removal
+from milepost.stores.commit import Forgotten, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.group import Prepared
 from milepost.stores.postgresql.migrate import demand_current
+from milepost.stores.reader import StreamRows
 from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
@@ -28,7 +28,7 @@ async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: 
     Raises StoreRefused if there is no schema of this program's, StoreAway if the database does not answer.
     """
     async with _writer(store_url) as writer:
-        await writer.execute("lock_commits")
+        await writer.keep_others_out()
         return await writer.erase(stream, contact_id)
 
 
@@ -54,9 +54,8 @@ async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, n
 @asynccontextmanager
 async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
     """Open the database for one transaction, which may take long."""
-    dsn = dsn_of(store_url)
-    await demand_current(dsn)
-    async with connected(dsn, load_statements("postgresql")) as database:
+    await demand_current(store_url)
+    async with connected(store_url, load_statements("postgresql")) as database:
         await database.demand_finished()
         async with database.long_transaction() as connection:
             yield PostgresqlWriter(database, Codec(), connection)

@@ -10,8 +10,8 @@ from milepost.core.checkpoint import DeadLetter
 from milepost.core.journal import since_removal
 from milepost.core.model import Changes, PageRow, Stream
 from milepost.core.ports import Commit
-from milepost.stores.messages import is_history
 from milepost.stores.postgresql.encoding import array_text, columns_text
+from milepost.stores.rows import is_history
 
 
 class Prepared(Struct, frozen=True):

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from milepost.core.errors import StoreAway
-from milepost.stores.postgresql.dsn import Dsn
+from milepost.stores.url import StoreUrl
 
 EVERY_SECONDS = 15.0
 ANSWER_SECONDS = 10.0
@@ -25,32 +25,32 @@ AnyConnection = psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]
 
 
 @asynccontextmanager
-async def while_answering(dsn: Dsn, connection: AnyConnection) -> AsyncIterator[None]:
+async def while_answering(store_url: StoreUrl, connection: AnyConnection) -> AsyncIterator[None]:
     """Hang up on the connection as soon as the server has become silent. Raises StoreAway then."""
-    watching = asyncio.create_task(_silence_of(dsn), name=f"liveness of {dsn.name}")
+    watching = asyncio.create_task(_silence_of(store_url), name=f"liveness of {store_url.name}")
     watching.add_done_callback(lambda task: None if task.cancelled() else hang_up(connection))
     try:
         yield
     except (psycopg.Error, StoreAway) as error:
         if not watching.done():
             raise
-        raise _silent(dsn) from error
+        raise _silent(store_url) from error
     finally:
         watching.cancel()
         await asyncio.wait({watching})
 
 
 @contextmanager
-def while_answering_a_thread(dsn: Dsn, connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
+def while_answering_a_thread(store_url: StoreUrl, connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
     """Do the same for a thread without an event loop: another thread has one meanwhile."""
-    watcher = _Watcher(dsn, connection)
+    watcher = _Watcher(store_url, connection)
     watcher.start()
     try:
         yield
     except (psycopg.Error, StoreAway) as error:
         if not watcher.was_silent:
             raise
-        raise _silent(dsn) from error
+        raise _silent(store_url) from error
     finally:
         watcher.stop()
 
@@ -58,10 +58,10 @@ def while_answering_a_thread(dsn: Dsn, connection: psycopg.Connection[TupleRow])
 class _Watcher(threading.Thread):
     """Hangs up on a connection as soon as the server has become silent, until it is stopped."""
 
-    def __init__(self, dsn: Dsn, connection: AnyConnection) -> None:
-        super().__init__(name=f"liveness of {dsn.name}", daemon=True)
+    def __init__(self, store_url: StoreUrl, connection: AnyConnection) -> None:
+        super().__init__(name=f"liveness of {store_url.name}", daemon=True)
         self.was_silent = False
-        self._dsn = dsn
+        self._store_url = store_url
         self._connection = connection
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -78,7 +78,7 @@ class _Watcher(threading.Thread):
 
     async def _watch(self) -> None:
         stopping = asyncio.ensure_future(self._stopping.wait())
-        silence = asyncio.ensure_future(_silence_of(self._dsn))
+        silence = asyncio.ensure_future(_silence_of(self._store_url))
         done, pending = await asyncio.wait({stopping, silence}, return_when=asyncio.FIRST_COMPLETED)
         if silence in done:
             self.was_silent = True
@@ -89,9 +89,9 @@ class _Watcher(threading.Thread):
         await asyncio.gather(*pending, return_exceptions=True)
 
 
-def _silent(dsn: Dsn) -> StoreAway:
+def _silent(store_url: StoreUrl) -> StoreAway:
     return StoreAway(
-        f"the database {dsn.name} does not answer: the server accepts connections, or packets, but says nothing",
+        f"the database {store_url.name} does not answer: the server accepts connections, or packets, but says nothing",
         hint="see whether the server is suspended, out of memory, or behind a broken line",
     )
 
@@ -113,21 +113,23 @@ def hang_up(connection: AnyConnection) -> None:
             line.shutdown(socket.SHUT_RDWR)
 
 
-async def _silence_of(dsn: Dsn) -> None:
+async def _silence_of(store_url: StoreUrl) -> None:
     """Return once the server has kept silent to several new connections in a row."""
     silent = 0
     while silent < SILENT_TRIES:
         await asyncio.sleep(EVERY_SECONDS if silent == 0 else 0)
-        silent = silent + 1 if await _is_silent(dsn) else 0
+        silent = silent + 1 if await _is_silent(store_url) else 0
 
 
-async def _is_silent(dsn: Dsn) -> bool:
+async def _is_silent(store_url: StoreUrl) -> bool:
     """Return whether nothing is heard. An error is an answer: of a server that restarts, or has no connection left."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            connection = await psycopg.AsyncConnection.connect(dsn.conninfo, autocommit=True, **dsn.connect_kwargs())
+            connection = await psycopg.AsyncConnection.connect(
+                store_url.url, autocommit=True, **store_url.connect_kwargs()
+            )
         with answering_within(ANSWER_SECONDS, connection):
             async with connection:
                 await connection.execute("SELECT 1")  # a pooler accepts connections while its server is frozen

@@ -1,4 +1,7 @@
-"""Migrates a PostgreSQL schema to this program's: forward only, each migration and its record in one transaction."""
+"""Migrates a PostgreSQL schema to this program's, and shows its tables as views in another, if that is wanted.
+
+Forward only, each migration and its record in one transaction.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,11 +13,9 @@ from psycopg import sql
 
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.connection import Connection
-from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import while_answering
-from milepost.stores.postgresql.rights import demand_all_rows, kept_private
-from milepost.stores.postgresql.views import show_views
+from milepost.stores.postgresql.rights import demand_all_rows, kept_private, make_private
 from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
@@ -29,10 +30,10 @@ CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY,
 
 
 @asynccontextmanager
-async def _connection(dsn: Dsn) -> AsyncIterator[Connection]:
-    with errors_of(dsn.name):
-        connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
-        async with while_answering(dsn, connection), connection:
+async def _connection(store_url: StoreUrl) -> AsyncIterator[Connection]:
+    with errors_of(store_url.name):
+        connection = await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs())
+        async with while_answering(store_url, connection), connection:
             # Whatever the default is: whoever waited for another one's migration must see it.
             await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             yield connection
@@ -45,74 +46,74 @@ def shipped() -> set[str]:
 
 async def has_schema(store_url: StoreUrl) -> bool:
     """Return whether there is a schema of Milepost. Raises StoreRefused or StoreAway if that cannot be determined."""
-    dsn = dsn_of(store_url)
-    async with _connection(dsn) as connection:
-        return bool(await _applied(connection, dsn))
+    async with _connection(store_url) as connection:
+        return bool(await _applied(connection, store_url))
 
 
-async def demand_current(dsn: Dsn) -> None:
+async def demand_current(store_url: StoreUrl) -> None:
     """Raise StoreRefused unless there is a schema, and it is this program's."""
-    async with _connection(dsn) as connection:
-        applied = await _applied(connection, dsn)
-        await demand_all_rows(connection, dsn)
+    async with _connection(store_url) as connection:
+        applied = await _applied(connection, store_url)
+        await demand_all_rows(connection, store_url)
     if not applied:
         raise StoreRefused(
-            f"there is no schema {dsn.schema} of Milepost in {dsn.name}",
+            f"there is no schema {store_url.schema} of Milepost in {store_url.name}",
             hint="`milepost run` or `milepost sync` creates it",
         )
-    if _pending(applied, dsn):
+    if _pending(applied, store_url):
         raise StoreRefused(
-            f"the schema {dsn.schema} in {dsn.name} is of an older Milepost",
+            f"the schema {store_url.schema} in {store_url.name} is of an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
 
 
-async def migrate(dsn: Dsn) -> set[str]:
+async def migrate(store_url: StoreUrl) -> set[str]:
     """Apply what is pending, in the order of the names, and return the names. Whoever starts at the same time waits.
 
     Raises StoreAway or StoreRefused; what had been applied before stays applied.
     """
     done: set[str] = set()
-    async with _connection(dsn) as connection:
-        await _demand_fit(connection, dsn)
-        pending = _pending(await _applied(connection, dsn), dsn)
+    async with _connection(store_url) as connection:
+        await _demand_fit(connection, store_url)
+        pending = _pending(await _applied(connection, store_url), store_url)
         await connection.commit()
         for name in sorted(pending):
-            if await _apply(connection, dsn, name):
+            if await _apply(connection, store_url, name):
                 done.add(name)
         async with connection.transaction():
-            await connection.execute(LOCK, (dsn.schema,))
-            await demand_all_rows(connection, dsn)
-            await show_views(connection, dsn)
+            await connection.execute(LOCK, (store_url.schema,))
+            await demand_all_rows(connection, store_url)
+            await _show_views(connection, store_url)
     if done:
         log = structlog.get_logger("milepost")
-        log.info("database migrated", schema=dsn.schema, applied=", ".join(sorted(done)))
+        log.info("database migrated", schema=store_url.schema, applied=", ".join(sorted(done)))
     return done
 
 
-async def _demand_fit(connection: Connection, dsn: Dsn) -> None:
+async def _demand_fit(connection: Connection, store_url: StoreUrl) -> None:
     """Raise StoreRefused for a server that is too old, or a database that cannot hold every text."""
     major = connection.info.server_version // 10_000
     if major < OLDEST_MAJOR:
         raise StoreRefused(
-            f"the server of {dsn.name} is PostgreSQL {major}", hint=f"PostgreSQL {OLDEST_MAJOR} or newer is needed"
+            f"the server of {store_url.name} is PostgreSQL {major}",
+            hint=f"PostgreSQL {OLDEST_MAJOR} or newer is needed",
         )
     (encoding,) = await (await connection.execute("SHOW server_encoding")).fetchone() or ("",)
     if encoding != "UTF8":
         raise StoreRefused(
-            f"the database {dsn.name} is encoded in {encoding}, which cannot hold what people write",
+            f"the database {store_url.name} is encoded in {encoding}, which cannot hold what people write",
             hint="create one in UTF-8: createdb --encoding=UTF8 --template=template0",
         )
 
 
-async def _apply(connection: Connection, dsn: Dsn, name: str) -> bool:
+async def _apply(connection: Connection, store_url: StoreUrl, name: str) -> bool:
     """Apply one migration, unless somebody else has meanwhile; return whether it was applied."""
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with connection.transaction():
-        await connection.execute(LOCK, (dsn.schema,))
-        async with kept_private(connection, dsn.schema):
-            await _make_schema(connection, dsn)
-            await connection.execute(SETTINGS, (dsn.schema,))
+        await connection.execute(LOCK, (store_url.schema,))
+        async with kept_private(connection, store_url.schema):
+            await _make_schema(connection, store_url)
+            await connection.execute(SETTINGS, (store_url.schema,))
             await connection.execute(RECORD)
             found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
             if await found.fetchone() is not None:
@@ -122,28 +123,112 @@ async def _apply(connection: Connection, dsn: Dsn, name: str) -> bool:
     return True
 
 
-async def _make_schema(connection: Connection, dsn: Dsn) -> None:
-    found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (dsn.schema,))
+async def _make_schema(connection: Connection, store_url: StoreUrl) -> None:
+    found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (store_url.schema,))
     if await found.fetchone() is None:  # if it exists, no privilege to create one is needed
-        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(dsn.schema)))
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(store_url.schema)))
 
 
-async def _applied(connection: Connection, dsn: Dsn) -> set[str]:
-    found = await connection.execute(HAS_RECORD, (f"{dsn.schema}.schema_migrations",))
+async def _applied(connection: Connection, store_url: StoreUrl) -> set[str]:
+    found = await connection.execute(HAS_RECORD, (f"{store_url.schema}.schema_migrations",))
     (has_record,) = await found.fetchone() or (False,)
     if not has_record:
         return set()
-    table = sql.Identifier(dsn.schema, "schema_migrations")
+    table = sql.Identifier(store_url.schema, "schema_migrations")
     names = await connection.execute(sql.SQL("SELECT name FROM {}").format(table))
     return {name for (name,) in await names.fetchall()}
 
 
-def _pending(applied: set[str], dsn: Dsn) -> set[str]:
+def _pending(applied: set[str], store_url: StoreUrl) -> set[str]:
     unknown = applied - shipped()
     if unknown:
         raise StoreRefused(
-            f"the schema {dsn.schema} in {dsn.name} is newer than this Milepost:"
+            f"the schema {store_url.schema} in {store_url.name} is newer than this Milepost:"
             f" its migrations include {', '.join(sorted(unknown))}",
             hint="run the newer version; migrations go forward only",
         )
     return shipped() - applied
+
+
+# --- views of the tables, for whoever may read the tables, and for nobody else ----------------------------------------
+
+# A view of ours is recognised by the catalog: it has one of our names and the owner of the table, and selects all of
+# its columns, in their order, from that table and no other.
+
+SHOWN = ("pages", "contacts", "conversations", "contact_interaction_events", "runs")
+SHOWN_BEFORE = ("checkpoints", "dead_letters")  # by earlier versions
+ONLY_IF_FREE = {"pages"}  # shown since 0.2: a name that an installation may have given away before
+DEFAULT_SCHEMA = "public"  # the only one in earlier versions
+
+# What has such a name, whether it is ours, and whether it reads with the privileges of whoever queries it.
+FOUND = """
+SELECT
+    relname,
+    relkind = 'v' AND relowner IN (current_user::regrole, (SELECT relowner FROM pg_class WHERE oid = shown.oid))
+    AND ARRAY[shown.oid] = (
+        SELECT array_agg(DISTINCT refobjid)
+        FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid
+        WHERE
+            classid = 'pg_rewrite'::regclass AND refclassid = 'pg_class'::regclass
+            AND ev_class = pg_class.oid AND refobjid <> pg_class.oid
+    )
+    AND (SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute WHERE attrelid = pg_class.oid AND attnum > 0) = (
+        SELECT (array_agg(attname ORDER BY attnum))[:relnatts] FROM pg_attribute
+        WHERE attrelid = shown.oid AND attnum > 0 AND NOT attisdropped
+    ),
+    'security_invoker=true' = ANY (coalesce(reloptions, '{}'))
+FROM pg_class CROSS JOIN LATERAL (SELECT to_regclass(format('%%I.%%I', %(schema)s::text, relname))::oid AS oid) AS shown
+WHERE relnamespace = to_regnamespace(%(view_schema)s) AND relname = ANY (%(names)s)
+"""
+
+
+async def _show_views(connection: Connection, store_url: StoreUrl) -> None:
+    """Create the views in the schema `store.views`, and drop those of ours that are not wanted there or in `public`.
+
+    The caller begins the transaction and ends it. Raises StoreRefused if something else has such a name, unless earlier
+    versions left that name free.
+    """
+    for schema in {store_url.views, DEFAULT_SCHEMA} - {"", store_url.schema}:
+        parameters = {"schema": store_url.schema, "view_schema": schema, "names": [*SHOWN, *SHOWN_BEFORE]}
+        found = await connection.execute(FOUND, parameters)
+        there = {name: (bool(is_ours), bool(is_safe)) for name, is_ours, is_safe in await found.fetchall()}
+        shown = SHOWN if schema == store_url.views else ()
+        for name, (is_ours, _) in there.items():
+            if is_ours and name not in shown:
+                await _drop_view(connection, schema, name)
+        for name in shown:
+            is_ours, is_safe = there.get(name, (True, False))
+            if not is_ours and name in ONLY_IF_FREE:
+                log = structlog.get_logger("milepost")
+                hint = f"read {store_url.schema}.{name}; or rename what has its name, and restart"
+                log.warning("view is not shown, its name is taken", view=f"{schema}.{name}", hint=hint)
+                continue
+            if not is_ours:
+                raise StoreRefused(
+                    f"{schema}.{name} in {store_url.name} is not Milepost's, and so cannot be shown as a view",
+                    hint="rename it, or name another schema in store.views",
+                )
+            await _create_view(connection, store_url, name, is_new=not is_safe)
+
+
+async def _create_view(connection: Connection, store_url: StoreUrl, name: str, *, is_new: bool) -> None:
+    """Create or replace a view, as its table may have more columns by now; the grants of a safe one stay."""
+    statement = sql.SQL("CREATE OR REPLACE VIEW {} WITH (security_invoker = true) AS SELECT * FROM {}").format(
+        sql.Identifier(store_url.views, name), sql.Identifier(store_url.schema, name)
+    )
+    await connection.execute(statement)
+    if is_new:
+        await make_private(connection, store_url.views, name)
+
+
+async def _drop_view(connection: Connection, schema: str, name: str) -> None:
+    """Drop a view or, if others depend on it, close it to everybody who may not read the table."""
+    view = sql.Identifier(schema, name)
+    try:
+        async with connection.transaction():
+            await connection.execute(sql.SQL("DROP VIEW {}").format(view))
+    except psycopg.errors.DependentObjectsStillExist:
+        await connection.execute(sql.SQL("ALTER VIEW {} SET (security_invoker = true)").format(view))
+        await make_private(connection, schema, name)
+        log = structlog.get_logger("milepost")
+        log.warning("view is no longer shown, but others depend on it", view=f"{schema}.{name}", hint="drop both")

@@ -8,7 +8,6 @@ import psycopg
 from psycopg import sql
 
 from milepost.stores.postgresql.connection import ANSWER_SECONDS, settings
-from milepost.stores.postgresql.dsn import Dsn, dsn_of
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import answering_within
 from milepost.stores.sql import load_statements
@@ -27,8 +26,9 @@ async def listening(store_url: StoreUrl, on_commit: Callable[[], None]) -> Async
     It is called as well when the connection is back, as notifications were missed meanwhile; and every second where the
     URL leads through a pooler.
     """
-    dsn = dsn_of(store_url)
-    task = asyncio.create_task(_poll(on_commit) if dsn.is_pooled else _listen_always(dsn, on_commit), name="listening")
+    task = asyncio.create_task(
+        _poll(on_commit) if store_url.is_pooled else _listen_always(store_url, on_commit), name="listening"
+    )
     try:
         yield
     finally:
@@ -42,20 +42,20 @@ async def _poll(on_commit: Callable[[], None]) -> None:
         on_commit()
 
 
-async def _listen_always(dsn: Dsn, on_commit: Callable[[], None]) -> None:
+async def _listen_always(store_url: StoreUrl, on_commit: Callable[[], None]) -> None:
     while True:
         try:
-            await _listen(dsn, on_commit)
+            await _listen(store_url, on_commit)
         except (psycopg.Error, OSError):  # the store reports it
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def _listen(dsn: Dsn, on_commit: Callable[[], None]) -> None:
+async def _listen(store_url: StoreUrl, on_commit: Callable[[], None]) -> None:
     async with await psycopg.AsyncConnection.connect(
-        dsn.conninfo, autocommit=True, **dsn.connect_kwargs()
+        store_url.url, autocommit=True, **store_url.connect_kwargs()
     ) as connection:
         with answering_within(ANSWER_SECONDS, connection):
-            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(dsn.channel)))
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(store_url.channel)))
         on_commit()
         while True:
             async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
@@ -66,12 +66,12 @@ async def _listen(dsn: Dsn, on_commit: Callable[[], None]) -> None:
 
 async def are_at_work(store_url: StoreUrl) -> bool:
     """Return whether any worker is alive. Raises StoreRefused or StoreAway where that cannot be determined."""
-    dsn, statements = dsn_of(store_url), load_statements("postgresql") | load_statements("postgresql", "queue")
-    with errors_of(dsn.name):
-        connection = await psycopg.AsyncConnection.connect(dsn.conninfo, **dsn.connect_kwargs())
+    statements = load_statements("postgresql", "statements", "queue")
+    with errors_of(store_url.name):
+        connection = await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs())
         with answering_within(ANSWER_SECONDS, connection):
             async with connection:
-                await connection.execute(statements["settings"], settings(dsn.schema))
+                await connection.execute(statements["settings"], settings(store_url.schema))
                 (has_queue,) = await (await connection.execute(statements["has_queue_schema"])).fetchone() or (False,)
                 if not has_queue:
                     return False

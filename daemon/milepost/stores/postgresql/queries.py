@@ -18,10 +18,9 @@ from milepost.core.model import (
 )
 from milepost.core.position import Stretch
 from milepost.core.revisions import to_look_up
-from milepost.stores import messages
-from milepost.stores.moves import pages_elsewhere
+from milepost.stores import rows
 from milepost.stores.postgresql.encoding import searchable, storable
-from milepost.stores.reader import Dialect, Session
+from milepost.stores.reader import Dialect, Session, span_parameters
 from milepost.stores.sql import Fetch, Parameters, stream_parameters
 
 DIALECT = Dialect(searchable, storable, before_all="-infinity", after_all="infinity")
@@ -80,8 +79,7 @@ class PostgresqlSession(Session):
             await self._known_messages(keys, conversations),
             left_behind=dict(found.left_behind),
         )
-        pages = pages_elsewhere(known, keys.stream)
-        return await self.with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
+        return await self.with_elsewhere(known, keys)
 
     async def _known_messages(
         self, keys: Keys, conversations: Mapping[str, ConversationRow]
@@ -94,7 +92,7 @@ class PostgresqlSession(Session):
             "oldest": [each.oldest_at for each in wanted],
             "newest": [each.newest_at for each in wanted],
         }
-        found = map(messages.interaction_event_row, await self.fetch("known_messages", spans))
+        found = map(rows.interaction_event_row, await self.fetch("known_messages", spans))
         return {row.event_id: row for row in found}
 
     async def forgotten_among(
@@ -125,5 +123,5 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
     if keys.counts_stored:
         asked["count_stored"] = of_stream
     if keys.counts_messages is not None:
-        asked["count_messages"] = messages.span_parameters(keys.counts_messages)
+        asked["count_messages"] = span_parameters(keys.counts_messages)
     return asked

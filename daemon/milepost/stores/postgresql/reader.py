@@ -19,7 +19,6 @@ from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
 from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, connected, settings
-from milepost.stores.postgresql.dsn import dsn_of
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering
@@ -36,10 +35,9 @@ MAX_READERS = 3  # at once: there are connections left for the commits, however 
 @asynccontextmanager
 async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["PostgresqlReader"]:
     """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
-    dsn = dsn_of(store_url)
-    await demand_current(dsn)
-    statements = load_statements("postgresql") | load_statements("postgresql", "changes")
-    async with connected(dsn, statements, max_connections=MAX_READERS) as database:
+    await demand_current(store_url)
+    statements = load_statements("postgresql", "statements", "changes")
+    async with connected(store_url, statements, max_connections=MAX_READERS) as database:
         await database.demand_finished()
         yield PostgresqlReader(database, Codec())
 
@@ -77,17 +75,17 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
 
     async def _audit(self, function: "Callable[[PostgresqlLedger], Audit]") -> Audit:
         """Call a function in a thread, with a connection of its own that ends when nobody waits for it any more."""
-        dsn = self._database.dsn
-        with errors_of(dsn.name):
-            connection = await asyncio.to_thread(psycopg.connect, dsn.conninfo, **dsn.connect_kwargs())
-        ledger = PostgresqlLedger(self._database.sql, self.codec, connection, dsn.schema)
+        store_url = self._database.store_url
+        with errors_of(store_url.name):
+            connection = await asyncio.to_thread(psycopg.connect, store_url.url, **store_url.connect_kwargs())
+        ledger = PostgresqlLedger(self._database.sql, self.codec, connection, store_url.schema)
 
         def audited() -> Audit:
-            with errors_of(dsn.name), connection:
+            with errors_of(store_url.name), connection:
                 return function(ledger)
 
         try:
-            async with while_answering(dsn, connection):
+            async with while_answering(store_url, connection):
                 return await asyncio.to_thread(audited)
         except asyncio.CancelledError:
             hang_up(connection)

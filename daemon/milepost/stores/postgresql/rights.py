@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.connection import Connection
-from milepost.stores.postgresql.dsn import Dsn
+from milepost.stores.url import StoreUrl
 
 # Each object of ours in a schema, with the statement that revokes the privileges of somebody else on it.
 OBJECTS = """
@@ -101,13 +101,13 @@ async def kept_private(connection: Connection, schema: str) -> AsyncIterator[Non
         await connection.execute(statement.encode())
 
 
-async def demand_all_rows(connection: Connection, dsn: Dsn) -> None:
+async def demand_all_rows(connection: Connection, store_url: StoreUrl) -> None:
     """Raise StoreRefused where row-level security hides rows from Milepost itself: it would act on what it sees."""
-    found = await connection.execute(HIDDEN, {"schema": dsn.schema})
+    found = await connection.execute(HIDDEN, {"schema": store_url.schema})
     hidden = [name for (name,) in await found.fetchall()]
     if hidden:
         raise StoreRefused(
-            f"row-level security hides rows from Milepost itself in {dsn.name}: {', '.join(hidden)}",
+            f"row-level security hides rows from Milepost itself in {store_url.name}: {', '.join(hidden)}",
             hint="ALTER TABLE … NO FORCE ROW LEVEL SECURITY, or a policy FOR ALL … USING (true): docs/postgresql.md",
         )
 

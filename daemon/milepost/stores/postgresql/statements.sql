@@ -42,6 +42,10 @@ SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' journal', 0)
 -- Waits for the commits under way, and blocks those that come.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0));
 
+-- name: lock_webhook_events
+-- Waits for those that are being added, and blocks those that come: nothing of who is erased is added meanwhile.
+SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' webhook events', 0));
+
 -- name: insert_entries
 INSERT INTO journal (seq, stream, version, run_id, recorded_at, type, data, hash)
 SELECT
@@ -181,8 +185,7 @@ SELECT
         ELSE EXISTS (
             SELECT 1 FROM webhook_events AS later
             WHERE
-                later.message_id = fact.message_id AND later.stream = fact.stream AND later.kind = fact.kind
-                AND later.actor = fact.actor
+                later.message_id = fact.message_id AND later.kind = fact.kind AND later.actor = fact.actor
                 AND (later.occurred_at, later.event_key) > (fact.occurred_at, fact.event_key)
         )
     END,

@@ -1,5 +1,9 @@
 -- The webhook events that wait to be processed: see core/webhooks.py.
 
+-- name: await_erasures
+-- In a statement of its own: the next one sees what was committed meanwhile.
+SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' webhook events', 0));
+
 -- name: add_webhook_events
 -- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
 INSERT INTO webhook_events (
@@ -66,6 +70,10 @@ WHERE
     )
 RETURNING stream;
 
+-- name: moved_streams
+-- The streams to whose pages rows of these have moved.
+SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previous_page_id = ANY (%s::text[]);
+
 -- name: attach_facts
 -- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
 UPDATE webhook_events
@@ -98,6 +106,25 @@ WHERE
         SELECT event_key
         FROM webhook_events
         WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+        ORDER BY event_key
+        FOR UPDATE SKIP LOCKED
+    );
+
+-- name: follow_moves
+-- Facts about a message of an account that was linked to another page are due where the message stands.
+UPDATE webhook_events
+SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
+WHERE
+    event_key IN (
+        SELECT event_key
+        FROM webhook_events
+        WHERE
+            due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+            AND EXISTS (
+                SELECT 1 FROM contact_interaction_events
+                WHERE event_id = message_id AND starts_with(stream, platform || ':') AND platform || ':' || page_id <> stream
+                OFFSET 0
+            )
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     );
@@ -137,6 +164,17 @@ WHERE
 
 -- name: told_messages
 SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]) AND kind = 'message';
+
+-- name: instagram_streams
+-- The streams under which messages or contacts are stored. A contact is found by page, as its key begins with that.
+SELECT platform || ':' || page_id
+FROM contact_interaction_events
+WHERE event_id = ANY (%(message_ids)s::text[]) AND platform = 'instagram'
+UNION
+SELECT contacts.platform || ':' || contacts.page_id
+FROM pages
+JOIN contacts ON contacts.platform = pages.platform AND contacts.page_id = pages.page_id
+WHERE pages.platform = 'instagram' AND contact_id = ANY (%(contact_ids)s::text[]);
 
 -- name: delete_old_webhook_events
 DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING kind, due_at;

@@ -1,44 +1,52 @@
 """What a commit does to the tables of SQLite, and which of its rows they refuse."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import Any, TypeVar
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.journal import dead_letter_after, instant_text, since_removal
+from milepost.core.journal import dead_letter_after, since_removal
 from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
-from milepost.stores import messages, rows
-from milepost.stores.erasure import DELETIONS, Forgotten, contact_parameters, ids_of, without_forgotten
-from milepost.stores.moves import (
-    LINKS,
+from milepost.stores import rows
+from milepost.stores.commit import (
+    DELETIONS,
     MOVES,
     OWN,
-    Outdated,
+    Writer,
     commit_parameters,
     demand_known,
-    move_parameters,
+    gaps_of,
+    ids_of,
+    without_forgotten,
     written_of,
 )
-from milepost.stores.sql import stream_parameters
+from milepost.stores.sql import Parameters, stream_parameters
 from milepost.stores.sqlite.connection import overwriting
-from milepost.stores.sqlite.queries import Parameters, SqliteSession, stretch_parameters
+from milepost.stores.sqlite.errors import REFUSALS, reason_of
+from milepost.stores.sqlite.queries import SqliteSession, at_once
 
 RowT = TypeVar("RowT")
 
-# How SQLite, its module and our rows refuse a row.
-REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, rows.KeyRefused, Outdated)
 
-
-class SqliteWriter(SqliteSession):
+class SqliteWriter(SqliteSession, Writer):
     """A session that writes. The caller begins the transaction and ends it."""
 
+    async def execute(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Run a statement, by its name."""
+        return self.ask(statement, parameters)
+
+    def overwriting(self) -> AbstractContextManager[None]:
+        """Have SQLite overwrite what is deleted during the block."""
+        return overwriting(self.connection)
+
     def write(self, group: Sequence[Commit], events_chunk_size: int) -> list[Committed]:
-        """Write a group of commits. Raises one of REFUSALS."""
+        """Write a group of commits. Raises one of REFUSALS, or Outdated."""
         self.stored_ids.observe(self.connection)
         return [self._write(commit, events_chunk_size) for commit in group]
 
@@ -48,10 +56,12 @@ class SqliteWriter(SqliteSession):
         if written := self.stored_ids.among(written_of(commit)):
             demand_known(commit, written, self.ask("conversation_states", (rows.json_list(written),)))
         self.stored_ids.add(commit.changes)
-        self._link(stream, commit)
+        if commit.changes.moved:
+            at_once(self.link(commit))
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
         last_seq = self._write_entries(stream, commit)
-        self._move(MOVES, commit)
+        if commit.changes.moved:
+            at_once(self.move(MOVES, commit))
         if changes.own_id is not None:
             for statement in OWN:
                 self.ask(statement, commit_parameters(commit) | {"own_id": changes.own_id})
@@ -63,7 +73,7 @@ class SqliteWriter(SqliteSession):
         conversations = zip(changes.conversations, self._numbers(), strict=False)
         numbered = ((*rows.conversation_tuple(row), version, seq) for row, seq in conversations)
         self._write_all("upsert_conversations", numbered)
-        self._write_notes(commit, changes)
+        at_once(self.write_notes(commit, changes))
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
         self.ask("upsert_checkpoint", rows.checkpoint_tuple(commit.checkpoint))
@@ -72,7 +82,7 @@ class SqliteWriter(SqliteSession):
         rows_done = perf_counter()
         self._write_events(changes, version, events_chunk_size)
         if changes.revised:
-            self._write_all("revise_interaction_events", (messages.revision(row, version) for row in changes.revised))
+            self._write_all("revise_interaction_events", (rows.revision(row, version) for row in changes.revised))
             self._erase_unsent(stream, changes)
         if changes.settled:
             self.ask("settle_facts", (rows.json_list(changes.settled),))
@@ -102,7 +112,7 @@ class SqliteWriter(SqliteSession):
         for start in range(0, len(events), chunk_size):
             chunk = zip(events[start : start + chunk_size], self._numbers(), strict=False)
             numbered = (
-                (*messages.interaction_event_tuple(row), messages.is_history(row, changes.news_after), version, seq)
+                (*rows.interaction_event_tuple(row), rows.is_history(row, changes.news_after), version, seq)
                 for row, seq in chunk
             )
             self._write_all("insert_interaction_events", numbered)
@@ -115,68 +125,20 @@ class SqliteWriter(SqliteSession):
             for dead_letter_id, payload in self.ask("payloads_about", about).fetchall():
                 self.ask("upsert_payload", (dead_letter_id, erased_in(payload, event_ids)))
 
-    def _link(self, stream: Stream, commit: Commit) -> None:
-        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
-        if commit.changes.moved:
-            links_before = self.ask("count_links", stream_parameters(stream)).fetchall()
-            self._move(LINKS, commit)
-            if self.ask("count_links", stream_parameters(stream)).fetchall() != links_before:
-                linked = {"pages": rows.json_list(self.linked_pages(stream))}
-                forgotten = self.ask("forgotten_contacts", stream_parameters(stream) | linked).fetchall()
-                for (contact_id,) in forgotten:
-                    self.erase(stream, contact_id)
-
-    def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
-        pages = self.linked_pages(stream)
-        who = contact_parameters(stream, contact_id) | {"pages": rows.json_list(pages)}
-        with overwriting(self.connection):
-            self.ask("forget_contact", who)
-            self.ask("forget_conversations", who)
-            self.ask("erase_webhook_events", who)
-            self.ask("erase_reactions", who)
-            forgotten = Forgotten(
-                contacts=self.ask("erase_contact", who).rowcount,
-                conversations=self.ask("erase_conversations", who).rowcount,
-                interaction_events=self.ask("erase_interaction_events", who).rowcount,
-                payloads=self.ask("erase_payloads", who).rowcount,
-                elsewhere=tuple(page_id for (page_id,) in self.ask("contact_elsewhere", who)),
-            )
-            self.ask("erase_notes", who)
-        return forgotten
-
-    def _move(self, statements: Iterable[str], commit: Commit) -> None:
-        """Take conversations over from other pages, before the rows that the batch brought."""
-        if commit.changes.moved:
-            moved = move_parameters(commit) | {"moved": rows.json_list(commit.changes.moved)}
-            for statement in statements:
-                self.ask(statement, moved)
-
-    def _write_notes(self, commit: Commit, changes: Changes) -> None:
-        """Keep the notes of what a full sweep misses, after the rows that it brought."""
-        stream = commit.checkpoint.stream
-        if changes.found:
-            self.ask("drop_found_notes", (stream.key, rows.json_list(changes.found)))
-        if changes.missed is not None:
-            stretch = stretch_parameters(stream, changes.missed)
-            self.ask("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
-            self.ask("note_missed", stretch)
-        if changes.missed_are_deleted_at is not None:
-            at = instant_text(changes.missed_are_deleted_at)
-            self.ask("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
-        if changes.missed_are_deleted_at is not None or changes.forgets_missed:
-            self.ask("drop_notes", (stream.key,))
-
     def _write_dead_letters(self, stream: Stream, commit: Commit) -> None:
         """Bring the dead letters up to the entries. A payload is kept while its dead letter is open."""
+
+        def find(dead_letter_id: str) -> DeadLetter | None:
+            return at_once(self.find_dead_letter(dead_letter_id))
+
         dead_letters: dict[str, DeadLetter] = {}
         for entry in since_removal(commit.entries):
-            dead_letter = dead_letter_after(entry, self.find_dead_letter)
+            dead_letter = dead_letter_after(entry, find)
             if dead_letter is not None:
                 dead_letters[dead_letter.dead_letter_id] = dead_letter
                 self.ask("upsert_dead_letter", rows.dead_letter_tuple(dead_letter))
         for each in commit.changes.payloads:
-            dead_letter = dead_letters.get(each.dead_letter_id) or self.find_dead_letter(each.dead_letter_id)
+            dead_letter = dead_letters.get(each.dead_letter_id) or find(each.dead_letter_id)
             if not self.is_about_forgotten(stream, dead_letter.subject if dead_letter else "", each.payload):
                 self.ask("upsert_payload", (each.dead_letter_id, each.payload))
         closed = ((key,) for key, dead_letter in dead_letters.items() if dead_letter.closed_at is not None)
@@ -184,7 +146,7 @@ class SqliteWriter(SqliteSession):
 
     def _write_gaps(self, commit: Commit) -> None:
         """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
-        gaps = rows.gaps_of(commit)
+        gaps = gaps_of(commit)
         kept = (rows.gap_tuple(commit.checkpoint.stream, each.gap) for each in gaps if each.is_kept)
         self._write_all("upsert_gap", kept)
         self._write_all("delete_gap", ((each.gap.gap_id,) for each in gaps if not each.is_kept))
@@ -211,24 +173,17 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
     for contact in changes.contacts:
         yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(_tried, rows.contact_tuple, contact)
     for event in changes.interaction_events:
-        columns = partial(_tried, messages.interaction_event_tuple, event, False)
+        columns = partial(_tried, rows.interaction_event_tuple, event, False)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
     for event in changes.revised:
         yield (
             Table.INTERACTION_EVENTS,
             event.event_id,
             "revise_interaction_events",
-            partial(messages.revision, event, 0),
+            partial(rows.revision, event, 0),
         )
 
 
 def _tried(columns_of: Callable[[RowT], tuple[Any, ...]], row: RowT, *more: object) -> Parameters:
     """Return the columns of a row that is only tried, with any version and number in the feed."""
     return (*columns_of(row), *more, 0, 0)
-
-
-def reason_of(error: Exception) -> str:
-    """Return why a row was refused, without any of its values."""
-    if isinstance(error, UnicodeEncodeError):  # its message quotes the character
-        return "a text in it cannot be written as UTF-8: it holds half of a surrogate pair"
-    return str(error)

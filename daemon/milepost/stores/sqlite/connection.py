@@ -7,81 +7,23 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 
-from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, StoreBusy, StoreRefused
-from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, beside
-from milepost.stores.sqlite.identity import Inode, OpenFiles, inode_of
-from milepost.stores.sqlite.system_errors import CHECK_RIGHTS, error_of, why_unopened
+from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy
+from milepost.stores.sql import Parameters
+from milepost.stores.sqlite.errors import error_of, errors_of
+from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, Inode, OpenFiles, beside, inode_of
 
 Result = TypeVar("Result")
 
 LOCK_ATTEMPTS = 10
 LOCK_RETRY_SECONDS = 0.05
-
-# Errors that do not pass, by SQLite's result code, with what to do about each.
-_REFUSED = {
-    "SQLITE_READONLY": CHECK_RIGHTS,
-    "SQLITE_PERM": CHECK_RIGHTS,
-    "SQLITE_AUTH": CHECK_RIGHTS,
-    "SQLITE_NOTADB": "the file is not a SQLite database: check store.url",
-    "SQLITE_ERROR": "the tables are not Milepost's: check store.url, or restore the database from a backup",
-    "SQLITE_CORRUPT": "restore the database from a backup, then start again: the journal knows where to continue",
-}
-# Errors whose cause the operating system knows, and SQLite does not say.
-_OF_THE_SYSTEM = {"SQLITE_CANTOPEN", "SQLITE_READONLY"}
-# Errors that may pass, with what to do if they do not.
-_AWAY = {
-    "SQLITE_CANTOPEN": "there may have been no room for a file, or no file descriptor: see the system log",
-    "SQLITE_BUSY": "another program has locked the database; retrying",
-    "SQLITE_LOCKED": "another program has locked the database; retrying",
-    "SQLITE_FULL": "the disk is full: make room; nothing that was committed is lost",
-    "SQLITE_IOERR": "the disk is failing or full: see the system log; nothing that was committed is lost",
-    "SQLITE_NOMEM": "the machine is out of memory",
-    "SQLITE_PROTOCOL": "another program has locked the database; retrying",
-}
-
-
-def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
-    """Return what a SQLite error means for the user; None where it is a bug of ours."""
-    code = getattr(error, "sqlite_errorname", "") or ""
-    primary = "_".join(code.split("_")[:2])
-    if primary in _OF_THE_SYSTEM and (cause := why_unopened(path)) is not None:
-        found = error_of(path, "cannot be used", cause)
-        hint = _REFUSED.get(primary, found.hint) if isinstance(found, StoreRefused) else found.hint
-        return type(found)(f"the database {path} cannot be used: {error}: {cause.strerror}", hint=hint)
-    if primary in _REFUSED:
-        return StoreRefused(f"the database {path} cannot be used: {error}", hint=_REFUSED[primary])
-    if primary in _AWAY:
-        return StoreAway(f"the database {path} does not answer: {error}", hint=_AWAY[primary])
-    return None
-
-
-def _is_undecodable(error: Exception) -> bool:
-    """Return whether a text in the database is not UTF-8: Python's module fails then, not SQLite, so without a code."""
-    has_no_code = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
-    return has_no_code or isinstance(error, UnicodeDecodeError)
-
-
-@contextmanager
-def errors_of(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors about the database at `path` into StoreAway and StoreRefused."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        if _is_undecodable(error):  # `from None`: its message quotes the text, which may be a person's
-            what = f"the database {path} cannot be used: a text in it is not UTF-8"
-            raise StoreRefused(what, hint=_REFUSED["SQLITE_CORRUPT"]) from None
-        translated = _translated(error, path) if isinstance(error, sqlite3.Error) else None
-        if translated is None:
-            raise
-        raise translated from error
 
 
 def real_path(path: Path) -> Path:
@@ -123,9 +65,9 @@ def overwriting(connection: sqlite3.Connection) -> AbstractContextManager[None]:
 
 
 class Database(aiosqlite.Connection):
-    """A connection to the database at `path`, whose `files` must stay the ones that were opened."""
+    """A connection to the database at `path`, whose `files` must stay the ones that were opened; `sql` to run on it."""
 
-    def __init__(self, path: Path, files: OpenFiles, *, timeout_seconds: float) -> None:
+    def __init__(self, path: Path, sql: Mapping[str, str], files: OpenFiles, *, timeout_seconds: float) -> None:
         def opened() -> sqlite3.Connection:
             files.opening()
             # isolation_level None: transactions begin and end where the code says so.
@@ -133,6 +75,7 @@ class Database(aiosqlite.Connection):
 
         super().__init__(opened, 64)
         self.path = path
+        self.sql = sql
         self.files = files
 
     async def run(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -160,6 +103,19 @@ class Database(aiosqlite.Connection):
 
         return await self.run(checked)
 
+    async def read(self, statement: str, parameters: Parameters = ()) -> list[Any]:
+        """Run a statement that only reads, by its name, and return its rows. Raises as `run` does."""
+        return await self.run(lambda connection: connection.execute(self.sql[statement], parameters).fetchall())
+
+    async def rows(self, statement: str, parameters: Parameters = ()) -> list[Any]:
+        """Run a statement in a transaction of its own, and return its rows. Raises as `write` does."""
+
+        def write(connection: sqlite3.Connection) -> list[Any]:
+            with transaction(connection):
+                return connection.execute(self.sql[statement], parameters).fetchall()
+
+        return await self.write(write)
+
     async def open(self, pragmas: dict[str, str | int]) -> None:
         """Set the pragmas, and check that SQLite opened the files that the paths name. Called once, before the rest."""
         await self._run(partial(self._open, pragmas))
@@ -179,13 +135,18 @@ class Database(aiosqlite.Connection):
 
 @asynccontextmanager
 async def connect(
-    path: Path, pragmas: dict[str, str | int], *, files: OpenFiles | None = None, timeout_seconds: float = 5.0
+    path: Path,
+    sql: Mapping[str, str],
+    pragmas: dict[str, str | int],
+    *,
+    files: OpenFiles | None = None,
+    timeout_seconds: float = 5.0,
 ) -> AsyncIterator[Database]:
     """Open the database at `path`, set its pragmas, and close it at the end of the block.
 
     Everything that is asked of it raises StoreLost once one of its files is not the one that was opened.
     """
-    database = Database(path, files or OpenFiles(path), timeout_seconds=timeout_seconds)
+    database = Database(path, sql, files or OpenFiles(path), timeout_seconds=timeout_seconds)
     with errors_of(path):
         async with database:
             await database.open(pragmas)
@@ -258,3 +219,20 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+@contextmanager
+def kept_open(path: Path) -> Iterator[int]:
+    """Open the database at `path` for reading during the block. Raises StoreAway or StoreRefused if that fails.
+
+    The block has to outlast the process's connections: closing any descriptor of a file drops all locks that the
+    process holds on it, SQLite's included (fcntl_locking(2)).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise error_of(path, "cannot be opened", error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -12,10 +12,9 @@ from milepost.stores import audit
 from milepost.stores.audit import Audit
 from milepost.stores.copy import Row, Table, require_empty
 from milepost.stores.sql import load_statements
-from milepost.stores.sqlite.commit import REFUSALS, reason_of
-from milepost.stores.sqlite.connection import errors_of, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import SHM, WAL, beside, create_private, sync
-from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.connection import lock_database, real_path, transaction
+from milepost.stores.sqlite.errors import REFUSALS, errors_of, reason_of
+from milepost.stores.sqlite.files import SHM, WAL, OpenFiles, beside, create_private, sync
 from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
 from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.reader import SqliteLedger

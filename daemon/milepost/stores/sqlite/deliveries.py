@@ -5,11 +5,10 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from milepost.core.deliveries import Delivery
 from milepost.stores.deliveries import StoredDeliveries, parameters_of
-from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, connect, real_path, transaction, with_pragma
 from milepost.stores.sqlite.migrate import demand_current
 
@@ -20,9 +19,8 @@ class SqliteDeliveryPlaces(StoredDeliveries):
     """DeliveryPlaces (see core/deliveries.py), over a connection: of one process, with which no worker competes."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(self._fetch, self._commit)
+        super().__init__(database.read, database.rows)
         self._database = database
-        self._sql = load_statements("sqlite", "deliveries")
 
     async def hold(self, destination: str, worker: str) -> Delivery | None:
         """Return where a destination stands; None if it is not there."""
@@ -35,25 +33,14 @@ class SqliteDeliveryPlaces(StoredDeliveries):
         """
 
         def write(connection: sqlite3.Connection) -> bool:
-            with with_pragma(connection, "synchronous", "NORMAL"):
-                return bool(self._write_on(connection, "record_delivery", parameters_of(before, after)))
+            with with_pragma(connection, "synchronous", "NORMAL"), transaction(connection):
+                recorded = connection.execute(self._database.sql["record_delivery"], parameters_of(before, after))
+                return bool(recorded.fetchall())
 
         return await self._database.write(write)
 
     async def release(self, worker: str) -> None:
         """Do nothing: there is no other worker."""
-
-    async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        return await self._database.run(
-            lambda connection: connection.execute(self._sql[statement], parameters).fetchall()
-        )
-
-    async def _commit(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        return await self._database.write(lambda connection: self._write_on(connection, statement, parameters))
-
-    def _write_on(self, connection: sqlite3.Connection, statement: str, parameters: Parameters) -> list[Any]:
-        with transaction(connection):
-            return connection.execute(self._sql[statement], parameters).fetchall()
 
 
 @asynccontextmanager
@@ -64,5 +51,6 @@ async def open_sqlite_deliveries(path: Path) -> AsyncIterator[SqliteDeliveryPlac
     """
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
-    async with connect(path, {"synchronous": "FULL"}, timeout_seconds=TIMEOUT_SECONDS) as database:
+    sql = load_statements("sqlite", "deliveries")
+    async with connect(path, sql, {"synchronous": "FULL"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         yield SqliteDeliveryPlaces(database)

@@ -4,17 +4,18 @@ import asyncio
 import sqlite3
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from milepost.core.errors import StoreAway
 from milepost.core.journal import Codec
 from milepost.core.model import Stream
-from milepost.stores.erasure import Forgotten, StreamRows, removal
+from milepost.stores.commit import Forgotten, removal
+from milepost.stores.reader import StreamRows
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import connect, lock_database, real_path, transaction
 from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.queries import at_once
 from milepost.stores.sqlite.store import CACHE_KIB
 
 # A large commit or a checkpoint of the daemon may hold the database for seconds.
@@ -37,20 +38,17 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
     """
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
-    async with connect(path, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
-        forgotten = await database.write(partial(_forget, stream, contact_id))
+    sql = load_statements("sqlite")
+
+    def forget(connection: sqlite3.Connection) -> Forgotten:
+        with transaction(connection):
+            return at_once(SqliteWriter(sql, Codec(), connection).erase(stream, contact_id))
+
+    async with connect(path, sql, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
+        forgotten = await database.write(forget)
         with suppress(StoreAway):
             await database.run(empty_wal)
     return forgotten
-
-
-def _writer_on(connection: sqlite3.Connection) -> SqliteWriter:
-    return SqliteWriter(load_statements("sqlite"), Codec(), connection)
-
-
-def _forget(stream: Stream, contact_id: str, connection: sqlite3.Connection) -> Forgotten:
-    with transaction(connection):
-        return _writer_on(connection).erase(stream, contact_id)
 
 
 async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime) -> StreamRows | None:
@@ -65,27 +63,28 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
     pragmas: dict[str, str | int] = {"secure_delete": "ON", "synchronous": "FULL", "cache_size": -CACHE_KIB}
+    sql = load_statements("sqlite")
+
+    def remove(connection: sqlite3.Connection) -> StreamRows | None:
+        writer = SqliteWriter(sql, Codec(), connection)
+        with transaction(connection):
+            commit = removal(at_once(writer.load(stream)), by, now)
+            if commit is None:
+                return None
+            rows = at_once(writer.count_rows(stream))
+            writer.write([commit], 1)
+        return rows
+
     with lock_database(path):
-        async with connect(path, pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
+        async with connect(path, sql, pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
             try:
-                removed = await database.run(partial(_remove, stream, by, now))
+                removed = await database.run(remove)
             except asyncio.CancelledError:
                 await database.interrupt()  # or the thread would go on, and commit what was abandoned
                 raise
             with suppress(StoreAway):
                 await database.run(empty_wal)
     return removed
-
-
-def _remove(stream: Stream, by: str, now: datetime, connection: sqlite3.Connection) -> StreamRows | None:
-    writer = _writer_on(connection)
-    with transaction(connection):
-        commit = removal(writer.load(stream), by, now)
-        if commit is None:
-            return None
-        rows = writer.count_rows(stream)
-        writer.write([commit], 1)
-    return rows
 
 
 def empty_wal(connection: sqlite3.Connection) -> None:

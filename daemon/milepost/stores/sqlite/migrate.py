@@ -11,7 +11,7 @@ from pathlib import Path
 
 from milepost.core.errors import StoreRefused
 from milepost.stores.copy import UnfinishedCopy
-from milepost.stores.sqlite.connection import errors_of
+from milepost.stores.sqlite.errors import errors_of
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "sqlite"
 

@@ -5,10 +5,9 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.errors import JournalDamaged, MilepostError
@@ -19,13 +18,12 @@ from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
 from milepost.stores.reader import JournalReader, StoredEntry
-from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.sql import load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import close_to_others
-from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.files import OpenFiles, close_to_others
 from milepost.stores.sqlite.migrate import demand_current
-from milepost.stores.sqlite.queries import DIALECT, SqliteSession
+from milepost.stores.sqlite.queries import DIALECT, SqliteSession, at_once
 
 ENTRIES_PER_STEP = 2_000  # some ten milliseconds
 
@@ -38,31 +36,26 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
     """
     path = real_path(path)
     await asyncio.to_thread(demand_current, path)
+    sql = load_statements("sqlite", "statements", "changes")
     if alone:
         with lock_database(path) as lock:
             await asyncio.to_thread(close_to_others, path)
-            async with connect(path, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
-                yield SqliteReader(database, Codec())
+            async with connect(path, sql, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
+                yield SqliteReader(database)
     else:
-        async with connect(path, {"query_only": 1}) as database:
-            yield SqliteReader(database, Codec())
+        async with connect(path, sql, {"query_only": 1}) as database:
+            yield SqliteReader(database)
 
 
 class SqliteReader(JournalReader):
     """The JournalReader (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
 
-    def __init__(self, database: Database, codec: Codec) -> None:
-        super().__init__(self._fetch, codec, DIALECT)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read, Codec(), DIALECT)
         self._database = database
-        self._sql = load_statements("sqlite") | load_statements("sqlite", "changes")
 
     def _session_on(self, connection: sqlite3.Connection) -> SqliteSession:
-        return SqliteSession(self._sql, self.codec, connection)
-
-    async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        return await self._database.run(
-            lambda connection: connection.execute(self._sql[statement], parameters).fetchall()
-        )
+        return SqliteSession(self._database.sql, self.codec, connection)
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
@@ -78,17 +71,8 @@ class SqliteReader(JournalReader):
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
-        is_abandoned = threading.Event()
-
-        def go_on() -> None:
-            if is_abandoned.is_set():
-                raise MilepostError("the check was abandoned")
-
-        try:
+        with _abandonable("the check") as go_on:
             return await self._audit(partial(verify_in_steps, go_on=go_on))
-        except asyncio.CancelledError:
-            is_abandoned.set()
-            raise
 
     async def verify_whole(self) -> Audit:
         """Verify, and read every page as well. Raises JournalDamaged, or MilepostError for a damaged page."""
@@ -97,18 +81,13 @@ class SqliteReader(JournalReader):
 
     async def copy_to(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """Copy the database as it is now into the file `target`; see `backup.copy`."""
-        is_abandoned = threading.Event()
+        with _abandonable("the copy") as go_on:
 
-        def step(copied: int, pages: int) -> None:
-            if is_abandoned.is_set():
-                raise MilepostError("the copy was abandoned")
-            progress(copied, pages)
+            def step(copied: int, pages: int) -> None:
+                go_on()
+                progress(copied, pages)
 
-        try:
             await self._database.run(partial(backup.copy, target=target, progress=step))
-        except asyncio.CancelledError:
-            is_abandoned.set()  # or the thread would go on to the end of the database
-            raise
 
     async def rebuild(self) -> Audit:
         """Rebuild the projections from the journal, in one transaction. Raises JournalDamaged."""
@@ -120,6 +99,22 @@ class SqliteReader(JournalReader):
         except asyncio.CancelledError:
             await self._database.interrupt()  # or the thread would go on to the end of the journal
             raise
+
+
+@contextmanager
+def _abandonable(what: str) -> Iterator[Callable[[], None]]:
+    """Yield a function that raises MilepostError once the block is cancelled: or its thread would go on to the end."""
+    is_abandoned = threading.Event()
+
+    def go_on() -> None:
+        if is_abandoned.is_set():
+            raise MilepostError(f"{what} was abandoned")
+
+    try:
+        yield go_on
+    except asyncio.CancelledError:
+        is_abandoned.set()
+        raise
 
 
 # --- changes and the audit, in the thread of the connection -----------------------------------------------------------
@@ -207,7 +202,7 @@ class SteppedLedger(SqliteLedger):
 
     def _step(self, after: int) -> list[StoredEntry]:
         self._session.connection.execute("BEGIN")
-        return self._session.entries(after=after, limit=ENTRIES_PER_STEP)
+        return at_once(self._session.entries(after=after, limit=ENTRIES_PER_STEP))
 
 
 def verify_in_steps(session: SqliteSession, go_on: Callable[[], None]) -> Audit:

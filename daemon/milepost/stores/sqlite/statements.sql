@@ -76,8 +76,7 @@ SELECT
         ELSE EXISTS (
             SELECT 1 FROM webhook_events AS later
             WHERE
-                later.message_id = fact.message_id AND later.stream = fact.stream AND later.kind = fact.kind
-                AND later.actor = fact.actor
+                later.message_id = fact.message_id AND later.kind = fact.kind AND later.actor = fact.actor
                 AND (later.occurred_at, later.event_key) > (fact.occurred_at, fact.event_key)
         )
     END,

@@ -6,46 +6,48 @@ of the first. Commits that wait at the same time share a transaction, and so its
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from time import monotonic
+from typing import Literal
 
 import structlog
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, VersionConflict
-from milepost.core.gaps import Gap, ThreadsSearched
+from milepost.core.errors import StoreAway, StoreLost
 from milepost.core.journal import Codec
-from milepost.core.model import DataSource, Keys, Known, Stream
-from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
-from milepost.core.webhooks import DueFact
-from milepost.stores.group_commit import GroupCommit, GroupResult, not_following
-from milepost.stores.last_write import LastWrite
-from milepost.stores.moves import Outdated
-from milepost.stores.provenance import Provenance
+from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
+from milepost.core.ports import Commit, Committed, Rejected
+from milepost.stores.commit import Outdated
 from milepost.stores.sql import load_statements
-from milepost.stores.sqlite.commit import REFUSALS, SqliteWriter, reason_of
-from milepost.stores.sqlite.connection import Database, connect, errors_of, lock_database, real_path, transaction
+from milepost.stores.sqlite.commit import SqliteWriter
+from milepost.stores.sqlite.connection import Database, connect, kept_open, lock_database, real_path, transaction
 from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
-from milepost.stores.sqlite.files import LOCK, beside, close_to_others, create_private, warn_of_others_beside
-from milepost.stores.sqlite.identity import OpenFiles, kept_open
+from milepost.stores.sqlite.errors import REFUSALS, reason_of
+from milepost.stores.sqlite.files import (
+    LOCK,
+    WAL,
+    OpenFiles,
+    beside,
+    close_to_others,
+    create_private,
+    warn_of_others_beside,
+)
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
-from milepost.stores.sqlite.queries import SqliteSession
-from milepost.stores.sqlite.stored_ids import StoredIds
-from milepost.stores.sqlite.wal import IdleCheckpoint
+from milepost.stores.sqlite.queries import DIALECT, StoredIds
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
-
-Result = TypeVar("Result")
+from milepost.stores.store import OpenStore, Refusals
 
 # Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
 # and a larger WAL rewrites each of them less often. 32,000 pages are 128 MB.
 WAL_PAGES = 32_000
 CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
+IDLE_SECONDS = 5.0  # without a commit; then the WAL is written back
+MIN_BYTES = 2**22  # 4 MB: less is not worth it
 
 
 @asynccontextmanager
@@ -68,13 +70,12 @@ async def open_sqlite(
     with lock_database(path) as lock:
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
         with kept_open(path) as descriptor:
-            async with connect(path, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
-                sql = load_statements("sqlite")
-                await database.run(partial(_demand_writable, sql))
+            sql = load_statements("sqlite", "statements", "webhooks", "deliveries")
+            async with connect(path, sql, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
+                await database.rows("demand_writable")
                 await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
                 stored_ids = await database.run(partial(StoredIds.of, sql=sql))
-                writer_on = partial(SqliteWriter, sql, Codec(), stored_ids=stored_ids)
-                yield SqliteStore(database, writer_on, events_chunk_size)
+                yield SqliteStore(database, stored_ids, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
 
@@ -97,28 +98,20 @@ def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
         log.info("database migrated", path=str(path), applied=", ".join(sorted(applied)))
 
 
-def _demand_writable(sql: Mapping[str, str], connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")  # on a read-only file, this begins to read, and succeeds
-    try:
-        connection.execute(sql["demand_writable"])
-    finally:
-        connection.execute("ROLLBACK")
-
-
-class SqliteStore:
+class SqliteStore(OpenStore):
     """The Store (see core/ports.py) in a SQLite database. Made by `open_sqlite`."""
 
-    def __init__(
-        self, database: Database, writer_on: Callable[[sqlite3.Connection], SqliteWriter], events_chunk_size: int
-    ) -> None:
-        self._database = database
-        self._writer_on = writer_on
-        self._events_chunk_size = events_chunk_size
-        self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
+    refusals = Refusals((*REFUSALS, Outdated), reason_of, conflict_hint="run one Milepost for each stream")
+
+    def __init__(self, database: Database, stored_ids: StoredIds, events_chunk_size: int) -> None:
+        super().__init__(database.read, Codec(), DIALECT)
+        self.name = database.path
+        self.write = database.rows
         self.webhooks = SqliteWebhookInbox(database)
         self.deliveries = SqliteDeliveryPlaces(database)
-        self.provenance = Provenance(self, database.path)
-        self._last_write = LastWrite(self._write_nothing)
+        self._database = database
+        self._stored_ids = stored_ids
+        self._events_chunk_size = events_chunk_size
         self._committed: dict[Stream, Checkpoint] = {}  # of the streams whose latest commit is known to be stored
 
     async def load(self, stream: Stream) -> Checkpoint:
@@ -128,90 +121,21 @@ class SqliteStore:
         refuses what would follow here, and then the checkpoint is read again.
         """
         committed = self._committed.get(stream)
-        return committed if committed is not None else await self._run(lambda session: session.load(stream))
-
-    async def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoint of every stream that was ever worked, configured or not; ordered by stream."""
-        return await self._run(SqliteSession.checkpoints)
+        return committed if committed is not None else await super().load(stream)
 
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
-        return await self._run(lambda session: session.known(keys))
-
-    async def due_dead_letters(self, stream: Stream, now: datetime, limit: int) -> tuple[DueDeadLetter, ...]:
-        """Return open dead letters whose redrive is due, or whose payload was erased; oldest first."""
-        return await self._run(lambda session: session.due_dead_letters(stream, now, limit))
-
-    async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
-        """Return up to `limit` facts whose messages are stored, the earliest first."""
-        return await self._run(lambda session: session.due_facts(stream, limit))
-
-    async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
-        return await self._run(lambda session: session.open_gaps(stream, limit))
-
-    async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
-        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
-        return await self._run(lambda session: session.gaps_at_limit(stream, later_than, limit))
-
-    async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
-        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
-        return await self._run(lambda session: session.search_threads(stream, after, limit))
-
-    async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
-        """Return those of these dead letters that are open."""
-        found = await self._run(lambda session: session.dead_letters_with_payloads(dead_letter_ids))
-        return tuple(due for due in found if due.dead_letter.closed_at is None)
-
-    async def answers(self) -> None:
-        """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
-        await self._run(SqliteSession.answers)
-
-    async def size_bytes(self) -> int:
-        """Return the size of the database."""
-        return await self._run(SqliteSession.size_bytes)
-
-    async def takes_writes(self) -> None:
-        """Raise StoreAway or StoreRefused if nothing can be written."""
-        await self._last_write.demand()
-
-    async def source(self) -> DataSource | None:
-        """Return where the rows come from; None until that is on record."""
-        return await self._run(SqliteSession.source)
-
-    async def record_source(self, source: DataSource) -> None:
-        """Record where the rows come from, unless that is on record."""
-        await self._run(lambda session: session.record_source(source))
-
-    async def replace_source(self, source: DataSource) -> None:
-        """Record where the rows come from, whatever was on record."""
-        await self._run(lambda session: session.replace_source(source))
-
-    async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
-        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
-        return await self._run(lambda session: session.conversations_after(conversation_id, limit))
-
-    async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Store a commit durably and whole or not at all, together with those that wait at the same time."""
-        (result,) = await self.commit_all((commit,))
-        return result
+        return await self._database.run(lambda connection: self._writer_on(connection).known(keys))
 
     async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
         """Store commits that follow one another together, or those before one that is refused."""
         for commit in commits:
-            await self.provenance.before(commit)
             self._committed.pop(commit.checkpoint.stream, None)  # unknown until it is stored
-        results = await self._last_write.watch(self._group_commit.commit_all(commits))
+        results = await super().commit_all(commits)
         for commit, result in zip(commits, results, strict=False):
             if isinstance(result, Committed):
                 self._committed[commit.checkpoint.stream] = commit.checkpoint
         return results
-
-    async def settle(self, commit: Commit) -> Committed | None:
-        """Return whether a commit of unknown outcome was stored; None if it was not, and will not be."""
-        first = commit.entries[0]
-        stored = await self._run(lambda session: session.entry_at(first.stream, first.version))
-        return Committed(stored[0], 0.0, 0.0) if stored and stored[1] == first.hash else None
 
     async def watch(self) -> StoreLost:
         """Wait until a file of the database is no longer the one that was opened, and return the error.
@@ -230,72 +154,66 @@ class SqliteStore:
             except StoreAway:  # raised to whoever asks the store
                 continue
 
-    async def _run(self, question: Callable[[SqliteWriter], Result]) -> Result:
-        return await self._database.run(lambda connection: question(self._writer_on(connection)))
+    def _writer_on(self, connection: sqlite3.Connection) -> SqliteWriter:
+        return SqliteWriter(self._database.sql, self.codec, connection, self._stored_ids)
 
-    async def _write_nothing(self) -> None:
-        def write(connection: sqlite3.Connection) -> None:
+    async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
+        def write(connection: sqlite3.Connection) -> Sequence[Committed]:
             with transaction(connection):
-                self._writer_on(connection).write_nothing()
+                return self._writer_on(connection).write(commits, self._events_chunk_size)
 
-        await self._database.write(write)
+        return await self._database.write(write)
 
-    async def _write_group(self, commits: list[Commit]) -> Sequence[GroupResult]:
-        return await self._database.write(lambda connection: self._write(commits, self._writer_on(connection)))
+    async def _has_moved_on(self, stream: Stream, version: int, error: Exception) -> bool:
+        """Return whether the version does not follow the stream's latest.
 
-    # --- in the connection's thread ---
-
-    def _write(self, commits: list[Commit], writer: SqliteWriter) -> Sequence[GroupResult]:
-        """Write a group together or, if a row of one is refused, each by itself, so that it harms no other.
-
-        Savepoints would do the same in one transaction, and cost a third of the time: SQLite keeps a copy of every page
-        that is changed after one.
+        The journal takes no other (0001_journal.sql). The error does not say: SQLite has one code for the refusals of
+        all triggers, and no name.
         """
-        try:
-            return self._write_together(commits, writer)
-        except REFUSALS:
-            results: list[GroupResult] = []
-            for commit in commits:
-                late = not_following(commit, zip(commits, results, strict=False))
-                results.append(late or self._write_alone(commit, writer))
-            return results
+        is_next = version == 1 or await self.entry_at(stream, version - 1) is not None
+        return not is_next or await self.entry_at(stream, version) is not None
 
-    def _write_together(self, commits: list[Commit], writer: SqliteWriter) -> Sequence[GroupResult]:
-        with transaction(writer.connection):
-            return writer.write(commits, self._events_chunk_size)
-
-    def _write_alone(self, commit: Commit, writer: SqliteWriter) -> GroupResult:
-        try:
-            with errors_of(self._database.path):
-                (result,) = self._write_together([commit], writer)
-        except REFUSALS as error:
-            return _refusal(commit, error, writer)
-        except MilepostError as error:  # for this one's caller: others of the group may be stored already
-            return error
-        return result
+    async def _refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
+        return await self._database.run(lambda connection: self._writer_on(connection).refused_rows(changes))
 
 
-def _refusal(commit: Commit, error: Exception, writer: SqliteWriter) -> GroupResult:
-    stream, version = commit.checkpoint.stream, commit.entries[0].version
-    if _has_moved_on(stream, version, writer):
-        return VersionConflict(
-            f"{stream} has moved on: another writer has appended version {version}",
-            hint="run one Milepost for each stream",
-        )
-    if isinstance(error, Outdated):
-        return Rejected(())
-    refused = writer.refused_rows(commit.changes)
-    if refused:
-        return Rejected(refused)
-    return RowsRejected(
-        f"the database refuses version {version} of {stream}: {reason_of(error)}", hint="please report this"
-    )
+class IdleCheckpoint:
+    """Writes the write-ahead log of the database at `path` back into the file while nothing is committed.
 
-
-def _has_moved_on(stream: Stream, version: int, writer: SqliteWriter) -> bool:
-    """Return whether the version does not follow the stream's latest: the journal takes no other (0001_journal.sql).
-
-    The error does not say: SQLite has one code for the refusals of all triggers, and no name.
+    SQLite does that by itself once the log is large, within a commit. Until then the log stays, however long nothing
+    happens: each reader goes through it, and so does the next start after a crash. `steady` is a monotonic clock in
+    seconds.
     """
-    is_next = version == 1 or writer.entry_at(stream, version - 1) is not None
-    return not is_next or writer.entry_at(stream, version) is not None
+
+    def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
+        self._path = path
+        self._steady = steady
+        self._log: tuple[int, int] | None = None
+        self._since = 0.0
+
+    def look(self) -> None:
+        """Write the log back if it is large and has been as it is for IDLE_SECONDS. Called about every second."""
+        try:
+            found = beside(self._path, WAL).stat()
+        except OSError:  # noticed by whoever needs it
+            return
+        log, now = (found.st_size, found.st_mtime_ns), self._steady()
+        if log != self._log:
+            self._log, self._since = log, now
+        elif found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS:
+            self._since = now
+            _write_back(self._path)
+
+
+def _write_back(path: Path) -> None:
+    """Write the log back and empty it, over a connection of its own: a commit that comes meanwhile does not wait.
+
+    Where somebody reads at length, it is written back as far as they have read, and emptied another time. What fails
+    here fails in the next commit as well, and is reported there.
+    """
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)) as connection,
+    ):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # holds up a commit, but has nothing left to write

@@ -10,9 +10,8 @@ from milepost.core.model import Stream
 from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
-from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
-from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, streams_of
+from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, only_stream, streams_of
 
 
 class SqliteWebhookInbox:
@@ -20,7 +19,7 @@ class SqliteWebhookInbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = load_statements("sqlite") | load_statements("sqlite", "webhooks")
+        self._sql = database.sql
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
@@ -39,7 +38,8 @@ class SqliteWebhookInbox:
             with transaction(connection):
                 connection.execute(self._sql["settle_webhook_events"])
                 claimed = connection.execute(self._sql["claim_webhook_events"], claim_parameters(now)).fetchall()
-            return streams_of(stream for (stream,) in claimed)
+            keys = {key for (key,) in claimed}
+            return streams_of(keys.union(*connection.execute(self._sql["moved_streams"], (json_list(keys),))))
 
         return await self._database.write(claim)
 
@@ -50,6 +50,7 @@ class SqliteWebhookInbox:
             with transaction(connection):
                 self._erase_unsent(connection)
                 connection.execute(self._sql["attach_facts"])
+                connection.execute(self._sql["follow_moves"])
                 found = connection.execute(self._sql["streams_with_facts"]).fetchall()
             return streams_of(stream for (stream,) in found)
 
@@ -57,12 +58,17 @@ class SqliteWebhookInbox:
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages that an event has announced, processed or not."""
-        wanted = (json_list(message_ids),)
+        found = await self._database.read("told_messages", (json_list(message_ids),))
+        return frozenset(message_id for (message_id,) in found)
 
-        def announced(connection: sqlite3.Connection) -> frozenset[str]:
-            return frozenset(message_id for (message_id,) in connection.execute(self._sql["told_messages"], wanted))
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored."""
+        named = {"message_ids": json_list(message_ids), "contact_ids": json_list(contact_ids)}
 
-        return await self._database.run(announced)
+        def find(connection: sqlite3.Connection) -> Stream | None:
+            return only_stream(connection.execute(self._sql["instagram_streams"], named))
+
+        return await self._database.run(find)
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
         """Delete events that are older, and the oldest of too many; count those that were not processed."""

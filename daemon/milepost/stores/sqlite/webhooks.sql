@@ -36,6 +36,10 @@ SET
 WHERE due_at <= :now AND kind IN ('message', 'revision')
 RETURNING stream;
 
+-- name: moved_streams
+-- The streams to whose pages rows of these have moved.
+SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previous_page_id IN (SELECT value FROM json_each(?));
+
 -- name: attach_facts
 -- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
 UPDATE webhook_events
@@ -67,6 +71,17 @@ SET
     )
 WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
 
+-- name: follow_moves
+-- Facts about a message of an account that was linked to another page are due where the message stands.
+UPDATE webhook_events
+SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
+WHERE
+    due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+    AND EXISTS (
+        SELECT 1 FROM contact_interaction_events
+        WHERE event_id = message_id AND instr(stream, platform || ':') = 1 AND platform || ':' || page_id <> stream
+    );
+
 -- name: take_unsent
 -- Messages that were unsent, as is said since the last time.
 UPDATE webhook_events
@@ -94,6 +109,17 @@ WHERE
 
 -- name: told_messages
 SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?)) AND kind = 'message';
+
+-- name: instagram_streams
+-- The streams under which messages or contacts are stored. A contact is found by page, as its key begins with that.
+SELECT platform || ':' || page_id
+FROM contact_interaction_events
+WHERE event_id IN (SELECT value FROM json_each(:message_ids)) AND platform = 'instagram'
+UNION
+SELECT contacts.platform || ':' || contacts.page_id
+FROM pages
+JOIN contacts ON contacts.platform = pages.platform AND contacts.page_id = pages.page_id
+WHERE pages.platform = 'instagram' AND contact_id IN (SELECT value FROM json_each(:contact_ids));
 
 -- name: delete_old_webhook_events
 DELETE FROM webhook_events WHERE received_at < :received_before RETURNING kind, due_at;

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from kit.virtual_time import LeapingClock
 from milepost.core.notices import NoticeKind
 from milepost.engine.interrupt import Stop
-from milepost.notify.sender import MAX_SEND_SECONDS, MAX_WAITING, RETRY_SECONDS, NoticeSender, try_each
 from milepost.reporting.notices import NoticeText
+from milepost.service.notices import MAX_SEND_SECONDS, MAX_WAITING, RETRY_SECONDS, NoticeSender, try_each
 
 
 def text(number: int = 1) -> NoticeText:

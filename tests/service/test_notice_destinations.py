@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from milepost.core.errors import BadConfiguration
-from milepost.notify.destinations import destinations
 from milepost.reporting.notices import trial_notice
+from milepost.service.notices import destinations
 
 # Apprise imports a module that Python 3.13 no longer has, where there is one.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")

@@ -3,7 +3,7 @@
 import pytest
 
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreRefused
-from milepost.stores.last_write import DISTRUSTED_SECONDS, TRUSTED_SECONDS, LastWrite
+from milepost.stores.store import DISTRUSTED_SECONDS, TRUSTED_SECONDS, LastWrite
 
 FULL = StoreAway("the disk is full", hint="make room")
 

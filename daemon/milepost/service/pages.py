@@ -18,7 +18,7 @@ from msgspec import Struct
 from milepost import __version__
 from milepost.service.auth import is_admitted
 
-FILES = Path(__file__).parent
+FILES = Path(__file__).parent / "page"
 POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

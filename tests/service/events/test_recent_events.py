@@ -7,8 +7,8 @@ import pytest
 
 from milepost.core.ports import Commit, Committed
 from milepost.engine.feed import Recorded
-from milepost.service.events import buffer
-from milepost.service.events.buffer import RecentEvents
+from milepost.service.events import broadcast
+from milepost.service.events.broadcast import RecentEvents
 from milepost.service.events.messages import EncodedEvent
 from milepost.stores.reader import StoredEntry
 from milepost.stores.sqlite.migrate import migrate
@@ -31,7 +31,7 @@ class CountingReader(SqliteReader):
 async def journal_reader(tmp_path: Path) -> AsyncIterator[CountingReader]:
     migrate(tmp_path / "milepost.db")
     async with open_sqlite_reader(tmp_path / "milepost.db") as opened:
-        yield CountingReader(opened._database, opened.codec)
+        yield CountingReader(opened._database)
 
 
 def commits(path: Path, number: int = 12) -> list[Recorded]:
@@ -114,7 +114,7 @@ async def test_a_commit_that_is_announced_again_or_was_read_already_makes_no_sec
 async def test_commits_beyond_what_is_held_are_read_from_the_journal(
     journal_reader: CountingReader, recent: RecentEvents, notices: list[Recorded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buffer, "MAX_HELD", 10)
+    monkeypatch.setattr(broadcast, "MAX_HELD", 10)
     assert await reads_for(journal_reader, recent, notices) > 0
 
 

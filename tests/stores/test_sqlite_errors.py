@@ -13,9 +13,9 @@ import pytest
 from kit.builders import STREAM
 from kit.small_disk import remount, show_elsewhere, small_disk, unmount
 from milepost.core.errors import MilepostError, StoreAway, StoreLost, StoreRefused, StoreRemounted
-from milepost.stores.sqlite.identity import OpenFiles
+from milepost.stores.sqlite.errors import why_unopened
+from milepost.stores.sqlite.files import OpenFiles
 from milepost.stores.sqlite.store import open_sqlite
-from milepost.stores.sqlite.system_errors import why_unopened
 from stores.histories import live, next_commit
 from stores.sqlite_files import raw
 from stores.store_dump import SqliteDump
@@ -141,7 +141,7 @@ class TestWrites:
             await live(store, STREAM, 2)
             before = SqliteDump(path).tables()
             await store.takes_writes()
-            await store._write_nothing()
+            await store.write_nothing()
             assert SqliteDump(path).tables() == before
 
     async def test_an_idle_database_on_a_full_disk_takes_no_writes_until_there_is_room(self, tmp_path: Path) -> None:

@@ -1,1 +1,0 @@
-"""The status page: what a person sees of the daemon in a browser."""

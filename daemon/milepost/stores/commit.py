@@ -1,0 +1,210 @@
+"""What commits do in either database besides writing rows: who is left out, and what moves, goes or is noted.
+
+Constants name statements of either database, in the order in which they are run.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from milepost.core.checkpoint import Checkpoint
+from milepost.core.commands import remove
+from milepost.core.gaps import GapAfter, gaps_after
+from milepost.core.journal import Codec, instant_text, since_removal
+from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
+from milepost.core.ports import Commit
+from milepost.core.records import prepare
+from milepost.stores.reader import Session
+from milepost.stores.sql import Parameters, stream_parameters
+
+# First the pages are linked, so that whoever was erased on one of them is kept out of this very commit, and erased on
+# the other where that is new; then the rows move, the conversations, by which the others are found, at the end.
+LINKS = ("drop_reverse_moves", "record_moves", "move_forgotten")
+MOVES = ("move_contacts", "drop_moved_contacts", "move_interaction_events", "move_conversations", "drop_notes_of_moved")
+
+OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # of an id that turns out to be ours
+
+# A stream's payloads are found through its dead letters. The list of the forgotten stays, and the journal keeps its
+# history.
+DELETIONS = (
+    "remove_stream_payloads",
+    "remove_stream_dead_letters",
+    "remove_stream_runs",
+    "remove_stream_gaps",
+    "remove_stream_notes",
+    "remove_stream_webhook_events",
+    "remove_stream_page",
+    "remove_stream_contacts",
+    "remove_stream_conversations",
+    "remove_stream_interaction_events",
+)
+
+
+def commit_parameters(commit: Commit) -> dict[str, object]:
+    """Return the parameters of statements that change rows of the stream: how to find them, and the version to name."""
+    return {**stream_parameters(commit.checkpoint.stream), "version": commit.checkpoint.version}
+
+
+def gaps_of(commit: Commit) -> list[GapAfter]:
+    """Return the gaps that a commit is about, as they are after it."""
+    gaps: dict[str, GapAfter] = {}
+    for entry in since_removal(commit.entries):
+        gaps |= {each.gap.gap_id: each for each in gaps_after(entry.event)}
+    return list(gaps.values())
+
+
+class Outdated(Exception):
+    """Another stream has written of a conversation since a commit was decided on: both would count the same rows."""
+
+
+def written_of(commit: Commit) -> tuple[str, ...]:
+    """Return the conversations of which a commit writes; none if it was not decided on what is stored."""
+    if commit.known is None:
+        return ()
+    of_events = {row.conversation_id for row in commit.changes.interaction_events}
+    return tuple(of_events.union(row.conversation_id for row in commit.changes.conversations))
+
+
+def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[str, str, str]]) -> None:
+    """Raise Outdated if what a commit has `written_of` is no longer as it knew it: by id, page and `synced_at`."""
+    known = commit.known.conversations if commit.known is not None else {}
+    rows = ((key, known[key]) for key in written if key in known)
+    if {key: (row.page_id, instant_text(row.synced_at)) for key, row in rows} != {
+        key: (page_id, synced_at) for key, page_id, synced_at in states
+    }:
+        raise Outdated
+
+
+class Forgotten(Struct, frozen=True):
+    """How many rows of a person were deleted from each table.
+
+    `elsewhere` are the other pages under which somebody has their id: the same person, if an account was linked to
+    another page before any of its rows moved.
+    """
+
+    contacts: int
+    conversations: int
+    interaction_events: int
+    payloads: int
+    elsewhere: tuple[str, ...] = ()
+
+
+class Executed(Protocol):
+    """What has become of a statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it has written."""
+        ...
+
+
+class Writer(Session, ABC):
+    """A session that writes: what commits do besides writing the rows that they bring."""
+
+    @abstractmethod
+    async def execute(self, statement: str, parameters: Parameters = ()) -> Executed:
+        """Run a statement, by its name, whose rows are not asked for."""
+
+    def overwriting(self) -> AbstractContextManager[None]:
+        """Have the database overwrite what is deleted during the block, if it does not do that by itself."""
+        return nullcontext()
+
+    async def keep_others_out(self) -> None:
+        """Let nobody commit before this transaction ends, where several write at the same time."""
+
+    async def keep_webhook_events_out(self) -> None:
+        """Let nobody add webhook events before this transaction ends, where several write at the same time."""
+
+    async def link(self, commit: Commit) -> None:
+        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        stream = commit.checkpoint.stream
+        of_stream = stream_parameters(stream)
+        links_before = await self.fetch("count_links", of_stream)
+        await self.move(LINKS, commit)
+        if await self.fetch("count_links", of_stream) != links_before:
+            pages = self.dialect.keys(await self.linked_pages(stream))
+            forgotten = await self.fetch("forgotten_contacts", of_stream | {"pages": pages})
+            if forgotten:
+                await self.keep_others_out()  # or one of the other page might bring them back meanwhile
+            for (contact_id,) in forgotten:
+                await self.erase(stream, contact_id)
+
+    async def move(self, statements: Iterable[str], commit: Commit) -> None:
+        """Take conversations over from other pages, before the rows that the batch brought: LINKS or MOVES."""
+        at = instant_text(commit.entries[-1].recorded_at)
+        moved = commit_parameters(commit) | {"at": at, "moved": self.dialect.keys(commit.changes.moved)}
+        for statement in statements:
+            await self.execute(statement, moved)
+
+    async def write_notes(self, commit: Commit, changes: Changes) -> None:
+        """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        stream = commit.checkpoint.stream
+        if changes.found:
+            await self.execute("drop_found_notes", (stream.key, self.dialect.keys(changes.found)))
+        if changes.missed is not None:
+            stretch = self.dialect.stretch_parameters(stream, changes.missed)
+            await self.execute("drop_notes_of_other_sweeps", (stream.key, stretch["sweep_started_at"]))
+            await self.execute("note_missed", stretch)
+        if changes.missed_are_deleted_at is not None:
+            at = instant_text(changes.missed_are_deleted_at)
+            await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
+        if changes.missed_are_deleted_at is not None or changes.forgets_missed:
+            await self.execute("drop_notes", (stream.key,))
+
+    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
+        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        if not contact_id:
+            msg = "a contact has an id"
+            raise ValueError(msg)
+        pages = self.dialect.keys(await self.linked_pages(stream))
+        who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
+        await self.keep_webhook_events_out()
+        with self.overwriting():
+            for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
+                await self.execute(statement, who)
+            forgotten = Forgotten(
+                contacts=(await self.execute("erase_contact", who)).rowcount,
+                conversations=(await self.execute("erase_conversations", who)).rowcount,
+                interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
+                payloads=(await self.execute("erase_payloads", who)).rowcount,
+                elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
+            )
+            await self.execute("erase_notes", who)
+        return forgotten
+
+
+def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:
+    """Return the ids of all conversations and of all contacts that rows belong to."""
+    of_conversations: tuple[ConversationRow | InteractionEventRow, ...]
+    of_conversations = (*changes.conversations, *changes.interaction_events)
+    contact_ids = (row.contact_id for row in (*changes.contacts, *of_conversations) if row.contact_id is not None)
+    return (row.conversation_id for row in of_conversations), contact_ids
+
+
+def without_forgotten(changes: Changes, gone: frozenset[str]) -> Changes:
+    """Leave out the rows of the contacts and conversations in `gone`, and of such contacts' conversations.
+
+    They were erased while the commit was under way.
+    """
+    if not gone:
+        return changes
+    gone |= {row.conversation_id for row in changes.conversations if row.contact_id in gone}
+    return replace(
+        changes,
+        conversations=tuple(row for row in changes.conversations if row.conversation_id not in gone),
+        contacts=tuple(row for row in changes.contacts if row.contact_id not in gone),
+        interaction_events=tuple(
+            row for row in changes.interaction_events if gone.isdisjoint((row.conversation_id, row.contact_id))
+        ),
+    )
+
+
+def removal(checkpoint: Checkpoint, by: str, now: datetime) -> Commit | None:
+    """Return the commit that removes a stream; None where nothing is stored of it. Its entry belongs to no run."""
+    record = remove(checkpoint, by)
+    return None if record is None else prepare(checkpoint, record, None, now, Codec())
