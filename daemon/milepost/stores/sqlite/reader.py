@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Ledger, Row, Table
-from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
+from milepost.stores.changes import ChangesAsked, changed, deleted, read_changes
 from milepost.stores.reader import JournalReader, StoredEntry
 from milepost.stores.sql import Parameters
 from milepost.stores.sqlite import backup
@@ -114,23 +114,17 @@ def _abandonable(what: str) -> Iterator[Callable[[], None]]:
 
 
 def _read_changes(asked: ChangesAsked, session: SqliteSession) -> ChangesPage:
-    """Return a page of changes. There is one writer at a time, so their numbers are committed in their order.
+    """Return a page of changes. There is one writer at a time, so their numbers are committed in their order."""
 
-    Its statements need not see the same moment: a row that changes between two of them is in a later page.
-    """
-    following = asked.after
+    async def read_rows(between: dict[str, object]) -> list[Change]:
+        changes = deleted(session.ask("deleted_rows", between))
+        for kind, statement in asked.statements().items():
+            found = session.ask(statement, between)
+            changes += changed(kind, [name for name, *_ in found.description], found)
+        return changes
+
     ((last,),) = session.ask("last_change")
-    for place, up_to in asked.spans(last):
-        ((full_at, count),) = session.ask("changes_up_to", asked.parameters(place, up_to))
-        following = full_at if count == asked.limit else up_to
-        if count:
-            between = asked.parameters(place, following)
-            changes = deleted(session.ask("deleted_rows", between))
-            for kind, statement in asked.statements().items():
-                found = session.ask(statement, between)
-                changes += changed(kind, [name for name, *_ in found.description], found)
-            return page_of(changes, following)
-    return ChangesPage((), following)
+    return at_once(read_changes(asked, last, session.fetch, read_rows))
 
 
 class SqliteLedger(Ledger):
