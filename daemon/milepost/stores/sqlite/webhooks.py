@@ -10,7 +10,7 @@ from milepost.core.model import Stream
 from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.rows import json_list
-from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
+from milepost.stores.sqlite.connection import Database, transaction, with_pragma
 from milepost.stores.webhooks import by_stream, claim_parameters, count_expired, event_columns, only_stream, streams_of
 
 
@@ -75,8 +75,7 @@ class SqliteWebhookInbox:
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         def trim(connection: sqlite3.Connection) -> Counter[WebhookKind]:
-            # Overwritten, because their people may be erased when nothing names them here.
-            with overwriting(connection), transaction(connection):
+            with transaction(connection):
                 old = connection.execute(self._sql["delete_old_webhook_events"], limits).fetchall()
                 beyond = connection.execute(self._sql["delete_webhook_events_beyond"], limits).fetchall()
             return count_expired((*old, *beyond))
