@@ -19,6 +19,7 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, Store
 from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, beside
 from milepost.stores.sqlite.identity import Inode, OpenFiles, inode_of
 from milepost.stores.sqlite.system_errors import CHECK_RIGHTS, error_of, why_unopened
+from milepost.stores.sqlite.wal import FullDisk
 
 Result = TypeVar("Result")
 
@@ -134,13 +135,15 @@ class Database(aiosqlite.Connection):
         super().__init__(opened, 64)
         self.path = path
         self.files = files
+        self._full_disk = FullDisk(path)
 
     async def run(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
         """Call a function in the connection's thread. Raises StoreAway or StoreRefused for what SQLite refuses."""
 
         def checked(connection: sqlite3.Connection) -> Result:
             self.files.demand_same()
-            return function(connection)
+            with self._full_disk.making_room():
+                return function(connection)
 
         return await self._run(checked)
 
