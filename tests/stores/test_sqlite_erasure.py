@@ -9,7 +9,6 @@ from contracts.erasure_contract import GONE, SECRET, keep
 from contracts.webhooks_contract import written
 from kit.builders import NOON, STREAM, at
 from milepost.core.errors import StoreRefused
-from milepost.core.journal import Codec
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.erase import empty_wal
@@ -76,7 +75,7 @@ async def test_only_what_is_erased_for_good_is_overwritten_and_the_rest_is_delet
         def erase(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA secure_delete = {level}")
             connection.execute("BEGIN IMMEDIATE")
-            at_once(SqliteWriter(load_statements("sqlite"), Codec(), connection).erase(STREAM, "ada"))
+            at_once(SqliteWriter(load_statements("sqlite"), connection).erase(STREAM, "ada"))
             connection.execute("COMMIT")
             empty_wal(connection)
 
