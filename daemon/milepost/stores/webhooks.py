@@ -34,8 +34,8 @@ class StoredWebhooks(ABC):
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
 
     @abstractmethod
-    async def _write(self, steps: Steps[T], *, overwrites: bool = False) -> T:
-        """Take steps, each of which may be committed by itself; what they delete is overwritten where that is said."""
+    async def _write(self, steps: Steps[T]) -> T:
+        """Take steps, each of which may be committed by itself."""
 
     @abstractmethod
     async def _write_together(self, steps: Steps[T]) -> T:
@@ -100,10 +100,7 @@ class StoredWebhooks(ABC):
             old = await fetch("delete_old_webhook_events", limits)
             return [*old, *await fetch("delete_webhook_events_beyond", limits)]
 
-        deleted = await self._write(
-            trim, overwrites=True
-        )  # nothing names here whose they are, if they are erased later
-        return Counter(WebhookKind(kind) for kind, due_at in deleted if due_at is not None)
+        return Counter(WebhookKind(kind) for kind, due_at in await self._write(trim) if due_at is not None)
 
 
 def event_columns(event: WebhookEvent) -> dict[str, str | None]:

@@ -27,8 +27,8 @@ class PostgresqlWebhookInbox(StoredWebhooks):
         rows = {"rows": json_rows(list(latest.values())), "now": instant_text(now)}
         return frozenset(key for (key,) in await self._database.rows("add_webhook_events", rows, lock="await_erasures"))
 
-    async def _write(self, steps: Steps[T], *, overwrites: bool = False) -> T:
-        """Take steps, each in a round trip of its own. The server itself overwrites what is deleted."""
+    async def _write(self, steps: Steps[T]) -> T:
+        """Take steps, each in a round trip of its own."""
         return await steps(self._database.rows)
 
     async def _write_together(self, steps: Steps[T]) -> T:

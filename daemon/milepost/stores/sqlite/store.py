@@ -60,6 +60,9 @@ async def open_sqlite(
     pragmas: dict[str, str | int] = {
         "journal_mode": "WAL",
         "synchronous": synchronous.upper(),
+        # Debian's SQLite has this from the start, others do not. What an edit, a later snippet or a closed dead letter
+        # replaces would stay in free pages, and outlast the erasure of its person.
+        "secure_delete": "ON",
         "wal_autocheckpoint": WAL_PAGES,
         "journal_size_limit": WAL_PAGES * 4096,
         "cache_size": -CACHE_KIB,

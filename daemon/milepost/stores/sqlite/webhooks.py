@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ from milepost.core.journal import instant_text
 from milepost.core.webhooks import WebhookEvent
 from milepost.stores.rows import json_list
 from milepost.stores.sql import Parameters
-from milepost.stores.sqlite.connection import Database, overwriting, transaction, with_pragma
+from milepost.stores.sqlite.connection import Database, transaction, with_pragma
 from milepost.stores.sqlite.queries import at_once
 from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
 
@@ -40,14 +39,14 @@ class SqliteWebhookInbox(StoredWebhooks):
 
         return await self._database.write(add)
 
-    async def _write(self, steps: Steps[T], *, overwrites: bool = False) -> T:
+    async def _write(self, steps: Steps[T]) -> T:
         """Take steps in one transaction, and so with one wait for the disk."""
 
         def write(connection: sqlite3.Connection) -> T:
             async def fetch(statement: str, parameters: Parameters = ()) -> list[Any]:
                 return connection.execute(self._database.sql[statement], parameters).fetchall()
 
-            with overwriting(connection) if overwrites else nullcontext(), transaction(connection):
+            with transaction(connection):
                 return at_once(steps(fetch))
 
         return await self._database.write(write)
