@@ -202,3 +202,39 @@ def test_the_journal_says_that_a_run_began_with_the_head() -> None:
     assert world.checkpoint.run is not None
     assert world.checkpoint.run.status is RunStatus.PAUSED
     assert world.checkpoint.stream == STREAM
+
+
+@pytest.mark.parametrize("failure", [UNKNOWN, OUTAGE, problem(190), problem(10), problem(100, subcode=33)])
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_cursor_that_is_refused_for_good_is_given_up_where_the_head_can_be_read(
+    failure: Problem, *, is_busy: bool
+) -> None:
+    world = GrowingWorld()
+    dead = world.run(max_batches=2).sweep
+    assert dead is not None
+    world.refuses = lambda request, _: failure if request.cursor == dead.position.cursor else None
+
+    for number in range(3):
+        if is_busy:
+            world.arrive(900 + number)
+        world.run(max_batches=50)
+
+    assert {f"t_{number:04}" for number in range(60)} <= world.stored
+
+
+def test_a_place_that_no_cursor_leads_beyond_is_not_walked_to_in_each_run() -> None:
+    world = GrowingWorld()
+    world.run(max_batches=2)
+    world.refuses = lambda request, batch: (
+        UNKNOWN if request.cursor and batch.conversations[-1].updated_time < aged(19).updated_time else None
+    )
+
+    calls = []
+    for _ in range(40):
+        before = len(world.cursors)
+        world.run(max_batches=50)
+        calls.append(len(set(world.cursors[before:])))
+
+    assert sum(each > 2 for each in calls[20:]) < 3
+    assert world.checkpoint.run is not None
+    assert world.checkpoint.run.status is RunStatus.FAILED

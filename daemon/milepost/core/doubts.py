@@ -216,11 +216,15 @@ def lowest_of(position: Position) -> Lowest | None:
 
 
 def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
-    """Return whether an entry with this position and tally shows a conversation that its sweep had not read before."""
+    """Return whether an entry with this position and tally shows a conversation that its sweep had not read before.
+
+    What is new at the head, which is read apart, gets the sweep no further.
+    """
     lowest, reached = sweep.lowest, lowest_of(position)
     is_lower = reached is not None and (lowest is None or lowest.phase is not reached.phase or reached.at < lowest.at)
     is_scan_starting = position.phase is Phase.CATCH_UP and position.cursor is None
-    return tally.inserted > 0 or tally.dead_lettered > 0 or is_lower or is_scan_starting
+    brings_new = (tally.inserted > 0 or tally.dead_lettered > 0) and not position.is_of_head
+    return brings_new or is_lower or is_scan_starting
 
 
 def futile_runs_after(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:

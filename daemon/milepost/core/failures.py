@@ -17,7 +17,7 @@ from milepost.core.events import (
     Stage,
 )
 from milepost.core.model import Batch, Detail
-from milepost.core.plan import Policy, Size, open_sweep, size_now, smaller, whole
+from milepost.core.plan import Policy, Size, batches_read, open_sweep, size_now, smaller, whole
 from milepost.core.ports import Answered, Fetched, Held, ListCheck, Outcome, Refused, Request
 from milepost.core.position import Phase
 from milepost.core.problems import Problem, ProblemKind
@@ -51,6 +51,8 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
             problem, rule = check.problem, of_list
         elif rule.remedy is not Remedy.RETRY:  # nothing can be read at all: it may pass
             rule = of_list if of_list.remedy is Remedy.RETRY else Rule(Remedy.RETRY, of_list.source)
+        if rule.remedy not in {Remedy.WAIT, Remedy.RESET} and _is_of_old_cursor(checkpoint, context):
+            rule = _rule_for_old_cursor(checkpoint.futile_runs, rule)
     return _remedied(checkpoint, problem, context, rule)
 
 
@@ -160,6 +162,29 @@ def exonerate(checkpoint: Checkpoint, batch: Batch, reduced: ReducedRequest, con
     detail = Detail.SEPARATE if context.policy.messages_per_conversation else Detail.NESTED
     shrunk = BatchShrunk(1, detail, reduced.problem)
     return recorded(checkpoint, context.budget, shrunk)
+
+
+# --- nothing can be read at an old cursor, and the head can -----------------------------------------------------------
+
+# A cursor can die with any code (reported: 1, 190), its positions included. If the same run has read the head of the
+# inbox, the refusal is about that cursor, or about that place in the list.
+
+
+def _is_of_old_cursor(checkpoint: Checkpoint, context: Context) -> bool:
+    """Return whether a cursor of an earlier run is refused, after this run has read the head."""
+    sweep = open_sweep(checkpoint, context.budget)
+    is_at_old_cursor = sweep is not None and sweep.position.is_old and sweep.position.phase is not Phase.HEAD
+    return is_at_old_cursor and batches_read(checkpoint, context.budget) > 0
+
+
+def _rule_for_old_cursor(futile_runs: int, rule: Rule) -> Rule:
+    """Return what to do instead of stopping the stream, or of asking for the same cursor for ever.
+
+    The sweep starts over if it has come no further for two runs, and after four, eight and so on: where that does not
+    help, it would read the same part of the inbox again in each run.
+    """
+    is_due = futile_runs > 1 and futile_runs & (futile_runs - 1) == 0
+    return Rule(Remedy.RETRY, rule.source, then=Remedy.RESET if is_due else Remedy.RETRY)
 
 
 # --- nothing can be read, or it is about no thread --------------------------------------------------------------------

@@ -17,7 +17,6 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreLost
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.stores.commit import Outdated
@@ -107,7 +106,7 @@ class SqliteStore(OpenStore):
     refusals = Refusals((*REFUSALS, Outdated), reason_of, conflict_hint="run one Milepost for each stream")
 
     def __init__(self, database: Database, stored_ids: StoredIds, events_chunk_size: int) -> None:
-        super().__init__(database.read, Codec(), DIALECT)
+        super().__init__(database.read, DIALECT)
         self.name = database.path
         self.write = database.rows
         self.webhooks = SqliteWebhookInbox(database)
@@ -158,7 +157,7 @@ class SqliteStore(OpenStore):
                 continue
 
     def _writer_on(self, connection: sqlite3.Connection) -> SqliteWriter:
-        return SqliteWriter(self._database.sql, self.codec, connection, self._stored_ids)
+        return SqliteWriter(self._database.sql, connection, self._stored_ids)
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         def write(connection: sqlite3.Connection) -> Sequence[Committed]:
