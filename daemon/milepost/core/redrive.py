@@ -71,6 +71,11 @@ def to_reread(due: DueDeadLetter) -> str | MessagesRequest | None:
     return conversation_of(due.dead_letter.subject)
 
 
+def is_refused_alike(due: DueDeadLetter, problem: Problem) -> bool:
+    """Return whether a redrive is refused as before: that is about what it reads, also where it looks like a limit."""
+    return str(problem)[:MAX_REASON_CHARACTERS] == due.dead_letter.reason
+
+
 def redrive(
     checkpoint: Checkpoint,
     due: DueDeadLetter,
@@ -141,7 +146,7 @@ class PendingRedrive(Struct, frozen=True):
         due = self.due
         gap = gap_in(due.payload) if is_of_older(due.dead_letter.subject) and due.payload is not None else None
         rule = rule_for(problem, has_cursor=gap is not None and gap.cursor is not None)
-        if rule.remedy is Remedy.WAIT:
+        if rule.remedy is Remedy.WAIT and not is_refused_alike(due, problem):
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
         failed = Record((_failure(self, str(problem)),))
         if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
