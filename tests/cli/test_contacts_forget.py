@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, entries
 from kit.terminal import answered_on_terminal
-from milepost.cli.contacts import command
+from milepost.cli.streams import contacts as command
 from milepost.core.events import BatchStored, DeadLetterOpened, Stage, Tally
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, ContactRow, ConversationRow, DeadLetterPayload, InteractionEventRow

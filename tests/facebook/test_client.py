@@ -21,7 +21,7 @@ from kit.tls import certified, serving_tls
 from milepost.core.ports import Refused
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.headers import asked_by_server
+from milepost.facebook.responses import asked_by_server
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 APP_SECRET = "5ca1ab1e"

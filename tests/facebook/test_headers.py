@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from milepost.core.model import Scope
 from milepost.core.ports import Usage
-from milepost.facebook.headers import MAX_WAIT_SECONDS, usages, wait_seconds
+from milepost.facebook.responses import MAX_WAIT_SECONDS, usages, wait_seconds
 
 PAGE_ID, ACCOUNT_ID, BUSINESS_ID = "1161721903600000", "17841400000000000", "66782684"
 OWN_IDS = frozenset({PAGE_ID, ACCOUNT_ID})

@@ -1,11 +1,14 @@
-"""Both stores have one shape: the same named statements, and sessions with the same methods."""
+"""Both stores have one shape: the same modules and named statements, and sessions with the same methods."""
 
 import inspect
+import pkgutil
 import re
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from milepost.stores import postgresql, sqlite
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.reader import Session
 from milepost.stores.sql import load_statements
@@ -41,8 +44,28 @@ ONLY_IN_POSTGRESQL = {
 # PostgreSQL's statements for a group are pipelined: what has to be known first is read before (`prepare`).
 ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 
+MODULES_ONLY_OF_SQLITE = {
+    "backup": "a server has tools of its own for that",
+    "files": "a server keeps them",
+}
+MODULES_ONLY_OF_POSTGRESQL = {
+    "encoding": "SQLite takes rows as they are, and lists of keys as JSON",
+    "group": "SQLite writes commit by commit, because a statement costs it no round trip",
+    "liveness": "SQLite answers in this process",
+    "notify": "SQLite has no other worker to notify",
+    "rights": "a file has permissions: see sqlite/files.py",
+}
 
 PARTS = ("statements", "webhooks", "copy")
+
+
+def modules_of(store: ModuleType) -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(store.__path__)}
+
+
+def test_what_both_do_has_the_same_module() -> None:
+    assert modules_of(sqlite) - modules_of(postgresql) == MODULES_ONLY_OF_SQLITE.keys()
+    assert modules_of(postgresql) - modules_of(sqlite) == MODULES_ONLY_OF_POSTGRESQL.keys()
 
 
 def test_each_statement_has_its_counterpart() -> None:

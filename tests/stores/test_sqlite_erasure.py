@@ -2,22 +2,21 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from contracts.erasure_contract import GONE, SECRET, keep
-from contracts.webhooks_contract import written
 from kit.builders import NOON, STREAM, at
 from milepost.core.errors import StoreRefused
-from milepost.core.journal import Codec
-from milepost.stores.sql import load_statements
-from milepost.stores.sqlite.commit import SqliteWriter
-from milepost.stores.sqlite.erase import empty_wal
+from milepost.core.events import RunStarted
+from milepost.core.model import Changes
 from milepost.stores.sqlite.erase import forget_in_sqlite as forget
 from milepost.stores.sqlite.migrate import MIGRATIONS
-from milepost.stores.sqlite.queries import at_once
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
+from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.sqlite_files import names_in, raw
 from stores.store_dump import SqliteDump
 
@@ -65,31 +64,36 @@ async def test_a_reader_only_delays_what_is_in_the_wal(path: Path) -> None:
         assert SECRET.encode() not in on_disk(path)
 
 
-@pytest.mark.parametrize("level", [0, 1])
-async def test_only_what_is_erased_for_good_is_overwritten_and_the_rest_is_deleted_as_before(
-    path: Path, level: int
-) -> None:
+@pytest.fixture
+def without_secure_delete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a SQLite that was built without SECURE_DELETE: Debian's has it."""
+    connect = sqlite3.connect
+
+    def connected(path: Path, **arguments: Any) -> sqlite3.Connection:  # noqa: ANN401 -- sqlite3's own
+        connection: sqlite3.Connection = connect(path, **arguments)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    monkeypatch.setattr("milepost.stores.sqlite.connection.sqlite3.connect", connected)
+
+
+@pytest.mark.usefixtures("without_secure_delete")
+@pytest.mark.parametrize("size", [10, 1_000])
+async def test_an_erasure_leaves_nothing_of_what_was_replaced_before_it(path: Path, size: int) -> None:
+    """The snippet of a conversation with each message, and the text of a message that was edited."""
+    words = f"{SECRET} " * size
+    row = replace(event_row("m_1", text=words), contact_id="ada")
     async with open_sqlite(path) as store:
-        await keep(store, "ada", SECRET)
-        await store.webhooks.add([written("m_1", contact_id="bob")], NOON)
+        for changes in (
+            Changes((conversation_row(contact_id="ada", snippet=words),), (contact_row("ada"),), (row,)),
+            Changes((conversation_row(contact_id="ada", snippet="short", synced_at=at(9)),)),
+            Changes(revised=(replace(row, text="short"),)),
+        ):
+            await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
 
-        def erase(connection: sqlite3.Connection) -> None:
-            connection.execute(f"PRAGMA secure_delete = {level}")
-            connection.execute("BEGIN IMMEDIATE")
-            at_once(SqliteWriter(load_statements("sqlite"), Codec(), connection).erase(STREAM, "ada"))
-            connection.execute("COMMIT")
-            empty_wal(connection)
+        await forget(path, STREAM, "ada")
 
-        await store._database.run(erase)
-        assert SECRET.encode() not in on_disk(path)
-        assert await store._database.run(secure_delete) == level
-        await store.webhooks.trim(at(60), 0)
-        assert await store._database.run(secure_delete) == level
-
-
-def secure_delete(connection: sqlite3.Connection) -> int:
-    (level,) = connection.execute("PRAGMA secure_delete").fetchone()
-    return int(level)
+    assert SECRET.encode() not in on_disk(path)
 
 
 async def test_an_erasure_without_a_database_of_this_schema_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from kit.builders import NOON, STREAM
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.events import SyncRequested
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.core.ports import Commit, Committed, Rejected, Store
 from milepost.stores.reader import Session
@@ -92,7 +91,7 @@ async def test_what_somebody_else_wrote_is_read_after_the_conflict(path: Path) -
         ours = await advance(store)
         theirs = commit_after(ours.checkpoint, SyncRequested("somebody", full=False), now=NOON)
         with raw(path) as connection, transaction(connection):
-            SqliteWriter(load_statements("sqlite"), Codec(), connection).write([theirs], 1)
+            SqliteWriter(load_statements("sqlite"), connection).write([theirs], 1)
 
         with pytest.raises(VersionConflict):
             await store.commit(next_commit(ours.checkpoint))

@@ -10,7 +10,6 @@ import pytest
 
 from kit.builders import NOON
 from milepost.core.errors import JournalDamaged
-from milepost.core.journal import Codec
 from milepost.stores.audit import Audit
 from milepost.stores.open import open_reader, remove
 from milepost.stores.sql import load_statements
@@ -46,7 +45,7 @@ def connection(journal: Path) -> Iterator[sqlite3.Connection]:
 
 def verified(connection: sqlite3.Connection, meanwhile: Step = lambda: None) -> Audit:
     """Verify, and do something between two steps."""
-    return verify_in_steps(SqliteSession(load_statements("sqlite"), Codec(), connection), meanwhile)
+    return verify_in_steps(SqliteSession(load_statements("sqlite"), connection), meanwhile)
 
 
 def test_no_step_keeps_the_wal_from_being_reused(journal: Path, connection: sqlite3.Connection) -> None:

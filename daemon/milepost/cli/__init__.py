@@ -42,8 +42,8 @@ COMMANDS = {
     "simulate": "Serve a simulated Graph API, for trying things out.",
     "completion": "Write the completion script for a shell.",
 }
-# Each is `command` in a module of its own name, but for these, which take the same arguments as another one.
-BESIDE = {"pause": "sync", "resume": "sync"}
+# Each is `command` in a module of its own name, but for these, which do much the same as another one.
+BESIDE = {"pause": "sync", "resume": "sync", "backup": "store", "contacts": "streams", "notify": "config"}
 
 
 class _Lazy(Group):

@@ -1,4 +1,4 @@
-"""`milepost config`: writes a configuration to begin with, and checks one before anything depends on it."""
+"""`milepost config` and `milepost notify`: writes a configuration, and tries one before anything depends on it."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from milepost.cli.atomic_file import atomic_file
 from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings, warnings_logged
 from milepost.cli.terminal import echo_wrapped
-from milepost.core.errors import MilepostError
+from milepost.core.errors import BadConfiguration, MilepostError
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
 from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report
@@ -140,3 +140,35 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
     with warnings_logged(settings):
         return asyncio.run(try_tokens(settings, echo_wrapped))
+
+
+# --- notices ----------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Group, name="notify")
+def notify() -> None:
+    """Try whether notices to people arrive."""
+
+
+@notify.command()
+@config_option
+def test(config: str | None) -> None:
+    """Send a notice to each destination in notify.urls, and show whether its service took it.
+
+    Of a destination no more is shown than the kind of service and its host: the rest of its URL may be secret.
+
+    Exit codes: 0 all of them took it · 1 one did not · 78 there is none, or the configuration is invalid
+    """
+    # Imported here: nothing else of these commands sends notices.
+    from milepost.reporting.notices import trial_notice  # noqa: PLC0415
+    from milepost.service.notices import destinations, try_each, urls_of  # noqa: PLC0415
+
+    urls = urls_of(load_settings(config))
+    if not urls:
+        hint = "set notify.urls to where notices should go: docs/notices.md"
+        raise BadConfiguration("notify.urls is empty: there is nothing to try", hint=hint)
+    found = destinations(urls)
+    reasons = asyncio.run(try_each(found, trial_notice()))
+    words = ["taken" if reason is None else f"not taken: {reason}" for reason in reasons]
+    echo_wrapped(*in_columns([(each.name, said) for each, said in zip(found, words, strict=True)]))
+    sys.exit(ExitCode.WITH_ERRORS if any(reasons) else ExitCode.COMPLETE)

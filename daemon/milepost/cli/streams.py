@@ -1,4 +1,4 @@
-"""`milepost streams remove`: drops the rows and the checkpoint of streams that are no longer wanted."""
+"""`milepost streams` and `milepost contacts`: what is deleted for good, by the stream or by the person."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,11 @@ from milepost.cli.options import (
 )
 from milepost.cli.terminal import Column, Terminal, echo_wrapped, stdout_terminal, table
 from milepost.core.errors import StoreBusy
-from milepost.core.model import Stream
-from milepost.reporting.humanize import counted
+from milepost.core.model import Platform, Stream
+from milepost.reporting.humanize import counted, in_columns, on_one_line
 from milepost.settings import Settings
-from milepost.stores.open import is_at_work, open_reader, remove
+from milepost.stores.commit import Forgotten
+from milepost.stores.open import forget, is_at_work, open_reader, remove
 from milepost.stores.reader import StreamRows
 
 COLUMNS = tuple(
@@ -70,7 +71,7 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
     for stream in stored:
         removed = asyncio.run(remove(store_url_of(settings), stream, BY, datetime.now(UTC)))
         echo_wrapped(_result(stream, removed, titles))
-    echo_wrapped("", *_not_reached(list(stored), settings, titles))
+    echo_wrapped("", *_left_of_streams(list(stored), settings, titles))
 
 
 async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[Stream, StreamRows | None], Titles]:
@@ -119,19 +120,14 @@ def _result(stream: Stream, removed: StreamRows | None, titles: Titles) -> str:
     return f"Removed {titles.of(stream)}: {', '.join(parts)}"
 
 
-def _not_reached(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
+def _left_of_streams(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
     """Return what happens to the streams, and where else their rows may be."""
-    store_url = store_url_of(settings)
-    if store_url.file is not None:
-        where = f"{store_url}-wal, if another program was reading the database: it goes when the last one closes it"
-    else:
-        where = "the server's own files, until the tables are vacuumed, and its write-ahead log"
     return [
         *_copied_again(streams, settings, titles),
         "The journal keeps the history: ids, counts and times, never names or texts.",
         "Not removed:",
         "  → backups and snapshots",
-        f"  → {where}",
+        f"  → {_files_of(settings, 'it goes when the last one closes it')}",
         "  → the inbox at Meta itself, and copies made elsewhere, such as an export of the tables",
     ]
 
@@ -145,4 +141,85 @@ def _copied_again(streams: Sequence[Stream], settings: Settings, titles: Titles)
         f"{titles.of(stream)} is still configured: its next run copies it again from scratch."
         for stream in streams
         if stream in configured
+    ]
+
+
+def _files_of(settings: Settings, then: str) -> str:
+    """Return the files in which rows may be that are deleted. `then` is what ends that with SQLite."""
+    store_url = store_url_of(settings)
+    if store_url.file is None:
+        return "the server's own files, until the tables are vacuumed, and its write-ahead log"
+    return f"{store_url}-wal, if another program was reading the database: {then}"
+
+
+# --- people -----------------------------------------------------------------------------------------------------------
+
+RIGHT = frozenset({1})
+
+
+@click.group(cls=Group, name="contacts")
+def contacts() -> None:
+    """Erase a person on request."""
+
+
+@contacts.command(name="forget")
+@config_option
+@yes_option
+@click.argument("platform", type=click.Choice([platform.value for platform in Platform]))
+@click.argument("page")
+@click.argument("contact")
+def forget_(config: str | None, platform: str, page: str, contact: str, *, is_confirmed: bool) -> None:
+    """Erase a contact with all conversations, messages and dead-letter payloads, and keep them out of later sweeps.
+
+    PLATFORM and PAGE are those of the stream, CONTACT is the contact_id. A person is a different contact on each page
+    and platform: forget each of them. The daemon may be running. This cannot be undone.
+    """
+    settings = load_settings(config)
+    stream = Stream(Platform(platform), page)
+    if not contact or not contact.isprintable():
+        raise click.BadParameter("a contact_id is not empty and has only printable characters", param_hint="CONTACT")
+    if not is_confirmed:
+        confirm(f"Erase contact {contact} of {stream.key}, with their conversations and messages, for good?")
+    forgotten = asyncio.run(_forget(settings, stream, contact))
+    lines = [*_removed(forgotten, stream, contact), *_elsewhere(forgotten, stream), "", *_left_of_person(settings)]
+    echo_wrapped(*lines)
+
+
+async def _forget(settings: Settings, stream: Stream, contact: str) -> Forgotten:
+    async with open_reader(store_url_of(settings)) as journal_reader:
+        await demand_known(stream.key, journal_reader, settings, "PLATFORM PAGE")
+    return await forget(store_url_of(settings), stream, contact)
+
+
+def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
+    who = f"contact {on_one_line(contact)} of {stream.key}"
+    rows = {
+        "contacts": forgotten.contacts,
+        "conversations": forgotten.conversations,
+        "contact_interaction_events": forgotten.interaction_events,
+        "dead_letter_payloads": forgotten.payloads,
+    }
+    if not any(rows.values()):
+        return [f"Nothing was stored for {who}; they are recorded to be kept out"]
+    table = in_columns([("table", "rows removed"), *((name, f"{number:,}") for name, number in rows.items())], RIGHT)
+    return [f"Erased {who}", *table]
+
+
+def _elsewhere(forgotten: Forgotten, stream: Stream) -> list[str]:
+    """Return where the id stands that need not be the same person's."""
+    if not forgotten.elsewhere:
+        return []
+    pages = ", ".join(f"{stream.platform}:{page_id}" for page_id in forgotten.elsewhere)
+    advice = f"if {stream.page_id} has taken over its account, forget them there too, or wait until it reads a thread"
+    return [f"Not erased: a contact with this id on {pages}, who may be somebody else", f"  → {advice}"]
+
+
+def _left_of_person(settings: Settings) -> list[str]:
+    """Return where else the person's data may be."""
+    return [
+        "Later sweeps keep them out. The journal is unchanged: it holds ids, counts and times, never names or texts.",
+        "Not erased:",
+        "  → backups and snapshots: delete older ones, or forget the person again after a restore",
+        f"  → {_files_of(settings, 'run this again once it has closed it')}",
+        "  → the inbox at Meta itself, and copies made elsewhere, such as an export of the tables",
     ]

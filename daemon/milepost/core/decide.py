@@ -162,11 +162,15 @@ class PendingBatch(Struct, frozen=True):
         )
         opening = beginnings(checkpoint, sweep, budget) if read.events else ()
         record = self._record((*opening, *read.events, completed), changes)
-        is_unchanged = changes == Changes() and not read.events
-        if not (is_unchanged and may_be_quiet(checkpoint, sweep, self.fetched.batch)):
+        return record if read.events or changes != Changes() else self._unchanged(record, tally)
+
+    def _unchanged(self, record: Record, tally: Tally) -> Record:
+        """Return the record of a sweep that changed nothing, with its head if the next sweep may find that again."""
+        batch, version = self.fetched.batch, self.checkpoint.version
+        if not may_be_quiet(self.checkpoint, self.sweep, batch):
             return record
-        head = self.quiet or QuietHead(0, digest(self.fetched.batch), tally, self.context.policy, now)
-        return replace(record, quiet=replace(head, version=checkpoint.version + 1))
+        head = self.quiet or QuietHead(version, digest(batch), tally, self.context.policy, self.context.now)
+        return replace(record, quiet=replace(head, version=version + 1))
 
     def _read(self, known: Known) -> "BatchRead":
         """Return what the batch comes to, of what is missed, and of our own id if that is not on record."""

@@ -20,7 +20,7 @@ class Request(Struct, frozen=True):
     `own_id` is taken as ours, as long as the expected one is in no thread.
     `until` is how far back the walk has to go (None: to the end of the inbox), and `batches_left` how many batches the
     run may read after this one, 0 if none is sure to follow it: both tell a prefetching source when to stop. With
-    `checks_list` a refusal is followed by a look whether the list can be read at all (`list_check`).
+    `checks_list` a refusal is followed by a look whether the list can be read at all (core/failures.py).
     """
 
     cursor: str | None

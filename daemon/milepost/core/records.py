@@ -119,6 +119,9 @@ def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: dat
     return Commit(entries, record.changes, after, after.run)
 
 
+# --- how runs and sweeps start and end --------------------------------------------------------------------------------
+
+
 def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Record | None:
     """End a run before its sweep is complete. None if it read nothing, and so has nothing to record."""
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id

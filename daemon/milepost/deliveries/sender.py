@@ -23,8 +23,8 @@ from milepost import __version__
 from milepost.core.changes import Change
 from milepost.core.deliveries import MAX_WAIT_SECONDS, Answer, DeliveryResult
 from milepost.core.journal import instant_text
-from milepost.facebook.headers import retry_after_seconds
 from milepost.facebook.proxy import trusted
+from milepost.facebook.responses import retry_after_seconds
 from milepost.settings import DeliverySettings
 from milepost.settings.types import is_local_name
 

@@ -181,27 +181,9 @@ class StreamJournal:
 
     async def _commit(self, checkpoint: Checkpoint, drafts: Sequence[Draft]) -> tuple[Checkpoint, int] | Rejected:
         """Commit drafts. Returns the checkpoint after the last that was stored, and how many followed the first."""
-        unsettled: Sequence[Commit] = ()
-
-        async def attempt() -> list[tuple[Commit, Committed | Rejected]]:
-            nonlocal unsettled
-            if unsettled and (stored := await self._stored(unsettled)):
-                return stored
-            outage = self._store_retry.outage()
-            commits = [draft.commit for draft in drafts]
-            if outage:
-                commits = prepare_after(checkpoint, outage, drafts, self._engine.clock.now(), self._codec)
-            try:
-                answers = await self._store.commit_all(commits)
-            except OutcomeUnknown:
-                unsettled = commits
-                raise
-            if isinstance(answers[0], Committed):
-                self._store_retry.reset()
-            return list(zip(commits, answers, strict=False))  # none follows one that was refused
-
+        unsettled: list[Commit] = []
         began = perf_counter()
-        answered = await self._store_retry.call(attempt)
+        answered = await self._store_retry.call(lambda: self._attempt(checkpoint, drafts, unsettled))
         _, first = answered[0]
         if isinstance(first, Rejected):
             return first
@@ -214,6 +196,24 @@ class StreamJournal:
         if drafts[0].record.events and was_away:
             after = await self.record(after, Record(()))
         return after, settled
+
+    async def _attempt(
+        self, checkpoint: Checkpoint, drafts: Sequence[Draft], unsettled: list[Commit]
+    ) -> list[tuple[Commit, Committed | Rejected]]:
+        """Commit drafts, unless they were stored after all: `unsettled` are those of the last unknown outcome."""
+        if unsettled and (stored := await self._stored(unsettled)):
+            return stored
+        commits = [draft.commit for draft in drafts]
+        if outage := self._store_retry.outage():
+            commits = prepare_after(checkpoint, outage, drafts, self._engine.clock.now(), self._codec)
+        try:
+            answers = await self._store.commit_all(commits)
+        except OutcomeUnknown:
+            unsettled[:] = commits
+            raise
+        if isinstance(answers[0], Committed):
+            self._store_retry.reset()
+        return list(zip(commits, answers, strict=False))  # none follows one that was refused
 
     async def _stored(self, commits: Sequence[Commit]) -> list[tuple[Commit, Committed | Rejected]]:
         """Return those of the commits of unknown outcome that were stored: the first ones, or none."""

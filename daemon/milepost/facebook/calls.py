@@ -20,8 +20,7 @@ from milepost.core.ports import Gate, Held, Refused, Usage
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.core.remedies import INDISPENSABLE
 from milepost.facebook.client import GraphClient, GraphResponse, Method
-from milepost.facebook.headers import usages, wait_seconds
-from milepost.facebook.responses import problem_of
+from milepost.facebook.responses import problem_of, usages, wait_seconds
 
 T = TypeVar("T")
 

@@ -20,9 +20,9 @@ from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import HeadRoom
-from milepost.facebook.headers import asked_by_server
 from milepost.facebook.proxy import Proxy, proxy_to, trusted
 from milepost.facebook.redaction import KnownTokens, without_token
+from milepost.facebook.responses import asked_by_server
 
 T = TypeVar("T")
 Method = Literal["GET", "POST"]

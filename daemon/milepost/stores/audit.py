@@ -1,9 +1,10 @@
 """Compares the projections of a journal with their fold, or rebuilds them from it, in constant memory."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -13,6 +14,7 @@ from milepost.core.events import Entry
 from milepost.core.journal import GapOf, Projected, RunOf, project
 from milepost.core.model import Stream
 from milepost.stores import rows
+from milepost.stores.sql import Parameters
 
 Table = Literal["checkpoint", "run", "dead_letter", "gap"]
 TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter", "gap")
@@ -33,36 +35,41 @@ class Audit(Struct, frozen=True):
     gaps: int = 0
 
 
-class Ledger(Protocol):
+class Ledger(ABC):
     """A journal and its projections inside one transaction, which is one moment."""
+
+    @abstractmethod
+    def ask(self, statement: str, parameters: Parameters = ()) -> Iterable[Any]:
+        """Run a statement, by its name, and return its rows."""
+
+    @abstractmethod
+    def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
+        """Return the rows of a projection with these keys."""
+
+    @abstractmethod
+    def write(self, table: Table, projected: list[Row]) -> None:
+        """Write rows into a projection."""
 
     def entries(self) -> Iterator[Entry]:
         """Yield the whole journal, in the order of seq."""
-        ...
+        return (rows.entry(columns) for columns in self.ask("journal"))
 
     def removals(self) -> dict[Stream, int]:
         """Return the version of each stream's latest removal."""
-        ...
+        return {Stream.parse(stream): version for stream, version in self.ask("removals")}
 
     def shaped(self, row: Row) -> Row:
         """Return a row as this database stores it."""
-        ...
-
-    def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
-        """Return the rows of a projection with these keys."""
-        ...
+        return row
 
     def count(self, table: Table) -> int:
         """Count the rows of a projection."""
-        ...
+        ((count,),) = self.ask(f"count_{table}s")
+        return int(count)
 
     def clear(self, table: Table) -> None:
         """Delete the rows of a projection."""
-        ...
-
-    def write(self, table: Table, projected: list[Row]) -> None:
-        """Write rows into a projection."""
-        ...
+        self.ask(f"clear_{table}s")
 
 
 def verify(ledger: Ledger) -> Audit:

@@ -5,7 +5,6 @@ Constants name statements of either database, in the order in which they are run
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Protocol
 
@@ -110,10 +109,6 @@ class Writer(Session, ABC):
     async def execute(self, statement: str, parameters: Parameters = ()) -> Executed:
         """Run a statement, by its name, whose rows are not asked for."""
 
-    def overwriting(self) -> AbstractContextManager[None]:
-        """Have the database overwrite what is deleted during the block, if it does not do that by itself."""
-        return nullcontext()
-
     async def keep_others_out(self) -> None:
         """Let nobody commit before this transaction ends, where several write at the same time."""
 
@@ -164,17 +159,16 @@ class Writer(Session, ABC):
         pages = self.dialect.keys(await self.linked_pages(stream))
         who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
         await self.keep_webhook_events_out()
-        with self.overwriting():
-            for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
-                await self.execute(statement, who)
-            forgotten = Forgotten(
-                contacts=(await self.execute("erase_contact", who)).rowcount,
-                conversations=(await self.execute("erase_conversations", who)).rowcount,
-                interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
-                payloads=(await self.execute("erase_payloads", who)).rowcount,
-                elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
-            )
-            await self.execute("erase_notes", who)
+        for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
+            await self.execute(statement, who)
+        forgotten = Forgotten(
+            contacts=(await self.execute("erase_contact", who)).rowcount,
+            conversations=(await self.execute("erase_conversations", who)).rowcount,
+            interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
+            payloads=(await self.execute("erase_payloads", who)).rowcount,
+            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
+        )
+        await self.execute("erase_notes", who)
         return forgotten
 
 

@@ -18,7 +18,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
 from milepost.core.evolve import fold
 from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
-from milepost.core.journal import Codec, RunOf, instant_text
+from milepost.core.journal import RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
 from milepost.core.position import Stretch, ThreadSpan
@@ -98,9 +98,8 @@ def span_parameters(span: ThreadSpan) -> dict[str, str]:
 class Session:
     """The questions of a store. Several answers are of one moment only inside a transaction."""
 
-    def __init__(self, fetch: Fetch, codec: Codec, dialect: Dialect) -> None:
+    def __init__(self, fetch: Fetch, dialect: Dialect) -> None:
         self.fetch = fetch
-        self.codec = codec
         self.dialect = dialect
 
     async def answers(self) -> None:
@@ -124,7 +123,7 @@ class Session:
         stored = await self.fetch("checkpoint", (stream.key,))
         checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
         tail = await self.fetch("entries_since", (stream.key, checkpoint.version))
-        return fold((rows.entry(columns, self.codec) for columns in tail), checkpoint)
+        return fold((rows.entry(columns) for columns in tail), checkpoint)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoint of every stream, configured or not, ordered by stream."""
@@ -194,7 +193,7 @@ class Session:
 
     async def _entries(self, statement: str, parameters: Parameters) -> list[StoredEntry]:
         found = await self.fetch(statement, parameters)
-        return [StoredEntry(columns[0], rows.entry(columns, self.codec)) for columns in found]
+        return [StoredEntry(columns[0], rows.entry(columns)) for columns in found]
 
     async def within_runs(self, versions: Mapping[Stream, int]) -> dict[Stream, Checkpoint]:
         """Return each stream's checkpoint just before the given version, folded from its latest run until then."""

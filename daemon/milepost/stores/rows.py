@@ -34,6 +34,7 @@ def _of_text(kind: type, value: str) -> Stream:
 _encode = msgspec.json.Encoder(enc_hook=_as_text).encode
 _decode_checkpoint = msgspec.json.Decoder(Checkpoint, dec_hook=_of_text).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
+_decode_event = Codec().decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 
 RESTORE = "restore the database from a backup"
@@ -207,12 +208,12 @@ def entry_tuple(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def entry(columns: JournalRow, codec: Codec) -> Entry:
+def entry(columns: JournalRow) -> Entry:
     """Return the journal entry of these columns. Raises JournalDamaged if they cannot be read."""
     seq, stream, version, run_id, recorded_at, tag, data, sealed = columns
     try:
         at = datetime.fromisoformat(recorded_at)
-        event, of = codec.decode(tag, data), Stream.parse(stream)
+        event, of = _decode_event(tag, data), Stream.parse(stream)
     except (TypeError, ValueError) as error:  # a damaged page may hold anything
         raise JournalDamaged(f"journal entry {seq} cannot be read: {error}", hint=RESTORE) from error
     if instant_text(at) != recorded_at:

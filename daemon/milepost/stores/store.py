@@ -10,7 +10,6 @@ from msgspec import Struct
 from milepost.core.deliveries import DeliveryPlaces
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, StoreRefused, VersionConflict
 from milepost.core.events import BatchStored, SweepCompleted
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, DataSource, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.core.webhooks import WebhookInbox
@@ -54,8 +53,8 @@ class OpenStore(Session, ABC):
     webhooks: WebhookInbox
     deliveries: DeliveryPlaces
 
-    def __init__(self, fetch: Fetch, codec: Codec, dialect: Dialect) -> None:
-        super().__init__(fetch, codec, dialect)
+    def __init__(self, fetch: Fetch, dialect: Dialect) -> None:
+        super().__init__(fetch, dialect)
         self.unrecorded: DataSource | None = None
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self._last_write = LastWrite(self.write_nothing)

@@ -1,16 +1,106 @@
-"""What both databases do with webhook events alike: their columns, and how long each waits."""
+"""The webhook events in either database: their columns, how long each waits, and what is asked of them."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
+from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
+from milepost.stores.sql import Fetch
+
+T = TypeVar("T")
+
+Steps = Callable[[Fetch], Coroutine[Any, Any, T]]
+"""Statements that follow one another, and what they come to."""
 
 # The list of conversations may show a message a few seconds after its webhook; or a worker has died meanwhile.
 SOON_SECONDS, LATER_SECONDS = 10.0, 120.0
 NEVER = "9000-01-01T00:00:00.000Z"  # until a regular sweep has stored the message, or it is too old
+
+
+class StoredWebhooks(ABC):
+    """What both databases do alike of a WebhookInbox (see core/webhooks.py). `keys` makes a parameter of keys."""
+
+    def __init__(self, read: Fetch, keys: Callable[[Iterable[str]], object]) -> None:
+        self._read = read
+        self._keys = keys
+
+    @abstractmethod
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        """Store events durably, except for those about people who were erased; return the keys of the new ones."""
+
+    @abstractmethod
+    async def _write(self, steps: Steps[T]) -> T:
+        """Take steps, each of which may be committed by itself."""
+
+    @abstractmethod
+    async def _write_together(self, steps: Steps[T]) -> T:
+        """Take steps in one transaction."""
+
+    async def claim(self, now: datetime) -> tuple[Stream, ...]:
+        """Return the streams that have to be read because of events that are due."""
+        instants = {
+            "now": instant_text(now),
+            "soon": instant_text(now + timedelta(seconds=SOON_SECONDS)),
+            "later": instant_text(now + timedelta(seconds=LATER_SECONDS)),
+            "never": NEVER,
+        }
+
+        async def claim(fetch: Fetch) -> set[str]:
+            await fetch("settle_webhook_events")
+            return {key for (key,) in await fetch("claim_webhook_events", instants)}
+
+        claimed = await self._write(claim)
+        moved = await self._read("moved_streams", (self._keys(claimed),)) if claimed else ()
+        return _streams_of(claimed.union(*moved))
+
+    async def streams_with_facts(self) -> tuple[Stream, ...]:
+        """Return the streams that have facts about messages that are stored."""
+
+        async def attach(fetch: Fetch) -> list[tuple[str]]:
+            await fetch("attach_facts")
+            await fetch("follow_moves")
+            return await fetch("streams_with_facts")
+
+        await self._write_together(self._erase_unsent)
+        return _streams_of(key for (key,) in await self._write(attach))
+
+    async def _erase_unsent(self, fetch: Fetch) -> None:
+        """Erase what is kept of unsent messages elsewhere than in their rows, which need not be there yet."""
+        unsent: dict[str, list[str]] = {}
+        for stream, message_id in await fetch("take_unsent"):
+            unsent.setdefault(stream, []).append(message_id)
+        for stream, message_ids in unsent.items():
+            wanted = self._keys(message_ids)
+            await fetch("erase_edits", (wanted,))
+            for dead_letter_id, payload in await fetch("payloads_about", {"stream": stream, "event_ids": wanted}):
+                erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
+                await fetch("rewrite_payload", erased)
+
+    async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
+        """Return those of these messages that an event has announced, processed or not."""
+        found = await self._read("told_messages", (self._keys(message_ids),))
+        return frozenset(message_id for (message_id,) in found)
+
+    async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
+        """Return the Instagram stream of which any of these messages or contacts are stored; None if several are."""
+        named = {"message_ids": self._keys(message_ids), "contact_ids": self._keys(contact_ids)}
+        streams = _streams_of(key for (key,) in await self._read("instagram_streams", named))
+        return streams[0] if len(streams) == 1 else None
+
+    async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
+        """Delete events that are older, and the oldest of too many; count those that were not processed."""
+        limits = {"received_before": instant_text(received_before), "max_events": max_events}
+
+        async def trim(fetch: Fetch) -> list[tuple[str, object]]:
+            old = await fetch("delete_old_webhook_events", limits)
+            return [*old, *await fetch("delete_webhook_events_beyond", limits)]
+
+        return Counter(WebhookKind(kind) for kind, due_at in await self._write(trim) if due_at is not None)
 
 
 def event_columns(event: WebhookEvent) -> dict[str, str | None]:
@@ -28,35 +118,6 @@ def event_columns(event: WebhookEvent) -> dict[str, str | None]:
     }
 
 
-def claim_parameters(now: datetime) -> dict[str, str]:
-    """Return the instants of a claim: now, and when events that are claimed are due again."""
-    return {
-        "now": instant_text(now),
-        "soon": instant_text(now + timedelta(seconds=SOON_SECONDS)),
-        "later": instant_text(now + timedelta(seconds=LATER_SECONDS)),
-        "never": NEVER,
-    }
-
-
-def streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
+def _streams_of(keys: Iterable[str]) -> tuple[Stream, ...]:
     """Return streams by their keys, each once."""
     return tuple(Stream.parse(key) for key in sorted(set(keys)))
-
-
-def only_stream(found: Iterable[tuple[str]]) -> Stream | None:
-    """Return the stream of the one key that was found; None if there is none, or more than one."""
-    streams = streams_of(key for (key,) in found)
-    return streams[0] if len(streams) == 1 else None
-
-
-def count_expired(deleted: Iterable[tuple[str, object]]) -> Counter[WebhookKind]:
-    """Count those of deleted events, by kind and when they were due, that were not processed."""
-    return Counter(WebhookKind(kind) for kind, due_at in deleted if due_at is not None)
-
-
-def by_stream(unsent: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return messages by the keys of their streams."""
-    messages: dict[str, list[str]] = {}
-    for stream, message_id in unsent:
-        messages.setdefault(stream, []).append(message_id)
-    return messages

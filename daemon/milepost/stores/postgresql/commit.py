@@ -15,7 +15,7 @@ from psycopg import AsyncPipeline
 from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.journal import Codec, dead_letter_after, since_removal
+from milepost.core.journal import dead_letter_after, since_removal
 from milepost.core.model import Changes, DeadLetterPayload, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
@@ -64,13 +64,12 @@ class PostgresqlWriter(PostgresqlSession, Writer):
     def __init__(
         self,
         database: Database,
-        codec: Codec,
         connection: Connection,
         pipelined: AsyncExitStack | None = None,
         *,
         trusts_known: bool = False,
     ) -> None:
-        super().__init__(self._fetch, codec)
+        super().__init__(self._fetch)
         self.connection = connection
         self._database = database
         self._trusts_known = trusts_known  # so that a row that another stream has written since is a violation

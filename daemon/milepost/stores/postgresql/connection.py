@@ -108,16 +108,10 @@ class Database:
         cursor = await connection.execute(self.sql[statement], parameters)
         return await cursor.fetchall() if cursor.description else []
 
-    async def mark(self) -> UnfinishedCopy | None:
-        """Return the mark of an unfinished copy into this database."""
-        found = await self.rows("unfinished_copy")
-        return UnfinishedCopy(*found[0]) if found else None
-
     async def demand_finished(self) -> None:
         """Raise StoreRefused if a copy into this database is not finished."""
-        mark = await self.mark()
-        if mark is not None:
-            raise mark.refusal(self.name)
+        for mark in await self.rows("unfinished_copy"):
+            raise UnfinishedCopy(*mark).refusal(self.name)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

@@ -9,7 +9,6 @@ from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
 from milepost.core.errors import RowsRejected, StoreBusy, StoreRefused
-from milepost.core.journal import Codec
 from milepost.stores import audit
 from milepost.stores.audit import Audit
 from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, require_empty
@@ -191,7 +190,7 @@ class PostgresqlCopyTarget(_Side):
             raise StoreBusy(f"another copy into {self._name} is under way", hint="wait for its end")
 
     def _ledger(self) -> PostgresqlLedger:
-        return PostgresqlLedger(self._sql, Codec(), self._connection, self._schema)
+        return PostgresqlLedger(self._sql, self._connection, self._schema)
 
 
 def _rejected(error: Exception, rows: list[Row]) -> RowsRejected:

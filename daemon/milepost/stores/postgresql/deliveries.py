@@ -5,9 +5,8 @@ from contextlib import asynccontextmanager
 
 from milepost.core.deliveries import HOLD_SECONDS, Delivery
 from milepost.stores.deliveries import StoredDeliveries, parameters_of
-from milepost.stores.postgresql.connection import Database, connected
-from milepost.stores.postgresql.migrate import demand_current
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.connection import Database
+from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.url import StoreUrl
 
 
@@ -38,8 +37,5 @@ async def open_postgresql_deliveries(store_url: StoreUrl) -> AsyncIterator[Postg
 
     Raises StoreRefused if there is no schema of this program's, StoreAway if it does not answer.
     """
-    await demand_current(store_url)
-    statements = load_statements("postgresql", "statements", "deliveries")
-    async with connected(store_url, statements) as database:
-        await database.demand_finished()
+    async with open_current(store_url, "deliveries") as database:
         yield PostgresqlDeliveryPlaces(database)

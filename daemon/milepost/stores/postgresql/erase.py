@@ -4,15 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, Stream
 from milepost.stores.commit import Forgotten, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.group import Prepared
-from milepost.stores.postgresql.migrate import demand_current
+from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.reader import StreamRows
-from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 
@@ -54,8 +51,5 @@ async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, n
 @asynccontextmanager
 async def _writer(store_url: StoreUrl) -> AsyncIterator[PostgresqlWriter]:
     """Open the database for one transaction, which may take long."""
-    await demand_current(store_url)
-    async with connected(store_url, load_statements("postgresql")) as database:
-        await database.demand_finished()
-        async with database.long_transaction() as connection:
-            yield PostgresqlWriter(database, Codec(), connection)
+    async with open_current(store_url) as database, database.long_transaction() as connection:
+        yield PostgresqlWriter(database, connection)

@@ -12,10 +12,11 @@ import structlog
 from psycopg import sql
 
 from milepost.core.errors import StoreRefused
-from milepost.stores.postgresql.connection import Connection
+from milepost.stores.postgresql.connection import Connection, Database, connected
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import while_answering
 from milepost.stores.postgresql.rights import demand_all_rows, kept_private, make_private
+from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
@@ -65,6 +66,19 @@ async def demand_current(store_url: StoreUrl) -> None:
             f"the schema {store_url.schema} in {store_url.name} is of an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
+
+
+@asynccontextmanager
+async def open_current(store_url: StoreUrl, *parts: str, max_connections: int | None = None) -> AsyncIterator[Database]:
+    """Open a database that is to have this program's schema, to run the statements of these files besides the common.
+
+    Raises as `demand_current` does, and StoreRefused if a copy into it is not finished.
+    """
+    await demand_current(store_url)
+    statements = load_statements("postgresql", "statements", *parts)
+    async with connected(store_url, statements, max_connections=max_connections) as database:
+        await database.demand_finished()
+        yield database
 
 
 async def migrate(store_url: StoreUrl) -> set[str]:

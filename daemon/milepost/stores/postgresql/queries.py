@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from milepost.core.journal import Codec, instant_text
+from milepost.core.journal import instant_text
 from milepost.core.model import (
     ContactRow,
     ConversationRow,
@@ -43,8 +43,8 @@ _decode = msgspec.json.Decoder(_Found).decode
 class PostgresqlSession(Session):
     """A session whose statements `fetch` runs inside a transaction, or each in one of its own."""
 
-    def __init__(self, fetch: Fetch, codec: Codec) -> None:
-        super().__init__(fetch, codec, DIALECT)
+    def __init__(self, fetch: Fetch) -> None:
+        super().__init__(fetch, DIALECT)
 
     async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[Any]]:
         """Ask several questions, none of which depends on another; a store does that in one round trip."""

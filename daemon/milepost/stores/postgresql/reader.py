@@ -13,19 +13,18 @@ from psycopg.rows import TupleRow
 
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.events import Entry
-from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
-from milepost.stores.audit import Audit, Row, Table
+from milepost.stores.audit import Audit, Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
-from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, connected, settings
+from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, settings
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering
-from milepost.stores.postgresql.migrate import demand_current
+from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.reader import JournalReader
-from milepost.stores.sql import load_statements
+from milepost.stores.sql import Parameters
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
@@ -35,24 +34,21 @@ MAX_READERS = 3  # at once: there are connections left for the commits, however 
 @asynccontextmanager
 async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["PostgresqlReader"]:
     """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
-    await demand_current(store_url)
-    statements = load_statements("postgresql", "statements", "changes")
-    async with connected(store_url, statements, max_connections=MAX_READERS) as database:
-        await database.demand_finished()
-        yield PostgresqlReader(database, Codec())
+    async with open_current(store_url, "changes", max_connections=MAX_READERS) as database:
+        yield PostgresqlReader(database)
 
 
 class PostgresqlReader(PostgresqlSession, JournalReader):
     """The JournalReader (see stores/reader.py) of a PostgreSQL database. Made by `open_postgresql_reader`."""
 
-    def __init__(self, database: Database, codec: Codec) -> None:
-        super().__init__(database.read, codec)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read)
         self._database = database
 
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
         async with self._database.transaction() as connection:  # many statements: fewer round trips
-            return await PostgresqlSession(partial(self._database.rows_on, connection), self.codec).seq_before(instant)
+            return await PostgresqlSession(partial(self._database.rows_on, connection)).seq_before(instant)
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
@@ -78,7 +74,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         store_url = self._database.store_url
         with errors_of(store_url.name):
             connection = await asyncio.to_thread(psycopg.connect, store_url.url, **store_url.connect_kwargs())
-        ledger = PostgresqlLedger(self._database.sql, self.codec, connection, store_url.schema)
+        ledger = PostgresqlLedger(self._database.sql, connection, store_url.schema)
 
         def audited() -> Audit:
             with errors_of(store_url.name), connection:
@@ -156,35 +152,28 @@ async def _page(database: Database, asked: ChangesAsked, connection: Connection,
 # --- the audit, in a thread of its own --------------------------------------------------------------------------------
 
 
-class PostgresqlLedger:
-    """The Ledger (see stores/audit.py) of a PostgreSQL schema, over a connection that blocks."""
+class PostgresqlLedger(Ledger):
+    """The Ledger of a PostgreSQL schema, over a connection that blocks."""
 
-    def __init__(
-        self, sql: Mapping[str, str], codec: Codec, connection: psycopg.Connection[TupleRow], schema: str
-    ) -> None:
+    def __init__(self, sql: Mapping[str, str], connection: psycopg.Connection[TupleRow], schema: str) -> None:
         self.connection = connection
         self._sql = sql
-        self._codec = codec
         self._schema = schema
-
-    def execute(self, statement: str, parameters: tuple[object, ...] = ()) -> psycopg.Cursor[TupleRow]:
-        """Run a statement, by its name."""
-        return self.connection.execute(self._sql[statement], parameters)
 
     def begin(self) -> None:
         """Begin a transaction, which may take long."""
-        self.connection.execute(self._sql["settings"], settings(self._schema, NO_TIMEOUT))
+        self.ask("settings", settings(self._schema, NO_TIMEOUT))
+
+    def ask(self, statement: str, parameters: Parameters = ()) -> psycopg.Cursor[TupleRow]:
+        """Run a statement, by its name."""
+        return self.connection.execute(self._sql[statement], parameters)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the whole journal, in the order of seq."""
         with self.connection.cursor(name="journal") as cursor:
             cursor.itersize = ENTRIES_PER_FETCH
             for columns in cursor.execute(self._sql["journal"]):
-                yield rows.entry(columns, self._codec)
-
-    def removals(self) -> dict[Stream, int]:
-        """Return the version of each stream's latest removal."""
-        return {Stream.parse(stream): version for stream, version in self.execute("removals")}
+                yield rows.entry(columns)
 
     def shaped(self, row: Row) -> Row:
         """Return a row as the database stores it: its texts without NUL."""
@@ -192,20 +181,11 @@ class PostgresqlLedger:
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
         """Return the rows of a projection with these keys."""
-        return self.execute(f"stored_{table}s", (list(keys),)).fetchall()
-
-    def count(self, table: Table) -> int:
-        """Count the rows of a projection."""
-        (count,) = self.execute(f"count_{table}s").fetchone() or (0,)
-        return int(count)
-
-    def clear(self, table: Table) -> None:
-        """Delete the rows of a projection."""
-        self.execute(f"clear_{table}s")
+        return self.ask(f"stored_{table}s", (list(keys),))
 
     def write(self, table: Table, projected: list[Row]) -> None:
         """Write rows into a projection."""
-        self.connection.execute(self._sql[f"upsert_{table}"], {"rows": json_projection(table, projected)})
+        self.ask(f"upsert_{table}", {"rows": json_projection(table, projected)})
 
 
 def _verify(ledger: PostgresqlLedger) -> Audit:
@@ -218,5 +198,5 @@ def _verify(ledger: PostgresqlLedger) -> Audit:
 def _rebuild(ledger: PostgresqlLedger) -> Audit:
     """Rebuild the projections in one transaction, while workers wait. Raises JournalDamaged, with nothing changed."""
     ledger.begin()
-    ledger.execute("lock_commits")
+    ledger.ask("lock_commits")
     return audit.rebuild(ledger)

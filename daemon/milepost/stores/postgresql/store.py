@@ -12,7 +12,6 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreLost
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
 from milepost.stores.commit import Outdated
@@ -43,7 +42,7 @@ async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) 
     async with connected(store_url, with_inserts(statements)) as database:
         await database.demand_finished()
         await database.rows("demand_writable")
-        yield PostgresqlStore(database, Codec(), events_chunk_size)
+        yield PostgresqlStore(database, events_chunk_size)
 
 
 class PostgresqlStore(PostgresqlSession, OpenStore):
@@ -51,8 +50,8 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
 
     refusals = Refusals((*REFUSALS, Outdated), reason_of, conflict_hint="the stream continues from there")
 
-    def __init__(self, database: Database, codec: Codec, events_chunk_size: int) -> None:
-        super().__init__(database.read, codec)
+    def __init__(self, database: Database, events_chunk_size: int) -> None:
+        super().__init__(database.read)
         self.name = database.name
         self.write = database.rows
         self.webhooks = PostgresqlWebhookInbox(database)
@@ -71,7 +70,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
     async def _settled_entry(self, stream: Stream, version: int) -> tuple[int, str] | None:
         """Return an entry's seq and hash, once nobody holds the stream's lock who may write it."""
         async with self.database.transaction() as connection:
-            writer = PostgresqlWriter(self.database, self.codec, connection)
+            writer = PostgresqlWriter(self.database, connection)
             await writer.execute("lock_streams", {"streams": [stream.key]})
             return await writer.entry_at(stream, version)
 
@@ -82,7 +81,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
 
     async def _refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         async with self.database.transaction() as connection:
-            return await PostgresqlWriter(self.database, self.codec, connection).refused_rows(changes)
+            return await PostgresqlWriter(self.database, connection).refused_rows(changes)
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> list[Committed]:
         """Write a group in one transaction, again after a deadlock or the like with another one."""
@@ -96,7 +95,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
 
     async def _attempt(self, commits: list[Commit], *, trusts_known: bool) -> list[Committed]:
         async with self.database.connection() as connection, AsyncExitStack() as pipelined:
-            writer = PostgresqlWriter(self.database, self.codec, connection, pipelined, trusts_known=trusts_known)
+            writer = PostgresqlWriter(self.database, connection, pipelined, trusts_known=trusts_known)
             group = await writer.prepare(commits)
             try:
                 return await writer.write(group, self._events_chunk_size)

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from time import perf_counter
@@ -27,7 +26,6 @@ from milepost.stores.commit import (
     written_of,
 )
 from milepost.stores.sql import Parameters, stream_parameters
-from milepost.stores.sqlite.connection import overwriting
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.queries import SqliteSession, at_once
 
@@ -40,10 +38,6 @@ class SqliteWriter(SqliteSession, Writer):
     async def execute(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run a statement, by its name."""
         return self.ask(statement, parameters)
-
-    def overwriting(self) -> AbstractContextManager[None]:
-        """Have SQLite overwrite what is deleted during the block."""
-        return overwriting(self.connection)
 
     def write(self, group: Sequence[Commit], events_chunk_size: int) -> list[Committed]:
         """Write a group of commits. Raises one of REFUSALS, or Outdated."""

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,11 +57,6 @@ def with_pragma(connection: sqlite3.Connection, name: str, value: str) -> Iterat
         yield
     finally:
         connection.execute(f"PRAGMA {name} = {before}")
-
-
-def overwriting(connection: sqlite3.Connection) -> AbstractContextManager[None]:
-    """Have SQLite overwrite what the block deletes, which costs too much to do it always."""
-    return with_pragma(connection, "secure_delete", "ON")
 
 
 class Database(aiosqlite.Connection):

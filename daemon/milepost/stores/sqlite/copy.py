@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from milepost.core.errors import RowsRejected, StoreAway, StoreRefused
-from milepost.core.journal import Codec
 from milepost.stores import audit
 from milepost.stores.audit import Audit
 from milepost.stores.copy import Row, Table, require_empty
@@ -154,7 +153,7 @@ class SqliteCopyTarget(_Side):
     def __init__(self, path: Path, unfinished: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self._unfinished = unfinished
-        self._ledger = SqliteLedger(SqliteSession(load_statements("sqlite"), Codec(), connection))
+        self._ledger = SqliteLedger(SqliteSession(load_statements("sqlite"), connection))
 
     def add(self, table: Table, rows: list[Row]) -> None:
         """Add rows, all or none. Raises RowsRejected if one is not accepted."""

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 from milepost.core.errors import StoreAway
-from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores.commit import Forgotten, removal
 from milepost.stores.reader import StreamRows
@@ -42,7 +41,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     def forget(connection: sqlite3.Connection) -> Forgotten:
         with transaction(connection):
-            return at_once(SqliteWriter(sql, Codec(), connection).erase(stream, contact_id))
+            return at_once(SqliteWriter(sql, connection).erase(stream, contact_id))
 
     async with connect(path, sql, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         forgotten = await database.write(forget)
@@ -66,7 +65,7 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
     sql = load_statements("sqlite")
 
     def remove(connection: sqlite3.Connection) -> StreamRows | None:
-        writer = SqliteWriter(sql, Codec(), connection)
+        writer = SqliteWriter(sql, connection)
         with transaction(connection):
             commit = removal(at_once(writer.load(stream)), by, now)
             if commit is None:

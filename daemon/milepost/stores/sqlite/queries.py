@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
-from milepost.core.journal import Codec, instant_text
+from milepost.core.journal import instant_text
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import to_look_up
 from milepost.stores import rows
@@ -38,11 +38,10 @@ class SqliteSession(Session):
     def __init__(
         self,
         sql: Mapping[str, str],
-        codec: Codec,
         connection: sqlite3.Connection,
         stored_ids: "StoredIds | None" = None,
     ) -> None:
-        super().__init__(self._fetch, codec, DIALECT)
+        super().__init__(self._fetch, DIALECT)
         self.sql = sql
         self.connection = connection
         self.stored_ids = stored_ids or StoredIds()

@@ -12,13 +12,12 @@ from pathlib import Path
 from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
-from milepost.core.journal import Codec
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
-from milepost.stores.audit import Audit, Row, Table
+from milepost.stores.audit import Audit, Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
 from milepost.stores.reader import JournalReader, StoredEntry
-from milepost.stores.sql import load_statements
+from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite import backup
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
 from milepost.stores.sqlite.files import OpenFiles, close_to_others
@@ -51,11 +50,11 @@ class SqliteReader(JournalReader):
     """The JournalReader (see stores/reader.py) of a SQLite database. Made by `open_sqlite_reader`."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database.read, Codec(), DIALECT)
+        super().__init__(database.read, DIALECT)
         self._database = database
 
     def _session_on(self, connection: sqlite3.Connection) -> SqliteSession:
-        return SqliteSession(self._database.sql, self.codec, connection)
+        return SqliteSession(self._database.sql, connection)
 
     async def read_changes(
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
@@ -140,36 +139,19 @@ def _read_changes(asked: ChangesAsked, session: SqliteSession) -> ChangesPage:
     return ChangesPage((), following)
 
 
-class SqliteLedger:
-    """The Ledger (see stores/audit.py) of a SQLite database. The caller begins the transaction and ends it."""
+class SqliteLedger(Ledger):
+    """The Ledger of a SQLite database. The caller begins the transaction and ends it."""
 
     def __init__(self, session: SqliteSession) -> None:
         self._session = session
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield the whole journal, in the order of seq."""
-        return (rows.entry(columns, self._session.codec) for columns in self._session.ask("journal"))
-
-    def removals(self) -> dict[Stream, int]:
-        """Return the version of each stream's latest removal."""
-        return {Stream.parse(stream): version for stream, version in self._session.ask("removals")}
-
-    def shaped(self, row: Row) -> Row:
-        """Return a row as the database stores it."""
-        return row
+    def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
+        """Run a statement, by its name."""
+        return self._session.ask(statement, parameters)
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
         """Return the rows of a projection with these keys."""
-        return self._session.ask(f"stored_{table}s", (rows.json_list(keys),))
-
-    def count(self, table: Table) -> int:
-        """Count the rows of a projection."""
-        (count,) = self._session.ask(f"count_{table}s").fetchone()
-        return int(count)
-
-    def clear(self, table: Table) -> None:
-        """Delete the rows of a projection."""
-        self._session.ask(f"clear_{table}s")
+        return self.ask(f"stored_{table}s", (rows.json_list(keys),))
 
     def write(self, table: Table, projected: list[Row]) -> None:
         """Write rows into a projection."""

@@ -17,7 +17,6 @@ import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreLost
-from milepost.core.journal import Codec
 from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.stores.commit import Outdated
@@ -61,6 +60,9 @@ async def open_sqlite(
     pragmas: dict[str, str | int] = {
         "journal_mode": "WAL",
         "synchronous": synchronous.upper(),
+        # Debian's SQLite has this from the start, others do not. What an edit, a later snippet or a closed dead letter
+        # replaces would stay in free pages, and outlast the erasure of its person.
+        "secure_delete": "ON",
         "wal_autocheckpoint": WAL_PAGES,
         "journal_size_limit": WAL_PAGES * 4096,
         "cache_size": -CACHE_KIB,
@@ -104,7 +106,7 @@ class SqliteStore(OpenStore):
     refusals = Refusals((*REFUSALS, Outdated), reason_of, conflict_hint="run one Milepost for each stream")
 
     def __init__(self, database: Database, stored_ids: StoredIds, events_chunk_size: int) -> None:
-        super().__init__(database.read, Codec(), DIALECT)
+        super().__init__(database.read, DIALECT)
         self.name = database.path
         self.write = database.rows
         self.webhooks = SqliteWebhookInbox(database)
@@ -155,7 +157,7 @@ class SqliteStore(OpenStore):
                 continue
 
     def _writer_on(self, connection: sqlite3.Connection) -> SqliteWriter:
-        return SqliteWriter(self._database.sql, self.codec, connection, self._stored_ids)
+        return SqliteWriter(self._database.sql, connection, self._stored_ids)
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         def write(connection: sqlite3.Connection) -> Sequence[Committed]:
