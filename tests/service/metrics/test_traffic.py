@@ -59,11 +59,12 @@ def test_every_kind_has_a_field_of_the_platform() -> None:
     assert sum(counter.totals.values()) == len(WebhookKind)
 
 
-def test_facts_that_are_lost_are_logged_and_messages_that_were_never_listed_are_not() -> None:
+def test_facts_that_are_lost_and_messages_that_were_never_listed_are_logged() -> None:
     counter = WebhookCounter(dict)
     with capture_logs() as logged:
-        counter.expire(Counter({WebhookKind.MESSAGE: 3}))
+        counter.expire(Counter())
         counter.expire(Counter({WebhookKind.MESSAGE: 3, WebhookKind.EDIT: 2}))
-    (line,) = logged
-    assert (line["event"], line["edit"]) == ("facts expired", 2)
-    assert "message" not in line
+    messages, facts = logged
+    assert (messages["event"], messages["count"]) == ("messages expired", 3)
+    assert (facts["event"], facts["edit"]) == ("facts expired", 2)
+    assert "message" not in facts

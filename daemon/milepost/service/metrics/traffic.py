@@ -144,9 +144,12 @@ class WebhookCounter(Collector):
         self.count(REQUEST, result)
 
     def expire(self, expired: Counted[WebhookKind]) -> None:
-        """Count events whose messages were never listed, and log that facts are lost."""
+        """Count events whose messages were never listed, and log what is lost."""
         for kind, count in expired.items():
             self.count(FIELD_OF[kind], EXPIRED, count)
         facts = {kind.value: count for kind, count in expired.items() if kind.is_fact}
+        if missing := expired[WebhookKind.MESSAGE]:
+            hint = "no list has shown them in two days: those of streams that were read may be message requests or spam"
+            log.info("messages expired", count=missing, hint=hint)
         if facts:
             log.info("facts expired", **facts, hint="no list has shown their messages in two days")
