@@ -166,6 +166,17 @@ async def test_a_worker_takes_no_more_leases_than_it_has_slots(crew: Crew) -> No
     assert [member.leases.most for member in crew.members] == [2, 2]
 
 
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+async def test_a_worker_that_is_given_fewer_slots_goes_on_with_those(crew: Crew, *, is_busy: bool) -> None:
+    keys = streams(6)
+    member = await crew.join(keys, batches=20, concurrency=6)
+    async with crew.at_work():
+        await (asyncio.sleep(5) if is_busy else until(lambda: all(crew.sweeps(stream) for stream in keys)))
+        member.supervisor.adopt(member.parts.policy, PACE, 2)
+        await asyncio.sleep(3 * PACE.interval_seconds)
+        assert all(crew.sweeps(stream) >= 3 for stream in keys)
+
+
 async def test_a_requested_sync_is_one_run_whichever_worker_runs_it(crew: Crew) -> None:
     busy, asked = await crew.join([STREAM]), await crew.join([STREAM], concurrency=1)
     async with crew.at_work():
