@@ -15,6 +15,7 @@ from milepost.core.events import RunStarted, StreamResumed, SweepCompleted, Sync
 from milepost.core.evolve import evolve
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Committed
+from milepost.core.retry import MAX_PARK_SECONDS
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Interrupt
@@ -196,7 +197,8 @@ class Worker:
         held_until = self._engine.rate_limits.held_until(stream)
         is_held = held_until is not None and held_until > now
         if not is_held and (after is None or after.version <= before.version):
-            self._schedule.postpone(stream, now + timedelta(seconds=self._supervisor.schedule.interval_seconds))
+            seconds = min(self._supervisor.schedule.interval_seconds, MAX_PARK_SECONDS)
+            self._schedule.postpone(stream, now + timedelta(seconds=seconds))
 
     async def _rest(self) -> None:
         """Wait until a stream may be due, at most until the next poll of the queue."""
