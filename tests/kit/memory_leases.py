@@ -23,6 +23,7 @@ class Jobs:
         self.leases: dict[str, tuple[int, int]] = {}  # by stream: the job and the worker
         self.alive_at: dict[int, datetime] = {}
         self.is_away = False
+        self.calls = 0
         self.numbers = iter(range(1, 1_000_000))
 
 
@@ -87,6 +88,7 @@ class MemoryLeases:
 
     async def _answer(self) -> None:
         await asyncio.sleep(ROUND_TRIP_SECONDS)
+        self.jobs.calls += 1
         if self.jobs.is_away:
             raise StoreAway("the server restarts")
 
