@@ -1,4 +1,4 @@
-"""Webhooks: from the listener into the database, from there to their streams; and whether pages are subscribed."""
+"""Webhooks: stores what the listener receives, passes it on to the streams, and watches the pages' subscriptions."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -54,9 +54,9 @@ class Webhooks:
 
     @asynccontextmanager
     async def listening(self, settings: Settings) -> AsyncIterator[None]:
-        """Listen during the block, if the settings say where. Raises as `serving_webhooks` does.
+        """Listen during the block if `webhooks.listen` is set. Raises as `serving_webhooks` does.
 
-        A simulated world sends its webhooks here, without any settings.
+        For a simulated world it listens without any settings.
         """
         webhooks = settings.webhooks
         if not webhooks.listen and self._send is None:
@@ -74,11 +74,11 @@ class Webhooks:
             yield
 
     async def _find_account(self, account: UnknownAccount) -> bool:
-        """Find out of what is stored whose an Instagram account is; return whether that is known now.
+        """Find the stream of an Instagram account in what is stored; return whether it is known now.
 
-        After a start the API is asked for a stream's account with its first request, which may take long: the stream is
-        paused or stopped, or another worker has it. And the API may call an account by another id than webhooks do.
-        Where nothing is stored, the streams are read that may be meant.
+        After a start, a stream learns its account's id with its first request to the API. That may take long: the
+        stream may be paused or stopped, or another worker may have it. Also, the API and webhooks may use different ids
+        for one account. If nothing stored shows whose the account is, every stream that it may belong to is run.
         """
         stream = await self._inbox.instagram_stream(account.message_ids, account.people)
         if stream is not None and self._registry.note_account(account.account_id, stream):
@@ -91,7 +91,7 @@ class Webhooks:
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
-        """Process webhooks until a stop is requested. Where none are taken, what is left of earlier ones expires."""
+        """Process webhooks until a stop is requested. If none are received, those stored earlier expire."""
         await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
@@ -100,7 +100,7 @@ class Webhooks:
             await self.subscriptions.run(clock, stop)
 
     def status(self) -> WebhookStatus | None:
-        """Return what has come since the start; None where webhooks are not taken."""
+        """Return the counts since the start; None if webhooks are not received."""
         if not self._is_listening:
             return None
         totals = self.counter.totals
@@ -108,7 +108,7 @@ class Webhooks:
         return WebhookStatus(taken, self._intake.latest_at, self.counter.missed)
 
     def issues(self) -> Iterator[Issue]:
-        """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""
+        """Yield what is wrong with the setup of webhooks, judged by the requests since the start."""
         yield from self.subscriptions.issues()
         totals = self.counter.totals
         signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
@@ -129,7 +129,7 @@ class Webhooks:
         return sum(count for (_, result), count in self.counter.totals.items() if result == wanted)
 
     def _credentials(self) -> WebhookCredentials:
-        """Return what applies now: a reload may change it."""
+        """Return the current credentials: a reload may change them."""
         settings = self._reloader.settings
         held = (settings.source.app_secret, *settings.webhooks.secrets)
         known = tuple(secret.get_secret_value() for secret in held)
@@ -139,16 +139,16 @@ class Webhooks:
 
 # --- subscriptions ----------------------------------------------------------------------------------------------------
 
-# A subscription ends unseen: somebody removes it, or Meta does after an hour of failures. Nothing is lost then, as
-# sweeps go on; but it has to be said.
+# A subscription ends without notice: somebody removes it, or Meta does after an hour of failed requests. Sweeps go on,
+# so nothing is lost; but the operator has to know.
 FIRST_SECONDS = 60.0  # so that the first batches are not delayed
 SUBSCRIPTION_SECONDS = 3 * 3600.0
-SUBSCRIPTION_AGAIN_SECONDS = 900.0  # after what has failed, or was mended
+SUBSCRIPTION_AGAIN_SECONDS = 900.0  # after a check that failed, or a repair
 MAX_NAMED = 5
 
 
 class SubscriptionWatch:
-    """Knows the subscriptions of the registered pages. `subscribes` says whether to mend them."""
+    """Checks the subscriptions of the registered pages. `subscribes` returns whether to repair them."""
 
     def __init__(self, registry: PageRegistry, subscribes: Callable[[], bool]) -> None:
         self._registry = registry
@@ -158,14 +158,14 @@ class SubscriptionWatch:
         self._tried: set[str] = set()  # pages for which the fields of facts were requested
 
     async def run(self, clock: Clock, stop: Stop) -> None:
-        """Look at subscriptions until a stop is requested."""
+        """Check subscriptions until a stop is requested."""
         async with stop.interruptible():
             while True:
                 await clock.sleep_until(clock.now() + timedelta(seconds=FIRST_SECONDS))
                 await self.look_due(clock)
 
     async def look_due(self, clock: Clock) -> None:
-        """Look at the pages whose turn it is, one after the other: there is no hurry."""
+        """Check the pages that are due, one after the other: there is no hurry."""
         pages = self._registry.tokens()
         for gone in self._look_at.keys() - pages.keys():
             self._missing.pop(gone, None)
@@ -195,7 +195,7 @@ class SubscriptionWatch:
             yield Issue(IssueKind.UNSUBSCRIBED, what, reason="; ".join([*named, *more]), advice=SUBSCRIBE)
 
     async def _look(self, page_id: str) -> bool:
-        """Look at a page's subscription, and mend it; return whether the next look has time."""
+        """Check a page's subscription and repair it; return whether the next check may wait for the usual interval."""
         subscriptions = self._registry.subscriptions(page_id)
         if subscriptions is None:
             return True
@@ -219,7 +219,7 @@ class SubscriptionWatch:
         return not found.missing
 
     async def _add_fields_of_facts(self, page_id: str, subscriptions: Subscriptions, found: Subscription) -> None:
-        """Subscribe a page to what is good to have, once: not every version of the API may know it."""
+        """Subscribe a page to the optional fields, trying only once: some versions of the API may not know them."""
         problem = await subscriptions.mend(found, found.lacking)
         if isinstance(problem, Held):
             return
