@@ -27,6 +27,7 @@ from milepost.settings.types import split_address
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
 FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
 VALUES_ADVICE = "turn *Include Values* on for the app's webhooks in Meta's dashboard"
+REFUSED_BY_STRANGERS = 10  # in a row, where others have had a known signature: anybody may send something
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 log = structlog.get_logger("milepost")
@@ -103,16 +104,13 @@ class Webhooks:
         """Return what has come since the start; None where webhooks are not taken."""
         if not self._is_listening:
             return None
-        totals = self.counter.totals
-        taken = sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
-        return WebhookStatus(taken, self._intake.latest_at, self.counter.missed)
+        return WebhookStatus(self._taken(), self._intake.latest_at, self.counter.missed)
 
     def issues(self) -> Iterator[Issue]:
         """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""
         yield from self.subscriptions.issues()
         totals = self.counter.totals
-        signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
-        if totals[REQUEST, "wrong_signature"] and not signed:
+        if self.counter.refused > (REFUSED_BY_STRANGERS if self._taken() else 0):
             yield Issue(
                 IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
             )
@@ -124,6 +122,10 @@ class Webhooks:
             )
         if self._total(UpdateResult.WITHOUT_VALUES) and not messages:
             yield Issue(IssueKind.WEBHOOKS, "webhooks come without their values", advice=VALUES_ADVICE)
+
+    def _taken(self) -> int:
+        totals = self.counter.totals
+        return sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
 
     def _total(self, wanted: UpdateResult) -> int:
         return sum(count for (_, result), count in self.counter.totals.items() if result == wanted)
