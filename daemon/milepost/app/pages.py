@@ -273,7 +273,10 @@ class _Checked(Struct, frozen=True):
 
 
 class TokenWatch:
-    """Records the health of every token in the journal. A new token is checked soon; a failed check does no harm."""
+    """Records the health of every token in the journal, so that its expiry is known before it comes.
+
+    A new token is checked soon; a failed check does no harm.
+    """
 
     def __init__(self, registry: PageRegistry, supervisor: Supervisor) -> None:
         self._registry = registry

@@ -1,4 +1,4 @@
-"""Webhooks: from the listener into the database, and from there to the streams that they are about."""
+"""Webhooks: from the listener into the database, from there to their streams; and whether pages are subscribed."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping

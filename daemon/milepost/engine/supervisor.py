@@ -113,9 +113,13 @@ class Supervisor:
         return [run.result() for run in runs]
 
     async def run_once(self, stream: Stream, *, full: bool) -> RunResult:
-        """Run one stream once."""
-        async with self._mailboxes[stream].owned():
-            return await self._run(stream, full=full)
+        """Run one stream once, and execute the commands that came too late for the run."""
+        mailbox = self._mailboxes[stream]
+        async with mailbox.owned():
+            result = await self._run(stream, full=full)
+            while mailbox.has_commands and not (self._engine.stop.is_requested or mailbox.is_dismissed):
+                await self._run_commands(stream, mailbox)
+        return result
 
     @property
     def schedule(self) -> Schedule:

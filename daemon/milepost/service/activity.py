@@ -21,7 +21,7 @@ from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, Mes
 from milepost.core.model import Stream
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import Notice, Recorded
-from milepost.service.api.endpoint import AnyOperation, Call, Operation, Reply, StreamKey
+from milepost.service.endpoint import AnyOperation, Call, Operation, Reply, StreamKey
 from milepost.stores.reader import JournalReader
 
 STEP_SECONDS = 15

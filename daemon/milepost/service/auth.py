@@ -7,14 +7,17 @@ protocol"). A page whose own name was pointed at this machine (DNS rebinding) is
 
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from hashlib import sha256
+from typing import Annotated
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from msgspec import Meta, Struct
 
 from milepost import __version__
+from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation
 from milepost.service.limits import WrongTokens, client_of, too_many
 from milepost.settings.types import is_loopback
 
@@ -69,6 +72,78 @@ class Sessions:
         return hmac.new(self._token, f"session of the status page until {ends_at}".encode(), sha256).hexdigest()
 
 
+# --- logging in and out -----------------------------------------------------------------------------------------------
+
+
+class Credentials(Struct, frozen=True, forbid_unknown_fields=True):
+    """The value of http.token."""
+
+    token: Annotated[str, Meta(max_length=1000)]
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+def login(sessions: Sessions | None, wrong_tokens: WrongTokens, now: Callable[[], datetime]) -> Sequence[AnyOperation]:
+    """Declare the operations that open and close a session. `sessions` is None if no token is required."""
+
+    async def log_in(call: Call[Nothing, Credentials]) -> web.Response:
+        if sessions is None:
+            raise web.HTTPConflict(text="http.token is not set: there is nothing to log in to")
+        if not sessions.is_token(call.body.token):
+            if wait_seconds := wrong_tokens.count(client_of(call.request)):
+                raise too_many("too many wrong tokens", wait_seconds)
+            raise web.HTTPForbidden(text="wrong token: send the value of http.token")
+        response = web.Response(status=204)
+        response.set_cookie(
+            COOKIE,
+            sessions.open(now()),
+            max_age=MAX_SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            secure=_came_over_tls(call.request),
+        )
+        return response
+
+    async def log_out(call: Call[Nothing, Nothing]) -> web.Response:
+        response = web.Response(status=204)
+        response.del_cookie(COOKIE, httponly=True, samesite="Strict", secure=_came_over_tls(call.request))
+        return response
+
+    return [
+        Operation(
+            "POST",
+            "/login",
+            "Open a session, kept in a cookie",
+            parameters=Nothing,
+            body=Credentials,
+            response=None,
+            handle=log_in,
+            statuses=(204,),
+            problems={403: "wrong token", 409: "no token is required"},
+        ),
+        Operation(
+            "POST",
+            "/logout",
+            "Delete the session's cookie",
+            parameters=Nothing,
+            body=Nothing,
+            response=None,
+            handle=log_out,
+            statuses=(204,),
+        ),
+    ]
+
+
+def _came_over_tls(request: web.Request) -> bool:
+    """Return whether the client spoke TLS to the first proxy in front of the daemon, which itself speaks plain HTTP.
+
+    Anybody can write the header; whoever makes it up only keeps their own browser from sending the cookie in the clear.
+    """
+    first, _, _ = request.headers.get("X-Forwarded-Proto", "").partition(",")
+    return first.strip().lower() == "https"
+
+
 # --- middlewares ------------------------------------------------------------------------------------------------------
 
 
@@ -101,15 +176,6 @@ def is_admitted(request: web.Request) -> bool:
     """Return whether a request may see more than the login page: its sender is known, or nobody has to be."""
     is_known: bool = request.get(IS_ADMITTED, True)
     return is_known
-
-
-def came_over_tls(request: web.Request) -> bool:
-    """Return whether the client spoke TLS to the first proxy in front of the daemon, which itself speaks plain HTTP.
-
-    Anybody can write the header; whoever makes it up only keeps their own browser from sending the cookie in the clear.
-    """
-    first, _, _ = request.headers.get("X-Forwarded-Proto", "").partition(",")
-    return first.strip().lower() == "https"
 
 
 def _has_token(request: web.Request, sessions: Sessions) -> bool:

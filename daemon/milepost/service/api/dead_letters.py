@@ -21,7 +21,8 @@ from milepost.core.ports import DueDeadLetter
 from milepost.engine.mailbox import ExecuteDeadLetterCommand
 from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
 from milepost.service.api.background import BackgroundWork, StillRunning, actions
-from milepost.service.api.endpoint import (
+from milepost.service.auth import actor_of
+from milepost.service.endpoint import (
     CURSOR_DESCRIPTION,
     AnyOperation,
     Call,
@@ -32,7 +33,6 @@ from milepost.service.api.endpoint import (
     StreamKey,
     page_of,
 )
-from milepost.service.auth import actor_of
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread, all_dead_letters
 
 PATH = "/api/dead-letters"

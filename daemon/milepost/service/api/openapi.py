@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from milepost import __version__
-from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply, etag_of
 from milepost.service.auth import COOKIE
+from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation, Reply, etag_of
 
 PATH = "/api/openapi.json"
 

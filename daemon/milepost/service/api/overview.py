@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 
 from milepost.core.deliveries import DeliveryPlaces
 from milepost.reporting.health import DaemonStatus, DeliveryView, delivery_view
-from milepost.service.api.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 from milepost.service.api.streams import Overview, Snapshot
+from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation, Reply
 
 PATH = "/api/overview"
 MAX_AGE_SECONDS = 0.5  # many viewers share an answer

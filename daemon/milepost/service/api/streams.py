@@ -20,7 +20,8 @@ from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import StreamStatus, as_of_daemon, status_of
 from milepost.service.api.background import BackgroundWork, StillRunning, actions
-from milepost.service.api.endpoint import (
+from milepost.service.auth import actor_of
+from milepost.service.endpoint import (
     CURSOR_DESCRIPTION,
     AnyOperation,
     Call,
@@ -31,7 +32,6 @@ from milepost.service.api.endpoint import (
     etag_of,
     page_of,
 )
-from milepost.service.auth import actor_of
 from milepost.settings import SyncSettings
 from milepost.stores.reader import JournalReader
 

@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeReader, ChangesPage
 from milepost.core.model import Stream
 from milepost.engine.feed import Notice, Recorded
-from milepost.service.api.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey, etag_of
 from milepost.service.api.journal import MAX_SEQ
+from milepost.service.endpoint import AnyOperation, Call, Limit, Operation, Reply, StreamKey, etag_of
 from milepost.service.events.broadcast import BEAT_SECONDS, HEARTBEAT_SECONDS, RETRY_MILLISECONDS, Unavailable
 from milepost.service.events.route import MEDIA_TYPE, last_event_id, send_events
 

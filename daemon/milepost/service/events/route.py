@@ -13,7 +13,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from milepost.core.errors import MilepostError
-from milepost.service.api.endpoint import AnyOperation, Call, Operation, StreamKey
+from milepost.service.endpoint import AnyOperation, Call, Operation, StreamKey
 from milepost.service.events.broadcast import Broadcast, EventQuery, Unavailable
 from milepost.service.events.messages import Message, Status
 
