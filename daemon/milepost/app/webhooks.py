@@ -1,7 +1,7 @@
 """Webhooks: from the listener into the database, from there to their streams; and whether pages are subscribed."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -34,9 +34,13 @@ log = structlog.get_logger("milepost")
 
 
 class Webhooks:
-    """The parts that receive webhooks and process them."""
+    """The parts that receive webhooks and process them.
 
-    def __init__(self, parts: Parts) -> None:
+    `is_elsewhere` finds out whether another worker has a stream.
+    """
+
+    def __init__(self, parts: Parts, is_elsewhere: Callable[[Stream], Awaitable[bool]]) -> None:
+        self._is_elsewhere = is_elsewhere
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
         self.counter = WebhookCounter(self.subscriptions.missing)
         self.worker = WebhookWorker(
@@ -89,6 +93,12 @@ class Webhooks:
         return False
 
     async def _apply_facts(self, stream: Stream) -> None:
+        """Apply the facts of a stream, unless another worker has it and does so.
+
+        Whoever else writes to it makes that worker read a batch again, and what was unchanged since its last entry.
+        """
+        if await self._is_elsewhere(stream):
+            return
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
