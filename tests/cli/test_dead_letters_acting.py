@@ -28,7 +28,7 @@ from milepost.core.ports import Commit, DueDeadLetter
 from milepost.service.api import background
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import dead_letter_actions
-from milepost.service.api.endpoint import routes_of
+from milepost.service.endpoint import routes_of
 from milepost.service.http import serve
 from milepost.stores.sqlite.connection import lock_database
 from milepost.stores.sqlite.store import open_sqlite

@@ -78,6 +78,12 @@ class WebhooksContract:
             assert waiting(kept) == ["m_3"]
             assert await store.webhooks.add([written("m_2")], at(60)) == frozenset(), "a late repetition is none"
 
+    async def test_a_message_that_was_unsent_before_it_was_read_is_not_looked_for(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([written("m_1"), written("m_2"), said(WebhookKind.UNSEND, "m_1", 5)], NOON)
+            await store.webhooks.claim(NOON)
+            assert await store.webhooks.trim(at(60), 100) == {WebhookKind.MESSAGE: 1, WebhookKind.UNSEND: 1}
+
     async def test_a_revision_of_a_stored_message_is_claimed_once(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_1")

@@ -29,7 +29,16 @@ from kit.builders import (
 )
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
-from milepost.core.events import BatchShrunk, DeadLetterClosed, Event, Resolution, Stage, SweepCompleted, Tally
+from milepost.core.events import (
+    BatchShrunk,
+    DeadLetterClosed,
+    Event,
+    RedriveFailed,
+    Resolution,
+    Stage,
+    SweepCompleted,
+    Tally,
+)
 from milepost.core.evolve import fold
 from milepost.core.gaps import (
     Gap,
@@ -260,6 +269,25 @@ class TestWhatIsAnsweredAsDeleted:
         assert [each.reason for each in missed_by(missed)] == [MissedReason.DELETED]
         assert isinstance(closed, DeadLetterClosed)
         assert closed.resolution is Resolution.REDRIVEN
+
+    @pytest.mark.parametrize(
+        "outcome", [refused(GONE), MessagesFetched(MessagePage(()), NOON, 0.1)], ids=("gone", "empty")
+    )
+    def test_a_redrive_that_finds_nothing_is_believed_after_a_day(self, outcome: MessagesOutcome) -> None:
+        letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", "why", NOON)
+        due = DueDeadLetter(letter, payload_of(replace(GAP, cursor=None, listed=20)))
+
+        def after(seconds: float) -> Record:
+            record = redrive(DONE, due, outcome, context(at(seconds))).record(Known())
+            assert isinstance(record, Record)
+            return record
+
+        (failed,) = after(86_399).events
+        missed, closed = after(86_400).events
+
+        assert isinstance(failed, RedriveFailed)
+        assert [each.reason for each in missed_by(missed)] == [MissedReason.DELETED]
+        assert isinstance(closed, DeadLetterClosed)
 
     def test_a_rate_limit_says_nothing_about_messages(self) -> None:
         assert missed_by(*settled(refused(RATE_LIMIT), Known(), GAP)) == []

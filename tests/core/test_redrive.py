@@ -163,6 +163,15 @@ class TestReread:
 
         assert limited == RateLimited(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT)
 
+    def test_a_rate_limit_that_made_the_dead_letter_is_a_failure_like_any_other(self) -> None:
+        before = due()
+        alike = replace(before, dead_letter=replace(before.dead_letter, reason=str(RATE_LIMIT)))
+
+        (failed,) = redriven(alike, refused(RATE_LIMIT)).events
+
+        assert isinstance(failed, RedriveFailed)
+        assert failed.attempts == 1
+
     def test_a_reread_closes_other_dead_letters_of_the_same_conversation(self) -> None:
         known = Known(
             dead_letters={

@@ -318,6 +318,19 @@ class Slow(MemoryStore):
         return await super().commit(commit)
 
 
+async def test_a_command_that_comes_while_a_single_run_ends_is_executed_after_it() -> None:
+    """A worker that shares streams with others runs each by itself, with nothing between two runs."""
+    store = Slow()
+    _, dead_letter_id = await with_letter(Stage.FETCH, store)
+    parts = engine(store)
+    one = supervisor(parts, Inbox(1, call_seconds=1, clock=parts.clock, prefix="n"))
+    run = asyncio.create_task(one.run_once(STREAM, full=False))
+    await asyncio.sleep(2)  # the commit that ends the sweep is under way
+    assert await one.do(Discard(dead_letter_id, "of no interest")) is None
+    assert run_of(await run).status is RunStatus.COMPLETE
+    assert store.most == 1
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 

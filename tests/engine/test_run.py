@@ -25,6 +25,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import RecordTokenHealth
 from milepost.core.errors import RowsRejected, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunStatus, Stage, StoreReturned
+from milepost.core.failures import LASTING_LIMITS
 from milepost.core.model import Detail, RefusedRow, Table, TokenHealth
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
@@ -343,6 +344,27 @@ async def test_a_rate_limit_before_a_thread_is_read_alone_is_waited_out() -> Non
     assert "rate_limited" in types(store, STREAM)
     assert inbox.reread_ids == ["t_2", "t_2"]
     assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+@pytest.mark.parametrize("code", [4, 32, 613, 80006])
+async def test_a_thread_that_is_refused_as_by_a_rate_limit_is_stepped_over(code: int) -> None:
+    store, inbox = MemoryStore(), Inbox(5, before=poisonous(problem(code, http_status=400)))
+    limits = budget(deadline_at=at(3600))
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, limits)
+    assert [dead_letter.subject for dead_letter in find_open_dead_letters(store)] == ["t_2"]
+    assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
+    assert types(store, STREAM).count("rate_limited") == LASTING_LIMITS + 1, (
+        "and one in the catch-up scan, which knows it"
+    )
+    assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+async def test_a_rate_limit_that_says_when_it_ends_is_believed() -> None:
+    store, inbox = MemoryStore(), Inbox(5, before=poisonous(problem(613, wait_seconds=60.0)))
+    limits = budget(deadline_at=at(3600))
+    checkpoint = await ran(engine(store, policy=Policy(batch_size=4)), inbox, limits)
+    assert run_of(checkpoint).reason is Reason.RATE_LIMIT
+    assert positions(inbox) == 0
 
 
 def positions(inbox: Inbox) -> int:

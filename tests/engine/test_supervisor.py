@@ -6,14 +6,15 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from kit.builders import APP_LIMIT, DEAD_TOKEN, RATE_LIMIT, STREAM, at, problem, refused
+from kit.builders import APP_LIMIT, DEAD_TOKEN, NOON, RATE_LIMIT, STREAM, at, problem, refused
 from kit.engine_doubles import Before, FlakyStore, Inbox, always, at_call, cursor_of, engine, refusing, run_of, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import SyncNow
+from milepost.core.errors import StoreRefused
 from milepost.core.events import Reason, RunEnded, RunStatus, SweepCompleted
-from milepost.core.model import Detail, Platform, Stream
+from milepost.core.model import Detail, Keys, Known, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
 from milepost.core.position import Mode
@@ -133,6 +134,28 @@ async def test_a_stop_ends_the_daemon_while_its_streams_sleep() -> None:
         await asyncio.sleep(100)
         stopped_at = parts.clock.now()
     assert parts.clock.now() == stopped_at
+
+
+async def test_runs_that_fail_one_after_the_other_are_known_until_one_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    parts = engine(store)
+    one = Supervisor(parts, {STREAM: Inbox(1, clock=parts.clock)}, Schedule(interval_seconds=300))
+    monkeypatch.setattr(store, "known", denied)
+    async with running(one, parts.stop):
+        await asyncio.sleep(100)
+        assert one.failing() == {}, "one failure may pass"
+        await asyncio.sleep(600)
+        failed = one.failing()[STREAM]
+        assert (failed.since, failed.count, str(failed.error)) == (NOON, 3, "permission denied")
+        monkeypatch.undo()
+        await asyncio.sleep(300)
+        assert one.failing() == {}
+
+
+async def denied(_: Keys) -> Known:
+    raise StoreRefused("permission denied")
 
 
 # --- each to itself ---------------------------------------------------------------------------------------------------

@@ -80,6 +80,11 @@ class MemoryLeases:
         if self.jobs.leases.get(lease.stream) == (lease.job_id, lease.worker_id):
             del self.jobs.leases[lease.stream]
 
+    async def is_held_elsewhere(self, stream: str) -> bool:
+        await self._answer()
+        _, by = self.jobs.leases.get(stream, (0, 0))
+        return by not in (0, self.worker_id)
+
     async def release_all_but(self, job_ids: Collection[int]) -> None:
         await self._answer()
         for stream, (job_id, by) in self.jobs.leases.items():

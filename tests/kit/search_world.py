@@ -115,7 +115,7 @@ class SearchWorld:
             assert not isinstance(together, Held)
             return together
         if (suspect := to_read_alone(checkpoint, request, answer)) is not None:
-            together = read_alone(answer, self._reread(int(suspect.removeprefix("t_"))))
+            together = read_alone(answer, self._reread(int(suspect.removeprefix("t_"))), checkpoint.reduced_request)
             assert not isinstance(together, Held)
             return together
         return answer

@@ -25,7 +25,7 @@ from milepost.core.journal import Codec, seal
 from milepost.core.position import Mode
 from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, Window, counts, recent_activity
-from milepost.service.api.endpoint import routes_of
+from milepost.service.endpoint import routes_of
 from milepost.stores.sqlite.migrate import migrate
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from reporting.test_describe import CASES

@@ -18,7 +18,7 @@ from kit.small_disk import small_disk
 from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, RowsRejected, StoreAway, StoreRefused
-from milepost.core.model import Keys
+from milepost.core.model import DataSource, Keys
 from milepost.core.ports import Commit, Committed
 from milepost.core.position import Stretch
 from milepost.stores.reader import DeadLetterState
@@ -264,6 +264,24 @@ class TestAFullDisk:
                 assert (await live(store, STREAM, 1)).version > reached.version
         async with open_sqlite_reader(path) as journal_reader:
             await journal_reader.verify()
+
+    async def test_a_disk_that_the_log_has_filled_gets_room_by_writing_it_back(
+        self, disk: Path, migrated: Path
+    ) -> None:
+        path = Path(shutil.copy(migrated, disk))
+        async with open_sqlite(path) as store:
+            at_first = await live(store, STREAM, 3)
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 200_000))
+        failures = 0
+        async with open_sqlite(path) as store:
+            for number in range(100):  # each rewrites the same pages, again and again into the log
+                try:
+                    await store.replace_source(DataSource("facebook", f"https://graph{number}.example"))
+                except StoreAway:
+                    failures += 1
+                    await store.replace_source(DataSource("facebook", f"https://graph{number}.example"))
+            assert await store.load(STREAM) == at_first
+            assert failures > 1, "the log never filled the disk: this tests nothing"
 
     @pytest.mark.parametrize("room", [0, 5_000, 30_000])
     async def test_a_full_disk_at_the_start_is_reported(self, disk: Path, migrated: Path, room: int) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from milepost.stores.sqlite import store as store_module
 from milepost.stores.sqlite.files import WAL, beside
-from milepost.stores.sqlite.store import IDLE_SECONDS, IdleCheckpoint, open_sqlite
+from milepost.stores.sqlite.store import open_sqlite
+from milepost.stores.sqlite.wal import IDLE_SECONDS, IdleCheckpoint
 from stores.sqlite_files import raw, rows_of
 
 MANY = 2**20

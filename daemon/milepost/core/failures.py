@@ -28,6 +28,7 @@ from milepost.core.remedies import Remedy, Rule, rule_for
 CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
 CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
 MAX_ATTEMPTS_ALONE = 4 * CONFIRMATIONS
+LASTING_LIMITS = 3  # rate limits in a row, before it is looked whether the list is limited at all
 MAX_GIVEN_UP_IN_A_ROW = 10  # more threads than that do not fail by themselves
 STOPS = {Remedy.STOP_AUTHORIZATION: Reason.AUTHORIZATION, Remedy.STOP_CONFIGURATION: Reason.CONFIGURATION}
 
@@ -278,6 +279,28 @@ def checked(refused: Refused, positions: Answered) -> Outcome | Held:
     return replace(refused, check=check, took_seconds=refused.took_seconds + positions.took_seconds)
 
 
+# A thread can make lists with it fail as by a rate limit, too. No call may follow such a refusal, so the look comes
+# before the next request: once the limit has outlasted some waits, or while a search for such a thread is under way.
+# What is limited refuses the positions as well, and a limit that says when it ends is believed.
+
+
+def is_unnamed_limit(problem: Problem) -> bool:
+    """Return whether a refusal is a rate limit by its code, and does not say when it ends."""
+    return rule_for(problem, has_cursor=False).remedy is Remedy.WAIT and problem.wait_seconds is None
+
+
+def looks_first(checkpoint: Checkpoint, request: Request) -> bool:
+    """Return whether to request the positions before this request, whose refusal may look like a rate limit."""
+    rate_limit, reduced = checkpoint.rate_limit, checkpoint.reduced_request
+    if request.detail is Detail.POSITION:
+        return False
+    if reduced is not None and not reduced.good and is_unnamed_limit(reduced.problem):
+        return True
+    if rate_limit is None or not is_unnamed_limit(rate_limit.problem):
+        return False
+    return rate_limit.attempts >= LASTING_LIMITS or checkpoint.futile_runs > 1 or bool(checkpoint.given_up)
+
+
 def to_read_alone(checkpoint: Checkpoint, request: Request, answer: Answered) -> str | None:
     """Return the thread to read by itself before what an answer leaves out of it makes a dead letter."""
     reduced = checkpoint.reduced_request
@@ -288,13 +311,19 @@ def to_read_alone(checkpoint: Checkpoint, request: Request, answer: Answered) ->
     return reduced.suspect if listed == [reduced.suspect] and not is_known else None
 
 
-def read_alone(listed: Answered, alone: Answered) -> Answered:
-    """Return the batch of a thread with what was read of it alone; as it was if it cannot be read alone, either."""
+def read_alone(listed: Answered, alone: Answered, reduced: ReducedRequest | None) -> Answered:
+    """Return the batch of a thread with what was read of it alone; as it was if it cannot be read alone, either.
+
+    A rate limit says nothing of the thread, unless that is what lists with it are refused as.
+    """
+    is_search = reduced is not None and is_unnamed_limit(reduced.problem)
     match alone:
         case Fetched(batch=batch) if isinstance(listed, Fetched) and batch.conversations:
             read = replace(listed.batch, conversations=batch.conversations, unreadable=batch.unreadable)
             return replace(listed, batch=read, is_whole=True, took_seconds=listed.took_seconds + alone.took_seconds)
-        case Refused(problem=problem) if rule_for(problem, has_cursor=False).remedy is Remedy.WAIT:
+        case Refused(problem=problem) if rule_for(problem, has_cursor=False).remedy is Remedy.WAIT and not (
+            is_search and is_unnamed_limit(problem)
+        ):
             return alone  # the request is planned again
         case Held():
             return alone

@@ -17,6 +17,7 @@ from milepost.core.dead_letters import (
     subjects_of,
 )
 from milepost.core.decide import read_batch
+from milepost.core.doubts import AGREES_AFTER
 from milepost.core.events import (
     NO_TALLY,
     DeadLetterClosed,
@@ -30,6 +31,7 @@ from milepost.core.gaps import MessagesOwed, is_kept_after
 from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import (
     DELETED_PAGE,
+    EMPTY,
     gap_in,
     keys_of_page,
     news_of,
@@ -38,7 +40,7 @@ from milepost.core.message_reading import (
     request_of,
     vain,
 )
-from milepost.core.missed import on_record, says_deleted, without_content
+from milepost.core.missed import gone, on_record, says_deleted, without_content
 from milepost.core.model import (
     Changes,
     DeadLetterPayload,
@@ -48,7 +50,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, is_gone
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.revisions import readings, with_older_messages
@@ -69,6 +71,11 @@ def to_reread(due: DueDeadLetter) -> str | MessagesRequest | None:
     if is_of_older(due.dead_letter.subject):
         return request_of(gap_in(due.payload))
     return conversation_of(due.dead_letter.subject)
+
+
+def is_refused_alike(due: DueDeadLetter, problem: Problem) -> bool:
+    """Return whether a redrive is refused as before: that is about what it reads, also where it looks like a limit."""
+    return str(problem)[:MAX_REASON_CHARACTERS] == due.dead_letter.reason
 
 
 def redrive(
@@ -137,12 +144,18 @@ class PendingRedrive(Struct, frozen=True):
         return DeadLetterClosed(self.due.dead_letter.dead_letter_id, resolution, tally, by=self.by)
 
     def _refused(self, problem: Problem, context: Context) -> Record:
-        """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without."""
+        """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without.
+
+        Older messages that are still gone after a day are no incident.
+        """
         due = self.due
         gap = gap_in(due.payload) if is_of_older(due.dead_letter.subject) and due.payload is not None else None
         rule = rule_for(problem, has_cursor=gap is not None and gap.cursor is not None)
-        if rule.remedy is Remedy.WAIT:
+        if rule.remedy is Remedy.WAIT and not is_refused_alike(due, problem):
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
+        has_lasted = context.now - due.dead_letter.opened_at >= AGREES_AFTER
+        if gap is not None and has_lasted and (is_gone(problem) or problem == EMPTY):
+            return Record((*on_record(gone(gap)), self._closed(Resolution.REDRIVEN)))
         failed = Record((_failure(self, str(problem)),))
         if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
             return failed

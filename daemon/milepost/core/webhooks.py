@@ -97,8 +97,9 @@ class WebhookInbox(Protocol):
 
         Where rows of a page have moved, as with an account that was linked to another one, that one's stream, too.
 
-        Events whose message is stored are processed, and so are revisions. The others are due again after a while, and
-        then once more: the list may show a message later than the event, and a worker that has claimed one may die.
+        Events whose message is stored or was unsent are processed, and so are revisions. The others are due again after
+        a while, and then once more: the list may show a message later than the event, and a worker that has claimed one
+        may die.
         """
         ...
 

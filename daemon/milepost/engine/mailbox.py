@@ -139,6 +139,11 @@ class Mailbox:
                 why = "the page is being removed" if self.is_dismissed else "Milepost is stopping"
                 self.fail_all(CommandDeferred(why, hint="try again when it is running"))
 
+    @property
+    def has_commands(self) -> bool:
+        """Whether commands wait."""
+        return bool(self._waiting)
+
     def ask(self, command: Command) -> asyncio.Future[CommandResult]:
         """Queue a command for the stream's task. Raises MilepostError if too many wait."""
         if len(self._waiting) >= MAX_WAITING:

@@ -77,6 +77,10 @@ class RateLimits:
             self._met[stream] = next_rate_limit(before, problem, rule, now, floor_seconds=self.floor_seconds)
         return now
 
+    def forget(self, stream: Stream) -> None:
+        """Let the latest refusal of a stream count as no limit: it was about what was requested."""
+        self._met.pop(stream, None)
+
     def observe_usage(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
         """Take over how much of the budgets a response reports as used."""
         for scope in {usage.scope for usage in usages}:

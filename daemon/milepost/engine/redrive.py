@@ -6,8 +6,8 @@ from functools import partial
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, VersionConflict
-from milepost.core.ports import DueDeadLetter, Held, MessagesFetched, MessagesRequest, Outcome, Source
-from milepost.core.redrive import discard, redrive, to_reread
+from milepost.core.ports import DueDeadLetter, Held, MessagesFetched, MessagesRequest, Outcome, Refused, Source
+from milepost.core.redrive import discard, is_refused_alike, redrive, to_reread
 from milepost.engine.clock import Deadline
 from milepost.engine.context import EngineContext
 from milepost.engine.mailbox import CommandResult
@@ -78,6 +78,8 @@ class Redriver:
             answer = await self._reread(unread)
             if isinstance(answer, MilepostError):
                 return answer
+            if isinstance(answer, Refused) and is_refused_alike(due, answer.problem):
+                self._engine.rate_limits.forget(self._stream)
             outcome = answer
         return await self._stream_journal.settle(checkpoint, partial(redrive, checkpoint, due, outcome, by=by))
 

@@ -6,7 +6,15 @@ from functools import partial
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.decide import decide
 from milepost.core.errors import VersionConflict
-from milepost.core.failures import check_request, checked, read_alone, to_read_alone, wants_check
+from milepost.core.failures import (
+    check_request,
+    checked,
+    is_unnamed_limit,
+    looks_first,
+    read_alone,
+    to_read_alone,
+    wants_check,
+)
 from milepost.core.model import Stream
 from milepost.core.plan import (
     Fetch,
@@ -22,7 +30,7 @@ from milepost.core.plan import (
     is_over,
     next_step,
 )
-from milepost.core.ports import Answered, Held, Outcome, Refused, Request, Source
+from milepost.core.ports import Answered, Fetched, Held, Outcome, Refused, Request, Source
 from milepost.core.records import conclude, note_left_out, recover
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.clock import Deadline
@@ -151,15 +159,28 @@ class _Run:
 
     async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
         """Fetch a batch and settle it. Nothing changes if a stop or a rate limit comes first."""
-        answer: Answered = Held()
-        async with self._engine.stop.interruptible():
-            answer = await self._prefetch.fetch(request)
+        answer = await self._ask(checkpoint, request)
         self._backlog.begin_turn()
-        if isinstance(answer, Refused) and wants_check(request, answer.problem):
+        if isinstance(answer, Refused) and answer.check is None and wants_check(request, answer.problem):
             answer = await self._check_list(check_request(request, checkpoint), answer)
         if (suspect := to_read_alone(checkpoint, request, answer)) is not None:
-            answer = await self._read_alone(suspect, answer)
+            answer = await self._read_alone(checkpoint, suspect, answer)
         return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
+
+    async def _ask(self, checkpoint: Checkpoint, request: Request) -> Answered:
+        """Return what is answered to a request, before which the positions may be requested. Held after a stop."""
+        async with self._engine.stop.interruptible():
+            if not looks_first(checkpoint, request):
+                return await self._prefetch.fetch(request)
+            positions = await self._prefetch.fetch(check_request(request, checkpoint))
+            if not isinstance(positions, Fetched):
+                return positions
+            answer = await self._prefetch.fetch(request)
+            if isinstance(answer, Refused) and is_unnamed_limit(answer.problem):
+                self._engine.rate_limits.forget(self._stream)
+                return checked(answer, positions)
+            return answer
+        return Held()
 
     async def _check_list(self, positions: Request, refused: Refused) -> Answered:
         """Return a refusal together with a look whether the list can be read at all.
@@ -171,11 +192,15 @@ class _Run:
                 return checked(refused, await self._prefetch.fetch(positions))
         return Held()
 
-    async def _read_alone(self, conversation_id: str, listed: Answered) -> Answered:
+    async def _read_alone(self, checkpoint: Checkpoint, conversation_id: str, listed: Answered) -> Answered:
         """Return what a list says of a thread together with what the thread itself says. Held as in `_check_list`."""
         async with self._engine.stop.interruptible():
             messages = self._engine.policy.messages_per_conversation
-            return read_alone(listed, await self._prefetch.reread(conversation_id, messages))
+            alone = await self._prefetch.reread(conversation_id, messages)
+            answer = read_alone(listed, alone, checkpoint.reduced_request)
+            if answer is listed:
+                self._engine.rate_limits.forget(self._stream)
+            return answer
         return Held()
 
     async def _settle_ahead(self, checkpoint: Checkpoint, request: Request | None, refused: Refused) -> Checkpoint:

@@ -35,6 +35,18 @@ class Schedule(Struct, frozen=True):
     max_batches_per_run: int = 500
 
 
+class FailedRuns(Struct, frozen=True):
+    """The latest runs of a stream, which ended with an error that they could not record: a refusal, or a bug.
+
+    `since` and `last_at` are when the first and the last of them ended.
+    """
+
+    since: datetime
+    last_at: datetime
+    count: int
+    error: Exception
+
+
 class Supervisor:
     """Runs the streams of `sources`, each on its interval, and executes the commands for them.
 
@@ -48,6 +60,7 @@ class Supervisor:
         self._schedule = schedule
         self._mailboxes = defaultdict[Stream, Mailbox](Mailbox)
         self._latest: dict[Stream, RunBudget] = {}
+        self._failed: dict[Stream, FailedRuns] = {}
         self._started: set[Stream] = set()
         self._schedule_changed = Interrupt()
         self.prompted = Interrupt()  # set when there is news of a stream; a worker of a fleet clears it
@@ -113,9 +126,13 @@ class Supervisor:
         return [run.result() for run in runs]
 
     async def run_once(self, stream: Stream, *, full: bool) -> RunResult:
-        """Run one stream once."""
-        async with self._mailboxes[stream].owned():
-            return await self._run(stream, full=full)
+        """Run one stream once, and execute the commands that came too late for the run."""
+        mailbox = self._mailboxes[stream]
+        async with mailbox.owned():
+            result = await self._run(stream, full=full)
+            while mailbox.has_commands and not (self._engine.stop.is_requested or mailbox.is_dismissed):
+                await self._run_commands(stream, mailbox)
+        return result
 
     @property
     def schedule(self) -> Schedule:
@@ -156,6 +173,10 @@ class Supervisor:
             if seconds > _length(self._latest[stream]).total_seconds() + MAX_LATENESS_SECONDS
         ]
         return f"runs past sync.max_run_duration: {', '.join(late)}" if late else None
+
+    def failing(self) -> Mapping[Stream, FailedRuns]:
+        """Return the streams whose latest runs failed here, more than one in a row: a single failure may pass."""
+        return {stream: failed for stream in self.streams if (failed := self._failed.get(stream)) and failed.count > 1}
 
     def _start(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
         self._started.add(stream)
@@ -223,6 +244,7 @@ class Supervisor:
             running = run_stream(self._engine, stream, source, budget, mailbox, before.run_id if before else None)
             with structlog.contextvars.bound_contextvars(stream=stream.key, run=budget.run_id):
                 result = await bulkhead(f"stream {stream.key}", running)
+        self._note(stream, result)
         match result:
             case Checkpoint(operator_pause=OperatorPause(by=by)) as checkpoint:
                 why = f"it is paused (by {by}) and has to be resumed first"
@@ -233,6 +255,13 @@ class Supervisor:
                 loaded = await bulkhead(f"checkpoint of {stream.key}", self._engine.store.load(stream))
                 run = _run_of(loaded, budget.run_id) if isinstance(loaded, Checkpoint) else None
                 return RunResult(stream, run, error=str(error))
+
+    def _note(self, stream: Stream, result: Checkpoint | Exception) -> None:
+        before = self._failed.pop(stream, None)
+        if isinstance(result, Exception):
+            now = self._engine.clock.now()
+            since, count = (before.since, before.count) if before else (now, 0)
+            self._failed[stream] = FailedRuns(since, now, count + 1, result)
 
     def _new_budget(self, *, full: bool = False, is_prompted: bool = False) -> RunBudget:
         started_at, schedule = self._engine.clock.now(), self._schedule

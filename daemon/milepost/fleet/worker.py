@@ -140,6 +140,10 @@ class Worker:
         """Return whether this is the worker that does what only one of them does. Raises StoreAway or StoreRefused."""
         return await self._leases.is_first()
 
+    async def is_elsewhere(self, stream: Stream) -> bool:
+        """Return whether another worker has a stream now. Raises StoreAway or StoreRefused."""
+        return stream not in self._held and await self._leases.is_held_elsewhere(stream.key)
+
     # --- runs ---
 
     async def _offer_and_take(self, slots: asyncio.TaskGroup) -> None:

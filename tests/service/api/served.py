@@ -18,7 +18,7 @@ from milepost.engine.interrupt import Stop
 from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
-from milepost.service.api.endpoint import AnyOperation
+from milepost.service.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.changes import ChangeStream, change_stream
 from milepost.service.events.route import event_stream

@@ -17,10 +17,11 @@ from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Stage
 from milepost.core.ports import DueDeadLetter
-from milepost.service.api import background, endpoint
+from milepost.service import endpoint
+from milepost.service.api import background
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import dead_letter_actions
-from milepost.service.api.endpoint import routes_of
+from milepost.service.endpoint import routes_of
 from milepost.service.http import MAX_BODY_BYTES
 from service.listening import JSON, listening
 

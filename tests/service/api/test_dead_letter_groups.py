@@ -24,7 +24,7 @@ from milepost.service.api.dead_letters import (
     grouped,
     link_to,
 )
-from milepost.service.api.endpoint import routes_of
+from milepost.service.endpoint import routes_of
 from milepost.stores.reader import DeadLetterState, JournalReader, Thread
 from service.api.served import fill, get_json, served
 from service.listening import listening

@@ -12,9 +12,9 @@ from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.model import Stream
 from milepost.service.api import background
 from milepost.service.api.background import background_work
-from milepost.service.api.endpoint import routes_of
 from milepost.service.api.streams import stream_actions
 from milepost.service.auth import COMMAND_LINE
+from milepost.service.endpoint import routes_of
 from service.api.served import get_json, served
 from service.listening import JSON, listening
 

@@ -18,7 +18,7 @@ from milepost.core.errors import StoreAway
 from milepost.core.model import Changes
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
-from milepost.service.api.endpoint import routes_of
+from milepost.service.endpoint import routes_of
 from milepost.service.events import changes as module
 from milepost.service.events.broadcast import BEAT_SECONDS
 from milepost.service.events.changes import ChangeStream, change_stream, changes

@@ -21,7 +21,7 @@ from milepost.core.model import Stream
 from milepost.core.ports import Committed
 from milepost.engine.feed import Recorded
 from milepost.service import http as http_module
-from milepost.service.api.endpoint import routes_of
+from milepost.service.endpoint import routes_of
 from milepost.service.events import broadcast, route
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.messages import Status

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from milepost.reporting.views import RunView, run_view
-from milepost.service.api.endpoint import (
+from milepost.service.endpoint import (
     CURSOR_DESCRIPTION,
     AnyOperation,
     Call,

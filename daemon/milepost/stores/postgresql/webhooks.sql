@@ -38,6 +38,7 @@ ON CONFLICT (event_key) DO NOTHING
 RETURNING event_key;
 
 -- name: settle_webhook_events
+-- No list shows a message that was unsent before it was read.
 -- OFFSET 0 keeps the planner from reading all messages to join them: each is looked up by its key.
 UPDATE webhook_events
 SET due_at = NULL
@@ -47,7 +48,14 @@ WHERE
         FROM webhook_events
         WHERE
             due_at IS NOT NULL AND kind = 'message'
-            AND EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id OFFSET 0)
+            AND (
+                EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id OFFSET 0)
+                OR EXISTS (
+                    SELECT 1 FROM webhook_events AS unsent
+                    WHERE unsent.message_id = webhook_events.message_id AND unsent.kind = 'unsend'
+                    OFFSET 0
+                )
+            )
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     );

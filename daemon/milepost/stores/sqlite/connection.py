@@ -19,6 +19,7 @@ from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy
 from milepost.stores.sql import Parameters
 from milepost.stores.sqlite.errors import error_of, errors_of
 from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, Inode, OpenFiles, beside, inode_of
+from milepost.stores.sqlite.wal import FullDisk
 
 Result = TypeVar("Result")
 
@@ -72,13 +73,15 @@ class Database(aiosqlite.Connection):
         self.path = path
         self.sql = sql
         self.files = files
+        self._full_disk = FullDisk(path)
 
     async def run(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
         """Call a function in the connection's thread. Raises StoreAway or StoreRefused for what SQLite refuses."""
 
         def checked(connection: sqlite3.Connection) -> Result:
             self.files.demand_same()
-            return function(connection)
+            with self._full_disk.making_room():
+                return function(connection)
 
         return await self._run(checked)
 

@@ -6,11 +6,10 @@ of the first. Commits that wait at the same time share a transaction, and so its
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Literal
 
 import structlog
@@ -27,7 +26,6 @@ from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.files import (
     LOCK,
-    WAL,
     OpenFiles,
     beside,
     close_to_others,
@@ -37,6 +35,7 @@ from milepost.stores.sqlite.files import (
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import DIALECT, StoredIds
+from milepost.stores.sqlite.wal import IdleCheckpoint
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 from milepost.stores.store import OpenStore, Refusals
 
@@ -45,8 +44,6 @@ from milepost.stores.store import OpenStore, Refusals
 WAL_PAGES = 32_000
 CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
-IDLE_SECONDS = 5.0  # without a commit; then the WAL is written back
-MIN_BYTES = 2**22  # 4 MB: less is not worth it
 
 
 @asynccontextmanager
@@ -177,45 +174,3 @@ class SqliteStore(OpenStore):
 
     async def _refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         return await self._database.run(lambda connection: self._writer_on(connection).refused_rows(changes))
-
-
-class IdleCheckpoint:
-    """Writes the write-ahead log of the database at `path` back into the file while nothing is committed.
-
-    SQLite does that by itself once the log is large, within a commit. Until then the log stays, however long nothing
-    happens: each reader goes through it, and so does the next start after a crash. `steady` is a monotonic clock in
-    seconds.
-    """
-
-    def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
-        self._path = path
-        self._steady = steady
-        self._log: tuple[int, int] | None = None
-        self._since = 0.0
-
-    def look(self) -> None:
-        """Write the log back if it is large and has been as it is for IDLE_SECONDS. Called about every second."""
-        try:
-            found = beside(self._path, WAL).stat()
-        except OSError:  # noticed by whoever needs it
-            return
-        log, now = (found.st_size, found.st_mtime_ns), self._steady()
-        if log != self._log:
-            self._log, self._since = log, now
-        elif found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS:
-            self._since = now
-            _write_back(self._path)
-
-
-def _write_back(path: Path) -> None:
-    """Write the log back and empty it, over a connection of its own: a commit that comes meanwhile does not wait.
-
-    Where somebody reads at length, it is written back as far as they have read, and emptied another time. What fails
-    here fails in the next commit as well, and is reported there.
-    """
-    with (
-        suppress(sqlite3.OperationalError),
-        closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)) as connection,
-    ):
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # holds up a commit, but has nothing left to write

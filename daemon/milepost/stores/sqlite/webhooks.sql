@@ -22,11 +22,18 @@ WHERE
 ON CONFLICT (event_key) DO NOTHING;
 
 -- name: settle_webhook_events
+-- No list shows a message that was unsent before it was read.
 UPDATE webhook_events
 SET due_at = NULL
 WHERE
     due_at IS NOT NULL AND kind = 'message'
-    AND EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id);
+    AND (
+        EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id)
+        OR EXISTS (
+            SELECT 1 FROM webhook_events AS unsent
+            WHERE unsent.message_id = webhook_events.message_id AND unsent.kind = 'unsend'
+        )
+    );
 
 -- name: claim_webhook_events
 UPDATE webhook_events

@@ -1,0 +1,84 @@
+"""The write-ahead log of a SQLite database, written back into the file while nothing is committed, or nothing can be.
+
+SQLite does that by itself once the log is large, within a commit. Until then the log stays, however long nothing
+happens: each reader goes through it, and so does the next start after a crash. And where it fills the disk before it
+is that large, no commit succeeds any more, and SQLite would never write it back.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+
+from milepost.stores.sqlite.files import WAL, beside
+
+IDLE_SECONDS = 5.0
+MIN_BYTES = 2**22  # 4 MB: less is not worth it
+RETRY_SECONDS = 1.0  # between two attempts to write the log back on a full disk, each of which may rewrite all of it
+_NO_ROOM = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}  # for the log, and for its index
+
+
+class IdleCheckpoint:
+    """Writes the log of the database at `path` back. `steady` is a monotonic clock in seconds."""
+
+    def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
+        self._path = path
+        self._steady = steady
+        self._log: tuple[int, int] | None = None
+        self._since = 0.0
+
+    def look(self) -> None:
+        """Write the log back if it is large and has been as it is for IDLE_SECONDS. Called about every second."""
+        try:
+            found = beside(self._path, WAL).stat()
+        except OSError:  # noticed by whoever needs it
+            return
+        log, now = (found.st_size, found.st_mtime_ns), self._steady()
+        if log != self._log:
+            self._log, self._since = log, now
+        elif found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS:
+            self._since = now
+            _write_back(self._path)
+
+
+class FullDisk:
+    """Writes the log of the database at `path` back before the next attempt, after one that found the disk full.
+
+    Before it, because what has become free since is needed for that first: the database may have to grow.
+    """
+
+    def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
+        self._path = path
+        self._steady = steady
+        self._retry_at: float | None = None  # None: there is room, as far as is known
+
+    @contextmanager
+    def making_room(self) -> Iterator[None]:
+        """Enclose a transaction, in the thread of its connection."""
+        if self._retry_at is not None and (now := self._steady()) >= self._retry_at:
+            self._retry_at = None if _write_back(self._path) else now + RETRY_SECONDS
+        try:
+            yield
+        except sqlite3.Error as error:
+            if self._retry_at is None and getattr(error, "sqlite_errorname", "") in _NO_ROOM:
+                self._retry_at = self._steady()
+            raise
+
+
+def _write_back(path: Path) -> bool:
+    """Write the log back and empty it, and return whether that succeeded.
+
+    This has a connection of its own: a commit that comes meanwhile does not wait. Where somebody reads at length, the
+    log is written back as far as they have read, and emptied another time. What fails here fails in the next commit as
+    well, and is reported there.
+    """
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)) as connection,
+    ):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # This one holds up a commit, but has nothing left to write.
+        (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not is_busy
+    return False
