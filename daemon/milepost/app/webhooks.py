@@ -190,10 +190,13 @@ class SubscriptionWatch:
                 )
 
     def missing(self) -> Mapping[Stream, bool]:
-        """Return for each stream whose page's subscription is known whether anything is missing."""
+        """Return for each stream whose page's subscription is known whether anything is missing.
+
+        May be called from another thread.
+        """
         return {
             stream: bool(missing)
-            for page_id, missing in self._missing.items()
+            for page_id, missing in list(self._missing.items())
             for stream in self._registry.streams_of(page_id)
         }
 

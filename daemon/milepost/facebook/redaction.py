@@ -50,8 +50,11 @@ class KnownTokens:
                 beginning.setdefault(len(spelling), set()).add(spelling)
 
     def without(self, body: bytes) -> bytes:
-        """Return a response body without them. Its time does not depend on how many there are, nor on what it holds."""
-        for beginning, spellings in self._by_beginning.items():
+        """Return a response body without them. Its time does not depend on how many there are, nor on what it holds.
+
+        A large body is cleaned in a thread, while another secret may be learned.
+        """
+        for beginning, spellings in tuple(self._by_beginning.items()):
             if beginning in body:  # hardly ever: the tokens of an app begin alike, and other texts do not
                 body = _redacted(body, beginning, spellings)
         return body
