@@ -126,11 +126,13 @@ class _Driver(Struct, frozen=True, eq=False):
     """Runs the streams until a stop is requested. `journal_feed` has every journal entry, of all workers.
 
     `is_first` finds out whether this worker does the work that only one worker of a fleet may do.
+    `is_elsewhere` finds out whether another worker has a stream.
     """
 
     run: Callable[[], Awaitable[None]]
     journal_feed: Feed
     is_first: Callable[[], Awaitable[bool]]
+    is_elsewhere: Callable[[Stream], Awaitable[bool]]
 
 
 @asynccontextmanager
@@ -138,16 +140,20 @@ async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReade
     """Run all streams here or, on PostgreSQL, share them with the other workers of the fleet."""
     store_url = store_url_of(settings)
     if store_url.file is not None:
-        yield _Driver(parts.supervisor.run, parts.feed, _is_alone)
+        yield _Driver(parts.supervisor.run, parts.feed, _is_alone, _is_nowhere_else)
         return
     from milepost.fleet.worker import joined  # noqa: PLC0415
 
     async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield _Driver(worker.run, worker.feed, worker.is_first)
+        yield _Driver(worker.run, worker.feed, worker.is_first, worker.is_elsewhere)
 
 
 async def _is_alone() -> bool:
     return True
+
+
+async def _is_nowhere_else(_: Stream) -> bool:
+    return False
 
 
 # --- observing them ---------------------------------------------------------------------------------------------------
@@ -179,7 +185,7 @@ class _Observers:
         self.store_watch = store_watch = _store_watch(parts)
         self.store_size = StoreSize(parts.store.size_bytes)
         live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: store_watch.outage is not None)
-        self.webhooks = Webhooks(parts)
+        self.webhooks = Webhooks(parts, driver.is_elsewhere)
         self.dispatcher, delivery_counter = _dispatcher(parts, journal_reader)
         self._health = health = Health(parts, store_watch, live, self.webhooks, self.dispatcher, redact)
         observed = Observed(

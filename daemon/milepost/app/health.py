@@ -11,9 +11,12 @@ from milepost.app.build import Parts
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
-from milepost.core.model import Scope
+from milepost.core.errors import MilepostError
+from milepost.core.model import Scope, Stream
 from milepost.deliveries.worker import Dispatcher
+from milepost.engine.supervisor import FailedRuns
 from milepost.facebook.calls import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,
@@ -28,8 +31,10 @@ from milepost.reporting.humanize import counted, lasting
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import limit_in_words
 
+FAILING_ADVICE = "they are tried again at each interval; the log says more, for a report of this bug"
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
 CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
+NAMED_STREAMS = 3
 SOME_FAILURES = 3  # of deliveries; a single one is retried a second later
 BROKEN_ADVICE = "begun again once a minute; the log says more"
 DELIVERIES_ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost deliveries list` shows each"
@@ -113,6 +118,7 @@ class Health:
     def _found(self) -> Iterator[Issue]:
         if (stalled := self._supervisor.stalled()) is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
+        yield from failing_runs(self._supervisor.failing(), self._live.latest(self._supervisor.streams))
         if stuck := self._live.getting_nowhere(self._supervisor.streams):
             reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
             what = f"{counted(len(stuck), 'stream')} getting nowhere"
@@ -130,6 +136,28 @@ class Health:
             direction = "behind" if clocks.ahead_seconds > 0 else "ahead of"
             what = f"the API's clock is {lasting(abs(clocks.ahead_seconds))} {direction} this machine's"
             yield Issue(IssueKind.CLOCKS_DIFFER, what, clocks.since, advice=CLOCK_ADVICE)
+
+
+def failing_runs(failing: Mapping[Stream, FailedRuns], checkpoints: Iterable[Checkpoint]) -> Iterator[Issue]:
+    """Yield that runs fail, if some do. Streams that were written to since do not count: another worker gets on."""
+    written = {checkpoint.stream: checkpoint.updated_at for checkpoint in checkpoints}
+    failed = {
+        stream.key: runs
+        for stream, runs in failing.items()
+        if (updated_at := written.get(stream)) is None or updated_at <= runs.last_at
+    }
+    if failed:
+        since = min(runs.since for runs in failed.values())
+        errors = [runs.error for runs in failed.values()]
+        whose = ", ".join(failed) if len(failed) <= NAMED_STREAMS else counted(len(failed), "stream")
+        reason = "; ".join(dict.fromkeys(map(_error_in_words, errors)))  # many streams fail for one reason
+        hints = (error.hint for error in errors if isinstance(error, MilepostError) and error.hint)
+        yield Issue(IssueKind.RUNS_FAIL, f"the runs of {whose} fail", since, reason, next(hints, FAILING_ADVICE))
+
+
+def _error_in_words(error: Exception) -> str:
+    """Return an error in words; one that was not expected may quote anything, and is in the log."""
+    return error.message if isinstance(error, MilepostError) else f"an unexpected {type(error).__name__}"
 
 
 def delivery_issues(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -> Iterator[Issue]:

@@ -1,7 +1,7 @@
 """Webhooks: stores what the listener receives, passes it on to the streams, and watches the pages' subscriptions."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -27,15 +27,20 @@ from milepost.settings.types import split_address
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
 FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
 VALUES_ADVICE = "turn *Include Values* on for the app's webhooks in Meta's dashboard"
+REFUSED_BY_STRANGERS = 10  # in a row, where others have had a known signature: anybody may send something
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 log = structlog.get_logger("milepost")
 
 
 class Webhooks:
-    """The parts that receive webhooks and process them."""
+    """The parts that receive webhooks and process them.
 
-    def __init__(self, parts: Parts) -> None:
+    `is_elsewhere` finds out whether another worker has a stream.
+    """
+
+    def __init__(self, parts: Parts, is_elsewhere: Callable[[Stream], Awaitable[bool]]) -> None:
+        self._is_elsewhere = is_elsewhere
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
         self.counter = WebhookCounter(self.subscriptions.missing)
         self.worker = WebhookWorker(
@@ -88,6 +93,12 @@ class Webhooks:
         return False
 
     async def _apply_facts(self, stream: Stream) -> None:
+        """Apply the facts of a stream, unless another worker has it and does so.
+
+        Whoever else writes to it makes that worker read a batch again, and what was unchanged since its last entry.
+        """
+        if await self._is_elsewhere(stream):
+            return
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
@@ -103,16 +114,13 @@ class Webhooks:
         """Return the counts since the start; None if webhooks are not received."""
         if not self._is_listening:
             return None
-        totals = self.counter.totals
-        taken = sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
-        return WebhookStatus(taken, self._intake.latest_at, self.counter.missed)
+        return WebhookStatus(self._taken(), self._intake.latest_at, self.counter.missed)
 
     def issues(self) -> Iterator[Issue]:
         """Yield what is wrong with the setup of webhooks, judged by the requests since the start."""
         yield from self.subscriptions.issues()
         totals = self.counter.totals
-        signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
-        if totals[REQUEST, "wrong_signature"] and not signed:
+        if self.counter.refused > (REFUSED_BY_STRANGERS if self._taken() else 0):
             yield Issue(
                 IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
             )
@@ -124,6 +132,10 @@ class Webhooks:
             )
         if self._total(UpdateResult.WITHOUT_VALUES) and not messages:
             yield Issue(IssueKind.WEBHOOKS, "webhooks come without their values", advice=VALUES_ADVICE)
+
+    def _taken(self) -> int:
+        totals = self.counter.totals
+        return sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
 
     def _total(self, wanted: UpdateResult) -> int:
         return sum(count for (_, result), count in self.counter.totals.items() if result == wanted)

@@ -19,6 +19,7 @@ class IssueKind(StrEnum):
 
     STORE_AWAY = "store_away"  # nothing can be read or written
     STALLED = "stalled"  # runs do not end
+    RUNS_FAIL = "runs_fail"  # runs end with an error that they cannot record: the database refuses them, or a bug
     GETTING_NOWHERE = "getting_nowhere"  # the API's list of a stream's conversations makes no progress
     NOTHING_TO_DO = "nothing_to_do"  # there is no stream
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
@@ -34,7 +35,13 @@ class IssueKind(StrEnum):
 
 SERIOUSNESS = tuple(IssueKind)
 UNREADY = frozenset(  # copying has stopped, or does not work as it should
-    {IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.GETTING_NOWHERE, IssueKind.NOTHING_TO_DO}
+    {
+        IssueKind.STORE_AWAY,
+        IssueKind.STALLED,
+        IssueKind.RUNS_FAIL,
+        IssueKind.GETTING_NOWHERE,
+        IssueKind.NOTHING_TO_DO,
+    }
 )
 
 

@@ -20,13 +20,15 @@ from milepost.reporting.humanize import ago, ahead, clock, counted, in_words
 MAX_NAMED = 12
 MAX_ADVICE = 3
 STORE_AWAY_AFTER = timedelta(minutes=5)  # most outages of a database are over by then
-_STALLED = (IssueKind.STORE_AWAY, IssueKind.STALLED)
+_STALLED = (IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.RUNS_FAIL)
 _WHAT = {
     IssueKind.STORE_AWAY: "the database is unavailable, so that nothing is copied",
     IssueKind.STALLED: "runs do not end, and hold up others",
+    IssueKind.RUNS_FAIL: "runs fail one after the other",
 }
 _TO_DO = {
     IssueKind.STORE_AWAY: "see `milepost status` for the reason; Milepost goes on by itself when the database is back",
+    IssueKind.RUNS_FAIL: "see `milepost status` for the reason; they are tried again at each interval",
     IssueKind.STALLED: "see the log for what they wait for; if that does not help, restart Milepost: its place is kept",
 }
 _NUMBERS = re.compile(r"\(((?:HTTP|code|subcode) [0-9]{1,9}(?:, (?:HTTP|code|subcode) [0-9]{1,9})*)\)")
@@ -50,8 +52,8 @@ def concerns_of_daemon(issues: Iterable[Issue], now: datetime) -> Iterator[Conce
 
 
 def is_of_this_process(notice: PeopleNotice) -> bool:
-    """Return whether only this process knows of it: its own runs do not end."""
-    return any(each.cause == IssueKind.STALLED for each in notice.concerns)
+    """Return whether no other worker knows of it: its own runs do not end, or fail."""
+    return any(each.cause in (IssueKind.STALLED, IssueKind.RUNS_FAIL) for each in notice.concerns)
 
 
 def notice_in_words(notice: PeopleNotice, now: datetime) -> NoticeText:
@@ -144,6 +146,8 @@ def _over(concern: Concern) -> str:
             return f"The token of page {concern.subject} was renewed."
         case Concern(subject="", cause=IssueKind.STORE_AWAY):
             return "The database is available again."
+        case Concern(subject="", cause=IssueKind.RUNS_FAIL):
+            return "Runs succeed again."
         case Concern(subject=""):
             return "Runs end again."
         case _:

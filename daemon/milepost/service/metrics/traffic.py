@@ -77,8 +77,9 @@ class NoticeCounter(Collector):
 # --- webhooks ---------------------------------------------------------------------------------------------------------
 
 REQUEST = "request"  # instead of a field's name, for counts of whole requests
+WRONG_SIGNATURE = "wrong_signature"
 REQUEST_RESULTS = (
-    *("handshake", "handshake_refused", "wrong_signature", "malformed", "too_large", "too_slow", "too_many"),
+    *("handshake", "handshake_refused", WRONG_SIGNATURE, "malformed", "too_large", "too_slow", "too_many"),
     *("store_away", "deletion_request"),
 )
 EXPIRED = "expired"
@@ -95,14 +96,15 @@ log = structlog.get_logger("milepost")
 class WebhookCounter(Collector):
     """Counts updates by field and result, requests, and messages that no webhook announced.
 
-    `totals` are the counts by field and result. `missing` returns, for each stream whose page's subscription is known,
-    whether the subscription lacks anything.
+    `totals` are the counts by field and result; `refused` is how many requests in a row had no known signature.
+    `missing` returns, for each stream whose page's subscription is known, whether the subscription lacks anything.
     """
 
     def __init__(self, missing: Callable[[], Mapping[Stream, bool]]) -> None:
         self._missing = missing
         self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.missed = 0
+        self.refused = 0
         self._misses = Counter(
             "milepost_webhook_misses_total",
             "Messages that a sweep found and no webhook announced.",
@@ -136,11 +138,15 @@ class WebhookCounter(Collector):
 
     def count(self, field: str, result: str, by: int = 1) -> None:
         """Count updates of a field."""
+        if field != REQUEST and result != EXPIRED:
+            self.refused = 0
         self.totals[field, result] += by
         self._counter.labels(field, result).inc(by)
 
     def count_request(self, result: str) -> None:
         """Count a request that held no updates."""
+        if result == WRONG_SIGNATURE:
+            self.refused += 1
         self.count(REQUEST, result)
 
     def expire(self, expired: Counted[WebhookKind]) -> None:
