@@ -1,10 +1,13 @@
-"""What is said of destinations that fail."""
+"""What is said of destinations and runs that fail."""
 
 from msgspec.structs import replace
 
-from kit.builders import NOON, at
-from milepost.app.health import delivery_issues
+from kit.builders import NOON, STREAM, at
+from milepost.app.health import FAILING_ADVICE, delivery_issues, failing_runs
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
+from milepost.core.errors import StoreRefused
+from milepost.engine.supervisor import FailedRuns
 from milepost.reporting.health import Issue, IssueKind
 
 REFUSED, AWAY = Answer(DeliveryResult.REFUSED, "HTTP 500"), Answer(DeliveryResult.UNREACHABLE, "connection refused")
@@ -38,3 +41,26 @@ def test_one_whose_worker_broke_is_said() -> None:
         "deliveries to crm are not made",
         "SSL_CERT_FILE: /missing.pem cannot be read",
     )
+
+
+DENIED = FailedRuns(NOON, at(600), 2, StoreRefused("permission denied for table conversations", hint="grant it"))
+
+
+def test_runs_that_fail_are_said_with_the_error_and_its_hint() -> None:
+    (issue,) = failing_runs({STREAM: DENIED}, [Checkpoint(STREAM, updated_at=at(-60))])
+    assert issue == Issue(
+        IssueKind.RUNS_FAIL,
+        f"the runs of {STREAM.key} fail",
+        NOON,
+        "permission denied for table conversations",
+        "grant it",
+    )
+
+
+def test_an_unexpected_error_is_not_quoted() -> None:
+    (issue,) = failing_runs({STREAM: replace(DENIED, error=KeyError("somebody's name"))}, [])
+    assert (issue.reason, issue.advice) == ("an unexpected KeyError", FAILING_ADVICE)
+
+
+def test_a_stream_that_another_worker_has_written_to_since_does_not_fail() -> None:
+    assert list(failing_runs({STREAM: DENIED}, [Checkpoint(STREAM, updated_at=at(601))])) == []

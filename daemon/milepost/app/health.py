@@ -1,4 +1,4 @@
-"""Puts together what is wrong with the daemon as a whole, as its parts know it."""
+"""Collects from the daemon's parts what is wrong with the daemon as a whole."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,9 +11,12 @@ from milepost.app.build import Parts
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
-from milepost.core.model import Scope
+from milepost.core.errors import MilepostError
+from milepost.core.model import Scope, Stream
 from milepost.deliveries.worker import Dispatcher
+from milepost.engine.supervisor import FailedRuns
 from milepost.facebook.calls import Slowdown
 from milepost.reporting.health import (
     DaemonStatus,
@@ -28,8 +31,10 @@ from milepost.reporting.humanize import counted, lasting
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import limit_in_words
 
+FAILING_ADVICE = "they are tried again at each interval; the log says more, for a report of this bug"
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
 CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
+NAMED_STREAMS = 3
 SOME_FAILURES = 3  # of deliveries; a single one is retried a second later
 BROKEN_ADVICE = "begun again once a minute; the log says more"
 DELIVERIES_ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost deliveries list` shows each"
@@ -37,7 +42,7 @@ SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps ca
 
 
 class Health:
-    """What is wrong with the daemon. It is asked in the event loop, and never waits for the database."""
+    """What is wrong with the daemon. Its methods are called in the event loop and never wait for the database."""
 
     def __init__(
         self,
@@ -66,7 +71,7 @@ class Health:
         ]
 
     def add(self, issues: Callable[[], Iterable[Issue]]) -> None:
-        """Ask for these issues, too."""
+        """Add another source of issues."""
         self._sources.append(issues)
 
     def status(self) -> DaemonStatus:
@@ -90,7 +95,7 @@ class Health:
         return most_serious_first(map(self._without_secrets, self._found()))
 
     def _held_back(self) -> Mapping[str, str]:
-        """Return the pages whose older messages wait for a budget, by id, with which."""
+        """Return by id each page whose older messages wait for a rate limit's budget, and which budget that is."""
         usages = {stream.page_id: self._rate_limits.usage(stream) for stream in self._supervisor.streams}
         return {
             page_id: f"older messages wait, because {_used(usage.ratio, usage.scope)}"
@@ -99,7 +104,7 @@ class Health:
         }
 
     def status_line(self, streams: str) -> str:
-        """Return in one line what is wrong, and how the streams stand."""
+        """Return one line that says what is wrong, and then the given summary of the streams."""
         return status_line(self.issues(), streams, self._now())
 
     def why_unready(self) -> str | None:
@@ -107,12 +112,13 @@ class Health:
         return why_unready(self.issues(), self._now())
 
     def _without_secrets(self, issue: Issue) -> Issue:
-        """Redact why something is wrong: a token in the wrong place of config.yaml is quoted from there."""
+        """Redact the reason of an issue: it may quote a token that was put in the wrong place of config.yaml."""
         return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
 
     def _found(self) -> Iterator[Issue]:
         if (stalled := self._supervisor.stalled()) is not None:
             yield Issue(IssueKind.STALLED, "streams are stalled", reason=stalled)
+        yield from failing_runs(self._supervisor.failing(), self._live.latest(self._supervisor.streams))
         if stuck := self._live.getting_nowhere(self._supervisor.streams):
             reason = "; ".join(f"{stream.key}: {problem}" for stream, problem in stuck.items())
             what = f"{counted(len(stuck), 'stream')} getting nowhere"
@@ -132,8 +138,30 @@ class Health:
             yield Issue(IssueKind.CLOCKS_DIFFER, what, clocks.since, advice=CLOCK_ADVICE)
 
 
+def failing_runs(failing: Mapping[Stream, FailedRuns], checkpoints: Iterable[Checkpoint]) -> Iterator[Issue]:
+    """Yield that runs fail, if some do. Streams that were written to since do not count: another worker gets on."""
+    written = {checkpoint.stream: checkpoint.updated_at for checkpoint in checkpoints}
+    failed = {
+        stream.key: runs
+        for stream, runs in failing.items()
+        if (updated_at := written.get(stream)) is None or updated_at <= runs.last_at
+    }
+    if failed:
+        since = min(runs.since for runs in failed.values())
+        errors = [runs.error for runs in failed.values()]
+        whose = ", ".join(failed) if len(failed) <= NAMED_STREAMS else counted(len(failed), "stream")
+        reason = "; ".join(dict.fromkeys(map(_error_in_words, errors)))  # many streams fail for one reason
+        hints = (error.hint for error in errors if isinstance(error, MilepostError) and error.hint)
+        yield Issue(IssueKind.RUNS_FAIL, f"the runs of {whose} fail", since, reason, next(hints, FAILING_ADVICE))
+
+
+def _error_in_words(error: Exception) -> str:
+    """Return an error in words; one that was not expected may quote anything, and is in the log."""
+    return error.message if isinstance(error, MilepostError) else f"an unexpected {type(error).__name__}"
+
+
 def delivery_issues(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -> Iterator[Issue]:
-    """Yield that some of these deliveries fail, and that those that are `broken` are not made, if there are any."""
+    """Yield an issue if some of these deliveries fail, and one if any worker in `broken` has ended with an error."""
     for name, error in broken.items():
         yield Issue(IssueKind.DELIVERIES, f"deliveries to {name} are not made", None, error, BROKEN_ADVICE)
     failing = [

@@ -1,6 +1,6 @@
-"""Notices to people in words: what needs them, and what to do; no secret, no name, and no text of a message.
+"""Notices to people in words: what needs them and what to do, without secrets, names or texts of messages.
 
-What the API says is left out, as nobody knows what it may quote: its numbers can be looked up.
+The API's own error texts are left out, because they may quote anything; its error codes can be looked up.
 """
 
 import re
@@ -20,13 +20,15 @@ from milepost.reporting.humanize import ago, ahead, clock, counted, in_words
 MAX_NAMED = 12
 MAX_ADVICE = 3
 STORE_AWAY_AFTER = timedelta(minutes=5)  # most outages of a database are over by then
-_STALLED = (IssueKind.STORE_AWAY, IssueKind.STALLED)
+_STALLED = (IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.RUNS_FAIL)
 _WHAT = {
     IssueKind.STORE_AWAY: "the database is unavailable, so that nothing is copied",
     IssueKind.STALLED: "runs do not end, and hold up others",
+    IssueKind.RUNS_FAIL: "runs fail one after the other",
 }
 _TO_DO = {
     IssueKind.STORE_AWAY: "see `milepost status` for the reason; Milepost goes on by itself when the database is back",
+    IssueKind.RUNS_FAIL: "see `milepost status` for the reason; they are tried again at each interval",
     IssueKind.STALLED: "see the log for what they wait for; if that does not help, restart Milepost: its place is kept",
 }
 _NUMBERS = re.compile(r"\(((?:HTTP|code|subcode) [0-9]{1,9}(?:, (?:HTTP|code|subcode) [0-9]{1,9})*)\)")
@@ -41,7 +43,7 @@ class NoticeText(Struct, frozen=True):
 
 
 def concerns_of_daemon(issues: Iterable[Issue], now: datetime) -> Iterator[Concern]:
-    """Yield what needs a person among what is wrong with the daemon as a whole."""
+    """Yield the issues of the daemon as a whole that need a person."""
     for issue in issues:
         since = issue.since or now
         is_short = issue.kind is IssueKind.STORE_AWAY and now - since < STORE_AWAY_AFTER
@@ -50,12 +52,12 @@ def concerns_of_daemon(issues: Iterable[Issue], now: datetime) -> Iterator[Conce
 
 
 def is_of_this_process(notice: PeopleNotice) -> bool:
-    """Return whether no other worker knows of it: its own runs do not end."""
-    return any(each.cause == IssueKind.STALLED for each in notice.concerns)
+    """Return whether no other worker knows of it: its own runs do not end, or fail."""
+    return any(each.cause in (IssueKind.STALLED, IssueKind.RUNS_FAIL) for each in notice.concerns)
 
 
 def notice_in_words(notice: PeopleNotice, now: datetime) -> NoticeText:
-    """Return what is sent."""
+    """Return the text of a notice."""
     match notice.kind:
         case NoticeKind.STOPPED:
             title, lines = _stopped(notice, now)
@@ -73,7 +75,7 @@ def notice_in_words(notice: PeopleNotice, now: datetime) -> NoticeText:
 
 
 def trial_notice() -> NoticeText:
-    """Return what `milepost notify test` sends."""
+    """Return the text that `milepost notify test` sends."""
     return NoticeText(NoticeKind.RECOVERED, "Milepost: test", "This is a test: notices of this Milepost arrive here.")
 
 
@@ -144,6 +146,8 @@ def _over(concern: Concern) -> str:
             return f"The token of page {concern.subject} was renewed."
         case Concern(subject="", cause=IssueKind.STORE_AWAY):
             return "The database is available again."
+        case Concern(subject="", cause=IssueKind.RUNS_FAIL):
+            return "Runs succeed again."
         case Concern(subject=""):
             return "Runs end again."
         case _:
@@ -172,7 +176,7 @@ def _named(names: Sequence[str], noun: str) -> str:
 
 
 def _advice(concerns: Iterable[Concern]) -> list[str]:
-    """Return what to do: of each page, as long as these are few."""
+    """Return what to do: for each page, as long as there are few."""
     found = [advice_on(each.problem, each.streams[0]) for each in concerns if each.problem is not None and each.streams]
     different = list(dict.fromkeys(found)) or ["`milepost status` says more"]
     more = [f"Likewise for {counted(len(different) - MAX_ADVICE, 'more page')}."] if len(different) > MAX_ADVICE else []
@@ -180,13 +184,13 @@ def _advice(concerns: Iterable[Concern]) -> list[str]:
 
 
 def _problem_in_words(problem: Problem) -> str:
-    """Return what went wrong without the words of the API."""
+    """Return what went wrong, without the API's text."""
     numbers = _numbers_in(str(problem)).strip(" ()")
     what = "the API refuses the calls" if problem.kind is ProblemKind.API else in_words(problem.kind)
     return f"{what} ({numbers})" if numbers else what
 
 
 def _numbers_in(reason: str) -> str:
-    """Return the numbers of an error that a reason ends with: its words may be of a message."""
+    """Return the error codes at the end of a reason. The rest is left out: it may quote a message."""
     found: list[str] = _NUMBERS.findall(reason)
     return f" ({found[-1]})" if found else ""

@@ -1,6 +1,6 @@
 """Reading the change feed from either database: what is asked for, and what the columns of a row become."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage
 from milepost.core.model import Stream
+from milepost.stores.sql import Fetch
 
 PASSED_OVER = 50_000  # numbers that one statement may look through for the changes of one stream, which have no index
 MAX_STATEMENTS = 20  # of a request; then its page is empty, and the next one continues from there
@@ -71,6 +72,23 @@ class ChangesAsked(Struct, frozen=True):
         return {kind: statement for kind, statement in STATEMENTS.items() if kind in self.kinds}
 
 
+async def read_changes(
+    asked: ChangesAsked, last: int, fetch: Fetch, read_rows: Callable[[dict[str, object]], Awaitable[list[Change]]]
+) -> ChangesPage:
+    """Return a page of changes up to `last`, of which `read_rows` reads those that its parameters ask for.
+
+    Its statements need not see the same moment: a row that changes between two of them is in a later page.
+    """
+    following = asked.after
+    for place, up_to in asked.spans(last):
+        ((full_at, count),) = await fetch("changes_up_to", asked.parameters(place, up_to))
+        following = full_at if count == asked.limit else up_to
+        if count:
+            changes = await read_rows(asked.parameters(place, following))
+            return ChangesPage(tuple(sorted(changes, key=lambda change: change.seq)), following)
+    return ChangesPage((), following)
+
+
 def changed(kind: ChangeKind, names: Sequence[str], found: Iterable[tuple[Any, ...]]) -> list[Change]:
     """Return rows with these columns as changes."""
     keys = KEYS[kind]
@@ -94,8 +112,3 @@ def deleted(found: Iterable[tuple[int, str, str, str, str]]) -> list[Change]:
         of_page = {"platform": platform, "page_id": page_id} if kind is ChangeKind.CONTACT else {}
         changes.append(Change(seq, kind, ChangeOp.DELETE, {**of_page, KEYS[kind][-1]: row_id}, None))
     return changes
-
-
-def page_of(changes: Iterable[Change], following: int) -> ChangesPage:
-    """Return changes of several tables as a page."""
-    return ChangesPage(tuple(sorted(changes, key=lambda change: change.seq)), following)

@@ -18,8 +18,8 @@ from milepost.core.journal import Codec, instant_text, since_removal
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit
 from milepost.core.records import prepare
-from milepost.stores.reader import Session
-from milepost.stores.sql import Parameters, stream_parameters
+from milepost.stores.reader import Session, stream_parameters
+from milepost.stores.sql import Parameters
 
 # First the pages are linked, so that whoever was erased on one of them is kept out of this very commit, and erased on
 # the other where that is new; then the rows move, the conversations, by which the others are found, at the end.

@@ -26,7 +26,7 @@ from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
 from milepost.stores import rows
 from milepost.stores.audit import Audit
-from milepost.stores.sql import Fetch, Parameters, stream_parameters
+from milepost.stores.sql import Fetch, Parameters
 
 PAGE = 1_000  # dead letters that are read at a time
 AFTER_ALL_RUNS = "~"
@@ -83,6 +83,11 @@ class Dialect(Struct, frozen=True):
             "older_than": instant_text(stretch.older_than) if stretch.older_than else self.after_all,
             "seen": self.keys(stretch.seen),
         }
+
+
+def stream_parameters(stream: Stream) -> dict[str, str]:
+    """Return the parameters by which statements find the rows of a stream, or of its page."""
+    return {"stream": stream.key, "platform": stream.platform.value, "page_id": stream.page_id}
 
 
 def span_parameters(span: ThreadSpan) -> dict[str, str]:

@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from milepost.core.model import Stream
-
 Parameters = Mapping[str, Any] | tuple[Any, ...]
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -27,8 +25,3 @@ def load_statements(store: str, *parts: str) -> dict[str, str]:
         _, *split = _NAME.split((Path(__file__).parent / store / f"{part}.sql").read_text(encoding="utf-8"))
         statements |= zip(split[::2], map(str.strip, split[1::2]), strict=True)
     return statements
-
-
-def stream_parameters(stream: Stream) -> dict[str, str]:
-    """Return the parameters by which statements find the rows of a stream, or of its page."""
-    return {"stream": stream.key, "platform": stream.platform.value, "page_id": stream.page_id}

@@ -53,7 +53,8 @@ from milepost.stores.postgresql.group import (
     versioned,
 )
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.sql import Parameters, stream_parameters
+from milepost.stores.reader import stream_parameters
+from milepost.stores.sql import Parameters
 
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 

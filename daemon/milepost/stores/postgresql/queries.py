@@ -20,8 +20,8 @@ from milepost.core.position import Stretch
 from milepost.core.revisions import to_look_up
 from milepost.stores import rows
 from milepost.stores.postgresql.encoding import searchable, storable
-from milepost.stores.reader import Dialect, Session, span_parameters
-from milepost.stores.sql import Fetch, Parameters, stream_parameters
+from milepost.stores.reader import Dialect, Session, span_parameters, stream_parameters
+from milepost.stores.sql import Fetch, Parameters
 
 DIALECT = Dialect(searchable, storable, before_all="-infinity", after_all="infinity")
 

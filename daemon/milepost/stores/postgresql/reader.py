@@ -11,12 +11,12 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
-from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Ledger, Row, Table
-from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
+from milepost.stores.changes import ChangesAsked, changed, deleted, read_changes
 from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, settings
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
@@ -54,7 +54,14 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
     ) -> ChangesPage:
         """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
-        return await _read_changes(self._database, ChangesAsked(after, limit, kinds, stream))
+        asked, database = ChangesAsked(after, limit, kinds, stream), self._database
+        async with database.connection() as connection:
+            last = await _last_settled(database, connection)
+            fetch, read_rows = (
+                partial(database.rows_on, connection),
+                partial(_rows_between, asked, database, connection),
+            )
+            return await read_changes(asked, last, fetch, read_rows)
 
     async def last_change(self) -> int:
         """Return the seq of the latest change; 0 if there is none."""
@@ -107,22 +114,6 @@ def settled(last: int, in_use: Iterable[int]) -> int:
     return last - max((each for each in behind if each < KEYS_OF_LOCKS // 2), default=0)
 
 
-async def _read_changes(database: Database, asked: ChangesAsked) -> ChangesPage:
-    """Return a page of changes.
-
-    Its statements need not see the same moment: a row that changes between two of them is in a later page.
-    """
-    async with database.connection() as connection:
-        following = asked.after
-        for place, up_to in asked.spans(await _last_settled(database, connection)):
-            parameters = asked.parameters(place, up_to)
-            ((full_at, count),) = await database.rows_on(connection, "changes_up_to", parameters)
-            following = full_at if count == asked.limit else up_to
-            if count:
-                return await _page(database, asked, connection, place, following)
-        return ChangesPage((), following)
-
-
 async def _last_settled(database: Database, connection: Connection) -> int:
     """Begin a transaction and return how far the feed is settled, in one round trip: the order matters."""
     async with connection.pipeline():
@@ -134,8 +125,10 @@ async def _last_settled(database: Database, connection: Connection) -> int:
     return min(settled(last, (key for (key,) in await in_use.fetchall())), int(latest))
 
 
-async def _page(database: Database, asked: ChangesAsked, connection: Connection, after: int, up_to: int) -> ChangesPage:
-    between = asked.parameters(after, up_to)
+async def _rows_between(
+    asked: ChangesAsked, database: Database, connection: Connection, between: dict[str, object]
+) -> list[Change]:
+    """Return the changes that the parameters ask for, in one round trip."""
     async with connection.pipeline():
         gone = await connection.execute(database.sql["deleted_rows"], between)
         found = {
@@ -146,7 +139,7 @@ async def _page(database: Database, asked: ChangesAsked, connection: Connection,
     for kind, cursor in found.items():
         names = [column.name for column in cursor.description or ()]
         changes += changed(kind, names, await cursor.fetchall())
-    return page_of(changes, up_to)
+    return changes
 
 
 # --- the audit, in a thread of its own --------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from milepost.stores.commit import (
     without_forgotten,
     written_of,
 )
-from milepost.stores.sql import Parameters, stream_parameters
+from milepost.stores.reader import stream_parameters
+from milepost.stores.sql import Parameters
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.queries import SqliteSession, at_once
 

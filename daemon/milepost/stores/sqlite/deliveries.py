@@ -1,6 +1,5 @@
 """The places of deliveries in a SQLite database."""
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,9 +7,8 @@ from pathlib import Path
 
 from milepost.core.deliveries import Delivery
 from milepost.stores.deliveries import StoredDeliveries, parameters_of
-from milepost.stores.sql import load_statements
-from milepost.stores.sqlite.connection import Database, connect, real_path, transaction, with_pragma
-from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.connection import Database, transaction, with_pragma
+from milepost.stores.sqlite.migrate import open_current
 
 TIMEOUT_SECONDS = 30.0  # a large commit or a checkpoint of the daemon may hold the database for seconds
 
@@ -49,8 +47,6 @@ async def open_sqlite_deliveries(path: Path) -> AsyncIterator[SqliteDeliveryPlac
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
-    path = real_path(path)
-    await asyncio.to_thread(demand_current, path)
-    sql = load_statements("sqlite", "deliveries")
-    async with connect(path, sql, {"synchronous": "FULL"}, timeout_seconds=TIMEOUT_SECONDS) as database:
+    pragmas: dict[str, str | int] = {"synchronous": "FULL"}
+    async with open_current(path, "deliveries", pragmas=pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
         yield SqliteDeliveryPlaces(database)

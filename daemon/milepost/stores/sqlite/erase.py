@@ -10,10 +10,9 @@ from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
 from milepost.stores.commit import Forgotten, removal
 from milepost.stores.reader import StreamRows
-from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
-from milepost.stores.sqlite.connection import connect, lock_database, real_path, transaction
-from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.connection import transaction
+from milepost.stores.sqlite.migrate import open_current
 from milepost.stores.sqlite.queries import at_once
 from milepost.stores.sqlite.store import CACHE_KIB
 
@@ -35,15 +34,12 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
-    path = real_path(path)
-    await asyncio.to_thread(demand_current, path)
-    sql = load_statements("sqlite")
 
     def forget(connection: sqlite3.Connection) -> Forgotten:
         with transaction(connection):
-            return at_once(SqliteWriter(sql, connection).erase(stream, contact_id))
+            return at_once(SqliteWriter(database.sql, connection).erase(stream, contact_id))
 
-    async with connect(path, sql, {"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
+    async with open_current(path, pragmas={"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         forgotten = await database.write(forget)
         with suppress(StoreAway):
             await database.run(empty_wal)
@@ -59,13 +55,9 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon holds it, StoreAway if
     it does not answer.
     """
-    path = real_path(path)
-    await asyncio.to_thread(demand_current, path)
-    pragmas: dict[str, str | int] = {"secure_delete": "ON", "synchronous": "FULL", "cache_size": -CACHE_KIB}
-    sql = load_statements("sqlite")
 
     def remove(connection: sqlite3.Connection) -> StreamRows | None:
-        writer = SqliteWriter(sql, connection)
+        writer = SqliteWriter(database.sql, connection)
         with transaction(connection):
             commit = removal(at_once(writer.load(stream)), by, now)
             if commit is None:
@@ -74,15 +66,15 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
             writer.write([commit], 1)
         return rows
 
-    with lock_database(path):
-        async with connect(path, sql, pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
-            try:
-                removed = await database.run(remove)
-            except asyncio.CancelledError:
-                await database.interrupt()  # or the thread would go on, and commit what was abandoned
-                raise
-            with suppress(StoreAway):
-                await database.run(empty_wal)
+    pragmas: dict[str, str | int] = {"secure_delete": "ON", "synchronous": "FULL", "cache_size": -CACHE_KIB}
+    async with open_current(path, pragmas=pragmas, is_alone=True, timeout_seconds=TIMEOUT_SECONDS) as database:
+        try:
+            removed = await database.run(remove)
+        except asyncio.CancelledError:
+            await database.interrupt()  # or the thread would go on, and commit what was abandoned
+            raise
+        with suppress(StoreAway):
+            await database.run(empty_wal)
     return removed
 
 

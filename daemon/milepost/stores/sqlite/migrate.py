@@ -5,13 +5,18 @@ first (yoyo 9): it records on a second connection what it has applied on the fir
 is killed, so that a start which is killed in between is never repaired by the next one.
 """
 
+import asyncio
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, nullcontext
 from pathlib import Path
 
 from milepost.core.errors import StoreRefused
 from milepost.stores.copy import UnfinishedCopy
+from milepost.stores.sql import load_statements
+from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path
 from milepost.stores.sqlite.errors import errors_of
+from milepost.stores.sqlite.files import OpenFiles
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "sqlite"
 
@@ -73,6 +78,24 @@ def demand_current(path: Path) -> None:
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
     demand_finished(path)
+
+
+@asynccontextmanager
+async def open_current(
+    path: Path, *parts: str, pragmas: dict[str, str | int], is_alone: bool = False, timeout_seconds: float = 5.0
+) -> AsyncIterator[Database]:
+    """Open a database that is to have this program's schema, to run the statements of these files besides the common.
+
+    Raises as `demand_current` does, StoreAway if it does not answer, and StoreBusy if it `is_alone` and a daemon holds
+    it.
+    """
+    path = real_path(path)
+    await asyncio.to_thread(demand_current, path)
+    sql = load_statements("sqlite", "statements", *parts)
+    with lock_database(path) if is_alone else nullcontext() as lock:
+        files = OpenFiles(path, lock)
+        async with connect(path, sql, pragmas, files=files, timeout_seconds=timeout_seconds) as database:
+            yield database
 
 
 def migrate(path: Path) -> set[str]:

@@ -8,8 +8,8 @@ from milepost.core.journal import instant_text
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import to_look_up
 from milepost.stores import rows
-from milepost.stores.reader import Dialect, Session, span_parameters
-from milepost.stores.sql import Parameters, stream_parameters
+from milepost.stores.reader import Dialect, Session, span_parameters, stream_parameters
+from milepost.stores.sql import Parameters
 
 Answer = TypeVar("Answer")
 

@@ -9,19 +9,19 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
 from milepost.stores.audit import Audit, Ledger, Row, Table
-from milepost.stores.changes import ChangesAsked, changed, deleted, page_of
+from milepost.stores.changes import ChangesAsked, changed, deleted, read_changes
 from milepost.stores.reader import JournalReader, StoredEntry
-from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.sql import Parameters
 from milepost.stores.sqlite import backup
-from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path, transaction
-from milepost.stores.sqlite.files import OpenFiles, close_to_others
-from milepost.stores.sqlite.migrate import demand_current
+from milepost.stores.sqlite.connection import Database, transaction
+from milepost.stores.sqlite.files import close_to_others
+from milepost.stores.sqlite.migrate import open_current
 from milepost.stores.sqlite.queries import DIALECT, SqliteSession, at_once
 
 ENTRIES_PER_STEP = 2_000  # some ten milliseconds
@@ -33,17 +33,11 @@ async def open_sqlite_reader(path: Path, *, alone: bool = False) -> AsyncIterato
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if `alone` and a daemon holds it.
     """
-    path = real_path(path)
-    await asyncio.to_thread(demand_current, path)
-    sql = load_statements("sqlite", "statements", "changes")
-    if alone:
-        with lock_database(path) as lock:
-            await asyncio.to_thread(close_to_others, path)
-            async with connect(path, sql, {"synchronous": "FULL"}, files=OpenFiles(path, lock)) as database:
-                yield SqliteReader(database)
-    else:
-        async with connect(path, sql, {"query_only": 1}) as database:
-            yield SqliteReader(database)
+    pragmas: dict[str, str | int] = {"synchronous": "FULL"} if alone else {"query_only": 1}
+    async with open_current(path, "changes", pragmas=pragmas, is_alone=alone) as database:
+        if alone:
+            await asyncio.to_thread(close_to_others, database.path)
+        yield SqliteReader(database)
 
 
 class SqliteReader(JournalReader):
@@ -120,23 +114,17 @@ def _abandonable(what: str) -> Iterator[Callable[[], None]]:
 
 
 def _read_changes(asked: ChangesAsked, session: SqliteSession) -> ChangesPage:
-    """Return a page of changes. There is one writer at a time, so their numbers are committed in their order.
+    """Return a page of changes. There is one writer at a time, so their numbers are committed in their order."""
 
-    Its statements need not see the same moment: a row that changes between two of them is in a later page.
-    """
-    following = asked.after
+    async def read_rows(between: dict[str, object]) -> list[Change]:
+        changes = deleted(session.ask("deleted_rows", between))
+        for kind, statement in asked.statements().items():
+            found = session.ask(statement, between)
+            changes += changed(kind, [name for name, *_ in found.description], found)
+        return changes
+
     ((last,),) = session.ask("last_change")
-    for place, up_to in asked.spans(last):
-        ((full_at, count),) = session.ask("changes_up_to", asked.parameters(place, up_to))
-        following = full_at if count == asked.limit else up_to
-        if count:
-            between = asked.parameters(place, following)
-            changes = deleted(session.ask("deleted_rows", between))
-            for kind, statement in asked.statements().items():
-                found = session.ask(statement, between)
-                changes += changed(kind, [name for name, *_ in found.description], found)
-            return page_of(changes, following)
-    return ChangesPage((), following)
+    return at_once(read_changes(asked, last, session.fetch, read_rows))
 
 
 class SqliteLedger(Ledger):

@@ -4,6 +4,7 @@
 const ISSUE_TONES = {
   store_away: "stopped",
   stalled: "stopped",
+  runs_fail: "warning",
   nothing_to_do: "stopped",
   discovery_failed: "warning",
   getting_nowhere: "warning",
