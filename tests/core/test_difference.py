@@ -129,6 +129,14 @@ class TestConversationsReadAgain:
         (row,), (person,) = found.changes.conversations, found.changes.contacts
         assert (row.snippet, row.updated_time, person.last_interaction_at) == ("new", LATER, LATER)
 
+    def test_an_older_state_is_one_though_our_clock_is_behind(self) -> None:
+        year = 86_400 * 365
+        known = stored(batch(conversation(updated_time=at(year), of=contact(), snippet="new")))
+
+        found = again(batch(conversation(updated_time=at(year - 1), of=contact(), snippet="old")), known)
+
+        assert found.changes == Changes()
+
     def test_a_conversation_in_an_older_state_still_adds_missing_messages(self) -> None:
         known = stored(batch(conversation(updated_time=at(9), messages=[message("m_2")])))
 
