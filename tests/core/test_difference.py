@@ -198,6 +198,15 @@ class TestConversationsReadAgain:
         assert found.tally.updated == 1
 
 
+def test_messages_are_named_once_their_conversation_has_a_contact() -> None:
+    known = stored(batch(conversation(messages=[message("m_1")]), conversation("t_2", of=contact("c_2"))))
+
+    found = again(batch(conversation(of=contact("c_1")), conversation("t_2", of=contact("c_3"))), known)
+
+    assert found.changes.named == ("t_1",)
+    assert again(batch(conversation(messages=[message("m_1")])), known).changes.named == ()
+
+
 class TestInteractionEvents:
     def test_interaction_events_are_written_once_and_never_changed(self) -> None:
         known = stored(batch(conversation(messages=[message("m_1", text="hello")])))

@@ -5,7 +5,7 @@ that the API leaves out leaves the stored one alone. Interaction events are writ
 message the API later says no more than that it is deleted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -111,7 +111,13 @@ def difference(
         events |= new
         if row != stored or contact is not None or new:
             replaced += each.replaced_characters
-    changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=taken_over)
+    changes = Changes(
+        tuple(conversations.values()),
+        tuple(contacts.values()),
+        tuple(events.values()),
+        moved=taken_over,
+        named=tuple(_named(conversations.values(), known)),
+    )
     tally = Tally(
         batches=1,
         inserted=inserted,
@@ -124,6 +130,14 @@ def difference(
         moved=moved,
     )
     return Difference(changes, tally)
+
+
+def _named(rows: Iterable[ConversationRow], known: Known) -> Iterator[str]:
+    """Yield the conversations that were stored without a contact, and have one now."""
+    for row in rows if known.conversations else ():
+        stored = known.conversations.get(row.conversation_id)
+        if stored is not None and stored.contact_id is None and row.contact_id is not None:
+            yield row.conversation_id
 
 
 def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tuple[str, ...]:
