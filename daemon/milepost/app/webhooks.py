@@ -102,8 +102,8 @@ class Webhooks:
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
-        """Process webhooks until a stop is requested. If none are received, those stored earlier expire."""
-        await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
+        """Process webhooks until a stop is requested. If none are received, some may be left of earlier ones."""
+        await (self.worker.run(stop) if self._is_listening else self.worker.work_off(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
         """Watch the pages' subscriptions until a stop is requested, if webhooks are taken."""
