@@ -334,7 +334,7 @@ def _printable(text: str) -> str:
     """Escape line ends, controls, ANSI sequences and bidirectional overrides, which could forge what a reader sees."""
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _below(exception: str | None) -> str:
