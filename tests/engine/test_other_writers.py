@@ -146,6 +146,18 @@ async def test_a_conflict_without_another_writers_entry_ends_the_run() -> None:
         await ran(engine(Racing(1_000)), Inbox(3))
 
 
+async def test_a_run_goes_on_from_what_is_stored_where_reported_entries_are_lost() -> None:
+    """As with a failover to a replica that had not received the last commits."""
+    store, mailbox = MemoryStore(), Mailbox()
+    await ran(engine(store), Inbox(2), budget("r_0"))
+    mailbox.observe_version((await store.load(STREAM)).version + 9)
+
+    checkpoint = await ran(engine(store), Inbox(6), budget("r_1"), mailbox=mailbox)
+
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
+    assert not mailbox.is_outdated
+
+
 async def test_a_command_that_meets_another_writer_is_executed_again() -> None:
     store = Racing(3)
 

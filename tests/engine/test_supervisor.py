@@ -6,16 +6,18 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from kit.builders import DEAD_TOKEN, NOON, RATE_LIMIT, STREAM, at, problem, refused
-from kit.engine_doubles import Before, FlakyStore, Inbox, always, cursor_of, engine, refusing, run_of, running
+from kit.builders import APP_LIMIT, DEAD_TOKEN, NOON, RATE_LIMIT, STREAM, at, problem, refused
+from kit.engine_doubles import Before, FlakyStore, Inbox, always, at_call, cursor_of, engine, refusing, run_of, running
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.commands import SyncNow
 from milepost.core.errors import StoreRefused
-from milepost.core.events import Reason, RunEnded, RunStatus
+from milepost.core.events import Reason, RunEnded, RunStatus, SweepCompleted
 from milepost.core.model import Detail, Keys, Known, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
+from milepost.core.position import Mode
 from milepost.core.problems import ProblemKind
 from milepost.engine.supervisor import Schedule, Supervisor
 
@@ -264,6 +266,54 @@ async def test_a_stream_that_is_woken_during_a_rate_limit_calls_after_it() -> No
             supervisor.wake(STREAM)
         await asyncio.sleep(3000)
     assert inbox.called_at[:2] == pytest.approx([0, 3600])
+
+
+async def test_a_stream_that_met_the_limit_of_another_before_its_first_call_runs_once_that_is_over() -> None:
+    clock = VirtualClock()
+    first, second = keys = streams(2)
+    parts = engine(MemoryStore(), clock=clock, concurrency=1)
+    limit: Before = refusing(replace(APP_LIMIT, wait_seconds=600.0), until=at(100), clock=clock)
+    gates = {stream: parts.rate_limits.gate(stream) for stream in keys}
+    met = Inbox(2, before=limit, clock=clock, gate=gates[first], call_seconds=5)
+    held = Inbox(2, prefix="h", clock=clock, gate=gates[second])
+    schedule = Schedule(interval_seconds=36_000, max_run_seconds=270)
+    async with running(Supervisor(parts, {first: met, second: held}, schedule), parts.stop):
+        await asyncio.sleep(1_000)
+    assert len(met.called_at) > 1
+    assert held.called_at
+
+
+async def test_a_full_sweep_that_a_rate_limit_keeps_from_beginning_is_made_once_that_is_over() -> None:
+    store, clock = MemoryStore(), VirtualClock()
+    parts = engine(store, clock=clock)
+    inbox = Inbox(2, clock=clock, gate=parts.rate_limits.gate(STREAM))
+    supervisor = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=36_000, max_run_seconds=270))
+    async with running(supervisor, parts.stop):
+        await asyncio.sleep(10)
+        parts.rate_limits.observe_refusal(STREAM, replace(APP_LIMIT, wait_seconds=600.0))
+        await supervisor.ask(STREAM, SyncNow("Ada", full=True))
+        await asyncio.sleep(700)
+    modes = [entry.event.mode for entry in store.entries(STREAM) if isinstance(entry.event, SweepCompleted)]
+    assert modes == [Mode.FULL, Mode.FULL]
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["nothing recorded", "cut off"])
+async def test_a_run_that_an_outage_of_the_database_ended_is_repeated_within_a_quarter_of_an_hour(
+    *, has_begun: bool
+) -> None:
+    store, clock = FlakyStore(0 if has_begun else 1_000), VirtualClock()
+
+    async def lose_store() -> None:
+        store.absences = 1_000
+
+    inbox = Inbox(3, clock=clock, call_seconds=1, before=at_call(2, lose_store) if has_begun else None)
+    parts = engine(store, clock=clock)
+    schedule = Schedule(interval_seconds=36_000, max_run_seconds=270)
+    async with running(Supervisor(parts, {STREAM: inbox}, schedule), parts.stop):
+        await asyncio.sleep(400)
+        store.absences = 0
+        await asyncio.sleep(900)
+    assert len(store.conversations) == 3
 
 
 async def test_a_stream_that_is_admitted_to_a_running_daemon_runs_at_once() -> None:

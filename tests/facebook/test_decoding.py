@@ -247,6 +247,13 @@ class TestPaging:
         paging = {"cursors": cursors, "next": ""}
         assert read(encoded({"data": [GOOD], "paging": paging})) == read(encoded({"data": [GOOD]}))
 
+    def test_an_empty_next_of_messages_means_that_there_are_no_older_ones(self) -> None:
+        nested = {"data": [message()], "paging": {"cursors": {"after": "m_2"}, "next": ""}}
+
+        read_back = one(thread("t_1", messages=nested))
+
+        assert (read_back.has_older, read_back.older_cursor) == (False, None)
+
     def test_equal_cursors_do_not_mean_the_end(self) -> None:
         paging = {"cursors": {"before": "same", "after": "same"}, "next": NEXT_URL}
         assert read(encoded({"data": [GOOD], "paging": paging})).next_cursor == "same"

@@ -180,7 +180,9 @@ class TestCertificates:
     async def test_those_in_ssl_cert_file_are_trusted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         context, authority = await asyncio.to_thread(certified, tmp_path)
         async with serving_tls(respond, context) as url:
-            assert "SSL_CERT_FILE" in await problem_at(url)
+            said = await problem_at(url)
+            assert "is not trusted: self" in said
+            assert "SSL_CERT_FILE" in said
             monkeypatch.setenv("SSL_CERT_FILE", str(authority))
             assert isinstance(await called(url), GraphResponse)
 
@@ -194,6 +196,13 @@ class TestCertificates:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         async with serving_tls(respond, context) as url:
             assert "is not trusted" in await problem_at(url)
+
+
+async def test_a_server_that_does_not_speak_tls_is_said() -> None:
+    async with serving(respond) as url:
+        said = await problem_at(url.replace("http:", "https:"))
+    assert said.startswith("no TLS connection to 127.0.0.1: ")
+    assert "permitted" not in said
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "no such file"), ("not a certificate", "no certificates")])

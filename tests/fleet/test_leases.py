@@ -82,6 +82,16 @@ async def test_nothing_is_left_of_an_ended_lease_and_the_stream_can_have_another
     assert (await taken(ours, BAKERY)).stream == BAKERY
 
 
+async def test_whether_another_worker_has_a_stream_is_known(ours: StreamLeases, theirs: StreamLeases) -> None:
+    await ours.offer(BOTH)
+    assert not await ours.is_held_elsewhere(BAKERY)
+    lease = await taken(theirs, BAKERY)
+    assert [await each.is_held_elsewhere(BAKERY) for each in (ours, theirs)] == [True, False]
+    assert not await ours.is_held_elsewhere(BICYCLES)
+    await theirs.end(lease)
+    assert not await ours.is_held_elsewhere(BAKERY)
+
+
 async def test_a_worker_takes_only_the_streams_that_it_names(ours: StreamLeases) -> None:
     await ours.offer([BAKERY])
     assert await ours.take([BICYCLES]) is None

@@ -1,6 +1,7 @@
 """Workers that share streams through one queue and one journal: what is due is worked once, and nothing spins."""
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -166,6 +167,17 @@ async def test_a_worker_takes_no_more_leases_than_it_has_slots(crew: Crew) -> No
     assert [member.leases.most for member in crew.members] == [2, 2]
 
 
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+async def test_a_worker_that_is_given_fewer_slots_goes_on_with_those(crew: Crew, *, is_busy: bool) -> None:
+    keys = streams(6)
+    member = await crew.join(keys, batches=20, concurrency=6)
+    async with crew.at_work():
+        await (asyncio.sleep(5) if is_busy else until(lambda: all(crew.sweeps(stream) for stream in keys)))
+        member.supervisor.adopt(member.parts.policy, PACE, 2)
+        await asyncio.sleep(3 * PACE.interval_seconds)
+        assert all(crew.sweeps(stream) >= 3 for stream in keys)
+
+
 async def test_a_requested_sync_is_one_run_whichever_worker_runs_it(crew: Crew) -> None:
     busy, asked = await crew.join([STREAM]), await crew.join([STREAM], concurrency=1)
     async with crew.at_work():
@@ -297,6 +309,23 @@ async def test_an_outage_of_the_database_takes_no_lease_from_anybody(crew: Crew)
         await asyncio.sleep(60)
     assert crew.interrupted(keys) == 0
     assert [crew.runs(stream) for stream in keys] == [1] * 6
+
+
+async def test_workers_go_on_after_a_failover_that_lost_the_last_commits(crew: Crew) -> None:
+    """The journal of the new primary is the truth, also for what was read of the one before."""
+    keys = streams(4)
+    for _ in range(2):
+        await crew.join(keys)
+    async with crew.at_work():
+        await until(lambda: all(crew.sweeps(stream) == 1 for stream in keys))
+        replica = copy.deepcopy(vars(crew.store))
+        await asyncio.sleep(2.5 * PACE.interval_seconds)
+        assert all(crew.sweeps(stream) > 2 for stream in keys)
+        vars(crew.store).update(replica)
+        calls = crew.jobs.calls
+        await asyncio.sleep(2.5 * PACE.interval_seconds)
+        assert all(crew.sweeps(stream) > 2 for stream in keys)
+        assert crew.jobs.calls - calls < 20_000, "nothing spins"
 
 
 async def test_a_page_whose_other_stream_runs_elsewhere_is_called_at_half_the_pace(crew: Crew) -> None:

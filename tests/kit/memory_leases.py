@@ -23,6 +23,7 @@ class Jobs:
         self.leases: dict[str, tuple[int, int]] = {}  # by stream: the job and the worker
         self.alive_at: dict[int, datetime] = {}
         self.is_away = False
+        self.calls = 0
         self.numbers = iter(range(1, 1_000_000))
 
 
@@ -79,6 +80,11 @@ class MemoryLeases:
         if self.jobs.leases.get(lease.stream) == (lease.job_id, lease.worker_id):
             del self.jobs.leases[lease.stream]
 
+    async def is_held_elsewhere(self, stream: str) -> bool:
+        await self._answer()
+        _, by = self.jobs.leases.get(stream, (0, 0))
+        return by not in (0, self.worker_id)
+
     async def release_all_but(self, job_ids: Collection[int]) -> None:
         await self._answer()
         for stream, (job_id, by) in self.jobs.leases.items():
@@ -87,6 +93,7 @@ class MemoryLeases:
 
     async def _answer(self) -> None:
         await asyncio.sleep(ROUND_TRIP_SECONDS)
+        self.jobs.calls += 1
         if self.jobs.is_away:
             raise StoreAway("the server restarts")
 

@@ -47,6 +47,7 @@ ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 MODULES_ONLY_OF_SQLITE = {
     "backup": "a server has tools of its own for that",
     "files": "a server keeps them",
+    "wal": "a server writes its own log back",
 }
 MODULES_ONLY_OF_POSTGRESQL = {
     "encoding": "SQLite takes rows as they are, and lists of keys as JSON",

@@ -200,6 +200,13 @@ async def test_what_is_set_up_wrong_is_said_by_the_status(installation: Installa
         assert await said() == ["webhooks come without their values"]
         await hooks.deliver("m_1")
         assert await said() == []
+        for _ in range(10):
+            await hooks.send("m_1", secret="of-a-stranger")
+        assert await said() == []
+        await hooks.send("m_1", secret="that-was-replaced")
+        assert await said() == ["webhooks come, and none is signed with a known secret"]
+        await hooks.deliver("m_1")
+        assert await said() == []
 
 
 async def test_what_is_refused_while_the_database_is_locked_comes_again(installation: Installation) -> None:

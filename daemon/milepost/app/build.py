@@ -35,8 +35,8 @@ SIMULATED_LONGEST_THREAD = 200
 class Parts(Struct, frozen=True, eq=False):
     """The assembled parts, as far as commands need them.
 
-    `undiscovered` is why pages could not be discovered at the start; the others are synced nevertheless.
-    `send_webhooks` has a simulated world send webhooks to a URL, signed with a secret; None in the real one.
+    `undiscovered` says why page discovery failed at startup; the configured pages are synced nevertheless.
+    `send_webhooks` makes a simulated world send webhooks to a URL, signed with a secret; None for the real API.
     """
 
     supervisor: Supervisor
@@ -52,7 +52,10 @@ class Parts(Struct, frozen=True, eq=False):
 
 
 class _World(Struct, frozen=True):
-    """The Graph API's URL, the pages to sync, the token of the user whose pages are discovered, and see Parts."""
+    """The Graph API's URL, the pages to sync, and the token of the user whose pages are discovered.
+
+    The other fields are those of Parts.
+    """
 
     base_url: str
     pages: list[Page]
@@ -64,10 +67,10 @@ class _World(Struct, frozen=True):
 async def assembled(
     settings: Settings, stop: Stop, learn_secret: Callable[[str], None] = lambda _: None
 ) -> AsyncIterator[Parts]:
-    """Open the store and the sources and put them together; close everything at the end.
+    """Open the store, assemble the parts, and close everything at the end.
 
-    `learn_secret` is called with tokens that the configuration does not hold. A stop is requested when the database is
-    lost. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
+    `learn_secret` is called with each token that is not in the configuration. When the database is lost, a stop is
+    requested. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway; StoreLost also after the block.
     """
     clock, feed = SystemClock(), Feed()
     async with (
@@ -102,7 +105,7 @@ async def assembled(
 
 @asynccontextmanager
 async def _store(settings: Settings, stop: Stop) -> AsyncIterator[OpenStore]:
-    """Open the store, which must hold data of the configured source; request a stop when the database is lost."""
+    """Open the store and check that its data is from the configured source; request a stop when it is lost."""
     async with open_store(
         store_url_of(settings),
         synchronous=settings.store.synchronous,

@@ -67,7 +67,7 @@ log = structlog.get_logger("milepost")
 
 
 class Logging(Struct, frozen=True, eq=False):
-    """The parts of the configured logging that the daemon goes on to use."""
+    """The parts of the configured logging that the daemon uses while it runs."""
 
     redactor: Redactor
     dedup: Deduplicator
@@ -119,42 +119,48 @@ def _log_start(settings: Settings, parts: Parts, url: str) -> None:
         log.info("this world is simulated", hint="to sync pages of your own, see the Facebook block of config.yaml")
 
 
-# --- who runs the streams ---------------------------------------------------------------------------------------------
+# --- running the streams ----------------------------------------------------------------------------------------------
 
 
 class _Driver(Struct, frozen=True, eq=False):
-    """Runs the streams until a stop is requested. `journal_feed` has every entry of the journal, whoever wrote it.
+    """Runs the streams until a stop is requested. `journal_feed` has every journal entry, of all workers.
 
-    `is_first` finds out whether this is the worker that does what only one of them does.
+    `is_first` finds out whether this worker does the work that only one worker of a fleet may do.
+    `is_elsewhere` finds out whether another worker has a stream.
     """
 
     run: Callable[[], Awaitable[None]]
     journal_feed: Feed
     is_first: Callable[[], Awaitable[bool]]
+    is_elsewhere: Callable[[Stream], Awaitable[bool]]
 
 
 @asynccontextmanager
 async def _driver(settings: Settings, parts: Parts, journal_reader: JournalReader) -> AsyncIterator[_Driver]:
-    """Let the supervisor run all streams or, on PostgreSQL, share them with the other workers of the fleet."""
+    """Run all streams here or, on PostgreSQL, share them with the other workers of the fleet."""
     store_url = store_url_of(settings)
     if store_url.file is not None:
-        yield _Driver(parts.supervisor.run, parts.feed, _is_alone)
+        yield _Driver(parts.supervisor.run, parts.feed, _is_alone, _is_nowhere_else)
         return
     from milepost.fleet.worker import joined  # noqa: PLC0415
 
     async with joined(store_url, parts.engine, parts.supervisor, journal_reader, parts.registry.share) as worker:
-        yield _Driver(worker.run, worker.feed, worker.is_first)
+        yield _Driver(worker.run, worker.feed, worker.is_first, worker.is_elsewhere)
 
 
 async def _is_alone() -> bool:
     return True
 
 
-# --- who observes them ------------------------------------------------------------------------------------------------
+async def _is_nowhere_else(_: Stream) -> bool:
+    return False
+
+
+# --- observing them ---------------------------------------------------------------------------------------------------
 
 
 class Shown(Struct, frozen=True, eq=False):
-    """What the API shows: the journal, what streams and daemon are doing, and the operations of other observers."""
+    """What the API shows: the journal, the status of streams and daemon, and the operations of other observers."""
 
     journal_reader: JournalReader
     live: LiveStreams
@@ -163,7 +169,7 @@ class Shown(Struct, frozen=True, eq=False):
 
 
 class _Observers:
-    """The readers of the feeds, and what HTTP serves of them."""
+    """The readers of the feeds, and the HTTP operations that show what they know."""
 
     def __init__(
         self,
@@ -179,7 +185,7 @@ class _Observers:
         self.store_watch = store_watch = _store_watch(parts)
         self.store_size = StoreSize(parts.store.size_bytes)
         live = LiveStreams(now, lambda: parts.engine.slots.waiting, lambda: store_watch.outage is not None)
-        self.webhooks = Webhooks(parts)
+        self.webhooks = Webhooks(parts, driver.is_elsewhere)
         self.dispatcher, delivery_counter = _dispatcher(parts, journal_reader)
         self._health = health = Health(parts, store_watch, live, self.webhooks, self.dispatcher, redact)
         observed = Observed(
@@ -211,11 +217,11 @@ class _Observers:
         await self.notices.begin()
 
     def status_line(self) -> str:
-        """Return in one line what is wrong, and how the streams stand."""
+        """Return one line that says what is wrong, and how many streams are in which state."""
         return self._health.status_line(self.shown.live.status_line(self._parts.supervisor.streams))
 
     def of_this_process(self) -> Mapping[str, Reader]:
-        """Return the readers of what this process does."""
+        """Return the readers of this process's own feed."""
         return {
             "metrics": self.metrics.read,
             "log": JournalLog().read,
@@ -227,7 +233,7 @@ class _Observers:
         }
 
     def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
-        """Return the readers of the whole journal, which other workers may write, too."""
+        """Return the readers of the whole journal, which other workers may also write."""
         readers: dict[str, Reader] = {"activity": self.activity.read, "deliveries": self.dispatcher.read}
         if is_shared:
             readers |= {
@@ -239,7 +245,7 @@ class _Observers:
         return {**readers, "notices": self.notices.read}
 
     def background(self, clock: Clock, stop: Stop) -> Mapping[str, Coroutine[None, None, None]]:
-        """Return what the observers do until a stop is requested."""
+        """Return the observers' background tasks, which run until a stop is requested."""
         return {
             "store watch": self.store_watch.run(stop),
             "store size": self.store_size.run(clock, stop),
@@ -252,8 +258,8 @@ class _Observers:
 
 
 def _dispatcher(parts: Parts, changes: ChangeReader) -> tuple[Dispatcher, DeliveryCounter]:
-    """Return what delivers changes to the destinations of the configuration, and counts the requests."""
-    # Unique also where a process has the id of a dead one, in a container say.
+    """Return the dispatcher for the configured destinations, and the counter of its requests."""
+    # The random part keeps it unique where a process id is used again, as in a restarted container.
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     counter = DeliveryCounter(lambda: dispatcher.states, parts.clock.now)
     outlets = Outlets(parts.store.deliveries, changes, parts.clock, worker, counter.count)

@@ -1,4 +1,4 @@
-"""The database that the settings name. It holds the data of one source, and refuses another."""
+"""The database that the settings name. It holds the data of one source only; another source is refused."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -18,12 +18,12 @@ MAX_NAMED = 4
 
 
 def store_url_of(settings: Settings) -> StoreUrl:
-    """Return where the database is, and how to get in."""
+    """Return the URL of the configured database, with its credentials."""
     return store_url_in(settings.store)
 
 
 def store_url_in(store: StoreSettings) -> StoreUrl:
-    """Return the database that a section of settings names."""
+    """Return the URL of the database that a section of the settings names."""
     return StoreUrl(
         store.url,
         store.password.get_secret_value(),
@@ -34,7 +34,7 @@ def store_url_in(store: StoreSettings) -> StoreUrl:
 
 
 def source_of(settings: Settings) -> DataSource:
-    """Return the configured source, in the form in which a database records it."""
+    """Return the configured source as the database records it."""
     source = settings.source
     if source.kind == SIMULATOR.kind:
         return SIMULATOR
@@ -43,7 +43,7 @@ def source_of(settings: Settings) -> DataSource:
 
 
 class Holding(Struct, frozen=True):
-    """How many conversations of a stream a database holds, and how many of them the embedded simulator invented."""
+    """How many conversations of a stream are stored, and how many of them came from the embedded simulator."""
 
     stream: str
     conversations: int
@@ -51,8 +51,8 @@ class Holding(Struct, frozen=True):
 
 
 async def holdings(store: OpenStore) -> list[Holding]:
-    """Count the conversations by stream, reading the ids of all."""
-    # Imported here, because it is needed once in the life of a database.
+    """Count the conversations of each stream. Reads the id of every conversation."""
+    # Imported here because a database needs it only once.
     from milepost.simulator.inbox import is_invented  # noqa: PLC0415
 
     all_, invented = Counter[str](), Counter[str]()
@@ -82,7 +82,7 @@ async def demand_source(store: OpenStore, settings: Settings) -> None:
 
 
 def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holding]) -> None:
-    """Raise StoreRefused if a database without a recorded source holds what cannot have come from this one."""
+    """Raise StoreRefused if a database without a recorded source holds data that cannot be from this source."""
     if wanted == SIMULATOR:
         real = [each.stream for each in held if each.invented < each.conversations]
         if real:

@@ -1,4 +1,4 @@
-"""Keeps the set of pages up to date: those that the configuration lists, and those that the manager's token manages."""
+"""Keeps the set of pages up to date: those in the configuration, and those that the manager's token can access."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from milepost.facebook.pages import Page
 from milepost.reporting.health import Issue, IssueKind
 from milepost.settings import Settings
 
-LOOK_SECONDS = 10.0  # between two looks at the clock, which may have been set or suspended
+LOOK_SECONDS = 10.0  # between checks of the clock: it may have been set, or the machine suspended
 DISCOVERY_SECONDS = 900.0
 DISCOVERY_RETRY_SECONDS = 60.0  # after a failure that may pass, or when a rate limit forbade the call
 
@@ -24,7 +24,7 @@ log = structlog.get_logger("milepost")
 
 
 class _Failure(Struct, frozen=True):
-    """Discovery has failed since then: why its latest attempt did, and what a person can do."""
+    """When discovery began to fail, why its latest attempt failed, and what a person can do."""
 
     since: datetime
     reason: str
@@ -34,7 +34,7 @@ class _Failure(Struct, frozen=True):
 class PageDiscovery:
     """Adds and removes the streams of pages while the supervisor runs.
 
-    `learn_secret` is called with every page token, before it is used.
+    `learn_secret` is called with every page token before the token is used.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PageDiscovery:
     async def discover(self) -> Problem | Held | None:
         """Look up the managed pages; add the new ones and suspend the lost ones. Return what prevented it, if anything.
 
-        An answer that settings overtook is discarded as held: it may be another token's.
+        If the settings change during the call, its answer is discarded and Held is returned: the token may be another.
         """
         settings = self._settings
         if not settings.source.discover_pages:
@@ -114,7 +114,7 @@ class PageDiscovery:
         return self._failure is None and self._has_succeeded
 
     def issues(self) -> Iterator[Issue]:
-        """Yield what is wrong with the set of pages: that none is known, and that they cannot be discovered."""
+        """Yield an issue if no page is known, and one if discovery fails."""
         failure = self._failure if self._settings.source.discover_pages else None
         if not self._supervisor.streams:
             yield Issue(IssueKind.NOTHING_TO_DO, "there is no stream to work on", reason=self._why_no_streams(failure))
@@ -130,7 +130,7 @@ class PageDiscovery:
         return "the configuration lists no page"
 
     def _note(self, found: Sequence[Page] | Problem | Held) -> None:
-        """Remember whether a discovery failed, and since when; a rate limit that forbade the call says nothing new."""
+        """Remember whether discovery fails, and since when. A call that a rate limit forbade changes nothing."""
         since = self._now() if self._failure is None else self._failure.since
         match found:
             case Problem():
@@ -169,7 +169,7 @@ class PageDiscovery:
 
 
 def _may_pass(found: Sequence[Page] | Problem | Held) -> bool:
-    """Return whether a discovery failed in a way that may be over soon."""
+    """Return whether a discovery failed for a reason that may pass soon."""
     match found:
         case Problem():
             return rule_for(found, has_cursor=False).remedy in {Remedy.RETRY, Remedy.SHRINK}

@@ -1,4 +1,4 @@
-"""Puts together what is wrong with the daemon as a whole, as its parts know it."""
+"""Collects from the daemon's parts what is wrong with the daemon as a whole."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,7 +42,7 @@ SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps ca
 
 
 class Health:
-    """What is wrong with the daemon. It is asked in the event loop, and never waits for the database."""
+    """What is wrong with the daemon. Its methods are called in the event loop and never wait for the database."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Health:
         ]
 
     def add(self, issues: Callable[[], Iterable[Issue]]) -> None:
-        """Ask for these issues, too."""
+        """Add another source of issues."""
         self._sources.append(issues)
 
     def status(self) -> DaemonStatus:
@@ -95,7 +95,7 @@ class Health:
         return most_serious_first(map(self._without_secrets, self._found()))
 
     def _held_back(self) -> Mapping[str, str]:
-        """Return the pages whose older messages wait for a budget, by id, with which."""
+        """Return by id each page whose older messages wait for a rate limit's budget, and which budget that is."""
         usages = {stream.page_id: self._rate_limits.usage(stream) for stream in self._supervisor.streams}
         return {
             page_id: f"older messages wait, because {_used(usage.ratio, usage.scope)}"
@@ -104,7 +104,7 @@ class Health:
         }
 
     def status_line(self, streams: str) -> str:
-        """Return in one line what is wrong, and how the streams stand."""
+        """Return one line that says what is wrong, and then the given summary of the streams."""
         return status_line(self.issues(), streams, self._now())
 
     def why_unready(self) -> str | None:
@@ -112,7 +112,7 @@ class Health:
         return why_unready(self.issues(), self._now())
 
     def _without_secrets(self, issue: Issue) -> Issue:
-        """Redact why something is wrong: a token in the wrong place of config.yaml is quoted from there."""
+        """Redact the reason of an issue: it may quote a token that was put in the wrong place of config.yaml."""
         return issue if issue.reason is None else replace(issue, reason=self._redact(issue.reason))
 
     def _found(self) -> Iterator[Issue]:
@@ -161,7 +161,7 @@ def _error_in_words(error: Exception) -> str:
 
 
 def delivery_issues(deliveries: Iterable[Delivery], broken: Mapping[str, str]) -> Iterator[Issue]:
-    """Yield that some of these deliveries fail, and that those that are `broken` are not made, if there are any."""
+    """Yield an issue if some of these deliveries fail, and one if any worker in `broken` has ended with an error."""
     for name, error in broken.items():
         yield Issue(IssueKind.DELIVERIES, f"deliveries to {name} are not made", None, error, BROKEN_ADVICE)
     failing = [

@@ -1,4 +1,4 @@
-"""Notices to people: watches what needs somebody, decides which notices go to whom, and has them sent."""
+"""Notices to people: watches for what needs a person, decides which notices are due, and has them sent."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -37,9 +37,9 @@ from milepost.stores.reader import JournalReader
 
 LOOK_SECONDS = 5.0
 PUMP_SECONDS = 1.0
-HANDOVER_SECONDS = 30.0  # until it is known that the worker that notifies is dead, and a few seconds more
-ASK_SECONDS = 30.0  # between two questions who notifies: while the database is away, nobody can ask
-LAST_SECONDS = 5.0  # for what is still to be sent at the end
+HANDOVER_SECONDS = 30.0  # a few seconds longer than it takes to find out that the notifying worker is dead
+ASK_SECONDS = 30.0  # between checks of which worker notifies: it cannot be asked while the database is away
+LAST_SECONDS = 5.0  # at shutdown, for the notices that are still to be sent
 LAST_LOOK_SECONDS = 0.05
 MAX_LOADED = 10_000  # entries of the last hour
 ADVICE = "see `milepost notify test`, and check notify.urls"
@@ -48,9 +48,9 @@ log = structlog.get_logger("milepost")
 
 
 class Observed(Struct, frozen=True, eq=False):
-    """What is watched: the streams' checkpoints, what is wrong with the daemon, and the journal.
+    """What is watched: the streams' checkpoints, the daemon's issues, and the journal.
 
-    `is_notifier` finds out whether it is this worker that notifies people; it may raise MilepostError.
+    `is_notifier` finds out whether this worker is the one that notifies people; it may raise MilepostError.
     """
 
     checkpoints: Callable[[], Sequence[Checkpoint]]
@@ -60,7 +60,7 @@ class Observed(Struct, frozen=True, eq=False):
 
 
 class NoticeWatch:
-    """Notifies people. With several workers each decides alike, and one of them sends."""
+    """Notifies people. Every worker of a fleet comes to the same decisions, and one of them sends."""
 
     def __init__(self, observed: Observed, settings: Callable[[], Settings], clock: Clock) -> None:
         self.counter = NoticeCounter()
@@ -83,12 +83,12 @@ class NoticeWatch:
                 self._opened.extend((seq, each) for each in _opened_in(entry))
 
     async def begin(self) -> None:
-        """Find out which notices went out before. What comes after this is new."""
+        """Find out which notices went out before the start. Whatever happens from now on is new."""
         if self._urls:
             await self._has_begun()
 
     async def run(self, stop: Stop) -> None:
-        """Watch and notify until a stop is requested, and then of what is left."""
+        """Watch and notify until a stop is requested, and then send what is left."""
         look_at = self._clock.steady()
         while not stop.is_requested:
             if self._clock.steady() >= look_at:
@@ -113,7 +113,7 @@ class NoticeWatch:
         await self._notify(now)
 
     def issues(self) -> Iterator[Issue]:
-        """Yield which destinations take no notices."""
+        """Yield an issue for the destinations that accept no notices."""
         failing = list(self._sender.failing())
         if failing:
             what = f"notices to people are not taken by {counted(len(failing), 'destination')}"
@@ -125,7 +125,7 @@ class NoticeWatch:
     async def _adopt(self, urls: tuple[str, ...]) -> None:
         if urls == self._adopted:
             return
-        if not urls:  # turned on again, they are about what comes after that
+        if not urls:  # when notices are turned on again, they begin with what happens after that
             self._state, self._opened = None, []
         self._urls = self._adopted = urls
         try:
@@ -137,11 +137,11 @@ class NoticeWatch:
         self._sender.adopt(found)
 
     async def _has_begun(self) -> bool:
-        """Find out which notices went out before, once; return whether that is known."""
+        """Find out, once, which notices went out before the start; return whether that is known."""
         if self._state is not None:
             return True
         now = self._clock.now()
-        situation = self._situation(now)  # before anything is awaited: what comes meanwhile is new
+        situation = self._situation(now)  # before anything is awaited: whatever happens meanwhile is new
         try:
             as_of, newest, opened = await self._load(now)
         except MilepostError:
@@ -169,7 +169,7 @@ class NoticeWatch:
     # --- notifying ---
 
     async def _notify(self, now: datetime) -> None:
-        """Send what was decided, if it is this worker that notifies; otherwise hold it until another one has."""
+        """Send the decided notices if this worker notifies; otherwise hold them until another one has sent them."""
         may_notify = await self._may_notify()
         for _, notice in self._decided:
             if may_notify or is_of_this_process(notice):
@@ -180,16 +180,16 @@ class NoticeWatch:
         self._sender.pump()
 
     async def _may_notify(self) -> bool:
-        """Find out whether this worker notifies: when there is a notice, and often enough to know it by then."""
+        """Return whether this worker notifies. Asks when there is a notice, and often enough to know beforehand."""
         if not self._decided and self._clock.steady() < self._ask_at:
             return self._is_notifier
         self._ask_at = self._clock.steady() + ASK_SECONDS
-        with suppress(MilepostError):  # while the database is away, it is who it was
+        with suppress(MilepostError):  # while the database is away, the last answer holds
             self._is_notifier = await self._observed.is_notifier()
         return self._is_notifier
 
     async def _end(self) -> None:
-        """Send what is new and what waits. What another worker was to send is left to those that go on."""
+        """Send what is new and what waits. The notices of another worker are left to the workers that go on."""
         self._decided.clear()
         await self.look(timedelta(0))
         for _ in range(round(LAST_SECONDS / LAST_LOOK_SECONDS)):

@@ -1,4 +1,4 @@
-"""The pages and their tokens, which come and go while nothing has to be restarted; tokens are checked once a day."""
+"""The pages and their tokens. Both can change while the daemon runs; tokens are checked once a day."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
@@ -22,7 +22,8 @@ from milepost.facebook.page_health import InspectedToken, Subscriptions, inspect
 from milepost.facebook.pages import Page, fetch_managed_pages
 from milepost.settings import Settings, SourceSettings
 
-# Discovery calls as a stream of its own: an app limit that it meets holds up every stream, a user limit only itself.
+# Discovery makes its calls as a stream of its own. So an app limit that it meets holds up every stream, and a user
+# limit only discovery.
 DISCOVERY = Stream(Platform.MESSENGER, "me/accounts")
 LOST = Problem(ProblemKind.NOT_MANAGED, "the page is not among those that source.access_token manages any more")
 
@@ -42,7 +43,7 @@ def configured_pages(settings: Settings) -> list[Page]:
 
 
 def graph_client(source: SourceSettings, base_url: str, now: Callable[[], datetime]) -> GraphClient:
-    """Return a client of the Graph API at a URL, as the configuration has it called."""
+    """Return a client of the Graph API at a URL, with the version and limits of the configuration."""
     return GraphClient(
         base_url,
         source.version,
@@ -86,8 +87,8 @@ class PageRegistry:
         self._manager = Access(manager_token, RateLimiter(calls_per_second, self._app_budget))
         self._pages: dict[str, _Registration] = {}
         self._inboxes: dict[Stream, FacebookInbox] = {}
-        self._accounts: dict[str, Stream] = {}  # Instagram accounts that webhooks were about
-        self._shown: dict[str, Stream] = {}  # likewise, of which only what is stored shows whose they are
+        self._accounts: dict[str, Stream] = {}  # the streams of Instagram accounts that webhooks named
+        self._shown: dict[str, Stream] = {}  # likewise, where only stored rows show which page an account belongs to
 
     def page_names(self) -> dict[str, str]:
         """Return the pages' names by id; "" where the name is unknown."""
@@ -150,7 +151,7 @@ class PageRegistry:
         return tuple(dropped)
 
     def rotate_tokens(self, pages: Iterable[Page]) -> tuple[Stream, ...]:
-        """Take over the pages' tokens, and lift suspensions; return the streams whose access that changes."""
+        """Use the pages' current tokens, and lift suspensions; return the streams whose access this changes."""
         changed: list[Stream] = []
         for page in pages:
             known = self._pages.get(page.id)
@@ -189,14 +190,14 @@ class PageRegistry:
         return {page_id: page.access.token for page_id, page in self._pages.items() if page.access.problem is None}
 
     def streams_of(self, page_id: str) -> tuple[Stream, ...]:
-        """Return a page's streams; none if it is not registered any more."""
+        """Return a page's streams; none if it is no longer registered."""
         page = self._pages.get(page_id)
         return () if page is None else tuple(page.streams)
 
     def stream_of(self, kind: str, account_id: str) -> Stream | None:
-        """Return the stream that webhooks about an account are for: a page's id, or that of its Instagram account.
+        """Return the stream of the account that webhooks name: a page, or a page's Instagram account, by its id.
 
-        None if there is none, or if nothing has shown yet whose an Instagram account is.
+        None if there is no such stream, or if it is not known yet to which page an Instagram account belongs.
         """
         if kind == "page":
             found = Stream(Platform.MESSENGER, account_id)
@@ -212,13 +213,13 @@ class PageRegistry:
         return known or self._shown.get(account_id)
 
     def note_account(self, account_id: str, stream: Stream) -> bool:
-        """Note that webhooks about an Instagram account are for a stream. Returns False if that is not here."""
+        """Note that webhooks about an Instagram account are for a stream. Return False if the stream is not here."""
         if stream in self._inboxes:
             self._shown[account_id] = stream
         return stream in self._inboxes
 
     def streams_without_account(self) -> tuple[Stream, ...]:
-        """Return the Instagram streams that have not asked the API for their account yet."""
+        """Return the Instagram streams that do not know their account's id from the API yet."""
         return tuple(stream for stream, inbox in self._inboxes.items() if not inbox.knows_own_ids)
 
     def _is_of(self, stream: Stream, account_id: str) -> bool:
@@ -234,14 +235,14 @@ class PageRegistry:
         return await fetch_managed_pages(self._client, self._manager, self._rate_limits.gate(DISCOVERY))
 
     async def inspect_token(self, page_id: str) -> InspectedToken | Problem | Held:
-        """Return what the platform says of a page's token; Held if the page is not registered any more."""
+        """Return what the platform says about a page's token; Held if the page is no longer registered."""
         page = self._pages.get(page_id)
         if page is None:
             return Held()
         return await inspect_token(self._client, page.access, self._rate_limits.gate(page.streams[0]))
 
     def subscriptions(self, page_id: str) -> Subscriptions | None:
-        """Return how to look at a page's subscription to webhooks; None if it is not registered any more."""
+        """Return the page's subscriptions to webhooks; None if it is no longer registered."""
         page = self._pages.get(page_id)
         if page is None or not page.streams:
             return None
@@ -257,7 +258,7 @@ class PageRegistry:
 
 # --- the health of their tokens ---------------------------------------------------------------------------------------
 
-LOOK_SECONDS = 30.0  # before the first call, which must not delay the first batch, and between looks for new tokens
+LOOK_SECONDS = 30.0  # between looks for new tokens, and before the first call, which must not delay the first batch
 CHECK_SECONDS = 86_400.0
 CHECK_AGAIN_SECONDS = 3_600.0  # after a check that failed
 MAX_AT_ONCE = 8
@@ -266,16 +267,16 @@ log = structlog.get_logger("milepost")
 
 
 class _Checked(Struct, frozen=True):
-    """The token that was checked, and when to check again, by the steady clock."""
+    """The token that was checked, and when to check it again by the steady clock."""
 
     token: str
     next_at: float
 
 
 class TokenWatch:
-    """Records the health of every token in the journal, so that its expiry is known before it comes.
+    """Records the health of every token in the journal, so that people see an expiry before it comes.
 
-    A new token is checked soon; a failed check does no harm.
+    A new token is checked within LOOK_SECONDS. A check that fails does no harm.
     """
 
     def __init__(self, registry: PageRegistry, supervisor: Supervisor) -> None:

@@ -21,7 +21,7 @@ from milepost.reporting.health import Issue, IssueKind
 from milepost.service.logs.output import set_level
 from milepost.settings import Settings, changes_between, secret_files, secrets
 
-LOOK_SECONDS = 10.0  # between two looks at the files: a new token is in use well within a minute
+LOOK_SECONDS = 10.0  # between checks of the files: a new token is in use well within a minute
 
 REFUSED_ADVICE = "the previous one stays in effect; fix the file, which is then read again: see `milepost config check`"
 
@@ -29,7 +29,7 @@ log = structlog.get_logger("milepost")
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Return the settings that decisions depend on."""
+    """Return the settings that the pure core decides by."""
     return Policy(
         batch_size=settings.sync.batch_size,
         messages_per_conversation=settings.sync.messages_per_conversation,
@@ -53,9 +53,9 @@ def schedule_of(settings: Settings) -> Schedule:
 
 
 class Configuration(Struct, frozen=True):
-    """How to load the settings again, and their file, if there is one.
+    """How to load the settings again, and the file that they come from, if any.
 
-    Every reload runs inside a `reloading` block, whatever comes of it.
+    Every reload runs inside a `reloading` block, whether it succeeds or not.
     """
 
     load: Callable[[], Settings]
@@ -66,7 +66,7 @@ class Configuration(Struct, frozen=True):
 class Reload(Struct, frozen=True):
     """The outcome of a reload: the keys whose new values are live, and those whose new values need a restart.
 
-    With a `refusal` the configuration was invalid, and nothing has changed.
+    If `refusal` is set, the configuration was invalid and nothing has changed.
     """
 
     live: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ class ConfigReloader:
                         _log(reloaded)
                 seen = found
                 self._targets.discovery.request()
-            if is_requested:  # by somebody who may have fixed what no file shows, such as a permission
+            if is_requested:  # the operator may have fixed something that no file shows, such as a permission
                 for stream in self._targets.supervisor.streams:
                     self._targets.supervisor.wake(stream)
 
@@ -173,7 +173,7 @@ def _log(reload: Reload) -> None:
 
 
 def _fingerprint(settings: Settings, path: Path | None) -> tuple[object, ...]:
-    """Return what changes when a file does; a secret may be a symbolic link that is pointed at another file."""
+    """Return a value that changes whenever a file does. A secret may be a symbolic link that gets a new target."""
     return tuple(map(_file_state, (*secret_files(settings), *([path] if path else ()))))
 
 

@@ -1,7 +1,7 @@
 """Watches the database: whether it is available, and how large it is.
 
-It is pinged every few seconds, and runs report their commits. Its size is measured from time to time: nothing that each
-scrape should wait for.
+It is pinged every few seconds, and runs report their commits. Its size is measured from time to time, so that no scrape
+has to wait for that.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,7 +28,7 @@ log = structlog.get_logger("milepost")
 
 
 class _LastRetry(Struct, frozen=True):
-    """The stream whose commit failed last, and when its run must have tried again, by the steady clock."""
+    """The stream whose commit failed last, and the time by which its run must have retried, by the steady clock."""
 
     stream: Stream
     by: float
@@ -37,12 +37,13 @@ class _LastRetry(Struct, frozen=True):
 class StoreWatch:
     """Whether the database is available, from its answers to pings and from the commits of the runs.
 
-    Where a batch does not fit, the small write of a ping may: an outage that a run has met ends with a commit only.
+    On a full disk, the small write of a ping may still fit where a batch does not. So an outage that a run has met ends
+    only with a commit.
 
     Args:
         ping: finds out whether the database answers and takes writes; raises MilepostError if not.
-        wake: runs a stream at once, and returns whether there is one. A run that gave up is repeated, so that the end
-            of the outage does not go unnoticed until the next one is due.
+        wake: runs a stream at once, and returns whether the stream exists. A run that gave up is repeated this way, or
+            the end of the outage would go unnoticed until the stream's next run.
         clock: dates the outages.
     """
 
@@ -55,7 +56,7 @@ class StoreWatch:
         self._last_retry: _LastRetry | None = None
 
     def read(self, notice: Notice) -> None:
-        """Take in a notice of a failed commit, or of one that succeeded, whoever made it."""
+        """Take in a notice of a commit, failed or successful, of any worker."""
         match notice:
             case StoreRetried(stream=stream, away_seconds=away_seconds, wait_seconds=wait_seconds, reason=reason):
                 began = self._clock.now() - timedelta(seconds=away_seconds)

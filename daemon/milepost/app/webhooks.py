@@ -1,7 +1,7 @@
-"""Webhooks: from the listener into the database, from there to their streams; and whether pages are subscribed."""
+"""Webhooks: stores what the listener receives, passes it on to the streams, and watches the pages' subscriptions."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -27,15 +27,20 @@ from milepost.settings.types import split_address
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
 FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
 VALUES_ADVICE = "turn *Include Values* on for the app's webhooks in Meta's dashboard"
+REFUSED_BY_STRANGERS = 10  # in a row, where others have had a known signature: anybody may send something
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 log = structlog.get_logger("milepost")
 
 
 class Webhooks:
-    """The parts that receive webhooks and process them."""
+    """The parts that receive webhooks and process them.
 
-    def __init__(self, parts: Parts) -> None:
+    `is_elsewhere` finds out whether another worker has a stream.
+    """
+
+    def __init__(self, parts: Parts, is_elsewhere: Callable[[Stream], Awaitable[bool]]) -> None:
+        self._is_elsewhere = is_elsewhere
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
         self.counter = WebhookCounter(self.subscriptions.missing)
         self.worker = WebhookWorker(
@@ -54,9 +59,9 @@ class Webhooks:
 
     @asynccontextmanager
     async def listening(self, settings: Settings) -> AsyncIterator[None]:
-        """Listen during the block, if the settings say where. Raises as `serving_webhooks` does.
+        """Listen during the block if `webhooks.listen` is set. Raises as `serving_webhooks` does.
 
-        A simulated world sends its webhooks here, without any settings.
+        For a simulated world it listens without any settings.
         """
         webhooks = settings.webhooks
         if not webhooks.listen and self._send is None:
@@ -74,11 +79,11 @@ class Webhooks:
             yield
 
     async def _find_account(self, account: UnknownAccount) -> bool:
-        """Find out of what is stored whose an Instagram account is; return whether that is known now.
+        """Find the stream of an Instagram account in what is stored; return whether it is known now.
 
-        After a start the API is asked for a stream's account with its first request, which may take long: the stream is
-        paused or stopped, or another worker has it. And the API may call an account by another id than webhooks do.
-        Where nothing is stored, the streams are read that may be meant.
+        After a start, a stream learns its account's id with its first request to the API. That may take long: the
+        stream may be paused or stopped, or another worker may have it. Also, the API and webhooks may use different ids
+        for one account. If nothing stored shows whose the account is, every stream that it may belong to is run.
         """
         stream = await self._inbox.instagram_stream(account.message_ids, account.people)
         if stream is not None and self._registry.note_account(account.account_id, stream):
@@ -88,10 +93,16 @@ class Webhooks:
         return False
 
     async def _apply_facts(self, stream: Stream) -> None:
+        """Apply the facts of a stream, unless another worker has it and does so.
+
+        Whoever else writes to it makes that worker read a batch again, and what was unchanged since its last entry.
+        """
+        if await self._is_elsewhere(stream):
+            return
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
-        """Process webhooks until a stop is requested. Where none are taken, what is left of earlier ones expires."""
+        """Process webhooks until a stop is requested. If none are received, those stored earlier expire."""
         await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
@@ -100,19 +111,16 @@ class Webhooks:
             await self.subscriptions.run(clock, stop)
 
     def status(self) -> WebhookStatus | None:
-        """Return what has come since the start; None where webhooks are not taken."""
+        """Return the counts since the start; None if webhooks are not received."""
         if not self._is_listening:
             return None
-        totals = self.counter.totals
-        taken = sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
-        return WebhookStatus(taken, self._intake.latest_at, self.counter.missed)
+        return WebhookStatus(self._taken(), self._intake.latest_at, self.counter.missed)
 
     def issues(self) -> Iterator[Issue]:
-        """Yield what is wrong with how webhooks are set up, as far as what has come since the start shows it."""
+        """Yield what is wrong with the setup of webhooks, judged by the requests since the start."""
         yield from self.subscriptions.issues()
         totals = self.counter.totals
-        signed = sum(count for (field, _), count in totals.items() if field != REQUEST)
-        if totals[REQUEST, "wrong_signature"] and not signed:
+        if self.counter.refused > (REFUSED_BY_STRANGERS if self._taken() else 0):
             yield Issue(
                 IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
             )
@@ -125,11 +133,15 @@ class Webhooks:
         if self._total(UpdateResult.WITHOUT_VALUES) and not messages:
             yield Issue(IssueKind.WEBHOOKS, "webhooks come without their values", advice=VALUES_ADVICE)
 
+    def _taken(self) -> int:
+        totals = self.counter.totals
+        return sum(count for (field, result), count in totals.items() if field != REQUEST and result != EXPIRED)
+
     def _total(self, wanted: UpdateResult) -> int:
         return sum(count for (_, result), count in self.counter.totals.items() if result == wanted)
 
     def _credentials(self) -> WebhookCredentials:
-        """Return what applies now: a reload may change it."""
+        """Return the current credentials: a reload may change them."""
         settings = self._reloader.settings
         held = (settings.source.app_secret, *settings.webhooks.secrets)
         known = tuple(secret.get_secret_value() for secret in held)
@@ -139,16 +151,16 @@ class Webhooks:
 
 # --- subscriptions ----------------------------------------------------------------------------------------------------
 
-# A subscription ends unseen: somebody removes it, or Meta does after an hour of failures. Nothing is lost then, as
-# sweeps go on; but it has to be said.
+# A subscription ends without notice: somebody removes it, or Meta does after an hour of failed requests. Sweeps go on,
+# so nothing is lost; but the operator has to know.
 FIRST_SECONDS = 60.0  # so that the first batches are not delayed
 SUBSCRIPTION_SECONDS = 3 * 3600.0
-SUBSCRIPTION_AGAIN_SECONDS = 900.0  # after what has failed, or was mended
+SUBSCRIPTION_AGAIN_SECONDS = 900.0  # after a check that failed, or a repair
 MAX_NAMED = 5
 
 
 class SubscriptionWatch:
-    """Knows the subscriptions of the registered pages. `subscribes` says whether to mend them."""
+    """Checks the subscriptions of the registered pages. `subscribes` returns whether to repair them."""
 
     def __init__(self, registry: PageRegistry, subscribes: Callable[[], bool]) -> None:
         self._registry = registry
@@ -158,14 +170,14 @@ class SubscriptionWatch:
         self._tried: set[str] = set()  # pages for which the fields of facts were requested
 
     async def run(self, clock: Clock, stop: Stop) -> None:
-        """Look at subscriptions until a stop is requested."""
+        """Check subscriptions until a stop is requested."""
         async with stop.interruptible():
             while True:
                 await clock.sleep_until(clock.now() + timedelta(seconds=FIRST_SECONDS))
                 await self.look_due(clock)
 
     async def look_due(self, clock: Clock) -> None:
-        """Look at the pages whose turn it is, one after the other: there is no hurry."""
+        """Check the pages that are due, one after the other: there is no hurry."""
         pages = self._registry.tokens()
         for gone in self._look_at.keys() - pages.keys():
             self._missing.pop(gone, None)
@@ -195,7 +207,7 @@ class SubscriptionWatch:
             yield Issue(IssueKind.UNSUBSCRIBED, what, reason="; ".join([*named, *more]), advice=SUBSCRIBE)
 
     async def _look(self, page_id: str) -> bool:
-        """Look at a page's subscription, and mend it; return whether the next look has time."""
+        """Check a page's subscription and repair it; return whether the next check may wait for the usual interval."""
         subscriptions = self._registry.subscriptions(page_id)
         if subscriptions is None:
             return True
@@ -219,7 +231,7 @@ class SubscriptionWatch:
         return not found.missing
 
     async def _add_fields_of_facts(self, page_id: str, subscriptions: Subscriptions, found: Subscription) -> None:
-        """Subscribe a page to what is good to have, once: not every version of the API may know it."""
+        """Subscribe a page to the optional fields, trying only once: some versions of the API may not know them."""
         problem = await subscriptions.mend(found, found.lacking)
         if isinstance(problem, Held):
             return

@@ -1,4 +1,4 @@
-"""Sends changes to one receiver, and words the result without repeating anything of the answer's body."""
+"""Sends changes to one receiver, and describes the result without quoting the response body."""
 
 import asyncio
 import ipaddress
@@ -42,13 +42,13 @@ class Sender:
         self._url = URL(destination.url)
 
     async def send(self, changes: Sequence[Change], now: datetime, replays: int = 0) -> Answer:
-        """Send changes once. Whatever the receiver or the network does wrong is an Answer, never raised."""
+        """Send changes once. Failures of the receiver or the network are returned as an Answer, never raised."""
         message = message_of(f"{self._destination.name} {replays}", changes, self._destination.secret, now)
         try:
             async with (
                 asyncio.timeout(REQUEST_SECONDS),
-                # A redirect is an answer like any other: it could lead anywhere. The body is not read: its size is the
-                # receiver's affair.
+                # A redirect is not followed, because it could lead anywhere. The body is not read, because the receiver
+                # controls its size.
                 self._session.post(
                     self._url, data=message.body, headers=message.headers, allow_redirects=False
                 ) as response,
@@ -82,7 +82,7 @@ async def sending_to(destination: DeliverySettings) -> AsyncIterator[Sender]:
 
 
 def answer_of(status: int, headers: Mapping[str, str]) -> Answer:
-    """Return what an answer with this status and these headers means."""
+    """Return the Answer for a response with this status and these headers."""
     if 200 <= status < 300:
         return Answer(DeliveryResult.DELIVERED)
     asked = min(retry_after_seconds(headers), MAX_WAIT_SECONDS) or None
@@ -91,7 +91,7 @@ def answer_of(status: int, headers: Mapping[str, str]) -> Answer:
 
 
 def _unreached(error: Exception) -> Answer:
-    """Return why there was no answer. An error's own text may hold the URL, in which a receiver may have a secret."""
+    """Return why there was no response. The error's own text is left out: it may quote the URL, which may be secret."""
     match error:
         case aiohttp.ClientConnectorDNSError(os_error=ForbiddenAddress()):
             what = "its name leads to a private address; write that address itself in `url` if it is meant"
@@ -115,14 +115,14 @@ def _unreached(error: Exception) -> Answer:
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A body, and the headers that sign it. Equal changes have an equal id, so that a receiver knows a repetition."""
+    """A body, and the headers that sign it. Equal changes have equal ids, so that a receiver recognises a repeat."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 def fitting(changes: Sequence[Change]) -> Sequence[Change]:
-    """Return as many of the changes, from the first on, as fit in a body; at least one."""
+    """Return as many of the first changes as fit in a body, but at least one."""
     left = MAX_BODY_BYTES
     for count, change in enumerate(changes):
         left -= len(msgspec.json.encode(change)) + 1
@@ -134,7 +134,7 @@ def fitting(changes: Sequence[Change]) -> Sequence[Change]:
 def message_of(sent_for: str, changes: Sequence[Change], secrets: Sequence[SecretStr], now: datetime) -> Message:
     """Return the message with these changes, signed with each of the secrets.
 
-    Its id depends on the changes and on what they are `sent_for`: a destination, and which replay of it.
+    Its id depends on the changes and on `sent_for`, which names the destination and the number of its replay.
     """
     content = msgspec.json.encode(changes)
     message_id = f"msg_{sha256(sent_for.encode() + b' ' + content).hexdigest()[:32]}"
@@ -152,10 +152,9 @@ def message_of(sent_for: str, changes: Sequence[Change], secrets: Sequence[Secre
 
 # --- where a receiver's name may lead ---------------------------------------------------------------------------------
 
-# Not into our own network, unless the configuration itself names a host there. A name belongs to whoever runs its DNS,
-# and may lead to another address at any moment: to a database on this machine, or to the credentials of a cloud at
-# 169.254.169.254. So the addresses are looked at whenever a connection is made, and only those that passed are
-# connected to.
+# Not into our own network, unless the configuration itself names a host there. Whoever runs a name's DNS can point it
+# at another address at any moment: at a database on this machine, or at a cloud's credentials at 169.254.169.254. So
+# the addresses are checked for every connection, and only the ones that passed are connected to.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 
@@ -164,7 +163,7 @@ class ForbiddenAddress(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Return whether an address belongs to a host on the Internet, also where it wraps another one."""
+    """Return whether an address belongs to a host on the Internet; an IPv4 address inside an IPv6 one counts too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -178,10 +177,10 @@ def is_public(address: str) -> bool:
 
 
 class GuardedResolver(AbstractResolver):
-    """Looks names up, in a thread of its own: one whose DNS is silent holds up nobody else.
+    """Looks names up in a thread of its own, so that a DNS server that does not answer delays no other destination.
 
-    With `may_be_private`, which is for a host that the configuration names as one of our own network, every address
-    passes. Hosts that are addresses are never looked up.
+    With `may_be_private` every address passes: the configuration names the host as one of our own network. A host that
+    is an address is never looked up.
     """
 
     def __init__(self, *, may_be_private: bool) -> None:
@@ -199,7 +198,7 @@ class GuardedResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        """Let go of the thread."""
+        """Release the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 

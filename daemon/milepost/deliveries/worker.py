@@ -1,4 +1,4 @@
-"""Delivers to each destination: reads what changed after its place, sends it, and moves it once that is confirmed."""
+"""Delivers to each destination: reads the changes after its place, sends them, and moves the place when confirmed."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,16 +30,16 @@ from milepost.engine.feed import Notice, Recorded
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.settings import DeliverySettings
 
-LOOK_SECONDS = 5.0  # for what other processes have changed: rows, or what an operator wants of the destination
-MIN_SECONDS = 0.25  # between two looks, however often something is committed
-RESTART_SECONDS = 60.0  # after an error that nobody expected
-MAX_READ_SECONDS = 5.0  # after which a hold may have ended before the request does
+LOOK_SECONDS = 5.0  # between looks for what other processes changed: rows, or an operator's request
+MIN_SECONDS = 0.25  # between looks, however often something is committed
+RESTART_SECONDS = 60.0  # after an unexpected error
+MAX_READ_SECONDS = 5.0  # after a longer read, the hold on the destination may end before the request does
 
 log = structlog.get_logger("milepost")
 
 
 class Outlets(Struct, frozen=True, eq=False):
-    """What deliveries work with. `worker` names this process; `count` counts the results of a destination."""
+    """What every destination worker needs. `worker` names this process; `count` counts a destination's results."""
 
     places: DeliveryPlaces
     changes: ChangeReader
@@ -54,7 +54,7 @@ class DestinationWorker:
     def __init__(self, destination: DeliverySettings, outlets: Outlets) -> None:
         self.destination = destination
         self.stop = Stop()
-        self.is_well = False  # nothing unexpected has happened since it was first at work
+        self.is_well = False  # True once it has worked without an unexpected error
         self._outlets = outlets
         self._kinds = frozenset(map(ChangeKind, destination.kinds))
         self._limit = MAX_CHANGES
@@ -81,7 +81,7 @@ class DestinationWorker:
                         await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
 
     async def _look(self, sender: Sender) -> float:
-        """Do what is to be done, and return when to look again: in so many seconds, unless something is committed."""
+        """Do what is due, and return the seconds to the next look; a commit makes the worker look sooner."""
         try:
             seconds = await self._deliver(sender)
         except MilepostError as error:
@@ -94,7 +94,7 @@ class DestinationWorker:
         return seconds
 
     async def _deliver(self, sender: Sender) -> float:
-        """Make one request, if there is something to deliver and it is due."""
+        """Make one request if there is something to deliver and an attempt is due."""
         clock = self._outlets.clock
         delivery = await self._held()
         if delivery is None:
@@ -112,7 +112,7 @@ class DestinationWorker:
         found = await self._read(delivery, self._limit)
         if not found.changes:
             return await self._advance(delivery, found)
-        is_late = self._outlets.clock.steady() - began > MAX_READ_SECONDS  # so that another worker may hold it by now
+        is_late = self._outlets.clock.steady() - began > MAX_READ_SECONDS  # another worker may hold it by now
         if is_late and delivery != await self._held():
             return MIN_SECONDS
         page = _fitting(found)
@@ -126,13 +126,13 @@ class DestinationWorker:
         return await self._outlets.places.hold(self.destination.name, self._outlets.worker)
 
     async def _sent(self, sender: Sender, page: ChangesPage, replays: int) -> Answer | None:
-        """Send changes; None if a stop was requested before there was an answer: then they are sent again."""
+        """Send changes; return None if a stop was requested before the answer came: then they are sent again."""
         async with self.stop.interruptible():
             return await sender.send(page.changes, self._outlets.clock.now(), replays)
         return None
 
     async def _begin(self) -> None:
-        """Add the destination where it is new; otherwise another worker holds it."""
+        """Add the destination if it is new; if it is not, another worker holds it."""
         if self.destination.name in await self._outlets.places.all():
             return
         begins_at_start = self.destination.from_ == "start"
@@ -143,7 +143,7 @@ class DestinationWorker:
         return await self._outlets.changes.read_changes(delivery.place, limit, self._kinds)
 
     async def _note_lag(self, delivery: Delivery) -> None:
-        """Note since when something waits for a destination that is paused."""
+        """Record since when changes have been waiting for a paused destination."""
         if delivery.behind_since is None and (await self._read(delivery, 1)).changes:
             after = replace(delivery, behind_since=self._outlets.clock.now())
             await self._outlets.places.record(delivery, after, self._outlets.worker)
@@ -174,10 +174,9 @@ class DestinationWorker:
         await self._outlets.places.record(delivery, after, self._outlets.worker)
 
     async def _behind_since(self, delivery: Delivery, place: int) -> datetime | None:
-        """Return since when something waits that comes after a place.
+        """Return since when changes after a place have been waiting; None if there are none.
 
-        What there was at the time of a look has waited since then at the longest; once that is delivered, the next
-        look counts.
+        Changes are dated by the look that first found them. Once those are delivered, the time of the next look counts.
         """
         now, goal = self._outlets.clock.now(), self._goal
         if goal is not None and place < goal:
@@ -197,7 +196,7 @@ def _fitting(page: ChangesPage) -> ChangesPage:
 
 
 class Dispatcher:
-    """Runs a worker for each `configured` destination. `states` is where they stood at the last look."""
+    """Runs a worker for each `configured` destination. `states` has their states as of the last look."""
 
     def __init__(self, configured: Callable[[], Sequence[DeliverySettings]], outlets: Outlets) -> None:
         self._configured = configured
@@ -207,12 +206,12 @@ class Dispatcher:
         self._errors: dict[str, str] = {}
 
     def broken(self) -> Mapping[str, str]:
-        """Return the destinations whose workers ended with an error, which nobody expected, with its text."""
+        """Return the destinations whose workers ended with an unexpected error, and its text."""
         broken = (name for name, worker in self._workers.items() if not worker.is_well)
         return {name: self._errors[name] for name in broken if name in self._errors}
 
     def read(self, notice: Notice) -> None:
-        """Have the workers look for changes after a commit."""
+        """Wake the workers after a commit."""
         if isinstance(notice, Recorded):
             for worker in self._workers.values():
                 worker.notify()
@@ -232,11 +231,11 @@ class Dispatcher:
         await self._release()
 
     def _to_start(self) -> Iterator[DestinationWorker]:
-        """End the workers whose destination has changed or gone, and yield new ones for those that have none."""
+        """End the workers whose destination was changed or removed; yield new ones for destinations without one."""
         configured = {each.name: each for each in self._configured()}
         for name, worker in self._workers.items():
             if configured.get(name) != worker.destination:
-                worker.stop.request()  # a changed one starts anew at the look after its end
+                worker.stop.request()  # the look after its end starts a worker for a changed destination
         for name in configured.keys() - self._workers.keys():
             self._workers[name] = DestinationWorker(configured[name], self._outlets)
             yield self._workers[name]
@@ -245,7 +244,7 @@ class Dispatcher:
         name = worker.destination.name
         error = await bulkhead(f"delivery to {name}", worker.run())
         if error is not None:
-            # Only our own errors are known to hold no secret.
+            # The text of any other error may hold a secret.
             self._errors[name] = error.message if isinstance(error, MilepostError) else type(error).__name__
             worker.is_well = False
             clock = self._outlets.clock
@@ -259,12 +258,12 @@ class Dispatcher:
             return
         try:
             found = await self._outlets.places.all()
-        except MilepostError:  # said by the workers
+        except MilepostError:  # the workers report it
             return
         self.states = {name: found[name] for name in sorted(self._workers) if name in found}
 
     async def _release(self) -> None:
-        """Let other workers have the destinations. If the database is away, they get them when the hold has ended."""
+        """Release the destinations to other workers. If the database is unavailable, the holds expire by themselves."""
         try:
             await self._outlets.places.release(self._outlets.worker)
         except MilepostError:

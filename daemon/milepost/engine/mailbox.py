@@ -84,6 +84,16 @@ class Mailbox:
             self.interrupt.set()
 
     @property
+    def noted_version(self) -> int:
+        """The latest version in the journal, as far as it was noted."""
+        return self._noted_version
+
+    def retract_version(self, noted: int, stored: int) -> None:
+        """Note that the journal has lost the version `noted`, and ends at `stored`, unless it has moved on since."""
+        if self._noted_version == noted:
+            self._noted_version = stored
+
+    @property
     def is_outdated(self) -> bool:
         """Whether another process has written to the stream."""
         return self._noted_version > self._version

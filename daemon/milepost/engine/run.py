@@ -220,13 +220,18 @@ class _Run:
     async def _reload(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint after what somebody else wrote: a command, which any process may record.
 
-        Unchanged batches that no entry counts yet are read again.
+        Unchanged batches that no entry counts yet are read again. Entries that were reported and are not stored are
+        lost, as in a failover to a replica that had not received them: what is stored counts.
         """
+        noted = self._mailbox.noted_version
         loaded = await self._stream_journal.load()
-        if loaded.version <= checkpoint.version:
+        if loaded.version > checkpoint.version:
+            return loaded
+        if noted <= checkpoint.version:
             raise VersionConflict(
                 f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
             )
+        self._mailbox.retract_version(noted, loaded.version)
         return loaded
 
     def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:

@@ -49,7 +49,7 @@ class Slots:
     @property
     def all_taken(self) -> bool:
         """Whether a stream that asks for a slot has to wait."""
-        return self._free.locked() or self._surplus > 0
+        return len(self._held_since) + len(self._waiting_since) >= self._concurrency
 
     def resize(self, concurrency: int) -> None:
         """Change how many streams run at once. Surplus runs go on; their slots are withdrawn when they end."""

@@ -15,7 +15,7 @@ from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
-from milepost.core.retry import in_step, next_run_at
+from milepost.core.retry import MAX_PARK_SECONDS, in_step, next_run_at
 from milepost.engine.bulkhead import bulkhead
 from milepost.engine.clock import Anchor
 from milepost.engine.context import EngineContext
@@ -187,26 +187,29 @@ class Supervisor:
         async with mailbox.owned():
             while not (self._engine.stop.is_requested or mailbox.is_dismissed):
                 result = await self._run(stream, full=full)
-                full = await self._rest(stream, result.run)
+                is_full_due = full and result.run is None
+                full = await self._rest(stream, result) or is_full_due
         # Nothing is awaited between the last check of `is_dismissed` and here: `admit` starts the stream anew.
         self._started.discard(stream)
         if mailbox.is_dismissed:
             del self._sources[stream]
 
-    async def _rest(self, stream: Stream, run: Run | None) -> bool:
+    async def _rest(self, stream: Stream, result: RunResult) -> bool:
         """Wait for the next run, executing commands meanwhile. Returns whether it has to be a full sweep."""
-        engine, mailbox = self._engine, self._mailboxes[stream]
+        engine, mailbox, run = self._engine, self._mailboxes[stream], result.run
         ended_at, jitter, anchor = engine.clock.now(), engine.clock.random(), Anchor(engine.clock)
+        held_until = engine.rate_limits.held_until(stream)
+        was_held = run is None and held_until is not None and held_until > ended_at  # so that it has not begun
         while not (engine.stop.is_requested or mailbox.is_dismissed):
             if (wanted := mailbox.take_run_request()) is not None:
                 return wanted.full
             if mailbox.interrupt.is_set:
                 await self._run_commands(stream, mailbox)
                 continue
-            interval_seconds, prompted = self._schedule.interval_seconds, mailbox.is_prompted
+            interval_seconds, prompted = self._interval_seconds(result, was_held=was_held), mailbox.is_prompted
             due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
             due_at += anchor.moved()
-            if not prompted:
+            if not (prompted or was_held):
                 due_at = in_step(due_at, ended_at, interval_seconds)
             due_at = max(due_at, engine.rate_limits.held_until(stream) or due_at)
             if due_at <= engine.clock.now():
@@ -214,6 +217,13 @@ class Supervisor:
             async with engine.stop.interruptible(mailbox.interrupt, mailbox.prompted, self._schedule_changed):
                 await engine.clock.sleep_until(due_at)
         return False
+
+    def _interval_seconds(self, result: RunResult, *, was_held: bool) -> float:
+        """Return the interval after a run, of which the journal may not say that it failed, or met a rate limit."""
+        if was_held:
+            return 0.0
+        seconds = self._schedule.interval_seconds
+        return seconds if result.error is None else min(seconds, MAX_PARK_SECONDS)
 
     async def _run_commands(self, stream: Stream, mailbox: Mailbox) -> None:
         """Execute the commands for a stream that is not running. Each of them gets a result."""

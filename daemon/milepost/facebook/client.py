@@ -325,6 +325,18 @@ def _redirect(response: aiohttp.ClientResponse) -> Problem:
     return Problem(ProblemKind.INVALID_RESPONSE, message, http_status=response.status)
 
 
+def _tls_failure(error: aiohttp.ClientSSLError, host: str | None) -> str:
+    """Describe why there is no TLS. The number of such an error is none of the operating system."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=refused):
+            why = getattr(refused, "verify_message", "") or "no reason is given"
+            return f"the certificate of {host} is not trusted: {why} (SSL_CERT_FILE names private authorities)"
+        case aiohttp.ClientConnectorSSLError(os_error=failed):
+            return f"no TLS connection to {host}: {getattr(failed, 'reason', None) or type(failed).__name__}"
+        case _:
+            return f"no TLS connection to {host} ({type(error).__name__})"
+
+
 def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: Proxy | None) -> Problem:
     """Describe a failed exchange without its URL, whose query holds the signature."""
     cause = error.__cause__ if isinstance(error, ConnectionLost) else error
@@ -337,8 +349,8 @@ def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: P
             message = f"the proxy {proxy} (HTTPS_PROXY) makes no connection to {host}: HTTP {status}"
         case aiohttp.ClientResponseError():
             return Problem(ProblemKind.INVALID_RESPONSE, f"the response of {host} is not HTTP")
-        case aiohttp.ClientConnectorCertificateError():
-            message = f"the certificate of {host} is not trusted (SSL_CERT_FILE names those of a private authority)"
+        case aiohttp.ClientSSLError():
+            message = _tls_failure(cause, host)
         case aiohttp.ClientConnectorDNSError():
             message = f"the name of {host} does not resolve" if proxy else f"the name {host} does not resolve"
         case aiohttp.ClientPayloadError():

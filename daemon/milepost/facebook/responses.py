@@ -90,7 +90,7 @@ def next_cursor(paging: Paging | None, edge_url: str, http_status: int) -> str |
 
 def older(paging: Paging | None) -> tuple[bool, str | None]:
     """Return whether there are messages after nested ones, and the cursor to them if there is a usable one."""
-    if paging is None or paging.next is None:
+    if paging is None or not has_next(paging):
         return False, None
     cursor = paging.cursors.after if paging.cursors else None
     return True, cursor if cursor and len(cursor) <= MAX_CURSOR_CHARACTERS else None

@@ -60,6 +60,10 @@ class Leases(Protocol):
         """End a lease. If this worker was declared dead meanwhile, the lease belongs to another one and stays."""
         ...
 
+    async def is_held_elsewhere(self, stream: str) -> bool:
+        """Return whether another worker has the lease of a stream."""
+        ...
+
     async def is_first(self) -> bool:
         """Return whether no worker that is alive has joined before this one."""
         ...
@@ -168,6 +172,12 @@ class StreamLeases:
         with self._errors():
             if await self._jobs.list_jobs_async(id=lease.job_id, worker_id=lease.worker_id):
                 await self._jobs.finish_job_by_id_async(lease.job_id, Status.SUCCEEDED, delete_job=True)
+
+    async def is_held_elsewhere(self, stream: str) -> bool:
+        """Return whether another worker has the lease of a stream."""
+        with self._errors():
+            jobs = await self._jobs.list_jobs_async(task=TASK, queue=stream, status=Status.DOING.value)
+        return any(job.worker_id != self._worker_id for job in jobs)
 
     async def is_first(self) -> bool:
         """Return whether no worker that is alive has joined before this one."""

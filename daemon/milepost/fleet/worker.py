@@ -15,6 +15,7 @@ from milepost.core.events import RunStarted, StreamResumed, SweepCompleted, Sync
 from milepost.core.evolve import evolve
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Committed
+from milepost.core.retry import MAX_PARK_SECONDS
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Interrupt
@@ -45,23 +46,36 @@ class JournalFollower:
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
-        self._seq = 0
+        self._seq, self._hash = 0, ""  # of the last entry that was read
         self.checkpoints: dict[Stream, Checkpoint] = {}
         self._reading = asyncio.Lock()
 
     async def begin(self) -> None:
         """Load the checkpoints of all streams."""
-        self._seq = max((each.seq for each in await self._journal_reader.latest(limit=1)), default=0)
+        (last,) = await self._journal_reader.latest(limit=1) or (None,)
+        self._seq, self._hash = (0, "") if last is None else (last.seq, last.entry.hash)
         # Loaded after the seq, so that nothing in between is missed; an entry that is read twice changes nothing.
         self.checkpoints = {each.stream: each for each in await self._journal_reader.checkpoints()}
 
     async def catch_up(self, on_commit: Callable[[Recorded], None]) -> None:
         """Read all new entries and report them as commits. Raises StoreAway or StoreRefused."""
         async with self._reading:
-            while stored := await self._journal_reader.entries(after=self._seq, limit=ENTRIES_AT_ONCE):
+            while stored := await self._following():
                 for notice in self._commits(stored):
                     on_commit(notice)
-                self._seq = stored[-1].seq
+                self._seq, self._hash = stored[-1].seq, stored[-1].entry.hash
+
+    async def _following(self) -> list[StoredEntry]:
+        """Return the entries after the last one that was read. If the journal has lost that, begin at its end."""
+        if self._seq == 0:
+            return await self._journal_reader.entries(after=0, limit=ENTRIES_AT_ONCE)
+        last, *following = await self._journal_reader.entries(after=self._seq - 1, limit=ENTRIES_AT_ONCE) or (None,)
+        if last is not None and last.entry.hash == self._hash:
+            return following
+        hint = "what is missing is read again; a failover loses what its replica had not received, as a restore does"
+        log.warning("the journal has lost its last entries", seq=self._seq, hint=hint)
+        await self.begin()
+        return []
 
     def _commits(self, stored: Iterable[StoredEntry]) -> Iterator[Recorded]:
         """Yield consecutive entries of one stream as one commit."""
@@ -125,6 +139,10 @@ class Worker:
     async def is_first(self) -> bool:
         """Return whether this is the worker that does what only one of them does. Raises StoreAway or StoreRefused."""
         return await self._leases.is_first()
+
+    async def is_elsewhere(self, stream: Stream) -> bool:
+        """Return whether another worker has a stream now. Raises StoreAway or StoreRefused."""
+        return stream not in self._held and await self._leases.is_held_elsewhere(stream.key)
 
     # --- runs ---
 
@@ -196,7 +214,8 @@ class Worker:
         held_until = self._engine.rate_limits.held_until(stream)
         is_held = held_until is not None and held_until > now
         if not is_held and (after is None or after.version <= before.version):
-            self._schedule.postpone(stream, now + timedelta(seconds=self._supervisor.schedule.interval_seconds))
+            seconds = min(self._supervisor.schedule.interval_seconds, MAX_PARK_SECONDS)
+            self._schedule.postpone(stream, now + timedelta(seconds=seconds))
 
     async def _rest(self) -> None:
         """Wait until a stream may be due, at most until the next poll of the queue."""

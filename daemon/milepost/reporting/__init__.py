@@ -1,1 +1,1 @@
-"""Checkpoints and entries as words, schemas and live state: pure, like the core."""
+"""Turns checkpoints and entries into words, schemas and the live view: pure, like the core."""

@@ -1,7 +1,7 @@
-"""What a person can do about a problem: a table beside that of the remedies.
+"""What a person can do about a problem: a table like that of the remedies.
 
 The facts are from Meta's documentation ("Handle errors", "Access tokens", "Permissions reference"). The first matching
-row counts. For problems that resolve themselves it says so: the worst advice is to act when waiting is called for.
+row counts. If a problem resolves itself, the advice says so: the worst advice is to act when one should wait.
 """
 
 from milepost.core.model import Platform, Stream

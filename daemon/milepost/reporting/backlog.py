@@ -1,4 +1,4 @@
-"""The backlog of messages in words: what is owed, and what became of it."""
+"""The backlog of messages in words: which older messages are still to be read, and what became of the others."""
 
 from datetime import datetime
 from typing import Any
@@ -46,7 +46,7 @@ def describe_backlog(event: GapEvent, now: datetime) -> Description:
             sentence = f"{counted(stored, 'older message')} of a conversation stored; {then}"
             revised = {"edited": read.edited, "unsent": read.unsent}
             counts = {"stored": stored, "stored_so_far": gap.stored} | {k: v for k, v in revised.items() if v}
-            # There may be a history for each conversation of an inbox.
+            # An inbox may have a history to read for each of its conversations.
             level = Level.DEBUG if ending is None or gap.is_history else Level.INFO
             return Description("messages read", sentence, level, _gap_fields(gap, ending) | counts)
         case MessagesFailed(gap=gap, problem=problem, ending=ending):
@@ -59,7 +59,7 @@ def describe_backlog(event: GapEvent, now: datetime) -> Description:
 
 
 def backlog_in_words(checkpoint: Checkpoint) -> str | None:
-    """Return what is still to be read of older messages; None if nothing is."""
+    """Return which older messages are still to be read; None if there are none."""
     history = checkpoint.history
     between = checkpoint.backlog - (history.left if history is not None else 0)
     remarks = []
@@ -97,7 +97,7 @@ def _missed(event: MessagesMissed, now: datetime) -> Description:
 
 
 def _since(missed: tuple[Missed, ...]) -> datetime | None:
-    """Return from when on messages are missed; None if that is the beginning of a conversation."""
+    """Return the earliest time from which messages are missing; None if that is the beginning of a conversation."""
     instants = [each.from_at for each in missed if each.from_at is not None]
     return min(instants) if len(instants) == len(missed) else None
 

@@ -1,7 +1,7 @@
-"""The one description of a journal entry: what the log, the event stream and `milepost journal tail` say of it.
+"""The one description of a journal entry, which the log, the event stream and `milepost journal tail` share.
 
-A description names no person. What an operator wrote when discarding a dead letter may name one, so it is kept apart in
-`note`, which is for the operator's own terminal only.
+A description names no person. The reason that an operator gives for discarding a dead letter may name one, so it is
+kept apart in `note`, which only the operator's own terminal shows.
 """
 
 from datetime import datetime
@@ -79,7 +79,7 @@ CLOSINGS = {
 def describe(  # noqa: C901, PLR0911, PLR0912  (one case for each kind of event)
     entry: Entry, run: Run | None = None
 ) -> Description:
-    """Describe an entry. `run` is its run as it stands after it; None where it has none, or that is not known."""
+    """Describe an entry. `run` is its run as of the entry; None if there is none, or if it is not known."""
     now = entry.recorded_at
     match entry.event:
         case events.RunStarted():
@@ -148,7 +148,7 @@ def _batch_stored(event: events.BatchStored, run: Run | None, stream: Stream) ->
 
 
 def _batches(tally: Tally, run: Run | None) -> str:
-    """Name the batches that a tally covers by their numbers in the run."""
+    """Return the batches that a tally covers, by their numbers in the run."""
     if run is None or not run.tally.batches:
         return counted(tally.batches, "batch", "batches")
     last = run.tally.batches

@@ -1,6 +1,6 @@
 """What is wrong with the daemon as a whole, not with one stream: in words, the most serious first.
 
-The one vocabulary for the status line of systemd, `/readyz`, the API, the status page and `milepost status`.
+The systemd status line, `/readyz`, the API, the status page and `milepost status` all use these words.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,21 +20,21 @@ class IssueKind(StrEnum):
     STORE_AWAY = "store_away"  # nothing can be read or written
     STALLED = "stalled"  # runs do not end
     RUNS_FAIL = "runs_fail"  # runs end with an error that they cannot record: the database refuses them, or a bug
-    GETTING_NOWHERE = "getting_nowhere"  # a stream's list of conversations leads nowhere
+    GETTING_NOWHERE = "getting_nowhere"  # the API's list of a stream's conversations makes no progress
     NOTHING_TO_DO = "nothing_to_do"  # there is no stream
     DISCOVERY_FAILED = "discovery_failed"  # the pages that source.access_token manages are not known
     RELOAD_REFUSED = "reload_refused"  # the configuration on disk is not the one in effect
-    RESTART_NEEDED = "restart_needed"  # neither is a part of it
-    DELIVERIES = "deliveries"  # receivers do not take what changed
+    RESTART_NEEDED = "restart_needed"  # a part of the configuration on disk needs a restart to take effect
+    DELIVERIES = "deliveries"  # receivers do not accept the changes
     WEBHOOKS = "webhooks"  # they do not come as they should: new messages wait for the next regular sweep
-    UNSUBSCRIBED = "unsubscribed"  # pages have no webhooks for what is copied of them
-    NOTICES = "notices"  # people are not told what needs them
+    UNSUBSCRIBED = "unsubscribed"  # pages are not subscribed to the webhooks for what is copied
+    NOTICES = "notices"  # people do not get the notices that they should act on
     CLOCKS_DIFFER = "clocks_differ"  # those of this machine and of the API
     SLOWED_DOWN = "slowed_down"  # calls are spaced because a rate limit's budget runs out
 
 
 SERIOUSNESS = tuple(IssueKind)
-UNREADY = frozenset(  # nothing is copied, or not as it should be
+UNREADY = frozenset(  # copying has stopped, or does not work as it should
     {
         IssueKind.STORE_AWAY,
         IssueKind.STALLED,
@@ -119,7 +119,7 @@ class DaemonStatus(Struct, frozen=True):
 
 
 def outage_in(issues: Iterable[Issue], now: datetime) -> StoreOutage | None:
-    """Return the outage of the database, if that is one of the issues."""
+    """Return the database's outage if it is one of the issues."""
     away = next((issue for issue in issues if issue.kind is IssueKind.STORE_AWAY), None)
     return None if away is None else StoreOutage(away.since or now, away.reason or away.what)
 
@@ -136,16 +136,16 @@ def in_a_sentence(issue: Issue, now: datetime) -> str:
 
 
 def webhooks_in_words(webhooks: WebhookStatus, now: datetime) -> str:
-    """Return what has come by webhooks in one line."""
+    """Return the counts of webhooks in one line."""
     last = "" if webhooks.last_at is None else f", the last {ago(webhooks.last_at, now)}"
     missed = f"; {counted(webhooks.missed, 'message')} came without one" if webhooks.missed else ""
     return f"{counted(webhooks.taken, 'webhook')} since the start{last}{missed}"
 
 
 def status_line(issues: Iterable[Issue], streams: str, now: datetime) -> str:
-    """Return what the daemon is doing in one line: what is wrong first, and then how the streams stand.
+    """Return one line about the daemon: first what is wrong, and then the summary of the streams.
 
-    Instants are without how long ago they were: the line would change all the time.
+    Instants do not say how long ago they were, or the line would change all the time.
     """
     wrong = [
         issue.what

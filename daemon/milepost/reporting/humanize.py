@@ -13,7 +13,7 @@ from milepost.core.events import RunStatus, Tally
 from milepost.core.problems import Problem
 from milepost.core.texts import visible
 
-# The least number of seconds for each unit: 95 seconds say more than 1 minute.
+# The least number of seconds for each unit: "95 seconds" says more than "1 minute".
 _UNITS = ((2 * 86400, 86400, "day"), (100 * 60, 3600, "hour"), (100, 60, "minute"))
 
 
@@ -31,7 +31,7 @@ def lasting(seconds: float) -> str:
 
 
 def ago(instant: datetime | None, now: datetime) -> str:
-    """Return how long ago it was; an instant in the future, by another clock, is `just now`."""
+    """Return how long ago it was; an instant in the future, from another clock, is `just now`."""
     if instant is None:
         return "never"
     seconds = (now - instant).total_seconds()
@@ -57,7 +57,7 @@ def to_the_second(instant: datetime, now: datetime) -> str:
 
 
 def waiting(waits_for: str, since: datetime | None, until: datetime | None, now: datetime) -> str:
-    """Return what is waited for, since when and until when, as far as that is known."""
+    """Return a sentence about a wait: what for, and where known, since when and until when."""
     words = [f"waits for {waits_for}"]
     if since is not None:
         words.append(f"since {clock(since, now)} ({ago(since, now)})")
@@ -116,7 +116,7 @@ class Description(Struct, frozen=True):
 
 
 def has_errors(run: Run | None) -> bool:
-    """Return whether a run completed its sweep with dead letters on the way."""
+    """Return whether a run completed its sweep, but opened dead letters."""
     return run is not None and run.status is RunStatus.COMPLETE_WITH_ERRORS
 
 
@@ -137,12 +137,12 @@ def in_brief(tally: Tally) -> str:
 
 
 def batches_in_brief(tally: Tally) -> str:
-    """Return the number of batches and what came of them."""
+    """Return the number of batches and their outcomes."""
     return f"{counted(tally.batches, 'batch', 'batches')}, {in_brief(tally)}"
 
 
 def summary(event: events.SweepCompleted | events.RunEnded, run: Run | None) -> dict[str, Any]:
-    """Return the status, the seconds and the counts of an ended run; where it is not known, the counts of the event."""
+    """Return the status, the seconds and the counts of an ended run; if the run is unknown, the event's counts."""
     if run is None or run.ended_at is None:
         return counts(event.tally)
     return {"status": run.status.value, "seconds": seconds(run.ended_at - run.started_at), **counts(run.tally)}

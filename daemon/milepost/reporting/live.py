@@ -1,8 +1,8 @@
-"""The live view: where every stream stands right now, kept by a reader of commits.
+"""The live view: the current state of every stream, kept by a reader of commits.
 
-The status page, the API, the gauges of /metrics and the status line of systemd all take it from here. The journal alone
-is not enough: a batch that changes nothing has no entry of its own, and a long sweep that finds nothing new would look
-idle; and while the store is away nothing can be recorded at all.
+The status page, the API, the gauges of /metrics and the systemd status line all take it from here. The journal alone is
+not enough: a batch that changes nothing has no entry of its own, so that a long sweep that finds nothing new would look
+idle; and while the database is unavailable nothing can be recorded at all.
 """
 
 from collections import Counter
@@ -31,9 +31,9 @@ from milepost.reporting.status import (
     state_of,
 )
 
-MAX_AGE = timedelta(minutes=5)  # a batch takes less; an older one belongs to a run that broke off
+MAX_AGE = timedelta(minutes=5)  # a batch takes less; older progress belongs to a run that broke off
 
-# In this order: streams that are working, then those that wait, then those that need a person.
+# In the order of the status line: streams at work, then those that wait, then those that need a person.
 WORDS: Mapping[State, str] = {
     State.SYNCING: "syncing",
     State.QUEUED: "waiting for a slot",
@@ -50,7 +50,7 @@ WORDS: Mapping[State, str] = {
 
 
 class _Live(Struct, frozen=True):
-    """What is known of one stream. `unchanged` is where batches without changes have brought it since `recorded`."""
+    """What is known about one stream. `unchanged` is its checkpoint after later batches without changes."""
 
     recorded: Checkpoint
     unchanged: Checkpoint | None = None
@@ -59,19 +59,19 @@ class _Live(Struct, frozen=True):
     is_store_away: bool = False
 
     def fresh(self, now: datetime) -> Checkpoint | None:
-        """Return `unchanged` unless it is too old to be of a run that is still under way."""
+        """Return `unchanged`, unless it is too old to belong to a run that is still under way."""
         is_fresh = self.unchanged_at is not None and abs(now - self.unchanged_at) < MAX_AGE
         return self.unchanged if is_fresh else None
 
     def latest(self, now: datetime) -> Checkpoint:
-        """Return where the stream stands at `now`."""
+        """Return the stream's checkpoint at `now`."""
         return self.fresh(now) or self.recorded
 
     def state(self, now: datetime, *, is_held: bool, is_queued: bool, is_store_away: bool | None) -> State:
         """Return the state at `now`.
 
         `is_held` is whether a rate limit forbids calls, `is_queued` whether the stream waits for a slot, and
-        `is_store_away` whether the database is unavailable to all; None if only its own notices tell.
+        `is_store_away` whether the database is unavailable; None if only the stream's own notices can tell.
         """
         if self.is_store_away and is_store_away is not False:  # a run that gave up gets no notice of the end
             return State.RETRYING
@@ -89,7 +89,7 @@ class _Live(Struct, frozen=True):
 class LiveStreams:
     """A reader of the feed that keeps the latest checkpoint of every stream, whichever worker wrote it.
 
-    Other threads may query it meanwhile: what is known of a stream is replaced as a whole.
+    Other threads may query it meanwhile: the state of a stream is always replaced as a whole.
     """
 
     def __init__(
@@ -98,18 +98,18 @@ class LiveStreams:
         queue: Callable[[], Collection[Stream]] = frozenset,
         is_store_away: Callable[[], bool | None] = lambda: None,
     ) -> None:
-        """Take the clock, and what no notice says: which streams wait for a slot, and whether the database is away."""
+        """Take the clock, and what notices do not say: the streams that wait for a slot, and the database's outage."""
         self._now = now
         self._queue = queue
         self._is_store_away = is_store_away
         self._streams: dict[Stream, _Live] = {}
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Set a stream's checkpoint at startup. A run that it shows as running was left open by a dead process."""
+        """Set a stream's checkpoint at startup. If its run is open, the process that ran it has died."""
         self._streams[checkpoint.stream] = _Live(checkpoint)
 
     def read(self, notice: Notice) -> None:
-        """Take in a notice. An older one is ignored: a worker gets its own work from the follower, too."""
+        """Take in a notice. Old ones are ignored: the journal's follower reports a worker's own commits again."""
         match notice:
             case Recorded(checkpoint=checkpoint):
                 known = self._streams.get(checkpoint.stream)
@@ -126,24 +126,24 @@ class LiveStreams:
                 return
 
     def since(self, recorded: Checkpoint) -> Checkpoint:
-        """Return where a stream stands whose last entry left it at `recorded`."""
+        """Return the current checkpoint of a stream. `recorded` is its checkpoint as of the last entry."""
         known = self._streams.get(recorded.stream)
         fresh = None if known is None else known.fresh(self._now())
         return fresh if fresh is not None and fresh.version == recorded.version else recorded
 
     def states(self) -> Iterator[tuple[Checkpoint, State]]:
-        """Yield where each stream stands and its state, except for streams that were removed."""
+        """Yield the checkpoint and the state of each stream, except for streams that were removed."""
         for checkpoint, state, _ in self._standing(list(self._streams.values()), self._now()):
             if checkpoint.removed_at is None:
                 yield checkpoint, state
 
     def latest(self, streams: Collection[Stream]) -> list[Checkpoint]:
-        """Return where those of these streams stand that have a checkpoint."""
+        """Return the current checkpoints of these streams, where there is one."""
         now, wanted = self._now(), frozenset(streams)
         return [known.latest(now) for stream, known in list(self._streams.items()) if stream in wanted]
 
     def getting_nowhere(self, streams: Collection[Stream]) -> Mapping[Stream, Problem]:
-        """Return which of these streams get nowhere, and why."""
+        """Return those of these streams that make no progress, and why."""
         latest = self.latest(streams)
         troubles = {each.stream: trouble_under_way(each) for each in latest if not each.operator_pause}
         return {stream: problem for stream, problem in troubles.items() if problem is not None}
@@ -173,7 +173,7 @@ class LiveStreams:
             yield f"{number:,} waiting for {limit} until {clock(ends_at[limit], now)}"
 
     def _standing(self, wanted: Iterable[_Live], now: datetime) -> Iterator[tuple[Checkpoint, State, Wait | None]]:
-        """Yield where each stream stands, its state, and the rate limit that forbids it to call."""
+        """Yield each stream's checkpoint, its state, and the wait for a rate limit that forbids its calls."""
         rate_limits = by_page(rate_limits_of(known.latest(now) for known in list(self._streams.values())))
         queue, is_store_away = self._queue(), self._is_store_away()
         for known in wanted:

@@ -1,6 +1,6 @@
-"""Notices to people in words: what needs them, and what to do; no secret, no name, and no text of a message.
+"""Notices to people in words: what needs them and what to do, without secrets, names or texts of messages.
 
-What the API says is left out, as nobody knows what it may quote: its numbers can be looked up.
+The API's own error texts are left out, because they may quote anything; its error codes can be looked up.
 """
 
 import re
@@ -43,7 +43,7 @@ class NoticeText(Struct, frozen=True):
 
 
 def concerns_of_daemon(issues: Iterable[Issue], now: datetime) -> Iterator[Concern]:
-    """Yield what needs a person among what is wrong with the daemon as a whole."""
+    """Yield the issues of the daemon as a whole that need a person."""
     for issue in issues:
         since = issue.since or now
         is_short = issue.kind is IssueKind.STORE_AWAY and now - since < STORE_AWAY_AFTER
@@ -57,7 +57,7 @@ def is_of_this_process(notice: PeopleNotice) -> bool:
 
 
 def notice_in_words(notice: PeopleNotice, now: datetime) -> NoticeText:
-    """Return what is sent."""
+    """Return the text of a notice."""
     match notice.kind:
         case NoticeKind.STOPPED:
             title, lines = _stopped(notice, now)
@@ -75,7 +75,7 @@ def notice_in_words(notice: PeopleNotice, now: datetime) -> NoticeText:
 
 
 def trial_notice() -> NoticeText:
-    """Return what `milepost notify test` sends."""
+    """Return the text that `milepost notify test` sends."""
     return NoticeText(NoticeKind.RECOVERED, "Milepost: test", "This is a test: notices of this Milepost arrive here.")
 
 
@@ -176,7 +176,7 @@ def _named(names: Sequence[str], noun: str) -> str:
 
 
 def _advice(concerns: Iterable[Concern]) -> list[str]:
-    """Return what to do: of each page, as long as these are few."""
+    """Return what to do: for each page, as long as there are few."""
     found = [advice_on(each.problem, each.streams[0]) for each in concerns if each.problem is not None and each.streams]
     different = list(dict.fromkeys(found)) or ["`milepost status` says more"]
     more = [f"Likewise for {counted(len(different) - MAX_ADVICE, 'more page')}."] if len(different) > MAX_ADVICE else []
@@ -184,13 +184,13 @@ def _advice(concerns: Iterable[Concern]) -> list[str]:
 
 
 def _problem_in_words(problem: Problem) -> str:
-    """Return what went wrong without the words of the API."""
+    """Return what went wrong, without the API's text."""
     numbers = _numbers_in(str(problem)).strip(" ()")
     what = "the API refuses the calls" if problem.kind is ProblemKind.API else in_words(problem.kind)
     return f"{what} ({numbers})" if numbers else what
 
 
 def _numbers_in(reason: str) -> str:
-    """Return the numbers of an error that a reason ends with: its words may be of a message."""
+    """Return the error codes at the end of a reason. The rest is left out: it may quote a message."""
     found: list[str] = _NUMBERS.findall(reason)
     return f" ({found[-1]})" if found else ""

@@ -1,7 +1,7 @@
 """The condition of a stream: its state, what it waits for, since when, until when, and what a person can do.
 
-The one vocabulary for `milepost status`, the gauge of states, the API and the status page. Texts contain no instants:
-those are values, which each output formats in its own way.
+`milepost status`, the gauge of states, the API and the status page all use these words. Texts contain no instants:
+those are separate values, which each output formats in its own way.
 """
 
 from collections.abc import Iterable, Mapping
@@ -45,22 +45,22 @@ class State(StrEnum):
     FAILED = "failed"  # retries used up; the next run continues there
     STOPPED = "stopped"  # a person has to fix a token, a permission or a setting
     INTERRUPTED = "interrupted"  # the run broke off; the next one continues there
-    ON_HOLD = "on_hold"  # an operator paused it; it is not worked until it is resumed
+    ON_HOLD = "on_hold"  # an operator paused it; it does not run until it is resumed
 
 
 class StoreOutage(Struct, frozen=True):
-    """The database has been unavailable since then, and why."""
+    """Since when the database has been unavailable, and why."""
 
     since: datetime
     reason: str
 
 
 class ConditionContext(Struct, frozen=True):
-    """Inputs to a stream's condition besides its checkpoint. `is_at_work` is whether a Milepost is at work.
+    """Inputs to a stream's condition besides its checkpoint. `is_at_work` is whether a Milepost is running.
 
-    `rate_limits` are the latest ones of all streams: a limit that one has met may hold up others. The rest is known to
-    the daemon only: the outage of its database, since when the stream has been waiting for a slot, and how far apart
-    its calls are, in words, if that is out of the ordinary.
+    `rate_limits` are the latest ones of all streams: a limit that one has met may hold up others. Only the daemon knows
+    the rest: the outage of its database, since when the stream has been waiting for a slot, and in words, how far apart
+    its calls are if they are slowed down.
     """
 
     now: datetime
@@ -90,9 +90,8 @@ class Wait(Struct, frozen=True):
 class Condition(Struct, frozen=True):
     """The condition of a stream, in words for people.
 
-    `wait` is None if nothing but the interval keeps the stream from its next run, which begins at `next_run_at` (None:
-    one is running, or no Milepost is at work). `advice` is what a person can do, `remark` what is out of the ordinary
-    but needs nobody.
+    `wait` is None if the stream only waits for its next run, which begins at `next_run_at` (None: a run is under way,
+    or no Milepost is running). `advice` is what a person can do, `remark` what is unusual but needs no action.
     """
 
     state: State
@@ -131,7 +130,7 @@ def condition(checkpoint: Checkpoint, context: ConditionContext) -> Condition:
 
 
 def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
-    """Return the state of a stream, rate limits aside. `is_at_work` is whether a Milepost is at work."""
+    """Return the state of a stream, rate limits aside. `is_at_work` is whether a Milepost is running."""
     if checkpoint.operator_pause is not None:
         return State.ON_HOLD
     if not is_running(checkpoint):
@@ -142,7 +141,7 @@ def state_of(checkpoint: Checkpoint, *, is_at_work: bool) -> State:
 
 
 def _due_retry(checkpoint: Checkpoint) -> RetryState | None:
-    """Return the next attempt at a batch; None if it was due before the open run began, which has not failed yet."""
+    """Return the next attempt at a batch; None if it was due before the open run began, as that has not failed yet."""
     run, retry = checkpoint.run, checkpoint.retry
     if run is None or retry is None:
         return retry
@@ -159,12 +158,12 @@ _WITH_MORE_TO_READ = frozenset({State.SYNCING, State.RETRYING, State.PAUSED, Sta
 
 
 def held_up(state: State) -> State:
-    """Return the state of a stream that must not call now. One with nothing left to read is not held up."""
+    """Return the state of a stream that a rate limit forbids to call. It is not held up if nothing is left to read."""
     return State.RATE_LIMITED if state in _WITH_MORE_TO_READ else state
 
 
 def queued(state: State) -> State:
-    """Return the state of a stream that waits for a slot. One that needs a person, or a limit to end, says so first."""
+    """Return the state of a stream that waits for a slot. A stop, a pause or a rate limit is more important."""
     with_something_to_say = {State.STOPPED, State.FAILED, State.ON_HOLD, State.RATE_LIMITED}
     return state if state in with_something_to_say else State.QUEUED
 
@@ -206,7 +205,7 @@ def _next_run_at(run: Run | None, hold: Wait | None, context: ConditionContext) 
 def _wait(checkpoint: Checkpoint, state: State, hold: Wait | None, next_run_at: datetime | None) -> Wait | None:
     run, retry = checkpoint.run, checkpoint.retry
     ended_at = run.ended_at if run is not None else None
-    # Of the run first: an attempt that failed before its end is not why it ended.
+    # The run's problem comes first: an earlier failed attempt is not why the run ended.
     problem = (run.problem if run is not None else None) or (retry.problem if retry is not None else None)
     match state:
         case State.RATE_LIMITED:
@@ -281,11 +280,11 @@ def _request_remark(checkpoint: Checkpoint, context: ConditionContext) -> str | 
     return "; ".join(remarks) or None
 
 
-# --- words that other modules use, too --------------------------------------------------------------------------------
+# --- words that other modules use as well -----------------------------------------------------------------------------
 
 
 def limit_in_words(scope: Scope) -> str:
-    """Return the name of a rate limit, by whose calls it counts."""
+    """Return the name of a rate limit, which says whose calls it counts."""
     return f"the {scope}'s rate limit"
 
 
@@ -300,7 +299,7 @@ def token_in_words(health: TokenHealth) -> str:
 
 
 def own_id_in_words(found: OwnId) -> str:
-    """Return in words what the participants of threads say about our own id."""
+    """Return in words whether the participants of threads confirm our own id."""
     match found.state:
         case OwnIdState.EXPECTED:
             return "our own id is in the threads"

@@ -16,14 +16,14 @@ class ExitCode(IntEnum):
     """The exit codes of `milepost sync`."""
 
     COMPLETE = 0
-    WITH_ERRORS = 1  # complete with dead letters, or a stream that could not be worked
+    WITH_ERRORS = 1  # complete with dead letters, or a stream that could not run
     USAGE = 2
     PROGRESS_SAVED = 75  # at a time, batch or rate limit, or stopped by a signal
     AUTHORIZATION = 77
     CONFIGURATION = 78
 
 
-# The most serious first: of several streams, it wins.
+# The most serious first: with several streams, the first that applies is the exit code.
 SERIOUSNESS = (
     ExitCode.CONFIGURATION,
     ExitCode.AUTHORIZATION,
@@ -98,7 +98,7 @@ def _exit_code(result: RunResult) -> ExitCode:
 
 
 def _of_complete(run: Run, backlog: int) -> ExitCode:
-    """Return the exit code of a complete sweep: older messages may be left, or have become dead letters since."""
+    """Return the exit code of a complete sweep: older messages may be left to read, or have become dead letters."""
     if backlog:
         return ExitCode.PROGRESS_SAVED
     return ExitCode.WITH_ERRORS if run.tally.dead_lettered else ExitCode.COMPLETE

@@ -110,7 +110,7 @@ class ActionOutcome(StrEnum):
     CLOSED = "closed"
     FAILED = "failed"  # it was tried and failed again, or cannot be tried
     HELD = "held"  # it was not tried: a rate limit or a stop forbids it
-    ACCEPTED = "accepted"  # it takes long, and goes on
+    ACCEPTED = "accepted"  # it takes long, and goes on in the background
 
 
 class ActionResult(Struct, frozen=True):
@@ -266,10 +266,10 @@ def statuses(
 
     Args:
         checkpoints: those of the streams in the journal.
-        context: what a status depends on besides the checkpoint.
-        configured: those of the configuration; None if the simulator names the streams.
+        context: the other inputs to a status.
+        configured: the streams of the configuration; None if the simulator names the streams.
         page_names: the known names of pages, by id.
-        daemon: what the daemon says of itself, if one answers.
+        daemon: the daemon's own status, if one answers.
     """
     journaled = {checkpoint.stream: checkpoint for checkpoint in checkpoints}
     known = dict.fromkeys(configured or ())
@@ -286,7 +286,7 @@ def statuses(
 
 
 def as_of_daemon(context: ConditionContext, stream: Stream, daemon: DaemonStatus) -> ConditionContext:
-    """Return the context of one stream with what only the daemon knows of it."""
+    """Return the context of one stream, with what only the daemon knows about the stream."""
     return replace(
         context,
         store_outage=outage_in(daemon.issues, daemon.at),
@@ -305,7 +305,7 @@ def status_of(
     is_worked = context.is_at_work and is_configured is not False
     now = condition(checkpoint, replace(context, is_at_work=is_worked))
     missed = checkpoint.missed
-    wait, is_source = now.wait, context.store_outage is None  # or else the database is what is retried
+    wait, is_source = now.wait, context.store_outage is None  # otherwise it is the database that is retried
     return StreamStatus(
         stream=stream.key,
         platform=stream.platform,
@@ -342,7 +342,7 @@ def status_of(
 
 
 def open_sweep(checkpoint: Checkpoint) -> OpenSweep | None:
-    """Return the sweep that a stream has begun; None if it is complete."""
+    """Return the open sweep of a stream; None if there is none."""
     sweep, total = checkpoint.sweep, checkpoint.total
     if sweep is None:
         return None

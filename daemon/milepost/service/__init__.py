@@ -1,1 +1,1 @@
-"""What operators see: HTTP, metrics, logs, notices."""
+"""The daemon's outward side: HTTP, metrics, logs and notices."""

@@ -28,7 +28,7 @@ STEP_SECONDS = 15
 BUCKETS = 240
 DAY_STEP_SECONDS = 300
 DAY_BUCKETS = 288
-MAX_LOADED = 30_000  # entries that a start reads, in a fifth of a second; a day of a few streams has no more
+MAX_LOADED = 30_000  # entries read at startup, in a fifth of a second; a few streams write no more in a day
 PAGE = 1_000
 _ALL = ""  # instead of a stream's key
 
@@ -41,7 +41,7 @@ class Window(StrEnum):
 
 
 class Counts(Struct, frozen=True):
-    """What an entry adds. Conversations are those that were read, changed or not."""
+    """The counts that an entry adds to its bucket. Conversations are those that were read, changed or not."""
 
     conversations: int = 0
     failed_batches: int = 0
@@ -78,7 +78,7 @@ class ActivityQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def counts(entry: Entry) -> Counts | None:  # noqa: C901, PLR0911  (one line for each kind of event)
-    """Return what an entry adds to its bucket; None if that is nothing."""
+    """Return the counts that an entry adds to its bucket; None if it adds nothing."""
     match entry.event:
         case events.BatchStored(tally=tally) | events.SweepCompleted(tally=tally) | events.RunEnded(tally=tally):
             return Counts(conversations=tally.conversations)
@@ -105,7 +105,7 @@ def counts(entry: Entry) -> Counts | None:  # noqa: C901, PLR0911  (one line for
 
 
 class _Ring:
-    """A ring of buckets. Each has its number, so that one of a round ago is not taken for a new one."""
+    """A ring of buckets. Each keeps its number, so that a bucket of the previous round is not taken for a new one."""
 
     def __init__(self, step_seconds: int, buckets: int) -> None:
         self.step_seconds = step_seconds
@@ -149,10 +149,10 @@ class Activity:
         self._now = now
         self._hours: defaultdict[str, _Ring] = defaultdict(lambda: _Ring(STEP_SECONDS, BUCKETS))
         self._day = _Ring(DAY_STEP_SECONDS, DAY_BUCKETS)
-        self._last_runs: dict[Stream, datetime] = {}  # by stream: when the run began that completed its latest sweep
+        self._last_runs: dict[Stream, datetime] = {}  # by stream: the start of the run that completed its last sweep
 
     async def load(self, journal_reader: JournalReader) -> None:
-        """Count the last day of the journal, before anything is added to it."""
+        """Count the last day of the journal. Call it before the first notice."""
         newest = max((each.seq for each in await journal_reader.latest(limit=1)), default=0)
         begins_at = self._now() - timedelta(seconds=DAY_STEP_SECONDS * DAY_BUCKETS)
         seq = max(await journal_reader.seq_before(begins_at), newest - MAX_LOADED)
@@ -181,10 +181,11 @@ class Activity:
                 ring.add(entry.recorded_at, more or Counts(), delay)
 
     def _delay(self, entry: Entry) -> int:
-        """Return the longest that a message can have waited for the sweep that an entry completes, in seconds.
+        """Return how long a message can have waited at most for the sweep that an entry completes, in seconds.
 
-        That is one which came just after the previous one had looked: a run reads the head first. By this clock alone,
-        as the API's may differ. 0: no sweep, or none is known before it.
+        A run reads the head of the inbox first. So the longest wait is that of a message which came just after the
+        run of the previous sweep had begun. It is measured by this machine's clock, because the API's may differ. 0 if
+        the entry completes no sweep, or if no earlier sweep is known.
         """
         if not isinstance(entry.event, events.SweepCompleted):
             return 0

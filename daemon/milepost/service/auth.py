@@ -1,8 +1,8 @@
-"""Who may send a request, and what for: the token, sessions, the name of the host, and the origin of a browser's page.
+"""Access control: the token, sessions, the Host header, and the origin of a browser's page.
 
-A browser sends requests on behalf of any page that it shows. What such a page cannot do is send another Host than its
-own, remove the headers that the browser adds, or send JSON to a host that has not agreed to it (Fetch Standard, "CORS
-protocol"). A page whose own name was pointed at this machine (DNS rebinding) is given away by that name.
+A browser sends requests on behalf of any page that it shows. But such a page cannot send a Host other than its own,
+remove the headers that the browser adds, or send JSON to a host that has not allowed it (Fetch Standard, "CORS
+protocol"). A page whose name was pointed at this machine (DNS rebinding) is recognised by that name in the Host header.
 """
 
 import hmac
@@ -34,17 +34,17 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
 class Sessions:
-    """Sessions of the status page: whoever has sent the token once is known by a cookie for half a day.
+    """Sessions of the status page: after the token was sent once, a cookie admits the browser for half a day.
 
-    Nothing is stored. The cookie holds its own expiry, signed with the token: it survives a restart of the daemon, and
-    ends when the token changes. As with the token itself, whoever has it is admitted.
+    Nothing is stored. The cookie holds its own expiry, signed with the token. So a session survives a restart of the
+    daemon, and ends when the token changes. Whoever has the cookie is admitted, as with the token itself.
     """
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 
     def is_token(self, given: str) -> bool:
-        """Return whether this is the token, in a time that does not depend on what is given."""
+        """Return whether this is the token, comparing in constant time."""
         # As bytes, because compare_digest refuses text beyond ASCII.
         return hmac.compare_digest(given.encode(errors="surrogateescape"), self._token)
 
@@ -54,9 +54,10 @@ class Sessions:
         return f"{ends_at}.{self._sign(ends_at)}"
 
     def is_open(self, cookie: str, now: datetime) -> bool:
-        """Return whether the value of a cookie is that of an open session.
+        """Return whether the value of a cookie belongs to an open session.
 
-        One that ends later than a session can was opened while the clock was ahead, and would outlive its half day.
+        A session that ends too far in the future was opened while the clock was ahead. It does not count as open,
+        because it would last longer than half a day.
         """
         if not self.is_signed(cookie):
             return False
@@ -64,7 +65,7 @@ class Sessions:
         return 0 < left_seconds <= MAX_SESSION_SECONDS + MAX_SKEW_SECONDS
 
     def is_signed(self, cookie: str) -> bool:
-        """Return whether the value of a cookie is that of a session, open or not; to forge one takes the token."""
+        """Return whether the value of a cookie was signed for a session, open or expired."""
         match = _COOKIE_VALUE.fullmatch(cookie)
         return match is not None and hmac.compare_digest(match[2], self._sign(match[1]))
 
@@ -136,9 +137,9 @@ def login(sessions: Sessions | None, wrong_tokens: WrongTokens, now: Callable[[]
 
 
 def _came_over_tls(request: web.Request) -> bool:
-    """Return whether the client spoke TLS to the first proxy in front of the daemon, which itself speaks plain HTTP.
+    """Return whether the client spoke TLS to the first proxy. The daemon itself speaks plain HTTP.
 
-    Anybody can write the header; whoever makes it up only keeps their own browser from sending the cookie in the clear.
+    Anybody can send the header, but a false one only keeps the sender's own browser from sending the cookie in clear.
     """
     first, _, _ = request.headers.get("X-Forwarded-Proto", "").partition(",")
     return first.strip().lower() == "https"
@@ -148,9 +149,9 @@ def _came_over_tls(request: web.Request) -> bool:
 
 
 def require_token(sessions: Sessions, wrong_tokens: WrongTokens, now: Callable[[], datetime]) -> Middleware:
-    """Require the token, or the cookie of a session. Only headers count: URLs end up in logs and histories.
+    """Require the token or the cookie of a session. Both count in headers only: URLs end up in logs and histories.
 
-    The status page is let through, and shows the login page to whoever has neither.
+    The status page is let through; it shows the login page to whoever has neither.
     """
 
     @web.middleware
@@ -173,7 +174,7 @@ def require_token(sessions: Sessions, wrong_tokens: WrongTokens, now: Callable[[
 
 
 def is_admitted(request: web.Request) -> bool:
-    """Return whether a request may see more than the login page: its sender is known, or nobody has to be."""
+    """Return whether a request may see more than the login page: it is authenticated, or no token is required."""
     is_known: bool = request.get(IS_ADMITTED, True)
     return is_known
 
@@ -185,15 +186,15 @@ def _has_token(request: web.Request, sessions: Sessions) -> bool:
 
 
 def _is_guess(request: web.Request, sessions: Sessions) -> bool:
-    """Return whether a request tried a token, in a header or signed into a cookie. An expired session is not a try."""
+    """Return whether a request tries to guess the token, in a header or a cookie. An expired session is no guess."""
     cookie = request.cookies.get(COOKIE, "")
     return "Authorization" in request.headers or (cookie != "" and not sessions.is_signed(cookie))
 
 
 def require_local_name(listening_host: str, allowed_hosts: Collection[str]) -> Middleware:
-    """Require a Host header that names this machine's loopback, the host that is listened on, or an allowed one.
+    """Require a Host header that names the loopback, the host that the daemon listens on, or an allowed host.
 
-    The port may differ where a tunnel leads here; the name is what an attacker's page cannot forge.
+    The port may differ, as with a tunnel; an attacker's page cannot forge the name.
     """
     names = {name.lower() for name in (listening_host, *allowed_hosts)}
 
@@ -212,7 +213,7 @@ def require_local_name(listening_host: str, allowed_hosts: Collection[str]) -> M
 
 @web.middleware
 async def refuse_foreign_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse changes on behalf of another site's page, and by its forms, which cannot send JSON."""
+    """Refuse changes requested by another site's page, or by its forms, which cannot send JSON."""
     leads_nowhere = request.match_info.http_exception is not None
     if request.method in SAFE_METHODS or leads_nowhere:
         return await handler(request)
@@ -236,7 +237,7 @@ def _host_of(authority: str) -> str:
 
 
 def actor_of(request: web.Request) -> str:
-    """Return who requested an action, by what means and from where, as the journal keeps it. It is not verified."""
+    """Return who requested an action, with what client and from where, for the journal. It is not verified."""
     return f"{_means(request)} from {request.remote or 'nowhere'}"
 
 
@@ -250,23 +251,23 @@ def _means(request: web.Request) -> str:
 
 READABLE = "/api/"
 METHODS = frozenset({"GET", "HEAD"})
-# Last-Event-ID is asked about by those only who set it themselves; an EventSource may send it anyway.
+# Only clients that set Last-Event-ID themselves have to ask for it; an EventSource may always send it.
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD",
     "Access-Control-Allow-Headers": "Authorization, If-None-Match, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }
-SHOWN_HEADERS = "ETag, Retry-After"  # of an answer, beside those that every page may read
+SHOWN_HEADERS = "ETag, Retry-After"  # of a response, besides those that every page may read
 
 OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 def answer_preflights(allowed_origins: Collection[str]) -> Middleware:
-    """Answer what a browser asks before it sends a request with a token, which it sends without one.
+    """Answer CORS preflight requests, which a browser sends without the token before a request that has it.
 
-    So pages of other origins that the configuration names read events and API (Fetch, "CORS protocol"). Reading only:
-    what a page of another site asks to change is refused in any case. A browser's session is no argument for such a
-    page either; where there is a token, it has to bring it.
+    So pages of the allowed origins can read events and the API (Fetch, "CORS protocol"). They can only read: changes
+    requested by another site's page are always refused. The browser's session does not admit such a page either; if a
+    token is required, the page has to send it.
     """
 
     @web.middleware
@@ -280,7 +281,7 @@ def answer_preflights(allowed_origins: Collection[str]) -> Middleware:
 
 
 def show_to(allowed_origins: Collection[str]) -> OnPrepare:
-    """Return what adds the headers without which a browser keeps a response, an error too, from a page."""
+    """Return a hook that adds the CORS headers, without which a browser hides responses and errors from a page."""
 
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         if not allowed_origins or not request.path.startswith(READABLE):

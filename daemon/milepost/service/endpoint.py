@@ -1,7 +1,7 @@
 """API operations, each declared once: the same declaration makes its route and its entry in the OpenAPI document.
 
-So the two cannot drift apart: requests are decoded into the very types that the document shows, and the type checker
-holds the handler to the response type that it declares.
+So the two cannot drift apart: requests are decoded into the types that the document shows, and the type checker holds
+the handler to the response type that it declares.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from msgspec import Meta, Struct, inspect
 from milepost.core.errors import MilepostError
 
 JSON = "application/json"
-COMPRESSED_BYTES = 1_000  # less would not be smaller by much
+COMPRESSED_BYTES = 1_000  # a smaller response would gain little
 MAX_BODY_SECONDS = 10.0
 MAX_RESPONSE_SECONDS = 10.0  # for the store; a page of any listing takes it milliseconds
 
@@ -97,7 +97,7 @@ def etag_of(shown: object) -> str:
 def page_of(
     found: Sequence[ItemT], limit: int, cursor_of: Callable[[ItemT], CursorT]
 ) -> tuple[tuple[ItemT, ...], CursorT | None]:
-    """Return a page and the cursor of the next one. `found` holds one item more than the page if there is a next."""
+    """Return a page and the cursor of the next one. `found` has one item more than the page if there is a next page."""
     page = tuple(found[:limit])
     return page, cursor_of(page[-1]) if len(found) > limit else None
 

@@ -1,6 +1,6 @@
 """The HTTP listener: its address, its connections, the headers of every response, and errors as problem+json.
 
-The routes come from elsewhere. A route refuses by raising one of aiohttp's HTTP errors with a `text` that says why.
+Other modules declare the routes. A route refuses by raising one of aiohttp's HTTP errors with a `text` that says why.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ OTHER_HINT = "set {key} to an address of this machine, such as 127.0.0.1:9464 or
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """What the configuration allows: names of hosts, and origins whose pages may read events and API."""
+    """The allowed host names, and the allowed origins, whose pages may read the events and the API."""
 
     hosts: Collection[str] = ()
     origins: Collection[str] = ()
@@ -84,7 +84,8 @@ async def serve(
         allowed: further names by which clients may address it without a token, and whose pages may read from it.
 
     Raises:
-        BadConfiguration: the address cannot be listened on; MilepostError if that may pass.
+        BadConfiguration: the address cannot be listened on.
+        MilepostError: the same, for a reason that may pass.
     """
     wrong_tokens = wrong_tokens or WrongTokens()
     admission = require_local_name(host, allowed.hosts)
@@ -93,7 +94,7 @@ async def serve(
     strangers = Strangers()
     application = _application(admission, strangers, allowed.origins)
     application.add_routes(routes)
-    # aiohttp waits twice: for a response, then for its handler.
+    # aiohttp waits twice: for the response, then for the handler.
     runner = runner_of(application, shutdown_timeout=GRACE_SECONDS / 2)
     async with listening(runner, (host, port), strangers, key="http.listen") as url, wrong_tokens.logging():
         yield url
@@ -118,7 +119,7 @@ def _application(admission: Middleware, strangers: "Strangers", allowed_origins:
 
 
 def runner_of(application: web.Application, **options: Any) -> web.AppRunner:  # noqa: ANN401  (they are aiohttp's)
-    """Return a runner that logs neither requests nor what is wrong with them: anybody can send malformed ones."""
+    """Return a runner that logs neither requests nor malformed ones, because anybody can send those."""
     logger = logging.Logger("aiohttp.server")  # noqa: LOG001  (the process's own would keep the filter for good)
     logger.parent = logging.getLogger(logger.name)
     broken = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)  # the last: the client has gone
@@ -130,7 +131,7 @@ def runner_of(application: web.Application, **options: Any) -> web.AppRunner:  #
 async def listening(
     runner: web.AppRunner, address: tuple[str, int], strangers: "Strangers", *, key: str
 ) -> AsyncIterator[str]:
-    """Listen during the block on an address, which stands under this key of config.yaml, and yield the URL.
+    """Listen on an address during the block, and yield the URL. `key` is where config.yaml has the address.
 
     Raises BadConfiguration if that is impossible; MilepostError if that may pass.
     """
@@ -183,7 +184,7 @@ async def _errors_as_problems(request: web.Request, handler: Handler) -> web.Str
 
 
 def headers_of(error: web.HTTPException) -> dict[str, str]:
-    """Return the headers of an error but for those of its own body."""
+    """Return the headers of an error, without those that describe its body."""
     return {name: value for name, value in error.headers.items() if not name.startswith("Content-")}
 
 
@@ -201,13 +202,13 @@ def _problem(error: web.HTTPError) -> web.Response:
 
 # --- connections ------------------------------------------------------------------------------------------------------
 
-# Anybody who reaches the port can open connections and leave them silent. So their number is limited, and strangers
-# never take the place of those who may ask: a connection counts as a stranger's until a request on it was admitted.
-# Where all places are taken, the oldest stranger makes room; and whoever has not sent a request after some seconds is
-# cut off anyway. Those who are admitted are never cut off for others.
+# Anybody who reaches the port can open connections and leave them silent. So the number of connections is limited, and
+# strangers must not displace admitted clients: a connection is a stranger's until a request on it was admitted. When
+# all places are taken, the stranger that has waited longest is disconnected; and a connection without a request after
+# some seconds is closed anyway. Admitted connections are never closed to make room.
 MAX_CONNECTIONS = 800  # the default limit of open files is 1,024, and the sync needs some
 FIRST_REQUEST_SECONDS = 10.0
-LOG_SECONDS = 60.0  # between two lines about strangers who made room
+LOG_SECONDS = 60.0  # between two log lines about disconnected strangers
 
 _TOO_MANY_CONNECTIONS = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
@@ -216,7 +217,7 @@ _TOO_MANY_CONNECTIONS = (
 
 
 class Strangers:
-    """The connections of whom nothing is known yet, oldest first."""
+    """The connections without an admitted request yet, oldest first."""
 
     def __init__(self) -> None:
         self._waiting: dict[web.RequestHandler, asyncio.TimerHandle] = {}
@@ -229,7 +230,7 @@ class Strangers:
         self._waiting[connection] = expiring
 
     def make_room(self) -> bool:
-        """Cut off the oldest; return whether there was one."""
+        """Disconnect the oldest stranger; return whether there was one."""
         while self._waiting:
             if self._cut_off(next(iter(self._waiting))):
                 self._log()
@@ -237,11 +238,11 @@ class Strangers:
         return False
 
     def admit(self, connection: web.RequestHandler) -> None:
-        """Take a connection for one of those who may ask."""
+        """Remove a connection from the strangers: a request on it was admitted."""
         self._waiting.pop(connection, None)
 
     def middlewares(self, is_admitted: Callable[[web.Request], bool]) -> tuple[Middleware, Middleware]:
-        """Return what has to be around every request, and around those that were let through."""
+        """Return the middleware for every request, and the one for the requests that access control let through."""
 
         @web.middleware
         async def hear(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -259,7 +260,7 @@ class Strangers:
         return hear, admit
 
     def _cut_off(self, connection: web.RequestHandler) -> bool:
-        """Cut off a connection; return whether it was still there."""
+        """Disconnect a stranger; return whether it was still connected."""
         self._waiting.pop(connection).cancel()
         transport = connection.transport
         if transport is None or transport.is_closing():

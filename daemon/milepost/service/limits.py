@@ -1,4 +1,4 @@
-"""Limits on requests, so that what one client uses up is not missing to the others, or to the sync.
+"""Limits on requests, so that no client can use up what the others or the sync need.
 
 The numbers are far above what a status page on each of 200 desks needs, and far below what hurts the sync.
 """
@@ -25,18 +25,18 @@ _TOLERANCE_SECONDS = 1e-6  # for sums of floats
 class Allowance:
     """A rate limit for each client: `most` at once, then one every `seconds / most` (generic cell rate algorithm).
 
-    It keeps one number a client, and of MAX_CLIENTS at most: the one that has been quiet for longest is forgotten.
-    `clock` is monotonic, in seconds.
+    It keeps one number for each client, and at most MAX_CLIENTS of them: the client that has been quiet for longest is
+    forgotten. `clock` is monotonic, in seconds.
     """
 
     def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._step = seconds / most
         self._clock = clock
-        self._full_until: dict[str, float] = {}  # when a client's allowance is whole again; quiet for longest first
+        self._full_until: dict[str, float] = {}  # when a client's allowance is full again; the longest quiet first
 
     def take(self, client: str) -> float:
-        """Count one more of a client; return 0, or the seconds until there is room if there is none."""
+        """Count a request of a client; return 0 if it is allowed, or the seconds to wait if it is not."""
         now = self._clock()
         full_until = max(self._full_until.pop(client, now), now)
         wait_seconds = full_until + self._step - self._seconds - now
@@ -54,7 +54,7 @@ def too_many(what: str, wait_seconds: float) -> web.HTTPTooManyRequests:
 
 
 def client_of(request: web.Request) -> str:
-    """Return the address that a request comes from; for IPv6 its /64 network, all of which belongs to one client.
+    """Return the address that a request comes from; for IPv6 its /64 network, which usually belongs to one client.
 
     `X-Forwarded-For` is not trusted, because anybody can write it: behind a proxy all clients count as one.
     """
@@ -70,7 +70,7 @@ def client_of(request: web.Request) -> str:
 def limit_requests(is_admitted: Callable[[web.Request], bool]) -> Middleware:
     """Limit the rate of requests: of all admitted clients together, and of each other client by itself.
 
-    So a client without access takes nothing from those who have it, nor from others who want to log in.
+    So a client without access can slow down neither the admitted ones nor others who want to log in.
     """
     admitted, others = Allowance(MAX_REQUESTS, IN_SECONDS), Allowance(MAX_REQUESTS, IN_SECONDS)
 
@@ -88,12 +88,12 @@ def limit_requests(is_admitted: Callable[[web.Request], bool]) -> Middleware:
 # --- wrong tokens -----------------------------------------------------------------------------------------------------
 
 MAX_TRIES, TRIES_IN_SECONDS = 10, 60.0
-LOG_SECONDS = 60.0  # between two lines about one client
+LOG_SECONDS = 60.0  # between two log lines about one client
 CHECK_SECONDS = 1.0  # between two checks for lines that are due
 
 
 class _Client:
-    """The tries of a client that are not logged yet."""
+    """A client's wrong tokens that are not logged yet."""
 
     def __init__(self, now: float) -> None:
         self.log_at = now
@@ -103,9 +103,9 @@ class _Client:
 class WrongTokens(Collector):
     """Limits, counts and logs wrong tokens. `clock` is monotonic, in seconds.
 
-    The right token is always accepted, whatever wrong ones came from the same address: behind a proxy that address is
-    everybody's, and whoever guesses must not lock out the owner, a scrape or a command. So it is not this limit that
-    keeps a token from being guessed, but its length: the settings demand 16 characters or more.
+    The right token is always accepted, however many wrong ones came from the same address: behind a proxy all clients
+    share one address, and an attacker must not lock out the owner, a scrape or a command. So not this limit protects
+    the token from being guessed, but its length: the settings require at least 16 characters.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,7 +115,7 @@ class WrongTokens(Collector):
         self._total = 0
 
     def count(self, client: str) -> float:
-        """Count a wrong token of a client; return 0, or the seconds until there is room if it is one too many.
+        """Count a wrong token of a client; return 0, or the seconds to wait if it was one too many.
 
         The first is logged at once. With too many clients, the oldest is logged and forgotten.
         """
@@ -130,7 +130,7 @@ class WrongTokens(Collector):
         return self._allowance.take(client)
 
     def log_due(self) -> None:
-        """Log the clients that have gone on since their last line, and forget those that have not."""
+        """Log the clients that have sent more since their last line, and forget the others."""
         now = self._clock()
         for client, known in [each for each in self._clients.items() if each[1].log_at <= now]:
             if known.tries:

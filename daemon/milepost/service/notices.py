@@ -1,8 +1,8 @@
 """Sends notices to people by Apprise, which is loaded only where it is used.
 
-Each destination has a thread of its own, in which its notices go out in order, are retried after a failure, and are
-given up in the end. Nobody waits for it, and no destination waits for another: Apprise blocks for as long as a service
-does.
+Apprise blocks for as long as a service does. So each destination sends in a thread of its own, and neither the daemon
+nor another destination waits for it. A destination's notices go out in order, are retried after a failure, and are
+given up in the end.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
 
 INSTALL = "pip install 'milepost[notify]', or pip install apprise beside an installation from elsewhere"
-# Apprise and what it sends by log URLs, which hold secrets: at debug everything, at warning what was refused.
+# Apprise and the libraries that it sends with log URLs, which hold secrets: all of them at debug, failures at warning.
 _LOGGERS = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "charset_normalizer", "markdown")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\]")
 _STATUS = re.compile(r"error=([1-5][0-9]{2})\b")
@@ -38,11 +38,11 @@ _NO_REASON = "the service did not take it, or cannot be reached"
 log = structlog.get_logger("milepost")
 
 
-# --- where notices go: Apprise's URLs, of which nothing is shown that may be a secret ---------------------------------
+# --- where notices go: Apprise's URLs, which are never shown whole, because they hold secrets -------------------------
 
 
 class Destination(Protocol):
-    """Somewhere notices go. `name` is shown, and holds no secret."""
+    """A receiver of notices. `name` is shown to people, and holds no secret."""
 
     @property
     def name(self) -> str:
@@ -50,19 +50,19 @@ class Destination(Protocol):
         ...
 
     def send(self, text: NoticeText) -> str | None:
-        """Send a notice and return why it was not taken, or None. It blocks for as long as the service does."""
+        """Send a notice; return None, or why it was not accepted. Blocks for as long as the service does."""
         ...
 
 
 class AppriseDestination(Struct, frozen=True, eq=False):
-    """A destination by one of Apprise's URLs."""
+    """A destination that is one of Apprise's URLs."""
 
     name: str
     plugin: "NotifyBase"
     reasons: "_Reasons"
 
     def send(self, text: NoticeText) -> str | None:
-        """Send a notice and return why it was not taken, or None."""
+        """Send a notice; return None, or why it was not accepted."""
         from apprise import NotifyType  # noqa: PLC0415  (the extra)
 
         types = {
@@ -82,14 +82,14 @@ def urls_of(settings: Settings) -> tuple[str, ...]:
 
 
 def demand_sendable(settings: Settings) -> None:
-    """Raise BadConfiguration if notices cannot be sent to what is configured."""
+    """Raise BadConfiguration if notices cannot be sent to the configured URLs."""
     destinations(urls_of(settings))
 
 
 def destinations(urls: Sequence[str]) -> tuple[AppriseDestination, ...]:
-    """Return the destinations of these URLs. It blocks: loading Apprise takes a second.
+    """Return the destinations of these URLs. Blocks: loading Apprise takes a second.
 
-    Raises BadConfiguration if Apprise is missing, or with the place of each URL that it does not take.
+    Raises BadConfiguration if Apprise is missing, or if it rejects a URL; the error says which.
     """
     if not urls:
         return ()
@@ -138,7 +138,7 @@ def _name_of(url: str, plugin: "NotifyBase") -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Number the names that are the same."""
+    """Add a number to names that occur more than once."""
     return [
         f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
         for index, name in enumerate(names)
@@ -149,14 +149,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 class _Reasons(logging.Handler):
-    """Hears what Apprise logs while it sends in a thread, and passes nothing on."""
+    """Collects what Apprise logs while it sends in a thread, and passes nothing on."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._of_thread = threading.local()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line for the thread that it is of."""
+        """Keep a line for the thread that logged it."""
         heard: list[str] | None = getattr(self._of_thread, "heard", None)
         if heard is not None and len(heard) < 10:
             heard.append(record.getMessage())
@@ -183,7 +183,7 @@ def _quietened() -> _Reasons:
 
 
 def _reason(heard: Sequence[str]) -> str:
-    """Return why a notice was not taken, in words of our own: Apprise's may hold parts of the URL."""
+    """Return why a notice was not accepted, in our own words: Apprise's may quote parts of the URL."""
     for line in heard:
         if (status := _STATUS.search(line)) is not None:
             return f"the service answered HTTP {status[1]}"
@@ -196,14 +196,14 @@ def _reason(heard: Sequence[str]) -> str:
 
 MAX_WAITING = 100  # for each destination; the oldest are dropped
 RETRY_SECONDS = (5.0, 30.0, 120.0, 600.0)  # after the first failure, the second …; then a notice is given up
-MAX_SEND_SECONDS = 60.0  # then something is wrong; services have timeouts of 4 to 15 seconds
+MAX_SEND_SECONDS = 60.0  # then the thread hangs: Apprise's timeouts are 4 to 15 seconds
 UNEXPECTED = "Apprise failed"
 
 SENT, RETRIED, FAILED, DROPPED = RESULTS = ("sent", "retried", "failed", "dropped")
 
 
 class Failing(Struct, frozen=True):
-    """A destination takes nothing since then, and why."""
+    """A destination that accepts nothing, since when, and why."""
 
     name: str
     since: datetime
@@ -219,7 +219,7 @@ class NoticeSender:
         self._outlets: list[_Outlet] = []
 
     def adopt(self, destinations: Iterable[Destination]) -> None:
-        """Send to these destinations from now on; what waits for a former one is dropped."""
+        """Send to these destinations from now on; notices that wait for a removed one are dropped."""
         for outlet in self._outlets:
             outlet.drop_all()
         self._outlets = [_Outlet(each, self._clock, self._count) for each in destinations]
@@ -230,7 +230,7 @@ class NoticeSender:
             outlet.offer(text)
 
     def pump(self) -> None:
-        """Collect results, and begin to send what is due. Call it every second."""
+        """Collect results, and start sending what is due. Call this every second."""
         for outlet in self._outlets:
             outlet.pump()
 
@@ -240,7 +240,7 @@ class NoticeSender:
         return not any(outlet.is_busy for outlet in self._outlets)
 
     def failing(self) -> Iterator[Failing]:
-        """Yield the destinations that do not take notices."""
+        """Yield the destinations that do not accept notices."""
         for outlet in self._outlets:
             if (failing := outlet.failing()) is not None:
                 yield failing
@@ -283,7 +283,7 @@ class _Outlet:
     def pump(self) -> None:
         if self._sending is not None:
             if not self._sending.done():
-                return  # a thread that hangs is left alone, and is the only one
+                return  # a thread that hangs is left alone, and no second one is started
             reason, self._sending = self._sending.result(), None
             self._take_in(reason)
         if self._waiting and self._next_at <= self._clock.steady():
@@ -311,7 +311,7 @@ class _Outlet:
         log.warning("notice not sent, retrying", destination=name, reason=reason, wait_seconds=seconds)
 
     def _give_up(self, result: str, reason: str, index: int = 0) -> None:
-        """Drop the notice at this place of the queue: the first may be the one that is being sent."""
+        """Drop the notice at this index of the queue; the first one may be in the middle of being sent."""
         text = self._waiting[index]
         del self._waiting[index]
         if index == 0:
@@ -323,7 +323,7 @@ class _Outlet:
 
 
 async def try_each(destinations: Sequence[Destination], text: NoticeText) -> list[str | None]:
-    """Send a notice to each destination at once; return why each did not take it, or None."""
+    """Send a notice to all destinations concurrently; return for each None, or why it was not accepted."""
     sending = [_in_thread(each, text) for each in destinations]
     if sending:
         await asyncio.wait(sending, timeout=MAX_SEND_SECONDS)
@@ -331,7 +331,7 @@ async def try_each(destinations: Sequence[Destination], text: NoticeText) -> lis
 
 
 def _in_thread(destination: Destination, text: NoticeText) -> "asyncio.Future[str | None]":
-    """Send in a thread that keeps no process from ending, as one of a pool would."""
+    """Send in a daemon thread: unlike a pool's thread, it does not keep the process from ending."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[str | None] = loop.create_future()
 

@@ -1,8 +1,8 @@
 """The status page, the login page and the runbooks: each loads nothing, and runs nothing but its own script.
 
-Styles and scripts are files of their own, for people to read, and are inlined when a page is built. The policy names
-them by their digests (Content Security Policy Level 3), so that even a text from the API that became markup by some
-mistake would be dead.
+Styles and scripts are separate files, so that people can read them, and are inlined when a page is built. The policy
+allows them by their digests (Content Security Policy Level 3). So if a bug turned a text from the API into markup, its
+scripts would not run.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class Document(Struct, frozen=True):
 
 
 def status_page(*, is_signed_in: bool) -> Document:
-    """Build the status page. `is_signed_in` is whether there is a session to sign out of."""
+    """Build the status page. `is_signed_in` says whether there is a session to sign out of."""
     words = {"version": __version__, "sign_out": "" if is_signed_in else "hidden"}
     return document("page", ("look", "page"), STATUS_SCRIPTS, words)
 
@@ -82,7 +82,7 @@ def document(name: str, styles: Iterable[str], scripts: Iterable[str], words: Ma
         styles: the style sheets in order, without their suffix.
         scripts: the scripts in the order in which they run, without their suffix. They share one module. Without any,
             the policy admits none.
-        words: what else is filled in; it has to be safe as HTML.
+        words: other texts to fill in, by key; they have to be safe as HTML.
     """
     style = _joined(styles, "css")
     script = _joined((f"scripts/{each}" for each in scripts), "js")
@@ -104,16 +104,16 @@ def _digest(text: str) -> str:
 
 # --- the runbooks -----------------------------------------------------------------------------------------------------
 
-# They are served so that the links of alerts lead somewhere as installed, to the text of this very version. The file is
-# docs/runbooks.md, and needs little of Markdown: headings, paragraphs, numbered lists, indented code, and links, code
-# and bold words in them.
+# They are served so that the links in alerts work as installed, and show the text of this version. The source is
+# docs/runbooks.md, which uses little of Markdown: headings, paragraphs, numbered lists, indented code, and in them
+# links, code and bold words.
 RUNBOOKS_PATH = "/runbooks"
 _SPANS = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*|\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 _ITEM = re.compile(r"\d+\. ")
 
 
 def runbooks() -> Sequence[web.AbstractRouteDef]:
-    """Return the route of the page. It is for everybody: it says nothing of this installation."""
+    """Return the route of the page. It needs no token, because it says nothing about this installation."""
     served = runbooks_page()
 
     async def page(request: web.Request) -> web.Response:
@@ -129,7 +129,7 @@ def runbooks_page() -> Document:
 
 
 def rendered(markdown: str) -> str:
-    """Return the HTML of a text in the little Markdown that runbooks need."""
+    """Return the HTML of a text in the subset of Markdown that runbooks use."""
     return "\n".join(_block(block) for block in re.split(r"\n{2,}", markdown.strip("\n")))
 
 
@@ -162,7 +162,7 @@ def _spans(text: str) -> str:
 
 
 def _span(found: re.Match[str]) -> str:
-    """Return the HTML of a span. A link to another page of the docs, which is not served, becomes its file name."""
+    """Return the HTML of a span. Other pages of the docs are not served, so a link to one becomes its file name."""
     code, bold, text, target = found.group("code", "bold", "text", "target")
     if code is not None:
         return f"<code>{escape(code, quote=False)}</code>"

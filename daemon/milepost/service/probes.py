@@ -17,8 +17,8 @@ def probes(
     """Return the routes /healthz, which answers as long as the process lives, and /readyz.
 
     Args:
-        ping_store: finds out whether the store answers and takes writes; raises MilepostError if not.
-        stalled: returns why nothing has moved for longer than it should; None if all is well.
+        ping_store: checks that the store answers and accepts writes; raises MilepostError if not.
+        stalled: returns why nothing has made progress for too long; None if all is well.
     """
     store = SharedPing(ping_store)
 
@@ -41,14 +41,17 @@ def probes(
 
 
 class SharedPing:
-    """One ping at a time, for which everybody waits: a database that hangs would collect them."""
+    """One ping at a time, whose result all callers share: otherwise pings would pile up on a database that hangs."""
 
     def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
         self._ping = ping
         self._pinging: asyncio.Future[None] | None = None
 
     async def demand(self, max_seconds: float) -> None:
-        """Raise what the ping raises, or TimeoutError if it takes longer. It goes on: cancelling could hang as well."""
+        """Raise what the ping raises, or TimeoutError if it takes longer; the ping itself is not cancelled.
+
+        Cancelling it could hang as well.
+        """
         pinging = self._pinging
         if pinging is None or pinging.done():
             pinging = self._pinging = asyncio.ensure_future(self._ping())
@@ -65,7 +68,7 @@ def exposition(expose: Callable[[], bytes]) -> Sequence[web.AbstractRouteDef]:
 
     async def metrics(_: web.Request) -> web.Response:
         async with one_at_a_time:
-            # In a thread: it asks the file system, and with a thousand streams takes 20 ms.
+            # In a thread, because it makes file system calls, and takes 20 ms with a thousand streams.
             body = await asyncio.to_thread(expose)
         response = web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
         response.enable_compression()

@@ -13,8 +13,8 @@ import structlog
 from milepost.core.ports import Clock
 from milepost.engine.interrupt import Stop
 
-EXTENSION_SECONDS = 60.0  # by which a start extends TimeoutStartSec at a time
-STATUS_SECONDS = 5.0  # between two updates of the status
+EXTENSION_SECONDS = 60.0  # by which startup extends TimeoutStartSec each time
+STATUS_SECONDS = 5.0  # between updates of the status
 MAX_STATUS_LENGTH = 500  # systemctl shows it on one line
 
 
@@ -81,7 +81,7 @@ class Notifier:
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Return how often this process has to ping the watchdog (sd_watchdog_enabled(3)); None if it does not have to."""
+    """Return the watchdog's interval for this process (sd_watchdog_enabled(3)); None if no watchdog is set."""
     microseconds, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or process not in {"", str(os.getpid())}:
         return None
@@ -92,8 +92,8 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 async def starting(notifier: Notifier) -> AsyncIterator[Callable[[], None]]:
     """Extend the start timeout until the yielded function is called, which reports readiness.
 
-    A migration or the first load of a large database may outlast TimeoutStartSec; they run in threads, so that the
-    event loop keeps extending it.
+    A migration or the first load of a large database may take longer than TimeoutStartSec. Both run in threads, so that
+    the event loop can keep extending it.
     """
 
     async def extend_timeout() -> None:
@@ -124,14 +124,14 @@ async def keep_notified(
 ) -> None:
     """Send status and watchdog pings to systemd until shutdown.
 
-    The pings come from the event loop that works all streams, so that a loop that hangs sends none; and only as long as
-    no stream is stalled, so that a service that has stopped doing anything sends none either.
+    The pings come from the event loop that runs all streams, so that a loop that hangs sends none. They are sent only
+    while no stream is stalled, so that a service that makes no progress sends none either.
 
     Args:
         notifier: if it is not enabled, this returns at once.
         status: returns what is wrong and what the service is doing now.
-        stalled: returns why nothing has moved for longer than it should; None if all is well.
-        clock: measures the time between two updates.
+        stalled: returns why nothing has made progress for too long; None if all is well.
+        clock: measures the time between updates.
         stop: once it is requested, the shutdown is reported.
     """
     if not notifier.is_enabled:

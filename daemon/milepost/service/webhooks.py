@@ -1,9 +1,9 @@
 """The listener for webhooks: an address of its own, on which nothing else is served.
 
-Whoever reaches it is a stranger until a signature shows otherwise, so that everything before the signature is bounded:
-the size of a body, the time that it takes, and the memory of all bodies together. A request is answered with 200 once
-its events are stored, and not before. The sender unsubscribes an app that fails for an hour, so that nothing else than
-what could be lost may keep it from a 200.
+Every client is a stranger until its signature is verified. So everything before that is bounded: the size of a body,
+the time to receive it, and the memory of all bodies together. A request gets its 200 only once its events are stored.
+But the sender unsubscribes an app that fails for an hour, so only events that would be lost may keep a request from
+its 200.
 """
 
 import asyncio
@@ -47,9 +47,9 @@ MAX_BYTES_AT_ONCE = 64 * 2**20
 MAX_BODY_SECONDS = 2.0
 MAX_STORE_SECONDS = 2.5
 MAX_REQUESTS, IN_SECONDS = 40_000, 10.0
-# For how long the rest of a refused body is read and dropped: a connection that is reset loses the answer, too.
+# How long the rest of a refused body is read and dropped: resetting the connection would lose the answer, too.
 MAX_LINGER_SECONDS = 1.0
-# Of the callbacks for people who logged in to the app.
+# The media type of the callbacks about people who logged in to the app.
 FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 10
 CODE_PARAMETER, CODE_CHARACTERS = "c", 16
@@ -63,7 +63,7 @@ log = structlog.get_logger("milepost")
 
 
 class WebhookCredentials(Struct, frozen=True):
-    """What the sender has to know: the token of the handshake, and one of the secrets that sign. Shown to nobody."""
+    """What the sender must know: the handshake's token, and one of the signing secrets. Its repr shows none of them."""
 
     verify_token: str
     secrets: tuple[str, ...]
@@ -77,7 +77,7 @@ Receive = Callable[[bytes], Awaitable[None]]
 
 
 class WebhookRequests:
-    """Answers the requests of one path. `count` is called with the result of each that held no events."""
+    """Answers the requests of one path. `count` is called with the result of each request without events."""
 
     def __init__(
         self, path: str, credentials: Callable[[], WebhookCredentials], receive: Receive, count: Callable[[str], None]
@@ -133,9 +133,9 @@ class WebhookRequests:
         return web.Response(text="stored\n")
 
     def _answer_deletion(self, request: web.Request, body: bytes) -> web.Response:
-        """Answer Meta's data deletion or deauthorize callback: nothing is stored of whom it is about.
+        """Answer Meta's data deletion or deauthorize callback: nothing is stored about the person.
 
-        That is somebody who logged in to the app, by an id that is known nowhere else: not a contact of a page.
+        The callback is about somebody who logged in to the app, not a contact of a page. The id occurs nowhere else.
         """
         try:
             fields = parse_qs(body.decode("ascii", "replace"), max_num_fields=MAX_FIELDS)
@@ -147,14 +147,14 @@ class WebhookRequests:
         if signed is None:
             self._refuse_signature()
         self._count("deletion_request")
-        log.info("data deletion requested", hint=NOTHING_STORED.strip())  # without the id: the log is kept, too
+        log.info("data deletion requested", hint=NOTHING_STORED.strip())  # without the id: logs are stored, too
         code = hashlib.sha256(body).hexdigest()[:CODE_CHARACTERS]
         url = host.with_path(self._path).with_query({CODE_PARAMETER: code})
         return web.json_response({"url": str(url), "confirmation_code": code})
 
     def _most_bytes(self, request: web.Request) -> int:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            self._count("too_large")  # as nobody knows how large it is
+            self._count("too_large")  # its real size is unknown
             raise web.HTTPUnsupportedMediaType(text="send the body as it is, not compressed")
         length = request.content_length
         if length is not None and length > MAX_BODY_BYTES:
@@ -164,7 +164,7 @@ class WebhookRequests:
 
     @contextmanager
     def _buffer(self) -> Iterator[bytearray]:
-        """Yield a buffer for a body, which takes up memory until the end of the block."""
+        """Yield a buffer for a body. It counts towards the memory of all bodies until the end of the block."""
         buffer = bytearray()
         try:
             yield buffer
@@ -172,7 +172,7 @@ class WebhookRequests:
             self._bytes -= len(buffer)
 
     async def _read(self, request: web.Request, buffer: bytearray, most: int) -> bytes:
-        """Read a body. What has come counts, not what is announced: announcing costs a stranger nothing."""
+        """Read a body. The bytes received count, not Content-Length: a stranger can announce any size for free."""
         try:
             async with asyncio.timeout(MAX_BODY_SECONDS):
                 async for chunk in request.content.iter_any():
@@ -194,7 +194,7 @@ class WebhookRequests:
         raise web.HTTPForbidden(text="")
 
     def _log_secret(self, index: int) -> None:
-        """Log which secret signs, once and where that changes: nobody documents it for Instagram Login."""
+        """Log which secret signs, once and whenever that changes: for Instagram Login it is not documented."""
         if index != self._signed_by:
             self._signed_by = index
             name = "source.app_secret" if index == 0 else f"webhooks.secrets[{index - 1}]"
@@ -238,7 +238,7 @@ async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> A
     application.on_response_prepare.append(add_headers)
     runner = runner_of(
         application,
-        auto_decompress=False,  # a body that is left unread would be decompressed on its way to nowhere
+        auto_decompress=False,  # aiohttp would decompress even a body that is dropped unread
         lingering_time=MAX_LINGER_SECONDS,
         shutdown_timeout=MAX_STORE_SECONDS,
     )
@@ -246,7 +246,7 @@ async def serving_webhooks(host: str, port: int, requests: WebhookRequests) -> A
         yield url
 
 
-# --- what is taken in -------------------------------------------------------------------------------------------------
+# --- storing events ---------------------------------------------------------------------------------------------------
 
 MAX_GROUP = 200  # requests whose events share a transaction
 
@@ -256,8 +256,8 @@ Events = tuple[WebhookEvent, ...]
 class WebhookIntake:
     """Stores the events of requests durably, several requests at a time, and counts the result of each update.
 
-    `find` is asked for the stream of an unknown Instagram account, and returns whether `route` has it now. `arrived` is
-    called when there is something new; `latest_at` is when the latest body was taken.
+    `find` looks for the stream of an unknown Instagram account, and returns whether `route` knows it now. `arrived` is
+    called when there is something new; `latest_at` is when the latest body was stored.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class WebhookIntake:
             self._arrived()
 
     async def _write(self, group: list[Events]) -> Sequence[frozenset[str]]:
-        """Store the events of several requests. One that several of them hold is new in the first."""
+        """Store the events of several requests. An event that occurs in several of them is new in the first."""
         new = await self._inbox.add([event for events in group for event in events], self._now())
         found = []
         for events in group:

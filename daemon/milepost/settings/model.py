@@ -89,11 +89,11 @@ class StoreSettings(Section):
     """SQLite only: `full` loses no commit in a power cut; `normal` is faster and may lose the last ones, which are
     then read again."""
     schema_: SchemaName = "milepost"  # `schema` is a method of pydantic's models
-    """PostgreSQL only: the schema that holds everything. Avoid `public`, which is open to others in many databases, on
-    some hosts over an API as well."""
+    """PostgreSQL only: the schema that holds everything. Avoid `public`, which other roles can read in many databases,
+    on some hosts also over an API."""
     pooler: Literal["session", "transaction"] = "session"
-    """PostgreSQL only: `transaction` where the URL leads to a pooler in transaction mode, such as PgBouncer or
-    Supabase's port 6543: no prepared statements and no LISTEN."""
+    """PostgreSQL only: set `transaction` if the URL leads to a pooler in transaction mode, such as PgBouncer or
+    Supabase's port 6543; then no prepared statements and no LISTEN are used."""
     views: ViewsSchema = ""
     """PostgreSQL only: a schema in which to show the tables as views (docs/postgresql.md)."""
 
@@ -102,7 +102,7 @@ class SourceSettings(Section):
     """Where conversations come from."""
 
     kind: Literal["simulator", "facebook"] = "simulator"
-    """The Graph API itself, or the simulator that is built in."""
+    """The Graph API, or the built-in simulator."""
     base_url: BaseUrl = "https://graph.facebook.com"
     """The API; `https://graph.instagram.com` for Instagram without a Facebook Page."""
     version: Version = "v26.0"
@@ -116,13 +116,13 @@ class SourceSettings(Section):
     app_secret_file: FilePath = ""
     """A file that holds it."""
     calls_per_second: Number = Field(2.0, ge=0, le=1000)
-    """The pace for each page, by the platform's rule; `0` means no pacing."""
+    """The pace of calls for each page; the default is the platform's limit; `0` means no pacing."""
     request_timeout_seconds: Seconds = Field(30.0, ge=0.1, le=10 * MINUTE)
     """The timeout of one call."""
     rate_limit_floor_seconds: Seconds = Field(60.0, ge=0.1, le=DAY)
     """The shortest wait after a rate limit that names no time."""
     discover_pages: Flag = False
-    """Copy every page that `source.access_token` manages, beside those listed; looked for every 15 minutes."""
+    """Also copy every page that `source.access_token` manages; they are listed every 15 minutes."""
 
 
 class PageSettings(Section):
@@ -131,9 +131,9 @@ class PageSettings(Section):
     id: GraphId
     """The page's id; each page once."""
     name: Text = ""
-    """A name for people, shown in place of the id."""
+    """A name that is shown instead of the id."""
     platforms: Platforms = ("messenger", "instagram")
-    """What to copy; each is a stream of its own."""
+    """What to copy; each platform is a separate stream."""
     access_token: Secret = SecretStr("")
     """The page's token; required with `kind: facebook`."""
     access_token_file: FilePath = ""
@@ -152,9 +152,8 @@ class SyncSettings(Section):
     messages_per_conversation: Whole = Field(20, ge=0, le=20)
     """How many of the newest messages come with each conversation; `0` copies contacts and conversations only."""
     message_history_seconds: History = Field(90 * DAY, ge=0)
-    """How far back the messages of a conversation are read that is met for the first time: `none` but those that come
-    with it, `all`, or a duration. A longer one applies to what is stored after the next full sweep
-    (`milepost sync --full`)."""
+    """How far back the older messages of a new conversation are read: `none`, `all`, or a duration. A longer one
+    applies to stored conversations after the next full sweep (`milepost sync --full`)."""
     max_run_duration_seconds: Seconds = Field(270.0, ge=1, le=30 * DAY)
     """A run that lasts this long saves its position, and the next one continues."""
     max_batches_per_run: Whole = Field(500, ge=1, le=1_000_000)
@@ -166,7 +165,8 @@ class SyncSettings(Section):
     watermark_overlap_seconds: Seconds = Field(10 * MINUTE, ge=0, le=30 * DAY)
     """How far behind its watermark a sweep reads, to allow for clock skew."""
     full_sweep_interval_seconds: Seconds = Field(7 * DAY, ge=0, le=365 * DAY)
-    """How often a stream is read to its end, which is the only way to find deletions; `0` means never again."""
+    """How often a stream is read to its end, which is the only way to find deletions; `0` means never after the first
+    time."""
 
 
 class RetrySettings(Section):
@@ -194,20 +194,20 @@ class WebhookSettings(Section):
     """What Meta sends by itself: docs/webhooks.md."""
 
     listen: OptionalAddress = ""
-    """Where webhooks are taken, and nothing else is served: an address of its own, behind a proxy with TLS. Empty:
+    """Where webhooks are accepted: a separate address, behind a proxy with TLS, on which nothing else is served. Empty:
     nowhere."""
     path: UrlPath = "/webhooks/meta"
     """The path of the callback URL."""
     verify_token: Secret = Field(SecretStr(""), validate_default=True)
-    """What Meta's dashboard asks for as the verify token; required with `listen`."""
+    """The verify token that you enter in Meta's dashboard; required with `listen`."""
     verify_token_file: FilePath = ""
     """A file that holds it."""
     secrets: Secrets = ()
-    """Secrets beside `source.app_secret` that sign webhooks: Instagram Login has one of its own."""
+    """More secrets that sign webhooks, besides `source.app_secret`: Instagram Login has its own."""
     secrets_file: FilePath = ""
     """A file that holds them, one on each line."""
     subscribe: Flag = False
-    """Subscribe each page to the fields that it lacks, beside those that it has."""
+    """Subscribe each page to the fields that it lacks; those that it has are kept."""
 
     @field_validator("verify_token", mode="after")
     @classmethod
@@ -222,29 +222,29 @@ class DeliverySettings(Section):
     """A destination of changed rows: docs/deliveries.md."""
 
     name: DestinationName
-    """The name of the destination, under which its place is kept; each once."""
+    """The name of the destination, under which its progress is kept; each name once."""
     url: EndpointUrl
-    """Where the rows are posted to. A name that resolves to a private address is refused; only a URL whose host is
-    such an address, or a name without a dot, leads into a network of your own."""
+    """Where the rows are posted. A name that resolves to a private address is refused; to deliver within your own
+    network, write a private address, or a name without a dot."""
     secret: SigningSecrets
-    """The secret that signs each request; while the receiver changes over, a list of the new one and the old one."""
+    """The secret that signs each request; while you change it, a list of the new secret and the old one."""
     secret_file: FilePath = ""
     """A file that holds it, or two of them, one on each line."""
     kinds: ChangeKinds = ("contact", "conversation", "message")
     """Which rows are delivered."""
     from_: Literal["now", "start"] = "now"  # `from` is a word of Python
-    """Where a new destination begins: with what changes from `now` on, or at the `start` with all that is stored."""
+    """Where a new destination begins: with changes from `now` on, or at the `start`, with everything that is stored."""
 
 
 class NotifySettings(Section):
     """Notices to people: docs/notices.md."""
 
     urls: NoticeUrls = ()
-    """Where notices go, by Apprise's URLs, which hold secrets; needs the extra `notify`. Empty: nowhere."""
+    """Where notices go, as URLs of Apprise, which contain secrets; needs the extra `notify`. Empty: nowhere."""
     urls_file: FilePath = ""
     """A file that holds them, one on each line."""
     on: NoticeKinds = ("stopped", "token_expiring", "dead_letters", "stalled", "recovered")
-    """What people are told."""
+    """Which notices are sent."""
 
 
 class HttpSettings(Section):
@@ -253,14 +253,15 @@ class HttpSettings(Section):
     listen: Address = "127.0.0.1:9464"
     """The address of status page, metrics and API; port `0` picks a free one."""
     token: Secret = Field(SecretStr(""), validate_default=True)
-    """The bearer token for everything but `/healthz`, at least 16 characters; required if `listen` is not loopback."""
+    """The bearer token, which everything but `/healthz` and `/runbooks` requires, at least 16 characters; required if
+    `listen` is not loopback."""
     token_file: FilePath = ""
     """A file that holds it."""
 
     allowed_hosts: HostNames = ()
-    """Names by which requests may address the daemon without a token, beside this machine's own; behind a proxy."""
+    """Without a token: host names, besides this machine's own, under which a proxy may reach the daemon."""
     allowed_origins: Origins = ()
-    """Origins whose pages may read events and API from a browser (CORS); none may change anything."""
+    """Origins whose pages may read the API and its events in a browser (CORS); they may not change anything."""
 
     @property
     def host(self) -> str:
@@ -303,7 +304,7 @@ class Settings(Section):
     source: SourceSettings = Field(default_factory=SourceSettings)
     """Where conversations come from."""
     pages: tuple[PageSettings, ...] = ()
-    """The pages to copy: with `kind: facebook` at least one, with `kind: simulator` none, as it brings its own."""
+    """The pages to copy: with `kind: facebook` at least one; with `kind: simulator` none, as it has its own."""
     sync: SyncSettings = Field(default_factory=SyncSettings)
     """How streams are synced."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
@@ -311,9 +312,9 @@ class Settings(Section):
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     """What Meta sends by itself."""
     deliveries: tuple[DeliverySettings, ...] = ()
-    """Where changed rows are pushed to."""
+    """Where changed rows are pushed."""
     notify: NotifySettings = Field(default_factory=NotifySettings)
-    """Notices to people about what needs them."""
+    """Notices to people."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     """The HTTP service."""
     log: LogSettings = Field(default_factory=LogSettings)

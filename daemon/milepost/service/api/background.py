@@ -1,4 +1,4 @@
-"""Actions, which outlive the requests for them: a client waits for a while, and the action goes on without it."""
+"""Actions outlive the requests that start them: a client waits for a while, and the action goes on without it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,9 +28,9 @@ def actions(
     missing: str,
     *declared: tuple[str, str, type[Struct], Handler],
 ) -> list[AnyOperation]:
-    """Declare the actions on what a path names: of each its name, its summary, its body and what performs it.
+    """Declare the actions on the object that a path names. Each has a name, a summary, a body and a handler.
 
-    `missing` says when there is nothing to act on.
+    `missing` describes the error when there is no such object.
     """
     return [
         Operation(
@@ -73,7 +73,7 @@ class BackgroundWork:
         self.running: set[asyncio.Task[Any]] = set()
 
     async def look_up(self, find: Awaitable[ResultT]) -> ResultT:
-        """Await what an action has to know first. Raises one of aiohttp's HTTP errors."""
+        """Await a look-up that an action needs first. Raises one of aiohttp's HTTP errors."""
         try:
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 return await find

@@ -121,7 +121,7 @@ def dead_letters(journal_reader: JournalReader) -> Sequence[AnyOperation]:
 
 
 async def _found(journal_reader: JournalReader, query: DeadLettersQuery) -> list[DeadLetter]:
-    """Return the dead letters of a page, and one more if there is any."""
+    """Return the dead letters of a page, and one more if there is a next page."""
     state, stream, after, wanted = query.state, query.stream, query.after, query.limit + 1
     if query.group is None:
         return await journal_reader.dead_letters(state, stream=stream, after=after, limit=wanted)
@@ -146,18 +146,18 @@ def _listed(dead_letter: DeadLetter, threads: Mapping[str, Thread]) -> ListedDea
 
 
 def conversation_of(subject: str) -> str:
-    """Return the conversation that a subject is about: its messages, or the older ones, are parts of it."""
+    """Return the id of the conversation that a subject is about; a subject may be only a part of it."""
     return subject.partition("/")[0]
 
 
 def link_to(link: str) -> str | None:
-    """Return a conversation's link as a browser can follow it: the API leaves out the host. None if it is no link."""
+    """Return a conversation's link with the host, which the API leaves out; None if it is not a link."""
     whole = f"https://www.facebook.com{link}" if link.startswith("/") and not link.startswith("//") else link
     return whole if whole.startswith(META) else None
 
 
 def _as_json(payload: str) -> msgspec.Raw:
-    """Return a payload as it is if it is JSON, as every one is that nobody has tampered with; otherwise as a string."""
+    """Return a payload unchanged if it is JSON, otherwise as a string: somebody has edited it in the database."""
     try:
         msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -190,7 +190,7 @@ def dead_letter_actions(
     async def act(command: DeadLetterCommand) -> Reply[ActionResult]:
         found = await work.look_up(find_open((command.dead_letter_id,)))
         if not found:
-            # `milepost dead-letters` recognises these words.
+            # `milepost dead-letters` matches this text.
             raise web.HTTPNotFound(text=f"there is no open dead letter {command.dead_letter_id}")
         dead_letter = found[0].dead_letter
         try:
@@ -219,11 +219,11 @@ def dead_letter_actions(
 
 # --- groups: open dead letters by their reason ------------------------------------------------------------------------
 
-# One cause makes hundreds of dead letters. A person wants to know of the cause, once, and to act once.
+# One cause can make hundreds of dead letters. A person wants to see the cause once, and to act once.
 GROUPS_PATH = f"{PATH}/groups"
 GROUP_PATH = f"{GROUPS_PATH}/{{group}}"
 MAX_GROUPS = 200
-MAX_AT_ONCE = 10_000  # dead letters that one action is about
+MAX_AT_ONCE = 10_000  # dead letters in one action
 
 
 class DeadLetterGroup(Struct, frozen=True):
@@ -304,7 +304,7 @@ class GroupResult(Struct, frozen=True):
 
 
 class _Action:
-    """An action on many dead letters: streams at the same time, those of one stream in turn."""
+    """An action on many dead letters: those of different streams concurrently, those of one stream in turn."""
 
     def __init__(self, execute: ExecuteDeadLetterCommand, command_for: Callable[[str], DeadLetterCommand]) -> None:
         self._execute = execute
@@ -321,10 +321,10 @@ class _Action:
         for index, each in enumerate(found):
             try:
                 after = await self._execute(self._command_for(each.dead_letter_id))
-            except CommandDeferred:  # so would be all others of the stream
+            except CommandDeferred:  # the stream's other dead letters would be deferred as well
                 self.held += len(found) - index
                 return
-            except MilepostError:  # one that cannot be done is counted, and keeps none of the others from it
+            except MilepostError:  # counted; the others are still tried
                 self.failed += 1
                 continue
             if after is None:

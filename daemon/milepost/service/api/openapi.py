@@ -13,7 +13,7 @@ from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation, Re
 
 PATH = "/api/openapi.json"
 
-# Problems that any operation may answer besides its own.
+# Problems that any operation may answer with, besides its own.
 COMMON_PROBLEMS = {
     400: "invalid request; `detail` names what is wrong",
     401: "neither the token nor a session was sent",
@@ -47,7 +47,7 @@ class ProblemDetails(Struct, frozen=True):
 
 
 def described(operations: Sequence[AnyOperation]) -> list[AnyOperation]:
-    """Return the operations and one more, which shows the OpenAPI document of them all."""
+    """Return the operations and one more, which returns the OpenAPI document of them all."""
 
     async def describe(_: Call[Nothing, None]) -> Reply[Schema]:
         return reply
@@ -100,7 +100,7 @@ def document_of(operations: Sequence[AnyOperation]) -> Schema:
 
 
 def _simplified(components: Mapping[str, Schema]) -> Schema:
-    """Return the schemas without a choice between anything and null, which is no choice and which linters refuse."""
+    """Return the schemas, with a choice between anything and null left out: it allows everything, and linters fail."""
     simple: Schema = {}
     for name, schema in components.items():
         properties = {
@@ -129,7 +129,7 @@ def _operation(operation: AnyOperation, fields: Mapping[str, Schema], schemas: M
 
 
 def _tag(path: str) -> str:
-    """Return what an operation is about, by which clients group their methods: the first word of its path."""
+    """Return the tag by which generated clients group their methods: the first word of the path."""
     return path.removeprefix("/api/").strip("/").partition("/")[0].removesuffix(".json")
 
 

@@ -1,7 +1,7 @@
-"""`/api/overview`: all that the status page shows of the streams and the daemon, and then only what has changed.
+"""`/api/overview`: everything the status page shows about streams and daemon, at first in full, then only the changes.
 
-400 streams are half a megabyte, of which a few kilobytes change in a minute. So each answer has a tag, and the request
-that sends it back gets the fields that are different now.
+400 streams are half a megabyte, and only a few kilobytes of that change in a minute. So each answer has a tag; a
+request that sends the tag back gets only the fields that differ now.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation, Re
 
 PATH = "/api/overview"
 MAX_AGE_SECONDS = 0.5  # many viewers share an answer
-LEFT_OUT = ("updated_at", "watermark", "retry_at")  # change often, and are shown nowhere
+LEFT_OUT = ("updated_at", "watermark", "retry_at")  # these change often, and the page does not show them
 OF_RUN = ("mode", "status", "inserted", "updated", "dead_lettered")
-MAX_REMEMBERED = 64  # answers; they share the streams in which they are equal
+MAX_REMEMBERED = 64  # answers; equal streams are stored once
 
 States = Mapping[str, dict[str, Any]]
 
@@ -57,12 +57,12 @@ class ChangesSince:
     """Remembers the latest answers, by their tags."""
 
     def __init__(self) -> None:
-        self._process = secrets.token_hex(4)  # tags of an earlier one mean nothing here
+        self._process = secrets.token_hex(4)  # so that tags of an earlier process match nothing
         self._number = 0
         self._remembered: OrderedDict[str, States] = OrderedDict()
 
     def remember(self, found: States) -> str:
-        """Return the tag of an answer with these streams: the same as before if they are."""
+        """Return the tag of an answer with these streams: the previous tag if nothing has changed."""
         latest = next(reversed(self._remembered.items()), None)
         if latest is not None and latest[1] == found:
             return latest[0]
@@ -75,7 +75,7 @@ class ChangesSince:
         return tag
 
     def since(self, earlier: str | None, tag: str) -> tuple[str | None, States, tuple[str, ...]]:
-        """Return which answer the rest builds on, what has changed up to `tag`, and the keys that are gone."""
+        """Return the tag that the changes start from, the changes up to `tag`, and the keys that were removed."""
         before, after = self._remembered.get(earlier or ""), self._remembered[tag]
         if before is None:
             return None, after, ()
@@ -88,7 +88,7 @@ class ChangesSince:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `after` that differ, objects likewise. A field that is gone is null."""
+    """Return the fields of `after` that differ, in nested objects too. A field that was removed is null."""
     gone: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():
         known = before.get(key)
@@ -101,7 +101,7 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
 
 
 class _Latest:
-    """The latest answer, made anew when it is too old. One is made at a time."""
+    """The latest answer. It is made anew when it is too old, by one request at a time."""
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
@@ -127,7 +127,7 @@ def _states_in(snapshot: Snapshot) -> States:
 
 
 def _watched(status: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what would make up half of the changes of a busy stream."""
+    """Return the fields of a status without those that would be half of a busy stream's changes."""
     run = status["run"]
     shown = {key: value for key, value in status.items() if key not in LEFT_OUT}
     return shown if run is None else shown | {"run": {key: run[key] for key in OF_RUN}}
@@ -165,7 +165,7 @@ def overview_changes(overview: Overview, started_at: datetime, *, is_simulated: 
 
 
 def daemon_status(status: Callable[[], DaemonStatus]) -> Sequence[AnyOperation]:
-    """Declare `/api/daemon`: the daemon from its memory, so that it answers while the database does not."""
+    """Declare `/api/daemon`. It answers from memory, and so works while the database is unavailable."""
 
     async def show_daemon(_: Call[Nothing, None]) -> Reply[DaemonStatus]:
         return Reply(status())

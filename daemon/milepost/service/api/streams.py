@@ -69,9 +69,9 @@ class Streams(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True, eq=False):
-    """Where all streams stand: those in the journal, and those that this daemon works.
+    """The state of all streams: those in the journal, and those that this daemon runs.
 
-    `live` has their progress since the last entry, `worked` returns the keys of the streams that this daemon works,
+    `live` has their progress since the last entry, `worked` returns the keys of the streams that this daemon runs,
     `page_names` the names of pages by id, `sync` the settings in effect, and `daemon` the status of the daemon.
     """
 
@@ -84,7 +84,7 @@ class Overview(Struct, frozen=True, eq=False):
     daemon: Callable[[], DaemonStatus]
 
     async def snapshot(self) -> "Snapshot":
-        """Take all of them at once, even for one: a rate limit that one stream has met may hold up others."""
+        """Read the checkpoints of all streams, even for one: a rate limit of one stream may hold up others."""
         checkpoints = {each.stream.key: self.live.since(each) for each in await self.journal_reader.checkpoints()}
         sync, daemon = self.sync(), self.daemon()
         context = ConditionContext(
@@ -98,7 +98,7 @@ class Overview(Struct, frozen=True, eq=False):
 
 
 class Snapshot(Struct, frozen=True, eq=False):
-    """Where all streams stood at one instant. A status is computed on demand."""
+    """The state of all streams at one instant. A status is computed on demand."""
 
     context: ConditionContext
     checkpoints: Mapping[str, Checkpoint]
@@ -113,7 +113,7 @@ class Snapshot(Struct, frozen=True, eq=False):
         return sorted(self.worked | stored)
 
     def has(self, key: str) -> bool:
-        """Return whether there is such a stream: one that this daemon works, or that has something stored."""
+        """Return whether the stream exists: this daemon runs it, or the journal has a checkpoint for it."""
         checkpoint = self.checkpoints.get(key)
         return key in self.worked or (checkpoint is not None and checkpoint.removed_at is None)
 

@@ -1,8 +1,8 @@
 """Sends the events of the journal to any number of readers, at little more than the cost of writing to each.
 
-One task encodes what was committed, for all readers; a reader is no more than a position among those events. While
-there are no readers, nothing is encoded or read. Readers wake up a few times a second at most, so that a sync at full
-speed costs each of them a few writes, not hundreds.
+One task encodes each committed entry once for all readers; a reader is only a position among those events. While there
+are no readers, nothing is encoded or read. Readers wake up a few times a second at most, so that a sync at full speed
+costs each of them a few writes, not hundreds.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ RETRY_MILLISECONDS = 3_000
 
 
 class Unavailable(MilepostError):
-    """No reader is accepted now: there are too many, or the daemon is shutting down."""
+    """No new reader is accepted: there are too many, or the daemon is shutting down."""
 
 
 class Beat:
-    """A moment at which readers look for new events. `live` are events without an entry, for those who are waiting."""
+    """A moment at which readers look for new events. `live` has events without an entry, for the waiting readers."""
 
     def __init__(self) -> None:
         self.live: Sequence[EncodedEvent] = ()
@@ -63,7 +63,7 @@ class Beat:
 
 
 class Broadcast:
-    """A reader of the feed, and what the readers of the event stream follow."""
+    """Reads the feed of the engine, and serves the readers of the event stream."""
 
     def __init__(self, journal_reader: JournalReader, now: Callable[[], datetime]) -> None:
         self._journal_reader = journal_reader
@@ -99,7 +99,7 @@ class Broadcast:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Broadcast during the block; at its end, readers get what is left, and end."""
+        """Broadcast during the block. At its end, readers get the remaining events and are disconnected."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(bulkhead("events", self._run()), name="events")
             try:
@@ -120,7 +120,7 @@ class Broadcast:
                     async with asyncio.timeout(BEAT_SECONDS):
                         await self._ending.wait()
         finally:
-            self._is_over = True  # only after the rest was encoded, or readers would miss it
+            self._is_over = True  # only after the remaining events are encoded, or readers would miss them
             self._strike(())
 
     async def _encode_news(self) -> None:
@@ -130,7 +130,7 @@ class Broadcast:
         try:
             while await recent.advance():
                 self._strike(())
-                await asyncio.sleep(0)  # encoding from memory never waits, and must not hold up the work
+                await asyncio.sleep(0)  # encoding from memory never awaits, and must not block the event loop
         except StoreAway:  # tried again at the next beat
             self._has_news.set()
         self._strike([encoded(live_message(notice, self._now())) for notice in unrecorded.values()])
@@ -145,7 +145,7 @@ class Broadcast:
         """Yield what is sent to a reader, until the daemon ends.
 
         The first piece says how to reconnect, so that a browser knows its position even before the first event. Raises
-        Unavailable before it yields anything, and a MilepostError any time where the database is unavailable.
+        Unavailable before it yields anything, and a MilepostError at any time if the database is unavailable.
         """
         async with self._recent_events() as recent:
             reader = EventReader(self._journal_reader, recent, query, self._rereading)
@@ -163,13 +163,13 @@ class Broadcast:
                     yield chunk
                 if self._is_over:
                     return
-                is_late = beat.is_over  # events without an entry are for those who keep up
+                is_late = beat.is_over  # only readers that keep up get events without an entry
                 try:
                     async with asyncio.timeout_at(due_at):
                         await beat.wait()
                     live = () if is_late else beat.live
                 except TimeoutError:
-                    # With the seq, so that a reader who wants little reconnects where it was, not at its last event.
+                    # With the seq, so that a reader that filters resumes where it was, not at its last event.
                     yield b": alive\nid: %d\n\n" % reader.seq
                     due_at, live = self._next_heartbeat_at(), ()
 
@@ -184,7 +184,7 @@ class Broadcast:
 
     @asynccontextmanager
     async def _recent_events(self) -> AsyncIterator["RecentEvents"]:
-        """Keep the newest events for as long as there is any reader."""
+        """Keep the newest events as long as there is a reader."""
         if self._is_over:
             raise Unavailable("the event stream has ended: the daemon is shutting down, or its log says what happened")
         if self._readers >= MAX_READERS:
@@ -208,10 +208,10 @@ class Broadcast:
 
 
 class EventQuery(Struct, frozen=True):
-    """Which events a reader wants: of these streams, with these statuses; where none is named, of all.
+    """Which events a reader wants: those of these streams and with these statuses; an empty set stands for all.
 
-    It begins after the seq `after`; where that is None, with the newest `last` entries of its streams. A reader of a
-    `digest` gets the last of similar events instead of each, and none older than those that are kept for all.
+    It begins after the seq `after`, or if that is None, with the newest `last` entries of its streams. With `digest`,
+    a reader gets only the last of similar events, and none older than those kept in memory.
     """
 
     streams: tuple[str, ...] = ()
@@ -222,10 +222,10 @@ class EventQuery(Struct, frozen=True):
 
 
 class EventReader:
-    """One reader's way through the events.
+    """One reader's position in the events, and the way on from there.
 
-    What is older than what is kept for all is read from the journal, by one reader at a time: each holds `rereading`
-    meanwhile, so that they slow down nobody else.
+    Events older than those kept in memory are read from the journal. Only the reader that holds the lock `rereading`
+    does that, so that rereading slows down nothing else.
     """
 
     def __init__(
@@ -236,13 +236,13 @@ class EventReader:
         self._query = query
         self._rereading = rereading
         self._encoder: EntryEncoder | None = None
-        self.seq = 0  # of the last entry that the reader has had, or did not want
+        self.seq = 0  # of the last entry that was sent to the reader, or that it did not want
 
     async def begin(self) -> None:
-        """Find where to begin. Raises a MilepostError where the database is unavailable, as all methods here do."""
+        """Find where to begin. Raises a MilepostError if the database is unavailable, as all methods here do."""
         query = self._query
         if query.after is not None:
-            # A reader that is beyond the end knows a longer journal: this one was restored from a backup.
+            # A reader beyond the end has read a longer journal: this one was restored from a backup.
             newest = max((each.seq for each in await self._journal_reader.latest(limit=1)), default=0)
             self.seq = min(query.after, newest)
         elif query.last:
@@ -255,7 +255,7 @@ class EventReader:
             self.seq = self._recent.end
 
     async def next_chunk(self) -> bytes | None:
-        """Move on, and return the next bytes to send; None where there are no more events."""
+        """Move on, and return the next bytes to send; None if there are no more events."""
         if self._query.is_digest:
             return self._next_digest()
         while self.seq < self._recent.end:
@@ -270,11 +270,11 @@ class EventReader:
         return None
 
     def matching(self, page: Iterable[EncodedEvent]) -> bytes:
-        """Return those of the events that the reader wants, as they are sent."""
+        """Return the encoded events that the reader wants."""
         return b"".join(event.wire for event in self._wanted(page))
 
     def _next_digest(self) -> bytes | None:
-        """Move to the end of what there is, and return its digest."""
+        """Move to the end of the events, and return a digest of those passed."""
         events = list[EncodedEvent]()
         self.seq = max(self.seq, self._recent.begins_after)
         while page := self._recent.after(self.seq):
@@ -296,7 +296,7 @@ class EventReader:
 
     async def _next_entries(self) -> tuple[list[StoredEntry], int]:
         """Return entries of the wanted streams, and the seq up to which they are complete."""
-        until = self._recent.end  # taken first: what is committed while the streams are read comes with the next page
+        until = self._recent.end  # taken first: entries committed during the reading come with the next page
         pages = [
             await self._journal_reader.entries(after=self.seq, limit=PAGE, stream=stream)
             for stream in self._query.streams or (None,)
@@ -315,8 +315,8 @@ PAGE = 200
 class RecentEvents:
     """The events after the seq `begins_after`, up to `end`.
 
-    They come from the commits that the feed announces. The journal is read only where one of those is missing, because
-    another worker wrote it or the feed lost it.
+    They come from the commits that the feed announces. The journal is read only if a commit is missing, because another
+    worker wrote it or the feed dropped it.
     """
 
     def __init__(self, journal_reader: JournalReader) -> None:
@@ -330,7 +330,7 @@ class RecentEvents:
         self.end = 0
 
     async def begin(self) -> None:
-        """Read the newest events. Raises a MilepostError where the database is unavailable."""
+        """Read the newest events. Raises a MilepostError if the database is unavailable."""
         stored = await self._journal_reader.latest(limit=MAX_KEPT)
         if stored:
             self.begins_after = stored[0].seq - 1
@@ -345,7 +345,7 @@ class RecentEvents:
             self._commits[first_seq] = commit
 
     async def advance(self) -> bool:
-        """Encode up to a page of what was announced; return whether there is more. Raises as `begin` does."""
+        """Encode up to a page of the announced commits; return whether there is more. Raises as `begin` does."""
         began_at = self.end
         while self.end < began_at + PAGE and (commit := self._commits.get(self.end + 1)) is not None:
             stored = [StoredEntry(seq, entry) for seq, entry in enumerate(commit.entries, start=self.end + 1)]
@@ -367,6 +367,6 @@ class RecentEvents:
         self._events += await self._encoder.encode(stored)
         if stored:
             self.end = stored[-1].seq
-        if len(self._events) >= 2 * MAX_KEPT:  # seldom, as it moves them all
+        if len(self._events) >= 2 * MAX_KEPT:  # seldom, because it moves all of them
             del self._events[:-MAX_KEPT]
             self.begins_after = self._events[0].seq - 1

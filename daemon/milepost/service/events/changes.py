@@ -1,8 +1,7 @@
 """`/api/changes`: the rows that changed, page by page, or as server-sent events whose ids are the seqs to resume from.
 
-A reader of the events asks the database by itself, at its own pace: what a commit changed is known to the database
-alone, and a page of changes costs it little. It asks again when something was committed, and every second, because
-others write as well.
+Each reader queries the database at its own pace: only the database knows what a commit changed, and a page of changes
+is a cheap query. A reader looks again after each commit, and every second because other processes write as well.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ class ChangesQuery(Struct, frozen=True):
 
 
 class ChangeStream:
-    """A reader of the feed of commits, and what the readers of the change feed follow."""
+    """Reads the feed of commits, and serves the readers of the change feed."""
 
     def __init__(self, reader: ChangeReader) -> None:
         self._reader = reader
@@ -53,7 +52,7 @@ class ChangeStream:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve readers during the block; at its end they end, and resume from where they are."""
+        """Serve readers during the block. At its end they are disconnected, and can resume where they were."""
         try:
             yield
         finally:
@@ -67,7 +66,7 @@ class ChangeStream:
     async def follow(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         """Yield what is sent to a reader, until the daemon ends.
 
-        Raises Unavailable before it yields anything, and a MilepostError any time where the database is unavailable.
+        Raises Unavailable before it yields anything, and a MilepostError at any time if the database is unavailable.
         """
         if self._is_over:
             raise Unavailable("the daemon is shutting down")
@@ -84,7 +83,7 @@ class ChangeStream:
     async def _pieces(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         loop, place, news = asyncio.get_running_loop(), query.after, self._news
         page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
-        # How to reconnect, so that a browser knows its place even before the first change.
+        # How to reconnect, so that a browser knows its position even before the first change.
         yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, place)
         due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
@@ -92,7 +91,7 @@ class ChangeStream:
                 yield b"".join(map(_event, page.changes))
                 due_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= due_at:
-                # With the seq, so that a reader who wants little reconnects where it was, not at its last change.
+                # With the seq, so that a reader that filters resumes where it was, not at its last change.
                 yield b": alive\nid: %d\n\n" % page.next
                 due_at = loop.time() + HEARTBEAT_SECONDS
             if self._is_over:
@@ -144,7 +143,7 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
         asked = call.parameters
         query = _query(asked, asked.after)
         page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream)
-        # Whatever changes in a row, it takes another seq.
+        # Every change of a row gives it a new seq.
         return Reply(page, etag=etag_of([page.next, *(change.seq for change in page.changes)]))
 
     return [

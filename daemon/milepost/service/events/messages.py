@@ -1,7 +1,7 @@
 """The `data` of a server-sent event, made from a journal entry or a live notice, and encoded once for all readers.
 
-What a message says of its run is folded from the entries of that run, so that it is the same, byte for byte, whether it
-is sent live or read again years later, from any seq on.
+What a message says about its run is folded from the run's entries. So the message is the same, byte for byte, whether
+it is sent live or read again years later, and from whichever seq the reading starts.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from milepost.reporting.humanize import ahead, has_errors
 from milepost.reporting.summary import Totals
 from milepost.stores.reader import JournalReader, StoredEntry
 
-# As front ends have always read them; `success_rate` and `duration_seconds`, which came later, are numbers.
+# The names that front ends rely on. `success_rate` and `duration_seconds` were added later, as numbers.
 RENAMED = {
     "dead_lettered": "deadLettered",
     "failed_batches": "failedBatches",
@@ -36,7 +36,7 @@ RENAMED = {
 
 
 class Status(StrEnum):
-    """What a front end goes by: which toast to show, what to do with the bar."""
+    """What a front end switches on: which toast to show, how to move the progress bar."""
 
     STARTED = "started"
     PROGRESS = "progress"
@@ -86,7 +86,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENA
     streams: int | None = None
 
 
-# Of the runs that end before their sweep does and need nobody; all others are `paused`.
+# The statuses of runs that end before their sweep and need no person; all others are `paused`.
 _LIMITS = {
     Reason.TIME_LIMIT: Status.TIMEOUT_WARNING,
     Reason.BATCH_LIMIT: Status.BATCH_LIMIT_WARNING,
@@ -95,7 +95,7 @@ _LIMITS = {
 
 
 def message_of(entry: Entry, run: Run | None) -> Message:
-    """Return the message of an entry. `run` is its run as it stands after it; None where it has none, or was over."""
+    """Return the message of an entry. `run` is the run as of the entry; None if the entry belongs to no open run."""
     return Message(
         status=_status(entry.event, run),
         message=describe(entry, run).sentence,
@@ -173,7 +173,7 @@ def _status(event: Event, run: Run | None) -> Status:  # noqa: C901, PLR0911  (o
 
 
 def _until(event: Event) -> datetime | None:
-    """Return when a wait ends that the event begins."""
+    """Return the end of the wait that an event begins; None if it begins none."""
     match event:
         case (
             events.FetchFailed(retry_at=until)
@@ -186,7 +186,7 @@ def _until(event: Event) -> datetime | None:
 
 
 def _figures(event: Event, run: Run | None) -> dict[str, Any]:
-    """Return the number of the batch that an event is about, and the counts of that batch, or of the run at its end."""
+    """Return the number and the counts of the event's batch or, for the end of a run, the counts of the run."""
     match event:
         case events.BatchStored(tally=tally):
             return _counts(tally) | ({"batch": run.tally.batches} if run is not None else {})
@@ -221,9 +221,9 @@ def _so_far(run: Run | None, entry: Entry) -> dict[str, Any]:
         "failed_batches": run.failed_batches,
     }
     if rate is not None:
-        # Rounded down, so that "100%" is said of nothing that failed.
+        # Rounded down, so that "100%" means that nothing failed.
         figures |= {"success_rate": round(100 * rate, 1), "success_text": f"{int(100 * rate)}%"}
-    if run.status is RunStatus.INTERRUPTED:  # nobody saw when that one ended
+    if run.status is RunStatus.INTERRUPTED:  # when it ended is unknown
         return figures
     seconds = round(max(0.0, (entry.recorded_at - run.started_at).total_seconds()), 1)
     return figures | {"duration_seconds": seconds, "duration_text": f"{seconds:.0f}s"}
@@ -235,7 +235,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event as it is sent: its seq (0 where it is live only), what it is filtered and grouped by, and the bytes."""
+    """An event as it is sent: its seq (0 if it is live only), what it is filtered and grouped by, and the bytes."""
 
     seq: int
     stream: str
@@ -252,7 +252,7 @@ def encoded(message: Message, seq: int = 0) -> EncodedEvent:
 
 
 class EntryEncoder:
-    """Encodes consecutive entries of some streams; where it starts inside a run, it reads how that began."""
+    """Encodes consecutive entries of some streams. If it starts inside a run, it reads the run's earlier entries."""
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
@@ -267,7 +267,7 @@ class EntryEncoder:
         return [encoded(message_of(each.entry, self._run_after(each.entry)), each.seq) for each in stored]
 
     def _run_after(self, entry: Entry) -> Run | None:
-        """Fold an entry, and return its run as it stands after it; None where none was open."""
+        """Fold an entry, and return the run as of the entry; None if no run was open."""
         before = self._checkpoints[entry.stream].run
         after = self._checkpoints[entry.stream] = evolve(self._checkpoints[entry.stream], entry)
         run = after.run
@@ -289,10 +289,10 @@ MAX_EVENTS = 12  # of a digest, before those of all streams become one; there ar
 def digest_of(found: Sequence[EncodedEvent]) -> bytes:
     """Return a digest of consecutive events as it is sent; its last event is the newest.
 
-    A thousand events a second are no news to anybody, and megabytes a minute to a browser. Of the events of a stream
-    with the same status and type the last one stands for all; where even those are many, that of all streams does. So a
-    digest's size depends on how often it is sent and not on what happens; and as each event says how many it stands
-    for, nothing is left out in silence.
+    Nobody can follow a thousand events a second, and to a browser they are megabytes a minute. Of the events of a
+    stream with the same status and type, the last one stands for all; if even those are many, the last one of all
+    streams does. So the size of a digest does not depend on how much happens. Each event says how many it stands for,
+    so that nothing is left out silently.
     """
     groups = _grouped(found, lambda event: (event.stream, event.status, event.type))
     if len(groups) > MAX_EVENTS:
@@ -311,7 +311,7 @@ def _grouped(
 
 
 def _in_one(group: Sequence[EncodedEvent]) -> bytes:
-    """Return the last event of a group as it is sent, with how many it stands for."""
+    """Return the encoded last event of a group, with the number of events that it stands for."""
     wire, streams = group[-1].wire, len({event.stream for event in group})
     if len(group) > 1:
         wire = wire.replace(b"data: {", b'data: {"times":%d,"streams":%d,' % (len(group), streams), 1)

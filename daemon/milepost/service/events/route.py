@@ -19,8 +19,8 @@ from milepost.service.events.messages import Message, Status
 
 MAX_LAST = 500
 MAX_STREAMS = 50  # that one reader may name
-MAX_WRITE_SECONDS = 20.0  # until a reader that takes nothing is disconnected; it resumes from its last id
-SEND_BUFFER_BYTES = 64 * 1024  # for a slow reader; the kernel would take megabytes for each
+MAX_WRITE_SECONDS = 20.0  # then a reader that reads nothing is disconnected; it can resume from its last id
+SEND_BUFFER_BYTES = 64 * 1024  # the kernel would buffer megabytes for each slow reader
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {
     "Content-Type": MEDIA_TYPE,
@@ -70,7 +70,7 @@ def event_stream(broadcast: Broadcast) -> Sequence[AnyOperation]:
 async def send_events(
     request: web.Request, pieces: AsyncIterator[bytes], *, may_compress: bool = False
 ) -> web.StreamResponse:
-    """Send pieces of an event stream. Raises one of aiohttp's HTTP errors before the first."""
+    """Send the pieces of an event stream. Raises one of aiohttp's HTTP errors, but only before the first piece."""
     if request.method == "HEAD":  # aiohttp treats it as a GET, which would never end
         raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
     try:
@@ -87,7 +87,7 @@ async def send_events(
 
 
 def last_event_id(request: web.Request) -> int | None:
-    """Return from where a reader resumes. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
+    """Return the seq from which a reader resumes. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
     last_id = request.headers.get("Last-Event-ID", "")
     if last_id and not re.fullmatch(r"[0-9]{1,18}", last_id):
         raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which is a number")
@@ -95,14 +95,14 @@ def last_event_id(request: web.Request) -> int | None:
 
 
 def _query(call: Call[EventsAsked, None]) -> EventQuery:
-    """Return what the reader wants, and from where. Raises as `last_event_id` does."""
+    """Return the reader's query. Raises as `last_event_id` does."""
     asked, after = call.parameters, last_event_id(call.request)
     streams = tuple(dict.fromkeys(asked.stream))
     return EventQuery(streams, frozenset(asked.status), after, asked.last, asked.digest)
 
 
 def _compressed(first: bytes, pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """Compress what is sent, each piece so that it can be read at once. aiohttp's own compression waits for more."""
+    """Compress the pieces, flushing each, so that it can be read at once. aiohttp's compression does not flush."""
     # A window of 8 kB, which holds some twenty events: a reader costs 32 kB, not 256.
     compressor = zlib.compressobj(wbits=16 + 13, memLevel=6)
 

@@ -1,1 +1,1 @@
-"""Logs: what a line is, where it goes, and what never gets into one."""
+"""Logs: how lines are made, where they go, and what is kept out of them."""

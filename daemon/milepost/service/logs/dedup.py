@@ -1,10 +1,10 @@
 """Repeated warnings and errors are counted instead of logged: nobody reads a line per stream and second.
 
-Lines are of one kind where level, event and reason (or client) are the same. The first of a kind is logged at once; of
-errors, which may need a person, the first of each stream, for up to ten streams. What repeats within the window is
-held, and logged at its end as one summary: what all of the lines have in common, how many there were, since when, and
-for which streams. Windows grow while there are repeats. A kind that was not repeated within its window is forgotten, so
-that its next line is a first one.
+Lines are of one kind if they have the same level, event and reason (or client). The first line of a kind is logged at
+once. Errors may need a person, so the first error of each stream is logged, for up to ten streams. Repeats are held
+until the window ends, and then logged as one summary: what all the lines have in common, how many there were, since
+when, and for which streams. Windows grow while there are repeats. A kind without repeats in its window is forgotten, so
+that its next line counts as the first.
 
 What the log leaves out is in the journal, entry by entry.
 """
@@ -20,9 +20,9 @@ from structlog.typing import EventDict, WrappedLogger
 FIRST_WINDOW_SECONDS = 10.0
 MAX_WINDOW_SECONDS = 300.0
 MAX_ERRORS_APART = 10
-MAX_STREAMS = 100  # in one summary; more of them take another
+MAX_STREAMS = 100  # in one summary; more streams get another
 MAX_KINDS = 100  # at a time; beyond that, all lines of a level are one kind
-POLL_SECONDS = 1.0  # between two looks at the windows
+POLL_SECONDS = 1.0  # between checks of the windows
 
 _LEVELS = frozenset({"warning", "error"})
 _RECOVERIES = frozenset({"database available again", "stream recovered"})  # what ends for one stream ends for many
@@ -73,7 +73,7 @@ class Deduplicator:
                     del self._kinds[key]
 
     def flush(self) -> None:
-        """Emit the summaries of all that is held, and forget it."""
+        """Emit the summaries of all held lines, and forget them."""
         with self._lock:
             held = [kind for kind in self._kinds.values() if kind.repeated]
             self._kinds.clear()
@@ -98,7 +98,7 @@ class Deduplicator:
 
 
 class _Kind:
-    """The lines of one kind: which streams were logged, and what is held."""
+    """The lines of one kind: the streams that were logged, and the lines that are held."""
 
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
@@ -110,7 +110,7 @@ class _Kind:
         self._since = ""
 
     def passes(self, event: EventDict) -> bool:
-        """Return whether this line is logged: the first one, or of errors the first of its stream."""
+        """Return whether this line is logged: it is the first, or an error and the first of its stream."""
         most = MAX_ERRORS_APART if event["level"] == "error" else 1
         if len(self._logged) >= most or event.get("stream") in self._logged:
             return False
@@ -118,7 +118,7 @@ class _Kind:
         return True
 
     def hold(self, event: EventDict) -> None:
-        """Count the line, and keep what it has in common with the others."""
+        """Count the line, and keep the fields that it has in common with the others."""
         if self.repeated:
             self._common = {key: value for key, value in self._common.items() if event.get(key) == value}
         else:
@@ -129,7 +129,7 @@ class _Kind:
             self.streams[event["stream"]] = None
 
     def take(self) -> EventDict:
-        """Return the summary of what was held, and hold nothing."""
+        """Return the summary of the held lines, and forget them."""
         event = {"event": "more of many kinds", **self._common, "repeated": self.repeated, "since": self._since}
         if self.streams and "stream" not in event:
             event["streams"] = list(self.streams)

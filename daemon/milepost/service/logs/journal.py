@@ -56,7 +56,7 @@ class JournalLog:
 
 
 def _log_entry(entry: Entry, run: Run | None) -> None:
-    """Log an entry; `run` is its run after the whole commit."""
+    """Log an entry; `run` is the state of its run after the whole commit."""
     description = describe(entry, run)
     log: FilteringBoundLogger = structlog.get_logger("milepost", stream=entry.stream.key, run=entry.run_id)
     fields = _batch(entry.event, run) | description.fields
@@ -66,7 +66,7 @@ def _log_entry(entry: Entry, run: Run | None) -> None:
 
 
 def _batch(event: events.Event, run: Run | None) -> dict[str, int]:
-    """Return the number in its run of the batch that an event is about."""
+    """Return the number of the event's batch in its run."""
     stored = run.tally.batches if run is not None else 0
     match event:
         case events.BatchStored() | events.DeadLetterOpened():  # committed together

@@ -1,4 +1,4 @@
-"""Logs: one event a line, for a person, for a machine, or for the journal of systemd; never a secret.
+"""Logs: one event a line, for people, for machines or for systemd's journal, and never with a secret.
 
 Every event, from structlog's loggers and the standard library's, goes through one list of processors to one output:
 
@@ -42,14 +42,14 @@ def configure(
     stream: TextIO,
     environment: Mapping[str, str],
 ) -> Deduplicator:
-    """Send all logs of the process and its uncaught errors to the stream; return what holds repeated lines.
+    """Send all logs of the process and its uncaught errors to the stream; return the deduplicator of repeated lines.
 
     Args:
-        format: `auto` is journald's own protocol where the stream leads to the journal, else `console`.
+        format: `auto` means journald's own protocol if the stream leads to the journal, otherwise `console`.
         level: the lowest level that is logged: `debug`, `info`, `warning`, `error` or `critical`.
-        redactor: no line holds a secret that it knows or learns later.
-        stream: stderr. If it has a descriptor, that is written to directly, past the buffer.
-        environment: of the process: `JOURNAL_STREAM` (systemd.exec(5)), `NO_COLOR` and `TERM` are read.
+        redactor: keeps the secrets that it knows, or learns later, out of every line.
+        stream: stderr. If it has a file descriptor, lines are written to that directly, past the buffer.
+        environment: that of the process; `JOURNAL_STREAM` (systemd.exec(5)), `NO_COLOR` and `TERM` are read.
     """
     lines = LineOutput(stream)
     outlet: LineOutput | JournaldOutput = lines
@@ -77,8 +77,8 @@ def configure(
         logger_factory=lambda *_: outlet,
     )
     logging.basicConfig(handlers=[StandardRecords()], level=level.upper(), force=True)
-    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it logs every row: names and texts of people
-    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # the store raises what it warns of
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # at debug it logs every row: people's names and texts
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # the store raises an error for whatever it warns about
     logging.captureWarnings(True)
     _log_uncaught_errors()
     return deduplicator
@@ -156,11 +156,11 @@ class LineOutput:
             self._stream.write(text)
             self._stream.flush()
             return
-        # The stream's own buffer would keep a line that it cannot write, and fail again with every later one.
+        # The stream's own buffer would keep a line that it cannot write, and so fail for every later line too.
         text = f"\n{text}" if self._torn else text
         rest = memoryview(text.encode(self._stream.encoding or "utf-8", "backslashreplace"))
         while rest:
-            # A pipe that is ready takes PIPE_BUF bytes without blocking (pipe(7)).
+            # A pipe that is ready accepts PIPE_BUF bytes without blocking (pipe(7)).
             if not _ready(descriptor, 0 if self.lost else MAX_WAIT_SECONDS):
                 raise BlockingIOError
             rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
@@ -301,7 +301,7 @@ def journal_fields(_: WrappedLogger, __: str, event: EventDict) -> dict[str, str
     }
     fields |= {_field_name(key): _text(value) for key, value in event.items() if value is not None}
     names = event.get("streams")
-    if isinstance(names, list):  # so that MILEPOST_STREAM finds each of them
+    if isinstance(names, list):  # so that a search for MILEPOST_STREAM finds each of them
         del fields[_field_name("streams")]
         fields[_field_name("stream")] = names
     exception = event.pop("exception", None)
@@ -318,7 +318,7 @@ def _pairs(event: EventDict) -> Iterator[tuple[str, str]]:
     for key, value in event.items():
         text = _first_names(value) if key == "streams" and isinstance(value, list) else _text(value)
         plain = text.isprintable() and text and not set(text) & set(" ='\"\\")
-        yield _printable(key), text if plain else repr(text)  # repr escapes all that is not printable
+        yield _printable(key), text if plain else repr(text)  # repr escapes whatever is not printable
 
 
 def _text(value: Plain) -> str:
@@ -331,19 +331,19 @@ def _first_names(names: list[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape line ends, controls, ANSI sequences and bidirectional overrides, which could forge what a reader sees."""
+    """Escape line ends, control characters, ANSI sequences and bidirectional overrides: they could forge log lines."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _below(exception: str | None) -> str:
-    """Return a traceback as indented lines below its event, so that none of them can pass for an event."""
+    """Return a traceback as indented lines to put below its event, so that none of them looks like an event."""
     return "".join(f"\n    {_printable(line)}" for line in exception.splitlines()) if exception else ""
 
 
 def painter(stream: TextIO, environment: Mapping[str, str]) -> Painter:
-    """Return a function that colours text, where the stream is a terminal that wants colours."""
+    """Return a function that colours text, or leaves it alone if the stream is not a terminal with colours."""
     if not stream.closed and stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb":
         return lambda colour, text: f"\x1b[{colour}m{text}\x1b[0m"
     return lambda _, text: text

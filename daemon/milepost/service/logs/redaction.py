@@ -1,4 +1,4 @@
-"""What may leave the process: plain, bounded values, with every secret blotted out."""
+"""Redaction: turns whatever leaves the process into plain, bounded values without secrets."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, quote_plus
 
 Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | None"
-"""What JSON can say, without NaN, lone surrogates and integers that other readers would round."""
+"""What JSON can hold, without NaN, lone surrogates and integers that other readers would round."""
 
 BLOT = "[secret]"
 _MARK = "\ufdd0"  # a noncharacter (Unicode, 23.7), because a secret may be a part of BLOT
-MIN_SECRET_LENGTH = 6  # a shorter one is part of half of all words, and blotting those out would reveal it
+MIN_SECRET_LENGTH = 6  # a shorter one is part of many words, and redacting those would reveal it
 MAX_TEXT_LENGTH = 16_384
 MAX_ITEMS = 100
 MAX_DEPTH = 6
 
-# What yarl, and so aiohttp, leaves unquoted in a query beside what urllib does.
+# What yarl, and so aiohttp, leaves unquoted in a query besides what urllib leaves.
 _UNQUOTED_IN_QUERIES = "/?:@!$'()*,"
 
 _SECRET_KEYS = frozenset(
@@ -51,8 +51,8 @@ _GRAPH_TOKEN = re.compile(r"\b(?:EAA|IGAA|IGQV)[A-Za-z0-9_-]{24,}")
 class Redactor:
     """Knows the secrets, and removes them from texts and values.
 
-    It is the one object that holds all secrets, so its repr shows none, and it never forgets one: a token that a reload
-    has replaced is still a secret in the lines about the old one.
+    It is the only object that holds all secrets, so its repr shows none. It never forgets a secret: log lines may still
+    quote a token that a reload has replaced.
     """
 
     __slots__ = ("_spellings",)
@@ -63,9 +63,9 @@ class Redactor:
             self.learn(secret)
 
     def learn(self, secret: str) -> None:
-        """Blot out a secret from now on, also as a URL, JSON or a repr would spell it.
+        """Redact a secret from now on, also as URLs, JSON or a repr spell it.
 
-        One with fewer than six characters is ignored.
+        A secret with fewer than six characters is ignored.
         """
         secret = secret.strip()
         if len(secret) < MIN_SECRET_LENGTH:
@@ -79,13 +79,13 @@ class Redactor:
             json.dumps(secret, ensure_ascii=False)[1:-1],
             repr(secret)[1:-1],
         }
-        # Longest first: where one secret contains another, none of it may be left.
+        # Longest first: if one secret contains another, nothing of the longer one may be left.
         self._spellings = tuple(
             sorted(spellings.union(self._spellings), key=lambda spelling: (-len(spelling), spelling))
         )
 
     def redact(self, text: str) -> str:
-        """Return the text with `[secret]` for every secret that is known, or recognised by what stands before it."""
+        """Return the text with `[secret]` for every known secret, and for those recognised by the text before them."""
         for spelling in self._spellings:
             text = text.replace(spelling, _MARK)
         text = text.replace(_MARK, BLOT)
@@ -94,9 +94,9 @@ class Redactor:
         return _GRAPH_TOKEN.sub(BLOT, text)
 
     def clean(self, value: object, *, depth: int = 0) -> Plain:
-        """Return any value as plain data without secrets, whatever its repr does.
+        """Return any value as plain data without secrets, even if its repr raises.
 
-        Texts, collections and nesting are bounded after the redaction: half a secret would not be recognised.
+        Texts, collections and nesting are cut only after the redaction: half a secret would not be recognised.
         """
         match value:
             case None | bool():
@@ -115,7 +115,7 @@ class Redactor:
                 return self._clean_text(_text(value))
 
     def clean_fields(self, fields: Mapping[Any, object], *, depth: int = 1) -> dict[str, Plain]:
-        """Return the fields as plain data without secrets; one with the name of a secret is blotted out."""
+        """Return the fields as plain data without secrets; a field with the name of a secret is redacted."""
         if self._are_clean(fields):
             return dict(fields)
         cleaned: dict[str, Plain] = {}
@@ -128,7 +128,7 @@ class Redactor:
         return cleaned
 
     def _are_clean(self, fields: Mapping[Any, Any]) -> bool:
-        """Return whether nothing is to be cleaned, as in nearly every line: all texts are looked at together."""
+        """Return whether there is nothing to clean, as in nearly every line. All texts are searched together."""
         kinds = set(map(type, fields.values()))
         if len(fields) > MAX_ITEMS or not kinds <= _SCALARS or set(map(type, fields)) != {str}:
             return False
@@ -160,6 +160,6 @@ def _text(value: object) -> str:
         case PurePath():
             return str(value)
         case _:
-            shown = reprlib.Repr()  # its repr_instance answers for a repr that raises, too
+            shown = reprlib.Repr()  # its repr_instance also handles a repr that raises
             shown.maxother = sys.maxsize
             return shown.repr_instance(value, 1)

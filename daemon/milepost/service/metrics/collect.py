@@ -34,7 +34,7 @@ class Metrics:
     """All metrics of the process, in a registry of their own."""
 
     def __init__(self, live: LiveStreams, steady: Callable[[], float] = time.monotonic) -> None:
-        # The text format has no field for when a counter began: each would have one more series for it.
+        # The text format has no field for the creation time of a counter: each counter would get one more series.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated there
         self._registry = CollectorRegistry()
         self._instruments = Instruments(self._registry)
@@ -43,11 +43,11 @@ class Metrics:
         self._page_names: Callable[[], Mapping[str, str]] = dict
 
     def add_page_names(self, page_names: Callable[[], Mapping[str, str]]) -> None:
-        """Name the streams after their pages: `page_names` returns the names by id, "" where one is unknown."""
+        """Expose the page names of the streams. `page_names` returns the names by id; "" is an unknown name."""
         self._page_names = page_names
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
-        """Add the gauges of the installation: the sync interval, the clock, and what the database takes of its disk."""
+        """Add the gauges of the installation: the sync interval, the clock, and the disk usage of the database."""
         interval = Gauge("milepost_sync_interval_seconds", "Interval between syncs.", registry=self._registry)
         interval.set_function(interval_seconds)  # a reload may change it
         clock = Gauge("milepost_clock_timestamp_seconds", "Time of this machine's clock.", registry=self._registry)
@@ -120,7 +120,7 @@ def _set_gauges(series: StreamSeries, checkpoint: Checkpoint, current: State) ->
         series.token_expiry.set(math.inf if token.ends_at is None else token.ends_at.timestamp())
     own_id = checkpoint.own_id
     series.own_id_unknown.set(own_id is not None and own_id.state is OwnIdState.UNKNOWN)
-    failure_streak = checkpoint.failure_streak  # outlasts the runs that probe whether it is over
+    failure_streak = checkpoint.failure_streak  # it outlasts the runs that probe whether the failure is over
     for reason, stopped in series.stopped.items():
         stopped.set(failure_streak is not None and failure_streak.reason is reason)
     problem = doubt_about(checkpoint)
@@ -135,7 +135,7 @@ def _timestamp(instant: datetime | None) -> float:
 
 
 class _IfKnown(Collector):
-    """A gauge. There is none while its value is None."""
+    """A gauge that is left out while its value is None."""
 
     def __init__(self, name: str, documentation: str, value: Callable[[], float | None]) -> None:
         self._name = name
@@ -150,14 +150,14 @@ class _IfKnown(Collector):
 
 
 class _Disk(Collector):
-    """Gauges of a database's files and their file system. There are none if those cannot be queried."""
+    """Gauges of a database's files and their file system. They are left out if the system calls fail."""
 
     def __init__(self, database: Path) -> None:
         self._folder = database.parent
         self._wal = database.with_name(f"{database.name}-wal")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges. It blocks, and so must not run in the event loop."""
+        """Yield the gauges. This blocks, so it must not run in the event loop."""
         try:
             usage = shutil.disk_usage(self._folder)
             wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
@@ -177,7 +177,7 @@ class _Disk(Collector):
 # --- counters ---------------------------------------------------------------------------------------------------------
 
 USAGE_SECONDS = 3600.0  # the platform counts the calls of a rolling hour (Meta, "Rate limits")
-MAX_CODES = 100  # whatever codes a server makes up, memory is bounded
+MAX_CODES = 100  # bounds memory, whatever codes a server makes up
 
 _STOPS = {Reason.AUTHORIZATION: Remedy.STOP_AUTHORIZATION, Reason.CONFIGURATION: Remedy.STOP_CONFIGURATION}
 _Failure = (
@@ -188,8 +188,8 @@ _Failure = (
 class Counters:
     """The counters and histograms of this process's own work: a fold of committed entries.
 
-    Each entry carries all that happened since the one before it. So a batch that changed nothing is counted when an
-    entry covers it, and nothing is counted twice.
+    Each entry covers everything since the previous one. So a batch that changed nothing is counted with the next entry,
+    and nothing is counted twice.
     """
 
     def __init__(self, instruments: Instruments, steady: Callable[[], float]) -> None:
@@ -215,13 +215,13 @@ class Counters:
                 assert_never(unknown)
 
     def _note_usages(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
-        """Note each budget's latest ratio; that of the fullest page counts. All streams share the budget of the app."""
+        """Keep each budget's latest ratio. The gauge shows the fullest page; all streams share the app's budget."""
         for usage in usages:
             ratios = self._ratios.setdefault((usage.scope, usage.kind), {})
             ratios["" if usage.scope is Scope.APP else stream.page_id] = (usage.ratio, self._steady())
 
     def set_usages(self) -> None:
-        """Set the gauges of the budgets to what was reported within an hour. May be called from another thread."""
+        """Set the gauges of the budgets to the ratios reported within an hour. May be called from another thread."""
         now = self._steady()
         for (scope, kind), ratios in list(self._ratios.items()):
             recent = [ratio for ratio, at in list(ratios.values()) if now - at < USAGE_SECONDS]
@@ -312,7 +312,7 @@ class Counters:
                 self._count_error(problem, Remedy.RESET)
 
     def _count_batches(self, series: StreamSeries, tally: Tally, notice: Recorded) -> None:
-        """Count the batches of a tally: those without changes have no entry, so at most the last one has any."""
+        """Count the batches of a tally. Batches without changes have no entry, so at most the last one has changes."""
         stored = int(tally.has_changes)
         series.batches["stored"].inc(stored)
         series.batches["unchanged"].inc(tally.batches - stored)
@@ -327,12 +327,12 @@ class Counters:
         if run is None or run.ended_at is None:
             return
         series.runs[run.status].inc()
-        if run.status is not RunStatus.INTERRUPTED:  # when that one really ended is unknown
+        if run.status is not RunStatus.INTERRUPTED:  # when it really ended is unknown
             seconds = max(0.0, (run.ended_at - run.started_at).total_seconds())  # the clock may have been set back
             self._instruments.run_duration.labels(run.status.value).observe(seconds)
 
     def _count_stop(self, ended: events.SweepCompleted | events.RunEnded) -> None:
-        """Count the error that stopped a stream. A run that ends for any other has an earlier entry about it."""
+        """Count the error that stopped a stream. Every other error that ends a run has an earlier entry of its own."""
         if isinstance(ended, events.RunEnded) and ended.reason in _STOPS and ended.problem is not None:
             self._count_error(ended.problem, _STOPS[ended.reason])
 
@@ -352,7 +352,7 @@ def _stages_of_dead_letters(notice: Recorded) -> set[Stage]:
 
 
 def _count_rows(series: StreamSeries, tally: Tally) -> None:
-    """Count conversations by result. Dead letters are counted where they are opened, by a batch or by a redrive."""
+    """Count conversations by result. Dead letters are counted when a batch or a redrive opens them."""
     for result in ("inserted", "updated", "unchanged", "moved", "deleted"):
         series.conversations[result].inc(getattr(tally, result))
     series.interaction_events.inc(tally.interaction_events)

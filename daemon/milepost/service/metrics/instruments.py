@@ -1,6 +1,6 @@
-"""Every metric: its name, help and labels. A test compares docs/metrics.md with them.
+"""Every metric: its name, help and labels. A test compares them with docs/metrics.md.
 
-Metrics with series for each stream, about 45 a stream, are families of our own; `prometheus_client` has the rest.
+Metrics with series for each stream (about 45 a stream) use our own Family; `prometheus_client` has the rest.
 
 The conventions are those of Prometheus ("Metric and label naming", "Histograms and summaries"): base units, counters
 that end in _total, and no label on a histogram that multiplies its buckets by the number of streams.
@@ -69,10 +69,10 @@ class Instruments:
         ProcessCollector(registry=registry)
         self.of_streams = StreamFamilies()
         self._streams: dict[str, StreamSeries] = {}
-        self._creating = Lock()  # the event loop counts, and a thread exposes
+        self._creating = Lock()  # the event loop counts while a thread exposes
 
     def of_stream(self, key: str) -> "StreamSeries":
-        """Return the series of a stream, which are created the first time."""
+        """Return the series of a stream, creating them on the first call."""
         series = self._streams.get(key)
         if series is None:
             with self._creating:
@@ -81,7 +81,7 @@ class Instruments:
         return series
 
     def name_stream(self, stream: Stream, page_name: str) -> None:
-        """Expose what the page of a stream is called, in place of what it was called before."""
+        """Expose the name of a stream's page, replacing an earlier name."""
         series = self.of_stream(stream.key)
         with self._creating:
             if series.page_name != page_name:
@@ -155,7 +155,7 @@ class StreamFamilies:
 class StreamSeries:
     """The series of one stream. All are created at once, except for gauges whose value is unknown.
 
-    A counter that only began with its first count would hide that count from `rate` and `increase`.
+    If a counter appeared only with its first count, `rate` and `increase` would not see that count.
     """
 
     def __init__(self, every: StreamFamilies, stream: str) -> None:
@@ -190,7 +190,7 @@ _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class Series:
-    """A number with its name and labels. It is exposed as long as it has a value."""
+    """A number with its name and labels. It is exposed while it is not None."""
 
     __slots__ = ("head", "value")
 
@@ -210,10 +210,10 @@ class Series:
 class Family:
     """A metric of the streams: all its series, in the text format of Prometheus.
 
-    `prometheus_client` renders the labels of every series anew for each scrape. For a thousand streams that takes four
-    times as long as here, where the text in front of a value is made once, and a scrape joins strings.
+    `prometheus_client` renders the labels of every series anew for each scrape, which takes four times as long with a
+    thousand streams. Here the text before each value is made once, and a scrape only joins strings.
 
-    One thread may write it while another counts.
+    One thread may write it out while another counts.
     """
 
     def __init__(self, kind: str, name: str, documentation: str, *labels: str) -> None:
@@ -223,7 +223,7 @@ class Family:
         self._series: list[Series] = []
 
     def add(self, *values: str, value: float | None = 0.0) -> Series:
-        """Add a series with these values of the labels; there must be none with the same."""
+        """Add a series with these label values; there must be no other with the same."""
         pairs = sorted(zip(self._labels, values, strict=True))
         labels = ",".join(_pair(label, each) for label, each in pairs)
         series = Series(f"{self.name}{{{labels}}} ", value)

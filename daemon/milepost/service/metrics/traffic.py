@@ -1,4 +1,4 @@
-"""The metrics of what is sent out, which is deliveries and notices, and of webhooks, which come in."""
+"""The metrics of outgoing deliveries and notices, and of incoming webhooks."""
 
 from collections import Counter as Counted
 from collections import defaultdict
@@ -18,7 +18,7 @@ from milepost.service.notices import RESULTS
 
 
 class DeliveryCounter(Collector):
-    """Counts requests. `standing` returns where each destination stands."""
+    """Counts the requests to destinations. `standing` returns the state of each destination."""
 
     def __init__(self, standing: Callable[[], Mapping[str, Delivery]], now: Callable[[], datetime]) -> None:
         self._standing = standing
@@ -42,7 +42,7 @@ class DeliveryCounter(Collector):
             labels=["destination"],
         )
         for name, delivery in self._standing().items():
-            for result in DeliveryResult:  # from the start, so that `increase` sees the first
+            for result in DeliveryResult:  # created at the start, so that `increase` sees the first count
                 self._requests.labels(name, result.value)
             lag.add_metric([name], lag_seconds(delivery, self._now()))
         return [*self._requests.collect(), lag]
@@ -64,7 +64,7 @@ class NoticeCounter(Collector):
         return self._counter.collect()
 
     def expect(self, destinations: Iterable[str]) -> None:
-        """Have every count of these destinations from the start, so that `increase` sees the first."""
+        """Create the counters of these destinations at the start, so that `increase` sees the first count."""
         for destination in destinations:
             for result in RESULTS:
                 self._counter.labels(destination, result)
@@ -76,13 +76,14 @@ class NoticeCounter(Collector):
 
 # --- webhooks ---------------------------------------------------------------------------------------------------------
 
-REQUEST = "request"  # in place of a field: the whole request
+REQUEST = "request"  # instead of a field's name, for counts of whole requests
+WRONG_SIGNATURE = "wrong_signature"
 REQUEST_RESULTS = (
-    *("handshake", "handshake_refused", "wrong_signature", "malformed", "too_large", "too_slow", "too_many"),
+    *("handshake", "handshake_refused", WRONG_SIGNATURE, "malformed", "too_large", "too_slow", "too_many"),
     *("store_away", "deletion_request"),
 )
 EXPIRED = "expired"
-# From the start, so that `increase` sees the first: what alerts and the dashboard ask for.
+# Created at the start, so that `increase` sees the first count: the series that alerts and the dashboard query.
 _FROM_THE_START = [
     *((REQUEST, result) for result in REQUEST_RESULTS),
     *((field, result.value) for field in ("messages", ECHOES) for result in UpdateResult),
@@ -95,14 +96,15 @@ log = structlog.get_logger("milepost")
 class WebhookCounter(Collector):
     """Counts updates by field and result, requests, and messages that no webhook announced.
 
-    `totals` are the former, by field and result. `missing` returns, for each stream whose page's subscription is known,
-    whether anything is missing in it.
+    `totals` are the counts by field and result; `refused` is how many requests in a row had no known signature.
+    `missing` returns, for each stream whose page's subscription is known, whether the subscription lacks anything.
     """
 
     def __init__(self, missing: Callable[[], Mapping[Stream, bool]]) -> None:
         self._missing = missing
         self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.missed = 0
+        self.refused = 0
         self._misses = Counter(
             "milepost_webhook_misses_total",
             "Messages that a sweep found and no webhook announced.",
@@ -125,7 +127,7 @@ class WebhookCounter(Collector):
         return [*self._counter.collect(), *self._misses.collect(), subscribed]
 
     def expect(self, streams: Iterable[Stream]) -> None:
-        """Have a count of misses for each of these streams from the start."""
+        """Create the counter of misses for each of these streams at the start."""
         for stream in streams:
             self._misses.labels(stream.key)
 
@@ -136,15 +138,19 @@ class WebhookCounter(Collector):
 
     def count(self, field: str, result: str, by: int = 1) -> None:
         """Count updates of a field."""
+        if field != REQUEST and result != EXPIRED:
+            self.refused = 0
         self.totals[field, result] += by
         self._counter.labels(field, result).inc(by)
 
     def count_request(self, result: str) -> None:
         """Count a request that held no updates."""
+        if result == WRONG_SIGNATURE:
+            self.refused += 1
         self.count(REQUEST, result)
 
     def expire(self, expired: Counted[WebhookKind]) -> None:
-        """Count events whose messages were never listed, and log what is lost."""
+        """Count events whose messages the API never listed, and log what is lost."""
         for kind, count in expired.items():
             self.count(FIELD_OF[kind], EXPIRED, count)
         facts = {kind.value: count for kind, count in expired.items() if kind.is_fact}
