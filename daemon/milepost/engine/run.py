@@ -227,11 +227,12 @@ class _Run:
         loaded = await self._stream_journal.load()
         if loaded.version > checkpoint.version:
             return loaded
-        if noted <= checkpoint.version:
+        if loaded.version == checkpoint.version and noted <= checkpoint.version:
             raise VersionConflict(
                 f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
             )
         self._mailbox.retract_version(noted, loaded.version)
+        self._engine.quiet_heads.pop(self._stream, None)
         return loaded
 
     def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:
