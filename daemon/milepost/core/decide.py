@@ -12,18 +12,18 @@ from milepost.core.doubts import (
     advanced,
     disbelieved,
     ends_walk,
-    has_lasted,
     implausible,
     messages_missing,
     no_progress,
     out_of_order,
+    outlasts_incidents,
 )
 from milepost.core.events import BatchStored, Event, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.missed import on_record, without_content
+from milepost.core.missed import missed_events, without_content
 from milepost.core.model import Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
-from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, taken_up
+from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, with_head_first
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position, Progress, Reading
 from milepost.core.problems import Problem, ProblemKind
@@ -35,7 +35,7 @@ from milepost.core.walk import after_head, edge_after, next_position, notes_miss
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
     """Decide what an outcome means, as far as that is possible without the store."""
-    checkpoint = taken_up(checkpoint, context.budget)
+    checkpoint = with_head_first(checkpoint, context.budget)
     match outcome:
         case Refused() as refused:
             return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
@@ -227,14 +227,14 @@ def read_batch(
     """Return what a batch comes to, given what is stored. It has no more than `detail`, and shows these readings."""
     stream, batch, now = checkpoint.stream, fetched.batch, context.now
     readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
-    believes_all = has_lasted(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
+    believes_all = outlasts_incidents(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
     as_of = AsOf(now, fetched.asked_at, believes_all=believes_all)
     found = with_revisions(difference(stream, readable, known, now, fetched.asked_at), readable, shown, known, as_of)
     written, unwritten = withhold(found, context.refused)
     reduced = checkpoint.reduced_request
     failures = (*unread(batch, detail, reduced.problem if reduced else None, known), *unwritten)
     dead_letters, payloads = opened(stream, failures, known, now)
-    missed = () if detail.leaves_out else on_record(*without_content(written.changes.interaction_events))
+    missed = () if detail.leaves_out else missed_events(*without_content(written.changes.interaction_events))
     closed = recovered(readable, detail, failures, known)
     gaps = owed(checkpoint, readable, found, known, context)
     tally = replace(written.tally, dead_lettered=len(dead_letters), unreadable=len(failures))

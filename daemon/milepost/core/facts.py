@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import UNAVAILABLE, Changes, ConversationRow, InteractionEventRow, Keys, Known
 from milepost.core.records import Context, Pending, Record, unchanged_before
-from milepost.core.revisions import is_told_unsent, without_fingerprint
+from milepost.core.revisions import is_reported_unsent, without_fingerprint
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookKind
 
 MAX_FACTS = 200  # of one commit
@@ -146,7 +146,7 @@ def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
         case WebhookKind.UNSEND:
             at = fact.occurred_at
             unsent = replace(row, text=None, attachments=None, deleted_at=at, content_at=at)
-            return row if is_told_unsent(row) else unsent
+            return row if is_reported_unsent(row) else unsent
         case WebhookKind.EDIT:
             return row if fact.is_superseded else _edited(row, fact)
         case WebhookKind.REACTION:
@@ -162,7 +162,7 @@ def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
 def _edited(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
     """Return a message after an edit. One that was read since has its text already."""
     at = fact.occurred_at
-    is_gone = row.deleted_at is not None and (is_told_unsent(row) or row.deleted_at >= at)
+    is_gone = row.deleted_at is not None and (is_reported_unsent(row) or row.deleted_at >= at)
     if is_gone or fact.detail is None or (row.edited_at is not None and row.edited_at > at):
         return row
     if _was_read_after(row, at):

@@ -11,7 +11,7 @@ from milepost.core.model import Detail
 from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
-from milepost.core.walk import overlap_before, take_up, walk_start
+from milepost.core.walk import head_first, overlap_before, walk_start
 
 
 class Policy(Struct, frozen=True):
@@ -73,7 +73,7 @@ def plan(
     checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
     """Return the run's next action. `held_until` is when the rate limit that holds this stream ends, if one does."""
-    checkpoint = taken_up(checkpoint, budget)
+    checkpoint = with_head_first(checkpoint, budget)
     if budget.stops_for is not None:
         return Finish(budget.stops_for)
     if checkpoint.operator_pause is not None:
@@ -166,17 +166,17 @@ def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
     return run is not None and run.run_id == budget.run_id and run.ended_at is not None
 
 
-def taken_up(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
-    """Return the checkpoint as the run takes it up: what is new may come first."""
+def with_head_first(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
+    """Return the checkpoint with which the run begins: at the head of the inbox, if that has to be read first."""
     if budget.wants_full and checkpoint.sweep is not None and checkpoint.sweep.mode is not Mode.FULL:
         return checkpoint  # the run begins another sweep
     interval_seconds = 0.0 if budget.is_prompted else budget.interval_seconds
-    return take_up(checkpoint, budget.run_id, budget.started_at, interval_seconds=interval_seconds)
+    return head_first(checkpoint, budget.run_id, budget.started_at, interval_seconds=interval_seconds)
 
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
     """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = taken_up(checkpoint, budget).sweep
+    sweep = with_head_first(checkpoint, budget).sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep

@@ -32,15 +32,15 @@ from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import (
     DELETED_PAGE,
     EMPTY,
+    futile_page,
     gap_in,
     keys_of_page,
     news_of,
     payload_of,
     read_page,
     request_of,
-    vain,
 )
-from milepost.core.missed import gone, on_record, says_deleted, without_content
+from milepost.core.missed import gone, missed_events, says_deleted, without_content
 from milepost.core.model import (
     Changes,
     DeadLetterPayload,
@@ -155,7 +155,7 @@ class PendingRedrive(Struct, frozen=True):
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
         has_lasted = context.now - due.dead_letter.opened_at >= AGREES_AFTER
         if gap is not None and has_lasted and (is_gone(problem) or problem == EMPTY):
-            return Record((*on_record(gone(gap)), self._closed(Resolution.REDRIVEN)))
+            return Record((*missed_events(gone(gap)), self._closed(Resolution.REDRIVEN)))
         failed = Record((_failure(self, str(problem)),))
         if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
             return failed
@@ -167,7 +167,7 @@ class PendingRedrive(Struct, frozen=True):
     def _read_older(self, fetched: MessagesFetched, known: Known) -> Record:
         """Store older messages that could not be read before; what is left of them is owed."""
         gap, page = gap_in(self.due.payload or ""), fetched.page
-        if problem := vain(gap, page):
+        if problem := futile_page(gap, page):
             return self._refused(problem, self.context)
         read = read_page(self.checkpoint.stream, gap, page, self.context, known, fetched.asked_at)
         is_forgotten = gap.conversation_id in known.forgotten
@@ -188,7 +188,7 @@ class PendingRedrive(Struct, frozen=True):
             return Record((_failure(self, context.refused[0].reason),))
         written = newer(self.rows, known, context.now)
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
-        missed = on_record(*without_content(written.changes.interaction_events))
+        missed = missed_events(*without_content(written.changes.interaction_events))
         changes = with_older_messages(with_news(written.changes, self._news_after), known)
         return Record((*missed, self._closed(Resolution.REDRIVEN, tally)), changes)
 

@@ -162,8 +162,8 @@ def missing(
     return found if len(found) <= len(read) else []  # an answer that misses more than it has is not believed
 
 
-def is_told_unsent(row: InteractionEventRow) -> bool:
-    """Return whether a webhook said that a message was unsent."""
+def is_reported_unsent(row: InteractionEventRow) -> bool:
+    """Return whether a webhook has reported that a message was unsent."""
     return row.deleted_at is not None and row.deleted_at == row.content_at
 
 
@@ -176,7 +176,7 @@ def _read_again(
     stored: InteractionEventRow, read: Interaction, now: datetime, asked_at: datetime
 ) -> InteractionEventRow:
     """Return a stored message after it was read again. What an answer leaves out, as in a placeholder, is no edit."""
-    if (read.text is None and read.attachments is None) or is_told_unsent(stored) or _is_newer(stored, asked_at):
+    if (read.text is None and read.attachments is None) or is_reported_unsent(stored) or _is_newer(stored, asked_at):
         return stored
     text = stored.text if read.text is None else read.text
     has_others = _has_other_attachments(stored.attachments, read.attachments)
