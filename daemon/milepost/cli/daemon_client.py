@@ -124,7 +124,8 @@ class Daemon:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StoreBusy(
                 f"another Milepost is using the database and does not answer at {self._url}: {_why(error)}",
-                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
+                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same; "
+                "if neither runs, check that this user may open the database",
             ) from error
 
     async def fetch_streams(self) -> list[WorkedStream]:

@@ -9,7 +9,6 @@ from milepost.core.errors import VersionConflict
 from milepost.core.failures import (
     check_request,
     checked,
-    is_unnamed_limit,
     looks_first,
     read_alone,
     to_read_alone,
@@ -32,6 +31,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Refused, Request, Source
 from milepost.core.records import conclude, note_left_out, recover
+from milepost.core.remedies import is_unnamed_limit
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler

@@ -205,7 +205,8 @@ class StreamJournal:
             return stored
         commits = [draft.commit for draft in drafts]
         if outage := self._store_retry.outage():
-            commits = prepare_after(checkpoint, outage, drafts, self._engine.clock.now(), self._codec)
+            # One alone: a slow server may have hung up because so much at once took too long.
+            commits = prepare_after(checkpoint, outage, drafts[:1], self._engine.clock.now(), self._codec)
         try:
             answers = await self._store.commit_all(commits)
         except OutcomeUnknown:

@@ -21,7 +21,7 @@ from milepost.engine.interrupt import Interrupt, Stop
 LOOK_SECONDS = 5.0  # between looks for events that are due again, and for those that another worker stored
 MIN_SECONDS = 0.25  # between looks, however many events arrive
 TRIM_SECONDS = 60.0
-IDLE_TRIM_SECONDS = 3600.0  # if no webhooks are received
+IDLE_LOOK_SECONDS = 3600.0  # if no webhooks are received
 KEPT_SECONDS = 2 * 86_400.0  # the platform repeats unacknowledged events for 36 hours (Meta, "Webhooks")
 MAX_EVENTS = 100_000
 GRACE_SECONDS = 60.0  # for a webhook to come after its message was stored
@@ -71,12 +71,13 @@ class WebhookWorker:
                 async with stop.interruptible(self._arrived):
                     await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
 
-    async def let_expire(self, stop: Stop) -> None:
-        """Delete old events until a stop is requested, without processing any: no webhooks are received here."""
-        while not stop.is_requested:
-            await self._unless_away(self._trim(self._clock.now()))
-            async with stop.interruptible():
-                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_TRIM_SECONDS))
+    async def work_off(self, stop: Stop) -> None:
+        """Process what is left of earlier webhooks, now and every hour, until a stop is requested: none arrive here."""
+        async with asyncio.TaskGroup() as tasks:
+            while not stop.is_requested:
+                await self._unless_away(self._look(tasks))
+                async with stop.interruptible():
+                    await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_LOOK_SECONDS))
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         now = self._clock.now()

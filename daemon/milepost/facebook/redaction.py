@@ -50,8 +50,11 @@ class KnownTokens:
                 beginning.setdefault(len(spelling), set()).add(spelling)
 
     def without(self, body: bytes) -> bytes:
-        """Return a response body without the secrets. Their number and its text hardly affect the time it takes."""
-        for beginning, spellings in self._by_beginning.items():
+        """Return a response body without the secrets. Their number and its text hardly affect the time it takes.
+
+        A large body is cleaned in a thread, while another secret may be learned.
+        """
+        for beginning, spellings in tuple(self._by_beginning.items()):
             if beginning in body:  # hardly ever: an app's tokens begin alike, and other texts do not begin so
                 body = _redacted(body, beginning, spellings)
         return body

@@ -91,6 +91,7 @@ _PARAMETERS = {
 }
 _HOST = r"([^:@/?#\s,\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
 _POSTGRESQL = re.compile(rf"postgresql://([^:@/?#\s]+@)?({_HOST}(,{_HOST})*)?/[^@/?#\s]+(\?[^#\s]+)?")
+_NO_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})|%00")  # what libpq refuses to decode
 
 
 # Milepost's own parameters in its first versions; libpq does not know them.
@@ -100,7 +101,7 @@ _MOVED_PARAMETERS = ("schema", "pooler", "views")
 def _store_url(url: str) -> str:
     if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
         return url
-    if _POSTGRESQL.fullmatch(url):
+    if _POSTGRESQL.fullmatch(url) and not _NO_ESCAPE.search(url):
         parameters = urlsplit(url).query.split("&")
         _refuse_moved(parameters)
         if all(map(_is_parameter, parameters)):
