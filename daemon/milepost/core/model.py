@@ -197,8 +197,7 @@ class Profile(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
 
-    `own_id` is what its participants say about our own id; None if they say nothing. `page` is whose inbox it is; None
-    if the source does not say.
+    `own_id` is what its participants say about our own id, `page` the owner of the inbox; each is None if unknown.
     """
 
     conversations: tuple[Conversation, ...]
