@@ -294,15 +294,13 @@ class DeadLetterPayload(Struct, frozen=True):
 class Changes(Struct, frozen=True, omit_defaults=True):
     """The rows that a commit writes: only those that are new or differ from what is stored.
 
-    A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
-    `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
-    notes are dropped; `forgets_missed` drops them without that. `moved` are conversations that stood under another
-    page: they, their messages and their contacts move to this one's. Of those that have no row, and of people who were
-    erased, what is left under the other page moves or goes. `own_id` has turned out to be ours: no contact has it, and
-    messages from it are ours. `page` is the page that was read, which alone makes no commit. `revised` are stored
-    messages that were edited or unsent, as they are now, and those to which facts were applied: the webhook events
-    whose keys are `settled`. `news_after` parts new messages from history; without it, all are history. `named` are
-    conversations whose contact was not known before: messages that were stored without one are theirs.
+    A full sweep notes which conversations it misses: the stream's in `missed` that were not seen. `found` were seen
+    later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted; `forgets_missed` only
+    drops the notes. `moved` are conversations that stood under another page: they, their messages and contacts move to
+    this one's, and what is left there of those without a row, and of erased people, moves or goes. `named` ones, and
+    their messages, get a contact. `own_id` turned out to be ours: no contact has it, and its messages are ours. `page`
+    alone makes no commit. `revised` are stored messages, edited or unsent, as they are now, and those that facts were
+    applied to: the webhook events in `settled`. `news_after` parts new messages from history; without it, all are.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
