@@ -39,4 +39,4 @@ def _escaped(character: str) -> str:
         return character
     if category(character) == "Cs":
         return REPLACEMENT
-    return character.encode("unicode_escape").decode()
+    return ascii(character)[1:-1]
