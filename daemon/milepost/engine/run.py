@@ -207,6 +207,9 @@ class _Run:
         """Settle the refusal of a prefetched request. If it has to be checked, its request is planned again later."""
         if request is not None and wants_check(request, refused.problem):
             return checkpoint
+        if request is not None and is_unnamed_limit(refused.problem) and looks_first(checkpoint, request):
+            self._engine.rate_limits.forget(self._stream)
+            return checkpoint
         return await self._settle(checkpoint, refused)
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
