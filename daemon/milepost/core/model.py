@@ -293,7 +293,7 @@ class DeadLetterPayload(Struct, frozen=True):
 class Changes(Struct, frozen=True, omit_defaults=True):
     """The rows that a commit writes: only those that are new or differ from the stored ones.
 
-        A full sweep notes the stored conversations that it misses: those of the stream that lie in `missed` and were not
+    A full sweep notes the stored conversations that it misses: those of the stream that lie in `missed` and were not
     seen. `found` were seen later. `missed_are_deleted_at` ends the sweep: those still missed are marked as deleted, and
     the notes are dropped; `forgets_missed` only drops the notes. `moved` are conversations that belonged to another
     page: they, their messages and their contacts move to this one; without a row or with an erased person, the rest of
@@ -301,7 +301,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     the page that was read; it alone makes no commit. `revised` are edited or unsent messages in their new state, and
     those to which facts were applied: the webhook events with the keys `settled`. Messages after `news_after` are news;
     without it, all are history. `named` are conversations whose contact was unknown: it owns their stored messages.
-        """
+    """
 
     conversations: tuple[ConversationRow, ...] = ()
     contacts: tuple[ContactRow, ...] = ()
