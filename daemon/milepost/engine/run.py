@@ -65,7 +65,7 @@ async def run_stream(
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox)
 
     def may_go_on() -> bool:
-        return not (stream_journal.is_store_away or engine.is_called(mailbox))
+        return not (stream_journal.is_store_away or engine.is_interrupted(mailbox))
 
     async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
@@ -187,7 +187,7 @@ class _Run:
 
         Held if something comes up before the check: nothing changes then, and the same request is planned again.
         """
-        if not self._engine.is_called(self._mailbox):
+        if not self._engine.is_interrupted(self._mailbox):
             async with self._engine.stop.interruptible():
                 return checked(refused, await self._prefetch.fetch(positions))
         return Held()
