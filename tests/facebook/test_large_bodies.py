@@ -77,8 +77,9 @@ class TestCounting:
     def test_nesting_counts_as_well(self, opening: bytes) -> None:
         assert has_too_many_values(opening * (2 * self.MOST + 1))
 
-    def test_a_text_that_never_ends_is_not_trusted(self) -> None:
-        assert has_too_many_values(b'{"data":"' + b"," * 1_000_001)
+    @pytest.mark.parametrize("character", [b",", b'\\",'])
+    def test_a_text_that_never_ends_is_not_trusted(self, character: bytes) -> None:
+        assert has_too_many_values(b'{"data":"' + character * 1_000_001)
 
 
 @given(

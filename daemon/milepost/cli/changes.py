@@ -83,7 +83,7 @@ async def _show(
 async def _page(
     reader: JournalReader, after: int, kinds: frozenset[ChangeKind], stream: Stream | None, *, may_be_away: bool
 ) -> ChangesPage:
-    """Read a page. A database that is unavailable is polled again where the feed is followed."""
+    """Read a page. When following the feed, retry while the database is unavailable."""
     try:
         return await reader.read_changes(after, PAGE, kinds, stream)
     except StoreAway:

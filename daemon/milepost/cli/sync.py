@@ -1,4 +1,4 @@
-"""`milepost sync`, `pause` and `resume`: what an operator asks of streams."""
+"""`milepost sync`, `pause` and `resume`: an operator's commands for streams."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ from milepost.cli.options import (
 from milepost.core.commands import PauseStream, ResumeStream
 from milepost.reporting.summary import ExitCode
 
-# What acts is imported where it does: completing a stream need not wait for the engine to load.
+# The actions are imported where they are used, so that completing a stream does not load the engine.
 
 
 @click.command(name="sync")

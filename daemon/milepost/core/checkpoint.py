@@ -26,6 +26,7 @@ from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
 from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
+from milepost.core.remedies import is_unnamed_limit
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
@@ -121,11 +122,15 @@ class RateLimit(Struct, frozen=True, omit_defaults=True):
 
 
 class GivenUp(Struct, frozen=True, omit_defaults=True):
-    """A thread that made lists fail and has an open dead letter; `detail` is how much of it can be read."""
+    """A thread that made lists fail and has an open dead letter; `detail` is how much of it can be read.
+
+    It `seems_limited` if they failed as by a rate limit.
+    """
 
     dead_letter_id: str
     conversation_id: str
     detail: Detail
+    seems_limited: bool = False
 
 
 class FailureStreak(Struct, frozen=True, omit_defaults=True):
@@ -299,7 +304,9 @@ def with_given_up(checkpoint: Checkpoint, opened: DeadLetterOpened) -> tuple[Giv
         return checkpoint.given_up
     if opened.stage is not Stage.FETCH or opened.subject.removesuffix("/messages") != reduced.suspect:
         return checkpoint.given_up
-    given_up = GivenUp(opened.dead_letter_id, reduced.suspect, reduced.detail)
+    given_up = GivenUp(
+        opened.dead_letter_id, reduced.suspect, reduced.detail, seems_limited=is_unnamed_limit(reduced.problem)
+    )
     others = (each for each in checkpoint.given_up if each.conversation_id != reduced.suspect)
     return (*others, given_up)[-MAX_GIVEN_UP:]
 

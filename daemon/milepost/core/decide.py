@@ -29,7 +29,7 @@ from milepost.core.position import Phase, Position, Progress, Reading
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
-from milepost.core.revisions import AsOf, readings, with_revisions
+from milepost.core.revisions import AsOf, readings, with_revisions, without_unsent
 from milepost.core.walk import after_head, edge_after, next_position, notes_missed, stretch_of
 
 
@@ -226,7 +226,7 @@ def read_batch(
 ) -> BatchRead:
     """Return what a batch comes to, given what is stored. It has no more than `detail`, and shows these readings."""
     stream, batch, now = checkpoint.stream, fetched.batch, context.now
-    readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
+    readable = replace(batch, conversations=()) if detail is Detail.POSITION else without_unsent(batch, known)
     believes_all = has_lasted(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
     as_of = AsOf(now, fetched.asked_at, believes_all=believes_all)
     found = with_revisions(difference(stream, readable, known, now, fetched.asked_at), readable, shown, known, as_of)

@@ -23,7 +23,7 @@ from milepost.core.position import Phase
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded
-from milepost.core.remedies import Remedy, Rule, rule_for
+from milepost.core.remedies import Remedy, Rule, is_unnamed_limit, rule_for
 
 CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
 CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
@@ -281,12 +281,8 @@ def checked(refused: Refused, positions: Answered) -> Outcome | Held:
 
 # A thread can make lists with it fail as by a rate limit, too. No call may follow such a refusal, so the look comes
 # before the next request: once the limit has outlasted some waits, or while a search for such a thread is under way.
-# What is limited refuses the positions as well, and a limit that says when it ends is believed.
-
-
-def is_unnamed_limit(problem: Problem) -> bool:
-    """Return whether a refusal is a rate limit by its code, and does not say when it ends."""
-    return rule_for(problem, has_cursor=False).remedy is Remedy.WAIT and problem.wait_seconds is None
+# What is limited refuses the positions as well, and a limit that says when it ends is believed. While the dead letter
+# of such a thread is open, each list costs a second call, and no other stream has to wait for that thread.
 
 
 def looks_first(checkpoint: Checkpoint, request: Request) -> bool:
@@ -294,11 +290,12 @@ def looks_first(checkpoint: Checkpoint, request: Request) -> bool:
     rate_limit, reduced = checkpoint.rate_limit, checkpoint.reduced_request
     if request.detail is Detail.POSITION:
         return False
-    if reduced is not None and not reduced.good and is_unnamed_limit(reduced.problem):
+    is_search = reduced is not None and not reduced.good and is_unnamed_limit(reduced.problem)
+    if is_search or any(each.seems_limited for each in checkpoint.given_up):
         return True
     if rate_limit is None or not is_unnamed_limit(rate_limit.problem):
         return False
-    return rate_limit.attempts >= LASTING_LIMITS or checkpoint.futile_runs > 1 or bool(checkpoint.given_up)
+    return rate_limit.attempts >= LASTING_LIMITS or checkpoint.futile_runs > 1
 
 
 def to_read_alone(checkpoint: Checkpoint, request: Request, answer: Answered) -> str | None:

@@ -5,7 +5,7 @@ that the API leaves out leaves the stored one alone. Interaction events are writ
 message the API later says no more than that it is deleted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -111,7 +111,13 @@ def difference(
         events |= new
         if row != stored or contact is not None or new:
             replaced += each.replaced_characters
-    changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=taken_over)
+    changes = Changes(
+        tuple(conversations.values()),
+        tuple(contacts.values()),
+        tuple(events.values()),
+        moved=taken_over,
+        named=tuple(_named(conversations.values(), known)),
+    )
     tally = Tally(
         batches=1,
         inserted=inserted,
@@ -124,6 +130,14 @@ def difference(
         moved=moved,
     )
     return Difference(changes, tally)
+
+
+def _named(rows: Iterable[ConversationRow], known: Known) -> Iterator[str]:
+    """Yield the conversations that were stored without a contact, and have one now."""
+    for row in rows if known.conversations else ():
+        stored = known.conversations.get(row.conversation_id)
+        if stored is not None and stored.contact_id is None and row.contact_id is not None:
+            yield row.conversation_id
 
 
 def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tuple[str, ...]:
@@ -221,11 +235,18 @@ def _conversation_row(
 
 
 def is_older_state(read: Conversation, stored: ConversationRow | None, now: datetime) -> bool:
-    """Return whether a conversation was read in an older state than the stored one.
+    """Return whether a conversation was read in an older state than the stored one."""
+    if stored is None or read.updated_time >= stored.updated_time:
+        return False
+    return not _was_wrong(stored.updated_time, read.updated_time, now)
 
-    A stored time in the future was wrong: nothing that is read before then would count.
+
+def _was_wrong(stored: datetime, read: datetime, now: datetime) -> bool:
+    """Return whether a stored time was one in the future, and is told as one of the past now.
+
+    Nothing that is read before then would count. If both are in the future, it is our clock that is wrong.
     """
-    return stored is not None and read.updated_time < stored.updated_time and not is_ahead(stored.updated_time, now)
+    return is_ahead(stored, now) and not is_ahead(read, now)
 
 
 def new_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
@@ -277,7 +298,8 @@ def _merged_contact(
         return ContactRow(
             stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-    if interaction_at >= stored.last_interaction_at or is_ahead(stored.last_interaction_at, now):
+    last_at = stored.last_interaction_at
+    if interaction_at >= last_at or _was_wrong(last_at, interaction_at, now):
         row = replace(
             stored,
             name=_first(read.name, stored.name),

@@ -301,7 +301,8 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     erased, what is left under the other page moves or goes. `own_id` has turned out to be ours: no contact has it, and
     messages from it are ours. `page` is the page that was read, which alone makes no commit. `revised` are stored
     messages that were edited or unsent, as they are now, and those to which facts were applied: the webhook events
-    whose keys are `settled`. `news_after` parts new messages from history; without it, all are history.
+    whose keys are `settled`. `news_after` parts new messages from history; without it, all are history. `named` are
+    conversations whose contact was not known before: messages that were stored without one are theirs.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -318,6 +319,7 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     revised: tuple[InteractionEventRow, ...] = ()
     settled: tuple[str, ...] = ()
     news_after: datetime | None = None
+    named: tuple[str, ...] = ()
 
 
 class Keys(Struct, frozen=True):

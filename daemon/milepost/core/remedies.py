@@ -98,3 +98,8 @@ def rule_for(problem: Problem, *, has_cursor: bool) -> Rule:
     if rule.remedy is Remedy.RESET and not has_cursor:
         return Rule(Remedy.STOP_CONFIGURATION, rule.source)
     return rule
+
+
+def is_unnamed_limit(problem: Problem) -> bool:
+    """Return whether a refusal is a rate limit by its code, and does not say when it ends."""
+    return rule_for(problem, has_cursor=False).remedy is Remedy.WAIT and problem.wait_seconds is None

@@ -208,6 +208,29 @@ def _has_other_attachments(stored: str | None, read: str | None) -> bool:
     return Counter(before) != Counter(after)
 
 
+def without_unsent(batch: Batch, known: Known) -> Batch:
+    """Return a batch without snippets of messages that a webhook said were unsent: a list may have them still."""
+    unsent = _told_unsent(known)
+    if not unsent:
+        return batch
+    return replace(
+        batch,
+        conversations=tuple(
+            replace(each, snippet=None) if each.snippet and _is_snippet_of(unsent, each) else each
+            for each in batch.conversations
+        ),
+    )
+
+
+def _told_unsent(known: Known) -> frozenset[str]:
+    return frozenset(key for key, row in known.messages.items() if is_told_unsent(row))
+
+
+def _is_snippet_of(event_ids: Collection[str], read: Conversation) -> bool:
+    said = (each.text for each in read.interactions if each.event_id in event_ids)
+    return any(text is not None and text.startswith(read.snippet or "") for text in said)
+
+
 def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, as_of: AsOf) -> Difference:
     """Add to what a batch changes the messages that it shows to be edited or unsent, and the fingerprints."""
     now, asked_at, changes = as_of.now, as_of.asked_at, found.changes
@@ -246,6 +269,10 @@ def _fingerprints(batch: Batch, shown: Iterable[Reading], known: Known, asked_at
     """Return the fingerprint of each conversation's messages; None where the stored ones are not those of the batch."""
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
     fingerprints |= {row.conversation_id: None for row in known.messages.values() if _is_newer(row, asked_at)}
+    unsent = _told_unsent(known)  # while a list has them still, its snippet is not believed
+    for each in batch.conversations if unsent else ():
+        if any(message.event_id in unsent for message in each.interactions):
+            fingerprints[each.conversation_id] = None
     for each in batch.conversations if known.interaction_events else ():
         # A row that the store refused before: its messages were not looked up.
         is_met = each.conversation_id not in known.conversations

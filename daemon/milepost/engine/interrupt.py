@@ -1,4 +1,4 @@
-"""Interruption of waits and fetches, never of a commit: a change of plan, not a cancellation; and shutdown."""
+"""Interrupts waits and fetches, but never a commit: a change of plan and not a cancellation. Also shuts down."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self.scopes: dict[asyncio.Timeout, None] = {}  # of the open blocks, in the order in which they were entered
+        self.scopes: dict[asyncio.Timeout, None] = {}  # of the open blocks, in the order of entry
 
     @property
     def is_set(self) -> bool:
@@ -29,7 +29,7 @@ class Interrupt:
             return
         self._event.set()
         for scope in tuple(self.scopes):
-            if not scope.expired():  # one that is about to end cannot be rescheduled
+            if not scope.expired():  # a block that is about to end cannot be rescheduled
                 scope.reschedule(asyncio.get_running_loop().time())
 
     def clear(self) -> None:
@@ -55,7 +55,7 @@ class Interrupt:
                     for each in interrupts:
                         each.scopes.pop(scope, None)
         except TimeoutError:
-            if not scope.expired():  # the block's own
+            if not scope.expired():  # the timeout is the block's own
                 raise
 
 
@@ -73,7 +73,7 @@ class Stop(Interrupt):
 
 
 GRACE_SECONDS = 20.0
-LINGER_SECONDS = 2.0  # in which probes and API answer 503, with the reason, before nobody answers at all
+LINGER_SECONDS = 2.0  # for which probes and API answer 503 with the reason before the service ends
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -122,7 +122,7 @@ async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECOND
 async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop: Stop) -> AsyncIterator[None]:
     """Log that the database is lost once `watch` returns why, and request the stop LINGER_SECONDS later.
 
-    In between the store refuses every call, so that nothing more is recorded.
+    Until then, the store refuses every call, so that nothing more is recorded.
     """
 
     async def end() -> None:
