@@ -32,7 +32,7 @@ FOR_FACEBOOK = """\
 
 @click.group(cls=Group, name="config")
 def command() -> None:
-    """Write a configuration to begin with, and check it."""
+    """Write a first configuration, and check it."""
 
 
 @command.command()
@@ -92,8 +92,8 @@ def _next_steps(path: Path, *, is_facebook: bool) -> list[str]:
 def check(config: str | None, *, online: bool) -> None:
     """Check the configuration, and show where each secret comes from, but never its value.
 
-    With --online, the newest conversation of each page and platform is asked for, and for how long the token is valid
-    and what it permits.
+    With --online, the newest conversation of each page and platform is requested as well, and the validity and the
+    permissions of each token are shown.
 
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
@@ -147,17 +147,17 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
 @click.group(cls=Group, name="notify")
 def notify() -> None:
-    """Try whether notices to people arrive."""
+    """Test whether notices reach people."""
 
 
 @notify.command()
 @config_option
 def test(config: str | None) -> None:
-    """Send a notice to each destination in notify.urls, and show whether its service took it.
+    """Send a notice to each destination in notify.urls, and show whether its service accepted it.
 
-    Of a destination no more is shown than the kind of service and its host: the rest of its URL may be secret.
+    Only the kind of service and its host are shown, because the rest of a URL may be secret.
 
-    Exit codes: 0 all of them took it · 1 one did not · 78 there is none, or the configuration is invalid
+    Exit codes: 0 all accepted it · 1 one did not · 78 no destination, or the configuration is invalid
     """
     # Imported here because none of the other commands sends notices.
     from milepost.reporting.notices import trial_notice  # noqa: PLC0415

@@ -157,7 +157,7 @@ def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
 def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     """Redrive dead letters now: the given ones, or all open ones.
 
-    If a daemon is using the database, it does the work, at the request of this command over its HTTP service.
+    If a daemon is using the database, this command asks it to do the work, over its HTTP service.
 
     Exit codes: 0 all are closed · 1 some are still open · 75 some were not tried (a rate limit, a stop, too many at
     once), or are still running in the daemon · 77 their stream is stopped for authorization · 78 bad configuration ·
