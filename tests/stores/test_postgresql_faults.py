@@ -334,9 +334,10 @@ async def test_a_file_system_of_the_server_that_went_away_is_an_absence(
     assert expected is StoreRefused or "backup" not in meant.hint
 
 
-def test_a_role_that_does_not_exist_is_no_missing_database() -> None:
+async def test_a_role_that_does_not_exist_is_no_missing_database(database: Database) -> None:
     """As a server says that asks for no password."""
-    refused = translated(psycopg.OperationalError('connection failed: FATAL:  role "shop" does not exist'), "shop")
+    said = psycopg.OperationalError('connection failed: FATAL:  role "shop" does not exist')
+    refused = translated(said, database.name)
     assert isinstance(refused, StoreRefused)
     assert "the user in store.url" in refused.hint
 

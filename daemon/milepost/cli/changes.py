@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Show the rows that changed, in the order of their changes, each as it is now.
 
-    The last one shown has the seq to continue from. Deleted rows are shown as deletes.
+    To continue later, pass the last seq that is shown to --after. Rows that are gone are shown as deletes.
     """
     settings = load_settings(config)
     asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))

@@ -39,7 +39,7 @@ def command() -> None:
 @click.option(
     "-c", "--config", metavar="FILE", envvar="MILEPOST_CONFIG", default="config.yaml", show_default=True, help="Where."
 )
-@click.option("--facebook", "is_facebook", is_flag=True, help="For pages of your own, not for the simulated world.")
+@click.option("--facebook", "is_facebook", is_flag=True, help="For your own pages instead of the simulated world.")
 def init(config: str, *, is_facebook: bool) -> None:
     """Write a config.yaml in which every key is explained, with its default.
 
@@ -88,12 +88,12 @@ def _next_steps(path: Path, *, is_facebook: bool) -> list[str]:
 
 @command.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also ask the API for what each stream will, and what the tokens permit.")
+@click.option("--online", is_flag=True, help="Also try each stream's first request, and check the tokens.")
 def check(config: str | None, *, online: bool) -> None:
     """Check the configuration, and show where each secret comes from, but never its value.
 
-    With --online, the newest conversation of each page and platform is requested as well, and the validity and the
-    permissions of each token are shown.
+    With --online, also request the newest conversation of each page and platform, and check how long each token is
+    valid and what it permits.
 
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
@@ -155,9 +155,9 @@ def notify() -> None:
 def test(config: str | None) -> None:
     """Send a notice to each destination in notify.urls, and show whether its service accepted it.
 
-    Only the kind of service and its host are shown, because the rest of a URL may be secret.
+    Only the kind of service and its host are shown, because the rest of the URL may be secret.
 
-    Exit codes: 0 all accepted it · 1 one did not · 78 no destination, or the configuration is invalid
+    Exit codes: 0 all services took it · 1 one did not · 78 there is no destination, or the configuration is invalid
     """
     # Imported here because none of the other commands sends notices.
     from milepost.reporting.notices import trial_notice  # noqa: PLC0415

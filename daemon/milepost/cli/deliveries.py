@@ -72,7 +72,7 @@ destinations_argument = click.argument(
 def list_(config: str | None, *, writes_json: bool) -> None:
     """List the destinations: what each is doing, how far it is behind, and why it fails.
 
-    Destinations that were removed from the configuration are listed as well: their places are kept.
+    Destinations that were removed from the configuration are listed, too: their progress is kept.
     """
     settings, now = load_settings(config), datetime.now(UTC)
     found = asyncio.run(_all(settings))
@@ -135,7 +135,7 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
 @config_option
 @destinations_argument
 def pause(config: str | None, destinations: Sequence[str]) -> None:
-    """Pause destinations until they are resumed. What changes meanwhile is delivered afterwards.
+    """Pause destinations until they are resumed. Changes of that time are delivered afterwards.
 
     Exit codes: 0 paused · 1 failed, and the message says why · 78 bad configuration or unusable database · 2 wrong
     usage

@@ -48,8 +48,8 @@ def command() -> None:
 def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -> None:
     """Remove everything stored for streams: contacts, conversations, messages, dead letters, runs and the checkpoint.
 
-    STREAM is messenger:<page id> or instagram:<page id>; its page may have left the configuration. The journal keeps
-    the history, and forgotten contacts stay forgotten. This cannot be undone.
+    STREAM is messenger:<page id> or instagram:<page id>; its page may already be removed from the configuration.
+    The journal keeps the history, and forgotten contacts stay forgotten. This cannot be undone.
 
     A stream that is still configured starts from scratch with its next run. With SQLite, stop the daemon first.
 

@@ -159,9 +159,15 @@ def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Con
     return tuple(
         each
         for each in conversations
-        if each.conversation_id not in known.forgotten
-        and (each.contact is None or each.contact.contact_id not in known.forgotten)
+        if each.conversation_id not in known.forgotten and known.forgotten.isdisjoint(_people(each))
     )
+
+
+def _people(read: Conversation) -> Iterable[str | None]:
+    """Return whose conversation it is: where its contact is withheld, whoever wrote in it."""
+    if read.contact is not None:
+        return (read.contact.contact_id,)
+    return (event.contact_id for event in read.interactions)
 
 
 def newer(rows: Changes, known: Known, now: datetime) -> Difference:

@@ -207,6 +207,9 @@ class _Run:
         """Settle the refusal of a prefetched request. If it has to be checked, its request is planned again later."""
         if request is not None and wants_check(request, refused.problem):
             return checkpoint
+        if request is not None and is_unnamed_limit(refused.problem) and looks_first(checkpoint, request):
+            self._engine.rate_limits.forget(self._stream)
+            return checkpoint
         return await self._settle(checkpoint, refused)
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
@@ -227,11 +230,12 @@ class _Run:
         loaded = await self._stream_journal.load()
         if loaded.version > checkpoint.version:
             return loaded
-        if noted <= checkpoint.version:
+        if loaded.version == checkpoint.version and noted <= checkpoint.version:
             raise VersionConflict(
                 f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
             )
         self._mailbox.retract_version(noted, loaded.version)
+        self._engine.quiet_heads.pop(self._stream, None)
         return loaded
 
     def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:
