@@ -6,6 +6,7 @@ The fixture `kept` is an empty database of this program's schema. See tests/stor
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
@@ -80,6 +81,19 @@ class ErasureContract:
             checkpoint = await store.load(STREAM)
             await store.commit(commit_after(checkpoint, RunStarted(NOON), changes=rows_of("ada", "x")))
         assert [row.name for row in kept.tables().contacts.values()] == ["x"]
+
+    async def test_a_conversation_whose_contact_is_withheld_goes_with_whoever_wrote_in_it(
+        self, kept: StoreDump
+    ) -> None:
+        said = replace(event_row("m_1", text=SECRET), contact_id="ada")
+        changes = Changes((conversation_row(contact_id=None, snippet=SECRET),), interaction_events=(said,))
+        async with open_store(kept.store_url) as store:
+            await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
+
+            assert (await forget(kept.store_url, STREAM, "ada")).conversations == 1
+
+            await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
+        assert (kept.tables().conversations, kept.tables().interaction_events) == ({}, {})
 
     async def test_the_page_of_an_erased_person_stays(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:

@@ -283,6 +283,14 @@ class TestForgottenPeople:
 
         assert [event.event_id for event in found.changes.interaction_events] == ["m_2"]
 
+    def test_a_conversation_without_a_contact_is_that_of_whoever_wrote_in_it(self) -> None:
+        sent = replace(message("m_1"), contact_id="c_9")
+        read = batch(conversation("t_1", snippet="what they wrote", messages=[sent]))
+
+        found = difference(STREAM, read, Known(forgotten=frozenset({"c_9"})), NOON)
+
+        assert found.changes == Changes()
+
 
 def test_the_keys_of_a_batch_name_every_row_that_it_may_touch() -> None:
     other = replace(message("m_3"), contact_id="c_9")

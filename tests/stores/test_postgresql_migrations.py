@@ -77,6 +77,16 @@ class TestMigrate:
 
         assert [name for _, name, *_ in database.sql(COLUMNS) if name in ("one", "two", "three")] == ["three"]
 
+    async def test_a_migration_takes_as_long_as_it_takes_whatever_the_database_allows(
+        self, database: Database, more: Path
+    ) -> None:
+        database.sql(f"ALTER DATABASE {database.name} SET statement_timeout = '100s'")
+        (more / "0108_large.sql").write_text("CREATE TABLE seen AS SELECT current_setting('statement_timeout') AS it;")
+
+        assert await migrated(database) == {"0108_large"}
+
+        assert database.sql("SELECT it FROM milepost.seen") == [("0",)]
+
     @pytest.mark.parametrize("isolation", ["read committed", *long_only("repeatable read")])
     async def test_one_of_many_simultaneous_starts_migrates_and_the_others_wait(
         self, empty: Database, isolation: str

@@ -137,13 +137,13 @@ class _Trial:
             case Subscription(missing=(), lacking=()):
                 return _Tried(("webhooks: the page is subscribed",))
             case Subscription(missing=(), lacking=lacking):
-                without = f"without {', '.join(lacking)}, of which only webhooks tell"
+                without = f"without {', '.join(lacking)}, which only webhooks report"
                 return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE}"))
             case Subscription(missing=missing):
                 lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE}"
                 return _Tried(lines, ExitCode.WITH_ERRORS)
             case Problem():
-                return _Tried((f"webhooks: the subscription cannot be looked at: {on_one_line(found)}",))
+                return _Tried((f"webhooks: the subscription cannot be read: {on_one_line(found)}",))
             case Held():
                 return _Tried(("webhooks: not tried: a rate limit forbids the call",), ExitCode.WITH_ERRORS)
 
@@ -199,7 +199,7 @@ def _on_owner(key: str, page: Page, answer: Owner | Problem) -> _Tried:
 def _on_token(page: Page, found: InspectedToken | Problem | Held, key: str, now: datetime) -> _Tried:
     """Return what the platform says about a token that works: how long it is valid, and what it permits."""
     if not isinstance(found, InspectedToken):  # such as the API of Instagram Login, which has no debug_token
-        return _Tried(("the token works; how long, and what it permits, cannot be told",))
+        return _Tried(("the token works; its lifetime and permissions are unknown",))
     if not found.health.is_valid:
         return _Tried(("the token is not valid any more", f"  → set {key} to a new token"), ExitCode.AUTHORIZATION)
     ends_at = found.health.ends_at

@@ -51,7 +51,7 @@ def owed(
         if limit is not None:
             gap = meeting.gap_below(each, None, limit)
             gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
-    gaps += meeting.taken_over()
+    gaps += meeting.moved_here()
     after = _left_out_after(checkpoint.left_out, unrecorded, meeting)
     left_out = None if after == checkpoint.left_out else after
     by_id = {each.gap_id: each for each in gaps}
@@ -141,7 +141,7 @@ class _Meeting(Struct, frozen=True):
         ids = (each.event_id for each in read.interactions)
         return bool(read.interactions) and self.known.interaction_events.isdisjoint(ids)
 
-    def taken_over(self) -> Iterator[Gap]:
+    def moved_here(self) -> Iterator[Gap]:
         """Yield the gaps of conversations that move here from another page, whose token can no longer read them."""
         for gap in self.known.owed_elsewhere:
             if gap.conversation_id in self.moved:

@@ -259,7 +259,7 @@ def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, 
     if known.stored and is_empty:
         what = f"the list of conversations is empty, and {known.stored} are stored"
         return Problem(ProblemKind.EMPTY_INBOX, what)
-    if not are_most(missed, known.stored) or has_lasted(before, ProblemKind.MOST_MISSING, now):
+    if not are_most(missed, known.stored) or outlasts_incidents(before, ProblemKind.MOST_MISSING, now):
         return None
     what = f"the sweep did not find {missed} of {known.stored} conversations that are stored"
     return Problem(ProblemKind.MOST_MISSING, what)
@@ -270,7 +270,7 @@ def are_most(missing: int, whole: int) -> bool:
     return missing > HANDFUL and 2 * missing > whole
 
 
-def has_lasted(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
+def outlasts_incidents(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
     """Return whether a doubt has lasted too long to be an incident, so that the answers are believed after all."""
     return before is not None and before.problem.kind is kind and now - before.since >= AGREES_AFTER
 

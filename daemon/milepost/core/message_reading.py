@@ -31,7 +31,7 @@ from milepost.core.missed import (
     gone,
     is_doubtful_end,
     is_hint,
-    on_record,
+    missed_events,
     says_deleted,
     withheld_below,
     without_content,
@@ -97,7 +97,7 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
     """Decide what reading a gap means, as far as that is possible without the store."""
     match outcome:
         case MessagesFetched(page=page, asked_at=asked_at):
-            if problem := vain(gap, page):
+            if problem := futile_page(gap, page):
                 return Decided(_on_refusal(checkpoint, gap, problem, context))
             keys = keys_of_page(checkpoint, gap, page, context.refused)
             return PendingMessages(checkpoint, gap, page, context, keys, asked_at)
@@ -108,7 +108,7 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
             return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
 
 
-def vain(gap: Gap, page: MessagePage) -> Problem | None:
+def futile_page(gap: Gap, page: MessagePage) -> Problem | None:
     """Return the problem of a cursor that leads to itself, or of a conversation that is suddenly empty.
 
     Following such a cursor would never end. An empty conversation is not the end of the API's window, which shows the
@@ -216,7 +216,7 @@ def read_page(
     is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
     touched = (without_fingerprint(stored),) if changed and stored is not None and not is_refused else ()
     changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
-    return PageRead(changes, (*dead_letters, *on_record(*missed)), tally, after, ending)
+    return PageRead(changes, (*dead_letters, *missed_events(*missed)), tally, after, ending)
 
 
 def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:
@@ -262,7 +262,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        missed = on_record(gone(gap)) if ending is GapEnding.GONE else ()
+        missed = missed_events(gone(gap)) if ending is GapEnding.GONE else ()
         return Record((*before, *missed, failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)

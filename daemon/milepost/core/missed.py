@@ -28,7 +28,7 @@ SURPLUS_SHARE = 20  # or by one in this many of them
 DELETED = 9000001  # the code for a message that was deleted or is older than the newest 20 (Meta, "Conversations")
 
 
-def on_record(*missed: Missed) -> tuple[MessagesMissed, ...]:
+def missed_events(*missed: Missed) -> tuple[MessagesMissed, ...]:
     """Return the event that records missed messages, if there are any."""
     return (MessagesMissed(missed),) if missed else ()
 

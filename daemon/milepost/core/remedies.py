@@ -81,7 +81,7 @@ RULES: tuple[Rule, ...] = (
          is_general=True),
     Rule(Remedy.RESET, "reported: empty batches without end", kind=ProblemKind.NO_PROGRESS, is_general=True),
     Rule(Remedy.RESET, "reported: an empty answer to a dead cursor", kind=ProblemKind.FALSE_END, is_general=True),
-    Rule(Remedy.RETRY, "reported: an incident told as an empty list", kind=ProblemKind.EMPTY_INBOX, is_general=True),
+    Rule(Remedy.RETRY, "reported: an incident shown as an empty list", kind=ProblemKind.EMPTY_INBOX, is_general=True),
     Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642), is_general=True),
     Rule(Remedy.RESET, "reported: also returned for cursors", codes=any_of(100)),
     # --- no known code ---

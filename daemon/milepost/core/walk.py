@@ -135,7 +135,7 @@ def edge_after(position: Position, batch: Batch) -> tuple[str, ...]:
 # more. So neither order nor deletions are judged here.
 
 
-def take_up(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interval_seconds: float) -> Checkpoint:
+def head_first(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interval_seconds: float) -> Checkpoint:
     """Return the checkpoint with which a run begins: at the head of the inbox, if it resumes a sweep in the middle.
 
     A walk that makes progress continues at its cursor if the head was read within the interval. If a run ended before

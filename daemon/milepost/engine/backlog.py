@@ -21,7 +21,7 @@ from milepost.core.backlog import earlier_limit, next_search, open_found, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.gaps import Gap, MissedReason
-from milepost.core.message_reading import decide_messages, drop_gap, request_of, vain
+from milepost.core.message_reading import decide_messages, drop_gap, futile_page, request_of
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
 from milepost.core.plan import Wait
@@ -124,7 +124,7 @@ class BacklogReader:
             self._mailbox.set_version(checkpoint.version)
             searched = await journal.search_threads(search.after, GAPS_REOPENED)
             checkpoint = await journal.record(checkpoint, open_found(checkpoint, search, searched, budget, clock.now()))
-            if self._engine.is_called(self._mailbox) or self._deadline.has_passed:
+            if self._engine.is_interrupted(self._mailbox) or self._deadline.has_passed:
                 break
         return checkpoint
 
@@ -212,7 +212,7 @@ class BacklogReader:
 
     def _note(self, gap: Gap, answer: MessagesOutcome) -> None:
         """Note a failure, and whether it shows that further calls are in vain for now."""
-        problem = answer.problem if isinstance(answer, Refused) else vain(gap, answer.page)
+        problem = answer.problem if isinstance(answer, Refused) else futile_page(gap, answer.page)
         if problem is None:
             self._failures_in_a_row = 0
             return

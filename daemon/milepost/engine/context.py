@@ -31,7 +31,7 @@ class EngineContext(Struct, frozen=True, eq=False):
     rows_ahead: RowsAhead = field(default_factory=RowsAhead)
     quiet_heads: dict[Stream, QuietHead] = field(default_factory=dict)
 
-    def is_called(self, mailbox: Mailbox) -> bool:
+    def is_interrupted(self, mailbox: Mailbox) -> bool:
         """Return whether something has come up that must be handled between two batches."""
         return self.stop.is_requested or mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated
 

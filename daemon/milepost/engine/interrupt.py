@@ -4,10 +4,12 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
 from milepost.core.errors import MilepostError
+from milepost.core.ports import Clock
 from milepost.engine.bulkhead import bulkhead
 
 
@@ -70,6 +72,16 @@ class Stop(Interrupt):
     def request(self) -> None:
         """Request shutdown. Requesting it again changes nothing."""
         self.set()
+
+
+RESTART_SECONDS = 60.0  # after an error
+
+
+async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, stop: Stop) -> None:
+    """Do work that goes on until a stop is requested. After an error that ends it, begin it again a minute later."""
+    while await bulkhead(part, work()) is not None and not stop.is_requested:
+        async with stop.interruptible():
+            await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
 
 
 GRACE_SECONDS = 20.0

@@ -65,7 +65,7 @@ async def run_stream(
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox)
 
     def may_go_on() -> bool:
-        return not (stream_journal.is_store_away or engine.is_called(mailbox))
+        return not (stream_journal.is_store_away or engine.is_interrupted(mailbox))
 
     async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
@@ -187,7 +187,7 @@ class _Run:
 
         Held if something comes up before the check: nothing changes then, and the same request is planned again.
         """
-        if not self._engine.is_called(self._mailbox):
+        if not self._engine.is_interrupted(self._mailbox):
             async with self._engine.stop.interruptible():
                 return checked(refused, await self._prefetch.fetch(positions))
         return Held()
@@ -206,6 +206,9 @@ class _Run:
     async def _settle_ahead(self, checkpoint: Checkpoint, request: Request | None, refused: Refused) -> Checkpoint:
         """Settle the refusal of a prefetched request. If it has to be checked, its request is planned again later."""
         if request is not None and wants_check(request, refused.problem):
+            return checkpoint
+        if request is not None and is_unnamed_limit(refused.problem) and looks_first(checkpoint, request):
+            self._engine.rate_limits.forget(self._stream)
             return checkpoint
         return await self._settle(checkpoint, refused)
 
@@ -227,11 +230,12 @@ class _Run:
         loaded = await self._stream_journal.load()
         if loaded.version > checkpoint.version:
             return loaded
-        if noted <= checkpoint.version:
+        if loaded.version == checkpoint.version and noted <= checkpoint.version:
             raise VersionConflict(
                 f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
             )
         self._mailbox.retract_version(noted, loaded.version)
+        self._engine.quiet_heads.pop(self._stream, None)
         return loaded
 
     def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:

@@ -183,11 +183,17 @@ def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:
 def without_forgotten(changes: Changes, gone: frozenset[str]) -> Changes:
     """Leave out the rows of the contacts and conversations in `gone`, and of such contacts' conversations.
 
+    Where a conversation's contact is not known, it is that of whoever wrote in it.
     They were erased while the commit was under way.
     """
     if not gone:
         return changes
-    gone |= {row.conversation_id for row in changes.conversations if row.contact_id in gone}
+    written_in = {row.conversation_id for row in changes.interaction_events if row.contact_id in gone}
+    gone |= {
+        row.conversation_id
+        for row in changes.conversations
+        if row.contact_id in gone or (row.contact_id is None and row.conversation_id in written_in)
+    }
     return replace(
         changes,
         conversations=tuple(row for row in changes.conversations if row.conversation_id not in gone),

@@ -22,6 +22,8 @@ from milepost.stores.url import StoreUrl
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
 
+# A large table takes as long as it takes, whatever bound the role, the database or the server has for statements.
+NO_BOUND = "SELECT set_config('statement_timeout', '0', true)"
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
 HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
@@ -94,8 +96,7 @@ async def migrate(store_url: StoreUrl) -> set[str]:
         for name in sorted(pending):
             if await _apply(connection, store_url, name):
                 done.add(name)
-        async with connection.transaction():
-            await connection.execute(LOCK, (store_url.schema,))
+        async with _alone(connection, store_url):
             await demand_all_rows(connection, store_url)
             await _show_views(connection, store_url)
     if done:
@@ -123,18 +124,25 @@ async def _demand_fit(connection: Connection, store_url: StoreUrl) -> None:
 async def _apply(connection: Connection, store_url: StoreUrl, name: str) -> bool:
     """Apply one migration, unless somebody else has meanwhile; return whether it was applied."""
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
-    async with connection.transaction():
-        await connection.execute(LOCK, (store_url.schema,))
-        async with kept_private(connection, store_url.schema):
-            await _make_schema(connection, store_url)
-            await connection.execute(SETTINGS, (store_url.schema,))
-            await connection.execute(RECORD)
-            found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
-            if await found.fetchone() is not None:
-                return False
-            await connection.execute(script)
-            await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
+    async with _alone(connection, store_url), kept_private(connection, store_url.schema):
+        await _make_schema(connection, store_url)
+        await connection.execute(SETTINGS, (store_url.schema,))
+        await connection.execute(RECORD)
+        found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
+        if await found.fetchone() is not None:
+            return False
+        await connection.execute(script)
+        await connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (name,))
     return True
+
+
+@asynccontextmanager
+async def _alone(connection: Connection, store_url: StoreUrl) -> AsyncIterator[None]:
+    """Change the schema during the block, in a transaction, for as long as that takes; others wait."""
+    async with connection.transaction():
+        await connection.execute(NO_BOUND)
+        await connection.execute(LOCK, (store_url.schema,))
+        yield
 
 
 async def _make_schema(connection: Connection, store_url: StoreUrl) -> None:

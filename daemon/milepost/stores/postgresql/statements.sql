@@ -1180,11 +1180,21 @@ SELECT %(platform)s, page_id, 'contact', %(contact_id)s FROM unnest(%(pages)s::t
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
+-- Where a conversation's contact is not known, it is that of whoever wrote in it: its snippet says what they wrote.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT platform, linked, 'conversation', conversation_id
 FROM conversations
 CROSS JOIN unnest(%(pages)s::text[]) AS linked
-WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = %(contact_id)s
+WHERE
+    platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+    AND coalesce(contact_id, %(contact_id)s) = %(contact_id)s
+    AND conversation_id = ANY (
+        ARRAY(
+            SELECT conversation_id FROM conversations WHERE contact_id = %(contact_id)s
+            UNION
+            SELECT conversation_id FROM contact_interaction_events WHERE contact_id = %(contact_id)s
+        )
+    )
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: erase_contact
@@ -1193,7 +1203,11 @@ WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_
 
 -- name: erase_conversations
 DELETE FROM conversations
-WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = %(contact_id)s;
+WHERE
+    platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+    AND conversation_id = ANY (
+        ARRAY(SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
+    );
 
 -- name: erase_interaction_events
 DELETE FROM contact_interaction_events

@@ -852,13 +852,20 @@ SELECT :platform, value, 'contact', :contact_id FROM json_each(:pages) WHERE tru
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
+-- Where a conversation's contact is not known, it is that of whoever wrote in it: its snippet says what they wrote.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT platform, json_each.value, 'conversation', conversation_id
 FROM conversations
 CROSS JOIN json_each(:pages)
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
-    AND contact_id = :contact_id
+    AND (
+        contact_id = :contact_id
+        OR contact_id IS NULL AND conversation_id IN (
+            SELECT conversation_id FROM contact_interaction_events
+            WHERE platform = :platform AND contact_id = :contact_id
+        )
+    )
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: erase_contact
@@ -867,7 +874,9 @@ WHERE platform = :platform AND page_id IN (SELECT value FROM json_each(:pages)) 
 
 -- name: erase_conversations
 DELETE FROM conversations
-WHERE platform = :platform AND page_id IN (SELECT value FROM json_each(:pages)) AND contact_id = :contact_id;
+WHERE
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+    AND conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation');
 
 -- name: erase_interaction_events
 DELETE FROM contact_interaction_events
