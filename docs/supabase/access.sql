@@ -1,6 +1,6 @@
--- Who may read what over Supabase's API: a user the rows of the pages that crm.page_members names, the server's key all
--- of them, and whoever has not signed in nothing. Nobody may write. Run it after Milepost's first start, and again
--- whenever you like.
+-- Access to Milepost's tables over Supabase's API: users can read the rows of their pages, which crm.page_members lists;
+-- the server's key can read all rows; without signing in nothing can be read. Nobody can write. Run it after Milepost's
+-- first start; you can run it again at any time.
 
 BEGIN;
 

@@ -1,5 +1,5 @@
--- Lists what the roles of Supabase's API may do with Milepost's objects beside what access.sql grants. Run it after an
--- upgrade, or when somebody else has worked on the database: it should return no row.
+-- Lists privileges of the roles of Supabase's API on Milepost's objects that access.sql does not grant. Run it after an
+-- upgrade, or when somebody else has worked on the database: it should return no rows.
 
 WITH api AS (
     SELECT oid, rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated')

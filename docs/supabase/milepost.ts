@@ -9,7 +9,7 @@ export async function follow(request: Request, streams: string[] | null): Promis
   if (streams === null) return problem(401, "sign in first");
   const asked = new URL(request.url).searchParams;
   const wanted = asked.has("stream") ? streams.filter((each) => asked.getAll("stream").includes(each)) : streams;
-  if (wanted.length === 0) return new Response(null, { status: 204 }); // an EventSource does not come back
+  if (wanted.length === 0) return new Response(null, { status: 204 }); // an EventSource does not reconnect
   const query = new URLSearchParams(wanted.map((each) => ["stream", each]));
   const last = asked.get("last");
   if (last !== null) query.set("last", last);
@@ -44,7 +44,7 @@ async function ask(path: string, init: RequestInit): Promise<Response> {
   } catch {
     return problem(503, "Milepost does not answer");
   }
-  if (answer.status === 401) return problem(502, "Milepost does not accept MILEPOST_TOKEN"); // no fault of the user
+  if (answer.status === 401) return problem(502, "Milepost does not accept MILEPOST_TOKEN"); // not the user's fault
   // no-transform: what is compressed on the way is held back until there is enough of it.
   const passed = new Headers({ "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no" });
   for (const name of PASSED_ON) {

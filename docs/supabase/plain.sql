@@ -1,5 +1,5 @@
--- The same without Supabase: each desk is a role of its own, and reads the rows of the pages that crm.page_readers
--- names. Run it after Milepost's first start, as the owner of the database, and again whenever you like.
+-- The same without Supabase: each desk is a separate role, and can read the rows of its pages, which crm.page_readers
+-- lists. Run it after Milepost's first start, as the owner of the database; you can run it again at any time.
 
 BEGIN;
 

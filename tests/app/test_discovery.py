@@ -116,6 +116,22 @@ async def test_no_calls_are_made_for_a_lost_page_until_it_is_back() -> None:
         assert run_of(back).status is RunStatus.COMPLETE
 
 
+async def test_an_empty_list_after_one_with_pages_is_not_believed_until_it_has_lasted_an_hour() -> None:
+    """An incident can look like it, and the pages' own tokens are as good as before."""
+    async with trial_of() as trial:
+        await trial.discovery.discover()
+        for page in (BAKERY, BICYCLES):
+            trial.simulator.world.access.unmanage(page.id)
+        assert isinstance(await trial.discovery.discover(), Problem)
+        assert kinds(trial) == [IssueKind.DISCOVERY_FAILED]
+        (read,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert run_of(read).status is RunStatus.COMPLETE
+        trial.clock.time += timedelta(minutes=61)
+        assert await trial.discovery.discover() is None
+        (lost,) = await trial.supervisor.sync([OF_BICYCLES])
+        assert run_of(lost).status is RunStatus.STOPPED
+
+
 def kinds(trial: Trial) -> list[str]:
     return [issue.kind.value for issue in trial.discovery.issues()]
 

@@ -1,6 +1,8 @@
 """The registry of pages keeps nothing of those that are dropped."""
 
+import asyncio
 import gc
+import sys
 import weakref
 
 from msgspec.structs import replace
@@ -48,3 +50,24 @@ async def test_a_webhook_about_the_account_of_a_dropped_page_finds_no_stream() -
         assert trial.registry.stream_of("instagram", account) is None
         trial.registry.add([page])
         assert trial.registry.stream_of("instagram", account) == Stream(Platform.INSTAGRAM, BAKERY.id)
+
+
+async def test_the_names_of_pages_can_be_asked_in_another_thread_while_pages_are_added() -> None:
+    """As a scrape does, whenever discovery finds a page."""
+    async with trial_of() as trial:
+        is_over = False
+
+        def scrape() -> None:
+            while not is_over:
+                trial.registry.page_names()
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # so that threads take turns often
+        try:
+            scraping = asyncio.create_task(asyncio.to_thread(scrape))
+            await asyncio.sleep(0)
+            trial.registry.add(Page(str(number), "", (Platform.MESSENGER,), "a-token") for number in range(2_000))
+        finally:
+            is_over = True
+            sys.setswitchinterval(interval)
+        await scraping

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 import structlog
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from app.trial import OF_BICYCLES, page_of, trial_of
 from kit.engine_doubles import run_of
@@ -157,6 +158,29 @@ async def test_a_refused_reload_is_an_issue_until_one_is_accepted() -> None:
         assert await request_reload() == []
 
 
+async def test_what_was_refused_is_accepted_once_it_is_right_whichever_file_was_not() -> None:
+    """The secret's file may be one that only the refused configuration names, or have had the wrong permissions."""
+    tried = 0
+
+    def load() -> Settings:
+        nonlocal tried
+        tried += 1
+        if tried <= 3:
+            raise BadConfiguration("config.yaml:9: pages[0].access_token_file: there is no such file")
+        return with_other("sync.batch_size")
+
+    async with trial_of(page_of(BICYCLES)) as trial:
+        (requested := Interrupt()).set()
+        with capture_logs() as logged:
+            await trial.run_reloader(65, Configuration(load, None), requested)
+        assert [line["event"] for line in logged if line["event"].startswith("configuration")] == [
+            "configuration not reloaded",
+            "configuration reloaded",
+        ]
+        assert not trial.reloader.is_refused
+        assert tried == 4
+
+
 async def test_a_reload_is_announced_even_if_it_fails() -> None:
     log: list[str] = []
 
@@ -177,7 +201,8 @@ async def test_a_reload_is_announced_even_if_it_fails() -> None:
         trial.engine.stop.clear()
         (interrupt := Interrupt()).set()
         await trial.run_reloader(35, configuration, interrupt)
-        assert log == ["reloading", "loading", "ready"]
+        assert log[:3] == ["reloading", "loading", "ready"]
+        assert set(log[3:]) == {"loading"}, "it is tried again, and not announced for that"
         trial.engine.stop.clear()
         await trial.run_discovery(5)
         assert trial.discoveries == 1, "a failed reload makes a discovery due, too"

@@ -216,7 +216,7 @@ async def test_an_api_without_debug_token_proves_nothing_against_a_token_that_wo
     async with serving(answer) as base_url:
         code, lines = await tried(settings(base_url, MESSENGER_ONLY))
     assert code is ExitCode.COMPLETE
-    assert lines[0] == "page 1: the token works; how long, and what it permits, cannot be told"
+    assert lines[0] == "page 1: the token works; its lifetime and permissions are unknown"
 
 
 async def test_an_instagram_account_that_is_not_linked_is_found() -> None:
@@ -324,7 +324,7 @@ async def test_what_only_webhooks_tell_is_named_where_it_does_not_come() -> None
         code, lines = await tried(wanted)
     assert code is ExitCode.COMPLETE  # every message is copied all the same
     assert [line for line in lines if "webhooks" in line] == [
-        "  webhooks: the page is subscribed, without messaging_referrals, of which only webhooks tell",
+        "  webhooks: the page is subscribed, without messaging_referrals, which only webhooks report",
         "    → subscribe each page to these fields, or set webhooks.subscribe: true (docs/webhooks.md)",
     ]
 

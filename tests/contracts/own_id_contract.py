@@ -1,4 +1,4 @@
-"""What a store must do where an id turns out to be ours, which had been taken for a contact.
+"""What a store must do where an id turns out to be ours, which had been taken for a contact, or a contact gets known.
 
 The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
 """
@@ -29,6 +29,20 @@ ELSEWHERE = Changes(
 
 
 class OwnIdContract:
+    async def test_messages_get_the_contact_of_their_conversation_once_that_is_known(self, kept: StoreDump) -> None:
+        """A list may leave the participants of a thread out for a while."""
+        nobody_s = replace(event_row("m_2"), contact_id=None, direction="out")
+        new = replace(event_row("m_3"), contact_id="ada")
+        without = Changes((conversation_row(contact_id=None),), (), (ADA_S, nobody_s))
+        async with open_store(kept.store_url) as store:
+            first = commit_after(await store.load(STREAM), changes=without)
+            await store.commit(first)
+            named = Changes((conversation_row(contact_id="ada"),), (contact_row("ada"),), (new,), named=("t_1",))
+            await store.commit(commit_after(first.checkpoint, changes=named))
+
+        events = kept.tables().interaction_events
+        assert {key: row.contact_id for key, row in events.items()} == {"m_1": "ada", "m_2": "ada", "m_3": "ada"}
+
     async def test_rows_that_were_written_without_knowing_it_are_put_right(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.commit(commit_after(await store.load(STREAM), changes=WRONG))

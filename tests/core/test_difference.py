@@ -129,6 +129,14 @@ class TestConversationsReadAgain:
         (row,), (person,) = found.changes.conversations, found.changes.contacts
         assert (row.snippet, row.updated_time, person.last_interaction_at) == ("new", LATER, LATER)
 
+    def test_an_older_state_is_one_though_our_clock_is_behind(self) -> None:
+        year = 86_400 * 365
+        known = stored(batch(conversation(updated_time=at(year), of=contact(), snippet="new")))
+
+        found = again(batch(conversation(updated_time=at(year - 1), of=contact(), snippet="old")), known)
+
+        assert found.changes == Changes()
+
     def test_a_conversation_in_an_older_state_still_adds_missing_messages(self) -> None:
         known = stored(batch(conversation(updated_time=at(9), messages=[message("m_2")])))
 
@@ -188,6 +196,15 @@ class TestConversationsReadAgain:
 
         assert found.changes.conversations[0].deleted_at is None
         assert found.tally.updated == 1
+
+
+def test_messages_are_named_once_their_conversation_has_a_contact() -> None:
+    known = stored(batch(conversation(messages=[message("m_1")]), conversation("t_2", of=contact("c_2"))))
+
+    found = again(batch(conversation(of=contact("c_1")), conversation("t_2", of=contact("c_3"))), known)
+
+    assert found.changes.named == ("t_1",)
+    assert again(batch(conversation(messages=[message("m_1")])), known).changes.named == ()
 
 
 class TestInteractionEvents:

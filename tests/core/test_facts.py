@@ -263,6 +263,16 @@ def test_no_answer_brings_an_unsent_message_back() -> None:
     assert read("hello", at(80), unsent) == read("hello", at(100), unsent) == unsent
 
 
+@pytest.mark.parametrize(("snippet", "left"), [("hel", None), ("another", "another")])
+def test_no_answer_brings_back_what_an_unsent_message_said_as_the_snippet(snippet: str, left: str | None) -> None:
+    """However often the list is read that has the message still."""
+    known = Known({"t_1": CONVERSATION}, interaction_events=frozenset({"m_1"}), messages={"m_1": after(unsend(90))})
+    listed = replace(thread(message("m_1", NOON, "hello")), snippet=snippet)
+    decision = decide(checkpoint_of(), fetched(listed, asked_at=at(100)), context(at(300))).record(known)
+    rows = decision.changes.conversations if isinstance(decision, Record) else ()
+    assert [(row.snippet, row.messages_fingerprint) for row in rows] == [(left, None)] * len(rows)
+
+
 def test_a_message_that_was_missing_and_is_read_again_is_there() -> None:
     missing = replace(MESSAGE, text=None, deleted_at=at(90), content_at=None)
     assert read("hello", at(100), missing).deleted_at is None

@@ -180,6 +180,25 @@ async def test_batches_of_an_unknown_commit_are_stored_and_published_once_howeve
     assert walked(inbox) == numbers(inbox)
 
 
+async def test_batches_that_are_too_much_at_once_are_committed_one_by_one() -> None:
+    """A slow server hangs up on a transaction that takes too long, however often that is repeated."""
+
+    class Slow(Busy):
+        async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Rejected]:
+            if len(commits) > 1:
+                self.groups.append(len(commits))
+                raise StoreAway("the statement took too long")
+            return await super().commit_all(commits)
+
+    store, inbox = Slow(), Inbox(BATCHES)
+
+    checkpoint = await ran(engine(store), inbox)
+
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
+    assert len(store.conversations) == BATCHES
+    assert walked(inbox) == numbers(inbox), "none is requested again"
+
+
 async def test_none_is_requested_ahead_while_the_store_is_away() -> None:
     asked: list[int] = []
 

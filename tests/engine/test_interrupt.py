@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from milepost.engine.interrupt import Interrupt, Stop, StoppedHard, stopping_on_signals
+from kit.virtual_time import VirtualClock
+from milepost.engine.interrupt import RESTART_SECONDS, Interrupt, Stop, StoppedHard, kept_up, stopping_on_signals
 
 
 async def wait(interrupt: Interrupt, *others: Interrupt) -> None:
@@ -133,3 +134,34 @@ async def test_the_work_is_cancelled_when_the_grace_period_is_over() -> None:
 
     with pytest.raises(StoppedHard):
         await never_ends()
+
+
+async def test_work_that_ends_with_an_error_is_begun_again_until_a_stop_is_requested() -> None:
+    stop, clock, began_at = Stop(), VirtualClock(), list[float]()
+
+    async def work() -> None:
+        began_at.append(asyncio.get_running_loop().time())
+        if len(began_at) < 3:
+            msg = "a bug"
+            raise RuntimeError(msg)
+        await stop.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(kept_up("reload", work, clock, stop))
+        await asyncio.sleep(500)
+        stop.request()
+    assert began_at == [0, RESTART_SECONDS, 2 * RESTART_SECONDS]
+
+
+async def test_a_stop_does_not_wait_until_failed_work_is_begun_again() -> None:
+    stop, clock = Stop(), VirtualClock()
+
+    async def fail() -> None:
+        msg = "a bug"
+        raise RuntimeError(msg)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(kept_up("reload", fail, clock, stop))
+        await asyncio.sleep(5)
+        stop.request()
+    assert asyncio.get_running_loop().time() == 5

@@ -1,6 +1,7 @@
 """Two processes on one store: what others write of a stream, and what one may still write that was taken for dead."""
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -156,6 +157,25 @@ async def test_a_run_goes_on_from_what_is_stored_where_reported_entries_are_lost
 
     assert run_of(checkpoint).status is RunStatus.COMPLETE
     assert not mailbox.is_outdated
+
+
+@pytest.mark.parametrize("kept_at", [1, 4], ids=["all of the run", "some of the run"])
+async def test_a_run_goes_on_from_what_is_stored_where_entries_of_its_own_are_lost(kept_at: int) -> None:
+    store, calls, replica = MemoryStore(), 0, dict[str, object]()
+    await ran(engine(store), Inbox(2), budget("r_0"))
+
+    async def fail_over(_: Request | str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == kept_at:
+            replica.update(copy.deepcopy(vars(store)))
+        if calls == kept_at + 4:
+            vars(store).update(replica)
+
+    checkpoint = await ran(engine(store), Inbox(12, before=fail_over), budget("r_1", wants_full=True))
+
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
+    assert set(store.conversations) == {f"t_{n}" for n in range(12)}
 
 
 async def test_a_command_that_meets_another_writer_is_executed_again() -> None:

@@ -18,7 +18,7 @@ from milepost.core.retry import PROMPTED_SECONDS
 from milepost.core.webhooks import WebhookKind
 from milepost.engine.interrupt import Stop
 from milepost.engine.supervisor import Schedule, Supervisor
-from milepost.engine.webhooks import IDLE_TRIM_SECONDS, KEPT_SECONDS, LOOK_SECONDS, MAX_EVENTS, WebhookWorker
+from milepost.engine.webhooks import IDLE_LOOK_SECONDS, KEPT_SECONDS, LOOK_SECONDS, MAX_EVENTS, WebhookWorker
 
 STREAM, OTHER = (Stream(Platform.MESSENGER, str(number)) for number in range(2))
 HOURLY = Schedule(interval_seconds=3600)
@@ -175,16 +175,17 @@ class TestWorker:
         await self.work(claims, [], (60, None))
         assert claims.applied == [STREAM, STREAM]
 
-    async def test_where_no_webhooks_are_taken_nothing_is_worked_off_and_what_is_old_expires(self) -> None:
+    async def test_where_no_webhooks_are_taken_any_more_what_is_left_is_worked_off_or_expires(self) -> None:
+        """What was acknowledged is not lost where the listener was turned off since."""
         claims, stop, prompted, expired = Claims(), Stop(), list[Stream](), Counter[WebhookKind]()
         claims.due, claims.with_facts = [STREAM], [STREAM]
         worker = WebhookWorker(claims, prompted.append, claims.apply, VirtualClock(), expired.update)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(worker.let_expire(stop))
-            await asyncio.sleep(3 * IDLE_TRIM_SECONDS - 1)
+            tasks.create_task(worker.work_off(stop))
+            await asyncio.sleep(3 * IDLE_LOOK_SECONDS - 1)
             stop.request()
-        assert (claims.looks, claims.applied) == ([], [])
-        assert expired[WebhookKind.EDIT] == 3
+        assert (prompted, claims.applied) == ([STREAM], [STREAM, STREAM])
+        assert (len(claims.looks), expired[WebhookKind.EDIT]) == (3, 3)
 
 
 def test_streams_are_read_within_seconds() -> None:

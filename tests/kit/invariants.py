@@ -43,7 +43,7 @@ from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcom
 from milepost.core.position import Mode, Phase
 from milepost.core.records import Decision, Record
 from milepost.core.remedies import Remedy, rule_for
-from milepost.core.revisions import is_told_unsent
+from milepost.core.revisions import is_reported_unsent
 from milepost.core.webhooks import FactsApplied
 from milepost.stores import rows
 
@@ -363,7 +363,7 @@ class Invariants(FinalInvariants):
             of_group = (self._thread(each, row.conversation_id) for each in self._group(stream))
             thread = next(each for each in of_group if each is not None)
             stored = self.store.interaction_events.get(row.event_id)
-            if stored is not None and is_told_unsent(stored):
+            if stored is not None and is_reported_unsent(stored):
                 assert row.deleted_at is not None, f"{row.event_id} was unsent, and is there again"
             if row.deleted_at is not None:
                 self.seen["a message was unsent"] += 1

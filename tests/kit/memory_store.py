@@ -6,7 +6,7 @@ whatever does not survive a database does not survive here.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -422,8 +422,16 @@ class MemoryStore:
         if commit.changes.own_id is not None:
             self._take_as_ours(commit.checkpoint.stream, commit.changes.own_id)
         self._write_rows(commit.changes)
+        self._name(commit.changes.named)
         self._write_notes(commit.checkpoint.stream, commit.changes)
         self._write_payloads(commit)
+
+    def _name(self, named: Iterable[str]) -> None:
+        """Give the messages of conversations that were stored without a contact the one that is known now."""
+        contacts = {key: self.conversations[key].contact_id for key in named if key in self.conversations}
+        for key, event in self.interaction_events.items():
+            if event.conversation_id in contacts and event.contact_id is None:
+                self.interaction_events[key] = replace(event, contact_id=contacts[event.conversation_id])
 
     def _move(self, stream: Stream, commit: Commit) -> None:
         """Take conversations over from other pages, with their messages and contacts."""

@@ -27,7 +27,7 @@ from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
 from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
-from milepost.core.plan import open_sweep, taken_up
+from milepost.core.plan import open_sweep, with_head_first
 from milepost.core.ports import (
     Answered,
     Commit,
@@ -278,7 +278,8 @@ class Process:
                 ] += 1
             return
         if is_refused(decision):
-            is_another = mistaken(taken_up(checkpoint, context.budget), outcome.batch, context.policy) is not None
+            begun = with_head_first(checkpoint, context.budget)
+            is_another = mistaken(begun, outcome.batch, context.policy) is not None
             in_its_place = "another thread came in the place of one that fails"
             self.invariants.disturbed(stream, in_its_place if is_another else "a cursor loop")
             return

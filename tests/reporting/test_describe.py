@@ -472,7 +472,7 @@ CASES: dict[events.Event, Description] = {
     ),
     events.OwnIdChecked(OwnId(OwnIdState.UNKNOWN)): Description(
         "own id unknown",
-        "Our own id is in no thread, and which participant is us cannot be told",
+        "Our own id is in no thread, and it is unknown which participant is us",
         WARNING,
         {"state": "unknown"},
         SET_OWN_ID,

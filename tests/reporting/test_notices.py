@@ -95,6 +95,17 @@ def test_only_its_own_runs_are_of_this_process() -> None:
     assert is_of_this_process(PeopleNotice(NoticeKind.RECOVERED, (found,)))
 
 
+def test_runs_that_fail_are_told_without_the_error() -> None:
+    issue = Issue(IssueKind.RUNS_FAIL, "the runs of 2 streams fail", NOON, "permission denied for table ada")
+    concerns = tuple(concerns_of_daemon([issue], LATER))
+    told = notice_in_words(PeopleNotice(NoticeKind.STALLED, concerns), LATER)
+    assert "runs fail one after the other" in told.body
+    assert "ada" not in told.body
+    assert is_of_this_process(PeopleNotice(NoticeKind.STALLED, concerns))
+    over = notice_in_words(PeopleNotice(NoticeKind.RECOVERED, concerns), LATER)
+    assert over.body == "Runs succeed again."
+
+
 def test_what_is_over_is_listed_once() -> None:
     over = (
         concern(NoticeKind.STOPPED),

@@ -208,6 +208,8 @@ class TestText:
             "postgresql://me@db",
             "postgresql://me@db/",
             "postgresql://me@db/x/y",
+            "postgresql://me@db/%00",
+            "postgresql://me@db/100%",
             "postgresql://me@db/x?sslmode=on",
             "postgresql://me@db/x?options=-c%20a=b",
             "postgres://me@db/x",

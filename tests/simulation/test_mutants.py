@@ -611,7 +611,7 @@ MUTANTS = {
     ),
     "an unsent message is edited": Mutant(
         "is there again|became older",
-        patches={"milepost.core.facts.is_told_unsent": lambda *_: False},
+        patches={"milepost.core.facts.is_reported_unsent": lambda *_: False},
         narrowed=with_facts,
     ),
     "a second writer is not refused": Mutant("the versions of the stream|is not the fold", store=UncheckedStore),

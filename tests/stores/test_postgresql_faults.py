@@ -334,6 +334,14 @@ async def test_a_file_system_of_the_server_that_went_away_is_an_absence(
     assert expected is StoreRefused or "backup" not in meant.hint
 
 
+async def test_a_role_that_does_not_exist_is_no_missing_database(database: Database) -> None:
+    """As a server says that asks for no password."""
+    said = psycopg.OperationalError('connection failed: FATAL:  role "shop" does not exist')
+    refused = translated(said, database.name)
+    assert isinstance(refused, StoreRefused)
+    assert "the user in store.url" in refused.hint
+
+
 async def test_a_database_that_turns_read_only_is_an_absence(database: Database, store: PostgresqlStore) -> None:
     """As a primary that becomes a replica does, in a failover."""
     reached = await live(store, STREAM, 3)

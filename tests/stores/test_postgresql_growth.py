@@ -115,6 +115,7 @@ NAMED: dict[str, object] = {
     "own_id": "c_7",
     "at": SWEEP_STARTED_AT,
     "moved": THREADS,
+    "named": THREADS,
     "pages": ["1", "2"],
     "conversations": THREADS,
     "contacts": PEOPLE,

@@ -109,6 +109,7 @@ VALUES: dict[str, object] = {
     "subjects": ["t_1"],
     "seen": ["t_1"],
     "moved": ["t_1"],
+    "named": ["t_1"],
     "pages": ["1", "2"],
     "at": INSTANT,
     "streams": ["messenger:1"],

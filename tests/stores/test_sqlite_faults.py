@@ -131,6 +131,11 @@ class TestRights:
 
         assert self.outcome_for(ours).startswith(f"StoreRefused the database {ours} cannot be used: ")
 
+    def test_a_directory_that_may_not_be_entered_is_named(self, ours: Path) -> None:
+        ours.parent.chmod(0o000)
+
+        assert self.outcome_for(ours).startswith(f"StoreRefused the database {ours} cannot be opened: ")
+
     def test_missing_permissions_for_the_directory_are_named(self, ours: Path) -> None:
         ours.parent.chmod(0o555)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.small_disk import small_disk
 from milepost.stores.sqlite import store as store_module
 from milepost.stores.sqlite.files import WAL, beside
 from milepost.stores.sqlite.store import open_sqlite
@@ -36,10 +37,14 @@ def clock() -> Clock:
 def writer(path: Path) -> Iterator[sqlite3.Connection]:
     """Yield the connection of a writer that never writes the log back itself."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute("CREATE TABLE written (id INTEGER PRIMARY KEY, what BLOB)")
+        prepare(connection)
         yield connection
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("CREATE TABLE written (id INTEGER PRIMARY KEY, what BLOB)")
 
 
 def write(writer: sqlite3.Connection, megabytes: int) -> None:
@@ -110,6 +115,20 @@ def test_beside_a_reader_the_log_is_emptied_after_its_end(path: Path, writer: sq
     idle.look()
 
     assert log_size(path) == 0
+
+
+def test_a_log_is_emptied_while_the_database_has_room_to_grow_by_it(tmp_path: Path, clock: Clock) -> None:
+    with small_disk(tmp_path, "9m") as disk, closing(sqlite3.connect(disk / "a.db", isolation_level=None)) as writer:
+        prepare(writer)
+        idle = IdleCheckpoint(disk / "a.db", clock)
+        write(writer, 2)
+        idle.look()
+        assert log_size(disk / "a.db") > 2 * MANY, "there is room for both"
+
+        write(writer, 2)
+        idle.look()
+
+        assert log_size(disk / "a.db") == 0
 
 
 def test_a_commit_under_way_is_left_alone(path: Path, writer: sqlite3.Connection, clock: Clock) -> None:

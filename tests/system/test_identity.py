@@ -94,7 +94,7 @@ async def test_an_inbox_too_small_to_tell_which_participant_is_us(installation: 
         assert installation.rows("SELECT contact_id FROM conversations") == [(None,)]
         for command in (("status",), ("config", "check", "--online")):
             told = await milepost(installation.folder, *command)
-            assert "our own id is in no thread, and which participant is us cannot be told" in told.stdout
+            assert "our own id is in no thread, and it is unknown which participant is us" in told.stdout
             assert "instagram_account_id" in told.stdout
 
         api.threads = [with_person(n) for n in range(4)]  # more people write

@@ -138,7 +138,7 @@ class TestADatabaseThatHoldsInventedPeople:
             assert [line.split() for line in adopted.stdout.splitlines() if line.startswith(STREAM)] == [
                 [STREAM, str(INVENTED), str(INVENTED)]
             ]
-            assert "`milepost sync --full` reads the streams from before whole" in adopted.stdout
+            assert "`milepost sync --full` reads the existing streams in full" in adopted.stdout
             assert (await installation.sync("--full")).code == 0
             assert conversations(installation) == truth(api)
         deleted = installation.rows("SELECT conversation_id FROM conversations WHERE deleted_at IS NOT NULL")

@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -26,9 +26,8 @@ from milepost.core.changes import ChangeReader
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.deliveries.worker import Dispatcher, Outlets
-from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Feed, Reader, reading
-from milepost.engine.interrupt import Interrupt, Stop, stopping_on_signals
+from milepost.engine.interrupt import Interrupt, Stop, kept_up, stopping_on_signals
 from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.service.activity import Activity, recent_activity
@@ -99,15 +98,16 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
         ):
             ready()
             _log_start(settings, parts, url)
-            background = {
-                "reload": parts.reloader.run(configuration, reload_requested, parts.clock, stop),
-                "discovery": parts.discovery.run(parts.clock, stop),
-                "token watch": TokenWatch(parts.registry, parts.supervisor).run(parts.clock, stop),
-                **observers.background(parts.clock, stop),
-                "systemd": keep_notified(systemd, observers.status_line, parts.supervisor.stalled, parts.clock, stop),
+            clock, supervisor = parts.clock, parts.supervisor
+            background: dict[str, Callable[[], Awaitable[None]]] = {
+                "reload": partial(parts.reloader.run, configuration, reload_requested, clock, stop),
+                "discovery": partial(parts.discovery.run, clock, stop),
+                "token watch": partial(TokenWatch(parts.registry, supervisor).run, clock, stop),
+                **observers.background(clock, stop),
+                "systemd": partial(keep_notified, systemd, observers.status_line, supervisor.stalled, clock, stop),
             }
             for name, work in background.items():
-                tasks.create_task(bulkhead(name, work), name=name)
+                tasks.create_task(kept_up(name, work, clock, stop), name=name)
             await driver.run()
     log.info("stopped", hint="the next start resumes from the last committed batch")
 
@@ -244,16 +244,16 @@ class _Observers:
             }
         return {**readers, "notices": self.notices.read}
 
-    def background(self, clock: Clock, stop: Stop) -> Mapping[str, Coroutine[None, None, None]]:
+    def background(self, clock: Clock, stop: Stop) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Return the observers' background tasks, which run until a stop is requested."""
         return {
-            "store watch": self.store_watch.run(stop),
-            "store size": self.store_size.run(clock, stop),
-            "webhooks": self.webhooks.work(stop),
-            "judge of webhooks": self.webhooks.judge.run(stop),
-            "subscriptions": self.webhooks.watch_subscriptions(clock, stop),
-            "deliveries": self.dispatcher.run(stop),
-            "notices": self.notices.run(stop),
+            "store watch": partial(self.store_watch.run, stop),
+            "store size": partial(self.store_size.run, clock, stop),
+            "webhooks": partial(self.webhooks.work, stop),
+            "judge of webhooks": partial(self.webhooks.judge.run, stop),
+            "subscriptions": partial(self.webhooks.watch_subscriptions, clock, stop),
+            "deliveries": partial(self.dispatcher.run, stop),
+            "notices": partial(self.notices.run, stop),
         }
 
 

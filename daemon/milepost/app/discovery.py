@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.core.ports import Clock, Held
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, ProblemKind
 from milepost.core.remedies import Remedy, rule_for
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.engine.supervisor import Supervisor
@@ -18,6 +18,7 @@ from milepost.settings import Settings
 
 LOOK_SECONDS = 10.0  # between checks of the clock: it may have been set, or the machine suspended
 DISCOVERY_SECONDS = 900.0
+EMPTY_LASTS = timedelta(hours=1)  # before an empty list is believed where pages were discovered: as long as an outage
 DISCOVERY_RETRY_SECONDS = 60.0  # after a failure that may pass, or when a rate limit forbade the call
 
 log = structlog.get_logger("milepost")
@@ -53,6 +54,7 @@ class PageDiscovery:
         self._settings = settings
         self._learn_secret = learn_secret
         self._discovered: frozenset[str] = frozenset()
+        self._empty_since: datetime | None = None
         self._next_seconds = DISCOVERY_SECONDS
         self._requested = Interrupt()
 
@@ -90,7 +92,7 @@ class PageDiscovery:
         if not settings.source.discover_pages:
             self._failure = None
             return None
-        found = await self._registry.fetch_managed()
+        found = self._unless_suddenly_empty(await self._registry.fetch_managed())
         if self._settings is not settings:
             return Held()
         self._note(found)
@@ -105,6 +107,21 @@ class PageDiscovery:
         self._add(pages)
         self._suspend_lost(frozenset(page.id for page in pages))
         return None
+
+    def _unless_suddenly_empty(self, found: tuple[Page, ...] | Problem | Held) -> tuple[Page, ...] | Problem | Held:
+        """Return what was found, or why it is not believed: an incident can look like a list without pages.
+
+        To believe it would stop every stream, although the pages' own tokens may be as good as before.
+        """
+        if isinstance(found, Problem | Held):
+            return found
+        if found or not self._discovered:
+            self._empty_since = None
+            return found
+        self._empty_since = self._empty_since or self._now()
+        if self._now() - self._empty_since >= EMPTY_LASTS:
+            return found
+        return Problem(ProblemKind.INVALID_RESPONSE, "the list of managed pages is empty, and was not before")
 
     @property
     def is_up(self) -> bool | None:

@@ -31,7 +31,7 @@ from milepost.reporting.humanize import counted, lasting
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import limit_in_words
 
-FAILING_ADVICE = "they are tried again at each interval; the log says more, for a report of this bug"
+FAILING_ADVICE = "they are tried again within a quarter of an hour; the log says more, for a report of this bug"
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"
 CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
 NAMED_STREAMS = 3

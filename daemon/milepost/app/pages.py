@@ -91,8 +91,8 @@ class PageRegistry:
         self._shown: dict[str, Stream] = {}  # likewise, where only stored rows show which page an account belongs to
 
     def page_names(self) -> dict[str, str]:
-        """Return the pages' names by id; "" where the name is unknown."""
-        return {page_id: page.name for page_id, page in self._pages.items()}
+        """Return the pages' names by id; "" where the name is unknown. May be called from another thread."""
+        return {page_id: page.name for page_id, page in list(self._pages.items())}
 
     def set_pace(self, calls_per_second: float) -> None:
         """Change the pace of each page; 0 means no pacing."""

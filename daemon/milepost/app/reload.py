@@ -55,7 +55,7 @@ def schedule_of(settings: Settings) -> Schedule:
 class Configuration(Struct, frozen=True):
     """How to load the settings again, and the file that they come from, if any.
 
-    Every reload runs inside a `reloading` block, whether it succeeds or not.
+    Every reload runs inside a `reloading` block, whether it succeeds or not, except for repeated attempts.
     """
 
     load: Callable[[], Settings]
@@ -127,7 +127,12 @@ class ConfigReloader:
         return self._settings
 
     async def run(self, configuration: Configuration, requested: Interrupt, clock: Clock, stop: Stop) -> None:
-        """Reload when a file has changed, or `requested` is set, until a stop is requested."""
+        """Reload when a file has changed, or `requested` is set, until a stop is requested.
+
+        What was refused is tried again at each look: what has to be fixed need not show in the files that are looked
+        at, such as a permission, a disk that fails for a while, or a secret's file that only the new configuration
+        names.
+        """
         seen = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
         while not stop.is_requested:
             async with stop.interruptible(requested):
@@ -142,6 +147,10 @@ class ConfigReloader:
                     if is_requested or reloaded != Reload():
                         _log(reloaded)
                 seen = found
+                self._targets.discovery.request()
+            elif self.is_refused and (reloaded := await self.reload(configuration)).refusal != self._latest.refusal:
+                self._latest, self._reloaded_at = reloaded, clock.now()
+                _log(reloaded)
                 self._targets.discovery.request()
             if is_requested:  # the operator may have fixed something that no file shows, such as a permission
                 for stream in self._targets.supervisor.streams:

@@ -102,8 +102,8 @@ class Webhooks:
         await self._supervisor.ask(stream, ApplyFacts())
 
     async def work(self, stop: Stop) -> None:
-        """Process webhooks until a stop is requested. If none are received, those stored earlier expire."""
-        await (self.worker.run(stop) if self._is_listening else self.worker.let_expire(stop))
+        """Process webhooks until a stop is requested. If none are received, some may be left of earlier ones."""
+        await (self.worker.run(stop) if self._is_listening else self.worker.work_off(stop))
 
     async def watch_subscriptions(self, clock: Clock, stop: Stop) -> None:
         """Watch the pages' subscriptions until a stop is requested, if webhooks are taken."""
@@ -190,10 +190,13 @@ class SubscriptionWatch:
                 )
 
     def missing(self) -> Mapping[Stream, bool]:
-        """Return for each stream whose page's subscription is known whether anything is missing."""
+        """Return for each stream whose page's subscription is known whether anything is missing.
+
+        May be called from another thread.
+        """
         return {
             stream: bool(missing)
-            for page_id, missing in self._missing.items()
+            for page_id, missing in list(self._missing.items())
             for stream in self._registry.streams_of(page_id)
         }
 

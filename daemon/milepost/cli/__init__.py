@@ -42,12 +42,12 @@ COMMANDS = {
     "simulate": "Serve a simulated Graph API, for trying things out.",
     "completion": "Write the completion script for a shell.",
 }
-# Each is `command` in a module of its own name, but for these, which do much the same as another one.
+# Each is `command` in a module of its own name, except for these, which share the module of a similar command.
 BESIDE = {"pause": "sync", "resume": "sync", "backup": "store", "contacts": "streams", "notify": "config"}
 
 
 class _Lazy(Group):
-    """Imports the module of the command that is named, and no other."""
+    """Imports only the module of the command that is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -60,7 +60,7 @@ class _Lazy(Group):
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """Complete the name of a command, importing none."""
+        """Complete the name of a command without importing any."""
         named = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
         return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
@@ -78,28 +78,28 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. An error that a user can cause is a line on stderr and an exit code, never a traceback."""
     _replace_closed_streams()
-    # Rows and entries are in no cycles: to look for some every 700 objects takes 5 % of a first copy and finds none.
+    # Rows and entries form no cycles. Looking for some every 700 objects takes 5 % of a first copy and finds none.
     gc.set_threshold(50_000, 20, 50)
     try:
         cli(prog_name="milepost")
     except MilepostError as error:
         _complain(f"milepost: {error.message}", *([f"  → {error.hint}"] if error.hint else []))
         _end(_exit_code(error))
-    except OSError as error:  # of stdout or a file that an argument names; all other parts raise MilepostError
+    except OSError as error:  # from stdout or a file that an argument names; everything else raises MilepostError
         where = f": {error.filename}" if error.filename else ""
         _complain(f"milepost: {error.strerror or error}{where}")
         _end(ExitCode.WITH_ERRORS)
     finally:
-        gc.freeze()  # collecting all that is loaded, at exit, takes a quarter of the time of a short command
+        gc.freeze()  # collecting everything at exit would take a quarter of the time of a short command
 
 
 def _complain(*texts: str) -> None:
-    """Write lines to stderr, wrapped where that is a terminal."""
+    """Write lines to stderr, wrapped if it is a terminal."""
     click.echo("\n".join(terminal_of(sys.stderr, os.environ).fitted(texts)), err=True)
 
 
 def _end(code: ExitCode) -> NoReturn:
-    """Exit, and drop what stdout does not take: Python would fail on it again, with an exit code of its own."""
+    """Exit, and drop output that stdout has refused: Python would write it again, and fail with its own exit code."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -108,7 +108,7 @@ def _end(code: ExitCode) -> NoReturn:
 
 
 def _replace_closed_streams() -> None:
-    """Write to /dev/null where stdout or stderr was closed before the start, which is no error."""
+    """Replace stdout or stderr by /dev/null if it was closed before the start, which is not an error."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, _devnull())
@@ -120,7 +120,7 @@ def _devnull() -> TextIO:
 
 def _exit_code(error: MilepostError) -> ExitCode:
     match error:
-        case StoreRemounted() | ConfigurationAway():  # a restart helps, which 78 would prevent
+        case StoreRemounted() | ConfigurationAway():  # a restart helps, and exit code 78 would prevent it
             return ExitCode.WITH_ERRORS
         case BadConfiguration() | StoreRefused():
             return ExitCode.CONFIGURATION

@@ -15,11 +15,11 @@ OWNER_ONLY = 0o600
 def atomic_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that replaces it when the block succeeds, and is removed when it fails.
 
-    Only its owner may ever open it: what is written here is about people.
+    Only its owner may ever open it, because it holds personal data.
 
-    Raises click.UsageError where `path` exists and may not be overwritten, OSError where it cannot be written.
+    Raises click.UsageError if `path` exists and may not be overwritten, OSError if it cannot be written.
     """
-    path = path.resolve()  # a link stays, and its target is replaced
+    path = path.resolve()  # so that a link stays and its target is replaced
     _check_free(path, force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -46,7 +46,7 @@ def _check_free(path: Path, *, force: bool) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the name of the file survive a power cut, as its content does."""
+    """Sync the directory, so that the file's name survives a power cut as its content does."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Show the rows that changed, in the order of their changes, each as it is now.
 
-    What is shown last has the seq to continue from. Rows that are gone are shown as deletes.
+    To continue later, pass the last seq that is shown to --after. Rows that are gone are shown as deletes.
     """
     settings = load_settings(config)
     asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))
@@ -83,7 +83,7 @@ async def _show(
 async def _page(
     reader: JournalReader, after: int, kinds: frozenset[ChangeKind], stream: Stream | None, *, may_be_away: bool
 ) -> ChangesPage:
-    """Read a page. A database that is unavailable is polled again where the feed is followed."""
+    """Read a page. When following the feed, retry while the database is unavailable."""
     try:
         return await reader.read_changes(after, PAGE, kinds, stream)
     except StoreAway:

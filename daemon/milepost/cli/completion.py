@@ -5,8 +5,8 @@ from click.shell_completion import FishComplete, ZshComplete
 
 COMPLETE_VARIABLE = "_MILEPOST_COMPLETE"
 
-# click's own splits words where bash does, which is at the colons of streams as well. This one passes on the line as it
-# is, and takes what precedes the last colon off the answers again, because bash keeps that.
+# click's own script splits words where bash does, and so at the colons of streams as well. This one passes on the line
+# as it is, and removes from each answer what precedes the last colon, because bash keeps that part.
 BASH = f"""\
 _milepost_completion() {{
     local line=${{COMP_LINE:0:COMP_POINT}} words current kept="" completion type value

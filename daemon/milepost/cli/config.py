@@ -1,4 +1,4 @@
-"""`milepost config` and `milepost notify`: writes a configuration, and tries one before anything depends on it."""
+"""`milepost config` and `milepost notify`: write a configuration, and test one before anything depends on it."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ def command() -> None:
 @click.option(
     "-c", "--config", metavar="FILE", envvar="MILEPOST_CONFIG", default="config.yaml", show_default=True, help="Where."
 )
-@click.option("--facebook", "is_facebook", is_flag=True, help="For pages of your own, not for the simulated world.")
+@click.option("--facebook", "is_facebook", is_flag=True, help="For your own pages instead of the simulated world.")
 def init(config: str, *, is_facebook: bool) -> None:
     """Write a config.yaml in which every key is explained, with its default.
 
@@ -66,7 +66,7 @@ def sample(*, is_facebook: bool) -> str:
         return text
     _, _, rest = text.partition("\n\n")  # the introduction is about the simulated world
     lines = [line[1:] if _is_of_pages(line) else line for line in rest.split("\n")]
-    # Few pages need it, and an invented one would be believed.
+    # Few pages need it, and an invented id would be taken for a real one.
     lines = [line.replace("    instagram_account_id:", "    # instagram_account_id:") for line in lines]
     return FOR_FACEBOOK + "\n".join(lines).replace("kind: simulator   ", "kind: facebook    ", 1)
 
@@ -88,18 +88,18 @@ def _next_steps(path: Path, *, is_facebook: bool) -> list[str]:
 
 @command.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also ask the API for what each stream will, and what the tokens permit.")
+@click.option("--online", is_flag=True, help="Also try each stream's first request, and check the tokens.")
 def check(config: str | None, *, online: bool) -> None:
     """Check the configuration, and show where each secret comes from, but never its value.
 
-    With --online, the newest conversation of each page and platform is asked for, and for how long the token is valid
-    and what it permits.
+    With --online, also request the newest conversation of each page and platform, and check how long each token is
+    valid and what it permits.
 
     Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
     """
     settings = load_settings(config)
     if settings.notify.urls:
-        # Imported here: what sends notices loads more than all else that a check needs.
+        # Imported here because it loads more than everything else that a check needs.
         from milepost.service.notices import demand_sendable  # noqa: PLC0415
 
         demand_sendable(settings)
@@ -114,7 +114,7 @@ def check(config: str | None, *, online: bool) -> None:
 
 
 def _purpose(settings: Settings) -> str:
-    """Return what is copied where: a valid file may still not be what was meant."""
+    """Return what is copied where, because a valid file may still say something other than its author meant."""
     if settings.source.kind == "simulator":
         return f"It copies a simulated world, whose people are invented, into {store_url_of(settings)}"
     return f"It copies from {settings.source.base_url} into {store_url_of(settings)}"
@@ -135,7 +135,7 @@ def _try_tokens(settings: Settings) -> ExitCode:
     if settings.source.kind == "simulator":
         echo_wrapped("There is no token to try: the simulator has its own")
         return ExitCode.COMPLETE
-    # Imported here: without --online nobody needs to wait for an HTTP client to load.
+    # Imported here so that without --online no HTTP client is loaded.
     from milepost.cli.token_check import try_tokens  # noqa: PLC0415
 
     with warnings_logged(settings):
@@ -155,11 +155,11 @@ def notify() -> None:
 def test(config: str | None) -> None:
     """Send a notice to each destination in notify.urls, and show whether its service took it.
 
-    Of a destination no more is shown than the kind of service and its host: the rest of its URL may be secret.
+    Only the kind of service and its host are shown, because the rest of the URL may be secret.
 
-    Exit codes: 0 all of them took it · 1 one did not · 78 there is none, or the configuration is invalid
+    Exit codes: 0 all services took it · 1 one did not · 78 there is no destination, or the configuration is invalid
     """
-    # Imported here: nothing else of these commands sends notices.
+    # Imported here because none of the other commands sends notices.
     from milepost.reporting.notices import trial_notice  # noqa: PLC0415
     from milepost.service.notices import destinations, try_each, urls_of  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
 """A client of the daemon's HTTP service (docs/http-api.md), for commands that the daemon has to perform.
 
-It imports nothing of the service: with it would come an HTTP server, which takes half as long to load as the client.
+It imports nothing of the service, which would load an HTTP server as well: half as much again as the client.
 """
 
 import os
@@ -29,7 +29,7 @@ from milepost.reporting.views import ActionResult, closed, refused
 from milepost.settings import HttpSettings
 from milepost.settings.types import authority, reached_at
 
-# The daemon looks the dead letter up, and then waits for its redrive, half a minute at most for either.
+# The daemon looks the dead letter up and then waits for its redrive; each takes at most half a minute.
 TIMEOUT = aiohttp.ClientTimeout(total=65.0, sock_connect=5.0)
 STREAMS, OVERVIEW = "/api/streams", "/api/overview"
 
@@ -38,7 +38,7 @@ Body = Mapping[str, str | bool]
 
 
 class WorkedStream(msgspec.Struct):
-    """What the daemon says of a stream. `is_configured` is whether it works it."""
+    """A stream as the daemon lists it. `is_configured` says whether the daemon runs it."""
 
     stream: str
     page_id: str
@@ -54,7 +54,7 @@ class _Listing(msgspec.Struct):
 
 
 class _SweepChange(msgspec.Struct):
-    """How far a sweep is, batches that changed nothing and are in no journal included."""
+    """The progress of a sweep, including batches that changed nothing and so are not in the journal."""
 
     conversations: int | msgspec.UnsetType = msgspec.UNSET
 
@@ -64,7 +64,7 @@ class _StreamChange(msgspec.Struct):
 
 
 class _OverviewChanges(msgspec.Struct):
-    """What has changed since the answer `since`; null there if it is all of them."""
+    """The streams that have changed since the answer `since`; all streams if that is null."""
 
     tag: str
     since: str | None
@@ -101,7 +101,7 @@ class Daemon:
             BadConfiguration: the daemon requires another token.
             StoreBusy: it does not answer.
             StoreAway: its database is unavailable.
-            MilepostError: it cannot be done, or the server is not a daemon of this version.
+            MilepostError: the command failed, or the server is not a daemon of this version.
         """
         action, body = _request(command)
         status, answer = await self._send("POST", f"{STREAMS}/{quote(stream.key)}/{action}", body)
@@ -116,7 +116,7 @@ class Daemon:
     async def _send(self, method: str, path: str, body: Body | None = None) -> tuple[int, bytes]:
         data = None if body is None else msgspec.json.encode(body)
         try:
-            # A redirect would take the token along.
+            # A redirect could send the token to another server.
             async with self._session.request(
                 method, f"{self._url}{path}", data=data, allow_redirects=False
             ) as response:
@@ -124,7 +124,8 @@ class Daemon:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StoreBusy(
                 f"another Milepost is using the database and does not answer at {self._url}: {_why(error)}",
-                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same",
+                hint="if it is a sync, let it finish; if it is the daemon, check that http.listen is still the same; "
+                "if neither runs, check that this user may open the database",
             ) from error
 
     async def fetch_streams(self) -> list[WorkedStream]:
@@ -138,7 +139,7 @@ class Daemon:
             after = page.next
 
     async def fetch_changes(self, since: str) -> _OverviewChanges:
-        """Return what has changed of the streams since the answer with that tag, for "" all. Raises as `ask` does."""
+        """Return what has changed since the answer with that tag; everything for "". Raises as `ask` does."""
         return await self._get(f"{OVERVIEW}?since={quote(since)}" if since else OVERVIEW, _OverviewChanges)
 
     async def _get(self, path: str, kind: type[AnswerT]) -> AnswerT:
@@ -172,7 +173,7 @@ class Daemon:
 
 
 class OpenSweeps:
-    """How many conversations the open sweeps of a daemon have read. Each look asks for what has changed."""
+    """How many conversations the open sweeps of a daemon have read. Each `read` asks only for what has changed."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -180,10 +181,10 @@ class OpenSweeps:
         self._read: dict[Stream, int] = {}
 
     async def read(self) -> Mapping[Stream, int]:
-        """Return the counts by stream; those of before if the daemon does not answer."""
+        """Return the counts by stream; if the daemon does not answer, those of the previous call."""
         try:
             changes = await self._daemon.fetch_changes(self._tag)
-        except MilepostError:  # it may be about to end, which others notice
+        except MilepostError:  # it may be about to end, which the caller notices by itself
             return self._read
         self._tag = changes.tag
         if changes.since is None:
@@ -203,7 +204,7 @@ class OpenSweeps:
 
 @asynccontextmanager
 async def daemon_at(http: HttpSettings) -> AsyncIterator[Daemon]:
-    """Open the daemon that listens where the settings say. Raises BadConfiguration where they name no port."""
+    """Open a client of the daemon at the configured address. Raises BadConfiguration if that has no fixed port."""
     if http.port == 0:
         raise BadConfiguration(
             "the daemon is using the database, and its address is not known: the port of http.listen is 0",

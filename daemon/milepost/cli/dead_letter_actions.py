@@ -1,6 +1,6 @@
-"""Redrives and discards dead letters: through the daemon where one is using the database, else in this process.
+"""Redrives and discards dead letters: through the daemon if one is using the database, otherwise in this process.
 
-Only the process that works a stream of a SQLite database may write to its journal, and a daemon works them all.
+With SQLite, only the process that runs a stream may write to its journal, and a daemon runs all streams.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ from milepost.settings import Settings
 from milepost.stores.open import is_at_work, open_reader
 
 Work = Sequence[tuple[str, DeadLetter, DeadLetterCommand]]
-"""Dead letters, each with what its line begins with, and with the command on it."""
+"""Dead letters, each with the label that its line begins with, and with the command to perform."""
 
 
 async def perform(settings: Settings, work: Work, done: str) -> ExitCode:
     """Perform the commands one after the other, print each result, and return the exit code.
 
-    `done` describes a closed dead letter. Raises MilepostError for what concerns more than one of them.
+    `done` describes a closed dead letter. Raises MilepostError for failures that concern more than one of them.
     """
     stop, answers = Stop(), list[ActionResult]()
     store_url = store_url_of(settings)
@@ -57,7 +57,7 @@ async def _do(who: Daemon | Parts, dead_letter: DeadLetter, command: DeadLetterC
         return await _here(who, command)
     async with stop.interruptible():
         return await who.do(command)
-    return accepted(dead_letter)  # the daemon continues, although nobody waits for it here
+    return accepted(dead_letter)  # the daemon continues without us
 
 
 async def _here(parts: Parts, command: DeadLetterCommand) -> ActionResult:
@@ -104,7 +104,7 @@ async def _exit_code(settings: Settings, work: Work, answers: Sequence[ActionRes
 
 
 async def _stops(settings: Settings, streams: set[Stream]) -> set[ExitCode]:
-    """Return the exit codes of those streams that need a person before anything can be read."""
+    """Return the exit codes of those streams that need a person before they can read anything."""
     codes = {Reason.AUTHORIZATION: ExitCode.AUTHORIZATION, Reason.CONFIGURATION: ExitCode.CONFIGURATION}
     async with open_reader(store_url_of(settings)) as journal_reader:
         checkpoints = await journal_reader.checkpoints()

@@ -143,7 +143,7 @@ async def _read(settings: Settings, beginning: str) -> tuple[DeadLetter, str | N
 
 
 def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
-    """Return a dead letter as a JSON object of one line, with every key and those of `more`."""
+    """Return a dead letter as a JSON object on one line, with all keys and those of `more`."""
     return msgspec.json.encode(msgspec.structs.asdict(dead_letter_view(dead_letter)) | more)
 
 
@@ -157,7 +157,7 @@ def as_json(dead_letter: DeadLetter, **more: object) -> bytes:
 def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     """Redrive dead letters now: the given ones, or all open ones.
 
-    If a daemon is using the database, it does the work, at the request of this command over its HTTP service.
+    If a daemon is using the database, this command asks it to do the work, over its HTTP service.
 
     Exit codes: 0 all are closed · 1 some are still open · 75 some were not tried (a rate limit, a stop, too many at
     once), or are still running in the daemon · 77 their stream is stopped for authorization · 78 bad configuration ·
@@ -191,7 +191,7 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
 
 
 def _is_open(dead_letter: DeadLetter) -> bool:
-    """Return whether a dead letter is open; one that is not is reported."""
+    """Return whether a dead letter is open; if it is not, say so."""
     if dead_letter.closed_at is not None:
         how = f"{dead_letter.resolution} {ago(dead_letter.closed_at, datetime.now(UTC))}"
         echo_wrapped(f"{_label(dead_letter)}: already closed, {how}")
@@ -201,11 +201,11 @@ def _is_open(dead_letter: DeadLetter) -> bool:
 def _perform(
     settings: Settings, dead_letters: Sequence[DeadLetter], command_for: Callable[[str], DeadLetterCommand], done: str
 ) -> ExitCode:
-    """Perform a command on each that is open, and return the exit code. `done` describes one that it has closed."""
+    """Perform a command on each open dead letter, and return the exit code. `done` describes a closed one."""
     work = [(_label(each), each, command_for(each.dead_letter_id)) for each in dead_letters if _is_open(each)]
     if not work:
         return ExitCode.COMPLETE
-    # Imported here: listing need not wait for the engine to load.
+    # Imported here so that listing does not load the engine.
     from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
 
     with warnings_logged(settings):
@@ -216,7 +216,7 @@ def _perform(
 
 
 async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) -> Sequence[DeadLetter]:
-    """Return the dead letters with these ids, or else the open ones, oldest first."""
+    """Return the dead letters with these ids or, without ids, all open ones, oldest first."""
     async with open_reader(store_url_of(settings)) as journal_reader:
         if ids:
             return await _find(journal_reader, ids)
@@ -231,7 +231,7 @@ async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) ->
 
 
 async def _find(journal_reader: JournalReader, prefixes: Sequence[str]) -> Sequence[DeadLetter]:
-    """Return the dead letter of each id or prefix. Raises BadParameter for one that does not match exactly one."""
+    """Return the dead letter of each id or prefix. Raises BadParameter for a prefix of none or of several."""
     found: dict[str, DeadLetter] = {}
     for prefix in prefixes:
         exact = await journal_reader.dead_letter(prefix)
@@ -243,7 +243,7 @@ async def _find(journal_reader: JournalReader, prefixes: Sequence[str]) -> Seque
 async def _find_prefix(journal_reader: JournalReader, prefix: str) -> DeadLetter:
     candidates: list[DeadLetter] = []
     async for dead_letter in all_dead_letters(journal_reader, DeadLetterState.ALL):
-        if prefix and dead_letter.dead_letter_id.startswith(prefix):  # a variable of a shell may be empty
+        if prefix and dead_letter.dead_letter_id.startswith(prefix):  # it may be an empty shell variable
             candidates.append(dead_letter)
             if len(candidates) > MAX_CANDIDATES:
                 break
@@ -265,7 +265,7 @@ async def _find_prefix(journal_reader: JournalReader, prefix: str) -> DeadLetter
 def rendered(
     dead_letters: Sequence[DeadLetter], now: datetime, titles: Titles = NO_TITLES, terminal: Terminal = PLAIN
 ) -> list[str]:
-    """Return the dead letters as lines: one each, and on a terminal one more for its reason, where that has room."""
+    """Return the dead letters as lines: one each, and on a terminal another with the reason in full."""
     leading = titles.columns({dead_letter.stream for dead_letter in dead_letters})
     columns = [Column("id"), *leading, *COLUMNS]
     if any(dead_letter.closed_at is not None for dead_letter in dead_letters):
@@ -292,7 +292,7 @@ def _row(dead_letter: DeadLetter, now: datetime) -> list[str]:
 
 
 def _label(dead_letter: DeadLetter) -> str:
-    """Return what a line about a dead letter begins with: its id and its subject."""
+    """Return the label that a line about a dead letter begins with: its id and its subject."""
     return f"{dead_letter.dead_letter_id}  {_shortened(dead_letter.subject, MAX_SUBJECT)}"
 
 
@@ -308,7 +308,7 @@ def _next(dead_letter: DeadLetter, now: datetime) -> str:
 
 
 def described(dead_letter: DeadLetter, payload: str | None, now: datetime, terminal: Terminal = PLAIN) -> list[str]:
-    """Return the lines about a dead letter, and what to do about it. The payload stays as it is."""
+    """Return lines that describe a dead letter and what to do about it. The payload is not shortened."""
     facts = [
         ("dead letter", dead_letter.dead_letter_id),
         ("stream", dead_letter.stream.key),
@@ -357,7 +357,7 @@ def _hints(dead_letter: DeadLetter) -> list[str]:
 
 
 def _pretty(payload: str) -> str:
-    """Return a payload with an item a line, without anything that a terminal would interpret."""
+    """Return a payload with one item on each line, and nothing that a terminal would interpret."""
     try:
         # Decoded and encoded again, so that control characters and the like are escaped in strings, and only there.
         text = msgspec.json.format(msgspec.json.encode(msgspec.json.decode(payload))).decode()

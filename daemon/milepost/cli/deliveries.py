@@ -1,4 +1,4 @@
-"""`milepost deliveries`: where each destination of changed rows stands, and what to do about it."""
+"""`milepost deliveries`: the state of each destination of changed rows, and the actions on it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ COLOURS = {
     DeliveryState.FAILING: "red",
 }
 START = "start"
-SOME_FAILURES = 3  # fewer may be over soon
+SOME_FAILURES = 3  # fewer may resolve themselves soon
 
 Act = Callable[[DeliveryPlaces, str], Awaitable[bool]]
 
@@ -48,7 +48,7 @@ def command() -> None:
 
 
 def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Return the configured destinations that begin with what was typed; none after an error."""
+    """Return the configured destinations that begin with the typed text; none after an error."""
     try:
         names = [each.name for each in load_settings(ctx.params.get("config")).deliveries]
     except (MilepostError, OSError):
@@ -72,7 +72,7 @@ destinations_argument = click.argument(
 def list_(config: str | None, *, writes_json: bool) -> None:
     """List the destinations: what each is doing, how far it is behind, and why it fails.
 
-    Those that have left the configuration are listed, too: their places are kept.
+    Destinations that were removed from the configuration are listed, too: their progress is kept.
     """
     settings, now = load_settings(config), datetime.now(UTC)
     found = asyncio.run(_all(settings))
@@ -94,7 +94,7 @@ async def _all(settings: Settings) -> Mapping[str, Delivery]:
 
 
 def _rendered(views: Sequence[DeliveryView], now: datetime, terminal: Terminal) -> list[str]:
-    """Return the destinations as lines: one each, and one more where there is something to say."""
+    """Return the destinations as lines: one each, and more if there are details."""
     if not views:
         return []
     shown = table(COLUMNS, [_row(view, now) for view in views], terminal)
@@ -135,7 +135,7 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
 @config_option
 @destinations_argument
 def pause(config: str | None, destinations: Sequence[str]) -> None:
-    """Pause destinations until they are resumed. What changes meanwhile is delivered afterwards.
+    """Pause destinations until they are resumed. Changes of that time are delivered afterwards.
 
     Exit codes: 0 paused · 1 failed, and the message says why · 78 bad configuration or unusable database · 2 wrong
     usage
@@ -157,7 +157,7 @@ def resume(config: str | None, destinations: Sequence[str]) -> None:
 
 
 def _parse_place(ctx: click.Context, parameter: click.Parameter, value: str) -> int:
-    """Parse the option --from. Raises BadParameter for what is no place."""
+    """Parse the option --from. Raises BadParameter if it is not a place in the change feed."""
     if value == START:
         return 0
     if value.isascii() and value.isdigit():
@@ -196,7 +196,7 @@ async def _last_change(settings: Settings) -> int:
 
 
 def _perform(settings: Settings, destinations: Sequence[str], act: Act, done: str) -> None:
-    """Act on each destination and print the result. Raises BadParameter where there is none of a name."""
+    """Act on each destination and print the result. Raises BadParameter for an unknown name."""
 
     async def perform() -> None:
         async with open_deliveries(store_url_of(settings)) as places:

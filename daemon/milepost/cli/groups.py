@@ -1,4 +1,4 @@
-"""Groups of commands that say which one was probably meant where there is none of a name."""
+"""Groups of commands that suggest a similar name for an unknown command."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ PREFIX = "Error: "  # click's
 
 
 class Group(click.Group):
-    """A group of commands. What is wrong with their usage fits the terminal."""
+    """A group of commands whose usage errors are wrapped to fit the terminal."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command that the arguments name. Raises UsageError where they are wrong."""
+        """Run the command that the arguments name. Raises UsageError if they are wrong."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -36,6 +36,6 @@ class Group(click.Group):
 
 
 def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """Return a question that names what was probably meant, to end a message with; "" where nothing is as close."""
+    """Return a question to end a message with, which names the closest known word; "" if none is close enough."""
     close: Sequence[str] = get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"; did you mean {close[0]}?" if close else ""

@@ -40,7 +40,7 @@ FOLLOW_PAGE = 500
 
 _STREAM_WIDTH = len("instagram:17841400000000000")
 
-# Fields that the sentence leaves out, for whoever reads the journal entry by entry.
+# Fields that the sentence leaves out, for people who read the journal entry by entry.
 _DETAILS = (
     "dead_letter",
     "stage",
@@ -66,7 +66,7 @@ def command() -> None:
 
 
 class EntryObject(Struct, frozen=True):
-    """An entry as JSON: the columns of the journal, with `data` as the very text that `hash` covers."""
+    """An entry as JSON: the columns of the journal, with `data` exactly as the text that `hash` covers."""
 
     seq: int
     stream: str
@@ -103,7 +103,7 @@ def as_text(stored: StoredEntry) -> str:
 
 
 def as_wrapped(stored: StoredEntry, titles: Titles, terminal: Terminal) -> str:
-    """Return an entry as lines that fit a terminal: when, whose, what happened, and details."""
+    """Return an entry as lines that fit a terminal: when, which stream, what happened, and details."""
     entry = stored.entry
     when = f"{entry.recorded_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     title = titles.short(entry.stream)
@@ -143,7 +143,7 @@ def tail(config: str | None, lines: int, stream: str | None, *, follows: bool, w
 
 
 def _show(titles: Titles, *, writes_json: bool) -> Show:
-    """Return what shows an entry, as JSON or in words."""
+    """Return the function that shows an entry, as JSON or in words."""
     terminal = stdout_terminal()
 
     def show(stored: StoredEntry) -> None:
@@ -172,7 +172,7 @@ async def _tail(settings: Settings, lines: int, stream: str | None, *, follows: 
 async def follow(
     journal_reader: JournalReader, after: int, stream: str | None, show: Show, stopped: asyncio.Event
 ) -> None:
-    """Show what is appended after the seq `after`, until `stopped` is set. An unavailable database is polled again."""
+    """Show entries after the seq `after` until `stopped` is set. Retries while the database is unavailable."""
     while not stopped.is_set():
         try:
             stored = await journal_reader.entries(after=after, limit=FOLLOW_PAGE, stream=stream)
@@ -211,7 +211,7 @@ def rebuild(config: str | None) -> None:
 
 
 async def _audit(store_url: StoreUrl, *, rebuilds: bool = False) -> tuple[Audit, float]:
-    """Verify or rebuild, and return what was found and how many seconds it took."""
+    """Verify or rebuild; return the findings and the duration in seconds."""
     async with open_reader(store_url, alone=rebuilds) as journal_reader:
         began = perf_counter()
         audit = await (journal_reader.rebuild() if rebuilds else journal_reader.verify())
@@ -263,7 +263,7 @@ async def _export(store_url: StoreUrl, out: BinaryIO) -> int:
 
 
 async def write_out(journal_reader: JournalReader, out: BinaryIO, stopped: asyncio.Event) -> int:
-    """Write every entry that there is now, and return their number. Raises click.Abort once `stopped` is set."""
+    """Write every entry recorded so far, and return their number. Raises click.Abort once `stopped` is set."""
     newest = await journal_reader.latest(limit=1)
     last_seq, after, written = newest[-1].seq if newest else 0, 0, 0
     while after < last_seq:

@@ -1,4 +1,4 @@
-"""What several commands take: the configuration, a confirmation, and streams, by the names that people know them by."""
+"""Options and arguments of several commands: the configuration, confirmations, and streams with their page names."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ MAX_NAMED = 12
 LIKENESS = 0.8  # all keys of a platform are half alike
 BY = "command line"  # the actor that the journal records
 _PAGE = Column("page", shortest=12, shorten=clipped)
-# Without the page's name the key has to be whole: it is what one types.
+# If the page's name is unknown, the key is shown whole: people type it.
 _STREAM, _SHORT_STREAM = Column("stream"), Column("stream", shortest=19, shorten=elided_key)
 
 config_option = click.option(
@@ -39,17 +39,17 @@ yes_option = click.option("--yes", "is_confirmed", is_flag=True, help="Do not as
 
 
 def load_settings(config: str | None) -> Settings:
-    """Load the configuration that the option names. Raises BadConfiguration with everything that is wrong with it."""
+    """Load the configuration that the option names. Raises BadConfiguration, which names everything wrong with it."""
     return load_or_default(None if config is None else Path(config), os.environ)
 
 
 def parse_streams(keys: Sequence[str]) -> list[Stream]:
-    """Parse the arguments STREAM, each once. Raises BadParameter for what is no stream."""
+    """Parse the arguments STREAM, dropping duplicates. Raises BadParameter if one is not a stream."""
     return [parse_stream(key) for key in dict.fromkeys(keys)]
 
 
 def parse_stream(key: str) -> Stream:
-    """Parse the argument STREAM. Raises BadParameter for what is no stream."""
+    """Parse the argument STREAM. Raises BadParameter if it is not a stream."""
     try:
         return Stream.parse(key)
     except ValueError as error:
@@ -60,7 +60,7 @@ def parse_stream(key: str) -> Stream:
 
 
 def confirm(question: str, shown: Sequence[str] = ()) -> None:
-    """Ask whether to go ahead, below the lines `shown`. Raises UsageError without a terminal, Abort for a no."""
+    """Show some lines, and ask whether to go ahead. Raises UsageError without a terminal, Abort for a no."""
     if not sys.stdin.isatty():
         raise click.UsageError("stdin is not a terminal; pass --yes to confirm")
     if shown:
@@ -70,7 +70,7 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
 
 def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
     """Log warnings to stderr during the block, without the secrets of the settings."""
-    # Imported here: most commands log nothing.
+    # Imported here because most commands log nothing.
     from milepost.service.logs.output import logged  # noqa: PLC0415
     from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
 
 
 def complete_stream(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Return the known streams that begin with what was typed, for the completion of a shell; none after an error."""
+    """Return the known streams that begin with the typed text, for shell completion; none after an error."""
     try:
         settings = load_settings(ctx.params.get("config"))
         known = asyncio.run(_known_streams(settings))
@@ -119,7 +119,7 @@ stream_option = click.option(
 
 
 def configured_streams(settings: Settings) -> Sequence[Stream] | None:
-    """Return the streams that the configuration lists; None where it leaves that to discovery or the simulator."""
+    """Return the streams that the configuration lists; None if discovery or the simulator provides them."""
     if settings.source.discover_pages or not settings.pages:
         return None
     return [Stream(Platform(platform), page.id) for page in settings.pages for platform in page.platforms]
@@ -140,7 +140,7 @@ async def demand_known(
 
 
 def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
-    """Raise BadParameter for the first stream that nobody works."""
+    """Raise BadParameter for the first of the `wanted` streams that is not run here."""
     for stream in wanted:
         if stream not in streams:
             message = unknown_stream(stream.key, [each.key for each in streams])
@@ -148,22 +148,22 @@ def demand_worked(wanted: Sequence[Stream], streams: Sequence[Stream]) -> None:
 
 
 def unknown_stream(stream: str, known: Iterable[str]) -> str:
-    """Return the message for a stream that does not exist: which one was meant, or which there are."""
+    """Return the error message for an unknown stream: it suggests a similar one, or lists the known ones."""
     keys = sorted(known)
     return f"there is no stream {stream}{did_you_mean(stream, keys, LIKENESS) or f'; known are {named(keys)}'}"
 
 
 def named(keys: Sequence[str]) -> str:
-    """Return the keys of streams in words, of many the first ones."""
+    """Return the keys of streams in words; of many streams only the first ones."""
     more = len(keys) - MAX_NAMED
     return ", ".join([*keys[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])]) or "none so far"
 
 
-# --- what people call streams -----------------------------------------------------------------------------------------
+# --- titles of streams ------------------------------------------------------------------------------------------------
 
 
 class Titles:
-    """The titles of streams. `names` are those of pages by id, as far as they are known."""
+    """The titles of streams. `names` has the known names of pages by id."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = {page_id: on_one_line(name) for page_id, name in names.items() if name}
@@ -178,7 +178,7 @@ class Titles:
         return f"{name} ({stream.key})" if name else stream.key
 
     def short(self, stream: Stream) -> str:
-        """Return what fits a narrow line: `Corner Bakery messenger`, or the key."""
+        """Return a short title for narrow lines: `Corner Bakery messenger`, or the key."""
         name = self.name(stream)
         return f"{name} {stream.platform}" if name else stream.key
 
@@ -195,15 +195,15 @@ NO_TITLES = Titles({})
 
 
 def configured_names(settings: Settings) -> dict[str, str]:
-    """Return the names of pages by id, as far as they are configured."""
+    """Return the configured names of pages by id."""
     return {page.id: page.name for page in settings.pages if page.name}
 
 
 async def known_names(settings: Settings, journal_reader: JournalReader) -> dict[str, str]:
-    """Return the names of pages by id: as configured, or else as the database has them."""
+    """Return the names of pages by id: from the configuration, and for the others from the database."""
     return {**await journal_reader.page_names(), **configured_names(settings)}
 
 
 async def known_titles(settings: Settings, journal_reader: JournalReader) -> Titles:
-    """Return the titles with those names."""
+    """Return the titles of streams, with the names of `known_names`."""
     return Titles(await known_names(settings, journal_reader))

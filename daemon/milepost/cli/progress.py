@@ -18,7 +18,7 @@ from milepost.reporting.humanize import clock, counted, in_words, on_one_line
 from milepost.reporting.status import State, held_up, limit_on, rate_limits_of, state_of
 from milepost.reporting.views import open_sweep
 
-NAME_WIDTH = 27  # that of a key
+NAME_WIDTH = 27  # the width of a key
 STATE_WIDTH = len("catch-up")
 BAR_WIDTH = 12
 EXTENT_WIDTH = len("1,000,000 conversations")
@@ -27,7 +27,7 @@ EXTENT_WIDTH = len("1,000,000 conversations")
 class Progress:
     """A reader of the feed that keeps one line for each stream.
 
-    `name` returns what to call a stream on its line.
+    `name` returns the name of a stream for its line.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Progress:
         self._checkpoints: dict[Stream, Checkpoint] = {}
 
     def read(self, notice: Notice) -> None:
-        """Update the line of the stream, and all lines where a rate limit begins or ends that may hold up others."""
+        """Update the line of the stream; update all lines when a rate limit that may hold up others begins or ends."""
         match notice:
             case Recorded(checkpoint=checkpoint) | UnchangedRead(checkpoint=checkpoint):
                 self.show(checkpoint)
@@ -54,7 +54,7 @@ class Progress:
                 assert_never(unknown)
 
     def show(self, checkpoint: Checkpoint) -> None:
-        """Update the line of a stream that has got here, and of those that its rate limit concerns."""
+        """Update the line of a stream, and those of the streams that its rate limit concerns."""
         before = self._checkpoints.get(checkpoint.stream)
         self._checkpoints[checkpoint.stream] = checkpoint
         has_new_limit = checkpoint.rate_limit != (before.rate_limit if before is not None else None)
@@ -64,7 +64,7 @@ class Progress:
             self._draw(each.stream, line(each, now, near(each.stream), name))
 
     def close(self) -> None:
-        """Leave the lines as they are."""
+        """Stop updating; the lines stay on the terminal."""
         for bar in self._bars.values():
             bar.close()
 
@@ -79,12 +79,12 @@ class Progress:
 def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, RateLimit], name: str) -> str:
     """Return the progress of a stream's run in one line.
 
-    What it is doing or waiting for comes first, as a narrow terminal cuts lines off; then how far it is, with a bar
-    where the number of conversations is known.
+    Its activity or what it waits for comes first, because a narrow terminal cuts lines off; then its progress, with a
+    bar if the number of conversations is known.
     """
     run, passed = checkpoint.run, checkpoint.unrecorded
     if run is not None and run.ended_at is not None and passed != NO_TALLY:
-        run = None  # it has ended, and the current one is not on record yet
+        run = None  # this run has ended, and the current one is not in the journal yet
     tally = passed + (run.tally if run is not None else NO_TALLY)
     state = "starting" if tally == NO_TALLY and run is None else _state(checkpoint, now, rate_limits)
     parts = [_padded(name), f"{state:<{STATE_WIDTH}}", _extent(checkpoint, tally)]
@@ -97,7 +97,7 @@ def line(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, Rat
 
 
 def _extent(checkpoint: Checkpoint, tally: Tally) -> str:
-    """Return how far a sweep is: as a bar where a full one is repeated, as the number of conversations elsewhere."""
+    """Return the progress of a sweep: a bar for a repeated full sweep, otherwise the number of conversations."""
     sweep = open_sweep(checkpoint)
     if sweep is None or not sweep.expected:
         return f"{counted(tally.conversations, 'conversation'):<{EXTENT_WIDTH}}"
@@ -126,7 +126,7 @@ def _state(checkpoint: Checkpoint, now: datetime, rate_limits: Mapping[Stream, R
 
 
 class BesideBars(io.TextIOBase):
-    """Replaces stderr while bars are drawn: what is written goes above them. It has no descriptor of its own."""
+    """Replaces stderr while bars are drawn, and writes above them. It has no file descriptor of its own."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -137,13 +137,13 @@ class BesideBars(io.TextIOBase):
         return len(text)
 
     def isatty(self) -> bool:
-        """Return whether the terminal takes colours."""
+        """Return whether the output is a terminal, which may support colours."""
         return self._out.isatty()
 
 
 @contextmanager
 def progress_on_terminal(out: TextIO, name: Callable[[Stream], str]) -> Iterator[Progress]:
-    """Draw the progress on `out` during the block. `name` returns what to call a stream."""
+    """Draw the progress on `out` during the block. `name` returns the name of a stream."""
     tqdm.monitor_interval = 0  # no thread of its own
     progress = Progress(lambda: datetime.now(UTC), out, name)
     try:

@@ -25,7 +25,7 @@ def command(config: str | None) -> None:
     The first SIGTERM or Ctrl-C lets the current batch be committed; a second one stops at once. SIGHUP reloads the
     configuration, as a change of config.yaml or of a token file does, and tries every stream.
     """
-    path = default_path() if config is None else Path(config)  # one that was there has to stay
+    path = default_path() if config is None else Path(config)  # if it existed at the start, reloads require it
 
     def load() -> Settings:
         settings = load_or_default(path, os.environ)

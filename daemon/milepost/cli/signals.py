@@ -1,4 +1,4 @@
-"""Stops what would run for ever: at Ctrl-C or SIGTERM, or when nobody reads any more."""
+"""Stops commands that would run for ever: at Ctrl-C or SIGTERM, or when the reader of their output has gone."""
 
 import asyncio
 import os
@@ -17,13 +17,13 @@ POLL_SECONDS = 0.5
 def stopped_by_signals(out: TextIO | None = None) -> asyncio.Event:
     """Return an event that SIGINT and SIGTERM set, for as long as the running loop lasts.
 
-    Where `out` is a pipe, its reader's exit sets it, too, which rare writes would be slow to notice.
+    If `out` is a pipe, the exit of its reader sets it as well. A command that seldom writes would notice it late.
     """
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in STOPPING:
         loop.add_signal_handler(number, stopped.set)
     if out is not None and (descriptor := _pipe(out)) is not None:
-        loop.add_reader(descriptor, stopped.set)  # the writing end only becomes readable by an error
+        loop.add_reader(descriptor, stopped.set)  # the writing end becomes readable only when the reader has gone
     return stopped
 
 
@@ -36,7 +36,7 @@ def _pipe(out: TextIO) -> int | None:
 
 
 async def wait_to_poll(stopped: asyncio.Event) -> None:
-    """Wait before the database is looked at again, or until `stopped` is set."""
+    """Wait until the next poll of the database is due, or until `stopped` is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(POLL_SECONDS):
             await stopped.wait()

@@ -24,7 +24,7 @@ MAX_SECRET_BYTES = 16 * 1024
 
 
 class Hooks(NamedTuple):
-    """Where webhooks are sent, the secret that signs them, and what goes wrong with them."""
+    """Where webhooks are sent, the secret that signs them, and the faults to inject into them."""
 
     url: str
     secret: str
@@ -130,7 +130,7 @@ async def _serve(server: SimulatorServer, app_secret_file: str | None, hooks: Ho
 
 def _configuration(server: SimulatorServer, app_secret_file: str | None, hooks: Hooks | None) -> Iterator[str]:
     """Yield the lines of a config.yaml for the simulator, explained in comments."""
-    # A server that listens on all addresses is called at one of them.
+    # A server that listens on all addresses is reached at the loopback address.
     base_url = server.base_url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     yield f"# The simulated Graph API is at {base_url} until Ctrl-C."
     yield "# This is a configuration for it. Save it to a file, and run `milepost sync -c FILE`."
@@ -139,7 +139,7 @@ def _configuration(server: SimulatorServer, app_secret_file: str | None, hooks: 
     yield f"# To make things happen: POST {base_url}/simulator/<action>; docs/simulator.md lists the actions."
     yield f"# The user who manages the pages (me/accounts) has the token {server.world.user_token}"
     yield "store:"
-    yield f"  url: sqlite:///simulated-{server.port}.db"  # its own database: each holds the rows of one source
+    yield f"  url: sqlite:///simulated-{server.port}.db"  # a new database, because each holds the rows of one source
     yield "source:"
     yield "  kind: facebook"
     yield f"  base_url: {base_url}"
@@ -152,7 +152,7 @@ def _configuration(server: SimulatorServer, app_secret_file: str | None, hooks: 
 
 
 def _webhooks(hooks: Hooks | None) -> Iterator[str]:
-    """Yield the lines that take the webhooks, where they are sent to a listener itself, not to a proxy before it."""
+    """Yield the lines of `webhooks`, if the simulator sends them straight to a listener and not to a proxy."""
     url = urlsplit(hooks.url) if hooks is not None else None
     if url is not None and url.scheme == "http" and url.port is not None and url.path.strip("/"):
         yield "webhooks:"
@@ -171,5 +171,5 @@ def _page(page: SimulatedPage) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a quoted string for YAML, which takes JSON's."""
+    """Return a quoted string for YAML, which accepts JSON's syntax."""
     return json.dumps(text, ensure_ascii=False)

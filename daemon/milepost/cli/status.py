@@ -83,7 +83,7 @@ def command(config: str | None, *, as_json: bool) -> None:
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """Whether a Milepost is at work, what the database says, and what the daemon says of itself."""
+    """Whether a Milepost is running, the state in the database, and the daemon's own status."""
 
     is_at_work: bool
     daemon: DaemonStatus | None
@@ -92,7 +92,7 @@ class _Seen(msgspec.Struct, frozen=True):
 
 
 async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
-    at_work = await is_at_work(store_url)  # first: a daemon that ends in between has recorded the end of its runs
+    at_work = await is_at_work(store_url)  # first, because a daemon that ends in between records the end of its runs
     daemon = await fetch_status(settings.http) if at_work and settings.http.port else None
     if not await has_database(store_url):
         return _Seen(at_work, daemon, names=configured_names(settings))
@@ -101,15 +101,15 @@ async def _look(settings: Settings, store_url: StoreUrl) -> _Seen:
         return _Seen(at_work, daemon, await journal_reader.checkpoints(), names)
 
 
-# --- what a daemon says of itself -------------------------------------------------------------------------------------
+# --- the status of the daemon -----------------------------------------------------------------------------------------
 
 MAX_ANSWER_SECONDS = 5.0
 
 
 async def fetch_status(http: HttpSettings) -> DaemonStatus | None:
-    """Return the status of the daemon as a whole; None if it does not answer, or not to us.
+    """Return the status of the daemon as a whole; None if it does not answer, or refuses us.
 
-    It is asked without aiohttp: to load that takes as long as all of `milepost status`.
+    This does not use aiohttp, because loading it takes as long as all of `milepost status`.
     """
     try:
         async with asyncio.timeout(MAX_ANSWER_SECONDS):
@@ -126,7 +126,7 @@ async def fetch_status(http: HttpSettings) -> DaemonStatus | None:
 
 
 async def _get(http: HttpSettings, path: str) -> bytes:
-    """Return a whole answer, head and body. With HTTP/1.0 it comes in one piece, and the connection ends with it."""
+    """Return a whole response, head and body. HTTP/1.0 has no chunks, and the connection ends with the response."""
     host, token = reached_at(http.host), http.token.get_secret_value()
     lines = [f"GET {path} HTTP/1.0", f"Host: {authority(host, http.port)}"]
     if token:
@@ -143,7 +143,7 @@ async def _get(http: HttpSettings, path: str) -> bytes:
 
 
 def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
-    """Return the lines for people: what is wrong, and two tables with what each stream waits for and what to do."""
+    """Return the lines for people: what is wrong, and two tables, with what each stream waits for and what to do."""
     wrong = _issues(status, terminal)
     if not status.streams:
         nothing = "No stream has been synced yet: start with `milepost sync` or `milepost run`."
@@ -161,13 +161,13 @@ def rendered(status: Status, terminal: Terminal = PLAIN) -> list[str]:
 
 
 def _webhooks(status: Status, terminal: Terminal) -> list[str]:
-    """Return what has come by webhooks, where a daemon takes them."""
+    """Return the counts of webhooks if a daemon receives them."""
     webhooks = None if status.daemon is None else status.daemon.webhooks
     return [] if webhooks is None else ["", *terminal.wrapped(webhooks_in_words(webhooks, status.at))]
 
 
 def _issues(status: Status, terminal: Terminal) -> list[str]:
-    """Return what is wrong with the daemon as a whole, before anything else."""
+    """Return what is wrong with the daemon as a whole; it is shown before anything else."""
     texts = []
     for issue in status.daemon.issues if status.daemon is not None else ():
         sentence = in_a_sentence(issue, status.at)
@@ -234,7 +234,7 @@ def _next_run(stream: StreamStatus, status: Status) -> str:
 
 
 def _waiting(stream: StreamStatus, now: datetime) -> list[str]:
-    """Return what a stream waits for, why, and what to do; nothing where it only waits for its next run."""
+    """Return what a stream waits for, why, and what to do; nothing if it only waits for its next run."""
     lines = []
     if stream.waits_for is not None:
         lines.append(waiting(stream.waits_for, stream.since, stream.until, now))

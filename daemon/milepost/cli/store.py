@@ -76,7 +76,7 @@ def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
         details = error.errors(include_url=False, include_input=False)[0]
         if details["loc"] != ("url",):
             raise click.UsageError(f"--{details['loc'][0]} is none that store.{details['loc'][0]} allows") from None
-        if details["type"] == "rule":  # it says what to write in the configuration
+        if details["type"] == "rule":  # its text says what to write in the configuration
             hint = "here the options --schema and --pooler do the same"
             raise BadConfiguration(f"--to: {details['msg']}", hint=hint) from None
     raise BadConfiguration(
@@ -89,7 +89,7 @@ async def _copy(job: CopyJob) -> CopyResult:
     with _progress() as report, interruptible_by_signals(_stopped):
         try:
             return await copy_store(job, report)
-        except StoreAway as error:  # a daemon tries again; here somebody has to
+        except StoreAway as error:  # a daemon retries by itself; this command does not
             hint = error.hint.removesuffix("retrying").rstrip("; ")
             raise StoreAway(error.message, hint=f"{hint}; then run the copy again".lstrip("; ")) from error
 
@@ -112,7 +112,7 @@ def _summary(source: StoreUrl, target: StoreUrl, result: CopyResult, seconds: fl
 def _next_step(config: str | None, target: StoreUrl, store: StoreSettings, password_file: str | None) -> list[str]:
     """Return the lines that switch the configuration to the copy."""
     where = config or default_path() or "config.yaml"
-    # A path given here is relative to the working directory, one in the configuration to the configuration.
+    # A path on the command line is relative to the working directory, a path in the configuration to its file.
     url = target.url if target.file is None else f"sqlite:///{target.file.absolute()}"
     lines = [f"To switch to it, write into {where}, then start Milepost:", "", "store:", f"  url: {url}"]
     lines += [f"  {key_of(name)}: {getattr(store, name)}" for name in sorted(store.model_fields_set - {"url"})]
@@ -122,7 +122,7 @@ def _next_step(config: str | None, target: StoreUrl, store: StoreSettings, passw
 
 
 def _as_written(path: Path) -> str:
-    """Name a credential as the service finds it, which reads no other copy of it."""
+    """Return a path; one in systemd's credentials directory as the configuration has to name it."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if credentials and path.parent == Path(credentials):
         return f"${{CREDENTIALS_DIRECTORY}}/{path.name}"
@@ -150,7 +150,7 @@ def _show_on(bar: "tqdm[Never]", progress: Progress) -> None:
 
 
 class _Lines:
-    """A line for each table that is done, and now and then for one that takes long."""
+    """Prints a line for each table that is done, and now and then one for a table that takes long."""
 
     def __init__(self) -> None:
         self._last_line_at = monotonic()
@@ -197,15 +197,15 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         if held:
             click.echo("\n".join(_holdings_table(store_url, recorded, held)))
             if not is_confirmed:
-                confirm(f"Let {store_url} work for {wanted}, beside all this?")
+                confirm(f"Switch {store_url} to {wanted}, and keep all of this?")
         await store.replace_source(wanted)
-    # A watermark from before would hide what is older: complete at once, and most of it unread.
-    whole = "; `milepost sync --full` reads the streams from before whole" if held else ""
+    # The old watermark would make a sweep complete at once, with most of the new source unread.
+    whole = "; `milepost sync --full` reads the existing streams in full" if held else ""
     return f"{store_url} works for {wanted} from now on{whole}"
 
 
 def _holdings_table(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
-    """Return what stays in the tables, as lines."""
+    """Return the conversations that stay, as the lines of a table."""
     rows = [
         ("stream", "conversations", "of them invented"),
         *((each.stream, f"{each.conversations:,}", f"{each.invented:,}") for each in held),
@@ -268,7 +268,7 @@ async def _back_up(database: Path, target: Path) -> Audit:
 
 
 def _bar_of_pages() -> "tqdm[Never]":
-    """Return a progress bar, which shows on a terminal where the copy takes longer than a second."""
+    """Return a progress bar, which shows on a terminal if the copy takes longer than a second."""
     tqdm.monitor_interval = 0  # no thread of its own
     return tqdm(desc="copied", unit=" pages", disable=not sys.stderr.isatty(), delay=1.0, leave=False)
 

@@ -1,7 +1,7 @@
-"""Pauses and resumes streams where a daemon works them, or in this process where none does; syncs them by a daemon.
+"""Pauses and resumes streams through a daemon, or in this process if none runs them; syncs them through a daemon.
 
-Only the process that works a stream of a SQLite database may write to its journal. In PostgreSQL anybody may: the
-workers follow the journal, wherever they run.
+With SQLite, only the process that runs a stream may write to its journal. With PostgreSQL any process may, because the
+workers follow the journal.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ from milepost.settings import Settings, SyncSettings
 from milepost.stores.open import is_at_work
 from milepost.stores.reader import JournalReader
 
-# What ends a command for several streams: no other one of them would fare better.
+# Errors that end a command for several streams: the remaining streams would fail as well.
 CONCERNS_ALL = (StoreAway, StoreBusy, StoreRefused, BadConfiguration)
 
 
 class Operator(Struct, frozen=True, eq=False):
-    """Who executes commands for streams: a daemon, or this process.
+    """Executes commands for streams: in a daemon, or in this process.
 
-    `streams` are those that take commands, `titles` what people call them. `ask` raises MilepostError where a command
-    cannot be executed. `read` returns how many conversations each open sweep has read, as far as only the daemon knows.
-    `is_daemon` is whether a Milepost is at work on the streams.
+    `streams` are those that accept commands, with their `titles`. `ask` raises MilepostError if a command cannot be
+    executed. `read` returns how many conversations each open sweep has read, if only the daemon knows that.
+    `is_daemon` says whether a Milepost is running the streams.
     """
 
     streams: Sequence[Stream]
@@ -58,12 +58,13 @@ class Operator(Struct, frozen=True, eq=False):
 async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) -> AsyncIterator[Operator]:
     """Open the operator of the streams.
 
-    `for_runs` is for a caller that has found a Milepost at work, and has it do runs: of the streams that are worked.
-    Otherwise there are also those of the past, and this process acts where no Milepost is at work.
+    `for_runs` is for a caller that has found a Milepost running and wants it to do runs; only the streams that it runs
+    are then available. Otherwise the streams of the journal are available as well, and this process acts if no Milepost
+    is running.
 
-    Raises StoreBusy where a daemon works them and does not answer.
+    Raises StoreBusy if a daemon runs the streams and does not answer.
     """
-    # Not looked at anew for runs: one that has ended meanwhile would be waited for, and nobody would do them.
+    # Not checked again for runs: if the Milepost has ended meanwhile, we would wait for runs that no process does.
     at_work = for_runs or await is_at_work(store_url_of(settings))
     async with daemon_or_parts(settings if for_runs else _without_discovery(settings), stop, at_work=at_work) as who:
         if isinstance(who, Daemon):
@@ -78,7 +79,7 @@ async def operator(settings: Settings, stop: Stop, *, for_runs: bool = False) ->
 
 @asynccontextmanager
 async def daemon_or_parts(settings: Settings, stop: Stop, *, at_work: bool) -> AsyncIterator[Daemon | Parts]:
-    """Open the daemon that works a SQLite database if one is `at_work`, else the parts of one in this process."""
+    """Open a client of the daemon that uses a SQLite database if one is `at_work`, otherwise the parts of a daemon."""
     if at_work and store_url_of(settings).file is not None:
         async with daemon_at(settings.http) as daemon:
             yield daemon
@@ -88,7 +89,7 @@ async def daemon_or_parts(settings: Settings, stop: Stop, *, at_work: bool) -> A
 
 
 def _without_discovery(settings: Settings) -> Settings:
-    """Return settings under which nobody waits for the API: the journal knows the pages that were discovered."""
+    """Return settings without page discovery, which waits for the API: the journal knows the discovered pages."""
     source = settings.source.model_copy(update={"discover_pages": False})
     return settings.model_copy(update={"source": source})
 
@@ -121,7 +122,7 @@ async def perform(settings: Settings, streams: Sequence[Stream], command: PauseS
 
 
 async def _result(who: Operator, stream: Stream, command: PauseStream | ResumeStream) -> str | MilepostError:
-    """Return the result of a command, in words. Raises what concerns all streams."""
+    """Return the result of a command in words, or its error. Raises errors that concern all streams."""
     try:
         await who.ask(stream, command)
     except CONCERNS_ALL:
@@ -140,9 +141,9 @@ MAX_REQUESTS = 16  # at once: each waits for the batch in hand of its stream
 
 
 class Look(Struct, frozen=True, eq=False):
-    """How to see what the daemon does: `is_at_work` says whether there is one.
+    """How to watch the daemon: `is_at_work` returns whether one is running.
 
-    `show` is given each checkpoint; None where nobody watches.
+    `show` is called with each checkpoint; None if there is no display.
     """
 
     journal_reader: JournalReader
@@ -154,9 +155,9 @@ class Look(Struct, frozen=True, eq=False):
 async def sync_through_daemon(
     who: Operator, streams: Sequence[Stream], look: Look, settings: SyncSettings, stop: Stop, *, full: bool
 ) -> list[RunResult]:
-    """Have each stream run once, and return how each run ended; without a run where none has ended by a stop.
+    """Make each stream run once, and return how each run ended; a result has no run if a stop came first.
 
-    It waits for as long as there is a daemon, and at most for as long as the daemon may take.
+    It waits while a daemon is running, and at most as long as the daemon may take.
     """
     before = {each.stream: each for each in await look.journal_reader.checkpoints()}
     refused = await _request_runs(who, streams, full=full)
@@ -181,7 +182,7 @@ async def sync_through_daemon(
 
 
 async def _request_runs(who: Operator, streams: Sequence[Stream], *, full: bool) -> dict[Stream, str]:
-    """Ask for a run of each stream, and return why some were refused. Raises what concerns all of them."""
+    """Request a run of each stream, and return why some were refused. Raises errors that concern all streams."""
     free = asyncio.Semaphore(MAX_REQUESTS)
 
     async def request(stream: Stream) -> MilepostError | None:
@@ -202,7 +203,7 @@ async def _request_runs(who: Operator, streams: Sequence[Stream], *, full: bool)
 
 
 def _with_unrecorded(checkpoint: Checkpoint, read: int) -> Checkpoint:
-    """Return a checkpoint with the batches that changed nothing since, of which only the daemon knows."""
+    """Return a checkpoint that includes the later batches without changes, which only the daemon knows."""
     if checkpoint.sweep is None or not is_running(checkpoint):
         return checkpoint
     unchanged = max(read - checkpoint.sweep.tally.conversations, 0)
@@ -210,13 +211,13 @@ def _with_unrecorded(checkpoint: Checkpoint, read: int) -> Checkpoint:
 
 
 def _longest_seconds(settings: SyncSettings, streams: int) -> float:
-    """Return how long the daemon may take: the run under way and another one for each stream, as slots allow."""
+    """Return how long the daemon may take: the run under way and one more for each stream, given the slots."""
     turns = 1 + ceil(streams / settings.concurrency)
     return turns * (settings.max_run_duration_seconds + MAX_LATENESS_SECONDS)
 
 
 def _has_run(checkpoint: Checkpoint, before: Checkpoint | None, *, full: bool) -> bool:
-    """Return whether a run has ended that was not there before, of the kind that was asked for."""
+    """Return whether a new run of the requested kind has ended."""
     run = _new_run(checkpoint, before)
     return run is not None and run.ended_at is not None and not (full and run.mode is Mode.INCREMENTAL)
 
@@ -227,7 +228,7 @@ def _new_run(checkpoint: Checkpoint, before: Checkpoint | None) -> Run | None:
 
 
 def _waits_longer(checkpoint: Checkpoint, *, is_held: bool) -> bool:
-    """Return whether no run is to be waited for: an operator paused the stream, or a limit outlasts a run."""
+    """Return whether waiting for a run is pointless: an operator paused the stream, or a limit outlasts a run."""
     return not is_running(checkpoint) and (checkpoint.operator_pause is not None or is_held)
 
 

@@ -1,4 +1,4 @@
-"""`milepost streams` and `milepost contacts`: what is deleted for good, by the stream or by the person."""
+"""`milepost streams` and `milepost contacts`: delete the data of a stream or of a person for good."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -48,8 +48,8 @@ def command() -> None:
 def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -> None:
     """Remove everything stored for streams: contacts, conversations, messages, dead letters, runs and the checkpoint.
 
-    STREAM is messenger:<page id> or instagram:<page id>; its page may have left the configuration. The journal keeps
-    the history, and forgotten contacts stay forgotten. This cannot be undone.
+    STREAM is messenger:<page id> or instagram:<page id>; its page may already be removed from the configuration.
+    The journal keeps the history, and forgotten contacts stay forgotten. This cannot be undone.
 
     A stream that is still configured starts from scratch with its next run. With SQLite, stop the daemon first.
 
@@ -75,9 +75,9 @@ def remove_(config: str | None, streams: Sequence[str], *, is_confirmed: bool) -
 
 
 async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[Stream, StreamRows | None], Titles]:
-    """Return what is stored for each stream, None where nothing is, and the titles of streams.
+    """Return the stored rows of each stream, None if there are none, and the titles of streams.
 
-    Raises BadParameter for a stream that never existed, StoreBusy where a daemon keeps it from being removed.
+    Raises BadParameter for a stream that never existed, StoreBusy if a daemon is using the database.
     """
     store_url = store_url_of(settings)
     if store_url.file is not None and await is_at_work(store_url):
@@ -121,7 +121,7 @@ def _result(stream: Stream, removed: StreamRows | None, titles: Titles) -> str:
 
 
 def _left_of_streams(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
-    """Return what happens to the streams, and where else their rows may be."""
+    """Return what happens to the streams next, and where else their rows may be stored."""
     return [
         *_copied_again(streams, settings, titles),
         "The journal keeps the history: ids, counts and times, never names or texts.",
@@ -133,7 +133,7 @@ def _left_of_streams(streams: Sequence[Stream], settings: Settings, titles: Titl
 
 
 def _copied_again(streams: Sequence[Stream], settings: Settings, titles: Titles) -> list[str]:
-    """Return which of the streams will be copied again, as far as that is known without asking the API."""
+    """Return which of the streams will be copied again, judged without the API."""
     configured = configured_streams(settings)
     if configured is None:
         return ["Pages that are still discovered or simulated are copied again from scratch."]
@@ -145,7 +145,7 @@ def _copied_again(streams: Sequence[Stream], settings: Settings, titles: Titles)
 
 
 def _files_of(settings: Settings, then: str) -> str:
-    """Return the files in which rows may be that are deleted. `then` is what ends that with SQLite."""
+    """Return the files that may still hold deleted rows. `then` ends the sentence about SQLite's write-ahead log."""
     store_url = store_url_of(settings)
     if store_url.file is None:
         return "the server's own files, until the tables are vacuumed, and its write-ahead log"
@@ -206,7 +206,7 @@ def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
 
 
 def _elsewhere(forgotten: Forgotten, stream: Stream) -> list[str]:
-    """Return where the id stands that need not be the same person's."""
+    """Return where else the id occurs; it may be another person's there."""
     if not forgotten.elsewhere:
         return []
     pages = ", ".join(f"{stream.platform}:{page_id}" for page_id in forgotten.elsewhere)
@@ -215,7 +215,7 @@ def _elsewhere(forgotten: Forgotten, stream: Stream) -> list[str]:
 
 
 def _left_of_person(settings: Settings) -> list[str]:
-    """Return where else the person's data may be."""
+    """Return where else the person's data may be stored."""
     return [
         "Later sweeps keep them out. The journal is unchanged: it holds ids, counts and times, never names or texts.",
         "Not erased:",

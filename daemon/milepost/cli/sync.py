@@ -1,4 +1,4 @@
-"""`milepost sync`, `pause` and `resume`: what an operator asks of streams."""
+"""`milepost sync`, `pause` and `resume`: an operator's commands for streams."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ from milepost.cli.options import (
 from milepost.core.commands import PauseStream, ResumeStream
 from milepost.reporting.summary import ExitCode
 
-# What acts is imported where it does: completing a stream need not wait for the engine to load.
+# The actions are imported where they are used, so that completing a stream does not load the engine.
 
 
 @click.command(name="sync")
@@ -26,9 +26,8 @@ from milepost.reporting.summary import ExitCode
 def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None:
     """Sync the streams now, until each sweep is complete or a limit is reached.
 
-    A STREAM is messenger:<page id> or instagram:<page id>. Default: all streams. If a daemon is using the database, it
-    does the work, at the request of this command over its HTTP service; this command shows how far it is, and Ctrl-C
-    ends only that.
+    A STREAM is messenger:<page id> or instagram:<page id>. Default: all streams. If a daemon is using the database,
+    this command asks it to do the work, over its HTTP service, and shows the progress; Ctrl-C ends only this command.
 
     Exit codes: 0 every sweep complete · 1 complete with errors · 75 stopped at a limit, progress saved ·
     77 stopped for authorization · 78 bad configuration · 2 wrong usage
@@ -45,8 +44,8 @@ def command(config: str | None, streams: tuple[str, ...], *, full: bool) -> None
 def pause(config: str | None, streams: tuple[str, ...]) -> None:
     """Pause streams until they are resumed: a run ends after its current batch, and no other begins.
 
-    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, it does it, at the request
-    of this command over its HTTP service; otherwise the next start finds the streams paused.
+    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, this command asks it to
+    pause them, over its HTTP service; otherwise they are paused at the next start.
 
     Exit codes: 0 paused · 1 refused, and the message says why · 75 the daemon does not answer, or its database is in
     use · 78 bad configuration · 2 wrong usage
@@ -60,8 +59,8 @@ def pause(config: str | None, streams: tuple[str, ...]) -> None:
 def resume(config: str | None, streams: tuple[str, ...]) -> None:
     """Resume paused streams. A daemon syncs them at once; otherwise the next start does.
 
-    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, it does it, at the request
-    of this command over its HTTP service.
+    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, this command asks it to
+    resume them, over its HTTP service.
 
     Exit codes: 0 resumed · 1 refused, and the message says why · 75 the daemon does not answer, or its database is in
     use · 78 bad configuration · 2 wrong usage

@@ -1,4 +1,4 @@
-"""Syncs streams once, through the daemon where one is using the database, else in this process; and sums it up."""
+"""Syncs streams once, through the daemon if one is using the database, otherwise in this process; prints a summary."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class Synced(Struct, frozen=True):
     """The results of a sync that took `seconds`, and the condition of each stream after it.
 
-    `undiscovered` is why pages could not be discovered, `titles` what people call the streams.
+    `undiscovered` says why page discovery failed; `titles` are those of the streams.
     """
 
     results: Sequence[RunResult]
@@ -72,7 +72,7 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
 
 
 async def _is_at_work(settings: Settings) -> bool:
-    """Return whether another Milepost is at work that can be asked; otherwise the lock of the database refuses us."""
+    """Return whether another Milepost is running that accepts requests; if not, the database's lock stops us."""
     store_url = store_url_of(settings)
     return await is_at_work(store_url) and (store_url.file is None or settings.http.port != 0)
 
@@ -101,7 +101,7 @@ async def _here(
 
 
 async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: Stop, *, full: bool) -> Synced:
-    # Only where a daemon is at work: it takes a tenth of the start of a sync that needs none of it.
+    # Imported here because it would take a tenth of the startup of a sync in this process, which does not need it.
     from milepost.cli.stream_actions import Look, operator, sync_through_daemon  # noqa: PLC0415
 
     began, store_url = perf_counter(), store_url_of(settings)
@@ -141,9 +141,9 @@ def _conditions(settings: Settings, checkpoints: Sequence[Checkpoint], *, is_at_
 
 
 def _known(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
-    """Return the streams to sync: those that are wanted, or all. While pages are undiscovered, some may be missing.
+    """Return the streams to sync: the wanted ones, or all. If page discovery failed, some may be missing.
 
-    Raises BadParameter for a stream that does not exist, and BadConfiguration where there are none at all.
+    Raises BadParameter for a stream that does not exist, and BadConfiguration if there are none at all.
     """
     streams = parts.supervisor.streams
     if parts.undiscovered is not None:
@@ -173,7 +173,7 @@ COLUMNS = (
 
 
 def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[str]:
-    """Return the lines of the summary: one a stream, the totals, and at `now` what to do about failures."""
+    """Return the lines of the summary: one for each stream, the totals, and what to do about failures."""
     titles, results, whole = synced.titles, synced.results, totals(synced.results)
     leading = titles.columns([result.stream for result in results])
     rows = [[*titles.cells(result.stream, leading), *_row(result)] for result in results]
@@ -229,7 +229,7 @@ def _seconds(run: Run) -> float:
 
 
 def _why(result: RunResult, condition: Condition | None, now: datetime, titles: Titles) -> list[str]:
-    """Return why a stream is not complete, until when, and what to do; nothing where it is complete."""
+    """Return why a stream is not complete, until when, and what to do; nothing if it is complete."""
     if result.error is not None:
         return [f"{titles.of(result.stream)}: {on_one_line(result.error)}"]
     what = _what(result.run, condition, now) or _owed(result)

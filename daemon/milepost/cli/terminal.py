@@ -1,7 +1,7 @@
 """Output that fits the terminal: its width and colours, tables that drop and shorten columns, and wrapped lines.
 
-A pipe gets everything, unshortened and without colours: what reads it can cut lines by itself. `COLUMNS`, where it is
-exported, counts there too, which is how watch(1) tells how wide its screen is.
+A pipe gets everything, unshortened and without colours, as its reader can cut lines by itself. But if `COLUMNS` is
+exported, it applies to pipes too: watch(1) passes the width of its screen that way.
 """
 
 import os
@@ -19,13 +19,13 @@ MIN_WIDTH = 20
 
 
 class Terminal(Struct, frozen=True):
-    """Where output goes. `width` is None where lines may be as long as they are."""
+    """Where output goes. `width` is None if lines may have any length."""
 
     width: int | None = None
     has_colours: bool = False
 
     def painted(self, text: str, colour: str | None, *, is_bold: bool = False) -> str:
-        """Return the text in a colour of click.style, where there are colours."""
+        """Return the text in a colour of click.style, or plain if the terminal has no colours."""
         if not self.has_colours or (colour is None and not is_bold):
             return text
         return click.style(text, fg=colour, bold=is_bold or None)
@@ -54,12 +54,12 @@ PLAIN = Terminal()
 
 
 def stdout_terminal(environment: Mapping[str, str] | None = None) -> Terminal:
-    """Return what stdout is."""
+    """Return the terminal that stdout is."""
     return terminal_of(sys.stdout, os.environ if environment is None else environment)
 
 
 def terminal_of(out: TextIO, environment: Mapping[str, str]) -> Terminal:
-    """Return what an output is. NO_COLOR and TERM=dumb turn colours off, as for the log."""
+    """Return the terminal that an output is. NO_COLOR and TERM=dumb turn colours off, as for the log."""
     is_terminal = out.isatty()
     has_colours = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
     columns = environment.get("COLUMNS", "")
@@ -75,7 +75,7 @@ def echo(lines: Sequence[str], terminal: Terminal) -> None:
 
 
 def echo_wrapped(*texts: str) -> None:
-    """Write texts to stdout, each wrapped where that is a terminal."""
+    """Write texts to stdout, each wrapped if it is a terminal."""
     terminal = stdout_terminal()
     echo(terminal.fitted(texts), terminal)
 
@@ -84,7 +84,7 @@ def echo_wrapped(*texts: str) -> None:
 
 
 def width_of(text: str) -> int:
-    """Return how many cells of a terminal a text takes: two for each wide character, none for combining ones."""
+    """Return how many terminal cells a text takes: two for each wide character, none for combining ones."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
@@ -100,14 +100,14 @@ def elided(text: str, width: int) -> str:
 
 
 def elided_key(text: str, width: int) -> str:
-    """Shorten the key of a stream: its platform stays whole."""
+    """Shorten the key of a stream, keeping its platform whole."""
     platform, colon, page_id = text.partition(":")
     kept = f"{platform}{colon}"
     return f"{kept}{elided(page_id, width - len(kept))}" if page_id else elided(text, width)
 
 
 def clipped(text: str, width: int) -> str:
-    """Shorten a text at its end, as a name."""
+    """Shorten a text, such as a name, at its end."""
     return text if width_of(text) <= width else f"{_cut(text, width - 1).rstrip()}…"
 
 
@@ -123,8 +123,8 @@ def _cut(text: str, width: int) -> str:
 class Column(Struct, frozen=True):
     """A column of a table.
 
-    `rank` says when it is dropped where the table is too wide: that with the lowest first, None never. `shortest` is
-    how far its cells may be shortened, by `shorten`; None not at all.
+    If the table is too wide, the column with the lowest `rank` is dropped first, and one with None never. `shortest` is
+    the width to which `shorten` may shorten its cells; None means not at all.
     """
 
     heading: str
@@ -145,7 +145,7 @@ Row = Sequence[str | Cell]
 
 
 class Table(Struct, frozen=True):
-    """A table as lines, its heading apart from its rows."""
+    """A table as lines, with its heading separate from its rows."""
 
     heading: str
     rows: list[str]
@@ -156,7 +156,7 @@ class Table(Struct, frozen=True):
         return [self.heading, *self.rows]
 
     def with_details(self, details: Iterable[Iterable[str]], terminal: Terminal) -> list[str]:
-        """Return all lines, with the texts about each row indented below it."""
+        """Return all lines, with the details of each row indented below it."""
         lines = [self.heading]
         for row, texts in zip(self.rows, details, strict=True):
             lines += row, *terminal.fitted(f"  {text}" for text in texts)
@@ -166,7 +166,8 @@ class Table(Struct, frozen=True):
 def table(columns: Sequence[Column], rows: Sequence[Row], terminal: Terminal = PLAIN) -> Table:
     """Lay out rows, which have a cell for each column, so that they fit the terminal.
 
-    As many columns as fit are shown with what can be shortened as short as it may be; then that gets the room left.
+    As many columns are shown as fit with all cells at their shortest. Then the cells that were shortened share the
+    remaining width.
     """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     natural = [

@@ -1,4 +1,4 @@
-"""Tries tokens against the API: asks for what the streams of each page will ask for, and what the tokens permit."""
+"""Tries tokens against the API: makes the requests that each page's streams will make, and looks up permissions."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from milepost.settings import Settings
 # The permissions without which the platform refuses the list of conversations, or shows it empty.
 ESSENTIAL = {Platform.MESSENGER: "pages_messaging", Platform.INSTAGRAM: "instagram_manage_messages"}
 MAX_AT_ONCE = 8
-MORE_CONVERSATIONS = 25  # to find out which participant is us
+MORE_CONVERSATIONS = 25  # enough to find out which participant is us
 SOON = timedelta(days=14)
 
 
@@ -40,7 +40,7 @@ class Owner(Struct):
 
 
 class _Tried(Struct, frozen=True):
-    """What a trial has shown: lines for people, and the exit code."""
+    """The result of a trial: lines for people, and the exit code."""
 
     lines: tuple[str, ...] = ()
     code: ExitCode = ExitCode.COMPLETE
@@ -68,7 +68,7 @@ async def try_tokens(settings: Settings, report: Callable[[str], None]) -> ExitC
 
 
 class _Trial:
-    """Asks the API what the streams would ask it, with the same requests and at the same pace."""
+    """Makes the same requests to the API as the streams will, at the same pace."""
 
     def __init__(self, settings: Settings, client: GraphClient) -> None:
         rate_limits = RateLimits(SystemClock(), Feed(), floor_seconds=settings.source.rate_limit_floor_seconds)
@@ -82,7 +82,7 @@ class _Trial:
     async def try_pages(
         self, pages: Sequence[Page], keys: Mapping[str, str], report: Callable[[str], None]
     ) -> ExitCode:
-        """Try several pages at once, and report them in their order. `keys` name where each token is configured."""
+        """Try several pages concurrently, and report them in order. `keys` says where each token is configured."""
         sources = self.registry.add(pages)
         trials = [self._try_page(page, sources, keys.get(page.id, "source.access_token")) for page in pages]
         tried = await asyncio.gather(*trials)
@@ -130,25 +130,25 @@ class _Trial:
                 return _Tried((f"{stream.platform}: conversations can be read, but there are none so far",))
 
     async def _try_webhooks(self, page: Page, app_id: str) -> _Tried:
-        """Look at a page's subscription to webhooks."""
+        """Check a page's subscription to webhooks."""
         subscriptions = self.registry.subscriptions(page.id)
         found = Held() if subscriptions is None else await subscriptions.look(app_id)
         match found:
             case Subscription(missing=(), lacking=()):
                 return _Tried(("webhooks: the page is subscribed",))
             case Subscription(missing=(), lacking=lacking):
-                without = f"without {', '.join(lacking)}, of which only webhooks tell"
+                without = f"without {', '.join(lacking)}, which only webhooks report"
                 return _Tried((f"webhooks: the page is subscribed, {without}", f"  → {SUBSCRIBE}"))
             case Subscription(missing=missing):
                 lines = f"webhooks: the page is not subscribed to {', '.join(missing)}", f"  → {SUBSCRIBE}"
                 return _Tried(lines, ExitCode.WITH_ERRORS)
             case Problem():
-                return _Tried((f"webhooks: the subscription cannot be looked at: {on_one_line(found)}",))
+                return _Tried((f"webhooks: the subscription cannot be read: {on_one_line(found)}",))
             case Held():
                 return _Tried(("webhooks: not tried: a rate limit forbids the call",), ExitCode.WITH_ERRORS)
 
     async def _own_id(self, source: Source, newest: Batch) -> OwnId | None:
-        """Return what participants say about our own id, from more conversations where the newest does not have it."""
+        """Return whether participants confirm our own id. Reads more conversations if the newest does not have it."""
         if newest.own_id is not None and newest.own_id.state is OwnIdState.EXPECTED:
             return newest.own_id
         more = await source.fetch(replace(self._request, limit=MORE_CONVERSATIONS))
@@ -186,7 +186,7 @@ def _findings(found: tuple[Page, ...] | Problem | Held) -> _Tried:
 
 def _on_owner(key: str, page: Page, answer: Owner | Problem) -> _Tried:
     match answer:
-        # Where only Instagram is copied, the token may be that of the account, whose id is another one.
+        # If only Instagram is copied, the token may be the account's own, which has a different id.
         case Owner() if answer.id == page.id or Platform.MESSENGER not in page.platforms:
             return _Tried()
         case Owner():
@@ -197,9 +197,9 @@ def _on_owner(key: str, page: Page, answer: Owner | Problem) -> _Tried:
 
 
 def _on_token(page: Page, found: InspectedToken | Problem | Held, key: str, now: datetime) -> _Tried:
-    """Return what the platform says of a token that has worked: how long it lasts, and what it permits."""
+    """Return what the platform says about a token that works: how long it is valid, and what it permits."""
     if not isinstance(found, InspectedToken):  # such as the API of Instagram Login, which has no debug_token
-        return _Tried(("the token works; how long, and what it permits, cannot be told",))
+        return _Tried(("the token works; its lifetime and permissions are unknown",))
     if not found.health.is_valid:
         return _Tried(("the token is not valid any more", f"  → set {key} to a new token"), ExitCode.AUTHORIZATION)
     ends_at = found.health.ends_at

@@ -1,4 +1,4 @@
-"""When older messages are read: in the background of the sweeps, with what these leave of the page's calls."""
+"""Decides when older messages are read: in the background, with the calls that the page's sweeps leave over."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
@@ -15,16 +15,16 @@ from milepost.core.position import Phase
 from milepost.core.retry import JITTER
 
 COMPLETE = (RunStatus.COMPLETE, RunStatus.COMPLETE_WITH_ERRORS)
-MAX_PARKED = 3  # gaps that fail in a run, before it is assumed that all would
-MAX_USAGE_RATIO = 0.6  # of any budget of the page: the rest is for sweeps, and for others who make calls for it
+MAX_PARKED = 3  # gaps that fail in a run before it assumes that all others would fail as well
+MAX_USAGE_RATIO = 0.6  # of any budget of the page; the rest is for sweeps, and for others who call for the page
 SHARE_WAIT_SECONDS = 1.0
 
 
 class Demand(Struct, frozen=True):
-    """What else the calls of the page are for: other calls that its budgets count, and the sweeps of its streams.
+    """The other demand for the page's calls: other apps' calls that its budgets count, and its streams' sweeps.
 
-    `usage` is the fullest of the budgets, as far as it is known. Since a sweep of the page began, `batches` requests
-    for lists were made, and `messages` for messages. `is_swept` if another stream of the page is being swept.
+    `usage` is the fullest of the known budgets. Since a sweep of the page began, `batches` requests for lists and
+    `messages` requests for messages were made. `is_swept` says whether another stream of the page is being swept.
     """
 
     usage: Usage | None = None
@@ -34,12 +34,12 @@ class Demand(Struct, frozen=True):
 
     @property
     def leaves_share(self) -> bool:
-        """Whether the next call may be for messages: these get half of the calls while a sweep wants them, too."""
+        """Whether the next call may be for messages: during a sweep they get half of the calls."""
         return self.messages < self.batches
 
     @property
     def held_back_by(self) -> Usage | None:
-        """The budget that leaves no room for calls that can wait, if it does not."""
+        """The budget that leaves no room for calls that can wait; None if there is room."""
         return self.usage if self.usage is not None and self.usage.ratio > MAX_USAGE_RATIO else None
 
 
@@ -51,13 +51,13 @@ class ReadGap(Struct, frozen=True):
 
 
 class HoldBack(Struct, frozen=True):
-    """Leave the backlog to a later run: too much of this budget is used."""
+    """Leave the backlog to a later run, because too much of this budget is used."""
 
     usage: Usage
 
 
 def reading_ends_at(budget: RunBudget) -> datetime:
-    """Return when a run has to be done with older messages: at its own end, or earlier where a sweep is due by then."""
+    """Return when a run has to stop reading older messages: at its own end, or earlier if a sweep is due by then."""
     if not budget.interval_seconds:
         return budget.deadline_at
     earliest_seconds = budget.interval_seconds * (1 - JITTER)
@@ -72,10 +72,10 @@ def plan_backlog(
     demand: Demand = NO_DEMAND,
     requests: int = 0,
 ) -> ReadGap | HoldBack | Wait | None:
-    """Return what to do about the backlog after a run, which has made so many `requests` for older messages.
+    """Return the next step for the backlog after a run that has made `requests` requests for older messages.
 
-    None if there is nothing to do, or nothing can be done: a run that failed, was stopped, or met a rate limit that
-    lasts shows that calls are in vain for now. What has to wait for longer than the run is left to the next.
+    None if there is nothing to do, or if calls would be in vain for now, because the run failed, was stopped, or met a
+    rate limit that lasts. Gaps that have to wait beyond the end of the run are left to the next one.
     """
     if not checkpoint.backlog or not may_read(checkpoint, budget):
         return None
@@ -92,10 +92,10 @@ def plan_backlog(
 
 
 def _is_over(checkpoint: Checkpoint, now: datetime, budget: RunBudget, demand: Demand, requests: int) -> bool:
-    """Return whether a run reads no further: it is stopped or at a limit, or its sweep needs the calls.
+    """Return whether a run reads no more older messages: it is stopped or at a limit, or its sweep needs the calls.
 
-    Even one that used up its time makes a request, or what is owed would never be read. One whose sweep is not complete
-    is followed by the next at once.
+    Even a run that has used up its time makes one request, or owed messages might never be read. If its sweep is not
+    complete, the next run follows at once.
     """
     is_at_limit = requests >= budget.max_batches or (requests > 0 and now >= budget.deadline_at)
     needs_calls = checkpoint.sweep is not None and not demand.leaves_share
@@ -103,7 +103,7 @@ def _is_over(checkpoint: Checkpoint, now: datetime, budget: RunBudget, demand: D
 
 
 def may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
-    """Return whether a run has ended in a way that shows no reason not to read on."""
+    """Return whether older messages can be read after a run, judged by how it ended."""
     run = checkpoint.run
     if run is None or run.run_id != budget.run_id or checkpoint.failure_streak or checkpoint.operator_pause:
         return False
@@ -111,9 +111,9 @@ def may_read(checkpoint: Checkpoint, budget: RunBudget) -> bool:
 
 
 def reads_between(checkpoint: Checkpoint, budget: RunBudget, demand: Demand, *, requests: int) -> bool:
-    """Return whether a run that is about to request its next batch requests older messages before.
+    """Return whether a run requests older messages before its next batch.
 
-    It does so only while all goes well, and after what is new at the head of the inbox.
+    It does so only while there are no failures, and after it has read what is new at the head of the inbox.
     """
     run, sweep = checkpoint.run, checkpoint.sweep
     has_begun = checkpoint.unrecorded != NO_TALLY or (run is not None and run.run_id == budget.run_id)
@@ -132,10 +132,10 @@ def reads_between(checkpoint: Checkpoint, budget: RunBudget, demand: Demand, *, 
 
 
 def next_gap(gaps: Iterable[Gap], tried: Collection[str], now: datetime, policy: Policy) -> Gap | Wait | None:
-    """Return the first of the gaps that can be read now, or when one can be; None if none can in this run.
+    """Return the first gap that can be read now, or a wait until one can be; None if none can in this run.
 
-    One that was `tried` in this run, and failed as often as a run may try, is left to the next; after several of these,
-    so are the others.
+    A gap in `tried` that has failed as often as a run may try is left to the next run. After several such gaps, the
+    others are left to it as well.
     """
     latest = now + timedelta(seconds=policy.max_delay_seconds)  # a later retry was set by a clock that was ahead
     parked, waits = 0, []

@@ -1,9 +1,9 @@
-"""The backlog: which messages a batch shows to be owed.
+"""The backlog: finds the messages that a batch shows to be owed.
 
-Every message of a conversation up to its stored state is stored, owed, or in a dead letter. So where none of the
-messages that a list shows is stored, those between them and that state are owed. Of a conversation that is met for the
-first time, the older ones are owed back to the limit of `sync.message_history`. When they are read is decided in
-`background`, and what that means in `message_reading`.
+Every message of a conversation up to its stored state is stored, owed, or in a dead letter. So if a list shows only
+messages that are not stored, those between them and that state are owed. If a conversation is new, its older messages
+are owed back to the limit of `sync.message_history`. `background` decides when owed messages are read, and
+`message_reading` what the answers mean.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -29,14 +29,14 @@ from milepost.core.walk import EPOCH, overlap_before
 def owed(
     checkpoint: Checkpoint, batch: Batch, found: Difference, known: Known, context: Context
 ) -> tuple[MessagesOwed, ...]:
-    """Return the event of the messages that a batch shows to be owed, if there are any. `found` is what it changes."""
+    """Return the event of the messages that a batch shows to be owed, if any. `found` are the batch's changes."""
     watermark, overlap_seconds = checkpoint.watermark, context.policy.watermark_overlap_seconds
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
     changed = frozenset(row.conversation_id for row in found.changes.conversations)
     history_to = history_from(context.now, context.policy)
     meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to)
     gaps: list[Gap] = []
-    unrecorded: list[datetime] = []  # how far back they reach
+    unrecorded: list[datetime] = []  # how far back the histories reach that are left out of the record
     bare = _came_bare(checkpoint, batch, known, context.policy)
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
@@ -51,7 +51,7 @@ def owed(
         if limit is not None:
             gap = meeting.gap_below(each, None, limit)
             gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
-    gaps += meeting.taken_over()
+    gaps += meeting.moved_here()
     after = _left_out_after(checkpoint.left_out, unrecorded, meeting)
     left_out = None if after == checkpoint.left_out else after
     by_id = {each.gap_id: each for each in gaps}
@@ -59,10 +59,10 @@ def owed(
 
 
 class _Meeting(Struct, frozen=True):
-    """A batch meets what is stored, and what is known of histories.
+    """A batch together with what is stored, and with the record of histories.
 
-    `changed` conversations have news, and `moved` ones stood under another page. All since `last_read_at` is news, and
-    histories are owed back to `history_to` (None: there are none).
+    `changed` conversations have news, and `moved` ones belonged to another page. Everything since `last_read_at` is
+    news, and histories are owed back to `history_to` (None: no histories).
     """
 
     checkpoint: Checkpoint
@@ -74,12 +74,11 @@ class _Meeting(Struct, frozen=True):
     history_to: datetime | None
 
     def opens_gap(self, read: Conversation, stored: ConversationRow | None) -> bool:
-        """Return whether messages are owed below those of a conversation, none of which is stored.
+        """Return whether messages older than the listed ones of a conversation are owed. None of the listed is stored.
 
-        A conversation without news owes nothing that it did not owe before, unless its messages could not be read until
-        now, or it moves here from another page. One that has news owes what is before them even where the list names no
-        older ones: those that are stored are older. One that is neither stored nor was refused by the store is met for
-        the first time.
+        A conversation without news owes nothing new, unless its messages could not be read until now, or it moves here
+        from another page. A conversation with news owes the messages before them even if the list names no older ones,
+        because the stored ones are older. A conversation that is not stored, and that the store did not refuse, is new.
         """
         if stored is None and not self._was_refused(read):
             opens = _shows_older(read, self.context.policy)
@@ -88,17 +87,17 @@ class _Meeting(Struct, frozen=True):
         return opens and self._are_unknown(read)
 
     def first_limit(self, read: Conversation) -> datetime:
-        """Return how far back messages are owed of a conversation without a row.
+        """Return how far back the messages of a conversation without a row are owed.
 
-        Where the store refused it, all else was owed when it was met; of any other, its history is.
+        If the store refused it, everything older was owed when it was first met; otherwise its history is owed.
         """
         return self.last_read_at or EPOCH if self._was_refused(read) else self._history_limit(read, self.last_read_at)
 
     def may_be_left_out(self, read: Conversation, oldest_at: datetime) -> bool:
-        """Return whether the history of a conversation that is met owes nothing, and can be found in the tables later.
+        """Return whether the history of a new conversation owes nothing now, and can be found in the tables later.
 
-        It is found by its number of messages (where the list has one, that must say that there are more), and by the
-        time of the oldest; not if the store refuses some of the rows.
+        It is found by its number of messages (if the list has a count, it must say that there are more) and by the time
+        of the oldest one. It cannot be found if the store refuses some of the rows.
         """
         limit, left_out = self.first_limit(read), self.checkpoint.left_out
         if oldest_at > limit or limit == EPOCH or self._was_refused(read):
@@ -109,11 +108,11 @@ class _Meeting(Struct, frozen=True):
         return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
 
     def late_limit(self, read: Conversation, stored: ConversationRow, *, opens: bool) -> datetime | None:
-        """Return how far back the history of a stored conversation is owed since this batch; None if it is not.
+        """Return how far back the history of a stored conversation becomes owed with this batch; None if it does not.
 
-        It is where none of its messages came when it was met, or later: they were not asked for, or the API left them
-        out. What has come since is no history. A search for histories leaves out conversations that are deleted: one
-        that is listed again has missed it.
+        It does if none of its messages have come so far, because they were not requested or the API left them out.
+        Messages since then are not history. It also does if a deleted conversation is listed again, because searches
+        for histories skip deleted ones.
         """
         policy = self.context.policy
         if stored.page_id != self.checkpoint.stream.page_id or not read.interactions:
@@ -127,7 +126,7 @@ class _Meeting(Struct, frozen=True):
         return max(searched_to, self._history_limit(read, None))
 
     def _history_limit(self, read: Conversation, last_read_at: datetime | None) -> datetime:
-        """Return how far back a history is owed: what has come since the last reading is none, and is owed anyway."""
+        """Return how far back a history is owed. Messages since the last reading are not history, and always owed."""
         limit = _oldest_at(read) if self.history_to is None else self.history_to
         return min(limit, last_read_at or limit)
 
@@ -142,8 +141,8 @@ class _Meeting(Struct, frozen=True):
         ids = (each.event_id for each in read.interactions)
         return bool(read.interactions) and self.known.interaction_events.isdisjoint(ids)
 
-    def taken_over(self) -> Iterator[Gap]:
-        """Yield what another page owed of conversations that move here: its token may not read them any more."""
+    def moved_here(self) -> Iterator[Gap]:
+        """Yield the gaps of conversations that move here from another page, whose token can no longer read them."""
         for gap in self.known.owed_elsewhere:
             if gap.conversation_id in self.moved:
                 gap_id = derived_id(self.checkpoint.stream.key, gap.gap_id)
@@ -176,9 +175,9 @@ def _oldest_at(read: Conversation) -> datetime:
 
 
 def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:
-    """Return the conversations that have messages, or news of them, and came without any.
+    """Return the conversations that came without messages although they have some, or have news.
 
-    The API leaves fields out without a word where a right to them is missing.
+    The API silently leaves out fields for which a permission is missing.
     """
     if not policy.messages_per_conversation or size_now(checkpoint, policy).detail.leaves_out:
         return ()
@@ -194,11 +193,11 @@ def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Polic
 
 
 def _shows_older(read: Conversation, policy: Policy) -> bool:
-    """Return whether a conversation has more messages than came with the list, by what the list says.
+    """Return whether the list says that a conversation has more messages than came with it.
 
     A first copy meets every conversation, and a request for each of them would take days. Lists were captured in which
-    a conversation with all of its messages has a `next` nevertheless: there the count tells, unless it is lower than
-    what came, and so tells nothing. Without a count, as many as were asked for may not be all.
+    a conversation has a `next` although all its messages came. So the count decides, unless it is lower than what came
+    and so is wrong. Without a count, there may be more if as many came as were requested.
     """
     came, count = len(read.interactions), read.message_count
     if came < policy.messages_per_conversation:
@@ -209,7 +208,7 @@ def _shows_older(read: Conversation, policy: Policy) -> bool:
 def _left_out_after(
     before: HistoriesLeftOut | None, unrecorded: Collection[datetime], meeting: _Meeting
 ) -> HistoriesLeftOut | None:
-    """Return what is known of the histories that are not on record, after those of a batch."""
+    """Return the summary of the histories that are not on record, updated by those of a batch."""
     after, context = before, meeting.context
     for there in meeting.known.left_out_elsewhere if meeting.moved else ():
         search = after.search if after is not None else None
@@ -223,7 +222,7 @@ def _left_out_after(
 def _together(
     one: HistoriesLeftOut | None, another: HistoriesLeftOut, search: HistorySearch | None = None
 ) -> HistoriesLeftOut:
-    """Return what is known of both; a search that was under way goes through all of them."""
+    """Return the summary of both; a search that was under way covers all of them."""
     both = (another,) if one is None else (one, another)
     return HistoriesLeftOut(
         max(each.reach_to for each in both),
@@ -235,7 +234,7 @@ def _together(
 
 
 def _searched_to(left_out: HistoriesLeftOut | None) -> datetime | None:
-    """Return how far back histories were searched for, or are; None if they never were."""
+    """Return how far back the current or last search for histories goes; None if there was none."""
     if left_out is None:
         return None
     if left_out.search is None:
@@ -251,17 +250,17 @@ def history_from(now: datetime, policy: Policy) -> datetime | None:
     return now - timedelta(seconds=seconds) if seconds < (now - EPOCH).total_seconds() else EPOCH
 
 
-# --- histories that are owed by now -----------------------------------------------------------------------------------
+# --- histories that have become owed ----------------------------------------------------------------------------------
 
-# A first copy meets every conversation, and most of their histories end where the limit of `sync.message_history` is,
-# or earlier: the list has shown all that is owed. Nothing is recorded of these one by one. If the limit is an earlier
-# one later, they are searched for in the tables after a full sweep, step by step, and opened.
+# A first copy meets every conversation. For most of them, the list already shows all messages back to the limit of
+# `sync.message_history`, so that none are owed, and nothing is recorded for each of them. If the limit is later moved
+# further back, these conversations are searched for in the tables after a full sweep, step by step, and opened.
 
-SLACK = timedelta(seconds=1)  # a stored instant has fewer digits than that of the decision
+SLACK = timedelta(seconds=1)  # a stored instant has fewer digits than the instant of the decision
 
 
 def earlier_limit(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> datetime | None:
-    """Return the limit back to which histories are owed after a full sweep, which may be an earlier one than before.
+    """Return the limit back to which histories are owed after a full sweep; it may be earlier than before.
 
     None after any other run.
     """
@@ -272,15 +271,15 @@ def earlier_limit(checkpoint: Checkpoint, now: datetime, budget: RunBudget, poli
 
 
 def reopen(checkpoint: Checkpoint, gaps: Iterable[Gap], history_to: datetime, budget: RunBudget) -> Record:
-    """Return what to record of histories that end at their limit, and are owed back to an earlier one."""
+    """Return the record that reopens histories: they were read to their limit, and are now owed to an earlier one."""
     opened = tuple(replace(gap, history_to=history_to, idle=0, limit=0, attempts=0, resets=0) for gap in gaps)
     return Record((*unchanged_before(checkpoint, budget), MessagesOwed(opened)))
 
 
 def next_search(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> HistorySearch | None:
-    """Return the search for histories that are owed by now: the open one, or one that begins after a full sweep.
+    """Return the search for histories that have become owed: the open one, or a new one after a full sweep.
 
-    None if all that were left out of the record reach back to the limit, as they do until it is set to an earlier one.
+    None if all histories that were left out of the record reach back to the limit, as they do until it is moved back.
     """
     left_out = checkpoint.left_out
     if left_out is None or not policy.message_history_seconds or not may_read(checkpoint, budget):
@@ -294,7 +293,7 @@ def next_search(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy
 def open_found(
     checkpoint: Checkpoint, search: HistorySearch, searched: ThreadsSearched, budget: RunBudget, now: datetime
 ) -> Record:
-    """Return what to record of a step of a search: the histories that are owed, and how far it has come."""
+    """Return the record of a step of a search: the histories that it found to be owed, and how far it has come."""
     left_out = checkpoint.left_out or HistoriesLeftOut(search.history_to)
     gaps = tuple(
         _opened(checkpoint, thread, search.history_to, now)
@@ -309,10 +308,10 @@ def open_found(
 
 
 def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: datetime) -> bool:
-    """Return whether a history was left out and is owed.
+    """Return whether a history was left out and is now owed.
 
-    One that is not on record, and was not left out either, is read to its end: or else, where the API withholds its
-    beginning, that would be asked for, and on record as missed, once more.
+    A history that is neither on record nor left out was read to its end. It must not be opened: if the API withholds
+    its beginning, that would be requested and recorded as missed once more.
     """
     if thread.message_count is not None and thread.stored >= thread.message_count:
         return False

@@ -28,11 +28,11 @@ ALL_KINDS = frozenset(ChangeKind)
 
 
 class Change(Struct, frozen=True):
-    """A row as it is now, or that it is gone: then `row` is None.
+    """A row as it is now; `row` is None if it was deleted.
 
-    `seq` is the place of the change in the feed, which no other has; a consumer can stop after any change, and continue
-    from its seq. `key` and `row` are columns by name: instants are text, as in SQLite. `history` says that a message
-    was not new when it was stored: it came with a first copy, or as an older one of its conversation.
+    `seq` is the unique place of the change in the feed; a consumer can stop after any change, and continue from its
+    seq. `key` and `row` are columns by name: instants are text, as in SQLite. `history` says that a message was not new
+    when it was stored: it came with a first copy, or as an older message of its conversation.
     """
 
     seq: int
@@ -46,8 +46,8 @@ class Change(Struct, frozen=True):
 class ChangesPage(Struct, frozen=True):
     """Changes in the order of their seq, and the seq to continue from: equal to the one asked for if nothing is new.
 
-    `next` may be greater than the seq of the last change, as what was not asked for is passed over; and a page without
-    changes is the last one only if `next` has not moved either.
+    `next` may be greater than the seq of the last change, because changes that were not requested are skipped. A page
+    without changes is the last one only if `next` has not moved either.
     """
 
     changes: tuple[Change, ...]

@@ -1,8 +1,8 @@
-"""The checkpoint of a stream: a fold of its journal entries, with nothing that is not in them.
+"""The checkpoint of a stream: a fold of its journal entries, and of nothing else.
 
-One thing is deferred on purpose. A batch that changes nothing gets no entry (a quiet sweep of a large inbox would fill
-the journal with them); the next entry counts it. Until then the checkpoint in memory is ahead of the journal by
-`unrecorded`, and a crash costs no more than reading those batches again.
+There is one deliberate exception. A batch that changes nothing gets no entry of its own, because a quiet sweep of a
+large inbox would fill the journal; the next entry counts it. Until then the checkpoint in memory is ahead of the
+journal by `unrecorded`, and a crash costs no more than reading those batches again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,6 +26,7 @@ from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
 from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem
+from milepost.core.remedies import is_unnamed_limit
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
@@ -44,9 +45,9 @@ class RetryState(Struct, frozen=True, omit_defaults=True):
 class ReducedRequest(Struct, frozen=True, omit_defaults=True):
     """Requests are smaller than a whole batch because of `problem`; `good` batches were read since.
 
-    `suspect` is the thread of which requests leave something out. `worked` is the last smaller limit that worked
-    before: if the reason turns out to be an outage, requests go back to it (0: to the whole batch). `relapses` counts
-    how often in a row requests that had grown from this limit failed.
+    `suspect` is the thread of which requests leave a part out. `worked` is the last smaller limit that worked before:
+    if the cause turns out to be an outage, requests return to it (0: to the whole batch). `relapses` counts how often
+    in a row requests failed after growing from this limit.
     """
 
     limit: int
@@ -59,7 +60,7 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
 
     @property
     def proven(self) -> "ReducedRequest | None":
-        """The reduced request that worked last: a search that proved nothing begins again from there."""
+        """The reduced request that worked last; a search that proved nothing starts again from there."""
         if self.good:
             if not self.detail.leaves_out:
                 return self
@@ -70,7 +71,7 @@ class ReducedRequest(Struct, frozen=True, omit_defaults=True):
 
 
 class WalkSetAside(Struct, frozen=True, omit_defaults=True):
-    """A sweep's position, and the troubles met there, while the run reads the head first."""
+    """A sweep's position and the problems there, kept while the run reads the head first."""
 
     position: Position
     reduced_request: ReducedRequest | None = None
@@ -78,7 +79,7 @@ class WalkSetAside(Struct, frozen=True, omit_defaults=True):
 
 
 class Lowest(Struct, frozen=True):
-    """The lowest of the newest instants of the batches of a phase, as in Progress."""
+    """The earliest of the newest instants of a phase's batches, as in Progress."""
 
     phase: Phase
     at: datetime
@@ -91,7 +92,7 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     such losses in the run. While the head is read first, the walk is `set_aside`. It `was_unsure` if batches were read
     before our own id was known.
 
-    It `is_rewound` once it restarted because it got nowhere; `lowest` is how far its phase has got in all, restarts
+    It `is_rewound` once it restarted for lack of progress; `lowest` is how far its phase has ever got, restarts
     included, and `problem` is why its walk ended early.
     """
 
@@ -121,11 +122,15 @@ class RateLimit(Struct, frozen=True, omit_defaults=True):
 
 
 class GivenUp(Struct, frozen=True, omit_defaults=True):
-    """A thread that made lists fail and has an open dead letter; `detail` is how much of it can be read."""
+    """A thread that made lists fail and has an open dead letter; `detail` is how much of it can be read.
+
+    It `seems_limited` if the lists failed as if by a rate limit.
+    """
 
     dead_letter_id: str
     conversation_id: str
     detail: Detail
+    seems_limited: bool = False
 
 
 class FailureStreak(Struct, frozen=True, omit_defaults=True):
@@ -138,7 +143,7 @@ class FailureStreak(Struct, frozen=True, omit_defaults=True):
 
 
 class Doubt(Struct, frozen=True, omit_defaults=True):
-    """The last sweep is not to be relied on because of `problem`, of which the first such sweep told at `since`."""
+    """The last sweep cannot be relied on because of `problem`, which a sweep first had at `since`."""
 
     problem: Problem
     since: datetime
@@ -174,7 +179,7 @@ class Run(Struct, frozen=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True):
-    """A dead letter as the journal has it; its payload is stored separately.
+    """A dead letter as in the journal; its payload is stored separately.
 
     `reason` is that of the latest failure, `attempts` counts failed redrives, and `redrive_at` is when the next one is
     due (None: never automatically). A closed dead letter stays closed: another failure opens another one.
@@ -207,8 +212,8 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     """The state of a stream after entry number `version`, whose hash is `hash`.
 
     `futile_runs` counts the runs in a row that resumed the sweep and read nothing new, an open one included.
-    `unrecorded` and `sweep_is_recorded` are about unchanged batches since that entry; both have their defaults in every
-    checkpoint that is stored.
+    `unrecorded` and `sweep_is_recorded` are about unchanged batches since that entry; in stored checkpoints both have
+    their defaults.
     """
 
     stream: Stream
@@ -222,7 +227,7 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     failure_streak: FailureStreak | None = None
     operator_pause: OperatorPause | None = None
     token: TokenHealth | None = None
-    own_id: OwnId | None = None  # where the expected one is in no thread
+    own_id: OwnId | None = None  # if the expected one is in no thread
     run: Run | None = None
     watermark: datetime | None = None
     last_success_at: datetime | None = None
@@ -231,12 +236,12 @@ class Checkpoint(Struct, frozen=True, omit_defaults=True, rename=STORED_NAMES):
     futile_runs: int = 0
     open_dead_letters: int = 0
     backlog: int = 0  # open gaps: conversations with older messages that are still to be read
-    history: HistoryLeft | None = None  # of the backlog, what is history
+    history: HistoryLeft | None = None  # the histories in the backlog
     left_out: HistoriesLeftOut | None = None  # histories that owe nothing and are not on record; None: there are none
     missed: MissedSoFar | None = None
     window_at: datetime | None = None  # since when the API is known to have no messages beyond the newest of a thread
-    window_hints: tuple[str, ...] = ()  # conversations that ended there, while they are too few to know it
-    left_out_fields: tuple[str, ...] = ()  # of those that are requested
+    window_hints: tuple[str, ...] = ()  # conversations that ended there, while they are too few to be certain
+    left_out_fields: tuple[str, ...] = ()  # requested fields that the API refuses
     given_up: tuple[GivenUp, ...] = ()
     given_up_in_a_row: int = 0  # threads of this walk that became dead letters, with none read in between
     total: Tally = NO_TALLY
@@ -264,11 +269,11 @@ def is_same_sweep(one: Sweep | None, other: Sweep | SweepCompleted) -> bool:
 
 # --- smaller requests: the search for what makes a list fail, and the threads that it gave up -------------------------
 
-MAX_GIVEN_UP = 32  # that are remembered: the latest
+MAX_GIVEN_UP = 32  # the latest are remembered
 
 
 def grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedRequest | None:
-    """Count the good batches at a reduced size. Stepping over a batch removes what made it necessary."""
+    """Count the good batches at a reduced size. Stepping over a batch removes the cause of the reduction."""
     if reduced_request is None or not tally.batches:
         return reduced_request
     if reduced_request.detail is Detail.POSITION or reduced_request.suspect:
@@ -277,7 +282,7 @@ def grown(reduced_request: ReducedRequest | None, tally: Tally) -> ReducedReques
 
 
 def shrunk_request(before: ReducedRequest | None, shrunk: BatchShrunk) -> ReducedRequest:
-    """Return the smaller request of an event, with what is known from the one before."""
+    """Return the smaller request of an event, with the knowledge of the previous one."""
     worked = before and before.proven
     relapses = 0
     if before is not None and before.limit >= shrunk.limit:
@@ -299,13 +304,15 @@ def with_given_up(checkpoint: Checkpoint, opened: DeadLetterOpened) -> tuple[Giv
         return checkpoint.given_up
     if opened.stage is not Stage.FETCH or opened.subject.removesuffix("/messages") != reduced.suspect:
         return checkpoint.given_up
-    given_up = GivenUp(opened.dead_letter_id, reduced.suspect, reduced.detail)
+    given_up = GivenUp(
+        opened.dead_letter_id, reduced.suspect, reduced.detail, seems_limited=is_unnamed_limit(reduced.problem)
+    )
     others = (each for each in checkpoint.given_up if each.conversation_id != reduced.suspect)
     return (*others, given_up)[-MAX_GIVEN_UP:]
 
 
 def given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
-    """Count the threads that became dead letters because a list failed; one that was read ends the row."""
+    """Count the threads in a row that became dead letters because a list failed; one that was read ends the row."""
     reduced = checkpoint.reduced_request
     leaves_out = reduced is not None and reduced.detail.leaves_out and not reduced.good
     if leaves_out and tally.unreadable:
@@ -326,7 +333,7 @@ def is_ahead(instant: datetime | None, now: datetime) -> bool:
 
 
 def furthest_ahead(checkpoints: Iterable[Checkpoint], now: datetime) -> dict[str, datetime]:
-    """Return descriptions of what is stored with an instant in the future, each with the latest such instant."""
+    """Return descriptions of the stored instants in the future, each with the latest such instant."""
     found: dict[str, datetime] = {}
     for checkpoint in checkpoints:
         for what, instant in _of_the_past(checkpoint):

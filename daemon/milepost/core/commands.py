@@ -1,4 +1,4 @@
-"""Commands on a stream and its dead letters, and what the journal records of them: nothing if they change nothing."""
+"""Commands on a stream and its dead letters, and their journal entries. A command that changes nothing has none."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from milepost.core.records import Record, unchanged_before
 
 
 class CommandDeferred(MilepostError):
-    """A command was not tried, because no call may be made now. `until` is when one may; None if that is unknown."""
+    """A command was not tried, because no call is allowed now. `until` is when one will be; None if that is unknown."""
 
     def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -21,7 +21,7 @@ class CommandDeferred(MilepostError):
 
 
 class Redrive(Struct, frozen=True):
-    """Redrive a dead letter now, whenever its next redrive is due. `by` is who requests it, as the journal has it."""
+    """Redrive a dead letter now, even if its next redrive is due later. `by` is who requests it, for the journal."""
 
     dead_letter_id: str
     by: str = ""
@@ -61,7 +61,7 @@ class RecordTokenHealth(Struct, frozen=True):
 
 
 class ApplyFacts(Struct, frozen=True):
-    """Apply what webhooks said of stored messages."""
+    """Apply the facts that webhooks reported about stored messages."""
 
 
 DeadLetterCommand = Redrive | Discard
@@ -88,7 +88,7 @@ def _event_of(checkpoint: Checkpoint, command: StreamCommand) -> Event | None:
 
 
 def remove(checkpoint: Checkpoint, by: str) -> Record | None:
-    """Remove the stream with all its rows; None if nothing is stored of it."""
+    """Return the record that removes the stream with all its rows; None if nothing is stored for it."""
     if checkpoint.version == 0 or checkpoint.removed_at is not None:
         return None
     return Record((StreamRemoved(by),))

@@ -1,8 +1,8 @@
-"""Dead letters: what of a batch could not be read or written, and which dead letters that opens and closes.
+"""Dead letters: finds the parts of a batch that could not be read or written, and opens and closes dead letters.
 
-A dead letter is about a subject of its stream. While it is open, another failure of the same subject opens no other;
-nor does a failure that an operator discarded, as long as its payload is the same. Rows are kept without the times of
-writing them: those are the redrive's, and a row that is read again has the same fingerprint.
+A dead letter is about a subject of its stream. While it is open, another failure of the same subject opens no second
+one; nor does a failure that an operator discarded, as long as its payload is the same. Payloads hold rows without the
+times of writing, which a redrive sets. So a row that is read again has the same fingerprint.
 """
 
 import re
@@ -65,7 +65,7 @@ def row_of(conversation_id: str) -> str:
 
 
 def older_of(conversation_id: str, gap_id: str) -> str:
-    """Return the subject for older messages of a conversation, which are read from a place of their own."""
+    """Return the subject for older messages of a conversation, which make up a gap of their own."""
     return f"{conversation_id}{_OLDER}{gap_id}"
 
 
@@ -91,7 +91,7 @@ def subjects_of(batch: Batch, refused: Collection[RefusedRow]) -> tuple[str, ...
     return tuple(subjects)
 
 
-# The subject that a request of less detail leaves unread: the messages of a conversation, or all of it.
+# The subject that a request with less detail leaves unread: the messages of a conversation, or all of it.
 _LEFT_OUT: Mapping[Detail, Callable[[str], str]] = {
     Detail.LEAN: messages_of,
     Detail.BARE: messages_of,
@@ -103,9 +103,10 @@ _LEFT_OUT: Mapping[Detail, Callable[[str], str]] = {
 
 
 def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) -> tuple[Failure, ...]:
-    """Return what of a batch could not be read. `problem` is why the request had no more `detail`.
+    """Return the parts of a batch that could not be read. `problem` is why the request had no more `detail`.
 
-    A conversation whose stored row is as new is no failure: a thread that fails in every list may have been read alone.
+    A conversation whose stored row is as new is not a failure: a thread that fails in every list may have been read
+    alone.
     """
     failures = unread_items(batch.unreadable, known)
     subject_of = _LEFT_OUT.get(detail)
@@ -120,7 +121,7 @@ def unread(batch: Batch, detail: Detail, problem: Problem | None, known: Known) 
 
 
 def unread_items(items: Iterable[Unreadable], known: Known) -> list[Failure]:
-    """Return the items that do not have the form of what was requested, without those of people who were erased."""
+    """Return failures for the items with an unexpected form, without those of erased people."""
     return [
         Failure(item.subject, Stage.FETCH, item.reason, item.payload)
         for item in items
@@ -131,9 +132,9 @@ def unread_items(items: Iterable[Unreadable], known: Known) -> list[Failure]:
 def withhold_each(
     rows: Iterable[InteractionEventRow], refused: Iterable[RefusedRow]
 ) -> tuple[tuple[InteractionEventRow, ...], list[Failure]]:
-    """Split off the messages that the store refused, each as a failure of its own.
+    """Split off the messages that the store refused, each as a separate failure.
 
-    Older messages come in pages of any size: which of them make a chunk is not the same each time.
+    Older messages come in pages of any size, so a chunk would not have the same messages each time.
     """
     reasons = {(row.table, row.key): row.reason for row in refused}
     kept, failed = _partition(rows, _key_of_event, reasons)
@@ -152,7 +153,7 @@ def withhold(found: Difference, refused: tuple[RefusedRow, ...]) -> tuple[Differ
     contacts, refused_contacts = _partition(changes.contacts, lambda row: (Table.CONTACTS, row.contact_id), reasons)
     events, refused_events = _partition(changes.interaction_events, _key_of_event, reasons)
     revised, unrevised = _partition(changes.revised, _key_of_event, reasons)
-    unlike = {row.conversation_id for row, _ in (*refused_events, *unrevised)}  # what the fingerprint says is stored
+    unlike = {row.conversation_id for row, _ in (*refused_events, *unrevised)}  # not as their fingerprint says
     conversations = tuple(
         replace(row, messages_fingerprint=None) if row.conversation_id in unlike else row for row in conversations
     )
@@ -229,7 +230,7 @@ def opened(
 ) -> tuple[tuple[DeadLetterOpened, ...], tuple[DeadLetterPayload, ...]]:
     """Return a dead letter for each failed subject without an open one, and the payloads to store.
 
-    An open dead letter gets the row that was refused this time: a redrive must not write an older one.
+    An open dead letter gets the latest refused row as its payload, because a redrive must not write an older one.
     """
     dead_letters: dict[str, DeadLetterOpened] = {}
     payloads: list[DeadLetterPayload] = []
@@ -259,7 +260,7 @@ def _open(stream: Stream, failure: Failure, fingerprint: str, now: datetime) -> 
 
 
 def recovered(batch: Batch, detail: Detail, failures: Iterable[Failure], known: Known) -> tuple[DeadLetterClosed, ...]:
-    """Return closings for what was read and written after all. Only a redrive closes chunks of events."""
+    """Return closings for subjects that were read and written after all. Only a redrive closes chunks of events."""
     if not known.dead_letters or detail is Detail.POSITION:
         return ()
     failed = {each.subject for each in failures}
@@ -278,7 +279,7 @@ def recovered(batch: Batch, detail: Detail, failures: Iterable[Failure], known: 
 
 
 def can_succeed(stage: Stage, subject: str) -> bool:
-    """Return whether a redrive can do anything: it has rows, or a conversation to read."""
+    """Return whether a redrive can do anything: there are rows to write, or a conversation to read."""
     return stage is not Stage.FETCH or conversation_of(subject) is not None
 
 
@@ -293,7 +294,7 @@ def _contact_subject(contact_id: str) -> str:
 
 
 def subjects_of_events(conversation_id: str, events: Iterable[str], refused: Iterable[RefusedRow]) -> list[str]:
-    """Return the subjects of those of a conversation's messages that the store refused."""
+    """Return the subjects of a conversation's messages that the store refused."""
     keys = {row.key for row in refused if row.table is Table.INTERACTION_EVENTS}
     return [_events_subject(conversation_id, event_id) for event_id in events if event_id in keys]
 
@@ -304,11 +305,11 @@ def _events_subject(conversation_id: str, event_id: str) -> str:
 
 def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failure:
     kept = msgspec.to_builtins(rows)
-    for row in kept.get("conversations", ()):  # not in payloads of before, whose fingerprints must stay the same
+    for row in kept.get("conversations", ()):  # older payloads do not have it, and fingerprints must stay the same
         row.pop("messages_fingerprint", None)
     return Failure(subject, stage, reason[:MAX_REASON_CHARACTERS], _encode(kept).decode())
 
 
 def group_of(stage: Stage, reason: str) -> str:
-    """Return the id of the group of the dead letters of one stage and reason, ids in the reason aside."""
+    """Return the id of the group of dead letters with one stage and reason, ignoring ids in the reason."""
     return derived_id(stage, _GROUPED_APART.sub("…", reason))

@@ -1,4 +1,4 @@
-"""Decide what an outcome means: what to record and what to store, together."""
+"""Decides what an outcome means: the events to record and the rows to store, together."""
 
 from collections.abc import Iterable
 
@@ -12,35 +12,35 @@ from milepost.core.doubts import (
     advanced,
     disbelieved,
     ends_walk,
-    has_lasted,
     implausible,
     messages_missing,
     no_progress,
     out_of_order,
+    outlasts_incidents,
 )
 from milepost.core.events import BatchStored, Event, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.failures import exonerate, mistaken, on_refusal
 from milepost.core.merge import difference, keys_of, order_violations
-from milepost.core.missed import on_record, without_content
+from milepost.core.missed import missed_events, without_content
 from milepost.core.model import Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
-from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, taken_up
+from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, with_head_first
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position, Progress, Reading
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
 from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
-from milepost.core.revisions import AsOf, readings, with_revisions
+from milepost.core.revisions import AsOf, readings, with_revisions, without_unsent
 from milepost.core.walk import after_head, edge_after, next_position, notes_missed, stretch_of
 
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
     """Decide what an outcome means, as far as that is possible without the store."""
-    checkpoint = taken_up(checkpoint, context.budget)
+    checkpoint = with_head_first(checkpoint, context.budget)
     match outcome:
         case Refused() as refused:
             return Decided(on_refusal(checkpoint, refused, context.as_of(refused)))
         case Fetched(batch=batch) as fetched:
-            # Before all else: a batch that ends its walk may open dead letters as well.
+            # This comes first, because a batch that ends its walk may open dead letters as well.
             if reduced := mistaken(checkpoint, batch, context.policy):
                 return Decided(exonerate(checkpoint, batch, reduced, context))
             sweep = open_sweep(checkpoint, context.budget)
@@ -57,7 +57,7 @@ def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pendin
 def _pending_batch(
     checkpoint: Checkpoint, sweep: Sweep, fetched: Fetched, context: Context, problem: Problem | None
 ) -> "PendingBatch":
-    """Return the first half of the decision: what has to be known of the store."""
+    """Return the first half of the decision: which stored rows it needs."""
     batch, policy, head = fetched.batch, context.policy, context.quiet
     if head is not None and is_as_before(head, checkpoint, sweep, batch, policy, context.now):
         return PendingBatch(
@@ -81,8 +81,8 @@ def _pending_batch(
 class PendingBatch(Struct, frozen=True):
     """A batch whose stored rows are not known yet. `sweep` is the one it belongs to.
 
-    `problem` is why the walk ends with this batch, though the list goes on. A `quiet` batch changes nothing, which is
-    known from the sweep before.
+    `problem` is why the walk ends with this batch although the list goes on. A `quiet` batch is known from the previous
+    sweep to change nothing.
     """
 
     checkpoint: Checkpoint
@@ -112,7 +112,7 @@ class PendingBatch(Struct, frozen=True):
         return self._moved(read, self._with_progress(position, progress), problem)
 
     def _with_progress(self, position: Position, progress: Progress) -> Position:
-        """Add to a position how its phase has gone so far. The order of the walk counts for the whole sweep."""
+        """Add the progress of its phase to a position. The order of the walk counts for the whole sweep."""
         before = self.sweep.position
         if position.phase is not before.phase:
             return replace(position, progress=Progress(inversions=progress.inversions, raised=progress.raised))
@@ -165,7 +165,7 @@ class PendingBatch(Struct, frozen=True):
         return record if read.events or changes != Changes() else self._unchanged(record, tally)
 
     def _unchanged(self, record: Record, tally: Tally) -> Record:
-        """Return the record of a sweep that changed nothing, with its head if the next sweep may find that again."""
+        """Return the record of a sweep that changed nothing, with its head if the next sweep may get the same."""
         batch, version = self.fetched.batch, self.checkpoint.version
         if not may_be_quiet(self.checkpoint, self.sweep, batch):
             return record
@@ -173,7 +173,7 @@ class PendingBatch(Struct, frozen=True):
         return replace(record, quiet=replace(head, version=version + 1))
 
     def _read(self, known: Known) -> "BatchRead":
-        """Return what the batch comes to, of what is missed, and of our own id if that is not on record."""
+        """Return the result of the batch, with the missed messages, and with our own id if that is not on record."""
         if self.quiet is not None:
             return BatchRead(Changes(), (), self.quiet.tally)
         checkpoint, batch = self.checkpoint, self.fetched.batch
@@ -202,17 +202,17 @@ class PendingBatch(Struct, frozen=True):
 
 
 def _is_flawless(tally: Tally) -> bool:
-    """Return whether a sweep saw everything, in order: only then is what it did not see deleted."""
+    """Return whether a sweep saw everything, in order: only then do conversations that it missed count as deleted."""
     return not (tally.unreadable or tally.dead_lettered or tally.order_violations)
 
 
-# --- what a batch comes to --------------------------------------------------------------------------------------------
+# --- the result of a batch --------------------------------------------------------------------------------------------
 
 
 class BatchRead(Struct, frozen=True):
-    """What a batch comes to: rows to write, what else to record, the counts, and what could not be read or written.
+    """The result of a batch: rows to write, events to record, the counts, and what could not be read or written.
 
-    To be recorded are dead letters that are opened or closed, messages that are missed or owed, and news of our own id.
+    The events are about dead letters opened or closed, messages missed or owed, and news about our own id.
     """
 
     changes: Changes
@@ -224,17 +224,17 @@ class BatchRead(Struct, frozen=True):
 def read_batch(
     checkpoint: Checkpoint, fetched: Fetched, detail: Detail, shown: Iterable[Reading], known: Known, context: Context
 ) -> BatchRead:
-    """Return what a batch comes to, given what is stored. It has no more than `detail`, and shows these readings."""
+    """Return the result of a batch with this `detail` and these readings, given the stored rows."""
     stream, batch, now = checkpoint.stream, fetched.batch, context.now
-    readable = replace(batch, conversations=()) if detail is Detail.POSITION else batch
-    believes_all = has_lasted(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
+    readable = replace(batch, conversations=()) if detail is Detail.POSITION else without_unsent(batch, known)
+    believes_all = outlasts_incidents(checkpoint.doubt, ProblemKind.MESSAGES_MISSING, now)
     as_of = AsOf(now, fetched.asked_at, believes_all=believes_all)
     found = with_revisions(difference(stream, readable, known, now, fetched.asked_at), readable, shown, known, as_of)
     written, unwritten = withhold(found, context.refused)
     reduced = checkpoint.reduced_request
     failures = (*unread(batch, detail, reduced.problem if reduced else None, known), *unwritten)
     dead_letters, payloads = opened(stream, failures, known, now)
-    missed = () if detail.leaves_out else on_record(*without_content(written.changes.interaction_events))
+    missed = () if detail.leaves_out else missed_events(*without_content(written.changes.interaction_events))
     closed = recovered(readable, detail, failures, known)
     gaps = owed(checkpoint, readable, found, known, context)
     tally = replace(written.tally, dead_lettered=len(dead_letters), unreadable=len(failures))

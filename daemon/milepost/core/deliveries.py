@@ -1,7 +1,7 @@
-"""Deliveries: where each destination of changed rows stands, how that changes, and the port to where it is kept.
+"""Deliveries: the state of each destination of changed rows, its transitions, and the port to its storage.
 
-A destination's place is the cursor of the change feed (see core/changes.py). It moves only after the receiver has
-confirmed, so that whatever happens in between is delivered again: at least once, and in order.
+A destination's place is a cursor of the change feed (see core/changes.py). It moves only after the receiver has
+confirmed. So after any failure changes are delivered again: each at least once, and in order.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ HOLD_SECONDS = 25.0  # by one worker: longer than a request and what is read bef
 
 
 class Delivery(Struct, frozen=True):
-    """Where a destination stands: everything before `place` was delivered.
+    """The state of a destination: everything before `place` was delivered.
 
     Attributes:
         destination: its name in the configuration.
         place: the cursor of the change feed after the last change that its receiver has confirmed.
-        behind_since: since when the oldest change that is not delivered has been waiting; None if there was none.
+        behind_since: since when the oldest undelivered change has been waiting; None if there is none.
         delivered_at: when the receiver last confirmed a request.
         paused_at: when an operator paused it.
         failing_since: when the first of the latest attempts, all of which failed, was made.
         failures: the number of those attempts.
         problem: why the last of them failed, without anything that the receiver wrote.
         retry_at: when the next one is due.
-        replays: how often it was moved: what is delivered again then is no repetition to a receiver that drops those.
+        replays: how often its place was moved, so that receivers that drop repeats accept what is delivered again.
     """
 
     destination: str
@@ -65,7 +65,7 @@ class Answer(Struct, frozen=True):
 
 
 def is_due(delivery: Delivery, now: datetime) -> bool:
-    """Return whether a request may be made. An instant beyond the longest wait was written when the clock was ahead."""
+    """Return whether a request may be made. An instant beyond the longest wait comes from a clock that was ahead."""
     if delivery.paused_at is not None:
         return False
     left = seconds_left(delivery, now)
@@ -73,14 +73,14 @@ def is_due(delivery: Delivery, now: datetime) -> bool:
 
 
 def seconds_left(delivery: Delivery, now: datetime) -> float:
-    """Return how long it is until the next attempt, in seconds; not above 0 if that may be made."""
+    """Return the seconds until the next attempt; not above 0 if it may be made now."""
     return 0.0 if delivery.retry_at is None else (delivery.retry_at - now).total_seconds()
 
 
 def wait_seconds(failures: int, asked_seconds: float | None, random: float) -> float:
-    """Return how long to wait after so many failures in a row: twice as long each time, spread by a random number.
+    """Return how long to wait after this many failures in a row: it doubles each time, with random jitter.
 
-    A receiver may ask for more, up to the longest wait.
+    A receiver may ask for a longer wait, up to the maximum.
     """
     longest = min(FIRST_WAIT_SECONDS * 2.0 ** min(failures - 1, 30), MAX_WAIT_SECONDS)
     return min(max(longest * (0.5 + random / 2), asked_seconds or 0.0), MAX_WAIT_SECONDS)
@@ -89,7 +89,7 @@ def wait_seconds(failures: int, asked_seconds: float | None, random: float) -> f
 def next_limit(limit: int, result: DeliveryResult) -> int:
     """Return how many changes to send at once after a request with up to `limit`.
 
-    A receiver that refuses them, or does not get through in time, may do with fewer; then slowly more again.
+    A receiver that refuses a request, or takes too long, may cope with fewer; then the limit slowly grows again.
     """
     match result:
         case DeliveryResult.DELIVERED:
@@ -101,12 +101,12 @@ def next_limit(limit: int, result: DeliveryResult) -> int:
 
 
 def delivered(delivery: Delivery, place: int, behind_since: datetime | None, now: datetime) -> Delivery:
-    """Return where a destination stands when its receiver has confirmed everything before `place`."""
+    """Return the state of a destination after its receiver has confirmed everything before `place`."""
     return replace(advanced(delivery, place, behind_since), delivered_at=now)
 
 
 def advanced(delivery: Delivery, place: int, behind_since: datetime | None) -> Delivery:
-    """Return where a destination stands when nothing before `place` is left to deliver."""
+    """Return the state of a destination when there is nothing to deliver before `place`."""
     return replace(
         delivery,
         place=place,
@@ -119,7 +119,7 @@ def advanced(delivery: Delivery, place: int, behind_since: datetime | None) -> D
 
 
 def failed(delivery: Delivery, answer: Answer, now: datetime, random: float) -> Delivery:
-    """Return where a destination stands after an attempt that failed."""
+    """Return the state of a destination after a failed attempt."""
     failures = delivery.failures + 1
     wait = wait_seconds(failures, answer.retry_after_seconds, random)
     return replace(
@@ -151,49 +151,49 @@ def state_of(delivery: Delivery) -> DeliveryState:
 
 
 def lag_seconds(delivery: Delivery, now: datetime) -> float:
-    """Return for how long the oldest change that is not delivered has been waiting; 0 if there is none."""
+    """Return for how long the oldest undelivered change has been waiting; 0 if there is none."""
     return 0.0 if delivery.behind_since is None else max(0.0, (now - delivery.behind_since).total_seconds())
 
 
 class DeliveryPlaces(Protocol):
-    """Where the places of destinations are kept. Its methods raise StoreAway and StoreRefused as those of a Store do.
+    """Stores the places of destinations. Its methods raise StoreAway and StoreRefused as those of a Store do.
 
-    In PostgreSQL, where several workers share them, one at a time holds a destination: for HOLD_SECONDS after it has
-    last asked for it or recorded something of it.
+    In PostgreSQL, where several workers share them, one worker at a time holds a destination, until HOLD_SECONDS after
+    it last asked for it or recorded something for it.
     """
 
     async def begin(self, destination: str, place: int) -> None:
-        """Add a destination that begins at `place`, unless there is one of this name."""
+        """Add a destination that begins at `place`, unless one with this name exists."""
         ...
 
     async def all(self) -> Mapping[str, Delivery]:
-        """Return where each destination stands, by its name: those that are no longer configured as well."""
+        """Return the state of each destination by name, including those that are no longer configured."""
         ...
 
     async def hold(self, destination: str, worker: str) -> Delivery | None:
-        """Hold a destination for a worker and return where it stands; None if it is not there, or held by another."""
+        """Hold a destination for a worker and return its state; None if it does not exist or another one holds it."""
         ...
 
     async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
-        """Record where a destination stands, and hold it.
+        """Record the state of a destination, and hold it.
 
-        Records nothing and returns False if somebody has moved it since `before`, or if another worker holds it. Leaves
-        untouched whether it is paused; one that was resumed since `before` stays due at once.
+        Records nothing and returns False if it was moved since `before`, or if another worker holds it. Never changes
+        whether it is paused; if it was resumed since `before`, it stays due at once.
         """
         ...
 
     async def release(self, worker: str) -> None:
-        """Let other workers have what this one holds."""
+        """Release everything that this worker holds."""
         ...
 
     async def pause(self, destination: str, now: datetime) -> bool:
-        """Pause a destination; return False if there is none of this name."""
+        """Pause a destination; return False if none has this name."""
         ...
 
     async def resume(self, destination: str) -> bool:
-        """Resume a destination, and have it tried at once; return False if there is none of this name."""
+        """Resume a destination, and make it due at once; return False if none has this name."""
         ...
 
     async def move(self, destination: str, place: int) -> bool:
-        """Move a destination to another place, from which it goes on; return False if there is none of this name."""
+        """Move a destination to another place, from which it continues; return False if none has this name."""
         ...

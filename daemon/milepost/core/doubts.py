@@ -1,11 +1,11 @@
-"""Answers that are not to be believed: of one request, of a walk that gets nowhere, or of a whole sweep.
+"""Implausible answers of the API: to one request, over a walk that makes no progress, or over a whole sweep.
 
 An answer that would keep its walk from ever ending, end it too soon, or make a dead letter of every row counts as a
-refusal, with a remedy like any other (core/remedies.py). If it outlasts that, its walk ends there at the most.
+refusal, with a remedy like any other (core/remedies.py). If the remedies do not help, the walk may end there at most.
 
-A right that was lost, and an incident, can look like an inbox without conversations. So an implausible sweep deletes
-nothing and is on record with what is wrong, until another sweep shows that all is well. Marks of deletion can wait:
-rows stay, and it is worse to lose sight of thousands than to show three too long.
+A lost permission, or an incident at the platform, can look like an inbox without conversations. So an implausible sweep
+deletes nothing, and its problem stays on record until another sweep shows that all is well. Deletions can wait: it is
+worse to hide thousands of conversations than to show three for too long.
 """
 
 from collections import Counter
@@ -20,16 +20,16 @@ from milepost.core.model import Batch, Known
 from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind
 
-HANDFUL = 5  # so many may be gone at once from an inbox of any size
-AGREES_AFTER = timedelta(days=1)  # before a second sweep that misses most is believed
-MAX_INTERVAL_SECONDS = 86_400.0  # between full sweeps as long as the last one is in doubt
+HANDFUL = 5  # this many may vanish at once from an inbox of any size
+AGREES_AFTER = timedelta(days=1)  # the time after which a second sweep that misses most is believed
+MAX_INTERVAL_SECONDS = 86_400.0  # between full sweeps while the last one is in doubt
 
 MIN_UNREADABLE = 5  # in one batch; fewer are dead letters, whatever they have in common
-MIN_OPEN = 12  # dead letters that are open where batches are smaller: a sweep may meet a row more than once
-MANY_IN_SWEEP = 50  # that a batch of them is no end of an inbox any more, however much was read before
+MIN_OPEN = 12  # open dead letters, for smaller batches: a sweep may meet a row more than once
+MANY_IN_SWEEP = 50  # with this many in a sweep, a batch of them cannot be the end of the inbox, however much was read
 NEARLY_ALL = 0.9
 READ_VERSION = "set source.version to one that it reads, such as the default, or update Milepost"
-MESSAGES = "/messages"  # ends the subject of messages whose conversation was read
+MESSAGES = "/messages"  # the end of the subject for messages whose conversation was read
 
 WITHOUT_PROGRESS = (ProblemKind.NO_PROGRESS, ProblemKind.CURSOR_LOOP, ProblemKind.FALSE_END)
 KINDS = (
@@ -40,8 +40,8 @@ KINDS = (
     ProblemKind.OUT_OF_ORDER,
 )
 
-# What an answer has to outlast before its walk ends there, with the problem on record: a restart at the head in a run
-# before, all attempts of this run, or both. Any other that is not believed is never taken for an end.
+# What a doubtful answer has to outlast before its walk ends there, with the problem on record: a restart at the head in
+# an earlier run, all attempts of this run, or both. No other doubtful answer is ever taken for an end.
 OUTLASTS: Mapping[ProblemKind, tuple[bool, bool]] = {
     ProblemKind.CURSOR_LOOP: (True, True),
     ProblemKind.FALSE_END: (True, False),
@@ -54,7 +54,7 @@ OUTLASTS: Mapping[ProblemKind, tuple[bool, bool]] = {
 
 
 def disbelieved(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Problem | None:
-    """Return why an answer is not believed; None if it is. `sweep` is the one that it continues, if it does."""
+    """Return why an answer is not believed; None if it is. `sweep` is the sweep that it continues, if any."""
     position = sweep.position if sweep is not None else Position()
     so_far = sweep.tally + checkpoint.unrecorded if sweep is not None else NO_TALLY
     problem = None
@@ -71,7 +71,7 @@ def disbelieved(checkpoint: Checkpoint, sweep: Sweep | None, batch: Batch) -> Pr
 
 
 def ends_walk(checkpoint: Checkpoint, sweep: Sweep | None, problem: Problem, *, attempts: int) -> bool:
-    """Return whether a walk ends at an answer that is not believed, because it has outlasted its remedies."""
+    """Return whether a walk ends at an answer that is not believed, because the remedies did not help."""
     if sweep is None or problem.kind not in OUTLASTS:
         return False
     restart, all_attempts = OUTLASTS[problem.kind]
@@ -91,9 +91,9 @@ def cursor_loop(position: Position, batch: Batch) -> Problem | None:
 
 
 def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem | None:
-    """Return the problem of a list that ends with nothing behind an old cursor, as some answer for a dead one.
+    """Return the problem of a list that is empty after an old cursor; some APIs answer so if the cursor is dead.
 
-    In a list that has been in order, conversations newer than the place of the cursor are not behind it.
+    In a list that has been in order, conversations newer than the cursor's position cannot come after it.
     """
     is_end = not (batch.unreadable or batch.next_cursor)
     if position.cursor is None or not is_end or not (position.is_old or has_waited):
@@ -109,7 +109,7 @@ def false_end(position: Position, batch: Batch, *, has_waited: bool) -> Problem 
 
 
 def suddenly_empty(position: Position, batch: Batch, so_far: Tally) -> Problem | None:
-    """Return the problem of an inbox whose head is empty, though its sweep has met rows, be they unreadable."""
+    """Return the problem of an inbox whose head is empty, although its sweep has met rows, readable or not."""
     is_empty = not (batch.conversations or batch.unreadable or batch.next_cursor)
     if position.cursor is not None or not (is_empty and (so_far.conversations or so_far.unreadable)):
         return None
@@ -117,9 +117,9 @@ def suddenly_empty(position: Position, batch: Batch, so_far: Tally) -> Problem |
 
 
 def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> Problem | None:
-    """Return the problem of a batch of which nearly all rows are unreadable for one reason, as in its sweep before.
+    """Return the problem of a batch with nearly all rows unreadable for one reason, if so were those of its sweep.
 
-    As dead letters they would make an inbox that counts as complete.
+    If they became dead letters, the inbox would count as complete.
     """
     apart = [each for each in batch.unreadable if not each.subject.endswith(MESSAGES)]
     inside = [each for each in batch.unreadable if each.subject.endswith(MESSAGES)]
@@ -141,22 +141,22 @@ def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> 
     return None
 
 
-# --- a walk that gets nowhere -----------------------------------------------------------------------------------------
+# --- a walk that makes no progress ------------------------------------------------------------------------------------
 
-# It is told in constant space, whatever the list answers. A batch makes progress if it brings a conversation that was
-# not stored, or if all of it is older than all before it. Unchanged conversations that get older are progress, so that
-# a quiet sweep of an inbox that is known makes some with each batch; pages may repeat rows of the one before, empty
-# pages may have others behind them, and many threads may share a second. What goes on for longer than any of that is
-# trouble. Cursors that come round are found sooner, by their digests, with any period (Brent, "An improved Monte Carlo
+# It is detected in constant space, whatever the list answers. A batch makes progress if it has a conversation that was
+# not stored, or if all of it is older than everything before it. So each batch of a quiet sweep makes progress, because
+# its unchanged conversations get older. Some batches without progress are normal: pages may repeat rows of the previous
+# page, empty pages may be followed by others, and many threads may share a second. More of them than that explains are
+# a problem. Cursors that repeat are found sooner, by their digests, with any period (Brent, "An improved Monte Carlo
 # factorization algorithm", BIT 20, 1980).
 
 MAX_EMPTY = 100  # batches in a row
-MAX_STALE = 5_000  # conversations in a row that bring nothing new: a page may write to thousands in one second
+MAX_STALE = 5_000  # conversations in a row with nothing new: a page may write to thousands in one second
 MAX_RUNS = 3  # in a row
 
 
 def advanced(progress: Progress, batch: Batch, *, brings_new: bool) -> Progress:
-    """Return the progress after a batch. `brings_new` says whether it had anything that was not stored."""
+    """Return the progress after a batch. `brings_new` says whether it had a conversation that was not stored."""
     times = [each.updated_time for each in batch.conversations]
     newest = max(times, default=None)
     is_lower = newest is not None and (progress.low_at is None or newest < progress.low_at)
@@ -180,15 +180,15 @@ def digest(cursor: str) -> str:
 
 
 def _inversions(batch: Batch) -> int:
-    """Return how many conversations are newer than the one before in the same batch.
+    """Return how many conversations are newer than the previous one in the same batch.
 
-    Pages that repeat rows of the one before break the order between batches, which is no sign of a list without one.
+    The order between batches does not count, because a page may repeat rows of the previous page.
     """
     return sum(later.updated_time > earlier.updated_time for earlier, later in pairwise(batch.conversations))
 
 
 def _is_raised(progress: Progress, batch: Batch) -> bool:
-    """Return whether a batch begins above where another one did before it."""
+    """Return whether a batch begins with a newer conversation than an earlier batch did."""
     newest = max((each.updated_time for each in batch.conversations), default=None)
     return newest is not None and progress.low_at is not None and newest > progress.low_at
 
@@ -199,7 +199,7 @@ def disorder(progress: Progress, batch: Batch) -> int:
 
 
 def no_progress(progress: Progress) -> Problem | None:
-    """Return the problem of a walk that goes on and gets nowhere."""
+    """Return the problem of a walk that goes on without progress."""
     if progress.empty >= MAX_EMPTY:
         what = f"the last {MAX_EMPTY} batches of the list were empty, each with a cursor to another one"
         return Problem(ProblemKind.NO_PROGRESS, what)
@@ -210,7 +210,7 @@ def no_progress(progress: Progress) -> Problem | None:
 
 
 def lowest_of(position: Position) -> Lowest | None:
-    """Return how far the phase of a position has got; None for the head, which is read apart."""
+    """Return how far the phase of a position has got; None for the head, which is read separately."""
     low_at = position.progress.low_at
     return None if low_at is None or position.is_of_head else Lowest(position.phase, low_at)
 
@@ -218,7 +218,7 @@ def lowest_of(position: Position) -> Lowest | None:
 def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
     """Return whether an entry with this position and tally shows a conversation that its sweep had not read before.
 
-    What is new at the head, which is read apart, gets the sweep no further.
+    New conversations at the head do not count: the head is read separately, and does not advance the sweep.
     """
     lowest, reached = sweep.lowest, lowest_of(position)
     is_lower = reached is not None and (lowest is None or lowest.phase is not reached.phase or reached.at < lowest.at)
@@ -228,7 +228,7 @@ def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
 
 
 def futile_runs_after(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:
-    """Return how many runs in a row were futile, after an entry with this position and tally."""
+    """Return how many runs in a row were futile as of an entry with this position and tally."""
     sweep = checkpoint.sweep
     return 0 if sweep is None or has_moved(sweep, position, tally) else checkpoint.futile_runs
 
@@ -240,7 +240,7 @@ def futile_runs(checkpoint: Checkpoint) -> int:
 
 
 def futility(runs: int) -> Problem | None:
-    """Return the problem of a stream whose last runs, so many, were futile."""
+    """Return the problem of a stream whose last `runs` runs were futile, if they are too many."""
     if runs < MAX_RUNS:
         return None
     return Problem(ProblemKind.NO_PROGRESS, f"{runs} runs in a row read no conversation that their sweep had not read")
@@ -252,30 +252,31 @@ def futility(runs: int) -> Problem | None:
 def implausible(missed: int, known: Known, before: Doubt | None, now: datetime, *, is_empty: bool) -> Problem | None:
     """Return why the answers of a whole sweep are not believed; None if they are.
 
-    `missed` counts the stored conversations that it did not find, and `is_empty` says that nothing at all was listed. A
-    sweep that misses most is believed if one said so a day ago and no other has found more since; an empty inbox never.
+    `missed` counts the stored conversations that it did not find; `is_empty` says that nothing at all was listed. A
+    sweep that misses most conversations is believed if another one missed them a day ago and none has found more since.
+    An empty inbox is never believed.
     """
     if known.stored and is_empty:
         what = f"the list of conversations is empty, and {known.stored} are stored"
         return Problem(ProblemKind.EMPTY_INBOX, what)
-    if not are_most(missed, known.stored) or has_lasted(before, ProblemKind.MOST_MISSING, now):
+    if not are_most(missed, known.stored) or outlasts_incidents(before, ProblemKind.MOST_MISSING, now):
         return None
     what = f"the sweep did not find {missed} of {known.stored} conversations that are stored"
     return Problem(ProblemKind.MOST_MISSING, what)
 
 
 def are_most(missing: int, whole: int) -> bool:
-    """Return whether so much is missing at once that an incident is likelier: what is gone by itself goes in ones."""
+    """Return whether so many are missing that an incident is likelier: people delete conversations one by one."""
     return missing > HANDFUL and 2 * missing > whole
 
 
-def has_lasted(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
-    """Return whether a doubt has lasted for so long that it is no incident, and what was seen is believed after all."""
+def outlasts_incidents(before: Doubt | None, kind: ProblemKind, now: datetime) -> bool:
+    """Return whether a doubt has lasted too long to be an incident, so that the answers are believed after all."""
     return before is not None and before.problem.kind is kind and now - before.since >= AGREES_AFTER
 
 
 def messages_missing(tally: Tally) -> Problem | None:
-    """Return the problem of a sweep in which answers missed messages of most of their conversations."""
+    """Return the problem of a sweep whose answers lacked the messages of most conversations."""
     if not tally.doubted:
         return None
     what = "stored messages are missing between others, in most conversations of a batch"
@@ -283,7 +284,7 @@ def messages_missing(tally: Tally) -> Problem | None:
 
 
 def out_of_order(tally: Tally, progress: Progress) -> Problem | None:
-    """Return the problem of a list without an order, as far as the batches of a whole sweep show that.
+    """Return the problem of a list that the batches of a whole sweep show to have no order.
 
     A few breaks are normal: a thread that moves is listed at its old place for a moment.
     """
@@ -295,9 +296,9 @@ def out_of_order(tally: Tally, progress: Progress) -> Problem | None:
 
 
 def doubt_after(before: Doubt | None, entry: Entry, event: SweepCompleted) -> Doubt | None:
-    """Return the doubt after a completed sweep. Only a full one clears it, or any one if the inbox had been empty.
+    """Return the doubt after a completed sweep. Only a full sweep clears it; if the inbox was empty, any sweep does.
 
-    An empty inbox says nothing about an earlier doubt, which stays.
+    An empty inbox proves nothing about an earlier doubt, which stays.
     """
     kind, problem = before.problem.kind if before is not None else None, event.problem
     if problem is None:
@@ -308,14 +309,14 @@ def doubt_after(before: Doubt | None, entry: Entry, event: SweepCompleted) -> Do
 
 
 def doubt_about(checkpoint: Checkpoint) -> Problem | None:
-    """Return the trouble that a stream's list makes now, whether its sweep is open or complete; None if none."""
+    """Return the current problem of a stream's list, whether its sweep is open or complete; None if there is none."""
     if (problem := trouble_under_way(checkpoint)) is not None:
         return problem
     return checkpoint.doubt.problem if checkpoint.doubt is not None else None
 
 
 def trouble_under_way(checkpoint: Checkpoint) -> Problem | None:
-    """Return why the open sweep gets nowhere; None if it does get on, or none is open."""
+    """Return why the open sweep makes no progress; None if it does, or if none is open."""
     if (futile := futility(futile_runs(checkpoint))) is not None:
         return futile
     run, sweep = checkpoint.run, checkpoint.sweep

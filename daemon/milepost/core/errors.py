@@ -1,4 +1,4 @@
-"""Errors that an operator has to know about.
+"""The errors that an operator has to know about.
 
     MilepostError
     ├── BadConfiguration        config.yaml, a secret or an argument is wrong; nothing was started
@@ -18,8 +18,8 @@ Each has a hint: the command to run or the key to change.
 
 import errno
 
-# Errors of the operating system that may pass without anybody touching the configuration: of a resource that has run
-# out, and of a disk or a file system that went away.
+# Errors of the operating system that may pass without a change of the configuration: a resource has run out, or a disk
+# or file system went away.
 _PASSING = frozenset(
     {
         *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK),

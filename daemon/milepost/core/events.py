@@ -1,4 +1,4 @@
-"""The events of the journal: past-tense facts whose tags are data and never change.
+"""The events of the journal: facts in the past tense. Their tags are data and never change.
 
 An entry is an event with its stream, version, run and time. Counts travel as a `Tally` that covers everything since the
 previous entry, because batches that change nothing get no entry of their own.
@@ -28,11 +28,11 @@ class Tally(Struct, frozen=True, omit_defaults=True):
     interaction_events: int = 0  # rows of contact_interaction_events written
     without_contact: int = 0
     order_violations: int = 0
-    unreadable: int = 0  # what could not be read or written, whether its dead letter is new or already open
+    unreadable: int = 0  # subjects that could not be read or written, with a new or an open dead letter
     deleted: int = 0  # conversations that a full sweep no longer saw
-    replaced_characters: int = 0  # NULs and halves of surrogate pairs in what was written, where U+FFFD is now
-    moved: int = 0  # conversations, among those updated, that stood under another page
-    edited: int = 0  # messages whose content was read again and is another
+    replaced_characters: int = 0  # NULs and halves of surrogate pairs that were replaced by U+FFFD
+    moved: int = 0  # conversations, among those updated, that belonged to another page
+    edited: int = 0  # messages that were read again with different content
     unsent: int = 0  # messages that are no longer there: their content was erased
     doubted: int = 0  # messages that are missing in answers which are not believed: their content stays
 
@@ -68,7 +68,7 @@ class Tally(Struct, frozen=True, omit_defaults=True):
 
     @property
     def has_changes(self) -> bool:
-        """Whether any row was written or dead letter opened: of an entry's batches at most the last one has changes."""
+        """Whether a row was written or a dead letter opened. Of an entry's batches, only the last may have changes."""
         written = self.contacts, self.interaction_events, self.edited, self.unsent
         return any((self.inserted, self.updated, self.dead_lettered, self.deleted, *written))
 
@@ -118,13 +118,13 @@ class Resolution(StrEnum):
     REDRIVEN = "redriven"  # a redrive read or wrote it
     RECOVERED = "recovered"  # a sweep read or wrote its subject
     DISCARDED = "discarded"  # an operator gave it up
-    FORGOTTEN = "forgotten"  # the person it is about was erased
+    FORGOTTEN = "forgotten"  # its person was erased
 
 
 class RunStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A run started. `started_at` precedes the entry: a run is recorded together with its first result.
 
-    `continues` is where it took up an open sweep; None if it did not, and in entries that are older than the field.
+    `continues` is where it resumed an open sweep; None if it did not, and in entries from before the field.
     """
 
     started_at: datetime
@@ -148,8 +148,8 @@ class SweepStarted(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 class BatchStored(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One or more batches were stored, the last of them with this entry; the sweep continues at `position`.
 
-    `batch` is the number of the last one in its run; 0 in entries that are older than the field. `problem` is why the
-    walk ends there, though the list goes on.
+    `batch` is the number of the last one in its run; 0 in entries from before the field. `problem` is why the walk ends
+    there although the list goes on.
     """
 
     position: Position
@@ -193,7 +193,7 @@ class RateLimited(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The batch at the sweep's position was too large or has an unreadable item: the next request is smaller.
 
-    `suspect` is the thread that fails alone, of which the next request leaves something out; empty if there is none.
+    `suspect` is the thread that fails alone; the next request leaves a part of it out. Empty if there is none.
     """
 
     limit: int
@@ -205,7 +205,7 @@ class BatchShrunk(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
 class CursorLost(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The cursor at the sweep's position was refused: its phase restarts at the head, which duplicates no row.
 
-    `is_last` says that the sweep restarts for such a problem once: if it persists, the phase ends there.
+    `is_last` says that the sweep restarts only once for such a problem: if it persists, the phase ends there.
     """
 
     problem: Problem
@@ -250,9 +250,9 @@ class RedriveFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
 
 class DeadLetterClosed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A dead letter was closed. `tally` counts what a redrive wrote; `reason` is the one an operator gave.
+    """A dead letter was closed. `tally` counts what a redrive wrote; `reason` is the one that an operator gave.
 
-    `by` is who requested it, empty if nobody did.
+    `by` is who requested it; empty if it was automatic.
     """
 
     dead_letter_id: str
@@ -267,7 +267,7 @@ class SweepCompleted(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
     It has all the fields of a short sweep, so that a sweep of one batch, with changes or without, is this one entry.
     `has_errors` is true if the sweep opened dead letters, in this run or an earlier one, or is in doubt; it is false in
-    all entries that are older than the field. `problem` is why the sweep is not to be relied on: it marked nothing as
+    all entries from before the field. `problem` is why the sweep cannot be relied on: then it marked nothing as
     deleted.
     """
 

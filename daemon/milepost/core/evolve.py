@@ -72,7 +72,7 @@ from milepost.core.webhooks import FactsApplied
 def skip_unchanged(checkpoint: Checkpoint, unchanged: BatchUnchanged) -> Checkpoint:
     """Return the checkpoint, in memory only, after a batch that changed nothing."""
     is_recorded = checkpoint.sweep_is_recorded and is_same_sweep(checkpoint.sweep, unchanged.sweep)
-    if unchanged.sweep.position.is_after_head:  # a smaller request was one of the head
+    if unchanged.sweep.position.is_after_head:  # a smaller request was for the head
         checkpoint = return_to_walk(checkpoint)
     return replace(
         checkpoint,
@@ -153,7 +153,7 @@ def _after_refusal(
 
 
 def _after_lost_cursor(checkpoint: Checkpoint, event: CursorLost) -> Checkpoint:
-    """Restart the phase at the head of the inbox; where only the head was read meanwhile, return to the walk."""
+    """Restart the phase at the head of the inbox; if only the head was being read, return to the walk."""
     sweep = checkpoint.sweep
     if sweep is None:
         return replace(checkpoint, retry=None)
@@ -187,7 +187,7 @@ def _after_dead_letter(
 
 
 def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent) -> Checkpoint:
-    """Apply a command of an operator, or news of the token."""
+    """Apply an operator's command, or news about the token."""
     match event:
         case StreamPaused(by=by):
             return replace(checkpoint, operator_pause=OperatorPause(entry.recorded_at, by))
@@ -205,7 +205,7 @@ def _after_stream_event(checkpoint: Checkpoint, entry: Entry, event: StreamEvent
 
 
 def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
-    """Note which id is ours. What was read before that was known is read again: the next sweep is a full one."""
+    """Note which id is ours. The next sweep is a full one, to read again what was read before this was known."""
     if found.state is OwnIdState.UNKNOWN:
         return replace(checkpoint, own_id=found)
     sweep = checkpoint.sweep
@@ -217,7 +217,7 @@ def _after_own_id(checkpoint: Checkpoint, found: OwnId) -> Checkpoint:
 
 def _after_batch(checkpoint: Checkpoint, event: BatchStored) -> Checkpoint:
     after = checkpoint if event.position.phase is Phase.HEAD else return_to_walk(checkpoint)
-    if not event.position.is_after_head:  # else what the walk had met before is as it was
+    if not event.position.is_after_head:  # otherwise the walk's earlier problems remain
         after = replace(after, retry=None, reduced_request=grown(after.reduced_request, event.tally))
     sweep = _advance(after.sweep, event.position, event.tally, event.problem) if after.sweep else None
     if not event.position.is_of_head:
@@ -247,7 +247,7 @@ def _after_sweep(checkpoint: Checkpoint, entry: Entry, event: SweepCompleted) ->
     whole = event.tally + (sweep.tally if sweep is not None else NO_TALLY)
     is_empty = event.problem is not None and event.problem.kind is ProblemKind.EMPTY_INBOX  # it has read nothing
     is_full = event.mode is Mode.FULL and not is_empty and not (sweep is not None and sweep.was_unsure)
-    # What else has moved here from another page may lie below the watermark: the next sweep is a full one.
+    # Other conversations that moved here may lie below the watermark, so the next sweep is a full one.
     last_full_sweep_at = None if whole.moved else checkpoint.last_full_sweep_at
     has_errors = event.has_errors or whole.dead_lettered  # older entries lack the field
     status = RunStatus.COMPLETE_WITH_ERRORS if has_errors else RunStatus.COMPLETE
@@ -298,7 +298,7 @@ def _after_run(checkpoint: Checkpoint, entry: Entry, event: RunEnded) -> Checkpo
 
 
 def _streak_after(before: FailureStreak | None, position: Position | None) -> FailureStreak | None:
-    """Return the failures in a row after a batch: reading the head does not end those of the walk."""
+    """Return the failure streak after a batch: reading the head does not end that of the walk."""
     is_of_walk = before is not None and before.reason is Reason.RETRIES_EXHAUSTED
     return before if is_of_walk and position is not None and position.is_of_head else None
 
@@ -327,7 +327,7 @@ def _advance(sweep: Sweep, position: Position, tally: Tally, problem: Problem | 
 
 
 def _counted(checkpoint: Checkpoint, tally: Tally) -> Checkpoint:
-    """Count what the batches of an entry came to, in the run and in all."""
+    """Add the counts of an entry's batches to the run and to the total."""
     run, total = _count(checkpoint.run, tally=tally), checkpoint.total + tally
     return replace(checkpoint, run=run, total=total, unrecorded=NO_TALLY)
 
@@ -356,7 +356,7 @@ def _count(
 
 
 def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> Checkpoint:
-    """Count the open gaps, what was read of them and could not be read in the run, and what is missed."""
+    """Count the open gaps, the messages read and not readable in the run, and the missed messages."""
     match event:
         case MessagesOwed(gaps=gaps, left_out=left_out):
             checkpoint = replace(checkpoint, left_out=left_out or checkpoint.left_out)
@@ -382,7 +382,7 @@ def _after_gap_event(checkpoint: Checkpoint, entry: Entry, event: GapEvent) -> C
 
 
 def _with_owed(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Checkpoint:
-    """Count gaps that were opened, or opened again."""
+    """Count gaps that were opened or reopened."""
     histories = sum(gap.is_history for gap in gaps)
     before = checkpoint.history or HistoryLeft(0, 0)
     history = HistoryLeft(before.left + histories, before.total + histories) if histories else checkpoint.history
@@ -390,7 +390,7 @@ def _with_owed(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Checkpoint:
 
 
 def _with_one_less(checkpoint: Checkpoint, gap: Gap) -> Checkpoint:
-    """Count a gap that was closed. When no history is left, the next one is the first of others."""
+    """Count a gap that was closed. When no history is left, the count of histories starts anew."""
     history = checkpoint.history
     if gap.is_history and history is not None:
         history = replace(history, left=history.left - 1) if history.left > 1 else None

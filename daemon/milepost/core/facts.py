@@ -1,8 +1,8 @@
-"""Facts: what webhooks say of messages that are stored, and no sweep can find.
+"""Facts: reports of webhooks about stored messages that no sweep can find.
 
-Facts come late, doubled and in any order, between sweeps that read the same messages. So each has a time by the
-platform's clock, and what is older never replaces what is newer: of two facts of a kind the later one counts, and of an
-edit and a reading of the message the later one as well. Only an unsent message stays unsent, whatever else is said.
+Facts come late, more than once and in any order, between sweeps that read the same messages. So each has a time by the
+platform's clock, and older content never replaces newer: of two facts of a kind the later one counts, and likewise of
+an edit and a reading of the message. Only an unsent message stays unsent in any case.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import UNAVAILABLE, Changes, ConversationRow, InteractionEventRow, Keys, Known
 from milepost.core.records import Context, Pending, Record, unchanged_before
-from milepost.core.revisions import is_told_unsent, without_fingerprint
+from milepost.core.revisions import is_reported_unsent, without_fingerprint
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookKind
 
 MAX_FACTS = 200  # of one commit
@@ -37,7 +37,7 @@ class Edited(Struct, frozen=True):
 
 
 class Reacted(Struct, frozen=True, omit_defaults=True):
-    """The `detail` of a reaction; one that was taken back has none."""
+    """The `detail` of a reaction; a removed reaction has none."""
 
     reaction: str | None = None
     emoji: str | None = None
@@ -59,12 +59,12 @@ _decode_reactions = msgspec.json.Decoder(tuple[Reaction, ...]).decode
 
 
 def detail_of(said: Edited | Reacted | Mapping[str, object]) -> str:
-    """Return what a fact says as JSON."""
+    """Return the content of a fact as JSON."""
     return _encode(said).decode()
 
 
 def apply_facts(checkpoint: Checkpoint, due: tuple[DueFact, ...], context: Context) -> Pending:
-    """Decide what facts change, the earliest first. Their messages must be as they are at the checkpoint's version."""
+    """Decide what facts change, the earliest first. Their messages must be as of the checkpoint's version."""
     conversations = dict.fromkeys(each.message.conversation_id for each in due)
     return PendingFacts(checkpoint, due, context, Keys(checkpoint.stream, conversations=tuple(conversations)))
 
@@ -108,20 +108,20 @@ class PendingFacts(Struct, frozen=True):
         return Record((*unchanged_before(self.checkpoint, self.context.budget), FactsApplied(**counts)), changes)
 
     def _reads(self, fact: DueFact, conversations: dict[str, ConversationRow]) -> bool:
-        """Note that the page has read a conversation. Returns whether that is news."""
+        """Note that the page has read a conversation; return whether that is news."""
         row = conversations.get(fact.message.conversation_id)
         if fact.kind is not WebhookKind.READ or fact.is_superseded or row is None or not row.unread_count:
             return False
-        if fact.occurred_at <= row.synced_at:  # the list has said since how many are unread
+        if fact.occurred_at <= row.synced_at:  # the list has reported the unread count since
             return False
         conversations[row.conversation_id] = replace(row, unread_count=0, synced_at=self.context.now)
         return True
 
 
 def _erase_snippet(conversations: dict[str, ConversationRow], message: InteractionEventRow) -> None:
-    """Erase what a message said from its conversation, which has the beginning of the latest one.
+    """Erase a message's text from its conversation, whose snippet is the beginning of the latest message.
 
-    No list need show that conversation again: nothing is known to move there when a message is unsent.
+    No later list may correct it, because unsending a message is not known to move its conversation.
     """
     conversation = conversations.get(message.conversation_id)
     if conversation is not None and conversation.snippet and (message.text or "").startswith(conversation.snippet):
@@ -129,9 +129,9 @@ def _erase_snippet(conversations: dict[str, ConversationRow], message: Interacti
 
 
 def contradicts(fact: DueFact) -> bool:
-    """Return whether a message has another text than it was edited to, though it was read later.
+    """Return whether a message was read after an edit, but has another text than the edit's.
 
-    It was edited again, or the list was behind: only another reading can tell.
+    Either it was edited again, or the list was behind. Only another reading can show which.
     """
     row, at = fact.message, fact.occurred_at
     if fact.kind is not WebhookKind.EDIT or fact.is_superseded or fact.detail is None or row.deleted_at is not None:
@@ -141,17 +141,17 @@ def contradicts(fact: DueFact) -> bool:
 
 
 def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
-    """Return a message after a fact; the same if the fact is no news."""
+    """Return a message after a fact; unchanged if the fact is not news."""
     match fact.kind:
         case WebhookKind.UNSEND:
             at = fact.occurred_at
             unsent = replace(row, text=None, attachments=None, deleted_at=at, content_at=at)
-            return row if is_told_unsent(row) else unsent
+            return row if is_reported_unsent(row) else unsent
         case WebhookKind.EDIT:
             return row if fact.is_superseded else _edited(row, fact)
         case WebhookKind.REACTION:
             return row if fact.is_superseded else _reacted(row, fact)
-        case WebhookKind.REFERRAL:  # one that came with the message, and so has no actor, counts more
+        case WebhookKind.REFERRAL:  # a referral without an actor came with the message, and takes precedence
             return row if fact.actor and row.referral is not None else replace(row, referral=fact.detail)
         case WebhookKind.READ | WebhookKind.MESSAGE | WebhookKind.REVISION:
             return row
@@ -160,9 +160,9 @@ def after_fact(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
 
 
 def _edited(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
-    """Return a message after an edit. One that was read since has its text already."""
+    """Return a message after an edit. A message that was read since has the text already."""
     at = fact.occurred_at
-    is_gone = row.deleted_at is not None and (is_told_unsent(row) or row.deleted_at >= at)
+    is_gone = row.deleted_at is not None and (is_reported_unsent(row) or row.deleted_at >= at)
     if is_gone or fact.detail is None or (row.edited_at is not None and row.edited_at > at):
         return row
     if _was_read_after(row, at):
@@ -173,7 +173,7 @@ def _edited(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
 
 
 def _was_read_after(row: InteractionEventRow, at: datetime) -> bool:
-    """Return whether a message was read at this instant or later; another edit of the same instant is no reading."""
+    """Return whether a message was read at this instant or later; another edit of the same instant does not count."""
     return row.content_at is not None and (row.content_at > at or (row.content_at == at and row.edited_at != at))
 
 

@@ -1,4 +1,4 @@
-"""Decide what a refusal of the source means: its remedy, applied to the checkpoint."""
+"""Decides what a refusal of the source means: its remedy, applied to the checkpoint."""
 
 from msgspec.structs import replace
 
@@ -23,21 +23,22 @@ from milepost.core.position import Phase
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.rate_limits import next_rate_limit
 from milepost.core.records import Context, Record, ending, recorded
-from milepost.core.remedies import Remedy, Rule, rule_for
+from milepost.core.remedies import Remedy, Rule, is_unnamed_limit, rule_for
 
-CONFIRMATIONS = 3  # failures of a thread alone, each followed by a good look at the list: no single outage makes two
-CONFIRMATIONS_OF_LESS = 2  # the same, once something of the thread is left out
+CONFIRMATIONS = 3  # failures of a thread alone, each followed by a readable list: no single outage causes two
+CONFIRMATIONS_OF_LESS = 2  # the same, once a part of the thread is left out
 MAX_ATTEMPTS_ALONE = 4 * CONFIRMATIONS
-LASTING_LIMITS = 3  # rate limits in a row, before it is looked whether the list is limited at all
-MAX_GIVEN_UP_IN_A_ROW = 10  # more threads than that do not fail by themselves
+LASTING_LIMITS = 3  # rate limits in a row, before it is checked whether the list is limited at all
+MAX_GIVEN_UP_IN_A_ROW = 10  # if more threads fail in a row, the cause is not in them
 STOPS = {Remedy.STOP_AUTHORIZATION: Reason.AUTHORIZATION, Remedy.STOP_CONFIGURATION: Reason.CONFIGURATION}
 
 
 def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Record:
     """Return what to record of a batch that could not be read.
 
-    If the list can be read at all, the refusal is about what it holds, whatever its code: smaller requests find that.
-    If not, the remedy is that of the code. A list that holds nothing is no reason for a refusal with a general code.
+    If the positions of the list can be read, the refusal is about the list's content, whatever its code, and smaller
+    requests find out which part. If not, the remedy is that of the code. An empty list is no cause for a refusal with a
+    general code.
     """
     sweep = open_sweep(checkpoint, context.budget)
     has_cursor = sweep is not None and sweep.position.cursor is not None
@@ -48,9 +49,9 @@ def on_refusal(checkpoint: Checkpoint, refused: Refused, context: Context) -> Re
         return stepped_over or _narrow(checkpoint, problem, check.first, context)
     if check is not None and check.problem is not None:
         of_list = rule_for(check.problem, has_cursor=has_cursor)
-        if of_list.remedy not in {Remedy.RETRY, Remedy.SHRINK}:  # what the list is refused with is clearer
+        if of_list.remedy not in {Remedy.RETRY, Remedy.SHRINK}:  # the list's own refusal says more
             problem, rule = check.problem, of_list
-        elif rule.remedy is not Remedy.RETRY:  # nothing can be read at all: it may pass
+        elif rule.remedy is not Remedy.RETRY:  # nothing at all can be read, which may pass
             rule = of_list if of_list.remedy is Remedy.RETRY else Rule(Remedy.RETRY, of_list.source)
         if rule.remedy not in {Remedy.WAIT, Remedy.RESET} and _is_of_old_cursor(checkpoint, context):
             rule = _rule_for_old_cursor(checkpoint.futile_runs, rule)
@@ -81,14 +82,14 @@ def _retry(checkpoint: Checkpoint, problem: Problem, context: Context, suspect: 
     return recorded(checkpoint, context.budget, failed)
 
 
-# --- the list can be read, and its content not ------------------------------------------------------------------------
+# --- the list can be read, but not its content ------------------------------------------------------------------------
 
 
 def _step_over_known(checkpoint: Checkpoint, refused: Refused, check: ListCheck, context: Context) -> Record | None:
-    """Read what is before a thread that was given up; if it still fails alone, leave out of it what was left out then.
+    """Read up to a thread that was given up before; if it still fails alone, leave out the same parts as then.
 
-    It needs no search and no confirmation: its dead letter is open, and no other is made. None if no such thread is
-    listed, or if it fails with less as well.
+    This needs no search and no confirmation, because the thread's dead letter is open and no other is made. None if no
+    such thread is listed, or if it fails with less detail as well.
     """
     known = {each.conversation_id: each.detail for each in checkpoint.given_up}
     place = next((number for number, each in enumerate(check.listed) if each in known), None)
@@ -105,7 +106,7 @@ def _step_over_known(checkpoint: Checkpoint, refused: Refused, check: ListCheck,
 
 
 def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Context) -> Record:
-    """Search for what makes the list fail: fewer conversations at once, then less of the one that fails alone."""
+    """Search for the cause: request fewer conversations at once, then less detail of the one that fails alone."""
     policy, reduced = context.policy, checkpoint.reduced_request
     size = size_now(checkpoint, policy)
     next_size = smaller(size, policy)
@@ -121,10 +122,10 @@ def _narrow(checkpoint: Checkpoint, problem: Problem, first: str, context: Conte
 
 
 def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Size, context: Context) -> Record:
-    """Leave something out of the thread at the cursor once its failures alone are confirmed; until then, retry.
+    """Leave a part of the thread at the cursor out once its failures alone are confirmed; until then, retry.
 
-    Each failure counts only because the list could be read right after it. So an outage, which would have to end before
-    each look and begin again after it, makes no dead letter of a healthy thread.
+    A failure counts only if the list could be read right after it. So an outage makes no dead letter of a healthy
+    thread: it would have to end before each check and begin again after it.
     """
     retry = checkpoint.retry
     before = retry.confirmed if retry is not None and retry.suspect == first else 0
@@ -142,9 +143,9 @@ def _accuse(checkpoint: Checkpoint, problem: Problem, first: str, next_size: Siz
 
 
 def mistaken(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> ReducedRequest | None:
-    """Return the reduced request if it left something out of another thread than the one that failed alone.
+    """Return the reduced request if it left a part out of another thread than the one that failed alone.
 
-    Another one may be at the cursor by now: it must not become a dead letter for that.
+    Another thread may be at the cursor by now, and must not become a dead letter because of that.
     """
     reduced = checkpoint.reduced_request
     if reduced is None or not reduced.suspect or not size_now(checkpoint, policy).detail.leaves_out:
@@ -154,9 +155,9 @@ def mistaken(checkpoint: Checkpoint, batch: Batch, policy: Policy) -> ReducedReq
 
 
 def exonerate(checkpoint: Checkpoint, batch: Batch, reduced: ReducedRequest, context: Context) -> Record:
-    """Read in full what was listed in place of the thread that failed alone.
+    """Read in full the thread that was listed in place of the one that failed alone.
 
-    A list that gives several conversations where one was asked for cannot be searched any further: that would not end.
+    If a list has several conversations although one was requested, it cannot be searched further: that would not end.
     """
     if len(batch.conversations) > 1:
         return _end(checkpoint, reduced.problem, context)
@@ -165,7 +166,7 @@ def exonerate(checkpoint: Checkpoint, batch: Batch, reduced: ReducedRequest, con
     return recorded(checkpoint, context.budget, shrunk)
 
 
-# --- nothing can be read at an old cursor, and the head can -----------------------------------------------------------
+# --- nothing can be read at an old cursor, but the head can -----------------------------------------------------------
 
 # A cursor can die with any code (reported: 1, 190), its positions included. If the same run has read the head of the
 # inbox, the refusal is about that cursor, or about that place in the list.
@@ -179,10 +180,10 @@ def _is_of_old_cursor(checkpoint: Checkpoint, context: Context) -> bool:
 
 
 def _rule_for_old_cursor(futile_runs: int, rule: Rule) -> Rule:
-    """Return what to do instead of stopping the stream, or of asking for the same cursor for ever.
+    """Return the rule that applies instead of stopping the stream, or of requesting the same cursor for ever.
 
-    The sweep starts over if it has come no further for two runs, and after four, eight and so on: where that does not
-    help, it would read the same part of the inbox again in each run.
+    The sweep starts over if it has come no further for two runs, and again after four, eight and so on. If starting
+    over does not help, doing it in each run would only read the same part of the inbox again.
     """
     is_due = futile_runs > 1 and futile_runs & (futile_runs - 1) == 0
     return Rule(Remedy.RETRY, rule.source, then=Remedy.RESET if is_due else Remedy.RETRY)
@@ -192,7 +193,7 @@ def _rule_for_old_cursor(futile_runs: int, rule: Rule) -> Rule:
 
 
 def _end(checkpoint: Checkpoint, problem: Problem, context: Context, remedy: Remedy = Remedy.RETRY) -> Record:
-    """End the run: stopped where an operator is needed, and failed otherwise, so that the next one tries again."""
+    """End the run: as stopped if an operator is needed, and otherwise as failed, so that the next one tries again."""
     if (reason := STOPS.get(remedy)) is not None:
         return ending(checkpoint, RunEnded(RunStatus.STOPPED, reason, problem=problem), context.budget)
     failed = BatchFailed(Stage.FETCH, checkpoint.attempt, problem)
@@ -217,7 +218,7 @@ def rate_limited(checkpoint: Checkpoint, problem: Problem, rule: Rule, context: 
 
 
 def _shrink(checkpoint: Checkpoint, problem: Problem, context: Context) -> Record:
-    """Request fewer conversations, at once; leave nothing out of any, as nobody looked whether the list can be read."""
+    """Request fewer conversations, at once; leave nothing out of them: it was not checked if the list can be read."""
     policy = context.policy
     size = smaller(size_now(checkpoint, policy), policy)
     if size is None or size.detail.leaves_out:
@@ -233,19 +234,20 @@ def _restart(checkpoint: Checkpoint, problem: Problem, context: Context) -> Reco
     return recorded(checkpoint, context.budget, CursorLost(problem, is_last=problem.kind in WITHOUT_PROGRESS))
 
 
-# --- a second look: whether the list can be read, and whether a thread can --------------------------------------------
+# --- checks: whether the list can be read, and whether a thread can ---------------------------------------------------
 
-# If the positions of a list can be read at the same cursor, its refusal is about what the list holds. No code tells
-# that by itself. A thread that cannot be read makes every list with it fail, and not only with code 1: code 2 with
+# If the positions of a list can be read at the same cursor, its refusal is about the list's content. No code says that
+# by itself. A thread that cannot be read makes every list with it fail, and not only with code 1: code 2 with
 # `is_transient`, an HTML 502, a cut body, a timeout, 960, 100 or a missing permission are on record (2026-09). An
-# outage, a dead token and a dead cursor fail everything, the positions included.
+# outage, a dead token or a dead cursor makes everything fail, the positions included.
 #
-# The positions are a second request, and a list can be reshuffled between any two: then they name another thread than
-# the one that fails, by chance several times in a row. So before anything of a thread is left out, it is read alone.
+# The positions are a second request, and a list can be reshuffled between any two requests: then they name another
+# thread than the one that fails, by chance several times in a row. So before any part of a thread is left out, the
+# thread is read alone.
 
 
 def wants_check(request: Request, problem: Problem) -> bool:
-    """Return whether to look, after this refusal, if the list can be read at all."""
+    """Return whether to check, after this refusal, if the list can be read at all."""
     rule = rule_for(problem, has_cursor=request.cursor is not None)
     is_believed = rule.remedy is Remedy.WAIT or (rule.is_general and problem.kind is not ProblemKind.API)
     if is_believed or request.detail is Detail.POSITION:
@@ -266,7 +268,7 @@ def check_request(request: Request, checkpoint: Checkpoint) -> Request:
 
 
 def checked(refused: Refused, positions: Answered) -> Outcome | Held:
-    """Return a refusal together with what came of the positions; Held if a rate limit prevents to know."""
+    """Return a refusal together with the answer about the positions; Held if a rate limit prevented that request."""
     if isinstance(positions, Held):
         return positions
     if isinstance(positions, Fetched):
@@ -279,14 +281,10 @@ def checked(refused: Refused, positions: Answered) -> Outcome | Held:
     return replace(refused, check=check, took_seconds=refused.took_seconds + positions.took_seconds)
 
 
-# A thread can make lists with it fail as by a rate limit, too. No call may follow such a refusal, so the look comes
-# before the next request: once the limit has outlasted some waits, or while a search for such a thread is under way.
-# What is limited refuses the positions as well, and a limit that says when it ends is believed.
-
-
-def is_unnamed_limit(problem: Problem) -> bool:
-    """Return whether a refusal is a rate limit by its code, and does not say when it ends."""
-    return rule_for(problem, has_cursor=False).remedy is Remedy.WAIT and problem.wait_seconds is None
+# A thread can also make lists with it fail as if by a rate limit. No call may follow such a refusal, so the check comes
+# before the next request: once the limit has outlasted some waits, or while a search for such a thread is under way. A
+# real limit refuses the positions as well, and a limit that says when it ends is believed. While the dead letter
+# of such a thread is open, each list costs a second call, and no other stream has to wait for that thread.
 
 
 def looks_first(checkpoint: Checkpoint, request: Request) -> bool:
@@ -294,15 +292,16 @@ def looks_first(checkpoint: Checkpoint, request: Request) -> bool:
     rate_limit, reduced = checkpoint.rate_limit, checkpoint.reduced_request
     if request.detail is Detail.POSITION:
         return False
-    if reduced is not None and not reduced.good and is_unnamed_limit(reduced.problem):
+    is_search = reduced is not None and not reduced.good and is_unnamed_limit(reduced.problem)
+    if is_search or any(each.seems_limited for each in checkpoint.given_up):
         return True
     if rate_limit is None or not is_unnamed_limit(rate_limit.problem):
         return False
-    return rate_limit.attempts >= LASTING_LIMITS or checkpoint.futile_runs > 1 or bool(checkpoint.given_up)
+    return rate_limit.attempts >= LASTING_LIMITS or checkpoint.futile_runs > 1
 
 
 def to_read_alone(checkpoint: Checkpoint, request: Request, answer: Answered) -> str | None:
-    """Return the thread to read by itself before what an answer leaves out of it makes a dead letter."""
+    """Return the thread to read alone, before the part that an answer leaves out of it becomes a dead letter."""
     reduced = checkpoint.reduced_request
     if reduced is None or not reduced.suspect or not request.detail.leaves_out or not isinstance(answer, Fetched):
         return None
@@ -312,9 +311,9 @@ def to_read_alone(checkpoint: Checkpoint, request: Request, answer: Answered) ->
 
 
 def read_alone(listed: Answered, alone: Answered, reduced: ReducedRequest | None) -> Answered:
-    """Return the batch of a thread with what was read of it alone; as it was if it cannot be read alone, either.
+    """Return the batch of a thread as it was read alone; unchanged if it cannot be read alone either.
 
-    A rate limit says nothing of the thread, unless that is what lists with it are refused as.
+    A rate limit proves nothing about the thread, unless lists with the thread are refused with one.
     """
     is_search = reduced is not None and is_unnamed_limit(reduced.problem)
     match alone:

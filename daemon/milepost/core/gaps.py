@@ -1,8 +1,8 @@
-"""Gaps: messages of a conversation that were not in the list that showed it, and so are owed; and their events.
+"""Gaps: owed messages of a conversation, which the list did not show; and the events about them.
 
 A list shows the newest messages of a conversation, 20 at most. If none of them is stored and there are older ones, then
-those between them and what is stored are owed, until they are read from the conversation itself. Of a conversation that
-is met for the first time nothing is stored: its history is owed, back to the limit of `sync.message_history`.
+those between them and the stored ones are owed, until they are read from the conversation itself. Of a new conversation
+nothing is stored: its history is owed, back to the limit of `sync.message_history`.
 """
 
 from datetime import datetime
@@ -14,21 +14,22 @@ from milepost.core.problems import Problem
 
 
 class Gap(Struct, frozen=True, omit_defaults=True):
-    """Messages that are owed: those of a conversation from `reached_at` back to the state of it that was stored before.
+    """Owed messages of a conversation: those from `reached_at` back to its previously stored state.
 
-    That was the state at `back_to`: a stored message that is older ends the gap. Newer ones do not: they may have been
-    stored since. Reading continues after `cursor`; without one it begins at the newest message.
-    Gaps are read by `newest_at`, the time of the newest message that the list showed, the newest first. `listed` counts
-    the messages that the list showed (0 in entries that are older than the field), `message_count` is its estimate of
-    how many there were in all, and `stored` counts those that were stored since. `walked_to` is how far reading has
-    come since it last began at the newest message, and `idle` counts the requests since that led no further. `limit` is
-    how many to request at a time (0: as many as usual). A failed request is retried at `retry_at`, or in the next run;
-    `attempts` and `resets` count failures and lost cursors in a row.
+    `back_to` is the time of that state. A stored message that is older ends the gap; newer ones do not, because they
+    may have been stored since. Reading continues after `cursor`; without one it begins at the newest message. Gaps are
+    read newest first by `newest_at`, the time of the newest message that the list showed. `listed` counts the messages
+    that the list showed (0 in entries from before the field), `message_count` is its estimate of how many there were in
+    all, and `stored` counts those stored since. `walked_to` is how far reading has come since it last began at the
+    newest message, and `idle` counts the requests since then that led no further. `limit` is how many to request at a
+    time (0: as many as usual). A failed request is retried at `retry_at`, or in the next run; `attempts` and `resets`
+    count failures and lost cursors in a row.
 
-    `is_elsewhere` says that the conversation stood under another page when this was found, which does not know of it.
+    `is_elsewhere` says that the conversation belonged to another page when the gap was found; that page does not know
+    of the gap.
 
-    A history is owed back to `history_to`. One that was read that far owes nothing, and is kept all the same: with an
-    earlier limit, reading continues after its cursor.
+    A history is owed back to `history_to`. A history that was read that far owes nothing, but is kept: if the limit is
+    moved back, reading continues after its cursor.
     """
 
     gap_id: str
@@ -52,32 +53,32 @@ class Gap(Struct, frozen=True, omit_defaults=True):
 
     @property
     def is_history(self) -> bool:
-        """Whether these messages are older than all that was stored when the conversation was met."""
+        """Whether these messages are older than everything that was stored when the conversation was first met."""
         return self.history_to is not None
 
     @property
     def is_at_limit(self) -> bool:
-        """Whether all of a history that is owed was read."""
+        """Whether everything owed of a history was read."""
         return self.history_to is not None and self.reached_at <= self.history_to
 
 
 class GapEnding(StrEnum):
     """Why nothing of a gap is owed any more."""
 
-    CLOSED = "closed"  # a message was reached that was stored before
+    CLOSED = "closed"  # reading reached a message that was stored before
     THREAD_END = "thread_end"  # the oldest message of the conversation was read
     WITHHELD = "withheld"  # the API withholds the rest, which is on record as missed
-    HISTORY_LIMIT = "history_limit"  # what is older is not owed
+    HISTORY_LIMIT = "history_limit"  # older messages are not owed
     GONE = "gone"  # the conversation no longer exists
-    FORGOTTEN = "forgotten"  # the person it is about was erased
+    FORGOTTEN = "forgotten"  # its person was erased
     MOVED = "moved"  # another page has the conversation, and owes it
-    DEAD_LETTER = "dead_letter"  # it cannot be read: a dead letter keeps what is owed
+    DEAD_LETTER = "dead_letter"  # it cannot be read; a dead letter keeps the gap
 
 
 class HistorySearch(Struct, frozen=True, omit_defaults=True):
-    """A search for histories that were left out of the record, and are owed back to `history_to` by now.
+    """A search for histories that were left out of the record, and are now owed back to `history_to`.
 
-    It goes through the conversations by their `updated_time`, and has come to the end of `after` (None: it begins).
+    It goes through the conversations by their `updated_time`, and has covered those up to `after` (None: none yet).
     """
 
     history_to: datetime
@@ -85,7 +86,7 @@ class HistorySearch(Struct, frozen=True, omit_defaults=True):
 
 
 class HistoriesLeftOut(Struct, frozen=True, omit_defaults=True):
-    """The histories of a stream that are not on record: they were at their limit when their conversations were met.
+    """A summary of the histories that are not on record: they were at their limit when their conversations were met.
 
     All of them reach back to `reach_to` at least, and the first was left out at `since`. The last search went back to
     `searched_to`, and `seconds` is the shortest limit for which any was left out after it (None: none was). While a
@@ -111,17 +112,17 @@ class UnopenedThread(Struct, frozen=True):
 
 
 class ThreadsSearched(Struct, frozen=True):
-    """A step of a search: its conversations without a history on record. It ends with `until` (None: with the last)."""
+    """A step of a search: its conversations without a history on record. It covers those up to `until` (None: all)."""
 
     threads: tuple[UnopenedThread, ...]
     until: datetime | None
 
 
 class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Conversations have more messages than came with the list: what is between those and the stored ones is owed.
+    """Conversations have more messages than came with the list: those between the listed and the stored ones are owed.
 
-    Histories that are at their limit owe nothing: `left_out` is what is known of those that are not on record, if that
-    has changed. In older entries each of them is among the gaps, for an earlier limit.
+    Histories that are at their limit owe nothing. `left_out` is the summary of those that are not on record, if it has
+    changed. In older entries each such history is among the gaps instead.
     """
 
     gaps: tuple[Gap, ...]
@@ -129,12 +130,12 @@ class MessagesOwed(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Older messages of a conversation were read and `stored` of them were new; `gap` is what is owed after that.
+    """Older messages of a conversation were read, and `stored` of them were new; `gap` is what is still owed.
 
-    `dead_lettered` counts the dead letters that were opened, `edited` and `unsent` the stored messages that turned out
-    to be. Nothing is owed any more if there is an `ending`.
+    `dead_lettered` counts the dead letters that were opened; `edited` and `unsent` count the stored messages that were
+    found to be edited or unsent. With an `ending`, nothing is owed any more.
 
-    It `is_hint` where the rest is withheld, and too few conversations were before to conclude that all others are, too.
+    `is_hint` is set if the rest is withheld, but too few conversations have been so to conclude that all others are.
     """
 
     gap: Gap
@@ -147,9 +148,9 @@ class MessagesRead(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Older messages of a conversation could not be read; `gap` says how and when that is tried again.
+    """Older messages of a conversation could not be read; `gap` says how and when to retry.
 
-    With an `ending` it is not: the conversation is gone, or a dead letter keeps what is owed.
+    With an `ending` there is no retry: the conversation is gone, or a dead letter keeps the gap.
     """
 
     gap: Gap
@@ -158,9 +159,9 @@ class MessagesFailed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 class MissedReason(StrEnum):
-    """Why messages of a conversation cannot be had."""
+    """Why messages of a conversation cannot be read."""
 
-    WINDOW = "window"  # the API lists no older ones, though there are
+    WINDOW = "window"  # the API lists no older ones, although there are some
     NO_CONTENT = "no_content"  # the API lists them without their content
     DELETED = "deleted"  # the API answers that they, or their conversation, are deleted
 
@@ -168,8 +169,8 @@ class MissedReason(StrEnum):
 class Missed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Messages of a conversation that the API withholds, between `from_at` and `until_at`.
 
-    `from_at` is None if they are all that is older, `count` where it cannot be told how many they are; the count
-    `is_estimate` if it follows from `message_count`.
+    `from_at` is None if they are all the older ones, and `count` is None if their number is unknown; `is_estimate` says
+    that the count is based on `message_count`.
     """
 
     conversation_id: str
@@ -181,13 +182,13 @@ class Missed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 class MessagesMissed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The API withholds messages: they are not stored, and are not asked for again."""
+    """The API withholds messages: they are not stored, and are not requested again."""
 
     missed: tuple[Missed, ...]
 
     @property
     def messages(self) -> int:
-        """How many messages are missed; where that cannot be told, one for each conversation."""
+        """How many messages are missed; where the number is unknown, one for each conversation."""
         return sum(1 if each.count is None else each.count for each in self.missed)
 
 
@@ -195,26 +196,26 @@ GapEvent = MessagesOwed | MessagesRead | MessagesFailed | MessagesMissed
 
 
 class HistoryLeft(Struct, frozen=True):
-    """Of `total` conversations whose histories were owed since none was, `left` are still to be read."""
+    """Of the `total` histories that have become owed since none was, `left` are still to be read."""
 
     left: int
     total: int
 
 
 class GapAfter(Struct, frozen=True):
-    """A gap after an entry; it `is_kept` if anything is still owed, or would be with an earlier limit."""
+    """A gap as of an entry; `is_kept` if anything is still owed, or would be with an earlier limit."""
 
     gap: Gap
     is_kept: bool
 
 
 def is_kept_after(ending: GapEnding | None) -> bool:
-    """Return whether a gap is kept: one that goes on, or a history that would be owed again with an earlier limit."""
+    """Return whether a gap is kept: it has not ended, or it is a history that would be owed with an earlier limit."""
     return ending in {None, GapEnding.HISTORY_LIMIT}
 
 
 def gaps_after(event: object) -> tuple[GapAfter, ...]:
-    """Return the gaps that an event is about, as they are after it."""
+    """Return the gaps of an event, as they are after it."""
     match event:
         case MessagesOwed(gaps=gaps):
             return tuple(GapAfter(gap, is_kept=True) for gap in gaps)

@@ -33,12 +33,12 @@ _encode_event = msgspec.json.Encoder(order=None).encode
 
 @cache
 def _decoder(kind: type[Event]) -> msgspec.json.Decoder[Event]:
-    """Return the decoder of a kind of event, which takes longer to make than to use."""
+    """Return the decoder of a kind of event; it takes longer to make one than to use it."""
     return msgspec.json.Decoder(kind)
 
 
 class Codec:
-    """Encodes events, and decodes them in every format there has been."""
+    """Encodes events, and decodes them in every format since the first."""
 
     def __init__(self, upcasts: Mapping[str, tuple[Upcast, ...]] = UPCASTS) -> None:
         self._upcasts = upcasts
@@ -102,7 +102,7 @@ def link(previous_hash: str, entry: tuple[str, int, str | None, str, str, str]) 
 
 
 def derived_id(*parts: str) -> str:
-    """Return the id of what these parts tell from everything else: the same each time, and so the same in each copy."""
+    """Return an id that depends only on these parts, so that it is the same each time, and in each copy."""
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -156,7 +156,7 @@ Projected = Checkpoint | RunOf | DeadLetter | GapOf
 
 
 def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """Return those of one stream's entries that follow its latest removal: all of them if there is none."""
+    """Return the entries of one stream that follow its latest removal; all of them if there was none."""
     for index in range(len(entries), 0, -1):
         if isinstance(entries[index - 1].event, StreamRemoved):
             return entries[index:]

@@ -1,11 +1,11 @@
-"""Merge what was read with the stored rows: the one place that decides what of a batch is new.
+"""Merges a batch with the stored rows: the one place that decides what of a batch is new.
 
-The newer `updated_time` wins, so that reading again, in any order and after any crash, ends in the same tables. A value
-that the API leaves out leaves the stored one alone. Interaction events are written once and never changed: of an older
-message the API later says no more than that it is deleted.
+The newer `updated_time` wins, so that reading again, in any order and after any crash, ends in the same tables. If the
+API leaves a value out, the stored one stays. Interaction events are written once and never changed here, because the
+API later reports an older message only as deleted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -28,7 +28,7 @@ from milepost.core.model import (
     Stream,
 )
 
-RETURN_AFTER = timedelta(days=1)  # how long a page must be silent before what moved to it moves back
+RETURN_AFTER = timedelta(days=1)  # how long a page must be silent before conversations move back from it
 
 Value = TypeVar("Value")
 ContactKey = tuple[str, str]  # the page and the id
@@ -79,7 +79,7 @@ def _contact_ids(batch: Batch) -> Iterable[str]:
         contact_id = each.contact.contact_id if each.contact else None
         if contact_id is not None:
             yield contact_id
-        for event in each.interactions:  # in a group, others than the contact may have written
+        for event in each.interactions:  # in a group, people other than the contact may have written
             if event.contact_id is not None and event.contact_id != contact_id:
                 yield event.contact_id
 
@@ -87,7 +87,7 @@ def _contact_ids(batch: Batch) -> Iterable[str]:
 def difference(
     stream: Stream, batch: Batch, known: Known, now: datetime, asked_at: datetime | None = None
 ) -> Difference:
-    """Return what a batch changes in what is stored. New messages are known as of `asked_at`."""
+    """Return the difference between a batch and the stored rows. New messages are known as of `asked_at`."""
     conversations: dict[str, ConversationRow] = {}
     contacts: dict[ContactKey, ContactRow] = {}
     events: dict[str, InteractionEventRow] = {}
@@ -111,7 +111,13 @@ def difference(
         events |= new
         if row != stored or contact is not None or new:
             replaced += each.replaced_characters
-    changes = Changes(tuple(conversations.values()), tuple(contacts.values()), tuple(events.values()), moved=taken_over)
+    changes = Changes(
+        tuple(conversations.values()),
+        tuple(contacts.values()),
+        tuple(events.values()),
+        moved=taken_over,
+        named=tuple(_named(conversations.values(), known)),
+    )
     tally = Tally(
         batches=1,
         inserted=inserted,
@@ -126,10 +132,18 @@ def difference(
     return Difference(changes, tally)
 
 
-def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tuple[str, ...]:
-    """Return the conversations that move here, and those without a row whose messages do.
+def _named(rows: Iterable[ConversationRow], known: Known) -> Iterator[str]:
+    """Yield the conversations that were stored without a contact, and have one now."""
+    for row in rows if known.conversations else ():
+        stored = known.conversations.get(row.conversation_id)
+        if stored is not None and stored.contact_id is None and row.contact_id is not None:
+            yield row.conversation_id
 
-    Those of people who were erased are among them: nothing else tells whose account the other page had.
+
+def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tuple[str, ...]:
+    """Return the conversations that move here, and those without a row whose messages move.
+
+    Conversations of erased people are included: nothing else shows that the other page had this account.
     """
     ids = dict.fromkeys(each.conversation_id for each in batch.conversations)
     rows = ((key, known.conversations.get(key)) for key in ids)
@@ -139,7 +153,7 @@ def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tu
 
 
 def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Conversation, ...]:
-    """Return the conversations without those of people who were erased."""
+    """Return the conversations without those of erased people."""
     if not known.forgotten:
         return tuple(conversations)
     return tuple(
@@ -157,9 +171,9 @@ def _people(read: Conversation) -> Iterable[str | None]:
 
 
 def newer(rows: Changes, known: Known, now: datetime) -> Difference:
-    """Return which of the rows that could not be written earlier are still newer than what is stored now.
+    """Return which of the rows that could not be written earlier are still newer than the stored ones.
 
-    They belong to the page under which their conversation stands by now.
+    They belong to the page that has their conversation now.
     """
     stored, forgotten = known.conversations, known.forgotten
     pages = {key: row.page_id for key, row in stored.items()}
@@ -200,7 +214,7 @@ def _is_newer(row: ContactRow, known: Known) -> bool:
 
 
 def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:
-    """Return how many conversations are newer than the one before; `after` is the last time of the previous batch."""
+    """Return how many conversations are newer than the previous one; `after` is the last time of the previous batch."""
     times = [each.updated_time for each in conversations]
     return sum(later > earlier for earlier, later in pairwise(times if after is None else [after, *times]))
 
@@ -227,15 +241,22 @@ def _conversation_row(
 
 
 def is_older_state(read: Conversation, stored: ConversationRow | None, now: datetime) -> bool:
-    """Return whether a conversation was read in an older state than the stored one.
+    """Return whether a conversation was read in an older state than the stored one."""
+    if stored is None or read.updated_time >= stored.updated_time:
+        return False
+    return not _was_wrong(stored.updated_time, read.updated_time, now)
 
-    A stored time in the future was wrong: nothing that is read before then would count.
+
+def _was_wrong(stored: datetime, read: datetime, now: datetime) -> bool:
+    """Return whether a stored time is in the future, while the API now reports one in the past.
+
+    With the stored time, nothing that is read until then would count. If both are in the future, our clock is wrong.
     """
-    return stored is not None and read.updated_time < stored.updated_time and not is_ahead(stored.updated_time, now)
+    return is_ahead(stored, now) and not is_ahead(read, now)
 
 
 def new_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRow:
-    """Return the row of a conversation that has none."""
+    """Return the row of a conversation that is not stored."""
     return ConversationRow(
         read.conversation_id,
         stream.platform.value,
@@ -253,10 +274,10 @@ def new_row(stream: Stream, read: Conversation, now: datetime) -> ConversationRo
 
 
 def _moves(stream: Stream, stored: ConversationRow, known: Known, now: datetime) -> bool:
-    """Return whether a conversation stands under another page and moves to the one that has just read it.
+    """Return whether a conversation belongs to another page, and moves to the page that has just read it.
 
-    An Instagram account can be linked to another page, and its threads keep their ids. Of two pages that both list a
-    thread, the later one has it: it moves back only where that page no longer sees it, or has been silent for long.
+    An Instagram account can be linked to another page, and its threads keep their ids. If two pages list a thread, the
+    later one gets it. It moves back only if that page no longer sees it, or has been silent for RETURN_AFTER.
     """
     if stored.page_id == stream.page_id or stored.platform != stream.platform.value:
         return False
@@ -272,7 +293,7 @@ def _merged_contact(
     known: Known,
     now: datetime,
 ) -> ContactRow | None:
-    """Return the row to write of the conversation's contact, if that is new or differs."""
+    """Return the row to write for the conversation's contact, if it is new or differs."""
     read = conversation.contact
     if read is None:
         return None
@@ -283,21 +304,22 @@ def _merged_contact(
         return ContactRow(
             stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
         )
-    if interaction_at >= stored.last_interaction_at or is_ahead(stored.last_interaction_at, now):
+    last_at = stored.last_interaction_at
+    if interaction_at >= last_at or _was_wrong(last_at, interaction_at, now):
         row = replace(
             stored,
             name=_first(read.name, stored.name),
             username=_first(read.username, stored.username),
             last_interaction_at=interaction_at,
         )
-    else:  # an older thread of theirs may have what the newer one left out
+    else:  # an older thread of this contact may have a value that the newer one lacks
         row = replace(stored, name=_first(stored.name, read.name), username=_first(stored.username, read.username))
     row = replace(row, page_id=page_id)
     return replace(row, updated_at=now) if row != stored else None
 
 
 def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow | None:
-    """Return the stored contact: of a conversation that moves with this batch, the one of the page before."""
+    """Return the stored contact; if its conversation moves with this batch, that of the previous page."""
     page_id, contact_id = key
     if page_id != stream.page_id:
         return known.contacts_elsewhere.get(key)
@@ -310,7 +332,7 @@ def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow 
 def new_events(
     row: ConversationRow, interactions: Iterable[Interaction], known: Known, asked_at: datetime | None
 ) -> Iterable[InteractionEventRow]:
-    """Yield the rows of those messages of a conversation that are not stored, known as of `asked_at`."""
+    """Yield the rows of a conversation's messages that are not stored yet; they are known as of `asked_at`."""
     for event in interactions:
         if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
             yield InteractionEventRow(

@@ -1,8 +1,8 @@
-"""Reading what is owed: what older messages of a conversation, or the failure to read them, mean.
+"""Reading owed messages: decides what a page of older messages means, or the failure to read one.
 
-Reading ends at a stored message that is older than the state that was stored before: newer ones may have been read
-since, beyond the end of another gap. A history ends at its limit. If a cursor dies, reading begins at the head of the
-conversation.
+Reading ends at a stored message that is older than the previously stored state. Newer stored messages do not end it,
+because they may have been read since, for another gap. A history ends at its limit. If a cursor dies, reading starts
+again at the newest message of the conversation.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ from milepost.core.missed import (
     gone,
     is_doubtful_end,
     is_hint,
-    on_record,
+    missed_events,
     says_deleted,
     withheld_below,
     without_content,
@@ -56,9 +56,9 @@ from milepost.core.revisions import reading, revised, tally_of, without_fingerpr
 
 MESSAGES_PER_REQUEST = 50
 SHRINKS_BY = 4
-MAX_RESETS = 3  # lost cursors in a row that brought nothing new
+MAX_RESETS = 3  # lost cursors in a row with nothing new in between
 MAX_IDLE = 100  # requests in a row that bring nothing new and lead no further
-ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of them has read a list just before
+ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of them has just read a list
 CURSOR_LOOP = Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next messages is the one just used")
 NO_PROGRESS = Problem(ProblemKind.CURSOR_LOOP, "the cursors of the messages lead to nothing new")
 DELETED_PAGE = MessagePage((), withheld=MissedReason.DELETED)
@@ -85,11 +85,11 @@ def _limit_of(gap: Gap) -> int:
     return gap.limit or MESSAGES_PER_REQUEST
 
 
-# --- what it means ----------------------------------------------------------------------------------------------------
+# --- what the messages mean -------------------------------------------------------------------------------------------
 
 
 def drop_gap(checkpoint: Checkpoint, gap: Gap, ending: GapEnding, budget: RunBudget) -> Record:
-    """Return what to record of a gap that is not to be read any more."""
+    """Return the record of a gap that is no longer to be read."""
     return Record((*unchanged_before(checkpoint, budget), MessagesRead(gap, ending=ending)))
 
 
@@ -97,7 +97,7 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
     """Decide what reading a gap means, as far as that is possible without the store."""
     match outcome:
         case MessagesFetched(page=page, asked_at=asked_at):
-            if problem := vain(gap, page):
+            if problem := futile_page(gap, page):
                 return Decided(_on_refusal(checkpoint, gap, problem, context))
             keys = keys_of_page(checkpoint, gap, page, context.refused)
             return PendingMessages(checkpoint, gap, page, context, keys, asked_at)
@@ -108,11 +108,11 @@ def decide_messages(checkpoint: Checkpoint, gap: Gap, outcome: MessagesOutcome, 
             return Decided(_on_refusal(checkpoint, gap, problem, context.as_of(refused)))
 
 
-def vain(gap: Gap, page: MessagePage) -> Problem | None:
-    """Return the problem of a cursor that leads to itself, or of a conversation that is empty all at once.
+def futile_page(gap: Gap, page: MessagePage) -> Problem | None:
+    """Return the problem of a cursor that leads to itself, or of a conversation that is suddenly empty.
 
-    Following the one would never end. The other is no end of the API's window, which shows the newest messages: an
-    incident can be told as an empty list.
+    Following such a cursor would never end. An empty conversation is not the end of the API's window, which shows the
+    newest messages; an incident may be answered with an empty list.
     """
     if page.next_cursor is not None:
         return CURSOR_LOOP if page.next_cursor == gap.cursor else None
@@ -121,7 +121,7 @@ def vain(gap: Gap, page: MessagePage) -> Problem | None:
 
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:
-    """Return the keys of all rows that messages may touch, and of the dead letters about those that were refused."""
+    """Return the keys of all rows that messages may touch, and of the dead letters about refused ones."""
     events = (*(each.event_id for each in page.interactions), *page.bare_ids)
     return Keys(
         checkpoint.stream,
@@ -132,7 +132,7 @@ def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: I
             *(each.subject for each in page.unreadable),
             *subjects_of_events(gap.conversation_id, events, refused),
         ),
-        # Those that the list counted which showed the gap.
+        # The messages that were counted by the list that showed the gap.
         counts_messages=(
             ThreadSpan(gap.conversation_id, gap.back_to, gap.newest_at, gap.owed_since) if ends_with(page) else None
         ),
@@ -147,7 +147,7 @@ def _reading(gap: Gap, page: MessagePage) -> Reading:
 
 
 class PendingMessages(Struct, frozen=True):
-    """Messages of a gap, of which it is not known yet which are stored."""
+    """Messages of a gap; which of them are stored is not known yet."""
 
     checkpoint: Checkpoint
     gap: Gap
@@ -157,7 +157,7 @@ class PendingMessages(Struct, frozen=True):
     asked_at: datetime
 
     def record(self, known: Known) -> Record:
-        """Record the messages, and what is owed after them."""
+        """Return the record of the messages, and of what is still owed."""
         read = read_page(self.keys.stream, self.gap, self.page, self.context, known, self.asked_at)
         if read.ending is None and read.gap.idle > MAX_IDLE:
             return _on_refusal(self.checkpoint, self.gap, NO_PROGRESS, self.context)
@@ -183,7 +183,7 @@ def news_of(gap: Gap) -> datetime | None:
 
 
 class PageRead(Struct, frozen=True):
-    """What messages come to: rows to write, dead letters that are opened and what is missed, and the gap after them."""
+    """The result of a page of messages: rows to write, dead letters to open, missed messages, and the gap after it."""
 
     changes: Changes
     events: tuple[DeadLetterOpened | MessagesMissed, ...]
@@ -195,7 +195,7 @@ class PageRead(Struct, frozen=True):
 def read_page(
     stream: Stream, gap: Gap, page: MessagePage, context: Context, known: Known, asked_at: datetime
 ) -> PageRead:
-    """Return what messages of a gap come to, given what is stored."""
+    """Return the result of messages of a gap, given the stored rows."""
     if gap.conversation_id in known.forgotten:
         return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
     stored = known.conversations.get(gap.conversation_id)  # None if the store has refused its row
@@ -212,11 +212,11 @@ def read_page(
     below = withheld_below(stream, gap, after, page, known, written) if ending is GapEnding.THREAD_END else None
     if below is not None:
         missed, ending = (*missed, below), GapEnding.WITHHELD
-    # The fingerprint is of the messages as they were; a row that the store refuses keeps it.
+    # The fingerprint is that of the messages before; a row that the store refuses keeps it.
     is_refused = any((each.table, each.key) == (Table.CONVERSATIONS, gap.conversation_id) for each in context.refused)
     touched = (without_fingerprint(stored),) if changed and stored is not None and not is_refused else ()
     changes = Changes(touched, interaction_events=written, payloads=payloads, revised=changed)
-    return PageRead(changes, (*dead_letters, *on_record(*missed)), tally, after, ending)
+    return PageRead(changes, (*dead_letters, *missed_events(*missed)), tally, after, ending)
 
 
 def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tuple[Gap, GapEnding | None]:
@@ -236,8 +236,8 @@ def _gap_after(gap: Gap, page: MessagePage, known: Known, *, stored: int) -> tup
         resets=0 if is_new else gap.resets,
         retry_at=None,
     )
-    # No stored message ends a history: it may be its own, or one from beyond the end of a gap that was read since.
-    # Nor does one that this very gap has brought, where its conversation was stored without messages.
+    # No stored message ends a history: it may be the history's own, or have been read since for another gap. Nor does a
+    # message end the gap that brought it, if its conversation was stored without messages.
     before = min(gap.back_to, gap.reached_at)
     if not gap.is_history and any(
         each.event_id in known.interaction_events and each.occurred_at < before for each in messages
@@ -262,7 +262,7 @@ def _on_refusal(checkpoint: Checkpoint, gap: Gap, problem: Problem, context: Con
     after, ending = _after_failure(gap, problem, rule, context)
     failed = MessagesFailed(after, problem, ending)
     if ending is not GapEnding.DEAD_LETTER:
-        missed = on_record(gone(gap)) if ending is GapEnding.GONE else ()
+        missed = missed_events(gone(gap)) if ending is GapEnding.GONE else ()
         return Record((*before, *missed, failed))
     failure = Failure(
         older_of(gap.conversation_id, gap.gap_id), Stage.FETCH, str(problem)[:MAX_REASON_CHARACTERS], payload_of(after)
@@ -276,7 +276,7 @@ def _after_failure(gap: Gap, problem: Problem, rule: Rule, context: Context) -> 
     policy, size = context.policy, _limit_of(gap)
     if rule.remedy is Remedy.RESET:
         return _from_the_newest(gap), GapEnding.DEAD_LETTER if gap.resets >= MAX_RESETS else None
-    if size > 1 and (rule.remedy is Remedy.SHRINK or says_deleted(problem)):  # of the newer ones it may have some
+    if size > 1 and (rule.remedy is Remedy.SHRINK or says_deleted(problem)):  # the API may have some of the newer ones
         return replace(gap, limit=max(1, size // SHRINKS_BY), attempts=0, retry_at=None), None
     after = replace(gap, attempts=gap.attempts + 1)
     if not is_parked(after, policy):
@@ -291,13 +291,14 @@ def _from_the_newest(gap: Gap) -> Gap:
 def _after_round(gap: Gap, problem: Problem, rule: Rule, policy: Policy) -> tuple[Gap, GapEnding | None]:
     """Return the gap after it has failed as often as a run may try.
 
-    That a conversation is gone is believed no sooner than any other failure: a hidden limit has the same code.
+    Even an answer that the conversation is gone has to be repeated as often as other failures: a hidden limit has the
+    same code.
     """
     if rule.then is Remedy.RESET and gap.cursor is not None and gap.resets < MAX_RESETS:
         return _from_the_newest(replace(gap, attempts=0)), None
     if gap.attempts >= ROUNDS * policy.attempts:
         return gap, GapEnding.GONE if is_gone(problem) else GapEnding.DEAD_LETTER
-    # A list was read just before, so the failure may be about what these messages are.
+    # A list was read just before, so the cause may be these messages themselves.
     limit = max(1, _limit_of(gap) // SHRINKS_BY**2) if rule.remedy is Remedy.RETRY else gap.limit
     return replace(gap, limit=limit, retry_at=None), None
 
@@ -306,7 +307,7 @@ def _after_round(gap: Gap, problem: Problem, rule: Rule, policy: Policy) -> tupl
 
 
 def payload_of(gap: Gap) -> str:
-    """Return what a redrive needs, as JSON: the gap, without its failures."""
+    """Return the payload for a redrive as JSON: the gap without its failures."""
     return _encode(replace(gap, attempts=0, resets=0, idle=0, retry_at=None)).decode()
 
 

@@ -1,8 +1,8 @@
-"""Messages that the API withholds: what is on record of them, and how an answer shows that there are some.
+"""Messages that the API withholds: how answers show that there are some, and what is recorded of them.
 
-On Instagram the API has only the newest 20 messages of a conversation (Meta, "Conversations"); an older one is answered
-as deleted (code 9000001), or listed without content. Nothing can be done about such messages but to say so: they are
-neither stored nor owed, and are not asked for again.
+On Instagram the API has only the newest 20 messages of a conversation (Meta, "Conversations"). It answers a request for
+an older one as if it were deleted (code 9000001), or lists it without content. Such messages can only be reported: they
+are neither stored nor owed, and are not requested again.
 """
 
 from collections.abc import Collection, Iterable
@@ -21,15 +21,15 @@ from milepost.core.model import (
 from milepost.core.problems import Problem
 
 WINDOW = 20  # messages of a conversation: a list never shows more, and an API that ends there has no more
-LEAST_WINDOWS = 3  # conversations that end at the window before no other is asked for (Messenger)
-WINDOW_LASTS = timedelta(days=7)  # before it is tried again whether a stream's API still ends there
-LEAST_SURPLUS = 2  # by which an estimate of the number of messages must exceed what is stored
-SURPLUS_SHARE = 20  # or by one in so many of them
+LEAST_WINDOWS = 3  # conversations that must end at the window before others are not requested (Messenger)
+WINDOW_LASTS = timedelta(days=7)  # then it is tried again whether a stream's API still ends there
+LEAST_SURPLUS = 2  # by which an estimate of the number of messages must exceed the stored ones
+SURPLUS_SHARE = 20  # or by one in this many of them
 DELETED = 9000001  # the code for a message that was deleted or is older than the newest 20 (Meta, "Conversations")
 
 
-def on_record(*missed: Missed) -> tuple[MessagesMissed, ...]:
-    """Return the event of what is missed, if anything is."""
+def missed_events(*missed: Missed) -> tuple[MessagesMissed, ...]:
+    """Return the event that records missed messages, if there are any."""
     return (MessagesMissed(missed),) if missed else ()
 
 
@@ -37,7 +37,7 @@ def on_record(*missed: Missed) -> tuple[MessagesMissed, ...]:
 
 
 def without_content(new: Iterable[InteractionEventRow]) -> tuple[Missed, ...]:
-    """Return those of the new messages that came without any content, by conversation."""
+    """Return the new messages that came without any content, by conversation."""
     times: dict[str, list[datetime]] = {}
     for row in new:
         if row.kind == UNAVAILABLE and row.text is None and row.attachments is None:
@@ -52,12 +52,12 @@ def without_content(new: Iterable[InteractionEventRow]) -> tuple[Missed, ...]:
 
 
 def ends_with(page: MessagePage) -> bool:
-    """Return whether reading ends with a page: behind messages of which it has only the ids, others have no more."""
+    """Return whether reading ends with a page. It does if the page has only ids: older messages would have no more."""
     return page.next_cursor is None or bool(page.bare_ids)
 
 
 def is_doubtful_end(gap: Gap, page: MessagePage) -> bool:
-    """Return whether an end is not believed yet: an old cursor may be answered by an empty list, without an error."""
+    """Return whether an end is not believed yet: the API may answer a dead cursor with an empty list and no error."""
     is_empty = not (page.interactions or page.bare_ids or page.unreadable)
     has_next = page.next_cursor is not None or page.withheld is not None
     return is_empty and not has_next and gap.cursor is not None and not gap.resets
@@ -68,7 +68,7 @@ def withheld_below(
 ) -> Missed | None:
     """Return what is missed of a gap that ends with a page before any stored message; None if all of it was read.
 
-    That is the gap `before` the page, and after it. `new` are the messages of the page that are stored with it.
+    The gap is given as it was `before` the page and after it. `new` are the page's messages that are stored with it.
     """
     if gap.is_at_limit or _reaches_stored(before, page, known):
         return None
@@ -83,7 +83,7 @@ def withheld_below(
         gap.conversation_id,
         page.withheld or (MissedReason.NO_CONTENT if page.bare_ids else MissedReason.WINDOW),
         _from_at(gap),
-        # A walk from the newest message on may end above where the list had ended: what arrived since fills the window.
+        # A walk from the newest message may end sooner than the list did, because new messages fill the window.
         gap.reached_at if gap.walked_to is None else max(gap.reached_at, gap.walked_to),
         missing,
         is_estimate=missing is not None and counted is None,
@@ -91,14 +91,14 @@ def withheld_below(
 
 
 def _counted(page: MessagePage, known: Known) -> int | None:
-    """Return how many messages have no more than an id; None if there are others behind them."""
+    """Return how many messages have nothing but an id; None if older ones may follow."""
     bare = set(page.bare_ids)
     unknown = bare - known.interaction_events
     return len(unknown) if bare and (page.next_cursor is None or unknown != bare) else None
 
 
 def _estimated(gap: Gap, known: Known, new: Collection[InteractionEventRow]) -> int | None:
-    """Return how many of the messages that the list counted are neither stored nor on the page; None if it did not."""
+    """Return how many of the messages that the list counted are neither stored nor new; None without a count."""
     came = sum(each.occurred_at <= gap.newest_at for each in new)
     return None if gap.message_count is None else gap.message_count - known.stored_messages - came
 
@@ -106,8 +106,8 @@ def _estimated(gap: Gap, known: Known, new: Collection[InteractionEventRow]) -> 
 def _is_cut(stream: Stream, gap: Gap, page: MessagePage, known: Known, missing: int | None) -> bool:
     """Return whether messages are missing behind a page.
 
-    `message_count` is an estimate. That older messages are stored but not listed, or that an answer before said that
-    there are more, makes a difference of one message count.
+    `message_count` is an estimate, so a difference of one normally proves nothing. It does if older messages are stored
+    but not listed, or if an earlier answer said that there are more.
     """
     has_below = bool(page.bare_ids) or (known.stored_below > 0 and not gap.is_history)
     is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
@@ -125,7 +125,7 @@ def gone(gap: Gap) -> Missed:
 
 
 def _from_at(gap: Gap) -> datetime | None:
-    """Return when the messages of a gap begin; None if that is unknown, as its state was stored without messages.
+    """Return when the messages of a gap begin; None if its state was stored without messages, so that it is unknown.
 
     A state has whole seconds.
     """
@@ -133,7 +133,7 @@ def _from_at(gap: Gap) -> datetime | None:
 
 
 def _reaches_stored(gap: Gap, page: MessagePage, known: Known) -> bool:
-    """Return whether a page reaches the stored state, of which only the newest message may be left."""
+    """Return whether a page reaches the stored state; only the state's newest message may be left to read."""
     return not gap.is_history and any(
         each.event_id in known.interaction_events
         and each.occurred_at <= gap.back_to
@@ -146,9 +146,9 @@ def _reaches_stored(gap: Gap, page: MessagePage, known: Known) -> bool:
 
 
 def is_beyond_window(window_at: datetime | None, gap: Gap, now: datetime) -> bool:
-    """Return whether a gap need not be asked for: the stream's API was seen to end where the list did, at `window_at`.
+    """Return whether a gap need not be requested: at `window_at`, the stream's API ended where the list did.
 
-    That is tried again after some days: the platform may have changed its mind.
+    It is tried again after some days, because the platform may have changed.
     """
     return (
         window_at is not None
@@ -159,7 +159,7 @@ def is_beyond_window(window_at: datetime | None, gap: Gap, now: datetime) -> boo
 
 
 def window_after(before: datetime | None, gap: Gap, recorded_at: datetime, *, is_withheld: bool) -> datetime | None:
-    """Return since when the stream's API is known to end at the window, after messages of a gap were read."""
+    """Return since when the stream's API has been known to end at the window, after messages of a gap were read."""
     if gap.listed < WINDOW:
         return before
     if gap.stored:
@@ -170,10 +170,10 @@ def window_after(before: datetime | None, gap: Gap, recorded_at: datetime, *, is
 
 
 def is_hint(checkpoint: Checkpoint, gap: Gap) -> bool:
-    """Return whether a withheld gap is one of the first: it says nothing of other conversations yet.
+    """Return whether a withheld gap is one of the first, which prove nothing about other conversations yet.
 
-    One may have been deleted, and an incident may answer with an empty list. What is not asked for is never read. On
-    Instagram the window is documented, and one conversation is enough.
+    A conversation may have been deleted, or an incident may answer with an empty list, and conversations that are
+    skipped are never read. On Instagram the window is documented, so one conversation is enough.
     """
     is_alone = checkpoint.window_at is None and checkpoint.stream.platform is not Platform.INSTAGRAM
     if not is_alone or gap.listed < WINDOW or gap.stored:
@@ -182,7 +182,7 @@ def is_hint(checkpoint: Checkpoint, gap: Gap) -> bool:
 
 
 def hints_after(before: tuple[str, ...], read: MessagesRead) -> tuple[str, ...]:
-    """Return the conversations that ended at the window, after messages of one were read."""
+    """Return the conversations that have ended at the window, after messages of one were read."""
     gap = read.gap
     if read.is_hint:
         return (*(each for each in before if each != gap.conversation_id), gap.conversation_id)
@@ -191,5 +191,5 @@ def hints_after(before: tuple[str, ...], read: MessagesRead) -> tuple[str, ...]:
 
 
 def says_deleted(problem: Problem) -> bool:
-    """Return whether the API refuses messages because they are deleted, or too old, which it does not tell apart."""
+    """Return whether the API refuses messages as deleted or too old, between which it does not distinguish."""
     return problem.code == DELETED

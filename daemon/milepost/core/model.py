@@ -1,4 +1,4 @@
-"""The domain model: streams, what a source reads of an inbox, and the rows that a store keeps.
+"""The domain model: streams, what a source reads from an inbox, and the rows that a store keeps.
 
 Instants are aware datetimes in UTC. Ids are text, always: they exceed 2^53, and Instagram's are base64.
 """
@@ -23,8 +23,8 @@ class Platform(StrEnum):
 class Stream:
     """One page on one platform, the unit that is swept, journaled and resumed.
 
-    It is text in rows and in JSON only: its `key`, such as `messenger:1234567890`. msgspec would write a struct as an
-    object, so this is a plain class, which is written and read by the hooks of `stores.rows`.
+    Only in rows and JSON is it text: its `key`, such as `messenger:1234567890`. msgspec would write a struct as an
+    object, so this is a plain class, which the hooks of `stores.rows` write and read.
     """
 
     __slots__ = ("key", "page_id", "platform")
@@ -82,17 +82,17 @@ UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, o
 
 
 class Detail(StrEnum):
-    """How much of each conversation a request asks for, from most to least."""
+    """How much of each conversation is requested, from most to least."""
 
     NESTED = "nested"  # with its messages
     SEPARATE = "separate"  # the same, but with a request per thread for its messages
-    LEAN = "lean"  # with its newest messages only, and of all only what is essential
+    LEAN = "lean"  # with its newest messages only, and only essential fields
     BARE = "bare"  # without its messages
     POSITION = "position"  # its id and updated_time only, to step over it
 
     @property
     def leaves_out(self) -> bool:
-        """Whether something is not read, which makes a dead letter."""
+        """Whether some part is not read, and becomes a dead letter."""
         return self in {Detail.LEAN, Detail.BARE, Detail.POSITION}
 
 
@@ -118,11 +118,11 @@ class OwnIdState(StrEnum):
 
     EXPECTED = "expected"  # it is among them
     ANOTHER = "another"  # it is in no thread, and another one is in each
-    UNKNOWN = "unknown"  # it is in no thread, and which participant is us cannot be told
+    UNKNOWN = "unknown"  # it is in no thread, and it is unknown which participant is us
 
 
 class OwnId(Struct, frozen=True, omit_defaults=True):
-    """Our own id in an inbox. `own_id` is the one that is taken as ours where the expected one is in no thread."""
+    """Our own id in an inbox. `own_id` is the one that is taken as ours if the expected one is in no thread."""
 
     state: OwnIdState
     own_id: str | None = None
@@ -161,8 +161,8 @@ class Interaction(Struct, frozen=True, gc=False):
 class Conversation(Struct, frozen=True, gc=False):
     """One conversation as the API returned it. None means that the API left the value out, not that there is none.
 
-    `replaced_characters` counts those of its texts that no database takes, and that are U+FFFD instead. It has more
-    messages than these if it `has_older` ones, after `older_cursor` where that is known.
+    `replaced_characters` counts the characters of its texts that a database refuses, and that are U+FFFD instead. If it
+    `has_older` messages than these, they come after `older_cursor` if that is known.
     """
 
     conversation_id: str
@@ -180,7 +180,7 @@ class Conversation(Struct, frozen=True, gc=False):
 
 
 class Unreadable(Struct, frozen=True):
-    """An item of a batch that does not have the form of a conversation. `payload` is its JSON without tokens."""
+    """An item of a batch that is not a valid conversation. `payload` is its JSON without tokens."""
 
     subject: str
     reason: str
@@ -188,7 +188,7 @@ class Unreadable(Struct, frozen=True):
 
 
 class Profile(Struct, frozen=True):
-    """What a page is called, and the user name of its Instagram account; None where that is unknown."""
+    """The name of a page, and the user name of its Instagram account; None if unknown."""
 
     name: str | None = None
     username: str | None = None
@@ -197,8 +197,7 @@ class Profile(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """One response of the list edge, newest conversation first. `next_cursor` is None on the last batch only.
 
-    `own_id` is what its participants say about our own id; None if they say nothing. `page` is whose inbox it is; None
-    if the source does not say.
+    `own_id` is what its participants say about our own id, `page` the owner of the inbox; each is None if unknown.
     """
 
     conversations: tuple[Conversation, ...]
@@ -209,20 +208,20 @@ class Batch(Struct, frozen=True):
 
 
 class MessagePage(Struct, frozen=True):
-    """Messages of one conversation, newest first, and the `bare_ids` of those of which the API has no more."""
+    """Messages of one conversation, newest first, and the `bare_ids` of those of which the API has only the id."""
 
     interactions: tuple[Interaction, ...]
     next_cursor: str | None = None  # None if these are its oldest
     unreadable: tuple[Unreadable, ...] = ()
     bare_ids: tuple[str, ...] = ()
-    withheld: MissedReason | None = None  # of an empty page: why no more can be had
+    withheld: MissedReason | None = None  # of an empty page: why no more can be read
 
 
 # --- what a store keeps -----------------------------------------------------------------------------------------------
 
 
 class PageRow(Struct, frozen=True):
-    """A row of `pages`, its columns in order. What is None leaves what is stored, and `first_seen_at` is kept."""
+    """A row of `pages`, its columns in order. A None leaves the stored value, and `first_seen_at` is kept."""
 
     platform: str
     page_id: str
@@ -292,16 +291,16 @@ class DeadLetterPayload(Struct, frozen=True):
 
 
 class Changes(Struct, frozen=True, omit_defaults=True):
-    """The rows that a commit writes: only those that are new or differ from what is stored.
+    """The rows that a commit writes: only those that are new or differ from the stored ones.
 
-    A full sweep notes which stored conversations it misses: those of the stream that lie in `missed` and were not seen.
-    `found` were seen later. `missed_are_deleted_at` ends the sweep: what it still misses is marked as deleted, and the
-    notes are dropped; `forgets_missed` drops them without that. `moved` are conversations that stood under another
-    page: they, their messages and their contacts move to this one's. Of those that have no row, and of people who were
-    erased, what is left under the other page moves or goes. `own_id` has turned out to be ours: no contact has it, and
-    messages from it are ours. `page` is the page that was read, which alone makes no commit. `revised` are stored
-    messages that were edited or unsent, as they are now, and those to which facts were applied: the webhook events
-    whose keys are `settled`. `news_after` parts new messages from history; without it, all are history.
+    A full sweep notes the stored conversations that it misses: those of the stream that lie in `missed` and were not
+    seen. `found` were seen later. `missed_are_deleted_at` ends the sweep: those still missed are marked as deleted, and
+    the notes are dropped; `forgets_missed` only drops the notes. `moved` are conversations that belonged to another
+    page: they, their messages and their contacts move to this one; without a row or with an erased person, the rest of
+    them moves or is deleted. `own_id` was found to be ours: no contact has it, and messages from it are ours. `page` is
+    the page that was read; it alone makes no commit. `revised` are edited or unsent messages in their new state, and
+    those to which facts were applied: the webhook events with the keys `settled`. Messages after `news_after` are news;
+    without it, all are history. `named` are conversations whose contact was unknown: it owns their stored messages.
     """
 
     conversations: tuple[ConversationRow, ...] = ()
@@ -318,14 +317,15 @@ class Changes(Struct, frozen=True, omit_defaults=True):
     revised: tuple[InteractionEventRow, ...] = ()
     settled: tuple[str, ...] = ()
     news_after: datetime | None = None
+    named: tuple[str, ...] = ()
 
 
 class Keys(Struct, frozen=True):
     """The keys of the rows that a batch touches. Contacts and subjects are those of `stream`; other keys are global.
 
-    `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if that is a full one that notes
-    what it misses, and `stretch` is what the batch covers of the inbox. `counts_stored` asks for `Known.stored`,
-    `locates_contacts` for `contact_pages`, `counts_messages` for the numbers of messages, `readings` for `messages`.
+    `subjects` are those of dead letters. `full_sweep_at` identifies the batch's sweep if it is a full one that notes
+    missed conversations, and `stretch` is the part of the inbox that the batch covers. `counts_stored` requests
+    `Known.stored`, `locates_contacts` `contact_pages`, `counts_messages` message counts, and `readings` `messages`.
     """
 
     stream: Stream
@@ -342,7 +342,7 @@ class Keys(Struct, frozen=True):
 
 
 class KnownDeadLetter(Struct, frozen=True):
-    """The latest dead letter about a subject: either open, or discarded while its payload had this `fingerprint`."""
+    """The latest dead letter about a subject: open, or discarded when its payload had this `fingerprint`."""
 
     dead_letter_id: str
     fingerprint: str
@@ -366,18 +366,18 @@ class RefusedRow(Struct, frozen=True):
 
 
 class Known(Struct, frozen=True):
-    """What the store holds under some keys.
+    """What the store holds under some keys. Values that were not requested are empty.
 
     `dead_letters` are by subject. `forgotten` are the contacts and conversations among the keys that were erased. In a
-    full sweep, `unseen` counts the conversations in the stretch that were not seen and are not noted as missed yet,
-    `missed` are those of the batch that are noted, and `all_missed` counts all of the stream that are. `stored` counts
-    its conversations that are not marked as deleted, `stored_messages` and `stored_below` the messages of a span, and
-    `messages` are those of readings with another fingerprint than their conversation, each where it was asked for.
-    Where conversations stand under other pages, `contacts_elsewhere` are the contacts of those pages, by page and id,
-    `owed_elsewhere` is what those pages still owe of these conversations, `left_out_elsewhere` what is known of their
-    histories that are not on record, and `moved_to` are the pages to which rows of this page have moved, with the last
-    sign of life of each. `left_behind` are conversations without a row whose messages stand under another page, with
-    that page. Where rows of this page have moved, `contact_pages` are the pages of each contact's conversations.
+    full sweep, `unseen` counts the conversations in the stretch neither seen nor noted as missed, `missed` are those of
+    the batch that are noted, and `all_missed` counts all noted ones of the stream. `stored` counts its conversations
+    that are not deleted, `stored_messages` and `stored_below` the messages of a span, and `messages` are those of
+    readings whose fingerprint differs from their conversation's. If conversations belong to other pages,
+    `contacts_elsewhere` are those pages' contacts, by page and id, `owed_elsewhere` their gaps of the conversations,
+    `left_out_elsewhere` the summaries of their histories that are not on record, and `moved_to` the pages to which rows
+    of this page have moved, with the last sign of life of each. `left_behind` are conversations without a row whose
+    messages belong to another page, with that page. If rows of this page have moved, `contact_pages` are the pages of
+    each contact's conversations.
     """
 
     conversations: dict[str, ConversationRow] = {}

@@ -1,7 +1,7 @@
-"""Which notices go to people: what needs somebody, once, again each day while it lasts, and when it is over.
+"""Decides which notices go to people: when something needs a person, each day while it lasts, and when it is over.
 
-A decision is a function of what is known now and of which notices went out when, so that it is the same in every
-worker. After a restart the journal shows those: of all that it holds of before, as if no process had ended meanwhile.
+A decision depends only on the current situation and on which notices went out when, so it is the same in every worker.
+After a restart the journal shows which notices went out, as if no process had ended meanwhile.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,10 +18,10 @@ from milepost.core.model import Stream
 from milepost.core.problems import Problem
 
 SETTLE = timedelta(seconds=10)  # streams that stop together are one notice
-OVER = timedelta(seconds=20)  # without it, before a notice that it is over: some things come and go
-APART = timedelta(hours=1)  # between two notices of what was over in between, or of dead letters of one reason
-TOGETHER = timedelta(minutes=15)  # between two notices of one cause: what comes meanwhile is one notice
-AGAIN = timedelta(days=1)  # between two notices of what lasts
+OVER = timedelta(seconds=20)  # a concern must be gone this long before the notice that it is over: some come and go
+APART = timedelta(hours=1)  # between two notices of a concern that was over in between, or of one group's dead letters
+TOGETHER = timedelta(minutes=15)  # between two notices of one cause: concerns that come meanwhile share one notice
+AGAIN = timedelta(days=1)  # between two notices of a concern that lasts
 TOKEN_ENDS_SOON = timedelta(days=7)
 MAX_GROUPS = 100  # of dead letters that are kept apart
 
@@ -32,8 +32,8 @@ class NoticeKind(StrEnum):
     STOPPED = "stopped"  # a stream needs a person
     TOKEN_EXPIRING = "token_expiring"  # a token ends within days  # noqa: S105  # a word, no token
     DEAD_LETTERS = "dead_letters"  # there are new ones
-    STALLED = "stalled"  # nothing is copied, or not as it should be
-    RECOVERED = "recovered"  # what a notice was about is over
+    STALLED = "stalled"  # copying has stopped, or does not work as it should
+    RECOVERED = "recovered"  # the concern of an earlier notice is over
 
 
 Key = tuple[NoticeKind, str, str]
@@ -56,7 +56,7 @@ class Concern(Struct, frozen=True):
 
     @property
     def key(self) -> "Key":
-        """What it is about."""
+        """The kind, subject and cause."""
         return self.kind, self.subject, self.cause
 
     @property
@@ -68,7 +68,7 @@ class Concern(Struct, frozen=True):
 class Situation(Struct, frozen=True):
     """What needs a person now.
 
-    Of an `undecided` kind and subject it cannot be said that it is over. A subject that is not `known` was removed.
+    Concerns of an `undecided` kind and subject may or may not be over. A subject that is not `known` was removed.
     """
 
     concerns: tuple[Concern, ...] = ()
@@ -77,7 +77,7 @@ class Situation(Struct, frozen=True):
 
 
 class NewDeadLetter(Struct, frozen=True):
-    """A dead letter was opened. Those of one `group` have the same stage and reason, ids in it aside."""
+    """A dead letter was opened. Those of one `group` have the same stage and, ignoring ids, the same reason."""
 
     group: str
     stage: Stage
@@ -87,7 +87,7 @@ class NewDeadLetter(Struct, frozen=True):
 
 
 class DeadLetterNews(Struct, frozen=True):
-    """How many dead letters of one reason there are without a notice; `first` is one of them."""
+    """How many dead letters of one reason have not been in a notice; `first` is one of them."""
 
     first: NewDeadLetter
     count: int
@@ -95,7 +95,7 @@ class DeadLetterNews(Struct, frozen=True):
 
 
 class PeopleNotice(Struct, frozen=True):
-    """A notice to people, of concerns or of new dead letters. It is `again` if they had all of it before."""
+    """A notice to people about concerns or new dead letters. It is `again` if it only repeats earlier notices."""
 
     kind: NoticeKind
     concerns: tuple[Concern, ...] = ()
@@ -107,7 +107,7 @@ class Watched(Struct, frozen=True):
     """A concern as it was last seen, and since when it has been seen without a break.
 
     `notified_at` is when its last notice went out, and `over_since` since when it has been over. It `is_closed` after
-    the notice that it is over, and still if it has come back since and people do not know that yet.
+    the notice that it is over, and stays so if it comes back, until people are notified again.
     """
 
     concern: Concern
@@ -118,16 +118,16 @@ class Watched(Struct, frozen=True):
 
 
 class DeadLetterWatch(Struct, frozen=True):
-    """When the last notice of dead letters of one reason went out, and what came since."""
+    """When the last notice about dead letters of one reason went out, and those that came since."""
 
     notified_at: datetime | None = None
     news: DeadLetterNews | None = None
 
 
 class NoticeState(Struct, frozen=True):
-    """Which notices went out, and which may have to: the state between two decisions.
+    """The state between two decisions: which notices went out, and which may have to.
 
-    `causes` are those of the last minutes, with the time.
+    `causes` has the causes of the last minutes' notices, with the times.
     """
 
     watched: Mapping[Key, Watched] = {}
@@ -139,7 +139,7 @@ class NoticeState(Struct, frozen=True):
 
 
 def situation_of(checkpoints: Iterable[Checkpoint], now: datetime, of_daemon: Iterable[Concern] = ()) -> Situation:
-    """Return what needs a person: of the streams, by their checkpoints, and of the daemon as a whole."""
+    """Return what needs a person: about the streams, from their checkpoints, and about the daemon as a whole."""
     found = {each.key: each for each in of_daemon}
     undecided, known = set[tuple[NoticeKind, str]](), {""}
     for checkpoint in checkpoints:
@@ -166,7 +166,7 @@ def _concerns_of(checkpoint: Checkpoint, now: datetime) -> Iterator[Concern]:
 
 
 def _undecided(checkpoint: Checkpoint) -> Iterator[NoticeKind]:
-    """Yield the kinds of concerns that may go on although there is none: what fails otherwise is no better."""
+    """Yield the kinds of concerns that may go on unseen: a stream that now fails for another reason is no better."""
     is_failing = checkpoint.failure_streak is not None or checkpoint.operator_pause is not None
     if is_failing:
         yield NoticeKind.STOPPED
@@ -177,7 +177,7 @@ def _undecided(checkpoint: Checkpoint) -> Iterator[NoticeKind]:
 
 
 def _numbers_of(problem: Problem | None) -> str:
-    """Return what makes two problems the same: their messages may name ids and times."""
+    """Return the numbers that identify a problem; its message may name ids and times."""
     return "" if problem is None else f"{problem.kind}/{problem.code}/{problem.subcode}"
 
 
@@ -193,7 +193,7 @@ def _joined(one: Concern, other: Concern) -> Concern:
 def state_at_start(
     situation: Situation, opened: Iterable[NewDeadLetter], as_of: datetime, now: datetime
 ) -> NoticeState:
-    """Return which notices went out before this process began, by what the journal held then.
+    """Return which notices went out before this process began, judged by the journal.
 
     `as_of` is the time of its last entry, and `opened` are the dead letters of the last hour, oldest first.
     """
@@ -209,7 +209,7 @@ def state_at_start(
 
 
 def _last_notified(concern: Concern, as_of: datetime) -> datetime | None:
-    """Return when the last notice until `as_of` went out: the first when the concern came, and then each day."""
+    """Return when the last notice until `as_of` went out. The first goes out when the concern comes, then one a day."""
     lasted = as_of - concern.first_due_at
     return None if lasted < timedelta(0) else concern.first_due_at + AGAIN * (lasted // AGAIN)
 
@@ -224,8 +224,8 @@ def decide_notices(
 ) -> tuple[NoticeState, tuple[PeopleNotice, ...]]:
     """Return the next state, and the notices that are due now.
 
-    `opened` are the dead letters since the last decision, `on` the kinds that people want, and `settle` is how long
-    what is new waits for more of it.
+    `opened` are the dead letters since the last decision, `on` are the kinds that people want, and `settle` is how long
+    a new concern waits for others to share its notice.
     """
     state = replace(
         state,
@@ -240,7 +240,7 @@ def decide_notices(
 
 
 def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -> Iterator[tuple[Key, Watched]]:
-    """Yield what is watched after a look at the situation. What was over before its notice is forgotten."""
+    """Yield the watched concerns, updated by the situation. A concern that was over before its notice is dropped."""
     present = {each.key: each for each in situation.concerns}
     watched = {key: _by_the_clock(each, now) for key, each in watched.items()}
     for concern in situation.concerns:
@@ -260,7 +260,7 @@ def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -
 
 
 def _by_the_clock(watched: Watched, now: datetime) -> Watched:
-    """Count instants in the future, by a clock that was ahead and has been set, as now."""
+    """Replace instants in the future, from a clock that was ahead, by now."""
     over_since, notified_at = _no_later(now, watched.over_since), _no_later(now, watched.notified_at)
     return replace(watched, seen_at=min(watched.seen_at, now), notified_at=notified_at, over_since=over_since)
 
@@ -272,7 +272,7 @@ def _no_later(now: datetime, at: datetime | None) -> datetime | None:
 def _of_concerns(
     state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[NoticeState, list[PeopleNotice]]:
-    """Return notices of what is due, one for each cause."""
+    """Return notices about the due concerns, one for each cause."""
     stopped = {
         subject
         for (kind, subject, _), each in state.watched.items()
@@ -309,7 +309,7 @@ def _is_due(watched: Watched, now: datetime, settle: timedelta) -> bool:
 
 
 def _of_ends(state: NoticeState, now: datetime, on: Collection[NoticeKind]) -> tuple[NoticeState, list[PeopleNotice]]:
-    """Return a notice that concerns are over: all of them, once one has been for long enough."""
+    """Return a notice of all concerns that are over, once one has been over for long enough."""
     over = [each for each in state.watched.values() if each.over_since is not None and not each.is_closed]
     if not any(now - each.over_since >= OVER for each in over if each.over_since is not None):
         return state, []
@@ -325,7 +325,7 @@ def _of_ends(state: NoticeState, now: datetime, on: Collection[NoticeKind]) -> t
 def _noted(
     watches: Mapping[str, DeadLetterWatch], opened: Iterable[NewDeadLetter], now: datetime
 ) -> dict[str, DeadLetterWatch]:
-    """Return the watches with what is new, and without those that are not needed any more."""
+    """Return the watches with the new dead letters, and without the ones that are no longer needed."""
     noted = {
         group: replace(each, notified_at=_no_later(now, each.notified_at))
         for group, each in watches.items()
@@ -347,7 +347,7 @@ def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:
 def _of_dead_letters(
     state: NoticeState, now: datetime, on: Collection[NoticeKind], settle: timedelta
 ) -> tuple[NoticeState, list[PeopleNotice]]:
-    """Return one notice of all new dead letters that are due."""
+    """Return one notice about all new dead letters that are due."""
     if NoticeKind.DEAD_LETTERS not in on:
         return replace(state, dead_letters={}), []
     due = {

@@ -1,4 +1,4 @@
-"""Plan the next step of a run: fetch, wait or finish; which sweep it is part of; and how much to request."""
+"""Plans the next step of a run: fetch, wait or finish; the sweep that it belongs to; and the size of the request."""
 
 from datetime import datetime, timedelta
 
@@ -11,14 +11,14 @@ from milepost.core.model import Detail
 from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
-from milepost.core.walk import overlap_before, take_up, walk_start
+from milepost.core.walk import head_first, overlap_before, walk_start
 
 
 class Policy(Struct, frozen=True):
     """The settings that decisions depend on. A `full_sweep_interval_seconds` of 0 means never.
 
-    `message_history_seconds` is how far back the messages of a conversation that is met for the first time are read:
-    infinite for all of them, 0 for none but those that come with the list.
+    `message_history_seconds` is how far back the messages of a new conversation are read: infinite for all of them, 0
+    for only those that come with the list.
     """
 
     batch_size: int = 50
@@ -72,8 +72,8 @@ Action = Fetch | Wait | Finish
 def plan(
     checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy, held_until: datetime | None = None
 ) -> Action:
-    """Return the run's next action. `held_until` is when the rate limit that holds this stream ends, if one does."""
-    checkpoint = taken_up(checkpoint, budget)
+    """Return the run's next action. `held_until` is the end of the rate limit that holds the stream, if one does."""
+    checkpoint = with_head_first(checkpoint, budget)
     if budget.stops_for is not None:
         return Finish(budget.stops_for)
     if checkpoint.operator_pause is not None:
@@ -92,11 +92,11 @@ def plan(
 
 
 class Reload(Struct, frozen=True):
-    """Load the checkpoint again: somebody else has written to the stream."""
+    """Load the checkpoint again, because another process has written to the stream."""
 
 
 class SettleRefusal(Struct, frozen=True):
-    """Settle the refusal of a request that was sent ahead."""
+    """Settle the refusal of a prefetched request."""
 
     refused: Refused
 
@@ -106,14 +106,14 @@ class ReadMessages(Struct, frozen=True):
 
 
 class RunCommands(Struct, frozen=True):
-    """Execute the commands that wait in the stream's mailbox."""
+    """Execute the commands waiting in the stream's mailbox."""
 
 
 class Interruptions(Struct, frozen=True):
     """What has come up since the last step of a run."""
 
     is_outdated: bool = False
-    refused: Refused | None = None  # a request that was sent ahead
+    refused: Refused | None = None  # of a prefetched request
     has_commands: bool = False
     are_messages_due: bool = False  # older ones, before the next batch
 
@@ -129,9 +129,9 @@ def next_step(
     held_until: datetime | None,
     interruptions: Interruptions,
 ) -> Step:
-    """Return what a run does next: settle what has come up, the most urgent first, or else follow the plan.
+    """Return what a run does next: handle what has come up, the most urgent first, or else follow the plan.
 
-    A refusal goes on record before any command, because a rate limit has to outlive this process.
+    A refusal is recorded before any command, because a rate limit has to outlive this process.
     """
     if interruptions.is_outdated:
         return Reload()
@@ -144,9 +144,9 @@ def next_step(
 
 
 def _retry_at(checkpoint: Checkpoint, now: datetime, policy: Policy) -> datetime:
-    """Return when the batch may be retried; at once if that is later than any delay allows.
+    """Return when the batch may be retried.
 
-    In that case the clock was ahead when the attempt failed.
+    If that is further away than the longest delay, the clock was ahead when the attempt failed: then retry at once.
     """
     latest = now + timedelta(seconds=policy.max_delay_seconds)
     retry_at = checkpoint.retry.retry_at if checkpoint.retry else now
@@ -166,17 +166,17 @@ def is_over(checkpoint: Checkpoint, budget: RunBudget) -> bool:
     return run is not None and run.run_id == budget.run_id and run.ended_at is not None
 
 
-def taken_up(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
-    """Return the checkpoint as the run takes it up: what is new may come first."""
+def with_head_first(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
+    """Return the checkpoint with which the run begins: at the head of the inbox, if that has to be read first."""
     if budget.wants_full and checkpoint.sweep is not None and checkpoint.sweep.mode is not Mode.FULL:
         return checkpoint  # the run begins another sweep
     interval_seconds = 0.0 if budget.is_prompted else budget.interval_seconds
-    return take_up(checkpoint, budget.run_id, budget.started_at, interval_seconds=interval_seconds)
+    return head_first(checkpoint, budget.run_id, budget.started_at, interval_seconds=interval_seconds)
 
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
     """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = taken_up(checkpoint, budget).sweep
+    sweep = with_head_first(checkpoint, budget).sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep
@@ -185,8 +185,8 @@ def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
 def next_mode(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: Policy) -> Mode:
     """Return the mode of the next sweep.
 
-    A watermark in the future is not trusted, since nobody knows how far the inbox had been read when it was set. A list
-    without an order has to be walked to its end, and a sweep in doubt is soon followed by another full one.
+    A watermark in the future is not trusted, because it is unknown how far the inbox had been read when it was set. A
+    list without an order has to be walked to its end, and a doubtful sweep is soon followed by another full one.
     """
     if budget.wants_full or checkpoint.watermark is None or checkpoint.last_full_sweep_at is None:
         return Mode.FULL
@@ -228,7 +228,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
     else:
         cursor = sweep.position.cursor
         until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
-    is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # it mostly takes one batch: none goes ahead
+    is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # mostly one batch, so nothing is prefetched
     batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)
     is_whole = size == whole(policy)
@@ -247,10 +247,10 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
 
 
 def _limit_in(sweep: Sweep, futile_runs: int, limit: int) -> int:
-    """Return the limit for a walk: another one if it started over because its cursors led nowhere, to get other ones.
+    """Return the limit for a walk. If the walk started over because its cursors led nowhere, another limit is used.
 
-    A cursor is often no more than the last conversation of its batch: one that is dead comes again, and stays dead. Any
-    one limit may end a batch at that very place, so that it is another one in each run that got nowhere.
+    A cursor often just names the last conversation of its batch. So with the same limit the same dead cursor would come
+    again. Any one limit may end a batch at that place, so each futile run uses another one.
     """
     if sweep.resets and futile_runs:
         turn = futile_runs % 4
@@ -263,7 +263,7 @@ def _limit_in(sweep: Sweep, futile_runs: int, limit: int) -> int:
 # --- the size of a request --------------------------------------------------------------------------------------------
 
 GROW_AFTER = 5  # good batches before the size doubles again
-MAX_DOUBLINGS = 4  # of that, where growing fails each time: a list that is too large may cost a timeout
+MAX_DOUBLINGS = 4  # of GROW_AFTER, if growing fails each time: a list that is too large may cost a timeout
 
 
 class Size(Struct, frozen=True):
@@ -289,7 +289,7 @@ def size_now(checkpoint: Checkpoint, policy: Policy) -> Size:
     if reduced_request is None:
         return whole(policy)
     good = reduced_request.good + checkpoint.unrecorded.batches
-    if good and reduced_request.suspect:  # the thread that failed was passed
+    if good and reduced_request.suspect:  # the walk is past the thread that failed
         return whole(policy)
     match reduced_request.detail:
         case Detail.POSITION if good:

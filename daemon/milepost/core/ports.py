@@ -17,10 +17,10 @@ from milepost.core.webhooks import DueFact
 class Request(Struct, frozen=True):
     """A request for a batch: up to `limit` conversations after `cursor`, with up to `messages` messages each.
 
-    `own_id` is taken as ours, as long as the expected one is in no thread.
-    `until` is how far back the walk has to go (None: to the end of the inbox), and `batches_left` how many batches the
-    run may read after this one, 0 if none is sure to follow it: both tell a prefetching source when to stop. With
-    `checks_list` a refusal is followed by a look whether the list can be read at all (core/failures.py).
+    `own_id` is taken as ours while the expected one is in no thread. `until` is how far back the walk has to go (None:
+    to the end of the inbox), and `batches_left` is how many batches the run may read after this one, 0 if none is sure
+    to follow: both tell a prefetching source when to stop. With `checks_list`, a refusal is followed by a check whether
+    the list can be read at all (core/failures.py).
     """
 
     cursor: str | None
@@ -34,10 +34,10 @@ class Request(Struct, frozen=True):
 
 
 class Fetched(Struct, frozen=True):
-    """The batch of a request. `asked_at` is when it was sent, or a little earlier as far as clocks can be trusted.
+    """The batch of a request. `asked_at` is when it was sent, or a little earlier if clocks differ.
 
-    `left_out` are the fields that the API refuses by name; None if this request does not show that. `is_whole` says
-    that its conversation was read by itself, so that nothing of it is left out, whatever the request left out.
+    `left_out` are the fields that the API refuses by name; None if this request does not show it. `is_whole` says that
+    its conversation was read alone and in full, whatever the request left out.
     """
 
     batch: Batch
@@ -50,7 +50,7 @@ class Fetched(Struct, frozen=True):
 class ListCheck(Struct, frozen=True):
     """The positions at the cursor of a refused request were requested right after it.
 
-    `problem` is why they were refused; None if the list can be read. `listed` are the threads from the cursor on.
+    `problem` is why they were refused; None if the list can be read. `listed` are the threads after the cursor.
     """
 
     problem: Problem | None = None
@@ -81,8 +81,8 @@ class MessagesFetched(Struct, frozen=True):
 class Refused(Struct, frozen=True):
     """The request failed, after `took_seconds`.
 
-    `refused_at` is when its Gate noted that; None if it has none. `check` is None if nobody looked whether the list can
-    be read.
+    `refused_at` is when its Gate noted it; None if there is no Gate. `check` is None if it was not checked whether the
+    list can be read.
     """
 
     problem: Problem
@@ -109,11 +109,11 @@ class Source(Protocol):
         ...
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
-        """Read one conversation, with up to `messages` messages, as a batch of one. Raises as `fetch` does."""
+        """Read one conversation, with up to `messages` messages, as a batch of one. Fails as `fetch` does."""
         ...
 
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
-        """Read messages of one conversation. Raises as `fetch` does."""
+        """Read messages of one conversation. Fails as `fetch` does."""
         ...
 
 
@@ -129,14 +129,14 @@ class Usage(Struct, frozen=True):
 
 
 class Gate(Protocol):
-    """The rate limits as a source sees them: asked right before each call, and informed right after it."""
+    """The rate limits as a source sees them. It checks them right before each call, and reports to them right after."""
 
     def is_closed(self) -> bool:
         """Return whether a rate limit forbids a call now."""
         ...
 
     def refused(self, problem: Problem) -> datetime:
-        """Note a refusal at once, so that calls that are already waiting are not made, and return when that was."""
+        """Note a refusal at once, so that calls already waiting are not made; return the time."""
         ...
 
     def used(self, usages: tuple[Usage, ...]) -> None:
@@ -145,9 +145,9 @@ class Gate(Protocol):
 
 
 class Commit(Struct, frozen=True):
-    """What is stored together or not at all: entries, rows, and the projections after the entries.
+    """Entries, rows, and the projections after the entries, which are stored together or not at all.
 
-    `known` is what the rows were compared with; None if that does not matter.
+    `known` has the stored rows that the new rows were compared with; None if that does not matter.
     """
 
     entries: tuple[Entry, ...]
@@ -168,23 +168,23 @@ class Committed(Struct, frozen=True):
 class Rejected(Struct, frozen=True):
     """Nothing was stored, because the store refuses these rows; without them the commit would succeed.
 
-    Without rows, another stream has written of the same conversations since the commit was decided on.
+    Without rows, another stream has written about the same conversations since the commit was decided.
     """
 
     rows: tuple[RefusedRow, ...]
 
 
 class DueDeadLetter(Struct, frozen=True):
-    """An open dead letter and its payload, which is None if the person it is about was erased."""
+    """An open dead letter and its payload, which is None if its person was erased."""
 
     dead_letter: DeadLetter
     payload: str | None
 
 
 class OpenGap(Struct, frozen=True):
-    """A gap of which messages are still owed. It is not read any more if it has an `ending`.
+    """A gap with messages that are still owed. If it has an `ending`, it is no longer read.
 
-    The person it is about may have been erased, and the conversation `has_moved` if it stands under another page.
+    Its person may have been erased, and the conversation `has_moved` if it belongs to another page.
     """
 
     gap: Gap
@@ -193,7 +193,7 @@ class OpenGap(Struct, frozen=True):
 
     @property
     def ending(self) -> GapEnding | None:
-        """Why nothing of it is to be read any more."""
+        """Why nothing of it is to be read any more; None if it is to be read."""
         if self.is_forgotten:
             return GapEnding.FORGOTTEN
         return GapEnding.MOVED if self.has_moved and not self.gap.is_elsewhere else None
@@ -211,11 +211,11 @@ class Store(Protocol):
         ...
 
     async def known(self, keys: Keys) -> Known:
-        """Return what is stored under the keys."""
+        """Return the stored values under the keys."""
         ...
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Store a commit durably, all of it or nothing.
+        """Store a commit durably, as a whole or not at all.
 
         Raises VersionConflict if another writer appended to the stream first, RowsRejected if it is unknown which rows
         are at fault, and OutcomeUnknown if the database went away before it confirmed the commit.
@@ -225,8 +225,8 @@ class Store(Protocol):
     async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
         """Store commits that follow one another in one stream together, in one transaction.
 
-        Returns the results of the first ones, up to one that is refused, if one is: then those before it are stored,
-        and none after it. Raises what `commit` raises for the first; OutcomeUnknown is about all of them.
+        Returns the results up to the first refused one, if one is refused: those before it are stored, and none after
+        it. Raises what `commit` raises for the first; OutcomeUnknown is about all of them.
         """
         ...
 
@@ -239,11 +239,11 @@ class Store(Protocol):
         ...
 
     async def due_facts(self, stream: Stream, limit: int) -> tuple[DueFact, ...]:
-        """Return up to `limit` facts about messages of the stream that are stored, the earliest first."""
+        """Return up to `limit` facts about stored messages of the stream, the earliest first."""
         ...
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
+        """Return up to `limit` open gaps of the stream, the newest first, but histories after all others."""
         ...
 
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
@@ -251,11 +251,11 @@ class Store(Protocol):
         ...
 
     async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
-        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        """Search about `limit` conversations of the stream, those next by `updated_time` later than `after`."""
         ...
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
-        """Return those of these dead letters that are open."""
+        """Return which of these dead letters are open."""
         ...
 
 
@@ -287,7 +287,7 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Sleep for as long as it is from now until `instant`; not at all if that has passed.
+        """Sleep for the time that is now left until `instant`; return at once if it has passed.
 
         Setting the wall clock meanwhile makes no difference.
         """

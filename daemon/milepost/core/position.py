@@ -1,4 +1,4 @@
-"""Places: where a sweep is, whether it gets anywhere, and the spans of an inbox or a conversation that it covers."""
+"""Positions: where a sweep is, whether it makes progress, and the spans of inbox or conversation that it covers."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved behind the walk.
+    """The halves of a sweep: the walk, then a catch-up scan from the head for threads that moved there meanwhile.
 
     A run that resumes either in the middle reads the head of the inbox first.
     """
@@ -25,12 +25,12 @@ class Phase(StrEnum):
 
 
 class Progress(Struct, frozen=True, omit_defaults=True):
-    """How a walk or scan has gone since it last began at the head, so far as that shows whether it gets anywhere.
+    """What shows whether a walk or scan makes progress, since it last began at the head.
 
-    `mark` is a digest of the cursor after the latest power of two of its `batches`, `low_at` the lowest of the newest
-    instants of each. `stale` counts the last conversations in a row that brought nothing new, `empty` the last batches
-    in a row without any. `inversions` counts the conversations that were newer than the one before in their batch, and
-    `raised` the batches that began above `low_at`: both are rare in a list that has an order.
+    `mark` is a digest of the cursor after the latest power of two of its `batches`; `low_at` is the earliest of the
+    batches' newest instants. `stale` counts the last conversations in a row with nothing new, `empty` the last batches
+    in a row without conversations. `inversions` counts the conversations that were newer than the previous one in their
+    batch, and `raised` the batches that began above `low_at`: both are rare in a list that has an order.
     """
 
     batches: int = 0
@@ -45,13 +45,13 @@ class Progress(Struct, frozen=True, omit_defaults=True):
 class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
-    `reached_at` is the updated_time of the last conversation read before that, None if there was none. `older` counts
-    the last conversations in a row that were older than the sweep has to go back. `edge` are the conversations read
-    with the time `reached_at`, where a full sweep has to know them: the next batch may hold others of that second.
+    `reached_at` is the updated_time of the last conversation read before it, None if there was none. `older` counts the
+    last conversations in a row that were older than the sweep has to go back. `edge` has the conversations read with
+    the time `reached_at`, if a full sweep needs them: the next batch may have others of that second.
 
     `is_after_head` is set from when the head was read until this position is requested, `has_gap` as long as the last
     reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run. `head_read_at` is the start of
-    the latest run that read the head, None in entries that are older than the field.
+    the latest run that read the head, None in entries from before the field.
     """
 
     phase: Phase = Phase.WALK
@@ -72,9 +72,9 @@ class Position(Struct, frozen=True, omit_defaults=True):
 
 
 class Reading(Struct, frozen=True):
-    """What an answer shows of the messages of a conversation, from the oldest to the newest of them.
+    """The messages of a conversation in an answer, from the oldest to the newest.
 
-    The `fingerprint` is one of their ids and content; None if the answer may lack some of those in between.
+    The `fingerprint` covers their ids and content; None if the answer may lack some of the messages in between.
     """
 
     conversation_id: str
@@ -84,9 +84,9 @@ class Reading(Struct, frozen=True):
 
 
 class ThreadSpan(Struct, frozen=True):
-    """The messages of a conversation that are to be counted, as they were at `as_of`.
+    """The messages of a conversation to count, as they were at `as_of`.
 
-    That is those up to `newest_at` and, of these, those up to `back_to`.
+    Two counts are needed: of those up to `newest_at`, and of those up to `back_to`.
     """
 
     conversation_id: str

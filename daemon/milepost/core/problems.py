@@ -15,22 +15,22 @@ class ProblemKind(StrEnum):
 
     NETWORK = "network"  # no connection, a reset, a name that does not resolve
     TIMEOUT = "timeout"  # no response in time
-    INVALID_RESPONSE = "invalid_response"  # no response of the Graph API: HTML, truncated JSON, wrong types, a redirect
+    INVALID_RESPONSE = "invalid_response"  # not the Graph API's: HTML, truncated JSON, wrong types, a redirect
     OVERSIZE = "oversize"  # more bytes, values or items than any batch has
     API = "api"  # an error envelope of the Graph API
     MISCONFIGURED = "misconfigured"  # a response that shows a wrong setting, not a failure
     CURSOR_LOOP = "cursor_loop"  # the cursor of the next batch was used before
-    NO_PROGRESS = "no_progress"  # batch after batch, or run after run, brings nothing that was not read before
+    NO_PROGRESS = "no_progress"  # many batches or runs in a row brought nothing new
     FALSE_END = "false_end"  # an empty answer to an old cursor
-    EMPTY_INBOX = "empty_inbox"  # nothing is listed, though conversations are stored
-    MOST_MISSING = "most_missing"  # a full sweep did not find most of what is stored
+    EMPTY_INBOX = "empty_inbox"  # nothing is listed, although conversations are stored
+    MOST_MISSING = "most_missing"  # a full sweep did not find most of the stored conversations
     MESSAGES_MISSING = "messages_missing"  # messages are missing in most conversations of an answer
     OUT_OF_ORDER = "out_of_order"  # the list is not ordered by updated_time
     NOT_MANAGED = "not_managed"  # the token used for discovery no longer manages the page
 
     @classmethod
     def _missing_(cls, value: object) -> "ProblemKind | None":
-        """Read the word that journals of before have for an invalid response."""
+        """Accept the word that older journals have for an invalid response."""
         return cls.INVALID_RESPONSE if value == "nonsense" else None
 
 

@@ -67,7 +67,7 @@ def held_until(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> datet
 
 
 def holder_of(stream: Stream, rate_limits: Mapping[Stream, RateLimit]) -> Stream | None:
-    """Return whose rate limit holds `stream`: of all that apply to it, the one that ends last."""
+    """Return the stream whose rate limit holds `stream`: of all limits that apply to it, the one that ends last."""
     holders = [owner for owner, rate_limit in rate_limits.items() if _applies(stream, owner, rate_limit)]
     return max(holders, key=lambda owner: (rate_limits[owner].until, owner.key), default=None)
 

@@ -37,9 +37,9 @@ from milepost.core.walk import return_to_walk
 class Record(Struct, frozen=True):
     """Rows to store and events to append, in one transaction.
 
-    Rows that the store refuses go back to `decide` as part of its context. `arrived` are the times of those messages
-    among them that are new since the last sweep, and so neither history nor part of a first copy. `quiet` is the batch
-    if it changed nothing, for the sweep after this one.
+    Rows that the store refuses go back to `decide` as part of its context. `arrived` has the times of the messages that
+    are new since the last sweep, and so are neither history nor part of a first copy. `quiet` is the batch if it
+    changed nothing, for use by the next sweep.
     """
 
     events: tuple[Event, ...]
@@ -49,13 +49,13 @@ class Record(Struct, frozen=True):
 
 
 def arrived_since(instant: datetime | None, changes: Changes) -> tuple[datetime, ...]:
-    """Return the times of the new messages since an instant; none without one, as in a first copy."""
+    """Return the times of the new messages since an instant; none if there is no instant, as in a first copy."""
     times = (row.occurred_at for row in changes.interaction_events)
     return () if instant is None else tuple(each for each in times if each > instant)
 
 
 def with_news(changes: Changes, news_after: datetime | None) -> Changes:
-    """Return changes that say which of their messages are news: those sent after an instant; none without one."""
+    """Return changes with their news marked: the messages sent after an instant; none if there is no instant."""
     has_messages = bool(changes.interaction_events)
     return replace(changes, news_after=news_after) if has_messages and news_after is not None else changes
 
@@ -64,7 +64,7 @@ Decision = Record | BatchUnchanged
 
 
 class Pending(Protocol):
-    """The first half of a decision: it still needs what the store holds under `keys` (None: nothing)."""
+    """The first half of a decision: it still needs the stored rows under `keys` (None: it needs none)."""
 
     @property
     def keys(self) -> Keys | None:
@@ -72,7 +72,7 @@ class Pending(Protocol):
         ...
 
     def record(self, known: Known) -> Decision:
-        """Return what to record and what to store, together. `known` is what the store holds under `keys`."""
+        """Return the events and rows to commit together. `known` has the stored rows under `keys`."""
         ...
 
 
@@ -90,8 +90,8 @@ class Decided(Struct, frozen=True):
 class Context(Struct, frozen=True):
     """Inputs to a decision besides the checkpoint: the time, a random draw in [0, 1), the run's budget and the policy.
 
-    `refused` are the rows that the store refused when this outcome was decided before. `quiet` is the quiet head of the
-    sweep before this one, if it is known.
+    `refused` are the rows that the store refused when this outcome was decided before. `quiet` is the unchanged head of
+    the previous sweep, if it is known.
     """
 
     now: datetime
@@ -102,7 +102,7 @@ class Context(Struct, frozen=True):
     quiet: QuietHead | None = None
 
     def as_of(self, refused: Refused) -> "Context":
-        """Return the context with the time of a refusal: a rate limit begins with its response, not with a decision."""
+        """Return the context at the time of a refusal: a rate limit begins with its response, not with the decision."""
         return self if refused.refused_at is None else replace(self, now=refused.refused_at)
 
     def retry_at(self, attempt: int) -> datetime:
@@ -123,7 +123,7 @@ def prepare(checkpoint: Checkpoint, record: Record, run_id: str | None, now: dat
 
 
 def conclude(checkpoint: Checkpoint, reason: Reason, budget: RunBudget) -> Record | None:
-    """End a run before its sweep is complete. None if it read nothing, and so has nothing to record."""
+    """Return the record that ends a run before its sweep is complete; None if it read nothing."""
     has_started = checkpoint.run is not None and checkpoint.run.run_id == budget.run_id
     if not has_started and checkpoint.unrecorded == NO_TALLY:
         return None
@@ -141,7 +141,7 @@ def _futile_runs(checkpoint: Checkpoint, *, has_started: bool) -> int:
 
 
 def recover(checkpoint: Checkpoint, own_run_id: str | None = None) -> Record | None:
-    """Close a run that was left open. None if there is none.
+    """Return the record that closes a run that was left open; None if there is none.
 
     `own_run_id` is this process's latest run of the stream: any other was left open by a process that died.
     """
@@ -163,13 +163,13 @@ def beginnings(checkpoint: Checkpoint, sweep: Sweep | None, budget: RunBudget) -
 
 
 def _continued(checkpoint: Checkpoint, sweep: Sweep | None) -> Phase | None:
-    """Return where a run takes up the sweep that is open; None if it starts one."""
+    """Return the phase in which a run resumes the open sweep; None if it starts a new one."""
     is_open = checkpoint.sweep_is_recorded and sweep is not None and is_same_sweep(checkpoint.sweep, sweep)
     return sweep.position.phase if is_open and sweep is not None else None
 
 
 def note_left_out(checkpoint: Checkpoint, outcome: Outcome, budget: RunBudget) -> Record | None:
-    """Record which fields the API refuses by name; None if that is on record, or unknown."""
+    """Return the record of the fields that the API refuses by name; None if it exists already, or none is known."""
     left_out = outcome.left_out if isinstance(outcome, Fetched) else None
     if left_out is None or left_out == checkpoint.left_out_fields:
         return None
@@ -183,12 +183,12 @@ def unchanged_before(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, 
 
 
 def recorded(checkpoint: Checkpoint, budget: RunBudget, event: Event) -> Record:
-    """Record an event of an open run, after the unchanged batches before it."""
+    """Return the record of an event of an open run, after the unchanged batches before it."""
     return Record((*beginnings(checkpoint, checkpoint.sweep, budget), *_unchanged(checkpoint, budget), event))
 
 
 def ending(checkpoint: Checkpoint, ended: RunEnded, budget: RunBudget, *before: Event) -> Record:
-    """End the run with its position saved, after the events `before` that explain why.
+    """Return the record that ends the run with its position saved, after the events `before`, which explain why.
 
     Unchanged batches come first: they end the problems that preceded them, not this one.
     """
@@ -208,7 +208,7 @@ def _saved_position(checkpoint: Checkpoint) -> Position | None:
 
 
 def _unchanged(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
-    """Return an entry for the unchanged batches, to precede an event that does not count them itself."""
+    """Return the event for the unchanged batches, to precede an event that does not count them itself."""
     if checkpoint.unrecorded == NO_TALLY or checkpoint.sweep is None:
         return ()
     return (BatchStored(checkpoint.sweep.position, checkpoint.unrecorded, batches_read(checkpoint, budget)),)
@@ -216,17 +216,17 @@ def _unchanged(checkpoint: Checkpoint, budget: RunBudget) -> tuple[Event, ...]:
 
 # --- drafts: decisions that are committed together --------------------------------------------------------------------
 
-# Each of them follows from the one before. Where the API is faster than the database, that saves most of its work: its
-# pages are written once for all of them. It takes that nothing which one of them writes is what another one has to know
-# of the store.
+# Each of them follows from the previous one. If the API is faster than the database, this saves most of the database's
+# work, because its pages are written once for all of them. It requires that none of them writes a row that another one
+# has to look up.
 
-MAX_DRAFTS = 48  # more save little: by then, many pages of the indexes are written once for several rows
+MAX_DRAFTS = 48  # more save little: by then, many index pages are written once for several rows
 
 
 class Draft(Struct, frozen=True):
-    """A record that is not stored yet, and its commit. `keys` are what had to be known for it.
+    """A record that is not stored yet, and its commit. `keys` are the rows that were looked up for it.
 
-    `fetch_seconds` is how long the source took, if it is the outcome of a fetch.
+    `fetch_seconds` is how long the source took, if the record is the outcome of a fetch.
     """
 
     record: Record
@@ -245,14 +245,14 @@ class DraftedIds:
     def add(self, draft: Draft) -> None:
         """Take in a draft."""
         changes, keys = draft.record.changes, draft.keys
-        if keys is None or changes.moved or changes.own_id is not None:  # these write of more than their keys
+        if keys is None or changes.moved or changes.own_id is not None:  # these write to more rows than their keys
             self._seen = None
         elif self._seen is not None:
             for seen, ids in zip(self._seen, _ids(keys), strict=True):
                 seen.update(ids)
 
     def leave_alone(self, keys: Keys | None) -> bool:
-        """Return whether what is stored under the keys of a decision is what it will be after the drafts."""
+        """Return whether the drafts leave the rows under the keys of a decision unchanged."""
         if self._seen is None or keys is None or keys.full_sweep_at is not None or keys.counts_stored:
             return False
         return all(seen.isdisjoint(ids) for seen, ids in zip(self._seen, _ids(keys), strict=True))
@@ -265,7 +265,7 @@ def _ids(keys: Keys) -> tuple[tuple[str, ...], ...]:
 def prepare_after(
     checkpoint: Checkpoint, events: tuple[Event, ...], drafts: Iterable[Draft], now: datetime, codec: Codec
 ) -> list[Commit]:
-    """Return the commits of drafts, the first of which records these events as well, before its own."""
+    """Return the commits of drafts. The first one also records these events, before its own."""
     commits: list[Commit] = []
     for draft in drafts:
         record = replace(draft.record, events=(*events, *draft.record.events))

@@ -1,4 +1,4 @@
-"""Decide what a redrive means: the dead letter is closed with the rows it yields, or retried later."""
+"""Decides what a redrive means: the dead letter is closed together with the rows it yields, or retried later."""
 
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -32,15 +32,15 @@ from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import (
     DELETED_PAGE,
     EMPTY,
+    futile_page,
     gap_in,
     keys_of_page,
     news_of,
     payload_of,
     read_page,
     request_of,
-    vain,
 )
-from milepost.core.missed import gone, on_record, says_deleted, without_content
+from milepost.core.missed import gone, missed_events, says_deleted, without_content
 from milepost.core.model import (
     Changes,
     DeadLetterPayload,
@@ -56,8 +56,8 @@ from milepost.core.remedies import Remedy, rule_for
 from milepost.core.revisions import readings, with_older_messages
 from milepost.core.texts import storable
 
-NEWS_BEFORE_FAILURE = timedelta(days=1)  # a failed batch shows older messages of its conversations as well
-TEXTS = ("name", "username", "link", "snippet", "text")  # the columns that hold what people wrote
+NEWS_BEFORE_FAILURE = timedelta(days=1)  # a failed batch also has older messages of its conversations
+TEXTS = ("name", "username", "link", "snippet", "text")  # the columns with texts that people wrote
 
 Row = TypeVar("Row", bound=Struct)
 
@@ -65,7 +65,7 @@ _decode_rows = msgspec.json.Decoder(Changes).decode
 
 
 def to_reread(due: DueDeadLetter) -> str | MessagesRequest | None:
-    """Return the conversation or older messages that a redrive has to read; None if the payload has all it needs."""
+    """Return the conversation or older messages that a redrive has to read; None if the payload is enough."""
     if due.dead_letter.stage is not Stage.FETCH or due.payload is None:
         return None
     if is_of_older(due.dead_letter.subject):
@@ -74,7 +74,7 @@ def to_reread(due: DueDeadLetter) -> str | MessagesRequest | None:
 
 
 def is_refused_alike(due: DueDeadLetter, problem: Problem) -> bool:
-    """Return whether a redrive is refused as before: that is about what it reads, also where it looks like a limit."""
+    """Return whether a redrive is refused as before: then the cause is what it reads, even if it looks like a limit."""
     return str(problem)[:MAX_REASON_CHARACTERS] == due.dead_letter.reason
 
 
@@ -86,7 +86,7 @@ def redrive(
     *,
     by: str = "",
 ) -> Pending:
-    """Decide what a redrive means. `outcome` is that of reading what could not be read, None if that was not needed.
+    """Decide what a redrive means. `outcome` is the outcome of reading the subject again; None if nothing was to read.
 
     `by` is who requested it; empty for an automatic redrive.
     """
@@ -112,7 +112,7 @@ def redrive(
 class PendingRedrive(Struct, frozen=True):
     """A redrive whose stored rows are not known yet.
 
-    `rows` are those of the payload, in whose texts `replaced_characters` were replaced.
+    `rows` are those of the payload; `replaced_characters` counts the characters replaced in their texts.
     """
 
     checkpoint: Checkpoint
@@ -144,9 +144,9 @@ class PendingRedrive(Struct, frozen=True):
         return DeadLetterClosed(self.due.dead_letter.dead_letter_id, resolution, tally, by=self.by)
 
     def _refused(self, problem: Problem, context: Context) -> Record:
-        """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without.
+        """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without it.
 
-        Older messages that are still gone after a day are no incident.
+        If older messages are still gone after a day, it is not an incident.
         """
         due = self.due
         gap = gap_in(due.payload) if is_of_older(due.dead_letter.subject) and due.payload is not None else None
@@ -155,7 +155,7 @@ class PendingRedrive(Struct, frozen=True):
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
         has_lasted = context.now - due.dead_letter.opened_at >= AGREES_AFTER
         if gap is not None and has_lasted and (is_gone(problem) or problem == EMPTY):
-            return Record((*on_record(gone(gap)), self._closed(Resolution.REDRIVEN)))
+            return Record((*missed_events(gone(gap)), self._closed(Resolution.REDRIVEN)))
         failed = Record((_failure(self, str(problem)),))
         if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
             return failed
@@ -165,9 +165,9 @@ class PendingRedrive(Struct, frozen=True):
         return replace(failed, changes=Changes(payloads=(payload,)))
 
     def _read_older(self, fetched: MessagesFetched, known: Known) -> Record:
-        """Store older messages that could not be read before; what is left of them is owed."""
+        """Store older messages that could not be read before; the rest of them is owed."""
         gap, page = gap_in(self.due.payload or ""), fetched.page
-        if problem := vain(gap, page):
+        if problem := futile_page(gap, page):
             return self._refused(problem, self.context)
         read = read_page(self.checkpoint.stream, gap, page, self.context, known, fetched.asked_at)
         is_forgotten = gap.conversation_id in known.forgotten
@@ -188,15 +188,15 @@ class PendingRedrive(Struct, frozen=True):
             return Record((_failure(self, context.refused[0].reason),))
         written = newer(self.rows, known, context.now)
         tally = replace(written.tally, replaced_characters=self.replaced_characters if written.tally.has_changes else 0)
-        missed = on_record(*without_content(written.changes.interaction_events))
+        missed = missed_events(*without_content(written.changes.interaction_events))
         changes = with_older_messages(with_news(written.changes, self._news_after), known)
         return Record((*missed, self._closed(Resolution.REDRIVEN, tally)), changes)
 
     def _reread(self, fetched: Fetched, known: Known) -> Record:
-        """Treat what was read like a batch: it may also close or open other dead letters of the conversation."""
+        """Treat the answer like a batch: it may also close or open other dead letters of the conversation."""
         subject = self.due.dead_letter.subject
         shown = self.keys.readings if self.keys is not None else ()
-        # Without a watermark: nothing that it owes counts as news.
+        # Without a watermark, so that none of the owed messages count as news.
         checkpoint = replace(self.checkpoint, watermark=None)
         read = read_batch(checkpoint, fetched, Detail.NESTED, shown, known, self.context)
         recovered = DeadLetterClosed(self.due.dead_letter.dead_letter_id, Resolution.RECOVERED)
@@ -213,7 +213,7 @@ class PendingRedrive(Struct, frozen=True):
 
     @property
     def _news_after(self) -> datetime | None:
-        """The instant after which what could not be read or written is still news; None in a first copy."""
+        """The instant after which the failed messages still count as news; None in a first copy."""
         return None if self.checkpoint.watermark is None else self.due.dead_letter.opened_at - NEWS_BEFORE_FAILURE
 
 
@@ -232,9 +232,9 @@ def discard(checkpoint: Checkpoint, dead_letter: DeadLetter, reason: str, budget
 
 
 def _rows(due: DueDeadLetter) -> tuple[Changes, int]:
-    """Decode the rows of a payload; there are none in that of an unread item.
+    """Decode the rows of a payload; the payload of an unread item has none.
 
-    Earlier versions left a NUL in texts, which PostgreSQL refused. Such characters are replaced and counted here.
+    Earlier versions left NULs in texts, which PostgreSQL refused. Such characters are replaced and counted here.
     """
     if due.payload is None or due.dead_letter.stage is Stage.FETCH:
         return Changes(), 0

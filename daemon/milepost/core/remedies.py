@@ -81,7 +81,7 @@ RULES: tuple[Rule, ...] = (
          is_general=True),
     Rule(Remedy.RESET, "reported: empty batches without end", kind=ProblemKind.NO_PROGRESS, is_general=True),
     Rule(Remedy.RESET, "reported: an empty answer to a dead cursor", kind=ProblemKind.FALSE_END, is_general=True),
-    Rule(Remedy.RETRY, "reported: an incident told as an empty list", kind=ProblemKind.EMPTY_INBOX, is_general=True),
+    Rule(Remedy.RETRY, "reported: an incident shown as an empty list", kind=ProblemKind.EMPTY_INBOX, is_general=True),
     Rule(Remedy.RESET, "captured: invalid cursors values", codes=any_of(2642), is_general=True),
     Rule(Remedy.RESET, "reported: also returned for cursors", codes=any_of(100)),
     # --- no known code ---
@@ -98,3 +98,8 @@ def rule_for(problem: Problem, *, has_cursor: bool) -> Rule:
     if rule.remedy is Remedy.RESET and not has_cursor:
         return Rule(Remedy.STOP_CONFIGURATION, rule.source)
     return rule
+
+
+def is_unnamed_limit(problem: Problem) -> bool:
+    """Return whether a refusal is a rate limit by its code, and does not say when it ends."""
+    return rule_for(problem, has_cursor=False).remedy is Remedy.WAIT and problem.wait_seconds is None

@@ -1,11 +1,13 @@
-"""Messages that are read again: which were edited, and which were unsent since.
+"""Finds out which messages were edited or unsent, when they are read again.
 
-The platform reports neither, and an edit need not move a conversation's `updated_time`. So each row of `conversations`
-has a fingerprint of the messages that came with it; the stored ones are looked up only where an answer has another one.
+The API reports neither, and an edit may leave a conversation's `updated_time` unchanged. So each row of `conversations`
+has a fingerprint of the messages that came with it; the stored messages are looked up only if an answer has another
+fingerprint.
 
-Webhooks may say it, too (core/facts.py), before an answer that was asked for earlier. So each message has the time
-`content_at` as of which its content is known, by the platform's clock, and an answer to an earlier request says nothing
-of it. That time equals `deleted_at` where a webhook said that the message was unsent: no answer brings it back.
+Webhooks may report it as well (core/facts.py), before the answer to an earlier request comes. So each message has the
+time `content_at` as of which its content is known, by the platform's clock, and the answer to an earlier request does
+not change it. If a webhook reported that the message was unsent, that time equals `deleted_at`: no answer brings the
+message back.
 """
 
 from collections import Counter
@@ -36,7 +38,7 @@ from milepost.core.position import Reading
 
 ERASED_KEYS = frozenset({"text", "message", "attachments", "shares", "sticker", "story"})
 IDS = ("event_id", "id")
-SNIPPET = "snippet"  # of a conversation: what its latest message said
+SNIPPET = "snippet"  # of a conversation: the text of its latest message
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
@@ -44,7 +46,7 @@ _decode_json = msgspec.json.Decoder().decode
 
 
 class Attached(Struct, frozen=True):
-    """What tells one attachment from another. Its URL is not the same at each reading (captured: dead in 35 h)."""
+    """The identity of an attachment. Its URL differs at each reading (captured: dead in 35 h)."""
 
     type: str
     id: str | None = None
@@ -56,7 +58,7 @@ _decode_attached = msgspec.json.Decoder(tuple[Attached, ...]).decode
 class AsOf(Struct, frozen=True):
     """The times of a decision and of the request for its answer.
 
-    Unless it `believes_all`, an answer that misses messages of most of its conversations shows none to be unsent.
+    If an answer lacks messages of most of its conversations, they count as unsent only with `believes_all`.
     """
 
     now: datetime
@@ -64,11 +66,11 @@ class AsOf(Struct, frozen=True):
     believes_all: bool = False
 
 
-# --- what has to be known ---------------------------------------------------------------------------------------------
+# --- what has to be looked up -----------------------------------------------------------------------------------------
 
 
 def readings(batch: Batch, detail: Detail, asked: int) -> tuple[Reading, ...]:
-    """Return what a batch shows of the messages of its conversations; `asked` is how many were asked for of each."""
+    """Return the reading of each conversation in a batch; `asked` is how many messages of each were requested."""
     unreadable = {each.subject.removesuffix("/messages") for each in batch.unreadable}
     times = Counter(each.conversation_id for each in batch.conversations)
     has_all = not detail.leaves_out
@@ -87,12 +89,12 @@ def readings(batch: Batch, detail: Detail, asked: int) -> tuple[Reading, ...]:
 
 
 def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole: bool) -> Reading:
-    """Return what an answer shows of a conversation's messages.
+    """Return the reading of a conversation's messages.
 
-    It `is_whole` if all that is there between its oldest and its newest message is in it: it is not known to be cut
-    short, has as many messages as were asked for, or else the oldest of the conversation, and all of them can be read.
-    They must be in order, too: the newest messages of a list without one need not be the latest of their conversation,
-    and one that is as new as they are may be behind its end.
+    It `is_whole` if it has all messages between its oldest and its newest one: the answer is not known to be cut short,
+    has as many messages as were requested or else the oldest of the conversation, and all of them can be read. They
+    must be in order as well: in a list without an order, the first messages need not be the latest, and a message as
+    new as these may come after its end.
     """
     times = [each.occurred_at for each in messages]
     newest_first = sorted(times, reverse=True)
@@ -117,13 +119,13 @@ def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list
     ]
 
 
-# --- what that shows --------------------------------------------------------------------------------------------------
+# --- what the comparison shows ----------------------------------------------------------------------------------------
 
 
 def revised(
     one: Reading, messages: Collection[Interaction], known: Known, now: datetime, asked_at: datetime
 ) -> Iterator[InteractionEventRow]:
-    """Yield the stored messages that an answer shows to be edited, unsent, or there after all, as they are now."""
+    """Yield the stored messages that an answer shows to be edited, unsent, or not unsent after all, as they are now."""
     yield from _edited(messages, known, now, asked_at)
     yield from _unsent(missing(one, messages, known, asked_at), now)
 
@@ -156,27 +158,27 @@ def missing(
         and stored.event_id not in read
         and stored.deleted_at is None
         and not _is_newer(stored, asked_at)
-        # The order inside one second is not promised: what shares one with an edge may lie beyond it.
+        # The order inside one second is not promised, so messages of the same second as an edge may lie beyond it.
         and one.oldest_at < stored.occurred_at < one.newest_at
     ]
-    return found if len(found) <= len(read) else []  # an answer that misses more than it has is not believed
+    return found if len(found) <= len(read) else []  # an answer that lacks more than it has is not believed
 
 
-def is_told_unsent(row: InteractionEventRow) -> bool:
-    """Return whether a webhook said that a message was unsent."""
+def is_reported_unsent(row: InteractionEventRow) -> bool:
+    """Return whether a webhook has reported that a message was unsent."""
     return row.deleted_at is not None and row.deleted_at == row.content_at
 
 
 def _is_newer(row: InteractionEventRow, asked_at: datetime) -> bool:
-    """Return whether a stored message is known as of a later time than that of a request."""
+    """Return whether a stored message's content is known as of a later time than the request's."""
     return row.content_at is not None and row.content_at > asked_at
 
 
 def _read_again(
     stored: InteractionEventRow, read: Interaction, now: datetime, asked_at: datetime
 ) -> InteractionEventRow:
-    """Return a stored message after it was read again. What an answer leaves out, as in a placeholder, is no edit."""
-    if (read.text is None and read.attachments is None) or is_told_unsent(stored) or _is_newer(stored, asked_at):
+    """Return a stored message after it was read again. A part that the answer leaves out was not edited."""
+    if (read.text is None and read.attachments is None) or is_reported_unsent(stored) or _is_newer(stored, asked_at):
         return stored
     text = stored.text if read.text is None else read.text
     has_others = _has_other_attachments(stored.attachments, read.attachments)
@@ -197,7 +199,7 @@ def _read_again(
 
 
 def _has_other_attachments(stored: str | None, read: str | None) -> bool:
-    """Return whether attachments that were read are others than the stored ones, as far as that can be told."""
+    """Return whether attachments that were read differ from the stored ones, if that can be determined."""
     if read is None or read == stored:
         return False
     if stored is None:
@@ -206,6 +208,29 @@ def _has_other_attachments(stored: str | None, read: str | None) -> bool:
     if any(each.id is None for each in (*before, *after)):
         return False
     return Counter(before) != Counter(after)
+
+
+def without_unsent(batch: Batch, known: Known) -> Batch:
+    """Return a batch without snippets of messages that a webhook has reported unsent: lists may still have them."""
+    unsent = _reported_unsent(known)
+    if not unsent:
+        return batch
+    return replace(
+        batch,
+        conversations=tuple(
+            replace(each, snippet=None) if each.snippet and _is_snippet_of(unsent, each) else each
+            for each in batch.conversations
+        ),
+    )
+
+
+def _reported_unsent(known: Known) -> frozenset[str]:
+    return frozenset(key for key, row in known.messages.items() if is_reported_unsent(row))
+
+
+def _is_snippet_of(event_ids: Collection[str], read: Conversation) -> bool:
+    said = (each.text for each in read.interactions if each.event_id in event_ids)
+    return any(text is not None and text.startswith(read.snippet or "") for text in said)
 
 
 def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], known: Known, as_of: AsOf) -> Difference:
@@ -243,11 +268,15 @@ def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], kn
 
 
 def _fingerprints(batch: Batch, shown: Iterable[Reading], known: Known, asked_at: datetime) -> dict[str, str | None]:
-    """Return the fingerprint of each conversation's messages; None where the stored ones are not those of the batch."""
+    """Return the fingerprint of each conversation's messages; None if the stored messages differ from the batch's."""
     fingerprints = {each.conversation_id: each.fingerprint for each in shown}
     fingerprints |= {row.conversation_id: None for row in known.messages.values() if _is_newer(row, asked_at)}
+    unsent = _reported_unsent(known)  # a list may still have them, so its snippet is not trusted
+    for each in batch.conversations if unsent else ():
+        if any(message.event_id in unsent for message in each.interactions):
+            fingerprints[each.conversation_id] = None
     for each in batch.conversations if known.interaction_events else ():
-        # A row that the store refused before: its messages were not looked up.
+        # The store has refused its row before, so its messages were not looked up.
         is_met = each.conversation_id not in known.conversations
         if is_met and any(message.event_id in known.interaction_events for message in each.interactions):
             fingerprints[each.conversation_id] = None
@@ -257,7 +286,7 @@ def _fingerprints(batch: Batch, shown: Iterable[Reading], known: Known, asked_at
 def _missing_in(
     compared: Iterable[Conversation], shown: Iterable[Reading], known: Known, asked_at: datetime
 ) -> dict[str, list[InteractionEventRow]]:
-    """Return the stored messages that an answer misses, of each conversation that it misses any of."""
+    """Return the stored messages that an answer lacks, by conversation."""
     by_id = {each.conversation_id: each for each in shown}
     found = {
         each.conversation_id: missing(by_id[each.conversation_id], each.interactions, known, asked_at)
@@ -267,17 +296,17 @@ def _missing_in(
 
 
 def _doubted(compared: Iterable[Conversation], gone: Collection[str]) -> Collection[str]:
-    """Return the conversations whose missing messages are not believed to be unsent: all, or none.
+    """Return the conversations whose missing messages do not count as unsent: all of them, or none.
 
-    People unsend messages in one conversation or another; erasing is for ever, and can wait for a day. What an answer
-    has fewer than three messages of shows that nothing is missing only where something is.
+    People unsend messages in single conversations. Erasing cannot be undone, and can wait for a day. A conversation
+    with fewer than three messages in the answer counts only if messages of it are missing.
     """
     comparable = {each.conversation_id for each in compared if len(each.interactions) > 2} | set(gone)
     return gone if are_most(len(gone), len(comparable)) else ()
 
 
 def tally_of(rows: Iterable[InteractionEventRow]) -> Tally:
-    """Count revised messages: a message whose content came later, or that is there after all, counts as written."""
+    """Count revised messages. One whose content came later, or that was not unsent after all, counts as written."""
     counted = Counter(
         "unsent" if row.deleted_at is not None else "edited" if row.edited_at is not None else "interaction_events"
         for row in rows
@@ -286,7 +315,7 @@ def tally_of(rows: Iterable[InteractionEventRow]) -> Tally:
 
 
 def without_fingerprint(row: ConversationRow) -> ConversationRow:
-    """Return a conversation whose stored messages are not those of an answer any more, so that they are looked up."""
+    """Return a conversation without its fingerprint, so that the next reading looks up the stored messages."""
     return replace(row, messages_fingerprint=None)
 
 
@@ -298,7 +327,7 @@ def with_older_messages(changes: Changes, known: Known) -> Changes:
     return replace(changes, conversations=(*changes.conversations, *map(without_fingerprint, touched)))
 
 
-# --- what else keeps the content of a message -------------------------------------------------------------------------
+# --- other places that hold the content of a message ------------------------------------------------------------------
 
 
 def unsent_in(changes: Changes) -> tuple[str, ...]:
@@ -321,7 +350,7 @@ def _erased(value: object, event_ids: frozenset[str]) -> object:
             }
         case list():
             return [_erased(each, event_ids) for each in value]
-        case str() if any(each in value and each != value for each in event_ids):  # an item that was cut short
+        case str() if any(each in value and each != value for each in event_ids):  # a truncated item
             return ""
         case _:
             return value

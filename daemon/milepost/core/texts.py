@@ -1,7 +1,7 @@
-"""Texts as every database takes them, and as a reader can trust them.
+"""Makes texts safe to store in every database, and safe to show.
 
-PostgreSQL stores no NUL, and UTF-8 has no half of a surrogate pair; neither means anything in what people wrote. Such
-a character is replaced, alike for every database, so that the rest of its row is kept.
+PostgreSQL cannot store NUL, and UTF-8 cannot encode half of a surrogate pair; neither means anything in what people
+write. Such a character is replaced, for every database alike, so that the rest of its row can be stored.
 """
 
 import re
@@ -10,7 +10,7 @@ from unicodedata import category
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _HALF = re.compile("[\ud800-\udfff]")
-_JOINERS = "\u200c\u200d"  # which join emoji and letters, and hide nothing
+_JOINERS = "\u200c\u200d"  # they join emoji and letters, and hide nothing
 
 
 def storable(text: str) -> tuple[str, int]:
@@ -19,15 +19,15 @@ def storable(text: str) -> tuple[str, int]:
 
 
 def storable_id(text: str) -> tuple[str, int]:
-    """Return an id with U+FFFD for each half of a surrogate pair. A NUL stays, for such an id is refused."""
+    """Return an id with U+FFFD for each half of a surrogate pair. A NUL stays, because such an id is refused later."""
     return _HALF.subn(REPLACEMENT, text)
 
 
 def visible(text: str) -> str:
-    """Return a text of somebody else on one line, with escapes for what would be invisible or change what is seen.
+    """Return an untrusted text on one line, with deceptive and invisible characters escaped.
 
-    Those are control characters, which can drive a terminal, changes of direction, which make a line read otherwise
-    than it is, and characters that no font has.
+    Those are control characters, which can drive a terminal; changes of direction, which reorder what is seen; and
+    characters that no font has.
     """
     if not text.isprintable():
         text = "".join(each if each.isprintable() else _escaped(each) for each in text)
@@ -39,4 +39,4 @@ def _escaped(character: str) -> str:
         return character
     if category(character) == "Cs":
         return REPLACEMENT
-    return character.encode("unicode_escape").decode()
+    return ascii(character)[1:-1]

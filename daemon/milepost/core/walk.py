@@ -1,7 +1,7 @@
 """The walk of a sweep over its inbox: where it begins and ends, what a batch covers, and when the head is read first.
 
-A walk goes from the head of the inbox to its end, or to the watermark of the sweep before; a catch-up scan from the
-head follows it, for the threads that moved behind it.
+A walk goes from the head of the inbox to its end, or to the watermark of the previous sweep. A catch-up scan from the
+head follows it, for the threads that moved to the head meanwhile.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from milepost.core.position import Mode, Phase, Position, Stretch
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
-MAX_EDGE = 200  # conversations of one second that a position remembers; they are in the journal with it
+MAX_EDGE = 200  # conversations of one second that a position remembers; the journal holds them as well
 
 
 # --- where it begins and ends -----------------------------------------------------------------------------------------
@@ -26,8 +26,8 @@ MAX_EDGE = 200  # conversations of one second that a position remembers; they ar
 def reaches_back(updated_times: Iterable[datetime], until: datetime | None) -> bool:
     """Return whether a batch is wholly older than `until`, so that a walk to that instant may end there.
 
-    One old row is not enough: the order of the edge is observed everywhere and documented nowhere. An empty batch
-    proves nothing.
+    One old row is not enough, because the order of the edge has always been observed but is not documented. An empty
+    batch proves nothing.
     """
     return until is not None and max(updated_times, default=until) < until
 
@@ -48,13 +48,13 @@ def overlap_before(instant: datetime, overlap_seconds: float) -> datetime:
 def walk_start(
     asked_at: datetime, updated_times: Iterable[datetime], overlap_seconds: float, watermark: datetime | None
 ) -> datetime:
-    """Return the start of a walk as far as clocks can be trusted: it may be too early, never too late.
+    """Return the start of a walk, which may be too early but never too late.
 
-    The start becomes the watermark, and whatever arrives afterwards must be newer. `asked_at` is only a hint, since the
-    clocks behind it may be ahead. The platform's own times are reliable: whatever arrives after the first batch was
-    read is no older than the newest conversation in it. So the walk of the next sweep, which goes back to the overlap
-    before the watermark, must at least get there. With correct clocks this costs nothing, because nothing lies between
-    the newest conversation and now.
+    The start becomes the watermark, and whatever arrives afterwards must be newer. `asked_at` is only a hint, because
+    it comes from clocks that may be ahead. The platform's own times are reliable: whatever arrives after the first
+    batch was read is no older than the newest conversation in it. So the walk of the next sweep, which goes back to the
+    overlap before the watermark, must at least reach that conversation. With correct clocks this costs nothing, because
+    nothing lies between the newest conversation and now.
 
     A first batch without conversations says nothing about the time: the watermark stays where it was, or at EPOCH.
     """
@@ -69,15 +69,14 @@ def walk_start(
 def next_position(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Position | None:
     """Return where the sweep continues after a batch; None after its last.
 
-    A walk of a single batch saw the inbox at one instant: nothing can have moved behind it, so it needs no catch-up
+    A walk of a single batch saw the inbox at one instant. No thread can have moved meanwhile, so it needs no catch-up
     scan.
     """
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # A small batch that is wholly older proves little, be it made small or configured so: its rows may just be out of
-    # order. Where others are, it proves less still, and an incremental walk over a list without any order goes on to
-    # its end.
+    # A small batch that is wholly older proves little, because its rows may just be out of order. If other rows were,
+    # it proves even less, and an incremental walk over a list without any order goes on to the list's end.
     least_older = LEAST_OLDER * 4 ** min(disorder(sweep.position.progress, batch), 10)
     is_back = reaches_back(times, until) and older >= least_older
     if batch.next_cursor is not None and not is_back:
@@ -87,7 +86,7 @@ def next_position(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Positio
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and not is_only else None
 
 
-# --- deletions: what a full sweep no longer sees ----------------------------------------------------------------------
+# --- deletions: conversations that a full sweep no longer finds -------------------------------------------------------
 
 
 def notes_missed(checkpoint: Checkpoint, sweep: Sweep) -> bool:
@@ -107,7 +106,7 @@ def stretch_of(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | 
         return None
     older_than = position.reached_at
     if position.edge and older_than is not None:
-        older_than += timedelta(milliseconds=1)  # the second is included, since all that was seen of it is known
+        older_than += timedelta(milliseconds=1)  # includes the second, as all that was seen of it is known
     return Stretch(
         sweep.walk_started_at,
         older_than=older_than,
@@ -117,7 +116,7 @@ def stretch_of(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | 
 
 
 def edge_after(position: Position, batch: Batch) -> tuple[str, ...]:
-    """Return the conversations seen so far with the time of the last one of a batch; none if they are too many."""
+    """Return the conversations seen so far whose time is that of a batch's last one; none if there are too many."""
     if not batch.conversations:
         return position.edge
     last = batch.conversations[-1].updated_time
@@ -129,19 +128,19 @@ def edge_after(position: Position, batch: Batch) -> tuple[str, ...]:
 
 # --- the head first ---------------------------------------------------------------------------------------------------
 
-# A run that resumes a walk reads what is new before it goes on with what is old. Whatever an old stretch of the inbox
-# does (it fails, it is poisoned, it leads nowhere), what people write meanwhile is at the head, and is read at each
-# interval, and by each run after one that got nowhere, for one call where nothing is new. The walk and what is known of
-# its troubles are set aside meanwhile, untouched. Nothing depends on it: the sweep's own catch-up scan covers all of
-# this once more, so neither order nor deletions are judged here.
+# A run that resumes a walk reads what is new before it goes on with what is old. An old stretch of the inbox may fail,
+# be poisoned or lead nowhere; the new messages are at the head all the same. So the head is read once in each interval,
+# and by each run after one without progress; if nothing is new, that takes one call. The walk and its problems are set
+# aside meanwhile, untouched. Nothing depends on this reading, because the sweep's own catch-up scan covers it all once
+# more. So neither order nor deletions are judged here.
 
 
-def take_up(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interval_seconds: float) -> Checkpoint:
-    """Return the checkpoint as a run takes it up: at the head, where it resumes a sweep in the middle.
+def head_first(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interval_seconds: float) -> Checkpoint:
+    """Return the checkpoint with which a run begins: at the head of the inbox, if it resumes a sweep in the middle.
 
-    A walk that gets on goes on at its cursor as long as the head was read within the interval. A run that ended before
-    it came to the walk leaves the first turn to it, so that neither keeps the other from being read, however short the
-    runs are.
+    A walk that makes progress continues at its cursor if the head was read within the interval. If a run ended before
+    it came to the walk, the next one begins with the walk, so that neither keeps the other from being read, however
+    short the runs are.
     """
     sweep, run = checkpoint.sweep, checkpoint.run
     has_begun = checkpoint.unrecorded != NO_TALLY or (run is not None and run.run_id == run_id)
@@ -159,7 +158,7 @@ def take_up(checkpoint: Checkpoint, run_id: str, started_at: datetime, *, interv
 
 
 def resumed(checkpoint: Checkpoint, continues: Phase | None, started_at: datetime) -> Checkpoint:
-    """Return the checkpoint after the start of a run, which took up an open sweep where it says that."""
+    """Return the checkpoint after the start of a run; `continues` is where it resumed an open sweep, if it did."""
     match continues:
         case None:
             return checkpoint
@@ -170,7 +169,7 @@ def resumed(checkpoint: Checkpoint, continues: Phase | None, started_at: datetim
 
 
 def _with_old_cursor(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint of a run that goes on at the cursor of an earlier one, if it does."""
+    """Return the checkpoint with its cursor, if it has one, marked as that of an earlier run."""
     sweep = checkpoint.sweep
     if sweep is None or sweep.position.cursor is None:
         return checkpoint
@@ -178,7 +177,7 @@ def _with_old_cursor(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _set_walk_aside(checkpoint: Checkpoint, started_at: datetime) -> Checkpoint:
-    """Return the checkpoint of a run at the head of the inbox, with the walk and its troubles kept for afterwards."""
+    """Return the checkpoint of a run at the head of the inbox, with the walk and its problems kept for later."""
     sweep = checkpoint.sweep
     if sweep is None or sweep.set_aside is not None:  # the checkpoint in memory may be ahead of its journal
         return checkpoint
@@ -189,19 +188,19 @@ def _set_walk_aside(checkpoint: Checkpoint, started_at: datetime) -> Checkpoint:
 
 
 def _for_head(of_walk: ReducedRequest | None) -> ReducedRequest | None:
-    """Return what the head is requested with: a smaller limit of the walk, but not the search for a single thread.
+    """Return the reduction of requests for the head: a smaller limit as in the walk, but no search for one thread.
 
-    Where long lists come too late, those of the head do as well, and each run would have to learn that anew.
+    If long lists time out, the head's do as well, and each run would have to learn that anew.
     """
     proven = of_walk and of_walk.proven
     return proven if proven is not None and proven.detail is Detail.NESTED and proven.limit > 1 else None
 
 
 def after_head(sweep: Sweep, batch: Batch, known: Known) -> Position:
-    """Return where the sweep continues after a batch of the head: with the next, or back at the walk.
+    """Return where the sweep continues after a batch of the head: with the head's next batch, or back at the walk.
 
-    What is older than a conversation that is stored as it is has been read before, unless the last reading of the head
-    was incomplete. What was there when the sweep started is left to the walk.
+    If a conversation is stored unchanged, older ones have been read before, unless the last reading of the head was
+    incomplete. Conversations from before the start of the sweep are left to the walk.
     """
     position, aside = sweep.position, sweep.set_aside
     older = older_in_a_row([each.updated_time for each in batch.conversations], sweep.catch_up_until, position.older)
@@ -218,7 +217,7 @@ def after_head(sweep: Sweep, batch: Batch, known: Known) -> Position:
 
 
 def return_to_walk(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint back at the walk that was set aside, if one was; it has the next turn."""
+    """Return the checkpoint back at the walk that was set aside, if there is one; it is read next."""
     sweep = checkpoint.sweep
     if sweep is None or sweep.set_aside is None:
         return checkpoint
@@ -230,7 +229,7 @@ def return_to_walk(checkpoint: Checkpoint) -> Checkpoint:
 def _walk_after_head(sweep: Sweep, *, is_complete: bool) -> Position:
     """Return the position of the walk after reading the head, completely or not.
 
-    What an incomplete reading left out is no longer at the top when the head is read again: that one goes further back.
+    After an incomplete reading, the next one goes further back, because what was left out is no longer at the top.
     """
     position = sweep.set_aside.position if sweep.set_aside is not None else sweep.position
     return replace(position, is_after_head=True, has_gap=not is_complete)

@@ -1,7 +1,7 @@
-"""Webhook events: what the platform says by itself, and the port to where they wait until they are processed.
+"""Webhook events, which the platform sends by itself, and the port to the inbox in which they wait.
 
-An event about a message that is not stored yet is a hint: it says that a sweep will find something, for messages come
-from sweeps only. What no sweep can find is a fact, which is applied to its message (core/facts.py).
+Messages come from sweeps only. So an event about a message that is not stored yet is only a hint that a sweep will find
+something. An event about something that no sweep can find is a fact, and is applied to its message (core/facts.py).
 """
 
 from collections import Counter
@@ -16,28 +16,28 @@ from milepost.core.model import InteractionEventRow, Stream
 
 
 class WebhookKind(StrEnum):
-    """What an event says of its message."""
+    """What an event says about its message."""
 
     MESSAGE = "message"  # it was written, by the contact or by the page
-    REVISION = "revision"  # it was edited, the event does not say how: whoever reads it again sees that
+    REVISION = "revision"  # it was edited, but the event does not say how: it has to be read again
     EDIT = "edit"
     UNSEND = "unsend"
     REACTION = "reaction"  # somebody reacted to it, or no longer does
     REFERRAL = "referral"  # which ad or link led to it
-    READ = "read"  # the page has read it, and what is older
+    READ = "read"  # the page has read it, and all older ones
 
     @property
     def is_fact(self) -> bool:
-        """Whether it is applied to its message, and waits for that if it is not stored yet."""
+        """Whether it is applied to its message; if the message is not stored yet, it waits."""
         return self not in {WebhookKind.MESSAGE, WebhookKind.REVISION}
 
 
 class WebhookEvent(Struct, frozen=True):
-    """An event about one message. `contact_id` is None where the event names nobody.
+    """An event about one message. `contact_id` is None if the event names nobody.
 
-    `which` distinguishes several events of a kind about a message. A fact has `detail`, the JSON of what it says, and
-    an `actor` where that may be said by several people. Without a `message_id` a fact is about the message of the
-    contact that was the first after a referral, or the last before a reading.
+    `which` distinguishes several events of a kind about a message. A fact has its content as JSON in `detail`, and an
+    `actor` if several people may cause such facts. Without a `message_id`, a referral is about the contact's first
+    message after it, and a reading about the last one before it.
     """
 
     stream: Stream
@@ -51,12 +51,12 @@ class WebhookEvent(Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """What a repetition of the event has in common with it."""
+        """The key that repetitions of the event share."""
         return f"{self.stream.key} {self.kind} {self.message_id} {self.which}".rstrip()
 
 
 class DueFact(Struct, frozen=True):
-    """A fact whose `message` is stored. It `is_superseded` if a later one of its kind is known, applied or not."""
+    """A fact whose `message` is stored. It `is_superseded` if a later fact of its kind is known, applied or not."""
 
     event_key: str
     kind: WebhookKind
@@ -83,9 +83,9 @@ class FactsApplied(Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 class WebhookInbox(Protocol):
-    """Where events wait. Its methods raise StoreAway and StoreRefused as those of a Store do.
+    """Stores events until they are processed. Its methods raise StoreAway and StoreRefused as those of a Store do.
 
-    An event stays there for a while after it was processed, so that its repetitions are recognized.
+    An event stays for a while after it was processed, so that its repetitions are recognised.
     """
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
@@ -93,31 +93,32 @@ class WebhookInbox(Protocol):
         ...
 
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
-        """Return the streams that have to be read because of events that are due, which nobody else is given then.
+        """Claim the events that are due, and return the streams that have to be read because of them.
 
-        Where rows of a page have moved, as with an account that was linked to another one, that one's stream, too.
+        No other worker gets these events meanwhile. If rows of a page have moved to another page, as when an account is
+        linked to another one, the other page's stream is returned as well.
 
-        Events whose message is stored or was unsent are processed, and so are revisions. The others are due again after
-        a while, and then once more: the list may show a message later than the event, and a worker that has claimed one
-        may die.
+        Events whose message is stored or was unsent count as processed, and so do revisions. The others are due again
+        after a while, and then once more: the list may show a message later than the event, and a worker that has
+        claimed one may die.
         """
         ...
 
     async def streams_with_facts(self) -> tuple[Stream, ...]:
-        """Return the streams that have facts about messages that are stored: a Store returns them as due."""
+        """Return the streams that have facts about stored messages, which a Store returns as due."""
         ...
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
-        """Return those of these messages that an event has announced, processed or not."""
+        """Return which of these messages an event has announced, processed or not."""
         ...
 
     async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
-        """Return the Instagram stream of which any of these messages or contacts are stored.
+        """Return the Instagram stream that any of these messages or contacts are stored for.
 
         None if there is none, or more than one.
         """
         ...
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
-        """Delete events that are older, and the oldest of too many; count those that were not processed."""
+        """Delete older events, and the oldest ones beyond `max_events`; count those that were not processed."""
         ...

@@ -242,15 +242,17 @@ class Dispatcher:
 
     async def _work(self, worker: DestinationWorker) -> None:
         name = worker.destination.name
-        error = await bulkhead(f"delivery to {name}", worker.run())
-        if error is not None:
-            # The text of any other error may hold a secret.
-            self._errors[name] = error.message if isinstance(error, MilepostError) else type(error).__name__
-            worker.is_well = False
-            clock = self._outlets.clock
-            async with worker.stop.interruptible():
-                await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
-        del self._workers[name]
+        try:
+            error = await bulkhead(f"delivery to {name}", worker.run())
+            if error is not None:
+                # The text of any other error may hold a secret.
+                self._errors[name] = error.message if isinstance(error, MilepostError) else type(error).__name__
+                worker.is_well = False
+                clock = self._outlets.clock
+                async with worker.stop.interruptible():
+                    await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
+        finally:
+            del self._workers[name]
 
     async def _refresh(self) -> None:
         if not self._workers:

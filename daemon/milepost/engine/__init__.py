@@ -1,1 +1,1 @@
-"""The engine: runs every stream on its schedule, through the ports of the core and nothing else."""
+"""The engine: runs every stream on its schedule, and reaches the outside only through the ports of the core."""

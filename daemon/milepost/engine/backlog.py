@@ -1,4 +1,4 @@
-"""The backlog of one stream: messages that are owed are read between the batches of a run, and after its sweep."""
+"""The backlog of one stream: reads owed messages between the batches of a run, and after its sweep."""
 
 from collections import Counter
 from datetime import datetime
@@ -21,7 +21,7 @@ from milepost.core.backlog import earlier_limit, next_search, open_found, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.gaps import Gap, MissedReason
-from milepost.core.message_reading import decide_messages, drop_gap, request_of, vain
+from milepost.core.message_reading import decide_messages, drop_gap, futile_page, request_of
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
 from milepost.core.plan import Wait
@@ -44,12 +44,12 @@ from milepost.engine.stream_journal import StreamJournal
 
 log = structlog.get_logger("milepost")
 
-GAPS_AHEAD = 10  # that are loaded beyond those that failed
-GAPS_REOPENED = 200  # at once, or conversations that are searched for such that were left out
+GAPS_AHEAD = 10  # loaded besides those that failed
+GAPS_REOPENED = 200  # at once; also the conversations of one step of a search for histories that were left out
 
 
 class BacklogReader:
-    """Reads what is owed within one run's limits. The caller holds the stream's slot."""
+    """Reads owed messages within the limits of one run. The caller holds the stream's slot."""
 
     def __init__(
         self,
@@ -74,26 +74,26 @@ class BacklogReader:
         self._is_in_vain = False
 
     def begin_turn(self) -> None:
-        """Note that a batch was requested: a request for older messages may follow."""
+        """Note that a batch was requested, so that a request for older messages may follow."""
         self._engine.call_shares.count_batch(self._stream_journal.stream)
         self._has_turn = True
 
     def is_due_between(self, checkpoint: Checkpoint) -> bool:
-        """Return whether older messages are to be read before the next batch of the run."""
+        """Return whether older messages should be read before the next batch of the run."""
         if not self._has_turn or self._is_in_vain:
             return False
         return reads_between(checkpoint, self._budget, self._demand(), requests=self._requests)
 
     async def read_between(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Make one request before the next batch, if anything that is owed can be read now."""
+        """Make one request before the next batch, if any owed messages can be read now."""
         self._has_turn = False
         found = await self._next()
         return await self._read(checkpoint, found) if isinstance(found, OpenGap) else checkpoint
 
     async def read_owed(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Read what is owed until nothing is, or the run's limits are reached. Returns the checkpoint after it.
+        """Read owed messages until there are none, or the run's limits are reached. Return the checkpoint after it.
 
-        Commands that wait are executed between two calls.
+        Waiting commands are executed between two calls.
         """
         try:
             checkpoint = await self._open_left_out(await self._reopen(checkpoint))
@@ -103,28 +103,28 @@ class BacklogReader:
                 if after is None:
                     break
                 checkpoint = after
-        except VersionConflict:  # another process wrote to the stream: what is left is read after the next run
+        except VersionConflict:  # another process wrote to the stream: the rest is read after the next run
             return await self._stream_journal.load()
         return checkpoint
 
     async def _reopen(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Open the histories again that are owed further back than they were read."""
+        """Reopen the histories that are owed further back than they were read."""
         limit = earlier_limit(checkpoint, self._engine.clock.now(), self._budget, self._engine.policy)
         while limit is not None and (gaps := await self._stream_journal.gaps_at_limit(limit, GAPS_REOPENED)):
             checkpoint = await self._stream_journal.record(checkpoint, reopen(checkpoint, gaps, limit, self._budget))
         return checkpoint
 
     async def _open_left_out(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Open the histories that were left out of the record and are owed by now, or go on with that in the next run.
+        """Open the histories that were left out of the record and are now owed. The next run continues if time is up.
 
-        There is at least one step in each run, or one that uses up its time would never open them.
+        Each run takes at least one step, or histories would never be opened while every run uses up its time.
         """
         clock, journal, budget = self._engine.clock, self._stream_journal, self._budget
         while (search := next_search(checkpoint, clock.now(), budget, self._engine.policy)) is not None:
             self._mailbox.set_version(checkpoint.version)
             searched = await journal.search_threads(search.after, GAPS_REOPENED)
             checkpoint = await journal.record(checkpoint, open_found(checkpoint, search, searched, budget, clock.now()))
-            if self._engine.is_called(self._mailbox) or self._deadline.has_passed:
+            if self._engine.is_interrupted(self._mailbox) or self._deadline.has_passed:
                 break
         return checkpoint
 
@@ -170,9 +170,10 @@ class BacklogReader:
         return engine.call_shares.demand(stream, engine.rate_limits.usage(stream))
 
     async def _next(self) -> OpenGap | Wait | None:
-        """Return what can be read now, or when something can be; None if nothing can in this run.
+        """Return a gap that can be read now, or a wait until one can be; None if none can in this run.
 
-        A rate limit may be about one conversation: the others come first then, and some limits are enough for a run.
+        A rate limit may concern only one conversation, so the others come first then. After several limits, the run
+        reads no more.
         """
         found = {each.gap.gap_id: each for each in await self._stream_journal.open_gaps(len(self._tried) + GAPS_AHEAD)}
         limited, most = self._limited, self._engine.policy.attempts
@@ -191,7 +192,7 @@ class BacklogReader:
                 return None
 
     async def _read(self, checkpoint: Checkpoint, found: OpenGap) -> Checkpoint:
-        """Read the next messages of a gap and settle them. Nothing changes if a stop or a rate limit comes first."""
+        """Read the next messages of a gap, and settle them. Nothing changes if a stop or a rate limit comes first."""
         gap = found.gap
         if (ending := found.ending) is not None:
             return await self._stream_journal.record(checkpoint, drop_gap(checkpoint, gap, ending, self._budget))
@@ -211,7 +212,7 @@ class BacklogReader:
 
     def _note(self, gap: Gap, answer: MessagesOutcome) -> None:
         """Note a failure, and whether it shows that further calls are in vain for now."""
-        problem = answer.problem if isinstance(answer, Refused) else vain(gap, answer.page)
+        problem = answer.problem if isinstance(answer, Refused) else futile_page(gap, answer.page)
         if problem is None:
             self._failures_in_a_row = 0
             return

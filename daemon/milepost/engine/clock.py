@@ -1,7 +1,7 @@
 """Time and randomness as a dependency, so that hours can be tested in milliseconds.
 
-There are two clocks. The wall clock dates what is recorded, and may be set at any moment. Waits go by the steady clock,
-which nobody can set.
+There are two clocks. The wall clock dates entries, and may be set at any moment. Waits are measured by the steady
+clock, which nobody can set.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import structlog
 
 from milepost.core.ports import Clock
 
-MIN_STEP_SECONDS = 1.0  # a smaller offset does no harm, and slewing the clock is no step
+MIN_STEP_SECONDS = 1.0  # a smaller offset does no harm, and slewing the clock is not a step
 LOGGED_STEP_SECONDS = 5.0
 MAX_NAP_SECONDS = 30.0
 MAX_READINGS, MAX_READING_SECONDS = 10, 0.1  # of both clocks: the process may be suspended in between
@@ -26,7 +26,7 @@ class SystemClock:
     """The machine's clocks. A step of the wall clock is logged once."""
 
     def __init__(self) -> None:
-        self._random = random.Random()  # noqa: S311  (spreads retries and tells runs apart: nobody has to be kept from guessing)
+        self._random = random.Random()  # noqa: S311  (spreads retries and distinguishes runs: guessing it does no harm)
         self._offset_seconds = _offset_seconds(self._read, self.steady)
 
     def now(self) -> datetime:
@@ -40,7 +40,7 @@ class SystemClock:
         return self._read()
 
     def steady(self) -> float:
-        """Return seconds by a clock that nobody can set. It includes the time for which the machine was suspended."""
+        """Return the seconds of a clock that nobody can set. It goes on while the machine is suspended."""
         return time.clock_gettime(_STEADY)
 
     def random(self) -> float:
@@ -48,7 +48,7 @@ class SystemClock:
         return self._random.random()
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Sleep for as long as it is until `instant` now, in naps: the event loop's clock stops during a suspension."""
+        """Sleep for the time that is now left until `instant`, in naps: the event loop's clock stops when suspended."""
         ends = self.steady() + (instant - self.now()).total_seconds()
         await asyncio.sleep(0)
         while (seconds := ends - self.steady()) > 0:
@@ -70,26 +70,26 @@ class SystemClock:
 
 
 class Anchor:
-    """Measures by how much the wall clock was set since it was made, so that instants in memory can be shifted."""
+    """Measures by how much the wall clock was adjusted since a moment, so that instants in memory can be shifted."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset_seconds = _offset_seconds(clock.now, clock.steady)
 
     def moved(self) -> timedelta:
-        """Return by how much the wall clock was set, forward being positive."""
+        """Return by how much the wall clock was adjusted; forward is positive."""
         seconds = _offset_seconds(self._clock.now, self._clock.steady) - self._offset_seconds
         return timedelta(seconds=seconds) if abs(seconds) >= MIN_STEP_SECONDS else timedelta()
 
     def take_moved(self) -> timedelta:
-        """Return by how much the wall clock was set since the last call."""
+        """Return by how much the wall clock was adjusted since the last call."""
         moved = self.moved()
         self._offset_seconds += moved.total_seconds()
         return moved
 
 
 class Deadline:
-    """An instant that comes after a fixed time, however the wall clock is set meanwhile."""
+    """An instant that comes after a fixed time, even if the wall clock is adjusted meanwhile."""
 
     def __init__(self, clock: Clock, at: datetime) -> None:
         self._clock = clock
@@ -98,7 +98,7 @@ class Deadline:
 
     @property
     def at(self) -> datetime:
-        """The instant by the wall clock as it is set now."""
+        """The instant by the wall clock's current setting."""
         return self._at + self._anchor.moved()
 
     @property
@@ -107,7 +107,7 @@ class Deadline:
         return self._clock.now() >= self.at
 
 
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux has the one that counts suspensions
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # only Linux has a clock that goes on while suspended
 
 
 def _offset_seconds(now: Callable[[], datetime], steady: Callable[[], float]) -> float:

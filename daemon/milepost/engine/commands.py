@@ -1,4 +1,4 @@
-"""Execution of the commands for a stream, within the run or between runs."""
+"""Executes the commands for a stream, within a run or between runs."""
 
 from functools import partial
 from typing import assert_never
@@ -33,7 +33,7 @@ class CommandHandler:
         self._stream_journal = stream_journal
 
     async def run_commands(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Execute all commands that wait. Returns the checkpoint after them. Raises what prevents all of them."""
+        """Execute all waiting commands; return the checkpoint after them. Raises errors that prevent all of them."""
 
         async def execute(command: Command) -> CommandResult:
             nonlocal checkpoint
@@ -69,7 +69,7 @@ class CommandHandler:
         return checkpoint, None
 
     async def _apply_facts(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Apply the facts that are due. Returns the checkpoint after them."""
+        """Apply the facts that are due, and return the checkpoint after them."""
         while due := await self._stream_journal.due_facts(MAX_FACTS):
             checkpoint = await self._stream_journal.settle(checkpoint, partial(apply_facts, checkpoint, due))
             if any(map(contradicts, due)):

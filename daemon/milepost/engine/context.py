@@ -1,4 +1,4 @@
-"""What all runs share."""
+"""The parts and settings that all runs share."""
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -31,11 +31,11 @@ class EngineContext(Struct, frozen=True, eq=False):
     rows_ahead: RowsAhead = field(default_factory=RowsAhead)
     quiet_heads: dict[Stream, QuietHead] = field(default_factory=dict)
 
-    def is_called(self, mailbox: Mailbox) -> bool:
-        """Return whether something has come up that is seen to between two batches."""
+    def is_interrupted(self, mailbox: Mailbox) -> bool:
+        """Return whether something has come up that must be handled between two batches."""
         return self.stop.is_requested or mailbox.interrupt.is_set or mailbox.is_dismissed or mailbox.is_outdated
 
     def budget_now(self, budget: RunBudget, deadline: Deadline, mailbox: Mailbox) -> RunBudget:
-        """Return a run's budget until the deadline by the clock as it is set now, and what the run is to stop for."""
+        """Return a run's budget with its deadline by the clock's current setting, and with any reason to stop."""
         stops_for = Reason.SHUTDOWN if self.stop.is_requested else Reason.REMOVED if mailbox.is_dismissed else None
         return replace(budget, deadline_at=deadline.at, stops_for=stops_for)

@@ -1,8 +1,8 @@
-"""Notices of what was committed, published in order after the commit, and the readers that consume them.
+"""Notices of commits, published in order after each commit, and the readers that consume them.
 
 Metrics, log lines, progress bars and server-sent events are small readers of the feed. They read from a bounded queue,
-one after the other in one task, because to wake a task costs more than most of them do; none can break the work or
-another reader.
+one after the other in one task, because waking a task costs more than most of them do. A reader that fails breaks
+neither the work nor another reader.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ MAX_HELD = 10_000
 
 
 class Recorded(Struct, frozen=True):
-    """Entries were committed; `checkpoint` is the stream's after them.
+    """Entries were committed; `checkpoint` is the stream's checkpoint after them.
 
-    `fetch_seconds` is how long the source took, if the entries are the outcome of a fetch; `commit_seconds` how long
-    the commit took, including the wait for the database connection. `arrived` are the times of the messages that are
-    new since the last sweep, and `recent` the new messages of the last day, by id, with their times; those that another
-    process committed are not known.
+    `fetch_seconds` is how long the source took, if the entries are the outcome of a fetch; `commit_seconds` is how long
+    the commit took, including the wait for the database connection. `arrived` has the times of the messages that are
+    new since the last sweep, and `recent` the new messages of the last day, as ids with times. Both are empty for
+    commits of other processes.
     """
 
     entries: tuple[Entry, ...]
@@ -41,7 +41,7 @@ class Recorded(Struct, frozen=True):
 
 
 class UnchangedRead(Struct, frozen=True):
-    """A batch changed nothing. It has no entry of its own; a later one will count it."""
+    """A batch changed nothing. It has no entry of its own; a later entry will count it."""
 
     checkpoint: Checkpoint
     tally: Tally
@@ -49,7 +49,7 @@ class UnchangedRead(Struct, frozen=True):
 
 
 class StoreRetried(Struct, frozen=True):
-    """The database is unavailable until the next attempt, in `wait_seconds`; so there can be no entry."""
+    """The database is unavailable, so there can be no entry; the next attempt is in `wait_seconds`."""
 
     stream: Stream
     attempts: int
@@ -59,14 +59,14 @@ class StoreRetried(Struct, frozen=True):
 
 
 class UsageReported(Struct, frozen=True):
-    """A response reported how much of the rate budgets is used. It has no entry: it only slows calls down."""
+    """A response reported the usage of rate limit budgets. It has no entry, because it only slows calls down."""
 
     stream: Stream
     usages: tuple[Usage, ...]
 
 
 class SlotWaited(Struct, frozen=True):
-    """A stream has got a slot, after this many seconds."""
+    """A stream got a slot after waiting this many seconds."""
 
     seconds: float
 
@@ -93,7 +93,7 @@ class Subscription:
         self._arrived.set()
 
     async def __aiter__(self) -> AsyncIterator[tuple[Notice, ...]]:
-        """Yield the notices that have come, as often as some have, until the feed is closed."""
+        """Yield the notices that have come, whenever there are any, until the feed is closed."""
         while self._held or not self._is_closed:
             await self._arrived.wait()
             self._arrived.clear()
@@ -110,7 +110,7 @@ class Feed:
         self._subscriptions: list[Subscription] = []
 
     def subscribe(self) -> Subscription:
-        """Return a subscription to what is published from now on."""
+        """Return a subscription to the notices from now on."""
         subscription = Subscription()
         self._subscriptions.append(subscription)
         return subscription
@@ -137,7 +137,7 @@ async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[No
 
 
 async def _read(subscription: Subscription, readers: dict[str, Reader]) -> None:
-    """Hand all notices to the readers. One that fails gets no more of them."""
+    """Hand all notices to the readers. A reader that fails gets no more of them."""
     async for notices in subscription:
         for name, reader in tuple(readers.items()):
             if isinstance(await bulkhead(f"reader {name}", _read_all(reader, notices)), Exception):

@@ -1,13 +1,15 @@
-"""Interruption of waits and fetches, never of a commit: a change of plan, not a cancellation; and shutdown."""
+"""Interrupts waits and fetches, but never a commit: a change of plan and not a cancellation. Also shuts down."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
 from milepost.core.errors import MilepostError
+from milepost.core.ports import Clock
 from milepost.engine.bulkhead import bulkhead
 
 
@@ -16,7 +18,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self.scopes: dict[asyncio.Timeout, None] = {}  # of the open blocks, in the order in which they were entered
+        self.scopes: dict[asyncio.Timeout, None] = {}  # of the open blocks, in the order of entry
 
     @property
     def is_set(self) -> bool:
@@ -29,7 +31,7 @@ class Interrupt:
             return
         self._event.set()
         for scope in tuple(self.scopes):
-            if not scope.expired():  # one that is about to end cannot be rescheduled
+            if not scope.expired():  # a block that is about to end cannot be rescheduled
                 scope.reschedule(asyncio.get_running_loop().time())
 
     def clear(self) -> None:
@@ -55,7 +57,7 @@ class Interrupt:
                     for each in interrupts:
                         each.scopes.pop(scope, None)
         except TimeoutError:
-            if not scope.expired():  # the block's own
+            if not scope.expired():  # the timeout is the block's own
                 raise
 
 
@@ -72,8 +74,18 @@ class Stop(Interrupt):
         self.set()
 
 
+RESTART_SECONDS = 60.0  # after an error
+
+
+async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, stop: Stop) -> None:
+    """Do work that goes on until a stop is requested. After an error that ends it, begin it again a minute later."""
+    while await bulkhead(part, work()) is not None and not stop.is_requested:
+        async with stop.interruptible():
+            await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
+
+
 GRACE_SECONDS = 20.0
-LINGER_SECONDS = 2.0  # in which probes and API answer 503, with the reason, before nobody answers at all
+LINGER_SECONDS = 2.0  # for which probes and API answer 503 with the reason before the service ends
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -122,7 +134,7 @@ async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECOND
 async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop: Stop) -> AsyncIterator[None]:
     """Log that the database is lost once `watch` returns why, and request the stop LINGER_SECONDS later.
 
-    In between the store refuses every call, so that nothing more is recorded.
+    Until then, the store refuses every call, so that nothing more is recorded.
     """
 
     async def end() -> None:

@@ -1,4 +1,4 @@
-"""Commands for a stream, handed to the task that works it, which alone writes to the stream."""
+"""Commands for a stream, handed to the task that runs it, because no other task may write to the stream."""
 
 import asyncio
 from collections import deque
@@ -23,12 +23,12 @@ CommandResult = DeadLetter | MilepostError | None
 # Executes a command for a dead letter, and returns that if it is still open. Raises MilepostError if it cannot.
 ExecuteDeadLetterCommand = Callable[[DeadLetterCommand], Awaitable[DeadLetter | None]]
 
-# Executes a command for the task that works the stream. Raises what keeps the others from being executed as well.
+# Executes a command for the task that runs the stream. Raises errors that prevent the other commands as well.
 ExecuteCommand = Callable[[Command], Awaitable[CommandResult]]
 
 
 class RunRequest(Struct, frozen=True):
-    """A run is wanted at once, with a `full` sweep or whichever is due."""
+    """A request for a run at once, with a `full` sweep or whichever is due."""
 
     full: bool = False
 
@@ -52,7 +52,7 @@ class Mailbox:
         self.interrupt = Interrupt()
 
     def request_run(self, *, full: bool = False) -> None:
-        """Request a run at once, whenever the next is due."""
+        """Request a run at once, even if none is due yet."""
         before = self._wanted is not None and self._wanted.full
         self._wanted = RunRequest(full or before)
         self.interrupt.set()
@@ -69,16 +69,16 @@ class Mailbox:
         self.prompted.clear()
 
     def observe_run(self, started_at: datetime | None = None) -> None:
-        """Note that a run has begun, which finds what was news by then; without an instant, at this moment."""
+        """Note that a run has begun, which finds all news from before its start; without an instant, it began now."""
         if started_at is None or (self._prompted_at is not None and started_at >= self._prompted_at):
             self._prompted_at = None
 
     def set_version(self, version: int) -> None:
-        """Note the version that the current run is at."""
+        """Set the version that the current run has reached."""
         self._version = version
 
     def observe_version(self, version: int) -> None:
-        """Note the version in the journal. An entry that another process wrote is loaded before the next batch."""
+        """Note the version in the journal. Another process's entry is loaded before the next batch."""
         self._noted_version = max(self._noted_version, version)
         if self.is_outdated and self.has_owner:
             self.interrupt.set()
@@ -99,7 +99,7 @@ class Mailbox:
         return self._noted_version > self._version
 
     def dismiss(self) -> None:
-        """Have the stream's task end after the current batch."""
+        """Make the stream's task end after the current batch."""
         self.is_dismissed = True
         self.interrupt.set()
 
@@ -114,20 +114,20 @@ class Mailbox:
         return self.run_requested or self.is_prompted
 
     def take_run_request(self) -> RunRequest | None:
-        """Return the run that was requested, if one was, and clear the request."""
+        """Return the request for a run, if there is one, and clear it."""
         wanted, self._wanted = self._wanted, None
         return wanted
 
     @property
     def has_owner(self) -> bool:
-        """Whether a task works the stream, and so executes its commands."""
+        """Whether a task runs the stream, and so executes its commands."""
         return self._owners > 0
 
     @asynccontextmanager
     async def owned(self) -> AsyncIterator[None]:
-        """Work the stream during the block, after any other task has finished.
+        """Own the stream during the block, after any other owner has finished.
 
-        Commands that still wait when no other task follows are deferred.
+        If no other owner follows, commands that are still waiting are deferred.
         """
         self._owners += 1
         try:
@@ -154,7 +154,7 @@ class Mailbox:
         return result
 
     async def run(self, execute: ExecuteCommand) -> None:
-        """Execute all commands that wait. What `execute` raises is the command's result, and is raised."""
+        """Execute all waiting commands. An error of `execute` becomes the command's result, and is raised."""
         while self._waiting:
             command, result = self._waiting.popleft()
             if result.cancelled():  # nobody waits for it any more
@@ -170,14 +170,14 @@ class Mailbox:
         self.interrupt.clear()
 
     def fail_all(self, error: MilepostError) -> None:
-        """Fail all commands that wait."""
+        """Fail all waiting commands."""
         while self._waiting:
             _resolve(self._waiting.popleft()[1], error)
         self.interrupt.clear()
 
 
 def aborted() -> MilepostError:
-    """Return the error of a command that a bug or the end of the process kept from being executed."""
+    """Return the error of a command that was not executed, because of a bug or the end of the process."""
     return MilepostError("the command was aborted", hint="see the log")
 
 

@@ -13,12 +13,12 @@ from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, Messa
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.walk import reaches_back
 
-MAX_AHEAD = 52  # batches of a stream: those of one commit, and some more
+MAX_AHEAD = 52  # batches of a stream: those of one commit and a few more
 MAX_ROWS_AHEAD = 12_000  # conversations and messages of all streams, beyond the first batch of each: about 10 MB
 
 
 class RowsAhead:
-    """Counts the conversations and messages that all streams have ahead."""
+    """Counts the conversations and messages in the prefetched batches of all streams."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -31,31 +31,31 @@ class _Prefetched(Struct):
 
 
 class Prefetch:
-    """A Source that requests batches ahead where the run is sure to want them, one after the other."""
+    """A Source that prefetches batches, one after the other, as far as the run is sure to want them."""
 
     def __init__(self, source: Source, may_go_on: Callable[[], bool], rows_ahead: RowsAhead) -> None:
         self._source = source
         self._rows_ahead = rows_ahead
         self._may_go_on = may_go_on
         self._is_going_on = False
-        self._ahead: deque[_Prefetched] = deque()  # the last may be on its way, all others have arrived
+        self._ahead: deque[_Prefetched] = deque()  # the last may still be in flight; all others have arrived
 
     async def fetch(self, request: Request) -> Answered:
-        """Return the batch, which may be ready, and request the next. Held if another one was on its way."""
+        """Return the batch, which may be ready, and request the next. Held if another request was in flight."""
         ahead = self._ahead[0] if self._ahead else None
         if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
             outcome = await ahead.outcome
-            self._take()  # not before: a stop that comes together with a refusal must not lose it
+            self._take()  # only now, or a stop at the same time could lose a refusal
         elif ahead is not None:
             await self.cancel()
-            return Held()  # a stop or a removal meanwhile counts first; otherwise the same request is planned again
+            return Held()  # a stop or removal in the meantime comes first; otherwise the same request is planned again
         else:
             outcome = await self._source.fetch(request)
         self._request_next(request, outcome)
         return outcome
 
     def ready(self, request: Request, place: int) -> Fetched | None:
-        """Return the batch if it has arrived with `place` others before it."""
+        """Return the batch if it has arrived and `place` others are before it."""
         ahead = self._ahead[place] if place < len(self._ahead) else None
         if ahead is None or not _is_same(ahead.request, request):
             return None
@@ -64,7 +64,7 @@ class Prefetch:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Request one batch after the other during the block, in which the run is busy with those it has."""
+        """Prefetch one batch after the other during the block, while the run is busy with those it has."""
         self._is_going_on = True
         try:
             yield
@@ -72,14 +72,14 @@ class Prefetch:
             self._is_going_on = False
 
     def drop_settled(self, count: int) -> None:
-        """Drop the first `count` batches that were ready: they are settled."""
+        """Drop the first `count` ready batches, which are settled."""
         for _ in range(count):
             settled = self._take()
             if self._is_going_on and self._may_go_on():
                 self._request_next(settled.request, settled.outcome.result())
 
     def _request_next(self, request: Request, outcome: Answered) -> None:
-        """Request what follows the last batch ahead or, if there is none, this one."""
+        """Request the batch after the last prefetched one or, if there is none, after this one."""
         last = self._ahead[-1] if self._ahead else None
         if last is not None:
             arrived = _arrived(last)
@@ -94,7 +94,7 @@ class Prefetch:
             asking.add_done_callback(self._go_on)
 
     def _go_on(self, asked: asyncio.Task[Answered]) -> None:
-        """Request what follows a batch that has arrived, unless it was taken or something came up meanwhile."""
+        """Request the batch after one that has arrived, unless that was taken, or something came up meanwhile."""
         last = self._ahead[-1] if self._ahead else None
         if last is not None and last.outcome is asked and (arrived := _arrived(last)) is not None:
             last.rows = _rows_of(arrived)
@@ -108,18 +108,18 @@ class Prefetch:
         return taken
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
-        """Read one conversation. These are never requested ahead."""
+        """Read one conversation. Conversations are never prefetched."""
         return await self._source.reread(conversation_id, messages)
 
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
-        """Read messages of one conversation. These are never requested ahead, either."""
+        """Read messages of one conversation. These are never prefetched either."""
         return await self._source.messages(request)
 
     @property
     def refusal(self) -> Refused | None:
-        """The refusal of a request that was sent ahead: of the next one or, if it is a rate limit, of any.
+        """The refusal of the next prefetched request or, if it is a rate limit, of any prefetched request.
 
-        A limit holds from then on. Any other refusal is about its own cursor, and counts where the walk gets there.
+        A limit holds at once. Any other refusal is about its own cursor, and counts once the walk gets there.
         """
         arrived = _arrived(self._ahead[-1]) if self._ahead else None
         if not isinstance(arrived, Refused):
@@ -128,14 +128,14 @@ class Prefetch:
         return arrived if is_limit or len(self._ahead) == 1 else None
 
     def forget(self) -> Request | None:
-        """Drop what was answered ahead, and return the last request: it is being settled."""
+        """Drop the prefetched answers, and return the last request, which is being settled."""
         last = self._ahead[-1] if self._ahead else None
         while self._ahead:
             self._take()
         return last.request if last is not None else None
 
     async def cancel(self) -> None:
-        """Cancel the request that was sent ahead, and wait until it has ended."""
+        """Cancel the request in flight, and wait until it has ended."""
         asked = {each.outcome for each in self._ahead}
         self.forget()
         for each in asked:
@@ -150,7 +150,7 @@ async def prefetching(
 ) -> AsyncIterator[Prefetch]:
     """Wrap a source for one run. A request that is still in flight at the end is cancelled.
 
-    While the run is busy, one batch after the other is requested, as long as it `may_go_on`: nothing has come up.
+    While the run is busy, one batch after the other is requested, as long as `may_go_on` says that nothing has come up.
     """
     ahead = Prefetch(source, may_go_on, rows_ahead or RowsAhead())
     try:

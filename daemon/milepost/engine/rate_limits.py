@@ -1,4 +1,4 @@
-"""When streams may call: the limits that any of them has met, and how each page's calls are shared."""
+"""Decides when streams may call: by the rate limits that any of them has met, and by each page's shares of calls."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,13 +22,13 @@ USAGE_SECONDS = 3600.0
 class RateLimits:
     """The rate limits in the checkpoints, and those too recent to be in a checkpoint.
 
-    A limit holds from the response that reports it: its entry is committed a moment later, and a call of another
-    stream, or one that is sent ahead, could slip into that moment.
+    A limit holds from the response that reports it. Its entry is committed a moment later, and in that moment a call of
+    another stream, or a prefetch, could slip in.
 
-    A limit lasts as long as it was to last when it was met, however the wall clock is set meanwhile. One in the future
-    was met by another process while the clock was ahead: it counts as over.
+    A limit lasts as long as it said when it was met, even if the wall clock is adjusted meanwhile. A limit that was met
+    in the future is another process's, whose clock was ahead: it counts as over.
 
-    `floor_seconds` is the least wait after a limit that names no time.
+    `floor_seconds` is the shortest wait after a limit that names no time.
     """
 
     def __init__(self, clock: Clock, feed: Feed, *, floor_seconds: float) -> None:
@@ -38,10 +38,10 @@ class RateLimits:
         self._recorded: dict[Stream, RateLimit] = {}
         self._met: dict[Stream, RateLimit] = {}
         self._anchor = Anchor(clock)
-        self._usages: dict[tuple[Scope, Stream | None], tuple[float, Usage]] = {}  # by what counts, and since when
+        self._usages: dict[tuple[Scope, Stream | None], tuple[float, Usage]] = {}  # by budget, with the time of report
 
     def observe(self, checkpoint: Checkpoint) -> None:
-        """Take over the rate limit in a stream's checkpoint, or that there is none."""
+        """Take over the rate limit in a stream's checkpoint; if there is none, drop the stream's earlier one."""
         self._shift()
         stream, rate_limit = checkpoint.stream, checkpoint.rate_limit
         if rate_limit is None:
@@ -63,13 +63,13 @@ class RateLimits:
         return held_until(stream, self._recorded | self._met)
 
     def holds(self) -> Callable[[Stream], datetime | None]:
-        """Return `held_until` as of now, for lookups of many streams."""
+        """Return a function like `held_until` as of now, to look up many streams."""
         self._shift()
         near = by_page(self._recorded | self._met)
         return lambda stream: held_until(stream, near(stream))
 
     def observe_refusal(self, stream: Stream, problem: Problem) -> datetime:
-        """Take over the rate limit that a response reports, if it reports one. Returns the time of the response."""
+        """Take over the rate limit that a response reports, if any. Return the time of the response."""
         rule, now = rule_for(problem, has_cursor=False), self._clock.now()
         if rule.remedy is Remedy.WAIT:
             self._shift()
@@ -78,19 +78,19 @@ class RateLimits:
         return now
 
     def forget(self, stream: Stream) -> None:
-        """Let the latest refusal of a stream count as no limit: it was about what was requested."""
+        """Drop the limit of a stream's latest refusal, which was about the requested conversation only."""
         self._met.pop(stream, None)
 
     def observe_usage(self, stream: Stream, usages: tuple[Usage, ...]) -> None:
-        """Take over how much of the budgets a response reports as used."""
+        """Take over the usage of budgets that a response reports."""
         for scope in {usage.scope for usage in usages}:
             fullest = max((usage for usage in usages if usage.scope is scope), key=lambda usage: usage.ratio)
             self._usages[scope, None if scope is Scope.APP else stream] = (self._clock.steady(), fullest)
 
     def usage(self, stream: Stream) -> Usage | None:
-        """Return the fullest budget of a stream's page, and of the app, as the latest responses report them.
+        """Return the fullest of the page's and the app's budgets, as reported by the latest responses.
 
-        None if none did within the last hour, for which the platform counts calls (Meta, "Rate limits").
+        None if none was reported within the last hour, for which the platform counts calls (Meta, "Rate limits").
         """
         streams = (Stream(platform, stream.page_id) for platform in Platform)
         keys = ((Scope.APP, None), *((Scope.PAGE, each) for each in streams))
@@ -103,7 +103,7 @@ class RateLimits:
         return StreamGate(self, self._clock, self._feed, stream)
 
     def _shift(self) -> None:
-        """Shift all limits by as much as the wall clock was set since the last call."""
+        """Shift all limits by as much as the wall clock was adjusted since the last call."""
         moved = self._anchor.take_moved()
         if moved:
             for rate_limits in (self._recorded, self._met):
@@ -130,7 +130,7 @@ class StreamGate:
         return until is not None and until > self._clock.now()
 
     def refused(self, problem: Problem) -> datetime:
-        """Report a refusal, before anything is decided about it, and return the time of it."""
+        """Report a refusal before anything is decided about it, and return its time."""
         return self._rate_limits.observe_refusal(self._stream, problem)
 
     def used(self, usages: tuple[Usage, ...]) -> None:
@@ -148,7 +148,7 @@ class _Page:
 
 
 class CallShares:
-    """Counts the calls of each page since the first of its streams that are being swept began."""
+    """Counts the calls of each page, starting when the first of its current sweeps began."""
 
     def __init__(self) -> None:
         self._pages: dict[str, _Page] = {}
@@ -156,7 +156,7 @@ class CallShares:
 
     @contextmanager
     def sweeping(self, stream: Stream) -> Iterator[None]:
-        """Sweep a stream during the block: older messages of its page get no more than half of the calls."""
+        """Mark a stream as being swept during the block: older messages of its page get at most half of the calls."""
         page = self._page(stream)
         if not page.swept:
             page.batches = page.messages = 0
@@ -175,12 +175,12 @@ class CallShares:
         self._page(stream).messages += 1
 
     def demand(self, stream: Stream, usage: Usage | None) -> Demand:
-        """Return what else the calls of the stream's page are for; `usage` is the fullest of its budgets."""
+        """Return the other demand for the calls of the stream's page; `usage` is the fullest of its budgets."""
         page = self._page(stream)
         return Demand(usage, page.batches, page.messages, is_swept=bool(page.swept - {stream}))
 
     def note_held_back(self, stream: Stream, *, is_held_back: bool) -> bool:
-        """Note whether older messages of a stream wait because of its budgets. Returns whether that has changed."""
+        """Note whether older messages of a stream wait because of its budgets; return whether that has changed."""
         if is_held_back is (stream in self._held_back):
             return False
         self._held_back ^= {stream}

@@ -1,4 +1,4 @@
-"""Redrives of one stream's dead letters: those that are due, and those that a command names."""
+"""Redrives one stream's dead letters: those that are due, and those that a command names."""
 
 from datetime import timedelta
 from functools import partial
@@ -14,7 +14,7 @@ from milepost.engine.mailbox import CommandResult
 from milepost.engine.stream_journal import StreamJournal
 
 MAX_REDRIVES_PER_RUN = 20
-MIN_REDRIVE_SECONDS = 30.0  # even after a run that used up its time, as every run of a long sweep does
+MIN_REDRIVE_SECONDS = 30.0  # granted even after a run that used up its time, as every run of a long sweep does
 
 
 class Redriver:
@@ -28,7 +28,7 @@ class Redriver:
         self._deadline = Deadline(engine.clock, stream_journal.budget.deadline_at)
 
     async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Redrive what is due, unless the stream is paused or failing. Returns the checkpoint after it."""
+        """Redrive the due dead letters, unless the stream is paused or failing. Return the checkpoint after it."""
         if (
             not checkpoint.open_dead_letters
             or checkpoint.failure_streak is not None
@@ -44,7 +44,7 @@ class Redriver:
                 continue  # another redrive of this run has closed it
             try:
                 after = await self._redrive(checkpoint, due)
-            except VersionConflict:  # another process wrote to the stream: what is left is due in the next run
+            except VersionConflict:  # another process wrote to the stream: the next run does the rest
                 return await self._stream_journal.load()
             if isinstance(after, MilepostError):
                 break
@@ -52,7 +52,7 @@ class Redriver:
         return checkpoint
 
     async def do(self, checkpoint: Checkpoint, command: DeadLetterCommand) -> tuple[Checkpoint, CommandResult]:
-        """Execute a command. Returns the checkpoint after it, and its result."""
+        """Execute a command; return the checkpoint after it, and its result."""
         due = await self._stream_journal.find_open_dead_letter(command.dead_letter_id)
         if due is None:  # it was closed while the command waited
             return checkpoint, None
@@ -71,7 +71,7 @@ class Redriver:
                 return after, found.dead_letter if was_tried else self._deferral() or found.dead_letter
 
     async def _redrive(self, checkpoint: Checkpoint, due: DueDeadLetter, by: str = "") -> Checkpoint | MilepostError:
-        """Redrive a dead letter. Returns the checkpoint after it, or why it cannot be read now."""
+        """Redrive a dead letter; return the checkpoint after it, or why it cannot be read now."""
         outcome: Outcome | MessagesFetched | None = None
         unread = to_reread(due)
         if unread is not None:
@@ -98,7 +98,7 @@ class Redriver:
         return self._deferral() or CommandDeferred("a rate limit prevented the call", hint="try again")
 
     def _deferral(self) -> CommandDeferred | None:
-        """Return why no call may be made now; None if one may."""
+        """Return why no call may be made now; None if a call is allowed."""
         if self._engine.stop.is_requested:
             return CommandDeferred("Milepost is stopping", hint="try again when it is running")
         until = self._engine.rate_limits.held_until(self._stream)

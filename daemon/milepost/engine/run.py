@@ -1,4 +1,4 @@
-"""One run of one stream: take the step that the core plans, and commit what it decides. Nothing is decided here."""
+"""One run of one stream: takes the steps that the core plans, and commits what it decides. Nothing is decided here."""
 
 from datetime import datetime
 from functools import partial
@@ -9,7 +9,6 @@ from milepost.core.errors import VersionConflict
 from milepost.core.failures import (
     check_request,
     checked,
-    is_unnamed_limit,
     looks_first,
     read_alone,
     to_read_alone,
@@ -32,6 +31,7 @@ from milepost.core.plan import (
 )
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Refused, Request, Source
 from milepost.core.records import conclude, note_left_out, recover
+from milepost.core.remedies import is_unnamed_limit
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
@@ -50,12 +50,12 @@ async def run_stream(
     mailbox: Mailbox,
     own_run_id: str | None = None,
 ) -> Checkpoint:
-    """Run the stream until its sweep is complete or the budget is used up, then redrive and read what is owed.
+    """Run the stream until its sweep is complete or the budget is used up, then redrive, and read owed messages.
 
-    Some of what is owed is read between two batches.
+    Some owed messages are read between two batches.
 
-    The caller holds the stream's slot. Commands are executed between batches; a stream that is dismissed ends its run.
-    `own_run_id` is this process's previous run of the stream, if any. Returns the checkpoint after the run.
+    The caller holds the stream's slot. Commands are executed between batches; dismissing the stream ends its run.
+    `own_run_id` is this process's previous run of the stream, if any. Return the checkpoint after the run.
 
     Raises StoreAway, StoreRefused, RowsRejected or VersionConflict if the journal cannot be written.
     """
@@ -65,7 +65,7 @@ async def run_stream(
     backlog = BacklogReader(engine, source, stream_journal, commands, mailbox)
 
     def may_go_on() -> bool:
-        return not (stream_journal.is_store_away or engine.is_called(mailbox))
+        return not (stream_journal.is_store_away or engine.is_interrupted(mailbox))
 
     async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
@@ -80,7 +80,7 @@ async def run_stream(
 async def run_commands_only(
     engine: EngineContext, stream: Stream, source: Source | None, budget: RunBudget, mailbox: Mailbox
 ) -> Checkpoint:
-    """Execute the commands that wait for a stream without a run. Raises as `run_stream` does."""
+    """Execute the waiting commands of a stream without a run. Raises as `run_stream` does."""
     stream_journal = StreamJournal(engine, stream, budget)
     commands = CommandHandler(mailbox, Redriver(engine, source, stream_journal), stream_journal)
     return await commands.run_commands(await stream_journal.load())
@@ -109,7 +109,7 @@ class _Run:
         self._deadline = Deadline(engine.clock, self._budget.deadline_at)
 
     async def complete(self, own_run_id: str | None) -> Checkpoint:
-        """Take step after step until the run is over. Returns the checkpoint after it."""
+        """Take step after step until the run is over; return the checkpoint after it."""
         checkpoint = await self._take_over(own_run_id)
         run_before = checkpoint.run
         while not is_over(checkpoint, self._budget):
@@ -125,7 +125,7 @@ class _Run:
         return checkpoint
 
     async def _take(self, step: Step, checkpoint: Checkpoint) -> Checkpoint | None:
-        """Take a step. Returns the checkpoint after it; None if the run ends without having read anything."""
+        """Take a step; return the checkpoint after it, or None if the run ends without having read anything."""
         after: Checkpoint | None
         match step:
             case Fetch(request=request):
@@ -158,7 +158,7 @@ class _Run:
         return next_step(checkpoint, engine.clock.now(), budget, engine.policy, held_until, interruptions)
 
     async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
-        """Fetch a batch and settle it. Nothing changes if a stop or a rate limit comes first."""
+        """Fetch a batch, and settle the result. Nothing changes if a stop or a rate limit comes first."""
         answer = await self._ask(checkpoint, request)
         self._backlog.begin_turn()
         if isinstance(answer, Refused) and answer.check is None and wants_check(request, answer.problem):
@@ -168,7 +168,7 @@ class _Run:
         return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
 
     async def _ask(self, checkpoint: Checkpoint, request: Request) -> Answered:
-        """Return what is answered to a request, before which the positions may be requested. Held after a stop."""
+        """Return the answer to a request; the positions may be requested before it. Held after a stop."""
         async with self._engine.stop.interruptible():
             if not looks_first(checkpoint, request):
                 return await self._prefetch.fetch(request)
@@ -183,17 +183,17 @@ class _Run:
         return Held()
 
     async def _check_list(self, positions: Request, refused: Refused) -> Answered:
-        """Return a refusal together with a look whether the list can be read at all.
+        """Return a refusal together with the result of a check whether the list can be read at all.
 
-        Held if something comes up before that: nothing changes then, and the same request is planned again.
+        Held if something comes up before the check: nothing changes then, and the same request is planned again.
         """
-        if not self._engine.is_called(self._mailbox):
+        if not self._engine.is_interrupted(self._mailbox):
             async with self._engine.stop.interruptible():
                 return checked(refused, await self._prefetch.fetch(positions))
         return Held()
 
     async def _read_alone(self, checkpoint: Checkpoint, conversation_id: str, listed: Answered) -> Answered:
-        """Return what a list says of a thread together with what the thread itself says. Held as in `_check_list`."""
+        """Return a list's answer about a thread together with the thread's own answer. Held as in `_check_list`."""
         async with self._engine.stop.interruptible():
             messages = self._engine.policy.messages_per_conversation
             alone = await self._prefetch.reread(conversation_id, messages)
@@ -204,13 +204,16 @@ class _Run:
         return Held()
 
     async def _settle_ahead(self, checkpoint: Checkpoint, request: Request | None, refused: Refused) -> Checkpoint:
-        """Settle the refusal of a request that was sent ahead; one to be checked comes again when it is planned."""
+        """Settle the refusal of a prefetched request. If it has to be checked, its request is planned again later."""
         if request is not None and wants_check(request, refused.problem):
+            return checkpoint
+        if request is not None and is_unnamed_limit(refused.problem) and looks_first(checkpoint, request):
+            self._engine.rate_limits.forget(self._stream)
             return checkpoint
         return await self._settle(checkpoint, refused)
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
-        """Wait without a slot. Commands that interrupt it are executed at once, before there is a slot again."""
+        """Wait without a slot. Commands that interrupt the wait are executed at once, still without a slot."""
         engine = self._engine
         async with engine.slots.released(self._stream):
             async with engine.stop.interruptible(self._mailbox.interrupt):
@@ -218,26 +221,27 @@ class _Run:
             return await self._commands.run_commands(checkpoint)
 
     async def _reload(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the checkpoint after what somebody else wrote: a command, which any process may record.
+        """Return the checkpoint after another process's entry: any process may record a command.
 
-        Unchanged batches that no entry counts yet are read again. Entries that were reported and are not stored are
-        lost, as in a failover to a replica that had not received them: what is stored counts.
+        Unchanged batches that no entry counts yet are read again. Entries that were reported but are not stored are
+        lost, as after a failover to a replica that had not received them: the stored entries count.
         """
         noted = self._mailbox.noted_version
         loaded = await self._stream_journal.load()
         if loaded.version > checkpoint.version:
             return loaded
-        if noted <= checkpoint.version:
+        if loaded.version == checkpoint.version and noted <= checkpoint.version:
             raise VersionConflict(
                 f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
             )
         self._mailbox.retract_version(noted, loaded.version)
+        self._engine.quiet_heads.pop(self._stream, None)
         return loaded
 
     def _demand_ours(self, checkpoint: Checkpoint, run_before: Run | None) -> None:
-        """Raise VersionConflict if another process took this one for dead and took the stream over.
+        """Raise VersionConflict if another process considered this one dead and took the stream over.
 
-        Nothing more may be written then, even where it would follow.
+        Then nothing more may be written, even if its version would follow.
         """
         run = checkpoint.run
         if checkpoint.removed_at is not None and run_before is not None:
@@ -264,7 +268,7 @@ class _Run:
         return checkpoint
 
     async def _settle(self, checkpoint: Checkpoint, outcome: Outcome) -> Checkpoint:
-        """Decide what an outcome means, and commit that."""
+        """Decide what an outcome means, and commit the decision."""
         if (left_out := note_left_out(checkpoint, outcome, self._budget)) is not None:
             checkpoint = await self._stream_journal.record(checkpoint, left_out)
         first = ToSettle(partial(decide, checkpoint, outcome), outcome.took_seconds)

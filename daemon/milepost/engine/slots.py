@@ -10,7 +10,7 @@ from milepost.core.model import Stream
 class Slots:
     """`concurrency` streams run at once. A run that waits releases its slot, so that it holds up no other stream.
 
-    `observe_wait` is called with the seconds that each slot was waited for.
+    `observe_wait` is called with the seconds that a stream has waited for its slot.
     """
 
     def __init__(self, concurrency: int, observe_wait: Callable[[float], None] = lambda _: None) -> None:
@@ -18,7 +18,7 @@ class Slots:
         self._observe_wait = observe_wait
         self._surplus = 0  # slots to withdraw as they become free
         self._free = asyncio.Semaphore(concurrency)
-        # By the event loop's clock, which stands still with the process.
+        # By the event loop's clock, which stops while the process is suspended.
         self._held_since: dict[Stream, float] = {}
         self._waiting_since: dict[Stream, float] = {}
         self._due_since: dict[Stream, float] = {}
@@ -35,13 +35,13 @@ class Slots:
 
     @property
     def waiting(self) -> Collection[Stream]:
-        """The streams that wait for a slot. May be asked in another thread."""
+        """The streams that wait for a slot. May be called from another thread."""
         return (self._due_since | self._waiting_since).keys()
 
     def note_due(self, streams: Iterable[Stream]) -> None:
-        """Note all streams that are due but may not ask for a slot yet: they wait from now on, unless they do already.
+        """Note the streams that are due but may not ask for a slot yet: their wait begins now, if it has not begun.
 
-        A worker of a fleet asks only once it has a lease on the stream.
+        A worker of a fleet asks for a slot only once it has a lease on the stream.
         """
         now = asyncio.get_running_loop().time()
         self._due_since = {stream: self._due_since.get(stream, now) for stream in streams}

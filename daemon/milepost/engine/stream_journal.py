@@ -1,6 +1,6 @@
-"""One stream's journal during a run: load the checkpoint, decide and commit, then publish to the feed.
+"""One stream's journal during a run: loads the checkpoint, decides and commits, then publishes to the feed.
 
-All of it is retried while the database is unavailable.
+All calls are retried while the database is unavailable.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -68,9 +68,9 @@ class StreamJournal:
         return checkpoint
 
     async def settle(self, checkpoint: Checkpoint, decide: Decide) -> Checkpoint:
-        """Decide and commit, again without the rows that the store refuses, and again where what is stored has changed.
+        """Decide and commit; decide again without rows that the store refuses, and again if stored rows have changed.
 
-        Returns the checkpoint after it.
+        Return the checkpoint after it.
 
         Raises VersionConflict if another writer was first, and RowsRejected if the store cannot name what it refuses.
         """
@@ -80,9 +80,9 @@ class StreamJournal:
     async def settle_ready(
         self, checkpoint: Checkpoint, outcome: ToSettle, following: Following
     ) -> tuple[Checkpoint, int]:
-        """Settle an outcome as `settle` does, together with those `following` it that are ready.
+        """Settle an outcome as `settle` does, together with the ready ones `following` it.
 
-        Returns the checkpoint after the last that was settled, and how many followed the first.
+        Return the checkpoint after the last settled outcome, and how many followed the first.
         """
         refused: tuple[RefusedRow, ...] = ()
         while True:
@@ -113,16 +113,16 @@ class StreamJournal:
         return bool(self._store_retry.outage())
 
     async def due_dead_letters(self, limit: int) -> tuple[DueDeadLetter, ...]:
-        """Return dead letters of the stream whose redrive is due, at most `limit`."""
+        """Return up to `limit` dead letters of the stream whose redrive is due."""
         now = self._engine.clock.now()
         return await self._store_retry.call(lambda: self._store.due_dead_letters(self.stream, now, limit))
 
     async def due_facts(self, limit: int) -> tuple[DueFact, ...]:
-        """Return up to `limit` facts about messages of the stream that are stored, the earliest first."""
+        """Return up to `limit` facts about stored messages of the stream, the earliest first."""
         return await self._store_retry.call(lambda: self._store.due_facts(self.stream, limit))
 
     async def open_gaps(self, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps of the stream: those between two sweeps before histories, the newest first."""
+        """Return up to `limit` open gaps of the stream, the newest first, but histories after all others."""
         return await self._store_retry.call(lambda: self._store.open_gaps(self.stream, limit))
 
     async def gaps_at_limit(self, later_than: datetime, limit: int) -> tuple[Gap, ...]:
@@ -130,7 +130,7 @@ class StreamJournal:
         return await self._store_retry.call(lambda: self._store.gaps_at_limit(self.stream, later_than, limit))
 
     async def search_threads(self, after: datetime | None, limit: int) -> ThreadsSearched:
-        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        """Search about `limit` conversations of the stream, those next by `updated_time` later than `after`."""
         return await self._store_retry.call(lambda: self._store.search_threads(self.stream, after, limit))
 
     async def find_open_dead_letter(self, dead_letter_id: str) -> DueDeadLetter | None:
@@ -154,7 +154,7 @@ class StreamJournal:
         return Draft(decision, commit, run_id, pending.keys, fetch_seconds)
 
     async def _with_following(self, draft: Draft, following: Following) -> list[Draft]:
-        """Return a draft and those of the outcomes ready behind it that can be committed together with it."""
+        """Return a draft, and drafts of the ready outcomes after it that can be committed together with it."""
         drafts, drafted = [draft], DraftedIds()
         while len(drafts) < MAX_DRAFTS:
             drafted.add(drafts[-1])
@@ -169,7 +169,7 @@ class StreamJournal:
         return drafts
 
     async def _known(self, keys: Keys | None) -> Known:
-        if keys is None or keys == Keys(keys.stream):  # nothing is asked
+        if keys is None or keys == Keys(keys.stream):  # there is nothing to look up
             return Known()
         return await self._store_retry.call(lambda: self._store.known(keys))
 
@@ -180,7 +180,7 @@ class StreamJournal:
         return after
 
     async def _commit(self, checkpoint: Checkpoint, drafts: Sequence[Draft]) -> tuple[Checkpoint, int] | Rejected:
-        """Commit drafts. Returns the checkpoint after the last that was stored, and how many followed the first."""
+        """Commit drafts; return the checkpoint after the last stored one, and how many followed the first."""
         unsettled: list[Commit] = []
         began = perf_counter()
         answered = await self._store_retry.call(lambda: self._attempt(checkpoint, drafts, unsettled))
@@ -200,12 +200,13 @@ class StreamJournal:
     async def _attempt(
         self, checkpoint: Checkpoint, drafts: Sequence[Draft], unsettled: list[Commit]
     ) -> list[tuple[Commit, Committed | Rejected]]:
-        """Commit drafts, unless they were stored after all: `unsettled` are those of the last unknown outcome."""
+        """Commit drafts, unless they are stored already. `unsettled` are the commits whose outcome is unknown."""
         if unsettled and (stored := await self._stored(unsettled)):
             return stored
         commits = [draft.commit for draft in drafts]
         if outage := self._store_retry.outage():
-            commits = prepare_after(checkpoint, outage, drafts, self._engine.clock.now(), self._codec)
+            # One alone: a slow server may have hung up because so much at once took too long.
+            commits = prepare_after(checkpoint, outage, drafts[:1], self._engine.clock.now(), self._codec)
         try:
             answers = await self._store.commit_all(commits)
         except OutcomeUnknown:
@@ -213,10 +214,10 @@ class StreamJournal:
             raise
         if isinstance(answers[0], Committed):
             self._store_retry.reset()
-        return list(zip(commits, answers, strict=False))  # none follows one that was refused
+        return list(zip(commits, answers, strict=False))  # the commits after a refused one have no answer
 
     async def _stored(self, commits: Sequence[Commit]) -> list[tuple[Commit, Committed | Rejected]]:
-        """Return those of the commits of unknown outcome that were stored: the first ones, or none."""
+        """Return the commits with an unknown outcome that were stored: the first ones, or none."""
         stored: list[tuple[Commit, Committed | Rejected]] = []
         for commit in commits:
             answer = await self._store.settle(commit)
@@ -238,7 +239,7 @@ class StreamJournal:
 
 
 def _recent(commit: Commit, now: datetime) -> tuple[tuple[str, datetime], ...]:
-    """Return the messages of the last day among those that were stored, and their times."""
+    """Return the newly stored messages of the last day, with their times."""
     since = now - RECENT
     rows = commit.changes.interaction_events
     return tuple((row.event_id, row.occurred_at) for row in rows if row.occurred_at > since)
@@ -246,8 +247,8 @@ def _recent(commit: Commit, now: datetime) -> tuple[tuple[str, datetime], ...]:
 
 # --- while the database is unavailable --------------------------------------------------------------------------------
 
-# The one condition that the journal cannot record while it lasts. Readers get a notice of each attempt, without a seq;
-# the next commit that succeeds records how long it lasted.
+# This is the only condition that the journal cannot record while it lasts. Readers get a notice of each attempt, which
+# has no seq; the next successful commit records how long the outage lasted.
 
 
 class StoreRetry:
@@ -269,13 +270,13 @@ class StoreRetry:
                 await self._wait_or_give_up(error)
 
     def outage(self) -> tuple[StoreReturned, ...]:
-        """Return the event that the next commit has to record: none if the store was available."""
+        """Return the event that the next commit has to record; none if the store was available."""
         if self._away_since is None:
             return ()
         return (StoreReturned(self._engine.clock.steady() - self._away_since, self._attempts),)
 
     def reset(self) -> None:
-        """Forget the outage: it is on record."""
+        """Forget the outage, which is now on record."""
         self._away_since, self._attempts = None, 0
 
     async def _wait_or_give_up(self, error: StoreAway) -> None:

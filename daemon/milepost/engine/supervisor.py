@@ -1,4 +1,4 @@
-"""All streams at once: each in a task of its own, a bounded number of them running, first come, first served."""
+"""Runs all streams, each in a task of its own; a bounded number run at once, first come, first served."""
 
 import asyncio
 from collections import defaultdict
@@ -50,8 +50,8 @@ class FailedRuns(Struct, frozen=True):
 class Supervisor:
     """Runs the streams of `sources`, each on its interval, and executes the commands for them.
 
-    The rate limits must have observed the checkpoints of all streams that ever ran: a limit outlives the process that
-    met it.
+    The rate limits must have observed the checkpoints of all streams that ever ran, because a limit outlives the
+    process that met it.
     """
 
     def __init__(self, engine: EngineContext, sources: Mapping[Stream, Source], schedule: Schedule) -> None:
@@ -81,7 +81,7 @@ class Supervisor:
             self._tasks = None
 
     def admit(self, stream: Stream, source: Source) -> None:
-        """Run this stream, too, from now on. One that is here already uses the new source from its next run on."""
+        """Run this stream as well from now on. If it runs here already, its next run uses the new source."""
         self._sources[stream] = source
         mailbox = self._mailboxes[stream]
         mailbox.is_dismissed = False
@@ -91,13 +91,13 @@ class Supervisor:
             self._start(self._tasks, stream)
 
     def dismiss(self, stream: Stream) -> None:
-        """Stop running the stream: its run ends after the current batch. It continues there if it is admitted again."""
+        """Stop running the stream: its run ends after the current batch. If admitted again, it continues there."""
         self._mailboxes[stream].dismiss()
         if stream not in self._started:
             del self._sources[stream]
 
     def adopt(self, policy: Policy, schedule: Schedule, concurrency: int) -> None:
-        """Adopt new settings: each stream with its next run, which may be due earlier by them."""
+        """Adopt new settings: each stream uses them from its next run on, which may now be due earlier."""
         self._engine = replace(self._engine, policy=policy)
         self._schedule = schedule
         self._engine.slots.resize(concurrency)
@@ -105,11 +105,11 @@ class Supervisor:
         self._schedule_changed.clear()
 
     def wake(self, stream: Stream) -> None:
-        """Run the stream as soon as there is a slot, whatever it waits for: its problem is solved."""
+        """Run the stream as soon as there is a slot, whatever it waits for, because its problem is solved."""
         self._mailboxes[stream].request_run()
 
     def prompt(self, stream: Stream) -> None:
-        """Run the stream within seconds, because there is news of it, unless a rate limit or an error forbids that."""
+        """Run the stream within seconds because there is news of it, unless a rate limit or an error forbids that."""
         self._mailboxes[stream].prompt(self._engine.clock.now())
         self.prompted.set()
 
@@ -126,7 +126,7 @@ class Supervisor:
         return [run.result() for run in runs]
 
     async def run_once(self, stream: Stream, *, full: bool) -> RunResult:
-        """Run one stream once, and execute the commands that came too late for the run."""
+        """Run one stream once, and then execute the commands that came too late for the run."""
         mailbox = self._mailboxes[stream]
         async with mailbox.owned():
             result = await self._run(stream, full=full)
@@ -142,7 +142,7 @@ class Supervisor:
     async def do(self, command: DeadLetterCommand) -> DeadLetter | None:
         """Redrive or discard a dead letter, and return it if it is still open afterwards; None if it was not open.
 
-        Raises CommandDeferred if it takes a call that may not be made now, or MilepostError if it failed otherwise.
+        Raises CommandDeferred if it needs a call that may not be made now, or MilepostError if it fails otherwise.
         """
         found = await self._engine.store.find_open_dead_letters((command.dead_letter_id,))
         return await self._execute(found[0].dead_letter.stream, command) if found else None
@@ -189,13 +189,13 @@ class Supervisor:
                 result = await self._run(stream, full=full)
                 is_full_due = full and result.run is None
                 full = await self._rest(stream, result) or is_full_due
-        # Nothing is awaited between the last check of `is_dismissed` and here: `admit` starts the stream anew.
+        # Nothing is awaited between the last check of `is_dismissed` and here, so that `admit` can start a new task.
         self._started.discard(stream)
         if mailbox.is_dismissed:
             del self._sources[stream]
 
     async def _rest(self, stream: Stream, result: RunResult) -> bool:
-        """Wait for the next run, executing commands meanwhile. Returns whether it has to be a full sweep."""
+        """Wait for the next run, executing commands meanwhile; return whether it has to be a full sweep."""
         engine, mailbox, run = self._engine, self._mailboxes[stream], result.run
         ended_at, jitter, anchor = engine.clock.now(), engine.clock.random(), Anchor(engine.clock)
         held_until = engine.rate_limits.held_until(stream)
@@ -226,7 +226,7 @@ class Supervisor:
         return seconds if result.error is None else min(seconds, MAX_PARK_SECONDS)
 
     async def _run_commands(self, stream: Stream, mailbox: Mailbox) -> None:
-        """Execute the commands for a stream that is not running. Each of them gets a result."""
+        """Execute the commands for a stream that is not running. Every command gets a result."""
         source, budget = self._sources.get(stream), self._new_budget()
         running = run_commands_only(self._engine, stream, source, budget, mailbox)
         result = await bulkhead(f"commands of {stream.key}", running)
@@ -277,7 +277,7 @@ class Supervisor:
 
 
 def _run_of(checkpoint: Checkpoint, run_id: str) -> Run | None:
-    """Return what a run has recorded; None if it is nothing."""
+    """Return the run as recorded; None if it has recorded nothing."""
     run = checkpoint.run
     return run if run is not None and run.run_id == run_id else None
 

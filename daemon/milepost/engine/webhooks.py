@@ -1,6 +1,6 @@
-"""Processes webhook events: the streams that they are about are read soon, and facts are applied to their messages.
+"""Processes webhook events: prompts runs of the streams that they are about, and applies facts to stored messages.
 
-And finds messages that a sweep stored although a webhook should have announced them.
+It also counts the messages that a sweep stored although no webhook had announced them.
 """
 
 import asyncio
@@ -18,24 +18,24 @@ from milepost.core.webhooks import WebhookInbox, WebhookKind
 from milepost.engine.feed import Notice, Recorded
 from milepost.engine.interrupt import Interrupt, Stop
 
-LOOK_SECONDS = 5.0  # for events that are due again, and for those that another worker took
-MIN_SECONDS = 0.25  # between two looks, however many events arrive
+LOOK_SECONDS = 5.0  # between looks for events that are due again, and for those that another worker stored
+MIN_SECONDS = 0.25  # between looks, however many events arrive
 TRIM_SECONDS = 60.0
-IDLE_TRIM_SECONDS = 3600.0  # where no webhooks are taken
-KEPT_SECONDS = 2 * 86_400.0  # the platform repeats what was not acknowledged for 36 hours (Meta, "Webhooks")
+IDLE_LOOK_SECONDS = 3600.0  # if no webhooks are received
+KEPT_SECONDS = 2 * 86_400.0  # the platform repeats unacknowledged events for 36 hours (Meta, "Webhooks")
 MAX_EVENTS = 100_000
-GRACE_SECONDS = 60.0  # in which a webhook may still come after its message was stored
+GRACE_SECONDS = 60.0  # for a webhook to come after its message was stored
 JUDGE_SECONDS = 10.0
-MAX_WAITING = 50_000  # messages that are not judged yet; a page's first copy may bring more
+MAX_WAITING = 50_000  # messages still to be judged; a page's first copy may bring more
 MAX_AT_ONCE = 1_000
 
 log = structlog.get_logger("milepost")
 
 
 class WebhookWorker:
-    """Processes the events of an inbox, through `prompt`, which has a stream read soon, and `apply`, for its facts.
+    """Processes the events of an inbox: `prompt` makes a stream run soon, and `apply` applies its facts.
 
-    `expire` is called with the events that were never processed: for days, no list has shown their messages.
+    `expire` is called with the events that were never processed, because no list has shown their messages for days.
     """
 
     def __init__(
@@ -71,19 +71,20 @@ class WebhookWorker:
                 async with stop.interruptible(self._arrived):
                     await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
 
-    async def let_expire(self, stop: Stop) -> None:
-        """Delete old events until a stop is requested, and process none: no webhooks are taken here."""
-        while not stop.is_requested:
-            await self._unless_away(self._trim(self._clock.now()))
-            async with stop.interruptible():
-                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_TRIM_SECONDS))
+    async def work_off(self, stop: Stop) -> None:
+        """Process what is left of earlier webhooks, now and every hour, until a stop is requested: none arrive here."""
+        async with asyncio.TaskGroup() as tasks:
+            while not stop.is_requested:
+                await self._unless_away(self._look(tasks))
+                async with stop.interruptible():
+                    await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_LOOK_SECONDS))
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         now = self._clock.now()
         for stream in await self._inbox.claim(now):
             self._prompt(stream)
         for stream in await self._inbox.streams_with_facts():
-            if stream not in self._applying:  # a stream that is being read takes commands between two batches
+            if stream not in self._applying:  # a running stream executes commands between two batches
                 self._applying.add(stream)
                 tasks.create_task(self._apply_facts(stream), name=f"facts of {stream.key}")
         if now >= self._trim_at:
@@ -94,7 +95,7 @@ class WebhookWorker:
         self._trim_at = now + timedelta(seconds=TRIM_SECONDS)
 
     async def _unless_away(self, work: Awaitable[None]) -> None:
-        """Await work. What cannot be done, because the database is unavailable, is tried the next time."""
+        """Await work. If the database is unavailable, the next look tries again."""
         try:
             await work
         except MilepostError as error:
@@ -123,7 +124,7 @@ class _Stored(Struct, frozen=True):
 
 
 class WebhookJudge:
-    """Judges the messages that were written since it began. `count` is called with a stream and how many it missed."""
+    """Counts new messages that no webhook announced. `count` is called with a stream and the number of its misses."""
 
     def __init__(self, inbox: WebhookInbox, clock: Clock, count: Callable[[Stream, int], None]) -> None:
         self._inbox = inbox
@@ -133,7 +134,7 @@ class WebhookJudge:
         self._stored: deque[_Stored] = deque(maxlen=MAX_WAITING)
 
     def begin(self) -> None:
-        """Judge what is written from a minute from now on: the listener is open, and Meta has to notice."""
+        """Judge messages that are written at least a minute from now: Meta has to notice that the listener is open."""
         self._since = self._clock.now() + timedelta(seconds=GRACE_SECONDS)
 
     def read(self, notice: Notice) -> None:
@@ -151,7 +152,7 @@ class WebhookJudge:
                 await self._clock.sleep_until(self._clock.now() + timedelta(seconds=JUDGE_SECONDS))
             try:
                 await self.judge()
-            except MilepostError as error:  # said by others; the next look judges
+            except MilepostError as error:  # others report it; the next look tries again
                 log.debug("webhooks not judged", reason=error.message)
 
     async def judge(self) -> None:
@@ -167,7 +168,7 @@ class WebhookJudge:
                 self._count(stream, count)
 
     def _take(self, until: float) -> list[_Stored]:
-        """Return messages that were stored by then, the first of them."""
+        """Return the first messages that were stored by then, up to a limit."""
         due: list[_Stored] = []
         while self._stored and self._stored[0].stored_at <= until and len(due) < MAX_AT_ONCE:
             due.append(self._stored.popleft())

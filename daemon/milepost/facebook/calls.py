@@ -1,6 +1,6 @@
-"""Calls to the Graph API: paced, none during a rate limit, and the budgets of each response passed on at once.
+"""Calls to the Graph API: paced, not made during a rate limit, and with the reported budgets passed on at once.
 
-Those that name fields are made without the ones that a version of the API refuses by name.
+Calls that request fields leave out those that the API's version refuses by name.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ Decoder = Callable[[GraphResponse], T | Problem]  # of a successful response
 SLOW_FROM_RATIO = 0.8
 MAX_SLOWDOWN_SECONDS = 10.0
 RECENT_SECONDS = 300.0
-NOTABLE_SECONDS = 1.0  # slower than this is something to tell
-SPACING = 1.02  # a little more than the rate demands: calls that are made evenly arrive a little unevenly
+NOTABLE_SECONDS = 1.0  # a longer spacing is reported to people
+SPACING = 1.02  # slightly more than the rate requires, because calls that are made evenly arrive unevenly
 
 log = structlog.get_logger("milepost")
 
@@ -41,8 +41,8 @@ log = structlog.get_logger("milepost")
 def slowdown_seconds(ratio: float, age_seconds: float = 0.0) -> float:
     """Return the extra spacing between calls after a report that this much of a budget is used up.
 
-    It sets in softly, and wears off as the report ages: few calls are made meanwhile, and the platform counts those of
-    a rolling hour (Meta, "Rate limits").
+    It grows gradually with the ratio, and shrinks as the report ages: few calls are made meanwhile, and the platform
+    counts those of a rolling hour (Meta, "Rate limits").
     """
     share = (min(ratio, 1.0) - SLOW_FROM_RATIO) / (1 - SLOW_FROM_RATIO)
     fresh = 1 - age_seconds / RECENT_SECONDS
@@ -50,7 +50,7 @@ def slowdown_seconds(ratio: float, age_seconds: float = 0.0) -> float:
 
 
 class Slowdown(Struct, frozen=True):
-    """Calls are `seconds` apart because a `ratio` of the budget of `scope` was reported as used up; `since` when."""
+    """Calls are `seconds` apart, since `since`, because a `ratio` of the budget of `scope` was reported as used up."""
 
     scope: Scope
     seconds: float
@@ -61,7 +61,7 @@ class Slowdown(Struct, frozen=True):
 class Budget:
     """The recent usage of a budget. The app's is shared by all pages.
 
-    The latest report of each reporter counts, and ages. Instants are of the event loop's clock.
+    The latest report of each reporter counts, less and less as it ages. Instants are by the event loop's clock.
     """
 
     def __init__(self, scope: Scope = Scope.APP) -> None:
@@ -70,7 +70,7 @@ class Budget:
         self._slow_since: float | None = None
 
     def report(self, reporter: str, ratio: float, now: float) -> None:
-        """Note how much is used up."""
+        """Record which part of the budget is used up."""
         self._reports[reporter] = (ratio, now)
         self.slowdown(now)
 
@@ -79,7 +79,7 @@ class Budget:
         return self._slowest(now)[0]
 
     def slowdown(self, now: float) -> Slowdown | None:
-        """Return the slowdown if it is notable. Its beginning and its end are logged."""
+        """Return the slowdown if it is notable. Logs when one begins and ends."""
         seconds, ratio = self._slowest(now)
         if seconds < NOTABLE_SECONDS:
             if self._slow_since is not None:
@@ -98,7 +98,7 @@ class Budget:
         return Slowdown(self._scope, seconds, ratio, self._slow_since)
 
     def _slowest(self, now: float) -> tuple[float, float]:
-        """Return the spacing, and the report that it comes from."""
+        """Return the longest spacing, and the ratio of the report that causes it."""
         return max(
             ((slowdown_seconds(ratio, now - at), ratio) for ratio, at in self._reports.values()), default=(0.0, 0.0)
         )
@@ -107,7 +107,7 @@ class Budget:
 class RateLimiter:
     """Spaces the calls of one page; all its streams share it. A rate of 0 spaces them only when a budget runs out.
 
-    Calls come one by one, not in bursts, so that no second sees more than the rate, whenever it begins.
+    Calls are made one by one and not in bursts, so that no second has more calls than the rate, whenever it begins.
     """
 
     def __init__(self, calls_per_second: float, app: Budget) -> None:
@@ -123,7 +123,7 @@ class RateLimiter:
         self._is_first_call = True
 
     async def wait(self) -> None:
-        """Wait until the caller may call; callers are served in the order in which they came."""
+        """Wait until the caller may make a call. Callers are served in the order of arrival."""
         loop = asyncio.get_running_loop()
         async with self._lock:
             while True:
@@ -132,7 +132,7 @@ class RateLimiter:
                     break
                 await asyncio.sleep(wait_seconds)  # and check again: another page may have reported on the app's budget
             if self._limiter is not None:
-                # The limiter does not know of calls before it: those at another rate, or of a process that has died.
+                # The limiter does not know of earlier calls: those at another rate, or of a process that has died.
                 if self._is_first_call:
                     self._is_first_call = False
                     await self._limiter.acquire()
@@ -140,14 +140,14 @@ class RateLimiter:
             self._called_at = loop.time()
 
     def observe(self, reporter: str, usages: tuple[Usage, ...], now: float) -> None:
-        """Take over how much of the budgets is used up, as reported to one of the page's streams."""
+        """Record the usage of the budgets that was reported to one of the page's streams."""
         for scope, budget, name in ((Scope.APP, self._app, "app"), (Scope.PAGE, self._page, reporter)):
             ratios = [usage.ratio for usage in usages if usage.scope is scope]
             if ratios:
                 budget.report(name, max(ratios), now)
 
     def slowdown(self, now: float) -> Slowdown | None:
-        """Return the slowdown of the page's calls, if it is notable: by its own budget or the app's."""
+        """Return the slowdown of the page's calls by its own budget or the app's, if it is notable."""
         found = [each for each in (self._app.slowdown(now), self._page.slowdown(now)) if each is not None]
         return max(found, key=lambda each: each.seconds, default=None)
 
@@ -159,10 +159,10 @@ class RateLimiter:
 
 
 class Access(Struct, eq=False):
-    """What a page's calls are made with: its token and its pace.
+    """A page's token and pace, which all its calls use.
 
-    The token may be replaced at any time, and applies from the next call on. While there is a `problem`, no call is
-    made, and the problem is the outcome. The repr leaves the token out.
+    The token may be replaced at any time; the next call uses the new one. While there is a `problem`, no calls are made
+    and the problem is their outcome. The repr leaves the token out.
     """
 
     token: str
@@ -174,7 +174,7 @@ class Access(Struct, eq=False):
 
 
 class Decoded(Struct, Generic[T], frozen=True):
-    """A decoded response, when it was requested and how long that took (see core/ports.py, Fetched)."""
+    """A decoded response, when it was requested, and how long the request took (see core/ports.py, Fetched)."""
 
     value: T
     asked_at: datetime
@@ -182,9 +182,9 @@ class Decoded(Struct, Generic[T], frozen=True):
 
 
 class Calls:
-    """Makes the calls of one stream, or of the discovery of pages; `name` tells them apart for the pace.
+    """Makes the calls of one stream, or of page discovery; `name` identifies the caller to the rate limiter.
 
-    `own_ids` are the known ids of the page and its Instagram account: budgets under these ids are ours.
+    `own_ids` are the known ids of the page and its Instagram account; the budgets under these ids are ours.
     """
 
     def __init__(self, client: GraphClient, access: Access, gate: Gate, name: str) -> None:
@@ -221,7 +221,7 @@ class Calls:
 
 
 def plain(outcome: Decoded[T] | Refused | Held) -> T | Problem | Held:
-    """Return the value or the problem of a call, without its times."""
+    """Return the value or the problem of a call without its times."""
     if isinstance(outcome, Held):
         return outcome
     return outcome.value if isinstance(outcome, Decoded) else outcome.problem
@@ -253,7 +253,7 @@ _REFUSALS = tuple(
 
 
 class FieldCalls:
-    """Calls that name fields, made again without each one that the API refuses, now and in later calls."""
+    """Makes calls that request fields. A field that the API refuses is left out of this call and of all later ones."""
 
     def __init__(self, calls: Calls, essential: Collection[str]) -> None:
         self.left_out: list[str] = []
@@ -261,7 +261,7 @@ class FieldCalls:
         self._essential = essential
 
     async def make(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
-        """Make a call. If it is an essential field that the API refuses, the problem says so."""
+        """Make a call. If the API refuses an essential field, the problem says so."""
         while True:
             fields = without(parameters["fields"], self.left_out)
             outcome = await self._calls.make(path, {**parameters, "fields": fields}, decode)
@@ -274,7 +274,7 @@ class FieldCalls:
 
 
 def refused_field(problem: Problem, requested: str) -> str | None:
-    """Return which of the requested fields a problem names as the one that is refused; None if it names none."""
+    """Return the requested field that a problem names as refused; None if it names none."""
     if problem.kind is not ProblemKind.API:
         return None
     names = set(re.findall(r"[a-z_]+", requested)) - {"limit"}
@@ -283,13 +283,13 @@ def refused_field(problem: Problem, requested: str) -> str | None:
 
 
 def without(fields: str, left_out: Collection[str]) -> str:
-    """Return these fields, which may be nested, without some of them. None of those has fields of its own."""
+    """Return these fields, which may be nested, without the ones in `left_out`, which have no nested fields."""
     for name in left_out:
         fields = re.sub(rf"(?<![^,{{]){re.escape(name)}(?:,|(?=}}|$))", "", fields)
     return re.sub(r",(?=}|$)", "", fields)
 
 
 def _indispensable(name: str, problem: Problem) -> Problem:
-    """Return the problem of a field without which no conversation can be kept."""
+    """Return the problem of a refused field without which no conversation can be stored."""
     message = f"the API refuses the field {name} by name, {INDISPENSABLE}: {problem.message}"
     return Problem(ProblemKind.MISCONFIGURED, message[:MAX_MESSAGE_CHARACTERS], http_status=problem.http_status)

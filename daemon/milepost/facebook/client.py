@@ -1,4 +1,4 @@
-"""The HTTP client of the Graph API: bounded bodies, failures as values, and no token in what it returns."""
+"""The HTTP client of the Graph API: bodies are bounded, failures are values, and results contain no token."""
 
 import asyncio
 import hmac
@@ -28,16 +28,16 @@ T = TypeVar("T")
 Method = Literal["GET", "POST"]
 
 MAX_BODY_BYTES = 32 * 2**20  # a batch of 200 threads with 20 messages each has about 4 MiB
-MAX_CONNECTIONS = 1000  # as many as streams that one daemon is expected to work at once
+MAX_CONNECTIONS = 1000  # as many as the streams that one daemon is expected to run at once
 MAX_HEADER_BYTES = 64 * 2**10  # X-Business-Use-Case-Usage has up to 32 ids with several entries each
 MAX_HOST_CHARACTERS = 253  # RFC 1035
 # A batch of 200 threads with 20 messages each has about 4 MiB and 150,000 values.
 MAX_VALUES = 500_000
 LEAST_VALUE_BYTES = 2  # a digit and its comma, or a pair of brackets
-LARGE_BYTES = 4 * 2**20  # from here on, a body waits for room
+LARGE_BYTES = 4 * 2**20  # a larger body waits for room
 MAX_LARGE_BODIES = 2
-IN_THREAD_BYTES = 2**18  # below, decoding takes the event loop a few milliseconds
-MAX_THREADS = 2  # so that an odd body, which takes seconds, holds up no other
+IN_THREAD_BYTES = 2**18  # decoding a smaller body blocks the event loop for only a few milliseconds
+MAX_THREADS = 2  # so that an odd body, which takes seconds, does not delay the others
 
 # The closing quote is optional, or the search for one that is missing would begin anew at each escaped quote.
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
@@ -47,14 +47,14 @@ log = structlog.get_logger()
 
 # --- large bodies -----------------------------------------------------------------------------------------------------
 
-# Few are in memory at a time, none has more values than any batch has, and they are decoded in a thread: a body of 16
-# MiB may hold 8,000,000 items, which take 2 GB and a minute to decode. Its length says little.
+# Only a few are in memory at a time, their number of values is limited, and they are decoded in a thread. The length of
+# a body alone says little: one of 16 MiB may hold 8,000,000 items, which take 2 GB and a minute to decode.
 
 
 def has_too_many_values(body: bytes) -> bool:
     """Return whether a body holds more than MAX_VALUES values, without decoding it: each follows a `,`, `[` or `{`.
 
-    To count those takes a quarter of the time of decoding, so a body that is too short for so many is not looked at.
+    Counting them takes a quarter of the time of decoding, so a body too short for that many values is not scanned.
     """
     if len(body) <= LEAST_VALUE_BYTES * MAX_VALUES or _marks(body, 0, len(body)) <= MAX_VALUES:
         return False
@@ -72,9 +72,9 @@ def _marks(body: bytes, start: int, end: int) -> int:
 
 
 class Room:
-    """The room for one body. There are `slots` for large ones, which are decoded in `threads`.
+    """The memory for one body. Large bodies share `slots`, and are decoded in `threads`.
 
-    A body whose caller was cancelled keeps its thread until it is decoded.
+    If its caller is cancelled, a body keeps its thread until it is decoded.
     """
 
     def __init__(self, slots: asyncio.Semaphore, threads: ThreadPoolExecutor) -> None:
@@ -92,7 +92,7 @@ class Room:
             self._slots.release()
 
     async def grow(self, size: int, deadline: asyncio.Timeout) -> None:
-        """Wait for room once the body is large. The wait does not count towards the deadline of its request."""
+        """Wait for a slot once the body is large. The wait does not count towards the deadline of its request."""
         if self._is_large or size <= LARGE_BYTES:
             return
         loop, ends_at = asyncio.get_running_loop(), deadline.when()
@@ -103,7 +103,7 @@ class Room:
         deadline.reschedule(None if ends_at is None else ends_at + loop.time() - began)
 
     async def work(self, size: int, function: Callable[[], T]) -> T:
-        """Call a function that works on the body, in a thread unless the body is small."""
+        """Call a function on the body, in a thread unless the body is small."""
         if size < IN_THREAD_BYTES:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -113,11 +113,11 @@ class Room:
 
 
 class ConnectionLost(aiohttp.ClientError):
-    """A connection was lost before the response. Not one of the errors after which aiohttp retries by itself."""
+    """A connection was lost before the response. Unlike aiohttp's own errors, it does not make aiohttp retry."""
 
 
 class GraphResponse(Struct, frozen=True):
-    """An HTTP response of any status. The token that it was requested with is redacted from the body.
+    """An HTTP response of any status. The token of the request is redacted from the body.
 
     `asked_at` is the time of the request, or a little earlier: by our clock or the server's, whichever is behind.
     """
@@ -132,10 +132,10 @@ class GraphResponse(Struct, frozen=True):
 class GraphClient:
     """Makes requests to the Graph API at `base_url`, version `version` (`v26.0`). An async context manager.
 
-    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The server's Date is
-    only a hint beside `clock`, and never makes a time later: `ahead_seconds` is how far `clock` was ahead of it in the
-    latest response. `request_timeout_seconds` may be changed at any time. The environment may name a `proxy` and
-    certificate authorities (see facebook/proxy.py); raises BadConfiguration if those cannot be used.
+    With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The server's Date can
+    only make a time earlier than `clock`, never later; `ahead_seconds` is how far `clock` was ahead of it in the latest
+    response. `request_timeout_seconds` may be changed at any time. The environment may name a `proxy` and certificate
+    authorities (see facebook/proxy.py). Raises BadConfiguration if those cannot be used.
     """
 
     def __init__(
@@ -189,12 +189,12 @@ class GraphClient:
         return self._root.joinpath(path, encoded=True)
 
     def rotate_app_secret(self, app_secret: str) -> None:
-        """Sign with another app secret from the next call on; an empty one ends signing."""
+        """Sign with another app secret from the next call on; an empty one turns signing off."""
         self._app_secret = app_secret
         self.known_tokens.learn(app_secret)
 
     async def get(self, path: str, parameters: Mapping[str, str], access_token: str) -> GraphResponse | Refused:
-        """Make one request, without following redirects. Whatever the server or the network does wrong is a Refused."""
+        """Make one request, without following redirects. Failures of the server or the network become a Refused."""
         return await self.call(path, parameters, access_token, lambda response: response)
 
     async def call(
@@ -264,7 +264,7 @@ class GraphClient:
         return {**parameters, "appsecret_proof": proof}
 
     async def _read(self, response: aiohttp.ClientResponse, room: Room, deadline: asyncio.Timeout) -> bytes | Problem:
-        """Read the body piece by piece. The declared length is only a hint to stop at once, never trusted."""
+        """Read the body piece by piece. A declared length that is too large is refused at once; none is trusted."""
         if 300 <= response.status < 400:
             return _redirect(response)
         body = bytearray()
@@ -342,7 +342,7 @@ def _problem_of(error: aiohttp.ClientError | OSError, host: str | None, proxy: P
     """Describe a failed exchange without its URL, whose query holds the signature."""
     cause = error.__cause__ if isinstance(error, ConnectionLost) else error
     if proxy is not None and isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientConnectorDNSError):
-        host = f"the proxy {proxy} (HTTPS_PROXY)"  # which resolves the API's name itself
+        host = f"the proxy {proxy} (HTTPS_PROXY)"  # the proxy itself resolves the API's name
     match cause:
         case aiohttp.ClientHttpProxyError(status=407):
             message = f"the proxy {proxy} asks for a user and password: write them into HTTPS_PROXY"

@@ -1,7 +1,7 @@
-"""Responses of the conversations edge as batches: bytes in, a Batch or a Problem out, nothing raised.
+"""Decodes responses of the conversations edge: bytes in, a Batch or a Problem out, nothing raised.
 
-A list is decoded strictly as a whole, which is fast and nearly always works; otherwise item by item, so that an odd
-item costs nothing but itself. The head of an inbox that comes as it came before is not decoded at all.
+A list is decoded strictly as a whole, which is fast and nearly always works. If that fails, it is decoded item by item,
+so that an odd item loses only itself. If the head of an inbox is the same as before, it is not decoded at all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,19 +48,19 @@ DECODER = msgspec.json.Decoder(ThreadList)
 
 
 class Edge(Struct, frozen=True):
-    """The edge that is read, and whether at its head: the ids of our side, and its URL without the query."""
+    """The edge that a request reads: our own ids, its URL without the query, and whether it is read from the head."""
 
     own_ids: OwnIds
     url: str
     is_head: bool = True
 
     def check(self, threads: Iterable[tuple[str, People | None]], paging: Paging | None) -> OwnId | None:
-        """Return what the threads of a response say about our own id."""
+        """Return whether the threads of a response confirm our own id."""
         return self.own_ids.check(threads, is_head=self.is_head, is_end=not has_next(paging))
 
 
 class Asked(Struct, frozen=True):
-    """The most conversations that were asked for, and the most messages of each. By default, the most that ever are."""
+    """The number of requested conversations, and of messages in each. The defaults are the largest that occur."""
 
     conversations: int = MAX_LIMIT
     messages: int = MAX_MESSAGES
@@ -70,7 +70,7 @@ MOST = Asked()
 
 
 def decode(body: bytes, http_status: int, edge: Edge, asked: Asked = MOST) -> Batch | Problem:
-    """Decode a response of the list edge. One with far more than was asked for is refused as oversize."""
+    """Decode a response of the list edge. One with far more than was requested is refused as oversize."""
     try:
         decoded = _decode_whole(body, http_status, edge, asked)
         return _decode_by_item(body, http_status, edge, asked) if decoded is None else decoded
@@ -100,7 +100,7 @@ def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids
 
 
 def decode_message_page(body: bytes, http_status: int, edge: Edge, asked: int) -> MessagePage | Problem:
-    """Decode a response of a thread's messages edge, of which `asked` messages were requested."""
+    """Decode a response of a thread's messages edge to a request for `asked` messages."""
     try:
         found = read_list(body, http_status, asked)
         if isinstance(found, Problem):
@@ -114,7 +114,7 @@ def decode_message_page(body: bytes, http_status: int, edge: Edge, asked: int) -
 
 
 def _decode_whole(body: bytes, http_status: int, edge: Edge, asked: Asked) -> Batch | Problem | None:
-    """Decode a response whose every item is valid, and every text storable; return None for any other."""
+    """Decode a response if all its items are valid and all its texts storable; otherwise return None."""
     if ESCAPED_NUL in body:  # half of a surrogate pair is an error anyway
         return None
     try:
@@ -122,14 +122,14 @@ def _decode_whole(body: bytes, http_status: int, edge: Edge, asked: Asked) -> Ba
         messages = [len(thread.messages.data) for thread in listed.data if thread.messages]
         if too_much := _surplus(len(listed.data), messages, asked, http_status):
             return too_much
-        told = ((thread.id, thread.participants) for thread in listed.data)
-        own_id = edge.check(told, listed.paging)
+        people = ((thread.id, thread.participants) for thread in listed.data)
+        own_id = edge.check(people, listed.paging)
         conversations = tuple([conversation(thread, edge.own_ids.all) for thread in listed.data])
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError):
         return None
     if listed.error is not None:
         return problem_of_error(listed.error, http_status)
-    if problem := _nobody_is_told(_forms_of(listed.data)):
+    if problem := _without_people(_forms_of(listed.data)):
         return problem
     cursor = next_cursor(listed.paging, edge.url, http_status)
     return cursor if isinstance(cursor, Problem) else Batch(conversations, cursor, own_id=own_id)
@@ -142,7 +142,7 @@ def _decode_by_item(body: bytes, http_status: int, edge: Edge, asked: Asked) -> 
     messages = [len(nested_messages(item.get("messages"))) for item in found.items if isinstance(item, dict)]
     if too_much := _surplus(len(found.items), messages, asked, http_status):
         return too_much
-    if problem := _nobody_is_told(_forms_of_items(found.items)):
+    if problem := _without_people(_forms_of_items(found.items)):
         return problem
     own_id = edge.check(map(participants_of, found.items), found.paging)
     read = [each for item in found.items for each in read_item(item, edge.own_ids.all)]
@@ -151,9 +151,9 @@ def _decode_by_item(body: bytes, http_status: int, edge: Edge, asked: Asked) -> 
 
 
 def _surplus(conversations: int, messages: Sequence[int], asked: Asked, http_status: int) -> Problem | None:
-    """Return the problem of a list with far more than was asked for; `messages` has the number of each thread."""
+    """Return the problem of a list with far more than was requested; `messages` has the count of each thread."""
     in_all = asked.conversations * asked.messages
-    grace = GRACE_COUNT * MAX_MESSAGES  # conversations may come beyond those asked for, and messages with them
+    grace = GRACE_COUNT * MAX_MESSAGES  # a few extra conversations may come, each with its messages
     return (
         surplus("conversations", conversations, asked.conversations, http_status)
         or surplus("messages of a conversation", max(messages, default=0), asked.messages, http_status)
@@ -192,16 +192,16 @@ def _thread_of(body: bytes, http_status: int) -> dict[str, Any] | Problem:
     return problem_of(body, http_status)
 
 
-# --- whether a list tells who takes part and who wrote ----------------------------------------------------------------
+# --- whether a list names participants and senders --------------------------------------------------------------------
 
-# Without that, all people would be missing and all messages theirs. A single thread may leave it out, because the API
-# withholds people. A list in which none has it is in another form than expected.
+# Without them, all contacts would be missing and all messages would count as theirs. A single thread may lack them,
+# because the API withholds people. If all threads of a list lack them, the list has an unexpected form.
 
 Form = tuple[bool | None, list[bool]]
-"""Whether a thread's participants have ids (None: there are none), and of each message whether it has a sender."""
+"""Whether a thread's participants have ids (None: it has no participants), and whether each message has a sender."""
 
 
-def _nobody_is_told(threads: Iterable[Form]) -> Problem | None:
+def _without_people(threads: Iterable[Form]) -> Problem | None:
     """Return the problem of a list in which no participant has an id, or no message a sender."""
     has_people = has_senders = False
     without_ids = silent = silent_threads = 0
@@ -256,31 +256,31 @@ def _another_form(what: str) -> Problem:
 
 # --- the heads of inboxes ---------------------------------------------------------------------------------------------
 
-# A response that is the one before, byte for byte, is not decoded again. Nearly every sweep of nearly every inbox gets
-# such a response, and to decode it is a third of the work of that sweep.
+# A response that equals the previous one, byte for byte, is not decoded again. Nearly every sweep of nearly every inbox
+# gets such a response, and decoding it would be a third of that sweep's work.
 
-MAX_KEPT_BYTES = 16 * 2**20  # the bodies whose batches are kept, of all inboxes; a batch takes about as much
+MAX_KEPT_BYTES = 16 * 2**20  # of all bodies whose batches are kept; a batch takes about as much memory as its body
 
 EXPECTED = OwnId(OwnIdState.EXPECTED)
 
 
 class _Kept(Struct, frozen=True, eq=False, weakref=True):
-    """A batch that is kept, and the size of its body."""
+    """A kept batch, and the size of its body."""
 
     batch: Batch
     size: int
 
 
 class HeadRoom:
-    """The room for the heads of one client's inboxes. Bodies are decoded in several threads."""
+    """The memory limit for the kept heads of one client's inboxes. Threads share it."""
 
     def __init__(self, max_bytes: int = MAX_KEPT_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._kept = WeakSet[_Kept]()  # an inbox that is gone takes its head along
+        self._kept = WeakSet[_Kept]()  # the head of a removed inbox vanishes with it
         self._lock = Lock()
 
     def keep(self, batch: Batch, size: int) -> _Kept | None:
-        """Return a batch to keep, whose body has this size; None if there is no room for it."""
+        """Reserve room for a batch whose body has this size, and return it; None if there is no room."""
         with self._lock:
             if size + sum(each.size for each in self._kept) > self._max_bytes:
                 return None
@@ -290,7 +290,7 @@ class HeadRoom:
 
 
 class Head:
-    """The latest head of one inbox. Its batch is kept once it has come twice: a busy inbox takes no room."""
+    """The latest head of one inbox. Its batch is kept once it has come twice, so that busy inboxes take no room."""
 
     def __init__(self, room: HeadRoom, own_ids: OwnIds) -> None:
         self._room = room
@@ -299,9 +299,10 @@ class Head:
         self._kept: _Kept | None = None
 
     def decode(self, body: bytes, asked: Asked, decode: Callable[[], Batch | Problem]) -> Batch | Problem:
-        """Return what a body says: what it said before, or what `decode` returns.
+        """Return the kept batch of an equal body, or what `decode` returns.
 
-        A batch is kept only if an expected id of ours is in it: all that is learned from meeting that again is that.
+        A batch is kept only if it contains an expected id of ours. Then decoding it again would only confirm that id
+        once more.
         """
         seen = self._see(body, asked)
         if self._kept is not None and seen == self._seen:
@@ -315,5 +316,5 @@ class Head:
         return batch
 
     def _see(self, body: bytes, asked: Asked) -> tuple[object, ...]:
-        """Return what a batch follows from: the body, by a digest; what was asked; and what is known of our side."""
+        """Return everything that the batch depends on: a digest of the body, what was requested, and our own ids."""
         return hash(body), len(body), asked, self._own_ids.all, self._own_ids.profile

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 POSITION_FIELDS = "id,updated_time"
 THREAD_FIELDS = f"{POSITION_FIELDS},link,snippet,message_count,unread_count,can_reply,participants"
-# Without the `to` of a message, which nothing reads: it makes responses a fifth larger.
+# The `to` of a message is not requested: nothing reads it, and it makes responses a fifth larger.
 MESSAGE_FIELDS = {
     Platform.MESSENGER: "id,created_time,from,message,sticker,attachments,shares",
     Platform.INSTAGRAM: "id,created_time,from,message,attachments,shares,story,is_unsupported",
@@ -42,9 +42,9 @@ ESSENTIAL = frozenset({"id", "updated_time", "participants", "messages", "create
 
 
 class FacebookInbox:
-    """The Source of one stream. An Instagram account id that is not given is fetched once: then it `knows_own_ids`.
+    """The Source of one stream. If the Instagram account's id is not given, it is fetched once, for `knows_own_ids`.
 
-    `name` is what people call the page; without it, the page is called as in its threads.
+    `name` is the page's name for people; without it, the name in the page's threads is used.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class FacebookInbox:
 
     @property
     def own_ids(self) -> frozenset[str]:
-        """The ids of the page and its Instagram account, as far as they are known."""
+        """The known ids of the page and its Instagram account."""
         return self._own_ids.all
 
     async def fetch(self, request: Request) -> Answered:
-        """Fetch a batch. Never raises for what the API or the network does: that is a Refused."""
+        """Fetch a batch. Failures of the API or the network become a Refused, and are never raised."""
         if (obstacle := await self._obstacle()) is not None:
             return obstacle
         self._own_ids.recall(request.own_id)
@@ -90,7 +90,7 @@ class FacebookInbox:
         return fetched
 
     async def reread(self, conversation_id: str, messages: int) -> Answered:
-        """Fetch one conversation, with up to `messages` of its messages, as a batch of one. Never raises, either."""
+        """Fetch one conversation, with up to `messages` of its messages, as a batch of one. Fails as `fetch` does."""
         if (obstacle := await self._obstacle(conversation_id)) is not None:
             return obstacle
         fields = with_messages(THREAD_FIELDS, self._stream.platform, messages)
@@ -99,7 +99,7 @@ class FacebookInbox:
         return Fetched(thread.value, thread.asked_at, thread.took_seconds) if isinstance(thread, Decoded) else thread
 
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
-        """Fetch messages of one conversation. Never raises, either."""
+        """Fetch messages of one conversation. Fails as `fetch` does."""
         if (obstacle := await self._obstacle(request.conversation_id)) is not None:
             return obstacle
         path = f"{_path_of(request.conversation_id)}/messages"
@@ -115,7 +115,7 @@ class FacebookInbox:
         """Make a call, and decode its body and HTTP status."""
 
         def decode_clean(response: GraphResponse) -> T | Problem:
-            # Whoever reads the tables would have a token of ours that stands in a text.
+            # A token of ours in a message's text must not reach everybody who reads the tables.
             return decode(self._client.known_tokens.without(response.body), response.status)
 
         return await self._field_calls.make(path, parameters, decode_clean)
@@ -123,7 +123,7 @@ class FacebookInbox:
     async def _add_messages(self, fetched: Fetched, messages: int) -> Answered:
         """Fetch the messages of each listed thread; the first failure is the outcome.
 
-        A thread that is gone since the list was fetched stays without.
+        A thread that was deleted after the list was fetched gets none.
         """
         parameters = {"fields": with_messages(POSITION_FIELDS, self._stream.platform, messages)}
         conversations: list[Conversation] = []
@@ -146,9 +146,9 @@ class FacebookInbox:
         return Fetched(batch, fetched.asked_at, took_seconds)
 
     async def _obstacle(self, conversation_id: str | None = None) -> Refused | Held | None:
-        """Return what keeps us from a request, about a conversation if one is given.
+        """Return what prevents a request, about a conversation if one is given; None if nothing does.
 
-        Our own Instagram id is fetched if it is unknown: contacts cannot be told from our side without it.
+        Fetches our own Instagram id if it is unknown: without it, contacts cannot be distinguished from us.
         """
         if conversation_id is not None and not is_thread_id(conversation_id):
             return Refused(Problem(ProblemKind.INVALID_RESPONSE, "a conversation cannot be requested by this id"), 0.0)

@@ -16,16 +16,16 @@ ESCAPED_NUL = rb"\u0000"  # the only way in which JSON can spell it
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    """Parse JSON as `parse_json` does, with texts as every database takes them."""
+    """Parse JSON as `parse_json` does, and replace the characters that a database refuses."""
     value, _ = mended(parse_json(body))
     return value
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
-    """Parse JSON; invalid UTF-8 becomes U+FFFD, and control characters may stand in texts as they are.
+    """Parse JSON; invalid UTF-8 becomes U+FFFD, and unescaped control characters are allowed in texts.
 
-    A number that Python cannot hold stays the text that it is written as. Raises ValueError for anything else (NaN and
-    Infinity, too), and for nesting deeper than Python's stack.
+    A number that Python cannot represent stays text. Raises ValueError for anything that is not JSON, including NaN and
+    Infinity, and for nesting deeper than Python's stack.
     """
     try:
         return json.loads(
@@ -42,12 +42,12 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 -- JSON of any shape
 def mended(value: Any) -> tuple[Any, int]:  # noqa: ANN401 -- JSON of any shape
     r"""Return JSON with U+FFFD for each NUL and each half of a surrogate pair (`"\ud83d"`), and how many those were.
 
-    A NUL in an id stays, because an id that was altered would be another one. What is given is altered in place.
+    A NUL in an id stays, because a changed id would be another id. The value is changed in place.
     """
     whole: list[Any] = [value]
     containers: list[Any] = [whole]
     replaced = 0
-    while containers:  # not recursive: what json.loads can parse is nested as deeply as Python's stack allows
+    while containers:  # not recursive, because parsed JSON may be nested as deeply as Python's stack allows
         container = containers.pop()
         for place, member in list(container.items()) if isinstance(container, dict) else enumerate(container):
             if isinstance(member, dict | list):
@@ -63,9 +63,9 @@ def mended(value: Any) -> tuple[Any, int]:  # noqa: ANN401 -- JSON of any shape
 def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expression in, a value of that type out
     """Convert JSON to a type of `wire`, treating an optional field of a wrong type as absent.
 
-    Elements of a wrong type are left out of lists, unless there are too many to try one by one. What says the same in
-    another form is read: ids as numbers, an object by nothing but its id, a list without its `data`, a list as an
-    object of its elements. Raises ValidationError if a required field is missing or wrong.
+    Elements of a wrong type are left out of lists, unless there are too many to try one by one. Other forms with the
+    same meaning are accepted: a number as an id, an id instead of an object, a list without its `data`, an object of
+    elements instead of a list. Raises ValidationError if a required field is missing or wrong.
     """
     try:
         return msgspec.convert(value, wanted)
@@ -89,7 +89,7 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
 
 
 def elements_of(value: list[Any] | dict[str, Any]) -> list[Any]:
-    """Return the elements of a list, which PHP writes as an object where its keys are not 0, 1, 2 and so on."""
+    """Return the elements of a list, which PHP writes as an object if its keys are not 0, 1, 2 and so on."""
     if isinstance(value, list):
         return value
     return list(value.values()) if all(isinstance(each, dict) for each in value.values()) else [value]
@@ -104,7 +104,7 @@ def _from_number(value: int, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
 
 
 def _as_object(value: object, struct: type[Struct]) -> dict[str, object]:
-    """Return the object that a value stands for. Raises ValidationError if that cannot be told."""
+    """Return the object that a value stands for. Raises ValidationError if it stands for none."""
     names = {field.encode_name for field in fields(struct)}
     if "data" in names and (isinstance(value, list) or (isinstance(value, dict) and "data" not in value)):
         return {"data": value}
@@ -130,7 +130,7 @@ def _lenient_struct(value: dict[str, object], struct: type[Struct]) -> Struct:
 
 
 def lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
-    """Convert as `lenient` does, but to None where that fails."""
+    """Convert as `lenient` does; return None if that fails."""
     try:
         return lenient(value, wanted)
     except ValidationError:
@@ -138,7 +138,7 @@ def lenient_or_none(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- see l
 
 
 def _integer(text: str) -> int | str:
-    """Return the number, or the text where it has more digits than Python converts (sys.set_int_max_str_digits)."""
+    """Return the number, or the text if it has more digits than Python converts (sys.set_int_max_str_digits)."""
     try:
         return int(text)
     except ValueError:

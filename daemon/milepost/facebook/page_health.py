@@ -1,4 +1,4 @@
-"""What is looked at of a page from time to time: its token's health, and its subscription to webhooks.
+"""Checks a page's token and its subscription to webhooks from time to time.
 
 `GET /debug_token` (Meta, "Debug Token"), `GET` and `POST /{page-id}/subscribed_apps` (Meta, "Page Subscribed Apps").
 """
@@ -27,10 +27,7 @@ Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # Unix time up to the 
 
 
 class InspectedToken(Struct, frozen=True):
-    """What the platform says of a token. `permissions` are those that it grants; empty where it does not say.
-
-    So is the `app_id` of the app that it belongs to.
-    """
+    """What the platform says about a token. `permissions` and the `app_id` of its app are empty if it says none."""
 
     health: TokenHealth
     permissions: frozenset[str]
@@ -52,10 +49,9 @@ class _DebugToken(Struct):
 async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> InspectedToken | Problem | Held:
     """Inspect the token in `access`, with the token itself.
 
-    Meta documents an app token (`id|secret`) or a developer's user token for this ("Debug Token", Permissions). No
-    setting has the app's id; connectors inspect page tokens with themselves, and a refusal says only that the health is
-    not known. The API wants the inspected token in the query. The query goes nowhere but to the API: neither errors nor
-    logs have it.
+    Meta documents an app token (`id|secret`) or a developer's user token for this ("Debug Token", Permissions). But no
+    setting has the app's id, and connectors inspect page tokens with themselves; if that is refused, the token's health
+    stays unknown. The API requires the inspected token in the query, which is kept out of errors and logs.
     """
     calls = Calls(client, access, gate, PATH)
     return plain(await calls.make(PATH, {"input_token": access.token}, _decode_token))
@@ -77,12 +73,12 @@ def _instant(seconds: int) -> datetime | None:
 # --- webhooks ---------------------------------------------------------------------------------------------------------
 
 EDGE = "subscribed_apps"
-# The fields of a page. An account of Instagram gets all that are chosen for the app, once its page has any field.
+# The fields of a page. An Instagram account gets all the fields that are chosen for the app, once its page has any.
 FIELDS = {
     Platform.MESSENGER: ("messages", "message_echoes", "messaging_postbacks", "standby"),
     Platform.INSTAGRAM: ("messages",),
 }
-# Those of facts (core/facts.py), without which all messages are copied all the same.
+# The fields of facts (core/facts.py). All messages are copied without them as well.
 FACT_FIELDS: dict[Platform, tuple[str, ...]] = {
     Platform.MESSENGER: ("message_edits", "message_reactions", "messaging_referrals"),
     Platform.INSTAGRAM: (),
@@ -95,7 +91,7 @@ class _App(Struct):
 
 
 class Subscription(Struct, frozen=True):
-    """The fields that a page is known to be subscribed to, those that it has to be, and those of facts."""
+    """The fields that a page is subscribed to as far as is known, the required ones, and those of facts."""
 
     fields: frozenset[str]
     needed: frozenset[str]
@@ -103,17 +99,17 @@ class Subscription(Struct, frozen=True):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The fields that webhooks are needed for and do not come for."""
+        """The required fields that the page is not subscribed to."""
         return tuple(sorted(self.needed - self.fields))
 
     @property
     def lacking(self) -> tuple[str, ...]:
-        """The fields of facts that do not come."""
+        """The fields of facts that the page is not subscribed to."""
         return tuple(sorted(self.of_facts - self.fields))
 
 
 class Subscriptions:
-    """Looks at a page's subscription, and mends it."""
+    """Reads and repairs a page's subscription."""
 
     def __init__(
         self, client: GraphClient, access: Access, gate: Gate, page_id: str, platforms: Iterable[Platform]
@@ -125,12 +121,12 @@ class Subscriptions:
         self._of_facts = frozenset(field for platform in on for field in FACT_FIELDS[platform])
 
     async def look(self, app_id: str) -> Subscription | Problem | Held:
-        """Return the subscription of an app; with an empty id, of all apps that are shown: often it is only one."""
+        """Return the subscription of an app; with an empty id, that of all listed apps, which is often only one."""
         decode = partial(self._decode, app_id)
         return plain(await self._calls.make(self._path, {"fields": "id,subscribed_fields"}, decode))
 
     async def mend(self, found: Subscription, missing: Iterable[str]) -> Problem | Held | None:
-        """Subscribe to what is missing. A subscription replaces the one before: so that nothing is lost, to both."""
+        """Subscribe to the missing fields and to the present ones, because a new subscription replaces the old one."""
         wanted = ",".join(sorted(found.fields.union(missing)))
         outcome = plain(await self._calls.make(self._path, {"subscribed_fields": wanted}, _done, "POST"))
         return outcome if isinstance(outcome, Problem | Held) else None

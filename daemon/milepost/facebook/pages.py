@@ -1,4 +1,4 @@
-"""Pages: those that a user's token manages, and the Instagram account that is linked to one."""
+"""Fetches the pages that a user's token manages, and the Instagram account that is linked to a page."""
 
 from functools import partial
 from typing import Annotated
@@ -21,8 +21,8 @@ FIELDS = "id,name,access_token,instagram_business_account"
 NEEDED = frozenset({"id", "access_token"})
 MAX_BATCHES = 100
 
-GraphId = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]  # as the settings demand of the pages that they list
-Token = Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")]  # what may stand in a header
+GraphId = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]  # as the settings require of the pages that they list
+Token = Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")]  # the characters that a header may have
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class _Size(Struct, frozen=True):
     fields: str = FIELDS
 
 
-# As conversations, lists of pages are refused with "reduce the amount of data" or never come in time (reports of 2026).
+# As with conversations, lists of pages are refused with "reduce the amount of data" or time out (reports of 2026).
 SIZES = (_Size(100), _Size(25), _Size(5), _Size(1), _Size(1, "id,name,access_token"))
 
 
@@ -73,8 +73,8 @@ class _Batch(Struct, frozen=True):
 async def fetch_managed_pages(client: GraphClient, access: Access, gate: Gate) -> tuple[Page, ...] | Problem | Held:
     """Fetch the whole list with the user's token (Meta, "Graph API: User, Accounts"); Held if a rate limit forbade it.
 
-    A page is on Instagram if an account is linked to it. Where the list is refused, although the ids in it can be read,
-    fewer pages are requested at once, and at last less of each.
+    A page is on Instagram if an account is linked to it. If the list is refused although its ids can be read, fewer
+    pages are requested at once, and in the end fewer fields of each.
     """
     calls = Calls(client, access, gate, PATH)
     edge = _Edge(calls, partial(_decode, str(client.url(PATH))))
@@ -101,7 +101,7 @@ async def fetch_managed_pages(client: GraphClient, access: Access, gate: Gate) -
 
 
 class _Edge:
-    """The edge of the managed pages. A size that failed is not requested again."""
+    """The edge of the managed pages. A size that has failed is not requested again."""
 
     def __init__(self, calls: Calls, decode: Decoder[_Batch]) -> None:
         self._calls = calls
@@ -181,7 +181,7 @@ class _LinkedPage(Struct):
 def linked_account(page_id: str, response: GraphResponse) -> str | Problem:
     """Return the id of the page's account from `GET /{page-id}?fields=instagram_business_account`, or why it has none.
 
-    A page without an Instagram account is sent with nothing but its id.
+    For a page without an Instagram account, the response has only the page's id.
     """
     try:
         sent = read_json(response.body)

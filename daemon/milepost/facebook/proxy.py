@@ -1,7 +1,7 @@
-"""The way to the API that the environment prescribes: a proxy, and whose certificates are trusted.
+"""The environment's settings for the way to the API: a proxy, and the trusted certificates.
 
-The variables are those that most programs know: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE. There is no HTTP_PROXY, because
-plain HTTP is allowed to the loopback only, so that tokens in plain text never leave the machine.
+The variables are the usual ones: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE. HTTP_PROXY is not used, because plain HTTP is
+allowed to the loopback only, so that tokens never leave the machine in plain text.
 """
 
 import ssl
@@ -18,7 +18,7 @@ HINT = "write http://host:port, with user:password@ before the host if the proxy
 
 
 class Proxy(Struct, frozen=True):
-    """A proxy: its `url` has neither user nor password. Those are in `headers`, which the repr leaves out."""
+    """A proxy. Its user and password are not in `url` but in `headers`, which the repr leaves out."""
 
     url: URL
     headers: Mapping[str, str] = {}
@@ -31,7 +31,7 @@ class Proxy(Struct, frozen=True):
 
 
 def proxy_to(url: URL, environment: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy to use for a URL; None for none. Raises BadConfiguration, which does not quote the variable."""
+    """Return the proxy to use for a URL; None if none. Raises BadConfiguration, which does not quote the variable."""
     written = _variable("HTTPS_PROXY", environment)
     if url.scheme != "https" or not written or _is_direct(url, _variable("NO_PROXY", environment)):
         return None
@@ -50,15 +50,15 @@ def proxy_to(url: URL, environment: Mapping[str, str]) -> Proxy | None:
 
 
 def _basic(user: str, password: str) -> str:
-    """Return credentials as a header has them (RFC 7617)."""
+    """Return the value of a header with credentials (RFC 7617)."""
     return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def trusted(environment: Mapping[str, str]) -> ssl.SSLContext | None:
     """Return a context that trusts the certificates in SSL_CERT_FILE; None without that variable.
 
-    OpenSSL reads it by itself as well, but says nothing about a file that is missing or holds no certificate. Raises
-    BadConfiguration for such a one.
+    OpenSSL reads it by itself as well, but silently ignores a file that is missing or holds no certificate. For such a
+    file this raises BadConfiguration.
     """
     path = environment.get("SSL_CERT_FILE")
     if not path:
@@ -81,7 +81,7 @@ def _variable(name: str, environment: Mapping[str, str]) -> str:
 
 
 def _is_direct(url: URL, no_proxy: str) -> bool:
-    """Return whether NO_PROXY lists the URL's host: by its name or a domain, as an address or its network, or `*`."""
+    """Return whether NO_PROXY lists the URL's host: by its name or domain, by its address or network, or as `*`."""
     host, port = url.host or "", url.port
     for written in no_proxy.replace(",", " ").split():
         entry, _, only_port = written.rpartition(":") if written.count(":") == 1 else (written, "", "")

@@ -16,12 +16,12 @@ SECRET_PARAMETER = re.compile(
 TOKEN = re.compile(r"\b(?:EAA|IGQ|IGAA)[A-Za-z0-9_-]{16,}")
 URL = re.compile(r"https?://([^/\s?#]+)\S*", re.IGNORECASE)
 EMAIL_ADDRESS = re.compile(r"[^\s@<>\"'(),:;]+(?:@|%40)[^\s@<>\"'(),:;]*", re.IGNORECASE)
-# The hosts of media URLs in captured answers; lookaside.* is matched by its first label.
+# The hosts of media URLs in captured responses; lookaside.* is matched by its first label.
 MEDIA_DOMAINS = ("fbcdn.net", "cdninstagram.com", "fbsbx.com")
 
 
 def without_token(body: bytes, access_token: str) -> bytes:
-    """Return a response body without the token that it was requested with, as JSON, URLs and HTML may spell it."""
+    """Return a response body without the token of its request, in any spelling of JSON, URLs and HTML."""
     if len(access_token) < MIN_TOKEN_CHARACTERS:
         return body
     for spelling in _spellings(access_token):
@@ -37,22 +37,25 @@ def _spellings(secret: str) -> set[bytes]:
 
 
 class KnownTokens:
-    """Secrets of ours that must not be stored, whoever wrote them into a text."""
+    """Our own secrets, which must not be stored even if somebody wrote one into a message."""
 
     def __init__(self) -> None:
         self._by_beginning: dict[bytes, dict[int, set[bytes]]] = {}  # by their first bytes, then by length
 
     def learn(self, secret: str) -> None:
-        """Redact this one as well from now on, also in earlier spellings of a rotated one."""
+        """Redact this secret as well from now on; earlier ones are still redacted after a rotation."""
         if len(secret) >= MIN_TOKEN_CHARACTERS:
             for spelling in _spellings(secret):
                 beginning = self._by_beginning.setdefault(spelling[:BEGINNING_BYTES], {})
                 beginning.setdefault(len(spelling), set()).add(spelling)
 
     def without(self, body: bytes) -> bytes:
-        """Return a response body without them. Its time does not depend on how many there are, nor on what it holds."""
-        for beginning, spellings in self._by_beginning.items():
-            if beginning in body:  # hardly ever: the tokens of an app begin alike, and other texts do not
+        """Return a response body without the secrets. Their number and its text hardly affect the time it takes.
+
+        A large body is cleaned in a thread, while another secret may be learned.
+        """
+        for beginning, spellings in tuple(self._by_beginning.items()):
+            if beginning in body:  # hardly ever: an app's tokens begin alike, and other texts do not begin so
                 body = _redacted(body, beginning, spellings)
         return body
 
@@ -71,7 +74,7 @@ def _redacted(body: bytes, beginning: bytes, spellings: dict[int, set[bytes]]) -
 
 
 def redact(text: str) -> str:
-    """Return a text without whatever looks like an access token or a signature."""
+    """Return a text without anything that looks like an access token or a signature."""
     return TOKEN.sub(REDACTED, SECRET_PARAMETER.sub(rf"\1\2{REDACTED}", text))
 
 
@@ -81,7 +84,7 @@ def impersonal(text: str, max_characters: int) -> str:
 
 
 def unsigned(text: str) -> str:
-    """Return a text whose media URLs have lost their query, which holds the signature."""
+    """Return a text with the queries, which hold the signatures, removed from its media URLs."""
     return URL.sub(_without_signature, text) if "://" in text else text
 
 

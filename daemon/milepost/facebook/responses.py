@@ -1,8 +1,9 @@
-"""What responses hold: a list with its paging, or a problem; and what their headers say.
+"""Reads responses: a list with its paging, or a problem; and the headers.
 
-A list goes on only while there is a `next`, and never by its URL, which holds the token. Older forms of paging have no
-cursors: there a cursor of ours is the query of `next`, less what every request names itself (captured: `until` and
-`__paging_token`, restfb#687). Problems are error envelopes, and what the Graph API never sends.
+A list continues only while there is a `next`, but its URL is never followed, because it holds the token. Older forms of
+paging have no cursors; for them our cursor is the query of `next` without the parameters that every request sets itself
+(captured: `until` and `__paging_token`, restfb#687). A problem is an error envelope, or a form that the Graph API never
+sends.
 """
 
 import html
@@ -26,10 +27,10 @@ from milepost.facebook.wire import Paging
 
 MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
 MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones
-# What may come beyond what was asked for: the API has not been seen to give more, and a little more does no harm.
+# How much more than requested is accepted: the API has not been seen to send more, and a little more does no harm.
 GRACE_FACTOR = 2
 GRACE_COUNT = 200
-QUERY = "?"  # begins a cursor that is a query; those of the API are base64
+QUERY = "?"  # the prefix of a cursor that is a query; the API's cursors are base64
 NOT_OF_THE_PLACE = frozenset({"access_token", "appsecret_proof", "fields", "format", "limit", "platform", "pretty"})
 MAX_REDACTED_CHARACTERS = 64 * MAX_MESSAGE_CHARACTERS  # of a message, which may have millions
 MAX_EXCERPT_CHARACTERS = 200
@@ -42,14 +43,14 @@ UNREADABLE = re.compile(r"[\x00\ufffd]+")  # a page in another encoding, or none
 
 
 class Listed(Struct, frozen=True):
-    """A response that is a list: its items of any shape, not mended yet, and its paging."""
+    """A list response: its items, of any shape and not mended yet, and its paging."""
 
     items: list[Any]
     paging: Paging
 
 
 def surplus(what: str, found: int, asked: int, http_status: int, grace: int = GRACE_COUNT) -> Problem | None:
-    """Return the problem of a response with far more of something than was asked for; None otherwise."""
+    """Return the problem of a response with far more of something than was requested; None otherwise."""
     if found <= GRACE_FACTOR * asked + grace:
         return None
     message = f"the response has {found:,} {what}, and {asked:,} were asked for"
@@ -57,7 +58,7 @@ def surplus(what: str, found: int, asked: int, http_status: int, grace: int = GR
 
 
 def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed | Problem:
-    """Decode a response that must be a list, whose items may be of any shape, of at most `asked` items and some."""
+    """Decode a response that must be a list of hardly more than `asked` items; items may have any shape."""
     try:
         value = parse_json(body)
     except ValueError:
@@ -74,12 +75,12 @@ def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed |
 
 
 def has_next(paging: Paging | None) -> bool:
-    """Return whether a list goes on. An empty text is no URL; following the cursor beside it begins at the head."""
+    """Return whether a list continues. It does not if `next` is empty: the cursor beside it would lead to the head."""
     return paging is not None and paging.next not in (None, "")
 
 
 def next_cursor(paging: Paging | None, edge_url: str, http_status: int) -> str | Problem | None:
-    """Return the cursor of the next batch; None at the end, where there is a `cursors.after`, too."""
+    """Return the cursor of the next batch; None at the end, even though `cursors.after` is present there."""
     if paging is None or not has_next(paging):
         return None
     cursor = (paging.cursors.after if paging.cursors else None) or _cursor_of(paging.next, edge_url)
@@ -89,7 +90,7 @@ def next_cursor(paging: Paging | None, edge_url: str, http_status: int) -> str |
 
 
 def older(paging: Paging | None) -> tuple[bool, str | None]:
-    """Return whether there are messages after nested ones, and the cursor to them if there is a usable one."""
+    """Return whether there are older messages than the nested ones, and the cursor to them if it is usable."""
     if paging is None or not has_next(paging):
         return False, None
     cursor = paging.cursors.after if paging.cursors else None
@@ -134,7 +135,7 @@ def problem_of(body: bytes, http_status: int) -> Problem:
 
 
 def problem_of_error(error: Any, http_status: int) -> Problem:  # noqa: ANN401 -- JSON of any shape
-    """Return the problem that an error envelope describes. Real ones lack fields, and have numbers as strings."""
+    """Return the problem that an error envelope describes. Real ones may lack fields and have numbers as strings."""
     fields = error if isinstance(error, dict) else {"message": error}
     messages = (fields.get(name) for name in ("message", "error_user_msg", "error_user_title", "type"))
     message = next((each for each in messages if isinstance(each, str) and each.strip()), "an error without a message")
@@ -149,7 +150,7 @@ def problem_of_error(error: Any, http_status: int) -> Problem:  # noqa: ANN401 -
 
 
 def invalid_response(message: str, http_status: int) -> Problem:
-    """Return the problem of a response that cannot be interpreted. The message must quote only what was redacted."""
+    """Return the problem of a response that cannot be interpreted. The message may quote only redacted text."""
     return Problem(ProblemKind.INVALID_RESPONSE, message[:MAX_MESSAGE_CHARACTERS], http_status=http_status)
 
 
@@ -189,12 +190,12 @@ def _flag(value: object) -> bool | None:
 
 # --- headers ----------------------------------------------------------------------------------------------------------
 
-# How much of each budget is used, how long to wait, and the server's time. Meta, "Rate limits": three headers hold JSON
-# in a string, on errors too. Old forms and unknown keys occur, and a key can occur twice in one object. What cannot be
-# parsed is ignored: a header never spoils a response.
+# They say how much of each budget is used, how long to wait, and the server's time. Three headers hold JSON in a
+# string, on errors too (Meta, "Rate limits"). Old forms and unknown keys occur, and a key can occur twice in one
+# object. What cannot be parsed is ignored, so that a header never spoils a response.
 
 USAGE_KINDS = ("call_count", "total_time", "total_cputime")
-# Meta, "Business use case rate limits": the `type` of the entries that the code of an error is about.
+# Meta, "Business use case rate limits": by error code, the `type` of the entries that it concerns.
 USE_CASES = {
     80000: "ads_insights",
     80001: "pages",
@@ -231,7 +232,7 @@ class _Entry(Struct, frozen=True):
 
 
 def usages(headers: Mapping[str, str], own_ids: frozenset[str]) -> tuple[Usage, ...]:
-    """Return the used share of each budget, the fullest of several. `own_ids` are the page's and its account's."""
+    """Return the used share of each budget, from its fullest entry. `own_ids` are the page's and its account's."""
     page = list(_members(_parsed(headers.get("X-Page-Usage"))))
     for entry in _concerning(_entries(headers), own_ids):
         page += entry.members
@@ -259,7 +260,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float:
 def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
     """Return the time of the request by the server's clock, from its Date header; None if that is missing or invalid.
 
-    The duration of the request is subtracted and fractions are dropped, so that it errs on the early side.
+    The duration of the request is subtracted and fractions are dropped, so that the time is early rather than late.
     """
     answered_at = http_date(date)
     try:
@@ -280,7 +281,7 @@ def http_date(text: str | None) -> datetime | None:
 
 
 def _concerning(entries: list[_Entry], own_ids: frozenset[str]) -> list[_Entry]:
-    """Return our own entries; without any, the ids may be a business's, and all of them may concern us."""
+    """Return our own entries. If there are none, return all: the ids may be a business's, and concern us."""
     return [entry for entry in entries if entry.owner_id in own_ids] or entries
 
 
@@ -322,11 +323,11 @@ def _parsed(header: str | None) -> object:
 
 
 def _amount(value: object) -> float | None:
-    """Parse a number that may be a string with a percent sign; None for anything but a number from 0 on."""
+    """Parse a number that may be a string with a percent sign; None unless it is a number of at least 0."""
     match value:
         case str() if found := AMOUNT.fullmatch(value):
             return min(float(found[1]), MAX_AMOUNT)
-        case int() | float() if not isinstance(value, bool) and value >= 0:  # no NaN is
+        case int() | float() if not isinstance(value, bool) and value >= 0:  # false for NaN
             return float(min(value, MAX_AMOUNT))
         case _:
             return None

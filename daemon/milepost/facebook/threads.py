@@ -1,4 +1,4 @@
-"""Threads and their messages as conversations and interactions: strictly decoded ones, and odd ones item by item."""
+"""Converts threads and messages to conversations and interactions: decoded strictly, or odd ones item by item."""
 
 import json
 from datetime import UTC, datetime
@@ -54,7 +54,7 @@ _MESSAGE = Kind.MESSAGE.value  # looked up once: nearly all messages are of this
 
 
 class Attachment(Struct, frozen=True, omit_defaults=True):
-    """What is kept of an attachment, share or story: no signed URL, because those expire within days.
+    """The stored part of an attachment, share or story. Signed URLs are left out, because they expire within days.
 
     `type` is image, video, audio, file, share, story_mention or story_reply.
     """
@@ -127,7 +127,7 @@ def _attachments(message: Message) -> str | None:
 
 def _attachment(sent: SentAttachment) -> Attachment:
     return Attachment(
-        _media_type(sent), _told(sent.id), sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size
+        _media_type(sent), _storable_id(sent.id), sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size
     )
 
 
@@ -142,16 +142,16 @@ def _media_type(sent: SentAttachment) -> str:
 
 def _share(share: Share) -> Attachment:
     return Attachment(
-        "share", _told(share.id), name=share.name or None, link=unsigned(share.link) if share.link else None
+        "share", _storable_id(share.id), name=share.name or None, link=unsigned(share.link) if share.link else None
     )
 
 
 def _story(kind: Kind, item: StoryItem | None) -> list[Attachment]:
-    return [] if item is None else [Attachment(kind.value, _told(item.id))]
+    return [] if item is None else [Attachment(kind.value, _storable_id(item.id))]
 
 
-def _told(other_id: str | None) -> str | None:
-    """Return an id that is only told, not looked up: PostgreSQL could not take a text with NUL out of the JSON."""
+def _storable_id(other_id: str | None) -> str | None:
+    """Return an id as a JSON column can hold it. It is never looked up, and PostgreSQL's JSON has no NUL."""
     return storable(other_id)[0] if other_id else other_id
 
 
@@ -182,7 +182,7 @@ def conversation(thread: Thread, own_ids: frozenset[str]) -> Conversation:
 
 
 def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
-    """Return the other side: the first participant that is not us. The order of the list means nothing.
+    """Return the first participant that is not us. The order of the list means nothing.
 
     None if we are not among several participants: any of them may be us, under an id that we do not know.
     """
@@ -239,7 +239,7 @@ def with_messages(
 
 
 def message_page(items: list[Any], next_cursor: str | None, own_ids: frozenset[str]) -> MessagePage:
-    """Return messages of a thread that were requested by themselves, which do not say whose thread it is."""
+    """Return messages that were requested without their thread, and so do not name its contact."""
     whole: list[Any] = []
     bare: list[str] = []
     for item in items:
@@ -253,7 +253,7 @@ def message_page(items: list[Any], next_cursor: str | None, own_ids: frozenset[s
 
 
 def _is_bare(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape
-    """Return whether there is no more of a message than its id (captured in 2017: beyond the newest of a thread)."""
+    """Return whether a message has nothing but its id (captured in 2017: all but the newest of a thread)."""
     return (
         isinstance(message, dict)
         and isinstance(message.get("id"), str)
@@ -277,7 +277,7 @@ def _read_messages(
 
 
 def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
-    """Return the messages of a thread; without a list of them, the whole is one element that cannot be read."""
+    """Return the messages of a thread; if it is not a list, return it as the only, unreadable, element."""
     data = messages.get("data", messages) if isinstance(messages, dict) else messages
     if not data:
         return []

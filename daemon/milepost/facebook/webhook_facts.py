@@ -1,7 +1,7 @@
-"""What updates of webhooks say of messages that no sweep can find: see core/facts.py.
+"""The facts in webhook updates that no sweep can find: see core/facts.py.
 
-Their texts are kept as those of messages are, without what no database takes and without signatures. An update that
-does not say whose it is makes no fact that has words: nobody could have it erased.
+Their texts are stored like those of messages: without characters that a database refuses, and without signatures. An
+update that does not name its contact makes no fact with a text, because that could not be erased with the contact.
 """
 
 import re
@@ -19,49 +19,49 @@ from milepost.facebook.redaction import redact, unsigned
 
 Json = dict[str, object]
 
-# What is kept of a referral: Meta documents a `ref` of up to 2,083 characters, and an ad's data two levels deep.
+# The stored part of a referral: Meta documents a `ref` of up to 2,083 characters, and an ad's data two levels deep.
 MAX_CHARACTERS = 2_500
 MAX_KEYS = 30
 MAX_DEPTH = 3
 _ID = re.compile(r"[!-~]{1,512}")
-_MAX_SECONDS = 100_000_000_000  # a larger number is of milliseconds
+_MAX_SECONDS = 100_000_000_000  # a larger number is in milliseconds
 
 
-# --- values, none of which is taken for granted -----------------------------------------------------------------------
+# --- values of unknown shape ------------------------------------------------------------------------------------------
 
 
 def list_in(owner: Json, key: str) -> list[object]:
-    """Return a list; an empty one where there is none."""
+    """Return a list; an empty one if there is none."""
     found = owner.get(key)
     return found if isinstance(found, list) else []
 
 
 def objects_in(owner: Json, key: str) -> list[Json]:
-    """Return the objects of a list; none where there is no list."""
+    """Return the objects of a list; none if there is no list."""
     return [each for each in list_in(owner, key) if isinstance(each, dict)]
 
 
 def object_in(owner: Json, key: str) -> Json:
-    """Return an object; an empty one where there is none."""
+    """Return an object; an empty one if there is none."""
     found = owner.get(key)
     return found if isinstance(found, dict) else {}
 
 
 def id_in(value: object) -> str | None:
-    """Return an id, which may be written as a number; None for what is none."""
+    """Return an id, which may be written as a number; None if it is not one."""
     text = str(value) if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)) else ""
     return text if _ID.fullmatch(text) else None
 
 
 def is_true(value: object) -> bool:
-    """Return whether a flag is set: once it was sent as text."""
+    """Return whether a flag is set; it may be text, as it once was."""
     return value is True or value == "true"
 
 
 def instant_in(value: object, otherwise: datetime, latest: datetime) -> datetime:
-    """Return an instant written in seconds or milliseconds, as a number or as text; none that is later than `latest`.
+    """Return an instant written in seconds or milliseconds, as a number or text, but `latest` at most.
 
-    `otherwise` is returned for what is none.
+    Return `otherwise` if it is not an instant.
     """
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not (text.isascii() and text.isdigit() and len(text) < 15):
@@ -72,7 +72,7 @@ def instant_in(value: object, otherwise: datetime, latest: datetime) -> datetime
 
 
 def count_in(value: object) -> int:
-    """Return a small number, which may be written as text; 0 for what is none."""
+    """Return a small number, which may be written as text; 0 if it is not one."""
     text = str(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
@@ -81,7 +81,7 @@ def count_in(value: object) -> int:
 
 
 class Envelope(Struct, frozen=True):
-    """What every update says besides: of which account, by whom, about which contact, and when."""
+    """The common part of every update: its account, its sender, its contact, and its time."""
 
     stream: Stream
     account_id: str
@@ -96,7 +96,7 @@ class Envelope(Struct, frozen=True):
         )
 
     def fact(self, kind: WebhookKind, message_id: str, detail: str | None = None, *, of: str = "") -> WebhookEvent:
-        """Return a fact, which has no id of its own: its time and whom it is `of` make it unique."""
+        """Return a fact. It has no id of its own, so its time and `of`, the person, make it unique."""
         which = f"{of} {round(self.occurred_at.timestamp() * 1000)}".strip()
         return replace(self.event(kind, message_id, which), detail=detail)
 
@@ -107,7 +107,7 @@ def is_unsent(key: str, detail: Json) -> bool:
 
 
 def is_edit(key: str, detail: Json) -> bool:
-    """Return whether an update is an edit: one with the number 0 and without a text announces a message."""
+    """Return whether an update is an edit; with the number 0 and without a text it announces a new message."""
     return key == "message_edit" and bool(count_in(detail.get("num_edit")) or detail.get("text"))
 
 
@@ -115,7 +115,7 @@ def facts_in(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEven
     """Yield the facts of an update."""
     message_id = id_in(detail.get("mid"))
     if envelope.contact_id is None:
-        # That a message was unsent is in nobody's words, and is needed to erase those of the message.
+        # An unsent message's update holds no text, and is needed to erase the text of the message.
         if message_id is not None and is_unsent(key, detail):
             yield envelope.fact(WebhookKind.UNSEND, message_id)
         return
@@ -156,12 +156,12 @@ def _reaction(detail: Json, message_id: str, actor: str, envelope: Envelope) -> 
 
 
 def _word(value: object) -> str | None:
-    """Return a reaction or an emoji: the longest known emoji has ten characters."""
+    """Return a reaction or an emoji. The longest known emoji has ten characters."""
     return storable(value)[0][:64] if isinstance(value, str) and value else None
 
 
 def _referral(said: Json) -> str | None:
-    """Return the JSON of a referral; None if it says nothing."""
+    """Return the JSON of a referral; None if it is empty."""
     kept = _kept(said, MAX_DEPTH)
     return detail_of(kept) if isinstance(kept, dict) and kept else None
 
@@ -184,11 +184,11 @@ def _kept(value: object, depth: int) -> object:
 
 
 def _plain(name: object, value: object) -> object:
-    """Return a value without the query if it is a URL, as of an ad's picture: it may hold a signature."""
+    """Return a value; a URL, such as that of an ad's picture, without its query, which may hold a signature."""
     return re.split(r"[?#]", value, maxsplit=1)[0] if str(name).endswith("url") and isinstance(value, str) else value
 
 
 def _as_in_the_list(stream: Stream, message_id: str) -> str:
-    """Return a message's id as the list has it: older webhooks of Messenger leave the `m_` out."""
+    """Return a message's id as lists have it: Messenger's older webhooks leave out the `m_`."""
     is_short = message_id and stream.platform is Platform.MESSENGER and not message_id.startswith("m_")
     return f"m_{message_id}" if is_short else message_id

@@ -1,7 +1,6 @@
-"""A webhook request: what shows that it comes from Meta, which updates its body holds, and the events among them.
+"""Reads webhook requests: verifies that they come from Meta, and finds the updates and events in their bodies.
 
-Nothing in a body is taken for granted but JSON: an update is recognized by the key that is present, and what is unknown
-is counted.
+A body is only assumed to be JSON. An update is recognised by a key that it has; unknown updates are counted.
 """
 
 import hashlib
@@ -70,7 +69,7 @@ FIELD_OF = {
 # What the Test button of the dashboard sends.
 _TEST_ACCOUNT = "0"
 _TEST_MESSAGES = {"random_mid", "test_message_id"}
-_MAX_NAMED = 20  # updates of an entry that show whose an unknown account is
+_MAX_NAMED = 20  # updates of an entry that are used to find the stream of an unknown account
 
 
 class UpdateResult(StrEnum):
@@ -78,11 +77,11 @@ class UpdateResult(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # stored before, or about a person who was erased
-    IGNORED = "ignored"  # nothing is copied because of it
-    TEST = "test"  # of the dashboard's Test button
+    IGNORED = "ignored"  # it gives no reason to copy anything
+    TEST = "test"  # sent by the dashboard's Test button
     UNKNOWN_PAGE = "unknown_page"
-    WITHOUT_SENDER = "without_sender"  # the app is not set up to receive who wrote
-    WITHOUT_VALUES = "without_values"  # the app is set up to receive the names of fields only
+    WITHOUT_SENDER = "without_sender"  # the app is not set up to receive senders
+    WITHOUT_VALUES = "without_values"  # the app is set up to receive only the names of fields
 
 
 class Update(Struct, frozen=True):
@@ -94,7 +93,7 @@ class Update(Struct, frozen=True):
 
 
 class UnknownAccount(Struct, frozen=True):
-    """An Instagram account of which no stream is known, with messages and people that updates about it name."""
+    """An Instagram account whose stream is unknown, with the messages and people that updates about it name."""
 
     account_id: str
     message_ids: tuple[str, ...]
@@ -111,7 +110,7 @@ def updates_in(body: bytes, route: Route, received_at: datetime) -> Iterator[Upd
 
 
 def unknown_accounts(body: bytes, route: Route) -> Iterator[UnknownAccount]:
-    """Yield the Instagram accounts of a request's entries of which no stream is known. Raises Malformed."""
+    """Yield the Instagram accounts in a request whose streams are unknown. Raises Malformed."""
     root = _root(body)
     if root.get("object") != "instagram":
         return
@@ -156,7 +155,7 @@ def _updates(root: Json, route: Route, received_at: datetime) -> Iterator[Update
             field = change.get("field")
             result = UpdateResult.TEST if account_id == _TEST_ACCOUNT else UpdateResult.IGNORED
             yield Update(_known(field), result)
-        for field in list_in(entry, "changed_fields"):  # which come without what has happened to them
+        for field in list_in(entry, "changed_fields"):  # they come without their values
             yield Update(_known(field), _without_values(stream, account_id))
 
 
@@ -190,9 +189,9 @@ def _update(item: Json, stream: Stream | None, account_id: str | None, occurred_
 
 
 def _hints(key: str, detail: Json, envelope: Envelope) -> Iterator[WebhookEvent]:
-    """Yield what an update says of its message that a sweep has to read.
+    """Yield the events that make a sweep read the update's message.
 
-    A `message_edit` with `num_edit` 0 announces a message: it comes a second after it was written, without its text.
+    A `message_edit` with `num_edit` 0 announces a message: it comes a second after the message, without its text.
     """
     message_id = id_in(detail.get("mid"))
     if message_id is None or is_unsent(key, detail):
@@ -214,24 +213,24 @@ def _key(item: Json) -> str:
     return next((key for key in _FIELDS if key in item), "")
 
 
-# --- what shows that a request comes from Meta ------------------------------------------------------------------------
+# --- verifying that a request comes from Meta -------------------------------------------------------------------------
 
 SIGNATURE_HEADER = "X-Hub-Signature-256"
 _SIGNATURE = re.compile(r"sha256=([0-9a-f]{64})")
-# Meta's documentation has an integer; its own test with curl sends letters.
+# Meta's documentation shows an integer, but its own test with curl sends letters.
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ALGORITHM = "HMAC-SHA256"
 
 
 class SignedRequest(Struct, frozen=True):
-    """What Meta says of a person who logged in to the app; `user_id` means somebody in this app only."""
+    """What Meta says about a person who logged in to the app; `user_id` identifies the person in this app only."""
 
     algorithm: str
     user_id: str
 
 
 def challenge_of(query: Mapping[str, str], verify_token: str) -> str | None:
-    """Return the challenge to answer a handshake with; None if it does not know the verify token."""
+    """Return the challenge to answer a handshake with; None if the verify token is wrong."""
     challenge, token = query.get("hub.challenge", ""), query.get("hub.verify_token", "")
     is_known = hmac.compare_digest(token.encode(errors="replace"), verify_token.encode())
     if is_known and verify_token and query.get("hub.mode") == "subscribe" and _CHALLENGE.fullmatch(challenge):
@@ -240,9 +239,9 @@ def challenge_of(query: Mapping[str, str], verify_token: str) -> str | None:
 
 
 def signing_secret(body: bytes, signature: str, secrets: Iterable[str]) -> int | None:
-    """Return the index of the secret that signed a body, as it was received; None if none did.
+    """Return the index of the secret that signed the received body; None if none did.
 
-    Every secret is tried, so that the time does not tell which one is right. An empty one signs nothing.
+    Every secret is tried, so that the time does not reveal which one matches. An empty secret never matches.
     """
     found = _SIGNATURE.fullmatch(signature)
     matched = None
@@ -254,9 +253,9 @@ def signing_secret(body: bytes, signature: str, secrets: Iterable[str]) -> int |
 
 
 def signed_request_of(text: str, secrets: Iterable[str]) -> SignedRequest | None:
-    """Return what a `signed_request` says; None if none of the secrets signed it (Meta, "Data Deletion Callback").
+    """Return the content of a `signed_request`; None if no secret signed it (Meta, "Data Deletion Callback").
 
-    What is signed is its payload as it is encoded. No other algorithm is accepted.
+    The signature is over the encoded payload. Only HMAC-SHA256 is accepted.
     """
     signature, _, payload = text.partition(".")
     try:

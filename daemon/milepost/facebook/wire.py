@@ -1,8 +1,8 @@
 """The types of the responses of the conversations edge.
 
 Only ids and times are required, because everything else is missing now and then. Strict decoding into these types
-makes reading fast; `leniency` reads the same types from responses that strict decoding rejects. What is decoded is a
-tree, in which the garbage collector (`gc`) has no cycle to look for.
+makes reading fast; `leniency` reads the same types from responses that strict decoding rejects. Decoded values form a
+tree, so the garbage collector need not look for cycles (`gc=False`).
 """
 
 from datetime import datetime
@@ -26,7 +26,7 @@ def kept_id(text: str) -> str:
 
 
 def is_thread_id(text: str) -> bool:
-    """Return whether a thread can be requested by this id: one segment of a URL's path, where dots cannot be quoted."""
+    """Return whether a thread can be requested by this id. It has to be one segment of a path, and not only dots."""
     return (
         0 < len(text) <= MAX_ID_CHARACTERS
         and text.isprintable()
@@ -36,7 +36,7 @@ def is_thread_id(text: str) -> bool:
 
 
 class Person(Struct, gc=False):
-    """A participant. `email` is left out: it is the id at facebook.com, nobody's address."""
+    """A participant. `email` is left out, because it is not a real address but the id at facebook.com."""
 
     id: str | None = None
     name: str | None = None
@@ -44,7 +44,7 @@ class Person(Struct, gc=False):
 
 
 class Sender(Struct, gc=False):
-    """The sender of a message, whose name stands among the participants."""
+    """The sender of a message. The sender's name is among the participants."""
 
     id: str | None = None
 
@@ -56,7 +56,7 @@ class People(Struct, gc=False):
 
 
 class Media(Struct, gc=False):
-    """Image or video data: only that it is there counts, for its URLs are signed."""
+    """Image or video data. Only its presence counts, because its URLs are signed."""
 
 
 class SentAttachment(Struct, gc=False):
@@ -118,13 +118,13 @@ class Message(Struct, gc=False):
 
 
 class Cursors(Struct, gc=False):
-    """The cursors of a batch; only the end is of use."""
+    """The cursors of a batch; only the last one is used."""
 
     after: str | None = None
 
 
 class Paging(Struct, gc=False):
-    """The list has a next batch if there is a `next`, which holds the access token and is never followed."""
+    """The paging of a list. `next` is present if there is another batch; it holds the token and is never followed."""
 
     next: object = None
     cursors: Cursors | None = None

@@ -1,1 +1,1 @@
-"""Several workers on one PostgreSQL: which of them runs which stream, and what the others have written."""
+"""Several workers on one PostgreSQL: decides which of them runs which stream, and reads what the others commit."""

@@ -1,7 +1,7 @@
 """Leases on streams as jobs of Procrastinate: one job for each run of a stream, with the stream as its lock.
 
 Procrastinate gives each job to one worker, holds back a stream's second job while the first runs, and knows which
-workers are alive. The schedule is not in the queue but in the journal, so that no chain of jobs can break.
+workers are alive. The schedule comes from the journal and not from the queue, so that no chain of jobs can break.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
@@ -22,11 +22,11 @@ from milepost.stores.postgresql.errors import translated
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
 from milepost.stores.postgresql.rights import kept_private
 
-TASK = "milepost.turn"  # stored in the queue: it stays
+TASK = "milepost.turn"  # never change it: it is stored in the queue
 
 
 class Lease(Struct, frozen=True):
-    """A stream that this worker may run, as the worker `worker_id`."""
+    """The right to run a stream, held by the worker `worker_id`."""
 
     stream: str
     job_id: int
@@ -77,7 +77,7 @@ class _Connector(PsycopgConnector):
         self._database = database
 
     async def execute_query_async(self, query: str, **arguments: Any) -> None:  # noqa: ANN401  (Procrastinate's signature)
-        await self.execute_query_all_async(query, **arguments)  # all of its statements return rows, if only empty ones
+        await self.execute_query_all_async(query, **arguments)  # all its statements return rows, if only empty ones
 
     async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
         async with self._database.transaction() as connection:
@@ -106,7 +106,7 @@ class StreamLeases:
         return self._worker_id
 
     async def leave(self) -> None:
-        """Deregister. If the database is unavailable, the missing heartbeat does the same."""
+        """Deregister. If the database is unavailable, the missing heartbeat has the same effect."""
         worker_id, self._worker_id = self._worker_id, None
         if worker_id is not None:
             with suppress(MilepostError), self._errors():
@@ -145,7 +145,7 @@ class StreamLeases:
                 job = Job(queue=stream, lock=stream, queueing_lock=stream, task_name=TASK)
                 try:
                     await self._jobs.defer_job_async(job)
-                except exceptions.AlreadyEnqueued:  # by another worker, meanwhile
+                except exceptions.AlreadyEnqueued:  # another worker was faster
                     continue
 
     async def take(self, streams: Collection[str]) -> Lease | None:
@@ -212,7 +212,7 @@ def _translated(error: BaseException, name: str) -> MilepostError:
 
 @asynccontextmanager
 async def open_leases(database: Database) -> AsyncIterator[StreamLeases]:
-    """Create Procrastinate's tables if missing, join, and leave in the end."""
+    """Create Procrastinate's tables if they are missing, join, and leave at the end."""
     async with database.transaction() as connection:
         await connection.execute(database.sql["lock_queue_schema"])
         found = await connection.execute(database.sql["has_queue_schema"])

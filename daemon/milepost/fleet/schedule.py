@@ -1,4 +1,4 @@
-"""When a stream is next due, the same for every worker: from the journal, from requests and from outcomes of runs."""
+"""Decides when a stream is next due from the journal, requests and outcomes of runs, alike for every worker."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -27,8 +27,8 @@ def due_at(
 ) -> datetime | None:
     """Return when the stream is due again; None while an operator has paused it.
 
-    An open run belongs to a worker, and if that dies, its job goes to another one. Only a run that has written nothing
-    for longer than it can last has lost its job, too.
+    An open run belongs to a worker; if the worker dies, another one gets its job. Only if a run has written nothing for
+    longer than a run can last, its job is lost as well.
     """
     run = checkpoint.run
     if checkpoint.operator_pause is not None:
@@ -38,7 +38,7 @@ def due_at(
     if run.ended_at is None:
         last_sign_at = checkpoint.updated_at or run.started_at
         return last_sign_at + timedelta(seconds=schedule.max_run_seconds + MAX_LATENESS_SECONDS)
-    if run.reason is Reason.SHUTDOWN:  # its worker has left: others continue at once
+    if run.reason is Reason.SHUTDOWN:  # its worker has left, so others continue at once
         return max(run.ended_at, held_until or run.ended_at)
     return next_run_at(
         run,
@@ -51,19 +51,19 @@ def due_at(
 
 
 def jitter_of(run_id: str) -> float:
-    """Return a number in [0, 1), the same for every worker after this run."""
+    """Return the jitter after a run: a number in [0, 1) that is the same for every worker."""
     return int.from_bytes(sha256(run_id.encode()).digest()[:4]) / 2**32
 
 
 class _RequestedRun(Struct, frozen=True):
-    """A run that somebody requested, with a `full` sweep or whichever is due."""
+    """A requested run, with a `full` sweep or whichever is due."""
 
     requested_at: datetime
     full: bool = False
 
 
 class _Offset(Struct, frozen=True):
-    """How far to shift the instants of the checkpoint of this version to match our clock."""
+    """How far to shift the instants of the checkpoint with this version, so that they match our clock."""
 
     version: int
     by: timedelta
@@ -91,7 +91,7 @@ class FleetSchedule:
         self._anchor = Anchor(clock)
 
     def on_entries(self, entries: Iterable[Entry]) -> None:
-        """Note requested runs, and those that have begun."""
+        """Note the runs that were requested, and those that have begun."""
         self._follow_clock()
         now = self._clock.now()
         for entry in entries:
@@ -109,9 +109,9 @@ class FleetSchedule:
                     pass
 
     def _settle(self, stream: Stream, started_at: datetime, *, is_full: bool = False) -> None:
-        """Forget a request for which a run has begun, unless its sweep is complete, and was not the one requested.
+        """Forget the request for a run that has begun, unless its sweep is complete but not of the requested mode.
 
-        That was begun by a worker that had not read of the request yet: another run is due.
+        In that case the worker had begun the run before it read the request, and another run is due.
         """
         request = self._requests.get(stream)
         if request is None or started_at < request.requested_at:
@@ -128,9 +128,9 @@ class FleetSchedule:
         return request is not None and request.full
 
     def postpone(self, stream: Stream, until: datetime) -> None:
-        """Leave the stream alone until then, whatever the journal says: a run left nothing in it.
+        """Make the stream due no earlier than `until`, whatever the journal says: its last run recorded nothing.
 
-        A request counts as tried.
+        This counts as an attempt at a requested run.
         """
         self._follow_clock()
         self._requests.pop(stream, None)
@@ -144,9 +144,9 @@ class FleetSchedule:
         held_until: datetime | None,
         checkpoint: Checkpoint | None = None,
     ) -> datetime | None:
-        """Return when the stream is due; None if it is not, or that is unknown.
+        """Return when the stream is due; None if it is not, or if that is unknown.
 
-        `checkpoint` is its current one, where it is newer than what was read of the journal.
+        `checkpoint` is the stream's current one, if it is newer than the last entry read from the journal.
         """
         self._follow_clock()
         checkpoint = checkpoint or self._checkpoints().get(stream) or Checkpoint(stream)
@@ -171,7 +171,7 @@ class FleetSchedule:
         return _shifted(checkpoint, known.by) if known.by else checkpoint
 
     def _follow_clock(self) -> None:
-        """Shift every remembered instant by as much as the wall clock was set since the last call."""
+        """Shift every remembered instant by as much as the wall clock was adjusted since the last call."""
         moved = self._anchor.take_moved()
         if not moved:
             return

@@ -29,11 +29,11 @@ from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 HEARTBEAT_SECONDS = 5.0
-POLL_SECONDS = 2.0  # of the queue, for what others have offered, and of the journal, in case a notification is lost
+POLL_SECONDS = 2.0  # between polls of the queue for new jobs, and of the journal in case a notification was lost
 MIN_POLL_SECONDS = 0.05
 RETRY_SECONDS = 2.0  # while the database is unavailable
 ENTRIES_AT_ONCE = 500
-GRACE_SECONDS = 10.0  # for the others' heartbeats after an outage of the database: nobody could send any
+GRACE_SECONDS = 10.0  # for the others' heartbeats after an outage of the database, when none could be sent
 
 Result = TypeVar("Result")
 Share = Callable[[str, int], None]
@@ -42,7 +42,7 @@ log = structlog.get_logger("milepost")
 
 
 class JournalFollower:
-    """Follows the journal from its end at the start of this worker. `checkpoints` are as of the last entry read."""
+    """Follows the journal from where it ended when this worker started. `checkpoints` are as of the last entry read."""
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
@@ -54,7 +54,7 @@ class JournalFollower:
         """Load the checkpoints of all streams."""
         (last,) = await self._journal_reader.latest(limit=1) or (None,)
         self._seq, self._hash = (0, "") if last is None else (last.seq, last.entry.hash)
-        # Loaded after the seq, so that nothing in between is missed; an entry that is read twice changes nothing.
+        # Loaded after the seq, so that nothing in between is missed; reading an entry twice changes nothing.
         self.checkpoints = {each.stream: each for each in await self._journal_reader.checkpoints()}
 
     async def catch_up(self, on_commit: Callable[[Recorded], None]) -> None:
@@ -93,7 +93,7 @@ class JournalFollower:
 class Worker:
     """Runs those of the supervisor's streams that it has leases for.
 
-    `announced` is set when somebody has written to the journal. `feed` has every commit, whoever wrote it. `share` is
+    `announced` is set when any worker has written to the journal. `feed` has the commits of all workers. `share` is
     called with the number of workers that call the API for a page.
     """
 
@@ -121,7 +121,7 @@ class Worker:
         self._has_reported_skew = False
 
     async def run(self) -> None:
-        """Work until a stop is requested, then finish the runs under way."""
+        """Run streams until a stop is requested, then finish the runs under way."""
         async with asyncio.TaskGroup() as beside:
             tasks = [
                 beside.create_task(self._repeated("heartbeat", self._send_heartbeats), name="heartbeat"),
@@ -133,11 +133,11 @@ class Worker:
                     self._supervisor.prompted.clear()
                     await self._unless_away("queue", self._offer_and_take(slots))
                     await self._rest()
-            for task in tasks:  # after the last run has ended: a worker without heartbeats is declared dead
+            for task in tasks:  # only after the last run, because a worker without heartbeats is declared dead
                 task.cancel()
 
     async def is_first(self) -> bool:
-        """Return whether this is the worker that does what only one of them does. Raises StoreAway or StoreRefused."""
+        """Return whether this worker does the work that only one worker may do. Raises StoreAway or StoreRefused."""
         return await self._leases.is_first()
 
     async def is_elsewhere(self, stream: Stream) -> bool:
@@ -183,7 +183,7 @@ class Worker:
             self._wake.set()
 
     def _is_still_due(self, stream: Stream, checkpoint: Checkpoint) -> bool:
-        """Check again, with the lease held. A run that is open then was left by a worker that died."""
+        """Check again, now with the lease. A run that is still open was left by a worker that died."""
         if stream not in self._supervisor.streams:  # its page was removed meanwhile
             return False
         now, run = self._engine.clock.now(), checkpoint.run
@@ -195,20 +195,21 @@ class Worker:
         return [stream for stream in self._supervisor.streams if stream not in self._held]
 
     def _due(self, now: datetime) -> Callable[[Stream, Checkpoint | None], datetime | None]:
-        """Return a function that tells when a stream is due, at one moment for many streams."""
+        """Return a function that returns when a stream is due, seen from one instant for all streams."""
         holds, schedule = self._engine.rate_limits.holds(), self._supervisor.schedule
 
         def due(stream: Stream, checkpoint: Checkpoint | None) -> datetime | None:
-            if self._supervisor.mailbox(stream).run_requested:  # what stopped it was fixed
+            if self._supervisor.mailbox(stream).run_requested:  # the cause of its stop was fixed
                 return now
             return self._schedule.due_at(stream, now, schedule, holds(stream), checkpoint)
 
         return due
 
     def _postpone_if_nothing_happened(self, stream: Stream, before: Checkpoint) -> None:
-        """Keep a run that left nothing in the journal from being repeated at once.
+        """Keep a run that recorded nothing from being repeated at once.
 
-        Nothing could be recorded, or there was nothing to do. A stream under a rate limit continues when that ends.
+        Either nothing could be recorded, or there was nothing to do. A stream under a rate limit continues when the
+        limit ends.
         """
         now, after = self._engine.clock.now(), self._follower.checkpoints.get(stream)
         held_until = self._engine.rate_limits.held_until(stream)
@@ -218,7 +219,7 @@ class Worker:
             self._schedule.postpone(stream, now + timedelta(seconds=seconds))
 
     async def _rest(self) -> None:
-        """Wait until a stream may be due, at most until the next poll of the queue."""
+        """Wait until a stream may be due, but at most until the next poll of the queue."""
         await asyncio.sleep(MIN_POLL_SECONDS)
         now = self._engine.clock.now()
         due = self._due(now)
@@ -229,7 +230,7 @@ class Worker:
             await self._engine.clock.sleep_until(now + timedelta(seconds=min(seconds, POLL_SECONDS)))
 
     def _share_page_of(self, stream: Stream) -> None:
-        """Halve the pace of a page while another worker runs its other stream: the platform's rule is for the page."""
+        """Halve a page's pace while another worker runs its other stream: the platform limits the whole page."""
         siblings = [Stream(platform, stream.page_id) for platform in Platform]
         is_here = any(each in self._held for each in siblings)
         is_elsewhere = any(self._is_open(each) for each in siblings if each not in self._held)
@@ -259,7 +260,7 @@ class Worker:
         for entry in notice.entries:
             match entry.event:
                 case SyncRequested() | StreamResumed():
-                    mailbox.take_run_request()  # the schedule has it, as that of every worker does
+                    mailbox.take_run_request()  # the schedule of every worker has it
                 case RunStarted(started_at=started_at) | SweepCompleted(run_started_at=started_at):
                     mailbox.observe_run(started_at)
                 case _:
@@ -299,13 +300,13 @@ class Worker:
             self._wake.set()
 
     async def _repeated(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a part, however often the database is unavailable."""
+        """Repeat a part of the work, whether or not the database is available."""
         while True:
             await self._unless_away(name, part())
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _unless_away(self, name: str, work: Awaitable[Result]) -> Result | None:
-        """Return the result, or None if the database is unavailable: the caller retries sooner or later."""
+        """Return the result, or None if the database is unavailable; callers retry later."""
         try:
             return await work
         except MilepostError as error:
@@ -317,7 +318,7 @@ class Worker:
 async def joined(
     store_url: StoreUrl, engine: EngineContext, supervisor: Supervisor, journal_reader: JournalReader, share: Share
 ) -> AsyncIterator[Worker]:
-    """Join the workers on a PostgreSQL database, and leave in the end. Raises StoreRefused or StoreAway."""
+    """Join the workers on a PostgreSQL database, and leave at the end. Raises StoreRefused or StoreAway."""
     announced, follower = Interrupt(), JournalFollower(journal_reader)
     async with (
         connected(store_url, load_statements("postgresql", "statements", "queue")) as database,

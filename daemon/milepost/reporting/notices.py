@@ -28,7 +28,7 @@ _WHAT = {
 }
 _TO_DO = {
     IssueKind.STORE_AWAY: "see `milepost status` for the reason; Milepost goes on by itself when the database is back",
-    IssueKind.RUNS_FAIL: "see `milepost status` for the reason; they are tried again at each interval",
+    IssueKind.RUNS_FAIL: "see `milepost status` for the reason; they are tried again within a quarter of an hour",
     IssueKind.STALLED: "see the log for what they wait for; if that does not help, restart Milepost: its place is kept",
 }
 _NUMBERS = re.compile(r"\(((?:HTTP|code|subcode) [0-9]{1,9}(?:, (?:HTTP|code|subcode) [0-9]{1,9})*)\)")

@@ -307,7 +307,7 @@ def own_id_in_words(found: OwnId) -> str:
             taken = on_one_line(found.own_id or "another")
             return f"our own id is in no thread, while {taken} is in each: that is taken as ours"
         case OwnIdState.UNKNOWN:
-            return "our own id is in no thread, and which participant is us cannot be told"
+            return "our own id is in no thread, and it is unknown which participant is us"
         case unknown:
             assert_never(unknown)
 

@@ -1,10 +1,10 @@
 """Milepost's configuration: config.yaml as frozen values.
 
-yaml         the file as plain values with their lines, the environment put in
+yaml         the file as plain values with their lines, with environment variables substituted
 secrets      secrets from files; where each comes from
 model        every key, its default and bounds      (types)
-load         all of that in order, the rules between sections, and the words for what is refused
-diff         what a reload changes, and which of it needs a restart
+load         all of that in order, the rules between sections, and the error messages
+diff         what a reload changes, and which changes need a restart
 """
 
 from milepost.settings.diff import changes_between

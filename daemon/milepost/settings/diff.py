@@ -1,4 +1,4 @@
-"""What a new configuration changes in a running daemon, and which of it applies without a restart."""
+"""What a new configuration changes in a running daemon, and which changes apply without a restart."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -7,7 +7,7 @@ import msgspec
 
 from milepost.settings.model import Section, Settings, key_of
 
-# What is opened or bound once, at the start.
+# Keys of resources that are opened or bound only once, at startup.
 TAKES_RESTART = frozenset(
     {
         "store.url",
@@ -74,7 +74,7 @@ def changes_between(running: Settings, wanted: Settings) -> Changes:
 
 
 def _is_tied(key: str, running: Settings, changed: dict[str, _AttributePath]) -> bool:
-    """Return whether a key belongs to the API of the start: no token may be sent to another API.
+    """Return whether a key belongs to the API that the daemon started with: no token may be sent to another API.
 
     The simulator makes its pages and tokens when it starts.
     """

@@ -77,7 +77,7 @@ def load_or_default(path: Path | None, environment: Mapping[str, str]) -> Settin
 
 
 def default_path() -> Path | None:
-    """Return ./config.yaml if it exists, even as a broken link; None if the built-in settings apply."""
+    """Return ./config.yaml if it exists, even as a broken link; None if not: the built-in settings apply."""
     return DEFAULT_PATH if os.path.lexists(DEFAULT_PATH) else None
 
 
@@ -85,13 +85,13 @@ def secret_report(path: Path, environment: Mapping[str, str]) -> tuple[SecretOri
     """Return where each secret of a file comes from; never its value.
 
     Raises:
-        BadConfiguration: the file cannot be read or is not YAML. `load` finds what else may be wrong.
+        BadConfiguration: the file cannot be read or is not YAML. Other problems are left to `load`.
     """
     return tuple(origins(_filled_in(path, environment)))
 
 
 def moved_keys(path: Path, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what to write in a file whose keys stand where they had their place before. Raises as `secret_report`."""
+    """Return what to write instead of keys that have moved since earlier versions. Raises as `secret_report` does."""
     is_old = _OLD_PLACE in read_document(path, environment).tree
     return ("discover_pages: still read here, but moved into source; write source.discover_pages",) if is_old else ()
 
@@ -107,7 +107,7 @@ def _filled_in(path: Path, environment: Mapping[str, str]) -> Document:
 
 
 def _move(document: Document) -> None:
-    """Move `discover_pages` into source, where it belongs; it had its place at the top before."""
+    """Move `discover_pages` from the top level, its place in earlier versions, into `source`."""
     old, new, source = (_OLD_PLACE,), ("source", _OLD_PLACE), document.tree.get("source", {})
     if _OLD_PLACE not in document.tree or not isinstance(source, dict):
         return
@@ -142,7 +142,7 @@ def _validated(document: Document) -> Settings | None:
 
 
 def _broken_rules(document: Document) -> Iterator[Problem]:
-    """Yield the rules that a document breaks, once its secrets are filled in."""
+    """Yield the rules that a document breaks. Its secrets must be filled in."""
     yield from _repeated(document, "pages", "id", "page")
     yield from _repeated(document, "deliveries", "name", "destination")
     yield from _one_address(document)
@@ -154,7 +154,7 @@ def _broken_rules(document: Document) -> Iterator[Problem]:
 
 
 def _kind(document: Document) -> object:
-    """Return the kind of source that applies; None if what is written is not one."""
+    """Return the kind of source, written or by default; None if the written one is invalid."""
     source = document.at(("source",))
     if source is None:
         return "simulator"
@@ -162,7 +162,7 @@ def _kind(document: Document) -> object:
 
 
 def _real_in_the_simulator(document: Document) -> Iterator[Problem]:
-    """Yield real pages and tokens in a simulated world: whoever fills them in means the real one."""
+    """Yield a problem for real pages and tokens with a simulated source: their author means the real API."""
     found = "source.kind is simulator" if document.at(("source", "kind")) else "source.kind is not set: it is simulator"
     remedy = "set source.kind: facebook to copy real conversations"
     if isinstance(pages := document.at(("pages",)), tuple) and pages:
@@ -172,7 +172,7 @@ def _real_in_the_simulator(document: Document) -> Iterator[Problem]:
 
 
 def _repeated(document: Document, name: str, key: str, what: str) -> Iterator[Problem]:
-    """Yield the items of a list that have the same value under a key as an earlier one."""
+    """Yield a problem for each item of a list whose value under a key repeats an earlier item's."""
     first: dict[object, str] = {}
     for key_path, item in written_items(document, name):
         value, here = item.get(key), format_key_path(key_path)
@@ -181,7 +181,7 @@ def _repeated(document: Document, name: str, key: str, what: str) -> Iterator[Pr
 
 
 def _one_address(document: Document) -> Iterator[Problem]:
-    """Yield the address of webhooks if status page, metrics and API have it: nothing is served beside webhooks."""
+    """Yield a problem if webhooks have the address of the status page: nothing else may be served there."""
     taken = document.at(("http", "listen")) or HttpSettings.model_fields["listen"].default
     if document.at(("webhooks", "listen")) == taken and not str(taken).endswith(":0"):
         yield Problem(("webhooks", "listen"), "http.listen is this address; allowed: another one, or another port")
@@ -212,15 +212,15 @@ def _discovers(document: Document) -> bool:
     return as_if_written(document.at(("source", "discover_pages"))) is True
 
 
-# --- words for what the model refuses: what was found, and what is allowed --------------------------------------------
+# --- messages for what the model refuses: what was found, and what is allowed -----------------------------------------
 
-# The bounds come from the model, so that the two cannot differ; docs/configuration.md has the same words.
+# The bounds come from the model, so that the two cannot differ; docs/configuration.md has the same texts.
 _MAX_SHOWN = 60
-_MIN_SECRET = 25  # an app secret is a word of 32 hexadecimal digits; what else is written here has shorter words
+_MIN_SECRET = 25  # an app secret has 32 hexadecimal digits; the words of other values are shorter
 
 
 def _refused(document: Document, error: ValidationError) -> Iterator[Problem]:
-    """Yield what the model refuses, except where a problem is known already."""
+    """Yield the problems that the model finds, except for values with a known problem."""
     known = {problem.key_path for problem in document.problems}
     for details in error.errors(include_url=False, include_input=False):
         key_path = details["loc"]
@@ -277,7 +277,7 @@ def _look_up(key_path: KeyPath) -> tuple[type[Section], FieldInfo | None]:
 
 
 def _found(document: Document, key_path: KeyPath, field: FieldInfo) -> str:
-    """Return what was found, in a form that gives no secret away.
+    """Return the value that was found, in a form that reveals no secret.
 
     The value of an environment variable is shown only if it looks like a number: it may be a misplaced secret.
     """
@@ -301,12 +301,12 @@ def _found(document: Document, key_path: KeyPath, field: FieldInfo) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    """Return a URL without passwords and tokens; in other text, words as long as secrets are cut."""
+    """Return a URL without passwords and tokens, or another text with words cut that are as long as a secret."""
     text = re.sub(rf"(\w{{12}})\w{{{_MIN_SECRET - 12},}}", r"\1…", text)
     text = re.sub(r"^([a-z+]+://)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"(://[^?#]*[?#]).+", r"\1***", text, flags=re.DOTALL)
 
 
 def _clipped(text: str) -> str:
-    """Cut long text, so that a misplaced token is of no use to the reader."""
+    """Cut a long text, so that nobody can use a misplaced token."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:12]}…"

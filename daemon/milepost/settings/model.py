@@ -276,7 +276,7 @@ class HttpSettings(Section):
     @field_validator("token", mode="after")
     @classmethod
     def _hard_to_guess(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
-        """Require a long token: its length protects, as a right one is let in after any number of wrong ones."""
+        """Require a long token: only its length protects it, because wrong guesses never lock anybody out."""
         listen = info.data.get("listen")
         is_open = listen is not None and not is_loopback(split_address(listen)[0])
         if len(token) >= MIN_HTTP_TOKEN_LENGTH or not (token or is_open):

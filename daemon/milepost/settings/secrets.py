@@ -1,4 +1,4 @@
-"""Secrets among the settings: read from files and the environment, listed, and never shown."""
+"""The secrets among the settings: reads them from files and the environment, lists where they come from."""
 
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ from milepost.settings.yaml import UNRESOLVED, Document, KeyPath, Problem, forma
 MAX_FILE_BYTES = 16 * 1024
 _FILE = "_file"
 _LISTS = {"secrets", "urls"}  # keys whose file holds one secret on each line
-APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not what it holds
+APP_SECRET_VARIABLE = "MILEPOST_APP_SECRET"  # noqa: S105  # the name of the variable, not its value
 
 
 class SecretOrigin(msgspec.Struct, frozen=True):
-    """Where a secret comes from, for `milepost config check`; never what it is.
+    """Where a secret comes from, for `milepost config check`, without the secret itself.
 
     Attributes:
         key: its key, such as `pages[0].access_token`.
@@ -59,7 +59,7 @@ def _keys_in(section: type[Section]) -> list[str]:
 
 
 def written_items(document: Document, key: str) -> Iterator[tuple[KeyPath, dict[str, object]]]:
-    """Yield each item of the list under a key that is a mapping, with its path."""
+    """Yield each mapping in the list under a key, with its path."""
     items = document.tree.get(key)
     for index, item in enumerate(items if isinstance(items, tuple) else ()):
         if isinstance(item, dict):
@@ -69,8 +69,8 @@ def written_items(document: Document, key: str) -> Iterator[tuple[KeyPath, dict[
 def fill_in(document: Document, environment: Mapping[str, str]) -> None:
     """Fill in the secrets kept in files, and the app secret from its environment variable.
 
-    File paths are resolved against the folder of the document. What cannot be read becomes a problem of the document,
-    and its value UNRESOLVED, so that no second problem is reported.
+    File paths are resolved against the folder of the document. A file that cannot be read becomes a problem of the
+    document, and its value UNRESOLVED, so that no second problem is reported.
     """
     for key_path, section, key in _secret_keys(document):
         file_key = f"{key}{_FILE}"
@@ -143,5 +143,5 @@ def _exposure(path: Path) -> str:
     try:
         open_to_all = path.stat().st_mode & stat.S_IROTH
     except OSError:
-        return ""  # it was readable a moment ago; whoever removed it has closed it, too
+        return ""  # it was readable a moment ago, and has been removed since
     return f"every user of this machine can read it: chmod o= {path}" if open_to_all else ""

@@ -1,4 +1,4 @@
-"""The types of setting values beyond pydantic's: what is accepted, and the words for it."""
+"""The types of setting values beyond pydantic's: what each accepts, and the text that says so."""
 
 import binascii
 import ipaddress
@@ -57,32 +57,32 @@ def parse_history(written: object) -> float:
 
 
 class Allowed(NamedTuple):
-    """What a field allows, in words; `{low}` and `{high}` are its bounds, formatted by `bound`."""
+    """A text that says what a field allows; `{low}` and `{high}` are its bounds, formatted by `bound`."""
 
     text: str
     bound: Callable[[Any], str] = str
 
 
 class HoldsSecrets:
-    """Marks a field whose values are not shown, beside those that are a secret themselves."""
+    """Marks a field whose values are never shown, although their type is not that of a secret."""
 
 
 def _one_line(secret: SecretStr) -> SecretStr:
-    """Refuse what HTTP headers cannot carry: they end at a line break."""
+    """Refuse a secret that an HTTP header cannot carry, such as one with a line break."""
     if re.fullmatch(r"[!-~]*", secret.get_secret_value()):
         return secret
     raise ValueError("not printable ASCII")
 
 
 def _notice_url(url: SecretStr) -> SecretStr:
-    """Refuse what is no URL; which there are, Apprise knows."""
+    """Refuse a value that is not a URL; Apprise itself checks its scheme."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]*", url.get_secret_value()):
         return url
     raise ValueError("not a URL of Apprise")
 
 
 _ANY = r"[^\s&#]+"
-# What libpq takes in the query of its URL, unless it belongs elsewhere.
+# The parameters that libpq accepts in the query of its URL, without those that have settings of their own.
 _PARAMETERS = {
     "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
     "target_session_attrs": "any|read-write|primary",
@@ -91,16 +91,17 @@ _PARAMETERS = {
 }
 _HOST = r"([^:@/?#\s,\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
 _POSTGRESQL = re.compile(rf"postgresql://([^:@/?#\s]+@)?({_HOST}(,{_HOST})*)?/[^@/?#\s]+(\?[^#\s]+)?")
+_NO_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})|%00")  # what libpq refuses to decode
 
 
-# Parameters of the first versions, which libpq does not know.
+# Milepost's own parameters in its first versions; libpq does not know them.
 _MOVED_PARAMETERS = ("schema", "pooler", "views")
 
 
 def _store_url(url: str) -> str:
     if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
         return url
-    if _POSTGRESQL.fullmatch(url):
+    if _POSTGRESQL.fullmatch(url) and not _NO_ESCAPE.search(url):
         parameters = urlsplit(url).query.split("&")
         _refuse_moved(parameters)
         if all(map(_is_parameter, parameters)):
@@ -112,7 +113,7 @@ def _refuse_moved(parameters: list[str]) -> None:
     """Raise an error that says which keys replace parameters of earlier versions."""
     moved = [written.partition("=") for written in parameters if written.partition("=")[0] in _MOVED_PARAMETERS]
     if moved:
-        # A value that is as long as a secret is not repeated.
+        # A value that is as long as a secret is not quoted.
         keys = (
             f"store.{key}: {value if re.fullmatch('[a-z_][a-z0-9_]{0,23}', value) else '…'}" for key, _, value in moved
         )
@@ -161,7 +162,7 @@ def _web_url(url: str, may_be_plain: Callable[[str], bool], refused: str) -> str
 
 
 def is_local_name(host: str) -> bool:
-    """Return whether a host is one of our own network by its name: no global address, or a name without a dot."""
+    """Return whether a host belongs to our own network by its name: a private address, or a name without a dot."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
@@ -169,11 +170,11 @@ def is_local_name(host: str) -> bool:
 
 
 def _signing_secrets(written: object) -> object:
-    """Return secrets that are written as one text, with spaces or line ends between them, one by one."""
+    """Split secrets that are written as one text, with spaces or line ends between them."""
     return tuple(written.split()) if isinstance(written, str) else written
 
 
-MAX_SIGNING_SECRETS = 2  # the new one and the old one, while a receiver changes over
+MAX_SIGNING_SECRETS = 2  # the new one and the old one, while a receiver switches
 _SECRET_PREFIX = "whsec_"  # noqa: S105  # Standard Webhooks, "Signature scheme": 24 to 64 random bytes in base64
 
 
@@ -207,7 +208,7 @@ def split_address(listen: str) -> tuple[str, int]:
 
 
 def reached_at(host: str) -> str:
-    """Return where a server is reached that listens on a host; for all addresses, on this machine's loopback."""
+    """Return where to reach a server that listens on a host; the loopback if it listens on all addresses."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -218,7 +219,7 @@ def reached_at(host: str) -> str:
 
 
 def authority(host: str, port: int) -> str:
-    """Return host and port as a URL has them, which `split_address` takes apart."""
+    """Return host and port as in a URL, the opposite of `split_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -228,7 +229,7 @@ def _address(listen: str) -> str:
 
 
 def _origin(written: str) -> str:
-    """Require an origin as a browser serializes it (WHATWG HTML, "origin"): no other would ever be equal to one."""
+    """Require an origin as a browser serializes it (WHATWG HTML, "origin"): no other form would ever match."""
     match = re.fullmatch(r"(https?)://(?:[a-z0-9][a-z0-9._-]{0,252}|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", written)
     if match is None or match.groups() in {("http", "80"), ("https", "443")}:
         raise ValueError("not an origin")

@@ -1,7 +1,7 @@
-"""Reads YAML into plain values, with the path and line of each, and the environment put in.
+"""Reads YAML into plain values with their paths and lines, and substitutes environment variables.
 
-This module knows no keys. Problems with single values (a duplicate key, an unset variable) are collected, to be
-reported together with what the model finds; an error that leaves no document is raised at once.
+This module knows no keys. Problems with single values (a duplicate key, an unset variable) are collected and reported
+together with those that the model finds. An error in the document as a whole is raised at once.
 """
 
 import json
@@ -19,14 +19,14 @@ from milepost.core.errors import BadConfiguration, ConfigurationAway, may_pass
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 20
-PIPE_SECONDS = 10.0  # the command that writes into a pipe may have to ask somebody for a key
+PIPE_SECONDS = 10.0  # the command that writes into a pipe may have to ask a person for a key
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
 KeyPath = tuple[str | int, ...]
 """The keys and indexes that lead to a value: `("pages", 1, "platforms", 0)`."""
 
 UNRESOLVED = object()
-"""Replaces a value in the tree whose problem is known already."""
+"""Replaces a value in the tree whose problem is already known."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class Document(msgspec.Struct):
         path: the file.
         tree: its values; lists are tuples, and FromEnvironment marks unquoted text from the environment.
         lines: the line, from 1, of every key and list item.
-        written: every scalar as written in the file, before the environment was put in.
+        written: every scalar as written in the file, before variables were substituted.
         answered: the environment variables that supplied a value.
         problems: what is wrong with single values.
     """
@@ -105,7 +105,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        # The one message of PyYAML that repeats a piece of a value, which may be a secret that begins with "!".
+        # The only message of PyYAML that quotes a part of a value, which may be a secret that begins with "!".
         what = re.sub(r"tag handle .*", "tag handle (put text that begins with ! in quotes)", what)
         raise BadConfiguration(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {what}") from None
     except yaml.reader.ReaderError as error:
@@ -123,7 +123,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader without anchors and aliases, whose expansion is unbounded, and with a limit on depth.
 
-    In Python rather than libyaml, which overruns the stack on a file of 100,000 brackets.
+    It is the Python loader, because libyaml overruns the stack on a file of 100,000 brackets.
     """
 
     depth = 0
@@ -201,7 +201,7 @@ class _Reading:
 class FromEnvironment(str):
     """An unquoted value from the environment: it takes the type of its field.
 
-    A page id stays text even if it is all digits; a batch size becomes the number that it would be if written.
+    A page id stays text even if it is all digits; a batch size becomes a number, as if it were written in the file.
     """
 
     __slots__ = ()
@@ -237,7 +237,7 @@ def substitute(text: str, environment: Mapping[str, str]) -> tuple[str, tuple[st
 
 
 def typed(tag: str, text: str) -> object:
-    """Return the value of a scalar with this YAML tag; a date stays text, as no key holds one.
+    """Return the value of a scalar with this YAML tag; a date stays text, because no key has dates.
 
     Raises:
         ValueError: the tag is not one of text, number, true/false and null, or the text is not of its type.
@@ -254,7 +254,7 @@ def typed(tag: str, text: str) -> object:
 
 
 def as_if_written(value: object) -> object:
-    """Return an unquoted value from the environment as if written in the file; others unchanged."""
+    """Return an unquoted value from the environment as if it were written in the file; other values unchanged."""
     if not isinstance(value, FromEnvironment):
         return value
     tag = yaml.resolver.Resolver().resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]  # PyYAML's stubs
@@ -297,9 +297,10 @@ def _read(path: Path, count: int) -> bytes:
 
 
 def _drained(path: Path, count: int) -> bytes:
-    """Return what comes out of a pipe, such as that of a shell's `<(command)`.
+    """Return the text from a pipe, such as that of a shell's `<(command)`.
 
-    A pipe can be read once: at a reload, opening it as a file could wait for ever, in a thread that no stop can end.
+    A pipe can be read only once: at a reload, opening it like a file could wait for ever, in a thread that cannot be
+    stopped.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
         written = select.poll()

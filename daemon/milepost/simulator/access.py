@@ -1,4 +1,4 @@
-"""Tokens of the pages and the user, which expire and are renewed, permissions, and the pages that the user manages."""
+"""The tokens of the pages and the user, which expire and are renewed, permissions, and the user's pages."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""The arrival of messages as a formula: which conversation gets one at which instant, in all past and future.
+"""The arrival of messages as a formula: it says which conversation gets one at which instant, past and future.
 
 Time is divided into slots of `gap_us` microseconds, and a message arrives in each. Slots are grouped into rounds, as
 many slots as there are conversations, and each round deals every conversation one message, in an order of its own (like
@@ -29,7 +29,7 @@ def instant_us(at: datetime) -> int:
 
 
 def instant(at_us: int) -> datetime:
-    """Return the whole second of a microsecond: the API is no more precise."""
+    """Return the whole second that a microsecond is in: the API is no more precise."""
     return datetime.fromtimestamp(at_us // 1_000_000, UTC)
 
 

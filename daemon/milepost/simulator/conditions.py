@@ -16,7 +16,7 @@ _FULL_PERCENT = 112
 _SOMEBODY_ELSE = "100000000000000009"
 _UNKNOWN_KEYS = {"ads_api_access_tier": "development_access", "reset_time_duration": None}
 
-# Without 368, after which clients wait an hour whatever it says, and the siblings of 80001 and 80006.
+# Without 368, after which clients wait an hour in any case, and without the siblings of 80001 and 80006.
 _DRAWN_PAGE_LIMITS = (17, 32, 341, 613, 80001, 80006, 429)
 
 
@@ -89,11 +89,11 @@ class Limit(msgspec.Struct, eq=False, kw_only=True):
     """When a client was first refused for it, by a monotonic clock."""
 
     def is_known(self, now_seconds: float) -> bool:
-        """Return whether a client that calls now knows of it: a call that crossed the response does not."""
+        """Return whether a client that calls now knows of it; it does not if the call crossed the refusal."""
         return self.announced_at_seconds is not None and now_seconds > self.announced_at_seconds + _GRACE_SECONDS
 
     def announce(self, now_seconds: float) -> None:
-        """Note that a client is refused for it now, by a monotonic clock."""
+        """Record that a client is refused because of it now, by a monotonic clock."""
         if self.announced_at_seconds is None:
             self.announced_at_seconds = now_seconds
 
@@ -111,7 +111,7 @@ class Limit(msgspec.Struct, eq=False, kw_only=True):
 def drawn_limit(page_id: str | None, at: datetime, seconds: float, drawn: int) -> Limit:
     """Return a limit of a random kind; it is the whole app's if the caller is not a page.
 
-    One that is shorter than a minute does not give its duration in minutes.
+    A limit shorter than a minute does not give its duration in minutes.
     """
     codes = (4, *_DRAWN_PAGE_LIMITS) if page_id is not None else (4,)
     code = seeded.pick(codes, drawn)
@@ -149,7 +149,7 @@ class Conditions:
         return max(self._limits_on(page_id, at), key=lambda limit: limit.until, default=None)
 
     def ignored_by(self, page_id: str | None, at: datetime, now_seconds: float, prolong_seconds: float) -> bool:
-        """Return whether a client that calls now should know better; every limit that it ignores is prolonged."""
+        """Return whether a client that calls now ignores a limit that it knows of; each such limit is prolonged."""
         ignored = [limit for limit in self._limits_on(page_id, at) if limit.is_known(now_seconds)]
         for limit in ignored:
             limit.until += timedelta(seconds=prolong_seconds)
@@ -163,7 +163,7 @@ class Conditions:
 class Pace:
     """The allowed pace of each page: a number of calls a second on average, with bursts of one second's worth plus one.
 
-    The extra one is for jitter: without it a client that keeps exactly to the pace would now and then be refused.
+    The extra one allows for jitter: without it, a client that keeps exactly to the pace would be refused now and then.
     """
 
     def __init__(self, max_calls_per_second: float) -> None:
@@ -198,7 +198,7 @@ class Hold:
         self._released.clear()
 
     def end(self) -> None:
-        """Release all that wait, and hold nothing any more."""
+        """Release all waiting requests, and hold no more."""
         self._after = math.inf
         self._released.set()
 

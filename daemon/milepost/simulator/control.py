@@ -1,4 +1,4 @@
-"""The control interface beside the Graph API, for tests in another process, and the requests that it shows.
+"""The control interface beside the Graph API, for tests in another process, and the record of requests that it shows.
 
 `GET /simulator/truth` and `/simulator/requests` return the true state and the requests seen. `POST /simulator/<action>`
 calls a method with a JSON object of its arguments; it is only allowed from this machine.
@@ -92,7 +92,7 @@ class Traffic:
 class Control:
     """The routes under `/simulator`. None needs a token, and no GET returns one.
 
-    `actions` are those of the server, beside those of the world.
+    `actions` are those of the server, besides those of the world.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
-"""The fault plan of the simulated API: data, drawn from a seed, so that a failing test fails again.
+"""The fault plan of the simulated API. It draws faults from a seed, so that a failing test fails again.
 
 A `FaultPlan` lists faults, each with the requests that it strikes. What strikes a request depends only on the plan's
 seed, the stream and the request's number in that stream, so that streams read concurrently do not affect each other's
-faults. Latencies add up, and a limit begins beside any other fault; of the rest the first in the plan's order strikes.
+faults. Latencies add up, and a limit can begin together with any other fault; of the rest only the first in the plan's
+order strikes.
 
-Beside faults there are rules, which are not random: what is too heavy, how long cursors live, which threads are ill.
+Besides faults there are rules, which are not random: what is too heavy, how long cursors live, which threads are ill.
 """
 
 import re
@@ -88,7 +89,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Strike(msgspec.Struct, frozen=True):
-    """What strikes one request; `seed` determines what the fault leaves open."""
+    """What strikes one request; `seed` determines the details that the fault leaves open."""
 
     wait_seconds: float = 0.0
     """The delay of the response."""
@@ -103,7 +104,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     A page that is called more than `max_calls_per_second` times within a second is refused with code 613 or 80006. A
     list whose rows times (1 + nested messages) are more than `max_weight` is refused as too heavy. The shares are those
-    of the threads that are ill, each ailment drawn by itself (see `Ailment`). Calling on during a limit makes it last
+    of the ill threads, with each ailment drawn independently (see `Ailment`). Calls during a limit make it last
     `prolong_seconds` longer.
     """
 

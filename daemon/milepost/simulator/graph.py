@@ -25,7 +25,7 @@ _MESSAGING_SCOPES = ["pages_messaging", "instagram_manage_messages"]
 class GraphApi:
     """Responds to requests about a world, by the rules of a fault plan.
 
-    With an `app_secret` it demands a valid `appsecret_proof`, as an app can.
+    With an `app_secret` it requires a valid `appsecret_proof`, as an app can.
     """
 
     def __init__(self, world: World, app_secret: str, rules: FaultPlan) -> None:

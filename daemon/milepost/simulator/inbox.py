@@ -58,7 +58,7 @@ HappeningKind = Literal["edit", "unsend", "react", "refer"]
 
 
 class Happening(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done by hand to a thread or one of its messages, and only webhooks say: how, and with which text."""
+    """A manual action on a thread or one of its messages that only webhooks report, with its text if it has one."""
 
     conversation_id: str
     kind: HappeningKind
@@ -175,7 +175,7 @@ class Inbox:
         return taken
 
     def arrived(self, after_us: int, until_us: int) -> Iterator[tuple[str, Moment]]:
-        """Yield the messages that the formula dealt after an instant until another, oldest first."""
+        """Yield the messages that the formula dealt after one instant and up to another, oldest first."""
         arrivals = self._arrivals
         if arrivals.conversations == 0:
             return
@@ -184,18 +184,18 @@ class Inbox:
             yield self._conversation_id(index), self._moment(index, slot, arrivals.instant_of(slot))
 
     def delete(self, conversation_id: str) -> None:
-        """Remove a conversation without a trace, including what the formula makes arrive in it."""
+        """Remove a conversation without a trace, with all messages that the formula deals it later."""
         index = self.index_of(conversation_id)
         if index is not None:
             self._deleted.add(index)
 
     def take_happened(self) -> list[Happening]:
-        """Return what was done by hand since the last call."""
+        """Return the manual actions since the last call."""
         taken, self._happened = self._happened, []
         return taken
 
     def note(self, kind: HappeningKind, conversation_id: str, message_id: str, text: str | None) -> None:
-        """Note something that only webhooks say."""
+        """Record a manual action that only webhooks report."""
         self._happenings += 1
         happening = Happening(
             conversation_id=conversation_id, kind=kind, number=self._happenings, message_id=message_id, text=text
@@ -204,7 +204,7 @@ class Inbox:
         del self._happened[:-MAX_RECEIVED_NOW]
 
     def edit(self, message_id: str, text: str) -> None:
-        """Edit a message's text, which moves nothing."""
+        """Edit a message's text. The thread keeps its position."""
         self._edited[message_id] = text
 
     def empty(self, message_id: str) -> None:
@@ -212,7 +212,7 @@ class Inbox:
         self._emptied.add(message_id)
 
     def unsend(self, message_id: str) -> None:
-        """Take a message out of its thread, which moves nothing; there must be another."""
+        """Remove a message from its thread, which keeps its position; there must be another message."""
         self._unsent.add(message_id)
 
     def _positions(self, at_us: int, below: Position) -> Iterator[Position]:
@@ -263,7 +263,7 @@ class Inbox:
     def _moments(self, index: int, at_us: int, most: int) -> tuple[list[Moment], int]:
         """Return the messages of a thread, newest first, and the number of earlier ones.
 
-        These are those that were received by hand, and the newest ones that the formula has dealt, `most` at most.
+        They are those received by hand, and the newest ones that the formula has dealt, `most` at most.
         """
         dealt, earlier = self._dealt_moments(index, at_us, most + len(self._unsent))
         received = [
@@ -294,7 +294,8 @@ class Inbox:
         """Return the thread's number of messages: it grows by one each round until its chapter ends, then starts over.
 
         The lengths of chapters are distributed exponentially (most threads are short, a few are long), so that the
-        average over all threads is the plan's. The long ones are beside that, and of any length up to the longest.
+        average over all threads is the plan's. The extra long threads do not count towards that average; they have any
+        length up to the longest.
         """
         if self._longest and seeded.share(self._seed, index, "long") < _LONG_SHARE:
             return 1 + (round_ + seeded.number(self._seed, index, "phase")) % self._longest

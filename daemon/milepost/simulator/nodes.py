@@ -1,6 +1,6 @@
 """Conversations and messages as the Graph API writes them.
 
-Some fields are missing, participants come in any order, counts are estimates, and paging is at every level.
+Some fields are missing, participants come in any order, counts are estimates, and every level has paging.
 """
 
 from collections.abc import Callable, Mapping
@@ -87,7 +87,7 @@ def message_node(message: Message, fields: tuple[Field, ...], link: Link) -> Nod
 
 
 def person_node(thread: Thread) -> Node:
-    """Return the contact as the platform shows one; the email address is not real."""
+    """Return the contact as the platform shows it; the email address is not real."""
     if thread.platform == "instagram":
         return {"username": thread.contact.username, "id": thread.contact.id}
     return {

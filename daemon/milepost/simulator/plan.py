@@ -40,7 +40,7 @@ class WorldPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a world; equal plans make equal worlds.
 
     `conversations` and `arrivals_per_minute` are those of each stream (a page on a platform);
-    `messages_per_conversation` is an average; beside it, one thread in a hundred grows up to `longest_thread` messages
+    `messages_per_conversation` is an average; besides, one thread in a hundred grows up to `longest_thread` messages
     (0: none does). Nothing arrives after `frozen_at`; with `arrivals_per_minute=0`
     it defaults to the beginning of 2026, and the past has one message a minute.
 

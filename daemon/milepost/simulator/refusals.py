@@ -127,7 +127,7 @@ def too_heavy(drawn: int) -> Refusal:
 
 
 class Garbled(Refusal):
-    """A response that is no error envelope: any status and bytes; status 0 stands for a connection that ends."""
+    """A response that is not an error envelope: any status and bytes; status 0 stands for a connection that ends."""
 
     def __init__(self, status: int, raw: bytes, content_type: str) -> None:
         super().__init__(status, 0, "no envelope")
@@ -144,7 +144,7 @@ _GARBLED: Mapping[str, tuple[int, bytes, str]] = {
     "reset": (0, b"", "application/json"),
 }
 SPOILT_FORMS = ("2", "960", "100/2018001", "10", *_GARBLED)
-"""How a thread was seen to spoil every list that holds it (reports of 2026-09), beside code 1."""
+"""Ways in which a thread was seen to spoil every list that holds it (reports of 2026-09), besides code 1."""
 
 
 def spoilt(form: str) -> Refusal:

@@ -54,7 +54,7 @@ def sealed(text: str) -> str:
 
 
 def unsealed(text: str) -> str | None:
-    """Return the text that `sealed` encoded; None if it did not make this one."""
+    """Return the text that `sealed` encoded; None if `sealed` cannot have returned this."""
     try:
         opened = base64.urlsafe_b64decode(text.replace("ZD", "=").replace("ZA", "Z")).decode()
     except ValueError:

@@ -122,9 +122,9 @@ class SimulatorServer:
             await self._runner.cleanup()
 
     def limit(self, code: int, seconds: float, page_id: str | None = None, told: WaitHint = WaitHint.USAGE) -> None:
-        """Begin a rate limit that lasts this long by the world's clock; `told` is where it says how long.
+        """Begin a rate limit of this length by the world's clock; `told` is where responses state the length.
 
-        Code 4 is for the whole app, without a page; every other of `refusals.LIMITS` is for a page.
+        Code 4 is for the whole app and takes no page; every other code of `refusals.LIMITS` is for a page.
 
         Raises:
             ValueError: no such limit exists.
@@ -162,7 +162,7 @@ class SimulatorServer:
         self._hold.begin(after)
 
     def release(self) -> None:
-        """Respond to what is held, and to everything after it."""
+        """Respond to the held requests, and to all later ones."""
         self._hold.end()
 
     def usage(self, percent: float) -> None:
@@ -170,11 +170,11 @@ class SimulatorServer:
         self._usage_percent = percent
 
     def calm(self) -> None:
-        """End random faults; rules, limits and manual changes remain."""
+        """Turn random faults off; rules, limits and manual changes remain."""
         self.faults = msgspec.structs.replace(self.faults, faults=())
 
     def send_webhooks(self, url: str, secret: str, faults: WebhookFaults = NO_FAULTS) -> WebhookSender:
-        """Send what happens from now on to a URL, signed with the secret, as long as the server runs."""
+        """Send webhooks about everything from now on to a URL, signed with the secret, as long as the server runs."""
         if self._sending is not None:
             self._sending.cancel()
         self.webhooks = WebhookSender(self.world, url, secret, clock=self._clock, faults=faults)
@@ -190,7 +190,7 @@ class SimulatorServer:
         self._demand_webhooks().is_held = True
 
     def release_webhooks(self) -> None:
-        """Send all webhooks that were collected at once, and go on.
+        """Send all collected webhooks at once, and go on sending.
 
         Raises:
             ValueError: none are sent.
@@ -286,7 +286,7 @@ def _seen(
     )
 
 
-# --- the response to a request: the honest one, or what a fault makes of it -------------------------------------------
+# --- the response to a request: the honest one, or a faulty one -------------------------------------------------------
 
 _REFUSALS: Mapping[FaultKind, Callable[[int], Refusal]] = {
     FaultKind.SERVICE_DOWN: refusals.service_down,
@@ -299,7 +299,7 @@ _REFUSALS: Mapping[FaultKind, Callable[[int], Refusal]] = {
     FaultKind.EMPTY_BODY: lambda _: refusals.spoilt("empty"),
     FaultKind.RESET: lambda _: refusals.spoilt("reset"),
 }
-"""The faults that refuse a request, by what the strike leaves open."""
+"""The faults that refuse a request, as functions of the strike's seed."""
 
 
 def _respond(request: ApiRequest, api: GraphApi, strike: Strike) -> ApiResponse:

@@ -1,7 +1,7 @@
-"""The webhooks of a simulated world: what happens in it is sent, signed, and in a form that is as odd as Meta's.
+"""The webhooks of a simulated world, signed and in the same odd forms as Meta's.
 
-What arrives, and what is done by hand, is sent as it happens. What is not answered with 200 is repeated, with growing
-waits.
+Arriving messages and manual actions are sent as they happen. A request that is not answered with 200 is repeated, after
+longer and longer waits.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from milepost.simulator.world import World
 
 TICK_SECONDS = 0.2
 TIMEOUT_SECONDS = 5.0
-MAX_UPDATES = 1000  # of one request, once many have to be sent at once
+MAX_UPDATES = 1000  # in one request, when many are due at once
 MAX_WAITING = 100_000
 RETRY_SECONDS = (0.5, 2.0, 10.0, 60.0)
 
@@ -64,7 +64,7 @@ def parse_webhook_faults(text: str, seed: int = 1) -> WebhookFaults:
 
 
 class Update(msgspec.Struct, frozen=True):
-    """One update of an inbox, not before `due_at` (of the event loop's clock)."""
+    """One update of an inbox, to be sent at `due_at` at the earliest, by the event loop's clock."""
 
     inbox: Inbox
     item: Node
@@ -108,7 +108,7 @@ class WebhookSender:
                 await asyncio.sleep(TICK_SECONDS)
 
     async def tick(self, session: aiohttp.ClientSession) -> None:
-        """Send what has happened since the last tick, and what is due again."""
+        """Send the updates since the last tick, and those that are due again."""
         now = asyncio.get_running_loop().time()
         self._waiting += self._happened(now)
         del self._waiting[:-MAX_WAITING]
@@ -138,7 +138,7 @@ class WebhookSender:
                         yield from self._updates_of(inbox, thread, item, f"{thread.id} {happening.number}", now)
 
     def _updates_of(self, inbox: Inbox, thread: Thread, item: Node, name: str, now: float) -> Iterator[Update]:
-        """Yield an update as often as it is sent, and when. Its name determines the faults."""
+        """Yield an update once for each time that it is sent, with its time. Its name determines the faults."""
         faults = self._faults
 
         def strikes(fault: str, share: float) -> bool:
@@ -162,7 +162,7 @@ class WebhookSender:
                 yield msgspec.structs.replace(update, due_at=now + wait_seconds, attempts=update.attempts + 1)
 
     def _requests(self, due: list[Update]) -> Iterator[tuple[bytes, list[Update]]]:
-        """Yield bodies with their updates: one each or, if many are due at once, as many as a request may hold."""
+        """Yield bodies with their updates: one in each or, if many are due at once, as many as a request may hold."""
         at_once = 1 if len(due) <= 10 else MAX_UPDATES
         groups: dict[tuple[str, bool], list[Update]] = {}
         for update in due:
@@ -173,7 +173,7 @@ class WebhookSender:
                 yield body_of("instagram" if platform == "instagram" else "page", group, self._since_us), group
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes, *, is_badly_signed: bool) -> int:
-        """Send a body, and return the status of the answer; 0 for none."""
+        """Send a body, and return the status of the response; 0 if there was none."""
         secret = "not the secret" if is_badly_signed else self._secret
         digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={digest}"}
@@ -201,7 +201,7 @@ def body_of(kind: str, updates: Iterable[Update], at_us: int) -> bytes:
 
 # --- updates ----------------------------------------------------------------------------------------------------------
 
-APP_ID = 263902037430900  # of Meta's inbox, which writes the page's own messages
+APP_ID = 263902037430900  # of Meta's own inbox, with which the page's messages are written
 EMOJI = {
     "smile": "\U0001f606",
     "angry": "\U0001f620",
@@ -211,13 +211,13 @@ EMOJI = {
     "like": "\U0001f44d",
     "dislike": "\U0001f44e",
 }
-# Of the messages of contacts, those that come from an ad; of the page's, those to which the contact reacts, and those
-# that the contact is said to have read.
+# The share of contacts' messages that come from an ad, and the shares of the page's messages that the contact reacts to
+# and has read.
 AD_SHARE, REACTION_SHARE, READ_SHARE = 0.05, 0.1, 0.3
 
 
 def updates_of_message(thread: Thread, moment: Moment) -> Iterator[Node]:
-    """Yield the update of a message, the contact's or, as an echo, the page's, and what the contact does with it."""
+    """Yield the update of a message, which for the page's own is an echo, and the contact's reactions to it."""
     message = Message(thread, moment)
     update = _message_update(message)
     yield update
@@ -232,7 +232,7 @@ def updates_of_message(thread: Thread, moment: Moment) -> Iterator[Node]:
 
 
 def updates_of_happening(thread: Thread, happening: Happening, at_us: int) -> Iterator[Node]:
-    """Yield the update of something that was done by hand; none for what the platform does not say."""
+    """Yield the update of a manual action; none if the platform does not report such actions."""
     message_id, at_ms = happening.message_id, at_us // 1000
     match happening.kind:
         case "edit":

@@ -24,7 +24,7 @@ MAX_BURST = 10_000
 _POSITION_FIELDS = frozenset({"id", "updated_time"})
 
 
-# --- threads that cannot be read normally: a share of them by the seed, and any by hand -------------------------------
+# --- threads that cannot be read normally: a share of all, by the seed, and others by hand ----------------------------
 
 
 class Ailment(StrEnum):
@@ -33,7 +33,7 @@ class Ailment(StrEnum):
     POISON = "poison"
     """Every request for more than its id and `updated_time` fails with code 1, lists at any limit."""
     SPOILT = "spoilt"
-    """The same in another form than code 1, which depends on the thread's id: any other code, or no envelope at all."""
+    """As POISON, but in a form that depends on the thread's id: another code than 1, or no error envelope at all."""
     POISON_MESSAGES = "poison_messages"
     """Every request for its messages fails with code 1."""
     HEAVY = "heavy"
@@ -41,7 +41,7 @@ class Ailment(StrEnum):
 
 
 class Ailments:
-    """Which threads are ill. By the seed, that depends only on the thread's id."""
+    """The ailments of threads. Those drawn by the seed depend only on the thread's id."""
 
     def __init__(self, faults: FaultPlan) -> None:
         self._seed = faults.seed
@@ -183,17 +183,17 @@ class World:
         inbox.note("edit", conversation_id, message_id, text)
 
     def unsend(self, conversation_id: str, message_id: str) -> None:
-        """Take out a message, not the only one of its conversation, whose time stays unless it was the newest."""
+        """Remove a message, but not a conversation's only one. The conversation's time changes if it was the newest."""
         inbox = self._demand_inbox(conversation_id)
         inbox.unsend(message_id)
         inbox.note("unsend", conversation_id, message_id, None)
 
     def react(self, conversation_id: str, message_id: str, reaction: str | None = "love") -> None:
-        """Have the contact react to a message, or no longer; only webhooks say so."""
+        """Make the contact react to a message, or remove the reaction; only webhooks report it."""
         self._demand_inbox(conversation_id).note("react", conversation_id, message_id, reaction)
 
     def refer(self, conversation_id: str, ref: str) -> None:
-        """Have the contact open a link to the thread; only webhooks say so."""
+        """Make the contact open a link to the thread; only webhooks report it."""
         self._demand_inbox(conversation_id).note("refer", conversation_id, "", ref)
 
     def empty(self, conversation_id: str, message_id: str) -> None:

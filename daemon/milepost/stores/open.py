@@ -132,7 +132,9 @@ def _copy_target(store_url: StoreUrl) -> AbstractContextManager[CopyTarget]:
 async def has_database(store_url: StoreUrl) -> bool:
     """Return whether there is a database of Milepost. Raises StoreRefused or StoreAway if that cannot be determined."""
     if store_url.file is not None:
-        return store_url.file.exists()
+        from milepost.stores.sqlite.errors import exists  # noqa: PLC0415
+
+        return exists(store_url.file)
     from milepost.stores.postgresql.migrate import has_schema  # noqa: PLC0415
 
     return await has_schema(store_url)

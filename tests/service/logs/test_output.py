@@ -192,6 +192,21 @@ class TestOneEventIsOneLine:
         assert text(stream).endswith("\n")
         assert text(stream)[:-1].isprintable()
 
+    def test_texts_are_escaped_where_no_file_can_be_opened(self) -> None:
+        """As where all file descriptors are in use: what is loaded lazily cannot be loaded then."""
+        program = (
+            "import resource, sys, structlog\n"
+            "from milepost.core.texts import visible\n"
+            "from milepost.service.logs.output import logged\n"
+            "from milepost.service.logs.redaction import Redactor\n"
+            "with logged('console', 'info', Redactor(()), stream=sys.stderr, environment={}):\n"
+            "    structlog.get_logger().info('warm')\n"
+            "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+            "    structlog.get_logger().info('a\\nb', text=visible('\\x1b'))\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert ended.stderr.splitlines()[-1].endswith(r"a\nb           text='\\x1b'"), ended.stderr
+
 
 class TestWhereItGoes:
     def test_a_terminal_gets_colours(self) -> None:

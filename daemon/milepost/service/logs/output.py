@@ -334,7 +334,7 @@ def _printable(text: str) -> str:
     """Escape line ends, control characters, ANSI sequences and bidirectional overrides: they could forge log lines."""
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _below(exception: str | None) -> str:

@@ -137,7 +137,7 @@ class StreamFamilies:
         )
         self.token_valid = family("gauge", "token_valid", "1 if the token is valid, 0 if it is not.")
         self.own_id_unknown = family(
-            "gauge", "own_id_unknown", "1 if our own id is in no thread and which participant is us cannot be told."
+            "gauge", "own_id_unknown", "1 if our own id is in no thread and it is unknown which participant is us."
         )
         self.info = family(
             "gauge", "stream_info", "1, with what the stream's page is called.", "platform", "page_id", "page_name"

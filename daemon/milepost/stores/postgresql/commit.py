@@ -254,6 +254,10 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         revised = revised_of(group)
         if revised:
             await self.execute("revise_interaction_events", versioned(in_order(revised)))
+        for each in group:
+            if each.changes.named:
+                named = {"named": searchable(each.changes.named), "version": each.commit.checkpoint.version}
+                await self.execute("name_messages", named)
         settled = [key for each in group for key in each.changes.settled]
         if settled:
             await self.execute("settle_facts", (searchable(settled),))

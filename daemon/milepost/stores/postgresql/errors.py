@@ -54,11 +54,12 @@ _REJECTED = {
     "password authentication failed": "28",
     "no password supplied": "28",
     "no pg_hba.conf entry": "28",
-    "does not exist": "3D",
     "permission denied for database": "42501",
     "too many connections": "53300",
     "too many clients": "53300",
     "connection slots are reserved": "53300",
+    'role "': "28",  # it does not exist, or is not permitted to log in
+    "does not exist": "3D",
     "the database system is": "57",  # starting up, shutting down, in recovery mode
     "does not support SSL": "",
     "certificate": "",

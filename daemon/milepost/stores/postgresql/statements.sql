@@ -374,6 +374,17 @@ SET
     version = %(version)s
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
+-- name: name_messages
+-- Messages that were stored before it was known with whom their conversation is.
+UPDATE contact_interaction_events AS said
+SET
+    contact_id = (
+        SELECT conversations.contact_id FROM conversations
+        WHERE conversations.conversation_id = said.conversation_id
+    ),
+    version = %(version)s
+WHERE said.conversation_id = ANY (%(named)s::text[]) AND said.contact_id IS NULL;
+
 -- name: clear_own_contact
 UPDATE conversations SET contact_id = NULL, version = %(version)s
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;

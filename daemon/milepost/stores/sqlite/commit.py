@@ -111,6 +111,8 @@ class SqliteWriter(SqliteSession, Writer):
                 for row, seq in chunk
             )
             self._write_all("insert_interaction_events", numbered)
+        if changes.named:
+            self.ask("name_messages", {"named": rows.json_list(changes.named), "version": version})
 
     def _erase_unsent(self, stream: Stream, changes: Changes) -> None:
         """Erase the content of unsent messages from the payloads of dead letters."""

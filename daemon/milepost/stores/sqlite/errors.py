@@ -116,6 +116,17 @@ def error_of(path: Path, what: str, error: OSError) -> MilepostError:
     return StoreRefused(text, hint=CHECK_URL)
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is a file at `path`. Raises StoreRefused or StoreAway if this user cannot find out."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise error_of(path, "cannot be opened", error) from error
+    return True
+
+
 def why_unopened(path: Path) -> OSError | None:
     """Return why SQLite cannot open the database at `path` or a file beside it; None if there is no reason any more.
 

@@ -15,7 +15,7 @@ from milepost.core.errors import StoreRefused
 from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path
-from milepost.stores.sqlite.errors import errors_of
+from milepost.stores.sqlite.errors import errors_of, exists
 from milepost.stores.sqlite.files import OpenFiles
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "sqlite"
@@ -33,7 +33,7 @@ def shipped() -> set[str]:
 
 def applied(path: Path) -> set[str]:
     """Return the names of the migrations applied to the database at `path`; none if there is no database yet."""
-    if not path.exists():
+    if not exists(path):
         return set()
     with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
         has_record = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
@@ -70,7 +70,7 @@ def demand_finished(path: Path) -> None:
 
 def demand_current(path: Path) -> None:
     """Raise StoreRefused unless there is a database of this program's schema at `path`, and it is whole."""
-    if not path.exists():
+    if not exists(path):
         raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` creates it")
     if pending(path):
         raise StoreRefused(

@@ -234,6 +234,17 @@ SET
     version = :version
 WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
 
+-- name: name_messages
+-- Messages that were stored before it was known with whom their conversation is.
+UPDATE contact_interaction_events
+SET
+    contact_id = (
+        SELECT conversations.contact_id FROM conversations
+        WHERE conversations.conversation_id = contact_interaction_events.conversation_id
+    ),
+    version = :version
+WHERE conversation_id IN (SELECT value FROM json_each(:named)) AND contact_id IS NULL;
+
 -- name: clear_own_contact
 UPDATE conversations SET contact_id = NULL, version = :version
 WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;

@@ -23,7 +23,7 @@ from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import Database, connect, kept_open, lock_database, real_path, transaction
 from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
-from milepost.stores.sqlite.errors import REFUSALS, reason_of
+from milepost.stores.sqlite.errors import REFUSALS, exists, reason_of
 from milepost.stores.sqlite.files import (
     LOCK,
     OpenFiles,
@@ -65,7 +65,7 @@ async def open_sqlite(
         "cache_size": -CACHE_KIB,
     }
     path = real_path(path)
-    is_missing = not path.exists() and beside(path, LOCK).exists()
+    is_missing = not exists(path) and beside(path, LOCK).exists()
     with lock_database(path) as lock:
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
         with kept_open(path) as descriptor:

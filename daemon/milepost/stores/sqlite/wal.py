@@ -5,9 +5,11 @@ happens: each reader goes through it, and so does the next start after a crash. 
 is that large, no commit succeeds any more, and SQLite would never write it back.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -15,7 +17,8 @@ from milepost.stores.sqlite.files import WAL, beside
 
 IDLE_SECONDS = 5.0
 MIN_BYTES = 2**22  # 4 MB: less is not worth it
-RETRY_SECONDS = 1.0  # between two attempts to write the log back on a full disk, each of which may rewrite all of it
+# How much longer than an attempt to write the log back, which may rewrite all of it, the pause after it is.
+PAUSE_FACTOR = 4
 _NO_ROOM = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}  # for the log, and for its index
 
 
@@ -29,7 +32,10 @@ class IdleCheckpoint:
         self._since = 0.0
 
     def look(self) -> None:
-        """Write the log back if it is large and has been as it is for IDLE_SECONDS. Called about every second."""
+        """Write the log back if it is large and has been as it is for IDLE_SECONDS, or if the disk becomes too small.
+
+        Called about every second.
+        """
         try:
             found = beside(self._path, WAL).stat()
         except OSError:  # noticed by whoever needs it
@@ -37,15 +43,25 @@ class IdleCheckpoint:
         log, now = (found.st_size, found.st_mtime_ns), self._steady()
         if log != self._log:
             self._log, self._since = log, now
-        elif found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS:
+        is_idle = found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS
+        # The database may have to grow by as much, and more is written until the next look.
+        if is_idle or self._free_bytes() < 2 * found.st_size:
             self._since = now
             _write_back(self._path)
+
+    def _free_bytes(self) -> float:
+        try:
+            disk = os.statvfs(self._path)
+        except OSError:  # noticed by whoever needs it
+            return inf
+        return disk.f_bavail * disk.f_frsize
 
 
 class FullDisk:
     """Writes the log of the database at `path` back before the next attempt, after one that found the disk full.
 
-    Before it, because what has become free since is needed for that first: the database may have to grow.
+    Before it, because what has become free since is needed for that first: the database may have to grow. Another
+    attempt to commit would take it for the log, and give nothing back when it fails.
     """
 
     def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
@@ -56,8 +72,9 @@ class FullDisk:
     @contextmanager
     def making_room(self) -> Iterator[None]:
         """Enclose a transaction, in the thread of its connection."""
-        if self._retry_at is not None and (now := self._steady()) >= self._retry_at:
-            self._retry_at = None if _write_back(self._path) else now + RETRY_SECONDS
+        if self._retry_at is not None and (began := self._steady()) >= self._retry_at:
+            is_done, ended = _write_back(self._path), self._steady()
+            self._retry_at = None if is_done else ended + PAUSE_FACTOR * (ended - began)
         try:
             yield
         except sqlite3.Error as error:

@@ -113,7 +113,7 @@ function furtherFactsOf(stream) {
   const facts = [
     ["Last full sweep", ago(full), titled(full)],
     ["New conversations", NUMBER.format(written.conversations_inserted)],
-    ["Changes of them", NUMBER.format(written.conversations_updated)],
+    ["Changed conversations", NUMBER.format(written.conversations_updated)],
     ["Contacts written", NUMBER.format(written.contacts)],
     ["Messages written", NUMBER.format(written.interaction_events)],
   ];
