@@ -273,17 +273,20 @@ class TestWhatIsAnsweredAsDeleted:
     @pytest.mark.parametrize(
         "outcome", [refused(GONE), MessagesFetched(MessagePage(()), NOON, 0.1)], ids=("gone", "empty")
     )
-    def test_a_redrive_that_finds_nothing_is_believed_after_a_day(self, outcome: MessagesOutcome) -> None:
-        letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", "why", NOON)
-        due = DueDeadLetter(letter, payload_of(replace(GAP, cursor=None, listed=20)))
-
-        def after(seconds: float) -> Record:
+    def test_a_redrive_that_finds_nothing_is_believed_after_a_day_and_if_the_last_one_found_nothing_either(
+        self, outcome: MessagesOutcome
+    ) -> None:
+        def after(seconds: float, reason: str) -> Record:
+            letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", reason, NOON)
+            due = DueDeadLetter(letter, payload_of(replace(GAP, cursor=None, listed=20)))
             record = redrive(DONE, due, outcome, context(at(seconds))).record(Known())
             assert isinstance(record, Record)
             return record
 
-        (failed,) = after(86_399).events
-        missed, closed = after(86_400).events
+        (first,) = after(86_400, "an outage").events
+        assert isinstance(first, RedriveFailed)
+        (failed,) = after(86_399, first.reason).events
+        missed, closed = after(86_400, first.reason).events
 
         assert isinstance(failed, RedriveFailed)
         assert [each.reason for each in missed_by(missed)] == [MissedReason.DELETED]

@@ -172,6 +172,15 @@ class TestReread:
         assert isinstance(failed, RedriveFailed)
         assert failed.attempts == 1
 
+    def test_a_rate_limit_that_says_when_it_ends_is_believed_even_if_one_made_the_dead_letter(self) -> None:
+        before = due()
+        alike = replace(before, dead_letter=replace(before.dead_letter, reason=str(RATE_LIMIT)))
+
+        (limited,) = redriven(alike, refused(replace(RATE_LIMIT, wait_seconds=600.0))).events
+
+        assert isinstance(limited, RateLimited)
+        assert limited.until == at(600)
+
     def test_a_reread_closes_other_dead_letters_of_the_same_conversation(self) -> None:
         known = Known(
             dead_letters={

@@ -7,10 +7,11 @@ import pytest
 from kit.builders import STREAM, at, fetched, unreadable
 from kit.engine_doubles import Inbox, cursor_of, engine, find_open_dead_letters, run_of, running, types
 from kit.memory_store import MemoryStore
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError
 from milepost.core.events import Reason, RunStatus
-from milepost.core.model import TokenHealth
+from milepost.core.model import Stream, TokenHealth
 from milepost.core.ports import Outcome, Request
 from milepost.core.position import Mode
 from milepost.engine.context import EngineContext
@@ -68,6 +69,23 @@ async def test_a_pause_survives_the_process_that_recorded_it() -> None:
         await asyncio.sleep(DAY)
     assert inbox.asked == []
     assert types(store, STREAM) == ["stream_paused"], "however often it runs"
+
+
+async def test_a_paused_stream_is_looked_at_once_in_an_interval_however_long_that_is() -> None:
+    class Counting(MemoryStore):
+        loads = 0
+
+        async def load(self, stream: Stream) -> Checkpoint:
+            self.loads += 1
+            return await super().load(stream)
+
+    parts = engine(store := Counting())
+    one = Supervisor(parts, {STREAM: Inbox(2)}, Schedule(interval_seconds=DAY))
+    await one.ask(STREAM, PauseStream(ADA))
+    store.loads = 0
+    async with running(one, parts.stop):
+        await asyncio.sleep(DAY / 2)
+        assert store.loads == 1
 
 
 async def test_a_command_that_changes_nothing_is_not_journaled() -> None:

@@ -74,8 +74,11 @@ def to_reread(due: DueDeadLetter) -> str | MessagesRequest | None:
 
 
 def is_refused_alike(due: DueDeadLetter, problem: Problem) -> bool:
-    """Return whether a redrive is refused as before: then the cause is what it reads, even if it looks like a limit."""
-    return str(problem)[:MAX_REASON_CHARACTERS] == due.dead_letter.reason
+    """Return whether a redrive is refused as before: then the cause is what it reads, even if it looks like a limit.
+
+    A limit that says when it ends is believed.
+    """
+    return problem.wait_seconds is None and str(problem)[:MAX_REASON_CHARACTERS] == due.dead_letter.reason
 
 
 def redrive(
@@ -146,14 +149,14 @@ class PendingRedrive(Struct, frozen=True):
     def _refused(self, problem: Problem, context: Context) -> Record:
         """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without it.
 
-        If older messages are still gone after a day, it is not an incident.
+        If older messages are still gone after a day, and were gone the last time, it is not an incident.
         """
         due = self.due
         gap = gap_in(due.payload) if is_of_older(due.dead_letter.subject) and due.payload is not None else None
         rule = rule_for(problem, has_cursor=gap is not None and gap.cursor is not None)
         if rule.remedy is Remedy.WAIT and not is_refused_alike(due, problem):
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
-        has_lasted = context.now - due.dead_letter.opened_at >= AGREES_AFTER
+        has_lasted = context.now - due.dead_letter.opened_at >= AGREES_AFTER and is_refused_alike(due, problem)
         if gap is not None and has_lasted and (is_gone(problem) or problem == EMPTY):
             return Record((*missed_events(gone(gap)), self._closed(Resolution.REDRIVEN)))
         failed = Record((_failure(self, str(problem)),))

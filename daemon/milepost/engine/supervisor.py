@@ -206,7 +206,7 @@ class Supervisor:
             if mailbox.interrupt.is_set:
                 await self._run_commands(stream, mailbox)
                 continue
-            interval_seconds, prompted = self._interval_seconds(result, was_held=was_held), mailbox.is_prompted
+            interval_seconds, prompted = self._interval_seconds(stream, was_held=was_held), mailbox.is_prompted
             due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
             due_at += anchor.moved()
             if not (prompted or was_held):
@@ -218,12 +218,12 @@ class Supervisor:
                 await engine.clock.sleep_until(due_at)
         return False
 
-    def _interval_seconds(self, result: RunResult, *, was_held: bool) -> float:
+    def _interval_seconds(self, stream: Stream, *, was_held: bool) -> float:
         """Return the interval after a run, of which the journal may not say that it failed, or met a rate limit."""
         if was_held:
             return 0.0
         seconds = self._schedule.interval_seconds
-        return seconds if result.error is None else min(seconds, MAX_PARK_SECONDS)
+        return min(seconds, MAX_PARK_SECONDS) if stream in self._failed else seconds
 
     async def _run_commands(self, stream: Stream, mailbox: Mailbox) -> None:
         """Execute the commands for a stream that is not running. Every command gets a result."""
