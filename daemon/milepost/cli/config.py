@@ -32,7 +32,7 @@ FOR_FACEBOOK = """\
 
 @click.group(cls=Group, name="config")
 def command() -> None:
-    """Write a first configuration, and check it."""
+    """Write a configuration to begin with, and check it."""
 
 
 @command.command()
@@ -147,13 +147,13 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
 @click.group(cls=Group, name="notify")
 def notify() -> None:
-    """Test whether notices reach people."""
+    """Try whether notices to people arrive."""
 
 
 @notify.command()
 @config_option
 def test(config: str | None) -> None:
-    """Send a notice to each destination in notify.urls, and show whether its service accepted it.
+    """Send a notice to each destination in notify.urls, and show whether its service took it.
 
     Only the kind of service and its host are shown, because the rest of the URL may be secret.
 

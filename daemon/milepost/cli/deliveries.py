@@ -42,8 +42,8 @@ Act = Callable[[DeliveryPlaces, str], Awaitable[bool]]
 def command() -> None:
     """List, pause, resume or replay deliveries: changed rows that are pushed to HTTP endpoints.
 
-    The destinations are those under `deliveries` in the configuration. The commands work with or without a running
-    daemon, which notices within seconds.
+    The destinations are those under `deliveries` in the configuration. Commands work beside a running daemon, which
+    notices within seconds, and without one.
     """
 
 
@@ -148,7 +148,7 @@ def pause(config: str | None, destinations: Sequence[str]) -> None:
 @config_option
 @destinations_argument
 def resume(config: str | None, destinations: Sequence[str]) -> None:
-    """Resume paused destinations, and retry failing ones at once.
+    """Resume paused destinations, and try those that fail at once.
 
     The exit codes are those of pause.
     """
@@ -178,9 +178,9 @@ def _parse_place(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @destinations_argument
 def replay(config: str | None, place: int, destinations: Sequence[str]) -> None:
-    """Deliver rows again: all that are stored, or those that changed after a seq.
+    """Deliver again what was delivered before: all that is stored, or what changed after a seq.
 
-    Each row is sent in its latest state. The exit codes are those of pause.
+    Each row comes at its latest state. The exit codes are those of pause.
     """
     settings = load_settings(config)
     last = asyncio.run(_last_change(settings))
