@@ -1,12 +1,14 @@
 """What is said of destinations and runs that fail."""
 
+import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at
 from milepost.app.health import FAILING_ADVICE, delivery_issues, failing_runs
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.errors import StoreRefused
+from milepost.core.events import RunStatus
 from milepost.engine.supervisor import FailedRuns
 from milepost.reporting.health import Issue, IssueKind
 
@@ -43,7 +45,7 @@ def test_one_whose_worker_broke_is_said() -> None:
     )
 
 
-DENIED = FailedRuns(NOON, at(600), 2, StoreRefused("permission denied for table conversations", hint="grant it"))
+DENIED = FailedRuns(NOON, at(600), 2, StoreRefused("permission denied for table conversations", hint="grant it"), "r_2")
 
 
 def test_runs_that_fail_are_said_with_the_error_and_its_hint() -> None:
@@ -62,5 +64,22 @@ def test_an_unexpected_error_is_not_quoted() -> None:
     assert (issue.reason, issue.advice) == ("an unexpected KeyError", FAILING_ADVICE)
 
 
-def test_a_stream_that_another_worker_has_written_to_since_does_not_fail() -> None:
-    assert list(failing_runs({STREAM: DENIED}, [Checkpoint(STREAM, updated_at=at(601))])) == []
+def after(run: Run) -> list[Issue]:
+    return list(failing_runs({STREAM: DENIED}, [Checkpoint(STREAM, updated_at=at(700), run=run)]))
+
+
+def test_a_stream_that_another_worker_has_run_since_does_not_fail() -> None:
+    assert after(Run("r_3", at(610), RunStatus.COMPLETE, ended_at=at(700))) == []
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(Run("r_2", at(590), RunStatus.COMPLETE, ended_at=at(599)), id="a command was recorded"),
+        pytest.param(Run("r_2", at(610)), id="the next one has begun"),
+        pytest.param(Run("r_2", at(610), RunStatus.COMPLETE, ended_at=at(650)), id="the next one still redrives"),
+        pytest.param(Run("r_1", at(590), RunStatus.INTERRUPTED, ended_at=at(610)), id="it was found open"),
+    ],
+)
+def test_what_is_written_before_the_next_failure_does_not_hide_that_runs_fail(run: Run) -> None:
+    assert [issue.kind for issue in after(run)] == [IssueKind.RUNS_FAIL]

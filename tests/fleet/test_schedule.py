@@ -140,6 +140,22 @@ def test_a_run_that_left_nothing_is_not_repeated_at_once() -> None:
     assert followed.is_due(100)
 
 
+def test_a_full_sweep_whose_run_left_nothing_is_still_wanted_and_waits_as_any_run() -> None:
+    followed = Followed(*COMPLETE)
+    followed.append(SyncRequested("Ada", full=True), seconds=10)
+    followed.schedule.postpone(STREAM, at(100))
+    assert not followed.is_due(99)
+    assert followed.is_due(100)
+    assert followed.schedule.wants_full(STREAM)
+
+
+def test_a_request_is_not_postponed_by_the_run_before_it() -> None:
+    followed = Followed(*COMPLETE)
+    followed.schedule.postpone(STREAM, at(100))
+    followed.append(SyncRequested("Ada"), seconds=10)
+    assert followed.is_due(11)
+
+
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 

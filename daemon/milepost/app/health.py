@@ -11,9 +11,10 @@ from milepost.app.build import Parts
 from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
-from milepost.core.checkpoint import Checkpoint
+from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.errors import MilepostError
+from milepost.core.events import RunStatus
 from milepost.core.model import Scope, Stream
 from milepost.deliveries.worker import Dispatcher
 from milepost.engine.supervisor import FailedRuns
@@ -139,13 +140,9 @@ class Health:
 
 
 def failing_runs(failing: Mapping[Stream, FailedRuns], checkpoints: Iterable[Checkpoint]) -> Iterator[Issue]:
-    """Yield that runs fail, if some do. Streams that were written to since do not count: another worker gets on."""
-    written = {checkpoint.stream: checkpoint.updated_at for checkpoint in checkpoints}
-    failed = {
-        stream.key: runs
-        for stream, runs in failing.items()
-        if (updated_at := written.get(stream)) is None or updated_at <= runs.last_at
-    }
+    """Yield that runs fail, if some do. Streams that another worker has run since do not count."""
+    latest = {checkpoint.stream: checkpoint.run for checkpoint in checkpoints}
+    failed = {stream.key: runs for stream, runs in failing.items() if not _is_over(runs, latest.get(stream))}
     if failed:
         since = min(runs.since for runs in failed.values())
         errors = [runs.error for runs in failed.values()]
@@ -153,6 +150,16 @@ def failing_runs(failing: Mapping[Stream, FailedRuns], checkpoints: Iterable[Che
         reason = "; ".join(dict.fromkeys(map(_error_in_words, errors)))  # many streams fail for one reason
         hints = (error.hint for error in errors if isinstance(error, MilepostError) and error.hint)
         yield Issue(IssueKind.RUNS_FAIL, f"the runs of {whose} fail", since, reason, next(hints, FAILING_ADVICE))
+
+
+def _is_over(failed: FailedRuns, latest: Run | None) -> bool:
+    """Return whether another worker's run has ended since, and not only been found open.
+
+    What our own runs write before they fail does not count, nor does a command: the issue would come and go.
+    """
+    if latest is None or latest.ended_at is None or latest.run_id == failed.run_id:
+        return False
+    return latest.ended_at > failed.last_at and latest.status is not RunStatus.INTERRUPTED
 
 
 def _error_in_words(error: Exception) -> str:

@@ -38,13 +38,15 @@ class Schedule(Struct, frozen=True):
 class FailedRuns(Struct, frozen=True):
     """The latest runs of a stream, which ended with an error that they could not record: a refusal, or a bug.
 
-    `since` and `last_at` are when the first and the last of them ended.
+    `since` and `last_at` are when the first and the last of them ended; `run_id` is that of the last one or, if another
+    has begun since, of that.
     """
 
     since: datetime
     last_at: datetime
     count: int
     error: Exception
+    run_id: str
 
 
 class Supervisor:
@@ -176,7 +178,11 @@ class Supervisor:
 
     def failing(self) -> Mapping[Stream, FailedRuns]:
         """Return the streams whose latest runs failed here, more than one in a row: a single failure may pass."""
-        return {stream: failed for stream in self.streams if (failed := self._failed.get(stream)) and failed.count > 1}
+        return {
+            stream: replace(failed, run_id=self._latest[stream].run_id)
+            for stream in self.streams
+            if (failed := self._failed.get(stream)) and failed.count > 1
+        }
 
     def _start(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
         self._started.add(stream)
@@ -261,7 +267,7 @@ class Supervisor:
         if isinstance(result, Exception):
             now = self._engine.clock.now()
             since, count = (before.since, before.count) if before else (now, 0)
-            self._failed[stream] = FailedRuns(since, now, count + 1, result)
+            self._failed[stream] = FailedRuns(since, now, count + 1, result, self._latest[stream].run_id)
 
     def _new_budget(self, *, full: bool = False, is_prompted: bool = False) -> RunBudget:
         started_at, schedule = self._engine.clock.now(), self._schedule

@@ -97,9 +97,9 @@ class FleetSchedule:
         for entry in entries:
             match entry.event:
                 case SyncRequested(full=full):
-                    self._requests[entry.stream] = _RequestedRun(min(entry.recorded_at, now), full)
+                    self._request(entry.stream, _RequestedRun(min(entry.recorded_at, now), full))
                 case StreamResumed():
-                    self._requests[entry.stream] = _RequestedRun(min(entry.recorded_at, now))
+                    self._request(entry.stream, _RequestedRun(min(entry.recorded_at, now)))
                 case RunStarted(started_at=started_at):
                     if not self.wants_full(entry.stream):
                         self._settle(entry.stream, started_at)
@@ -107,6 +107,10 @@ class FleetSchedule:
                     self._settle(entry.stream, started_at, is_full=mode is Mode.FULL)
                 case _:
                     pass
+
+    def _request(self, stream: Stream, request: _RequestedRun) -> None:
+        self._requests[stream] = request
+        self._not_before.pop(stream, None)
 
     def _settle(self, stream: Stream, started_at: datetime, *, is_full: bool = False) -> None:
         """Forget the request for a run that has begun, unless its sweep is complete but not of the requested mode.
@@ -130,10 +134,9 @@ class FleetSchedule:
     def postpone(self, stream: Stream, until: datetime) -> None:
         """Make the stream due no earlier than `until`, whatever the journal says: its last run recorded nothing.
 
-        This counts as an attempt at a requested run.
+        A requested run is postponed, too: it is still to be made.
         """
         self._follow_clock()
-        self._requests.pop(stream, None)
         self._not_before[stream] = until
 
     def due_at(
@@ -151,10 +154,10 @@ class FleetSchedule:
         self._follow_clock()
         checkpoint = checkpoint or self._checkpoints().get(stream) or Checkpoint(stream)
         checkpoint = self._by_our_clock(checkpoint, now)
-        if self._is_requested(checkpoint):
-            return max(now, held_until or now)
-        at = due_at(checkpoint, now, schedule, held_until, is_prompted=self._is_prompted(stream))
         not_before = self._not_before.get(stream)
+        if self._is_requested(checkpoint):
+            return max(now, held_until or now, not_before or now)
+        at = due_at(checkpoint, now, schedule, held_until, is_prompted=self._is_prompted(stream))
         return at if at is None or not_before is None else max(at, not_before)
 
     def _is_requested(self, checkpoint: Checkpoint) -> bool:

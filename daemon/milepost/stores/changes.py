@@ -78,8 +78,11 @@ async def read_changes(
     """Return a page of changes up to `last`; `read_rows` reads the changes in the range that its parameters give.
 
     The statements need not see the same moment: a row that changes between two of them is on a later page.
+
+    An `after` beyond `last` is from before the database was restored. The numbers after `last` are assigned again, so a
+    reader that stayed at its place would miss the rows that get them.
     """
-    following = asked.after
+    following = min(asked.after, last)
     for place, up_to in asked.spans(last):
         ((full_at, count),) = await fetch("changes_up_to", asked.parameters(place, up_to))
         following = full_at if count == asked.limit else up_to
