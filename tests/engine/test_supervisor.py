@@ -154,6 +154,15 @@ async def test_runs_that_fail_one_after_the_other_are_known_until_one_succeeds(
         assert one.failing() == {}
 
 
+async def test_runs_that_an_outage_of_the_database_ends_are_not_said_to_fail_as_well() -> None:
+    store = FlakyStore(1_000)
+    parts = engine(store)
+    one = Supervisor(parts, {STREAM: Inbox(1, clock=parts.clock)}, Schedule(interval_seconds=300))
+    async with running(one, parts.stop):
+        await asyncio.sleep(2_000)
+        assert one.failing() == {}
+
+
 async def denied(_: Keys) -> Known:
     raise StoreRefused("permission denied")
 

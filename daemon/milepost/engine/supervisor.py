@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import ApplyFacts, Command, DeadLetterCommand, StreamCommand
-from milepost.core.errors import MilepostError
+from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
@@ -177,11 +177,14 @@ class Supervisor:
         return f"runs past sync.max_run_duration: {', '.join(late)}" if late else None
 
     def failing(self) -> Mapping[Stream, FailedRuns]:
-        """Return the streams whose latest runs failed here, more than one in a row: a single failure may pass."""
+        """Return the streams whose latest runs failed here, more than one in a row: a single failure may pass.
+
+        What an outage of the database cuts off is repeated when that is over; the outage itself is reported elsewhere.
+        """
         return {
             stream: replace(failed, run_id=self._latest[stream].run_id)
             for stream in self.streams
-            if (failed := self._failed.get(stream)) and failed.count > 1
+            if (failed := self._failed.get(stream)) and failed.count > 1 and not isinstance(failed.error, StoreAway)
         }
 
     def _start(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
