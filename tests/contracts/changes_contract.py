@@ -106,10 +106,19 @@ class ChangesContract:
             end = await reader.last_change()
 
             page = await reader.read_changes(end, 10)
-            beyond = await reader.read_changes(end + 100, 10)
 
         assert (page.changes, page.next) == ((), end)
-        assert (beyond.changes, beyond.next) == ((), end + 100)
+
+    async def test_a_consumer_ahead_of_a_restored_database_continues_at_its_end(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store, open_reader(kept.store_url) as reader:
+            await write(store, ROWS)
+            end = await reader.last_change()
+
+            beyond = await reader.read_changes(end + 100, 10)
+            of_stream = await reader.read_changes(end + 100, 10, {CONTACT}, Stream(Platform.INSTAGRAM, "9"))
+
+        assert (beyond.changes, beyond.next) == ((), end)
+        assert (of_stream.changes, of_stream.next) == ((), end)
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 100])
     async def test_pages_of_any_size_come_to_the_same(self, kept: StoreDump, limit: int) -> None:

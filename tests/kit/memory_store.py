@@ -500,8 +500,10 @@ class MemoryStore:
                 first_seen_at=stored.first_seen_at,
             )
         gone: set[str] = set()
+        said = {each.conversation_id for each in changes.interaction_events if self.is_forgotten(each)}
         for conversation in changes.conversations:
-            if self.is_forgotten(conversation):
+            is_theirs = conversation.contact_id is None and conversation.conversation_id in said
+            if is_theirs or self.is_forgotten(conversation):
                 gone.add(conversation.conversation_id)
                 continue
             known = self.conversations.get(conversation.conversation_id, conversation)
@@ -578,10 +580,16 @@ class MemoryStore:
         before = self._counts()
         streams = self.linked(stream)
         self.forgotten |= {(of, "contact", contact_id) for of in streams}
+        said = {
+            event.conversation_id
+            for event in self.interaction_events.values()
+            if (event.platform, event.contact_id) == (stream.platform.value, contact_id)
+        }
         theirs = {
             key
             for key, row in self.conversations.items()
-            if row.contact_id == contact_id and f"{row.platform}:{row.page_id}" in streams
+            if row.contact_id == contact_id or (row.contact_id is None and key in said)
+            if f"{row.platform}:{row.page_id}" in streams
         }
         self.forgotten |= {(of, "conversation", key) for of in streams for key in theirs}
         for key in theirs:

@@ -1,6 +1,7 @@
 """A limited number of connections, in which strangers never take the place of those who may ask."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -154,6 +155,21 @@ async def test_connections_are_limited_and_freed_again() -> None:
                     break
         for _, writer in held[1:]:
             await ended(writer)
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/thing"])
+async def test_strangers_that_have_left_are_forgotten(path: bytes) -> None:
+    async with listener() as port:
+        before = held_in_memory()
+        for _ in range(50):
+            await asked(port, path, headers=b"")
+        assert held_in_memory() - before < 10
+
+
+def held_in_memory() -> int:
+    """Return how many connections are in memory, whether they have ended or not."""
+    gc.collect()
+    return sum(type(each) is web.RequestHandler for each in gc.get_objects())
 
 
 async def first_line(reader: asyncio.StreamReader) -> str:

@@ -33,7 +33,7 @@ SIMULATED_LONGEST_THREAD = 200
 
 
 class Parts(Struct, frozen=True, eq=False):
-    """The assembled parts, as far as commands need them.
+    """The assembled parts that commands need.
 
     `undiscovered` says why page discovery failed at startup; the configured pages are synced nevertheless.
     `send_webhooks` makes a simulated world send webhooks to a URL, signed with a secret; None for the real API.

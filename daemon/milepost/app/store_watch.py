@@ -114,7 +114,7 @@ class StoreWatch:
         if retry is None or self._clock.steady() < retry.by:
             return
         self._last_retry = _LastRetry(retry.stream, self._clock.steady() + GIVEN_UP_SECONDS)
-        if not self._wake(retry.stream):  # nobody is left who could find out
+        if not self._wake(retry.stream):  # the stream is gone, and can no longer notice the end
             self._unwritten = self._last_retry = None
 
 

@@ -95,7 +95,8 @@ class Webhooks:
     async def _apply_facts(self, stream: Stream) -> None:
         """Apply the facts of a stream, unless another worker has it and does so.
 
-        Whoever else writes to it makes that worker read a batch again, and what was unchanged since its last entry.
+        If this worker wrote to the stream, the other one would have to read a batch again, and all unchanged batches
+        since its last entry.
         """
         if await self._is_elsewhere(stream):
             return

@@ -44,7 +44,9 @@ class Change(Struct, frozen=True):
 
 
 class ChangesPage(Struct, frozen=True):
-    """Changes in the order of their seq, and the seq to continue from: equal to the one asked for if nothing is new.
+    """Changes in the order of their seq, and the seq to continue from: equal to the requested one if nothing is new.
+
+    It is smaller where the requested one lies beyond the last change, as after a backup was restored.
 
     `next` may be greater than the seq of the last change, because changes that were not requested are skipped. A page
     without changes is the last one only if `next` has not moved either.

@@ -36,7 +36,7 @@ from milepost.core.retry import redrive_seconds
 from milepost.core.revisions import tally_of
 
 MAX_REASON_CHARACTERS = 500
-_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ where one cause affects many threads
+_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ when one cause affects many threads
 
 _OLDER = "/older/"
 

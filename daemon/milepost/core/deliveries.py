@@ -27,10 +27,10 @@ class Delivery(Struct, frozen=True):
         behind_since: since when the oldest undelivered change has been waiting; None if there is none.
         delivered_at: when the receiver last confirmed a request.
         paused_at: when an operator paused it.
-        failing_since: when the first of the latest attempts, all of which failed, was made.
-        failures: the number of those attempts.
+        failing_since: when the current series of failed attempts began.
+        failures: the number of attempts in it.
         problem: why the last of them failed, without anything that the receiver wrote.
-        retry_at: when the next one is due.
+        retry_at: when the next attempt is due.
         replays: how often its place was moved, so that receivers that drop repeats accept what is delivered again.
     """
 

@@ -164,7 +164,7 @@ def remembered(conversations: Iterable[Conversation], known: Known) -> tuple[Con
 
 
 def _people(read: Conversation) -> Iterable[str | None]:
-    """Return whose conversation it is: where its contact is withheld, whoever wrote in it."""
+    """Return the contact of a conversation; if the API withholds it, the people who wrote in it."""
     if read.contact is not None:
         return (read.contact.contact_id,)
     return (event.contact_id for event in read.interactions)

@@ -58,8 +58,8 @@ def next_run_at(
 
     A run that made progress before its time or batch limit continues at once, behind the streams that wait for a slot.
     A stream that needs an operator is probed slowly; one that failed is parked for minutes. Any other is due an
-    interval after its run started; a start in the future, by a clock that was ahead, counts as now. Where there is news
-    (`is_prompted`) the interval is a few seconds, unless the run ended in an error.
+    interval after its run started; a start in the future, by a clock that was ahead, counts as now. If there is news
+    (`is_prompted`), the interval is a few seconds, unless the run ended in an error.
     """
     ended_well = run is None or run.status in _ENDED_WELL
     if is_prompted and ended_well:

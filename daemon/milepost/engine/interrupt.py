@@ -1,4 +1,4 @@
-"""Interrupts waits and fetches, but never a commit: a change of plan and not a cancellation. Also shuts down."""
+"""Interrupts waits and fetches, but never a commit, when something else has to be done first; and shutdown."""
 
 import asyncio
 import signal

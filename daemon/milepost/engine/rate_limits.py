@@ -78,7 +78,7 @@ class RateLimits:
         return now
 
     def forget(self, stream: Stream) -> None:
-        """Drop the limit of a stream's latest refusal, which was about the requested conversation only."""
+        """Drop the limit of a stream's latest refusal, which was about the requested content and not a real limit."""
         self._met.pop(stream, None)
 
     def observe_usage(self, stream: Stream, usages: tuple[Usage, ...]) -> None:

@@ -228,7 +228,7 @@ class Supervisor:
         return False
 
     def _interval_seconds(self, stream: Stream, *, was_held: bool) -> float:
-        """Return the interval after a run, of which the journal may not say that it failed, or met a rate limit."""
+        """Return the interval after a run. Its failure, or a rate limit that held it, may not be in the journal."""
         if was_held:
             return 0.0
         seconds = self._schedule.interval_seconds

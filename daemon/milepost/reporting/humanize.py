@@ -94,8 +94,8 @@ def in_columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(
 class Level(IntEnum):
     """How much attention an entry deserves. The numbers are those of the logging module.
 
-    Routine work is debug or info; what recovers by itself is a warning, once, where it begins; what needs a person is
-    an error.
+    Routine work is debug or info. A problem that resolves itself is one warning when it begins. A problem that needs a
+    person is an error.
     """
 
     DEBUG = 10

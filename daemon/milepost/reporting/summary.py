@@ -68,7 +68,7 @@ def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
 
 
 def exit_code_of(problem: Problem) -> ExitCode:
-    """Return the exit code for a problem before any batch was asked for."""
+    """Return the exit code for a problem before any batch was requested."""
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
             return ExitCode.AUTHORIZATION

@@ -225,7 +225,10 @@ class Strangers:
         self._made_room = 0
 
     def add(self, connection: web.RequestHandler) -> None:
-        """Add a new connection, which has FIRST_REQUEST_SECONDS to send a request."""
+        """Add a new connection, which has FIRST_REQUEST_SECONDS to send a request; forget those that have left."""
+        # One that has sent a request has no timer any more. Before that, it may not be connected yet.
+        for left in [each for each, timer in self._waiting.items() if timer.cancelled() and each.transport is None]:
+            del self._waiting[left]
         expiring = asyncio.get_running_loop().call_later(FIRST_REQUEST_SECONDS, self._cut_off, connection)
         self._waiting[connection] = expiring
 

@@ -130,7 +130,7 @@ def _plugin(url: str, asset: "AppriseAsset") -> "NotifyBase | None":
 
 
 def _name_of(url: str, plugin: "NotifyBase") -> str:
-    """Return `json://127.0.0.1`, or only `tgram://` where a token stands in the place of a host."""
+    """Return `json://127.0.0.1`, or only `tgram://` if the URL has a token in place of a host."""
     scheme, templates = url.partition(":")[0].lower(), tuple[str, ...](plugin.templates)
     has_host = bool(templates) and all("{host}" in each for each in templates)
     host = str(plugin.host or "") if has_host else ""

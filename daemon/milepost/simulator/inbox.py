@@ -17,7 +17,7 @@ from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, World
 MAX_DETAILED_MESSAGES = 20
 """The Graph API lists no more messages of a thread, and on Instagram has no more of it at all."""
 
-MAX_RECEIVED_NOW = 10_000  # where nobody takes them
+MAX_RECEIVED_NOW = 10_000  # if no webhook sender takes them
 _INDEX_BITS = 28
 _LONG_SHARE = 0.01
 

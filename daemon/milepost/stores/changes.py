@@ -78,8 +78,11 @@ async def read_changes(
     """Return a page of changes up to `last`, of which `read_rows` reads those that its parameters ask for.
 
     Its statements need not see the same moment: a row that changes between two of them is in a later page.
+
+    A place beyond the last change is of a database that was restored since. The numbers after its last change are
+    assigned again, so that a reader who stayed at that place would miss the rows that get them.
     """
-    following = asked.after
+    following = min(asked.after, last)
     for place, up_to in asked.spans(last):
         ((full_at, count),) = await fetch("changes_up_to", asked.parameters(place, up_to))
         following = full_at if count == asked.limit else up_to

@@ -54,13 +54,13 @@ class Status(StrEnum):
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=RENAMED):
-    """An event, as JSON. What does not apply is left out.
+    """An event as JSON, without the fields that do not apply.
 
-    `type` is the tag of the journal entry; an event without one is live only and not in the journal. Of a batch,
-    `inserted`, `updated`, `skipped` (lost to a dead letter, as `dead_lettered`) and `unchanged` are its own; of the end
-    of a run, the run's. `batches` (failed ones included), `failed_batches`, the success rate (in per cent) and the
-    duration are those of the run so far: each of the latter two as text, such as "98%" and "12s", and as a number. In a
-    digest, `times` is how many events it stands for, the last of which it is, and `streams` of how many streams.
+    `type` is the tag of the journal entry; an event without one is live only and not in the journal. `inserted`,
+    `updated`, `skipped` (lost to a dead letter, as `dead_lettered`) and `unchanged` are the counts of a batch or, at
+    the end of a run, of the run. `batches` (failed ones included), `failed_batches`, the success rate (in per cent) and
+    the duration are those of the run so far; rate and duration come as text, such as "98%" and "12s", and as a number.
+    In a digest, an event is the last of `times` similar events of `streams` streams.
     """
 
     status: Status
@@ -256,7 +256,7 @@ class EntryEncoder:
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
-        self._checkpoints: dict[Stream, Checkpoint] = {}  # as far as the open or latest run tells
+        self._checkpoints: dict[Stream, Checkpoint] = {}  # folded from the open or latest run only
 
     async def encode(self, stored: Sequence[StoredEntry]) -> list[EncodedEvent]:
         """Encode entries that follow those encoded before."""

@@ -1192,7 +1192,8 @@ WHERE
         ARRAY(
             SELECT conversation_id FROM conversations WHERE contact_id = %(contact_id)s
             UNION
-            SELECT conversation_id FROM contact_interaction_events WHERE contact_id = %(contact_id)s
+            SELECT conversation_id FROM contact_interaction_events
+            WHERE contact_id = %(contact_id)s AND platform = %(platform)s
         )
     )
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
