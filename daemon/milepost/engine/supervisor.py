@@ -182,10 +182,14 @@ class Supervisor:
         What an outage of the database cuts off is repeated when that is over; the outage itself is reported elsewhere.
         """
         return {
-            stream: replace(failed, run_id=self._latest[stream].run_id)
+            stream: replace(self._failed[stream], run_id=self._latest[stream].run_id)
             for stream in self.streams
-            if (failed := self._failed.get(stream)) and failed.count > 1 and not isinstance(failed.error, StoreAway)
+            if self._is_failing(stream)
         }
+
+    def _is_failing(self, stream: Stream) -> bool:
+        failed = self._failed.get(stream)
+        return failed is not None and failed.count > 1 and not isinstance(failed.error, StoreAway)
 
     def _start(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
         self._started.add(stream)
@@ -215,7 +219,8 @@ class Supervisor:
             if mailbox.interrupt.is_set:
                 await self._run_commands(stream, mailbox)
                 continue
-            interval_seconds, prompted = self._interval_seconds(stream, was_held=was_held), mailbox.is_prompted
+            interval_seconds = self._interval_seconds(stream, was_held=was_held)
+            prompted = mailbox.is_prompted and self._is_hastened_by_news(stream, result)
             due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
             due_at += anchor.moved()
             if not (prompted or was_held):
@@ -233,6 +238,11 @@ class Supervisor:
             return 0.0
         seconds = self._schedule.interval_seconds
         return min(seconds, MAX_PARK_SECONDS) if stream in self._failed else seconds
+
+    def _is_hastened_by_news(self, stream: Stream, result: RunResult) -> bool:
+        """Return whether news makes the next run due soon: not while the stream is paused, nor if its runs fail."""
+        is_paused = result.error is not None and stream not in self._failed
+        return not (is_paused or self._is_failing(stream))
 
     async def _run_commands(self, stream: Stream, mailbox: Mailbox) -> None:
         """Execute the commands for a stream that is not running. Every command gets a result."""
