@@ -1,8 +1,8 @@
-"""The write-ahead log of a SQLite database, written back into the file while nothing is committed, or nothing can be.
+"""Writes the write-ahead log back into a SQLite database when it is idle, or when a full disk stops commits.
 
-SQLite does that by itself once the log is large, within a commit. Until then the log stays, however long nothing
-happens: each reader goes through it, and so does the next start after a crash. And where it fills the disk before it
-is that large, no commit succeeds any more, and SQLite would never write it back.
+SQLite itself writes a large log back within a commit. Until then the log stays, however long nothing happens: every
+reader goes through it, and so does the next start after a crash. If the log fills the disk before it is that large,
+no commit succeeds any more, and SQLite would never write it back.
 """
 
 import os
@@ -16,14 +16,14 @@ from time import monotonic
 from milepost.stores.sqlite.files import WAL, beside
 
 IDLE_SECONDS = 5.0
-MIN_BYTES = 2**22  # 4 MB: less is not worth it
-# How much longer than an attempt to write the log back, which may rewrite all of it, the pause after it is.
+MIN_BYTES = 2**22  # 4 MB: a smaller log is not worth it
+# After a failed attempt to write the log back, wait this many times as long as it took: it may rewrite the whole log.
 PAUSE_FACTOR = 4
-_NO_ROOM = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}  # for the log, and for its index
+_NO_ROOM = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}  # no room for the log, no room for its index
 
 
 class IdleCheckpoint:
-    """Writes the log of the database at `path` back. `steady` is a monotonic clock in seconds."""
+    """Writes the log of the database at `path` back while it is idle. `steady` is a monotonic clock in seconds."""
 
     def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
         self._path = path
@@ -32,19 +32,19 @@ class IdleCheckpoint:
         self._since = 0.0
 
     def look(self) -> None:
-        """Write the log back if it is large and has been as it is for IDLE_SECONDS, or if the disk becomes too small.
+        """Write the log back if it is large and unchanged for IDLE_SECONDS, or if the disk is nearly full.
 
         Called about every second.
         """
         try:
             found = beside(self._path, WAL).stat()
-        except OSError:  # noticed by whoever needs it
+        except OSError:  # whoever needs the file reports that
             return
         log, now = (found.st_size, found.st_mtime_ns), self._steady()
         if log != self._log:
             self._log, self._since = log, now
         is_idle = found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS
-        # The database may have to grow by as much, and more is written until the next look.
+        # Writing the log back may enlarge the database by as much, and the log grows until the next look.
         if is_idle or self._free_bytes() < 2 * found.st_size:
             self._since = now
             _write_back(self._path)
@@ -52,26 +52,26 @@ class IdleCheckpoint:
     def _free_bytes(self) -> float:
         try:
             disk = os.statvfs(self._path)
-        except OSError:  # noticed by whoever needs it
+        except OSError:  # whoever needs the file reports that
             return inf
         return disk.f_bavail * disk.f_frsize
 
 
 class FullDisk:
-    """Writes the log of the database at `path` back before the next attempt, after one that found the disk full.
+    """Writes the log of the database at `path` back before a transaction, if an earlier one found the disk full.
 
-    Before it, because what has become free since is needed for that first: the database may have to grow. Another
-    attempt to commit would take it for the log, and give nothing back when it fails.
+    Writing it back comes first because it needs the space that was freed since: the database may have to grow. Another
+    attempt to commit would use that space for the log, and free none when it fails.
     """
 
     def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
         self._path = path
         self._steady = steady
-        self._retry_at: float | None = None  # None: there is room, as far as is known
+        self._retry_at: float | None = None  # None while there seems to be room
 
     @contextmanager
     def making_room(self) -> Iterator[None]:
-        """Enclose a transaction, in the thread of its connection."""
+        """Wrap a transaction, in the thread of its connection."""
         if self._retry_at is not None and (began := self._steady()) >= self._retry_at:
             is_done, ended = _write_back(self._path), self._steady()
             self._retry_at = None if is_done else ended + PAUSE_FACTOR * (ended - began)
@@ -86,16 +86,15 @@ class FullDisk:
 def _write_back(path: Path) -> bool:
     """Write the log back and empty it, and return whether that succeeded.
 
-    This has a connection of its own: a commit that comes meanwhile does not wait. Where somebody reads at length, the
-    log is written back as far as they have read, and emptied another time. What fails here fails in the next commit as
-    well, and is reported there.
+    It uses a connection of its own, so that commits do not wait. If a long read is under way, the log is written back
+    up to the reader's snapshot, and emptied another time. Errors are ignored: the next commit meets and reports them.
     """
     with (
         suppress(sqlite3.OperationalError),
         closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)) as connection,
     ):
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        # This one holds up a commit, but has nothing left to write.
+        # This one blocks commits, but has nothing left to write.
         (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not is_busy
     return False
