@@ -155,6 +155,18 @@ def test_a_database_that_is_gone_is_not_created(path: Path, writer: sqlite3.Conn
     assert not path.exists()
 
 
+async def test_on_a_small_disk_the_log_is_written_back_before_it_fills_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "32m") as disk:
+        async with open_sqlite(disk / "a.db") as store:
+            await store._database.run(lambda connection: connection.execute("CREATE TABLE written (what BLOB)"))
+            await store._database.run(lambda connection: connection.execute("INSERT INTO written VALUES (NULL)"))
+            for _ in range(48):  # each the same megabyte, again into the log
+                await store._database.run(
+                    lambda connection: connection.execute("UPDATE written SET what = randomblob(?)", (MANY,))
+                )
+            assert log_size(disk / "a.db") < 10 * MANY
+
+
 async def test_the_store_looks_at_its_log_as_long_as_it_is_watched(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, looked = asyncio.get_running_loop(), asyncio.Event()
     monkeypatch.setattr(store_module, "WATCH_SECONDS", 0.0)

@@ -35,13 +35,10 @@ from milepost.stores.sqlite.files import (
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import DIALECT, StoredIds
-from milepost.stores.sqlite.wal import IdleCheckpoint
+from milepost.stores.sqlite.wal import PAGE_BYTES, IdleCheckpoint, log_pages
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 from milepost.stores.store import OpenStore, Refusals
 
-# Pages of WAL between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
-# and a larger WAL rewrites each of them less often. 32,000 pages are 128 MB.
-WAL_PAGES = 32_000
 CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
@@ -54,17 +51,18 @@ async def open_sqlite(
 
     Raises StoreBusy, StoreRefused or StoreAway; StoreLost also after the block, if that did not raise anything.
     """
+    path = real_path(path)
+    pages = log_pages(path)
     pragmas: dict[str, str | int] = {
         "journal_mode": "WAL",
         "synchronous": synchronous.upper(),
         # Debian's SQLite has this from the start, others do not. What an edit, a later snippet or a closed dead letter
         # replaces would stay in free pages, and outlast the erasure of its person.
         "secure_delete": "ON",
-        "wal_autocheckpoint": WAL_PAGES,
-        "journal_size_limit": WAL_PAGES * 4096,
+        "wal_autocheckpoint": pages,
+        "journal_size_limit": pages * PAGE_BYTES,
         "cache_size": -CACHE_KIB,
     }
-    path = real_path(path)
     is_missing = not exists(path) and beside(path, LOCK).exists()
     with lock_database(path) as lock:
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
