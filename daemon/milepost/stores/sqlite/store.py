@@ -35,7 +35,7 @@ from milepost.stores.sqlite.files import (
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import DIALECT, StoredIds
-from milepost.stores.sqlite.wal import PAGE_BYTES, IdleCheckpoint, log_pages
+from milepost.stores.sqlite.wal import IdleCheckpoint, LogLimit
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 from milepost.stores.store import OpenStore, Refusals
 
@@ -51,18 +51,15 @@ async def open_sqlite(
 
     Raises StoreBusy, StoreRefused or StoreAway; StoreLost also after the block, if that did not raise anything.
     """
-    path = real_path(path)
-    pages = log_pages(path)
     pragmas: dict[str, str | int] = {
         "journal_mode": "WAL",
         "synchronous": synchronous.upper(),
         # Debian's SQLite has this from the start, others do not. What an edit, a later snippet or a closed dead letter
         # replaces would stay in free pages, and outlast the erasure of its person.
         "secure_delete": "ON",
-        "wal_autocheckpoint": pages,
-        "journal_size_limit": pages * PAGE_BYTES,
         "cache_size": -CACHE_KIB,
     }
+    path = real_path(path)
     is_missing = not exists(path) and beside(path, LOCK).exists()
     with lock_database(path) as lock:
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
@@ -72,7 +69,9 @@ async def open_sqlite(
                 await database.rows("demand_writable")
                 await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
                 stored_ids = await database.run(partial(StoredIds.of, sql=sql))
-                yield SqliteStore(database, stored_ids, events_chunk_size)
+                log_limit = LogLimit(path)
+                await database.run(log_limit.set_on)
+                yield SqliteStore(database, stored_ids, log_limit, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
 
 
@@ -100,7 +99,7 @@ class SqliteStore(OpenStore):
 
     refusals = Refusals((*REFUSALS, Outdated), reason_of, conflict_hint="run one Milepost for each stream")
 
-    def __init__(self, database: Database, stored_ids: StoredIds, events_chunk_size: int) -> None:
+    def __init__(self, database: Database, stored_ids: StoredIds, log_limit: LogLimit, events_chunk_size: int) -> None:
         super().__init__(database.read, DIALECT)
         self.name = database.path
         self.write = database.rows
@@ -108,6 +107,7 @@ class SqliteStore(OpenStore):
         self.deliveries = SqliteDeliveryPlaces(database)
         self._database = database
         self._stored_ids = stored_ids
+        self._log_limit = log_limit
         self._events_chunk_size = events_chunk_size
         self._committed: dict[Stream, Checkpoint] = {}  # of the streams whose latest commit is known to be stored
 
@@ -145,6 +145,7 @@ class SqliteStore(OpenStore):
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 await asyncio.to_thread(self._database.files.demand_same)
+                await asyncio.to_thread(self._log_limit.measure)
                 await asyncio.to_thread(idle_checkpoint.look)
             except StoreLost as lost:
                 return lost
@@ -156,6 +157,7 @@ class SqliteStore(OpenStore):
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         def write(connection: sqlite3.Connection) -> Sequence[Committed]:
+            self._log_limit.set_on(connection)
             with transaction(connection):
                 return self._writer_on(connection).write(commits, self._events_chunk_size)
 
