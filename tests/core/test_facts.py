@@ -202,6 +202,13 @@ def test_what_an_unsent_message_said_does_not_stay_in_its_conversation(snippet: 
     assert row == replace(CONVERSATION, messages_fingerprint=None, snippet=left)
 
 
+@pytest.mark.parametrize(("snippet", "left"), [("hello", "hallo"), ("hel", "hal"), ("hello, Bob", "hello, Bob")])
+def test_a_snippet_says_what_an_edited_message_says_now(snippet: str, left: str) -> None:
+    """Or its first text would stay when it is unsent later."""
+    (row,) = applied(edit(90), known=Known({"t_1": replace(CONVERSATION, snippet=snippet)})).changes.conversations
+    assert row == replace(CONVERSATION, messages_fingerprint=None, snippet=left)
+
+
 def test_a_fact_that_is_no_news_is_worked_off_and_writes_nothing() -> None:
     record = applied(edit(90, is_superseded=True))
     assert record.events == (FactsApplied(outdated=1),)

@@ -35,13 +35,10 @@ from milepost.stores.sqlite.files import (
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import DIALECT, StoredIds
-from milepost.stores.sqlite.wal import IdleCheckpoint
+from milepost.stores.sqlite.wal import IdleCheckpoint, LogLimit
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 from milepost.stores.store import OpenStore, Refusals
 
-# Pages of WAL between two checkpoints. Writing scattered pages back into the file limits the speed of inserts, and with
-# a larger WAL each page is written back less often. 32,000 pages are 128 MB.
-WAL_PAGES = 32_000
 CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
 
@@ -60,8 +57,6 @@ async def open_sqlite(
         # The default in Debian's SQLite, but not in others. Without it, text that an edit, a later snippet or a closed
         # dead letter replaces would stay in free pages, even after its person is erased.
         "secure_delete": "ON",
-        "wal_autocheckpoint": WAL_PAGES,
-        "journal_size_limit": WAL_PAGES * 4096,
         "cache_size": -CACHE_KIB,
     }
     path = real_path(path)
@@ -74,7 +69,9 @@ async def open_sqlite(
                 await database.rows("demand_writable")
                 await asyncio.to_thread(close_to_others, path)  # only now is it known to be Milepost's, and usable
                 stored_ids = await database.run(partial(StoredIds.of, sql=sql))
-                yield SqliteStore(database, stored_ids, events_chunk_size)
+                log_limit = LogLimit(path)
+                await database.run(log_limit.set_on)
+                yield SqliteStore(database, stored_ids, log_limit, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # if not, the work of the block is lost
 
 
@@ -102,7 +99,7 @@ class SqliteStore(OpenStore):
 
     refusals = Refusals((*REFUSALS, Outdated), reason_of, conflict_hint="run one Milepost for each stream")
 
-    def __init__(self, database: Database, stored_ids: StoredIds, events_chunk_size: int) -> None:
+    def __init__(self, database: Database, stored_ids: StoredIds, log_limit: LogLimit, events_chunk_size: int) -> None:
         super().__init__(database.read, DIALECT)
         self.name = database.path
         self.write = database.rows
@@ -110,6 +107,7 @@ class SqliteStore(OpenStore):
         self.deliveries = SqliteDeliveryPlaces(database)
         self._database = database
         self._stored_ids = stored_ids
+        self._log_limit = log_limit
         self._events_chunk_size = events_chunk_size
         self._committed: dict[Stream, Checkpoint] = {}  # for streams whose latest commit is known to be stored
 
@@ -147,6 +145,7 @@ class SqliteStore(OpenStore):
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 await asyncio.to_thread(self._database.files.demand_same)
+                await asyncio.to_thread(self._log_limit.measure)
                 await asyncio.to_thread(idle_checkpoint.look)
             except StoreLost as lost:
                 return lost
@@ -158,6 +157,7 @@ class SqliteStore(OpenStore):
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         def write(connection: sqlite3.Connection) -> Sequence[Committed]:
+            self._log_limit.set_on(connection)
             with transaction(connection):
                 return self._writer_on(connection).write(commits, self._events_chunk_size)
 
