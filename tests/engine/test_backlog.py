@@ -1,4 +1,4 @@
-"""What is owed is read at the end of a stream's run, within its limits."""
+"""Open gaps are read at the end of a stream's run, within its limits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -116,7 +116,7 @@ class Busy(Inbox):
 
 
 def refusing(outcome: MessagesOutcome, times: int) -> OfCall:
-    """Answer the first requests by that."""
+    """Answer the first requests with this outcome."""
     left = iter(range(times))
 
     async def before(_: MessagesRequest) -> MessagesOutcome | None:
@@ -387,7 +387,7 @@ async def test_of_a_person_who_was_erased_nothing_is_read() -> None:
 
 
 async def test_of_a_conversation_that_has_moved_to_another_page_nothing_is_read() -> None:
-    """That page owes it by now, and this one's token may not read it any more."""
+    """The other page has the gap by now, and this page's token may no longer read it."""
     store, parts, inbox = await bursts(25, before=refusing(refused(NETWORK), POLICY.attempts))
     await one_run(parts, inbox).sync([STREAM])
     calls = len(inbox.requests)

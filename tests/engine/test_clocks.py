@@ -147,7 +147,7 @@ async def test_a_clock_step_does_not_prolong_the_wait_for_an_unavailable_store(s
     assert result.error is not None
 
 
-# --- what is stored with instants of the future -----------------------------------------------------------------------
+# --- stored instants in the future ------------------------------------------------------------------------------------
 
 
 async def life_by_a_clock_that_is(ahead: timedelta, world: World) -> MemoryStore:

@@ -1,4 +1,4 @@
-"""Batches that are ready while the store is busy are committed together, and all else is as if they were not."""
+"""Batches that are ready while the store is busy are committed together, with the same result as one by one."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ BATCHES = 6
 
 
 class Busy(MemoryStore):
-    """A store whose commits last until the source has answered all that is asked of it. `groups` are their sizes."""
+    """A store whose commits last until the source has answered every request. `groups` are the commits' sizes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from milepost.engine.interrupt import RESTART_SECONDS, Interrupt, Stop, StoppedH
 
 
 async def wait(interrupt: Interrupt, *others: Interrupt) -> None:
-    """Wait until one of them interrupts it: nothing else does."""
+    """Wait until one of the interrupts ends the wait."""
     async with interrupt.interruptible(*others):
         await asyncio.Event().wait()
 

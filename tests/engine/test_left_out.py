@@ -53,7 +53,7 @@ def has_long_past(inbox: Busy, number: int) -> None:
 
 
 def comes_back(inbox: Busy, number: int) -> None:
-    """Let somebody write who did so long before the first sweep only, and was not in the inbox."""
+    """Let somebody write whose conversation was not listed, and who wrote only long before the first sweep."""
     has_long_past(inbox, number)
     inbox.threads[f"t_{number}"][-1] = message(f"m_{number}_new", NOON + timedelta(minutes=number))
 

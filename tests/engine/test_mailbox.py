@@ -33,7 +33,7 @@ LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)
 
 
 async def unlisted(asked: Request | str) -> Outcome | None:
-    """List the thread t_1 in a form that cannot be read; by its id it can be."""
+    """Make the thread t_1 unreadable in lists, but readable by its id."""
     return fetched(unreadable("t_1"), next_cursor="2") if cursor_of(asked) == "1" else None
 
 
@@ -63,7 +63,7 @@ async def paused(store: MemoryStore, seconds: float = 3600.0) -> None:
     await Supervisor(parts, {STREAM: inbox}, Schedule(max_run_seconds=1)).sync([STREAM])
 
 
-# --- where nobody works the stream ------------------------------------------------------------------------------------
+# --- no task works the stream -----------------------------------------------------------------------------------------
 
 
 async def test_a_redrive_is_executed_by_its_caller_if_no_task_works_the_stream() -> None:
@@ -170,7 +170,7 @@ async def test_every_command_fails_with_store_away_if_the_store_stays_unavailabl
     assert asyncio.get_running_loop().time() < 300, "they wait together, not one after the other"
 
 
-# --- where the stream is worked ---------------------------------------------------------------------------------------
+# --- a task works the stream ------------------------------------------------------------------------------------------
 
 
 async def test_a_command_between_runs_is_executed_at_once() -> None:
@@ -250,7 +250,7 @@ async def test_a_command_does_not_wait_for_a_slot_that_another_stream_holds() ->
         assert asyncio.get_running_loop().time() == 10
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 async def test_every_command_gets_a_result_if_the_checkpoint_cannot_be_loaded() -> None:

@@ -1,4 +1,4 @@
-"""Two processes on one store: what others write of a stream, and what one may still write that was taken for dead."""
+"""Two processes on one store: a run meets another writer, and a process that was taken for dead goes on."""
 
 import asyncio
 import copy
@@ -129,7 +129,7 @@ async def test_a_run_ends_if_its_stream_is_removed_and_the_next_begins_anew() ->
 
 
 class Racing(MemoryStore):
-    """A store on which somebody else is faster, the next `times` times."""
+    """A store on which another writer is faster for the next `times` commits."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ async def test_a_conflict_without_another_writers_entry_ends_the_run() -> None:
 
 
 async def test_a_run_goes_on_from_what_is_stored_where_reported_entries_are_lost() -> None:
-    """As with a failover to a replica that had not received the last commits."""
+    """This happens in a failover to a replica that had not received the last commits."""
     store, mailbox = MemoryStore(), Mailbox()
     await ran(engine(store), Inbox(2), budget("r_0"))
     mailbox.observe_version((await store.load(STREAM)).version + 9)
@@ -193,7 +193,7 @@ async def test_a_command_that_always_meets_another_writer_fails() -> None:
 
 
 class Interrupted(MemoryStore):
-    """A store on which another process does something right after the stream was recalled, once."""
+    """A store on which another process acts once, right after a checkpoint was loaded."""
 
     def __init__(self) -> None:
         super().__init__()

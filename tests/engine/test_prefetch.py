@@ -1,4 +1,4 @@
-"""The next batch is ready in time, and is not asked for where it may not be wanted."""
+"""The next batch is requested ahead, but not if it may not be needed."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,8 +1,7 @@
 """A program that lives the lives of streams in a store, as fast as it can: `python -m stores.commit_forever URL …`.
 
 It prints `ack STREAM VERSION` once a commit is durable, `away STREAM VERSION` when the store does not answer (it tries
-again, once it is settled what became of the commit), and in the end the error that it died of,
-`ERROR MESSAGE`, or `done`.
+again once the outcome of the commit is settled), and at the end `done` or the error that it died of, `ERROR MESSAGE`.
 """
 
 import argparse

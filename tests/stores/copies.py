@@ -26,7 +26,7 @@ def made(maker: Databases, template: Path, one: Kind, other: Kind) -> Pair:
 
 
 def holds_nothing(database: AnyDatabase) -> bool:
-    """Whether nothing is left of a copy: of a file nothing but its lock, of a schema its empty tables."""
+    """Whether nothing is left of a copy: only the lock of a file, or only the empty tables of a schema."""
     if database.kind == "sqlite":
         return {each.name for each in database.file.parent.glob(f"{database.file.name}*")} <= {
             f"{database.file.name}.lock"

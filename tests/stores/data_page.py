@@ -7,7 +7,7 @@ from msgspec import Struct
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 TABLES = ("pages", "contacts", "conversations", "contact_interaction_events")
-SINCE = "2026-03-01T00:00:00.000Z"  # in every question that asks since when
+SINCE = "2026-03-01T00:00:00.000Z"  # the start of the period in every question that has one
 TYPES = {
     "sqlite": {"text": "TEXT", "instant": "TEXT", "number": "INTEGER", "flag": "INTEGER", "json": "TEXT"},
     "postgresql": {
@@ -30,7 +30,7 @@ class Column(Struct, frozen=True):
 
 
 def section(heading: str) -> str:
-    """Return what is under a heading, down to the next one of its level or above."""
+    """Return the text under a heading, up to the next heading of its level or above."""
     level = heading.count("#", 0, heading.index(" "))
     _, _, after = PAGE.partition(f"\n{heading}\n")
     assert after, f"docs/data.md has no {heading!r}"

@@ -1,4 +1,4 @@
-"""Lives of streams as commits, for the tests of stores: what a version of a stream holds follows from its number."""
+"""Lives of streams as commits, for the tests of stores. The number of a version determines what it holds."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -120,8 +120,8 @@ def event_row(
 def next_commit(checkpoint: Checkpoint) -> Commit:
     """Continue a life: a run of a few batches that ends at a limit; every third completes its sweep.
 
-    Each batch leaves a dead letter and a gap. At the end of a run, one dead letter is tried again in vain and another
-    one is closed; one gap is read, and of another one nothing is left.
+    Each batch leaves a dead letter and a gap. At the end of a run, one dead letter is redriven in vain and another one
+    is closed; one gap is read in part, and another one is closed.
     """
     now = NOON + timedelta(seconds=checkpoint.version)
     run = checkpoint.run

@@ -23,9 +23,9 @@ def committing(url: str, *, streams: int = 1, commits: int = 1) -> list[str]:
 
 
 def injecting(fault: str) -> list[str]:
-    """Return the beginning of a command whose system calls fail by an option of strace: `fdatasync:error=EIO:when=3`.
+    """Return the prefix of a command that makes system calls fail by strace, as in `fdatasync:error=EIO:when=3`.
 
-    Skips the test where there is no strace, or where it may not trace.
+    Skips the test if strace is missing or may not trace.
     """
     call = fault.split(":", 1)[0]
     return [tracing(), "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]:
-    """Run to the end and return what was printed. It must not have died of an unhandled error."""
+    """Run the program to its end and return its output. It must not die of an unhandled error."""
     done = subprocess.run(
         arguments, env=environment(), cwd="/", user=user, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -48,8 +48,8 @@ def outcome(arguments: list[str], *, user: str | int | None = None) -> list[str]
 def a_child() -> Iterator[None]:
     """Run a child process that lives on and inherits every descriptor that children do.
 
-    It is waited for until it speaks: `Popen` may return before the kernel has closed the descriptors that it does not
-    inherit.
+    The block begins when the child has printed something: `Popen` may return before the kernel has closed the
+    descriptors that the child does not inherit.
     """
     waiting = [sys.executable, "-c", "print(flush=True); input()"]
     with subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as child:

@@ -1,4 +1,4 @@
-"""SQLite databases as anybody may use them on the disk: read, dumped and tampered with beside the store."""
+"""Access to SQLite databases beside the store, as with other programs: reading, dumping, tampering."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Databases as anybody may use them: read, dumped and tampered with beside the store, whichever database it is."""
+"""Access to databases of either kind beside the store, as with other programs: reading, dumping, tampering."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ KEYS = {
     Table.INTERACTION_EVENTS: "event_id",
 }
 RAISE_IN_SQLITE = "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
-# What a user's own trigger may say is shown nowhere.
+# The message of a user's own trigger must not be shown anywhere.
 REFUSE_IN_POSTGRESQL = """
 CREATE FUNCTION refuses_{key}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

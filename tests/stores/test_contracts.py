@@ -1,4 +1,4 @@
-"""What both databases do alike."""
+"""Runs the contracts that both databases share."""
 
 from contracts.changes_contract import ChangesContract
 from contracts.deliveries_contract import DeliveriesContract
@@ -14,7 +14,7 @@ class TestChanges(ChangesContract):
 
 
 class TestDeliveries(DeliveriesContract):
-    """The places of deliveries."""
+    """The delivery places."""
 
 
 class TestErasure(ErasureContract):
@@ -26,7 +26,7 @@ class TestMoves(MovesContract):
 
 
 class TestOwnId(OwnIdContract):
-    """An id that turns out to be ours."""
+    """A contact's id that turns out to be our own."""
 
 
 class TestRemoval(RemovalContract):

@@ -1,4 +1,4 @@
-"""`store copy` refuses sources and targets that are not what they should be, and leaves them alone."""
+"""`store copy` refuses unsuitable sources and targets, and leaves them alone."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager

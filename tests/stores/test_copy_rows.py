@@ -94,7 +94,7 @@ class TestRejectedRows:
 
 
 def empty(database: AnyDatabase) -> None:
-    """Empty a database by the mark of a copy that is to be begun again."""
+    """Empty a database by marking it as an unfinished copy, which the next copy replaces."""
     if database.kind == "sqlite":
         database.file.unlink(missing_ok=True)
     else:

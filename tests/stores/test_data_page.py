@@ -268,7 +268,7 @@ def test_a_link_is_made_whole(kept: StoreDump) -> None:
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_sqlite_finds_the_rows_of_a_question_by_an_index(path: Path, name: str) -> None:
-    """Whatever is in the tables: SQLite plans by statistics only where somebody has run ANALYZE."""
+    """This holds for any content of the tables: SQLite plans by statistics only after somebody has run ANALYZE."""
     with raw(path) as connection:
         steps = [detail for *_, detail in connection.execute(f"EXPLAIN QUERY PLAN {questions('sqlite')[name]}")]
 

@@ -1,4 +1,4 @@
-"""Who waits for a commit, alone or with others of its own: what becomes of it when a task or a write ends early."""
+"""What callers of a group commit get when a task is cancelled or a write fails."""
 
 import asyncio
 

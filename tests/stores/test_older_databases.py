@@ -36,7 +36,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Serve
 
 @pytest.fixture
 def before(kept: StoreDump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Before:
-    """Return what migrates the database as a Milepost did that came before a migration."""
+    """Return a function that migrates the database as a Milepost from before a migration did."""
     module = sqlite if isinstance(kept, SqliteDump) else postgresql
 
     async def migrate_before(number: str) -> None:

@@ -14,7 +14,7 @@ from milepost.stores.reader import Session
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 
-# What a batch asks for costs PostgreSQL a round trip for each statement: there it is two of them. SQLite has none.
+# Lookups cost PostgreSQL a round trip for each statement, so it has only two for a batch. SQLite has no round trips.
 ONLY_IN_SQLITE = {
     "known_conversations",
     "known_contacts",
@@ -41,7 +41,7 @@ ONLY_IN_POSTGRESQL = {
     "announce": "SQLite has no other worker to notify",
     "unfinished_copy": "SQLite's is read before the database is opened, by sqlite/migrate.py",
 }
-# PostgreSQL's statements for a group are pipelined: what has to be known first is read before (`prepare`).
+# PostgreSQL's statements for a group are pipelined, so everything that they depend on is read before (`prepare`).
 ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 
 MODULES_ONLY_OF_SQLITE = {
@@ -99,7 +99,7 @@ def test_changes_are_read_by_the_same_statements() -> None:
 
 
 def methods_of(session: type) -> dict[str, list[str]]:
-    """Return the names of the public methods that are not written once for both, with those of their parameters."""
+    """Return the names of the public methods that each store implements itself, with those of their parameters."""
     members: list[tuple[str, Any]] = inspect.getmembers(session, inspect.isfunction)
     return {
         name: list(inspect.signature(method).parameters)

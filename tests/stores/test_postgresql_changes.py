@@ -1,4 +1,4 @@
-"""The change feed of a PostgreSQL database, of which several transactions take numbers at the same time."""
+"""The change feed of a PostgreSQL database, where several transactions take numbers at the same time."""
 
 import json
 from typing import Any

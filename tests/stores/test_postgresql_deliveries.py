@@ -1,4 +1,4 @@
-"""The places of deliveries in PostgreSQL, where one worker at a time holds each."""
+"""The delivery places in PostgreSQL, where one worker at a time holds a destination."""
 
 import asyncio
 

@@ -26,7 +26,7 @@ NAME = "Łucja 👩‍👩‍👧 愛 ع"
 ROWS = Changes(
     (conversation_row("t_1", snippet=NAME),), (contact_row("c_1", name=NAME),), (event_row("m_1", text=NAME),)
 )
-# What somebody's other programs may want of the database, the role or the machine.
+# Settings that other programs may need for the database, the role or the machine.
 SETTINGS = {
     "latin for a database": ("ALTER DATABASE {database} SET client_encoding = 'LATIN1'", ""),
     "latin for a role": ("ALTER ROLE {role} IN DATABASE {database} SET client_encoding = 'LATIN1'", ""),
@@ -90,7 +90,7 @@ async def test_a_listening_connection_hears_of_commits(foreign: Database) -> Non
 
 
 def test_an_array_has_every_text_as_it_is(database: Database) -> None:
-    """It is written as JSON, which escapes other characters, in another way."""
+    """Arrays are converted from JSON, which escapes other characters, and in another way."""
     parts = ("\\", '"', "\n", "n", "u0041", "\x1f", "{", ",", "\N{PARTY POPPER}")
     rows = tuple(contact_row("".join(each), name=None) for each in product(parts, repeat=3))
     rows += tuple(contact_row(each, name=each) for each in ("", " ", "null", "NULL", "\x7f"))
@@ -104,7 +104,7 @@ def test_an_array_has_every_text_as_it_is(database: Database) -> None:
 
 
 async def test_an_array_of_the_oldest_kind_has_null_as_well(database: Database) -> None:
-    """A database may be configured so for programs from before PostgreSQL 8.2."""
+    """`array_nulls` may be off for programs from before PostgreSQL 8.2."""
     database.sql(f"ALTER DATABASE {database.name} SET array_nulls = off")
     changes = Changes((conversation_row("t_1", contact_id=None, snippet=None),), (contact_row("c_1", name=None),))
     async with open_store(database.store_url) as store:
@@ -129,7 +129,7 @@ async def test_every_text_is_stored_whatever_options_the_environment_has(
 
 
 async def test_dates_and_strings_written_in_another_way_make_no_difference(postgres: Server) -> None:
-    """The rest of what ALTER DATABASE is used for: how values look to other programs."""
+    """ALTER DATABASE is also used for how values look to other programs."""
     with fresh_database(postgres, template=None) as database:
         for setting in (
             "datestyle = 'SQL, DMY'",

@@ -80,7 +80,7 @@ def reveals_nothing(error: MilepostError, database: Database) -> None:
 
 
 class Fault(Struct, frozen=True):
-    """Something that is wrong with a database: how it comes about, and what the user sees."""
+    """A fault of a database: how to cause it, and what the user sees."""
 
     arrange: Callable[[Database], StoreUrl | None]
     raises: type[MilepostError]
@@ -335,7 +335,7 @@ async def test_a_file_system_of_the_server_that_went_away_is_an_absence(
 
 
 async def test_a_role_that_does_not_exist_is_no_missing_database(database: Database) -> None:
-    """As a server says that asks for no password."""
+    """A server that asks for no password reports it with this text."""
     said = psycopg.OperationalError('connection failed: FATAL:  role "shop" does not exist')
     refused = translated(said, database.name)
     assert isinstance(refused, StoreRefused)
@@ -343,7 +343,7 @@ async def test_a_role_that_does_not_exist_is_no_missing_database(database: Datab
 
 
 async def test_a_database_that_turns_read_only_is_an_absence(database: Database, store: PostgresqlStore) -> None:
-    """As a primary that becomes a replica does, in a failover."""
+    """This happens in a failover, when a primary becomes a replica."""
     reached = await live(store, STREAM, 3)
 
     with database.read_only():
@@ -430,7 +430,7 @@ async def ended(database: Database) -> None:
 async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_those_it_hit(
     store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them is refused, so that each is written by itself; what is stored by then is reported as stored."""
+    """A row is refused, so each commit is written by itself. Commits stored before the fault are reported as stored."""
     opening, stored, refused, hit = (next(life(stream(number), 1)) for number in range(4))
 
     write = PostgresqlWriter.write
@@ -455,7 +455,7 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
 
 
 async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
-    """Somebody's own job takes the same rows in the opposite order, and is patient: it is the store that yields."""
+    """Another program's job locks the same rows in the opposite order, and waits longer, so the store yields."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
     second = commit_after((await store.load(STREAM)), changes=SECRETS)
 
@@ -492,7 +492,7 @@ async def test_a_stricter_isolation_by_default_does_no_harm(database: Database, 
 async def test_a_server_that_freezes_is_an_absence(
     database: Database, monkeypatch: pytest.MonkeyPatch, froze: str
 ) -> None:
-    """Its machine is suspended, or the network swallows everything: every wait has an end."""
+    """The server's machine may be suspended, or the network may drop everything: every wait has an end."""
     monkeypatch.setattr(url, "CONNECT_TIMEOUT_SECONDS", 1)
     async with breakable_line(database) as line, open_postgresql(line.store_url) as store:
         reached = await live(store, STREAM, 2)

@@ -1,7 +1,7 @@
 """What a statement reads stays the same while tables grow that nobody analyses.
 
-Counted are the pages that PostgreSQL touches, found in its memory or read, not time. Everything is of one stream:
-what a planner without statistics takes for a few rows of many streams is then the whole table.
+The tests count the pages that PostgreSQL touches, in its memory or on the disk, not time. All rows are of one stream: a
+planner without statistics expects few rows of each stream, but here they are the whole table.
 """
 
 import json
@@ -30,8 +30,8 @@ from stores.test_postgresql_plans import READ_EVERYTHING, columns_of
 # --- each statement, on tables of two sizes ---------------------------------------------------------------------------
 
 SQL = load_statements("postgresql")
-# They read what a page has on purpose: when a person is erased, to see whether a payload is about one who was, when a
-# stream is removed or an account moves, when an id turns out to be ours, and to judge the end of a full sweep.
+# These read all rows of a page on purpose: to erase a person, to see whether a payload is about an erased person, to
+# remove a stream, to move an account, when an id turns out to be our own, and to judge the end of a full sweep.
 READ_A_PAGE = {
     "clear_own_contact",
     "count_stored",

@@ -1,4 +1,4 @@
-"""Waits that may rightly take long end as well when the server freezes, with an error that names it."""
+"""Operations that may take long also end if the server freezes, with an error that names the server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -88,7 +88,7 @@ async def test_a_server_that_freezes_meanwhile_is_away(database: Database, work:
 async def test_a_server_that_lives_may_take_its_time(
     database: Database, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Also one that has no connection left: that is an answer."""
+    """A server that has no connection left counts as alive: its refusal is an answer."""
     monkeypatch.setattr(liveness, "EVERY_SECONDS", 0.05)
     database.server.sql(f"ALTER DATABASE {database.name} CONNECTION LIMIT {limit}")
     store_url = database.store_url

@@ -1,4 +1,4 @@
-"""Rows that are new, as far as is known, are inserted without a look for a conflict; where one comes up, with one."""
+"""Rows that are new as far as is known are inserted without looking for conflicts; after a conflict, with that."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -88,7 +88,7 @@ async def test_new_rows_are_inserted_and_known_ones_updated(
 async def test_a_message_that_another_stream_has_stored_since_the_lookup_stays_as_it_is(
     database: Database, store: PostgresqlStore
 ) -> None:
-    """Two of our pages write to each other: each has the message in a conversation of its own."""
+    """If two of our pages write to each other, each has the message in a conversation of its own."""
     theirs = Changes((conversation_row("t_2", of=OTHER),), (), (event_row("m_1", of=OTHER, conversation_id="t_2"),))
     await store.commit(replace(commit_after(Checkpoint(OTHER), changes=theirs), known=Known()))
 

@@ -48,7 +48,7 @@ async def store(line: Line) -> AsyncIterator[OpenStore]:
 
 @contextmanager
 def nobody_commits(database: Database) -> Iterator[None]:
-    """Hold what every commit needs last."""
+    """Hold the lock that every commit takes last."""
     with database.connect() as connection:
         connection.execute(JOURNAL_LOCK)
         yield
@@ -171,7 +171,7 @@ async def test_the_outcome_is_unknown_if_a_connection_only_seems_sound(
 async def test_an_error_of_a_statement_proves_nothing_once_the_connection_is_gone(
     store: OpenStore, monkeypatch: pytest.MonkeyPatch, error: type[psycopg.Error]
 ) -> None:
-    """It may have come after the commit. No row is at fault, and none becomes a dead letter."""
+    """The error may have come after the commit. No row is at fault, and none becomes a dead letter."""
     write = PostgresqlWriter.write
 
     async def stored_and_then(writer: PostgresqlWriter, *arguments: object) -> None:

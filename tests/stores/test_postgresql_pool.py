@@ -79,7 +79,7 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND usena
 
 
 async def test_store_readers_and_queue_share_their_connections(database: Database) -> None:
-    """However many ask at once; the one above the pool's is the listener's."""
+    """This holds for any number of concurrent users. The listener has one connection besides the pool's."""
 
     async def ask_often(ask: Callable[[], Awaitable[object]]) -> None:
         for _ in range(5):

@@ -36,7 +36,7 @@ class TestThroughAPooler(DatabaseContract):
 
 
 async def test_everything_works_in_sessions_that_are_shared(postgres: Server) -> None:
-    """From the migrations on; more stores and streams than the pooler has sessions."""
+    """This includes migrations, and more stores and streams than the pooler has sessions."""
     with fresh_database(postgres, template=None) as database, pooled(database, pool_size=2) as pooler:
 
         async def work(number: int) -> None:

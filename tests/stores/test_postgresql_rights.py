@@ -1,4 +1,4 @@
-"""What Milepost creates in a database is closed to others, even on hosts that grant it all to the roles of an API."""
+"""What Milepost creates in a database is closed to others, even on hosts that grant an API's roles everything."""
 
 from collections.abc import Iterator
 

@@ -123,7 +123,7 @@ async def test_gaps_that_end_together_are_deleted_by_one_statement(
 async def test_commits_that_follow_one_another_are_written_as_if_each_had_been_alone(
     database: Database, store: PostgresqlStore, executed: Counter[str]
 ) -> None:
-    """What the later one says of the same gap, dead letter, message or page counts."""
+    """The later commit wins for the same gap, dead letter, message or page."""
     first = first_batch(STREAM)
     letters = [each.dead_letter_id for each in first.changes.payloads]
     second = commit_after(
@@ -174,7 +174,7 @@ async def test_commits_that_follow_one_another_are_written_as_if_each_had_been_a
 async def test_a_batch_takes_three_round_trips(
     store: PostgresqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known, also of a full sweep, what holds under the locks, and what is written."""
+    """One reads what is known, one reads again under the locks, and one writes."""
     first = first_batch(STREAM)
     await store.commit(first)
     monkeypatch.setattr(connecting, "TRUSTED_SECONDS", math.inf)

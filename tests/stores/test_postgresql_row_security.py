@@ -1,4 +1,4 @@
-"""Row-level security on Milepost's tables: it is the operator's, it stays, and Milepost itself sees all of its rows."""
+"""Row-level security on Milepost's tables: the operator's settings stay, and Milepost itself sees all of its rows."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ async def test_row_level_security_does_not_apply_to_milepost(database: Database)
 
 
 async def test_a_start_is_refused_if_row_level_security_hides_rows_from_milepost(database: Database) -> None:
-    """Who is to be forgotten would not be found, and what is stored would look new."""
+    """A person to erase would not be found, and stored rows would look new."""
     await written(database)
     for table in ("contacts", "journal"):
         database.sql(f"ALTER TABLE milepost.{table} {FORCED}")

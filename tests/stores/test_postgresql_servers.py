@@ -11,7 +11,7 @@ import psycopg
 from kit.postgres import Database, state_of, wait_until
 
 TESTS = Path(__file__).parents[1]
-# A test run with a server, one of whose backends computes for longer than anybody waits.
+# A test run with a server that has a backend in an endless computation.
 RUN = """
 import sys, threading, time
 from pathlib import Path

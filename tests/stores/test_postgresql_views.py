@@ -1,4 +1,4 @@
-"""The views of `store.views`: for whoever may read the tables, and for nobody else."""
+"""The views of `store.views`, only for those who may read the tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +90,7 @@ async def test_a_second_start_finds_its_views_whatever_the_role_is_called(empty:
 
 @pytest.mark.parametrize("statement", ["SELECT * FROM public.contacts", "DELETE FROM public.contacts"])
 async def test_the_views_are_closed_to_whoever_may_not_read_the_tables(empty: Database, statement: str) -> None:
-    """Even if a host grants everybody whatever is in `public`, to serve it over an API."""
+    """This holds even if a host grants everybody whatever is in `public`, to serve it over an API."""
     await filled(empty)
 
     with reader(empty) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -120,7 +120,7 @@ async def test_grants_on_a_view_made_afterwards_stay(empty: Database) -> None:
 
 
 async def test_views_of_an_earlier_milepost_are_replaced(empty: Database) -> None:
-    """They read with our privileges, and everybody had every privilege on them."""
+    """Those views read with our privileges, and everybody had every privilege on them."""
     await opened(empty, views="")
     empty.sql(OLD_VIEWS)
 

@@ -44,7 +44,7 @@ async def test_nothing_is_added_of_a_person_while_they_are_erased(kept: StoreDum
 
 
 def test_events_are_worked_off_without_reading_all_messages(database: Database) -> None:
-    """On tables that were never analysed, with as many events as there may be."""
+    """The tables were never analysed, and hold as many events as they ever may."""
     database.sql(
         "INSERT INTO contact_interaction_events"
         " (event_id, conversation_id, platform, page_id, direction, kind, occurred_at)"

@@ -1,4 +1,4 @@
-"""A copy of the database: as of one moment, whatever is committed meanwhile, and without delaying anybody."""
+"""A copy of the database is as of one moment, whatever is committed meanwhile, and delays nobody."""
 
 import asyncio
 import sqlite3

@@ -1,4 +1,4 @@
-"""The places of deliveries in SQLite."""
+"""The delivery places in SQLite."""
 
 from pathlib import Path
 

@@ -51,7 +51,7 @@ class TestPowerCut:
     def cuts(
         self, tmp_path: Path, synchronous: str, jitter: Random | None = None
     ) -> Iterator[tuple[SqliteDump, dict[str, int]]]:
-        """Yield what is left by a cut at each acknowledgement and sync, with what had been acknowledged by then."""
+        """Yield what a cut at each acknowledgement and sync leaves, with the versions acknowledged by then."""
         directory, record = tmp_path / "before", tmp_path / "record"
         directory.mkdir()
         path, option = directory / "milepost.db", f"--synchronous={synchronous}"

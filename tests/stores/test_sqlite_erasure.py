@@ -66,7 +66,7 @@ async def test_a_reader_only_delays_what_is_in_the_wal(path: Path) -> None:
 
 @pytest.fixture
 def without_secure_delete(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a SQLite that was built without SECURE_DELETE: Debian's has it."""
+    """Turn SECURE_DELETE off, as in a SQLite that was built without it; Debian's has it."""
     connect = sqlite3.connect
 
     def connected(path: Path, **arguments: Any) -> sqlite3.Connection:  # noqa: ANN401 -- sqlite3's own
@@ -80,7 +80,7 @@ def without_secure_delete(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_secure_delete")
 @pytest.mark.parametrize("size", [10, 1_000])
 async def test_an_erasure_leaves_nothing_of_what_was_replaced_before_it(path: Path, size: int) -> None:
-    """The snippet of a conversation with each message, and the text of a message that was edited."""
+    """Each message replaces the snippet of its conversation, and an edit replaces the text of a message."""
     words = f"{SECRET} " * size
     row = replace(event_row("m_1", text=words), contact_id="ada")
     async with open_sqlite(path) as store:

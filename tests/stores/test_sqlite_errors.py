@@ -1,4 +1,4 @@
-"""What may pass is StoreAway, which a start is repeated for; what calls for a person is StoreRefused."""
+"""An error that may pass is StoreAway, and a start is repeated; one that calls for a person is StoreRefused."""
 
 import errno
 import os

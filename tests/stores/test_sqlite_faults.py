@@ -30,7 +30,7 @@ from stores.processes import command, outcome
 from stores.sqlite_files import execute, raw
 from stores.store_dump import SqliteDump
 
-# Root may do anything: to lack permissions, the program runs as nobody.
+# Root has all permissions, so the program runs as `nobody` to lack some.
 
 
 DISK_FULL = "nothing that was committed is lost"
@@ -178,7 +178,7 @@ def torn(wal: Path) -> None:
 
 
 class TestDamage:
-    """Never a traceback, never a wrong result: StoreRefused, JournalDamaged, or the damage hit nothing."""
+    """Damage causes StoreRefused or JournalDamaged, or hits nothing: never a traceback, never a wrong result."""
 
     @pytest.mark.parametrize("kept", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
     async def test_a_truncated_file_is_reported(self, used: Path, tmp_path: Path, kept: float) -> None:
@@ -303,7 +303,7 @@ class TestAFullDisk:
     async def test_a_disk_too_full_for_a_new_database_is_reported_until_there_is_room(
         self, disk: Path, room: int
     ) -> None:
-        """At whichever migration it becomes full."""
+        """This holds for each migration at which the disk becomes full."""
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
 
         with pytest.raises(StoreAway, match="disk"):
@@ -356,7 +356,7 @@ async def test_a_database_whose_tables_are_gone_is_refused(path: Path) -> None:
 async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_those_it_hit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them is refused, so that each is written by itself; what is stored by then is reported as stored."""
+    """A row is refused, so each commit is written by itself. Commits stored before the fault are reported as stored."""
     opening, stored, refused, hit = (next(life(stream(number), 1)) for number in range(4))
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorname = "SQLITE_FULL"

@@ -1,4 +1,4 @@
-"""The journal's table is append-only, whoever tries otherwise."""
+"""The journal's table is append-only, even for other programs."""
 
 import sqlite3
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The checkpoint of a stream is read from the database unless the store knows that it is that of its latest commit."""
+"""The checkpoint of a stream is read from the database unless the store has it from the stream's latest commit."""
 
 import asyncio
 from pathlib import Path

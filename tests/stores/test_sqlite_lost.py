@@ -161,7 +161,7 @@ class TestAFileThatIsGone:
     async def test_a_commit_to_a_file_that_is_lost_meanwhile_does_not_count(
         self, path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is lost while the rows are written: the COMMIT succeeds, and nobody would find what it wrote."""
+        """The file is lost while the rows are written: the COMMIT succeeds, but its rows are nowhere to be found."""
         harms, message = GONE[harm]
         write = SqliteWriter.write
 
@@ -182,7 +182,7 @@ class TestAFileThatIsGone:
     async def test_the_outcome_of_a_commit_is_unknown_if_the_files_cannot_be_checked(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Such as a directory that hangs: the commit is settled by reading, and not made twice."""
+        """The directory may hang, for example. The commit is settled by reading, and not made twice."""
         write, look = SqliteWriter.write, Path.stat
         async with open_sqlite(path) as store:
             reached = await live(store, STREAM, 2)

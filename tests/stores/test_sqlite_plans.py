@@ -99,7 +99,7 @@ def test_a_key_of_several_columns_is_used_whole(path: Path, name: str) -> None:
 
 
 def test_plans_depend_on_the_schema_alone_because_no_statistics_are_kept(path: Path) -> None:
-    """So that they hold whatever is in the tables; SQLite plans by statistics only where somebody has run ANALYZE."""
+    """So plans hold for any content of the tables: SQLite uses statistics only after somebody has run ANALYZE."""
     with raw(path) as connection:
         kept = connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'sqlite_stat*'").fetchall()
 

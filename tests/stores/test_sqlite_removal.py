@@ -20,7 +20,7 @@ from stores.sqlite_files import execute, names_in
 from stores.store_dump import SqliteDump, StoreDump
 
 SECRET = "Wq7-zebra"
-# Deleting the first message takes for ever.
+# Deleting the first message never ends.
 ENDLESS = """
     CREATE TRIGGER endless BEFORE DELETE ON contact_interaction_events BEGIN
         SELECT count(*) FROM (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n);

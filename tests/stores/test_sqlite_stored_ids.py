@@ -1,4 +1,4 @@
-"""What a store that filled its database itself need not look up, and that it looks up all the rest."""
+"""A store that filled its database itself skips lookups of new ids, and makes all other lookups."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def keys(number: int) -> Keys:
 
 
 async def copy(store: Store, number: int, known: Known | None = None) -> Committed | Rejected:
-    """Commit what was decided on what was known, at this moment if nothing else is given."""
+    """Commit rows that were decided on `known`, by default on what is known now."""
     known = known or await store.known(keys(number))
     return await store.commit(replace(commit_after(await store.load(STREAM), changes=rows(number)), known=known))
 
@@ -84,7 +84,7 @@ async def test_rows_of_a_first_copy_are_found(path: Path) -> None:
 
 
 async def test_messages_without_a_row_of_their_conversation_are_found(path: Path) -> None:
-    """As where the row was refused, and the account is linked to another page now."""
+    """This happens if the row was refused and the account is now linked to another page."""
     before = Stream(STREAM.platform, "another")
     async with open_sqlite(path) as store:
         message = event_row("m_1", of=before, conversation_id="t_1")

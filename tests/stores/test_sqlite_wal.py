@@ -1,4 +1,4 @@
-"""The write-ahead log is written back while nothing is committed, and nobody is held up by that."""
+"""The write-ahead log is written back while nothing is committed, which holds nobody up."""
 
 import asyncio
 import sqlite3

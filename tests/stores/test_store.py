@@ -9,7 +9,7 @@ FULL = StoreAway("the disk is full", hint="make room")
 
 
 class Disk:
-    """A disk with a clock: what a write of it meets, and how many small ones were tried."""
+    """A disk with a clock: the error that a write meets, if any, and the number of trial writes."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0

@@ -1,4 +1,4 @@
-"""Whatever is committed, missed, closed, forgotten and removed: all stores return and hold the same."""
+"""All stores return and hold the same, whatever is committed, missed, closed, erased and removed."""
 
 import shutil
 from functools import cache
@@ -67,7 +67,7 @@ class Act(Struct, frozen=True):
 
 
 def thread(of: Stream, number: int) -> str:
-    """Name a conversation of a stream: an id is never of two."""
+    """Return the id of a conversation of a stream. No two streams share an id."""
     return f"{STREAMS.index(of)}{number}"
 
 
@@ -207,7 +207,7 @@ class Consumers:
         self._of_streams = {stream: Mirror() for stream in STREAMS}
 
     async def follow(self, reader: ChangeReader) -> None:
-        """Follow the feed to its end: each has what the tables have."""
+        """Follow the feed to its end, and check that each consumer has the rows of the tables."""
         await self._every.follow(reader, limit=3)
         with self._kept.asking() as ask:
             stored = stored_numbers(ask)
@@ -221,7 +221,7 @@ class Consumers:
             }
 
     async def follow_from_the_beginning(self, reader: ChangeReader) -> None:
-        """Load everything at the end: it is what the others have."""
+        """Load everything at the end, and check that it equals what the others have."""
         late = Mirror()
         await late.follow(reader)
         assert late.rows == self._every.rows
