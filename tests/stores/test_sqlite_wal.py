@@ -12,7 +12,7 @@ from kit.small_disk import small_disk
 from milepost.stores.sqlite import store as store_module
 from milepost.stores.sqlite.files import WAL, beside
 from milepost.stores.sqlite.store import open_sqlite
-from milepost.stores.sqlite.wal import IDLE_SECONDS, IdleCheckpoint
+from milepost.stores.sqlite.wal import IDLE_SECONDS, IdleCheckpoint, LogLimit
 from stores.sqlite_files import raw, rows_of
 
 MANY = 2**20
@@ -153,6 +153,38 @@ def test_a_database_that_is_gone_is_not_created(path: Path, writer: sqlite3.Conn
     idle.look()
 
     assert not path.exists()
+
+
+async def test_on_a_small_disk_the_log_is_written_back_before_it_fills_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "32m") as disk:
+        async with open_sqlite(disk / "a.db") as store:
+            await store._database.run(lambda connection: connection.execute("CREATE TABLE written (what BLOB)"))
+            await store._database.run(lambda connection: connection.execute("INSERT INTO written VALUES (NULL)"))
+            for _ in range(48):  # each the same megabyte, again into the log
+                await store._database.run(
+                    lambda connection: connection.execute("UPDATE written SET what = randomblob(?)", (MANY,))
+                )
+            assert log_size(disk / "a.db") < 10 * MANY
+
+
+def test_the_limit_of_the_log_follows_the_room_on_the_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "32m") as disk, closing(sqlite3.connect(disk / "a.db", isolation_level=None)) as writer:
+        prepare(writer)
+        limit = LogLimit(disk / "a.db")
+
+        def limit_in_mb() -> float:
+            limit.measure()
+            limit.set_on(writer)
+            (pages,) = writer.execute("PRAGMA wal_autocheckpoint").fetchone()
+            return float(pages * 4096 / MANY)
+
+        assert 7.5 < limit_in_mb() < 8
+        (disk / "ballast").write_bytes(bytes(12 * MANY))
+        assert 4.5 < limit_in_mb() < 5
+        write(writer, 3)
+        assert 4.5 < limit_in_mb() < 5, "the log is no loss of room, because it can be written back"
+        (disk / "ballast").write_bytes(bytes(28 * MANY))
+        assert 3.5 < limit_in_mb() < 4, "so small that each commit would have to write it back"
 
 
 async def test_the_store_looks_at_its_log_as_long_as_it_is_watched(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,46 @@ from time import monotonic
 
 from milepost.stores.sqlite.files import WAL, beside
 
+PAGE_BYTES = 4096
+# Pages of log between two checkpoints: rewriting scattered pages into the file is what bounds the speed of inserts,
+# and a larger log rewrites each of them less often. 32,000 pages are 128 MB; SQLite's default is 1,000.
+MAX_PAGES, MIN_PAGES = 32_000, 1_000
+# The part of the disk's room that the log may take: the database may have to grow by as much, and meanwhile the room
+# shrinks until it is measured again.
+DISK_SHARE = 4
 IDLE_SECONDS = 5.0
 MIN_BYTES = 2**22  # 4 MB: less is not worth it
 # How much longer than an attempt to write the log back, which may rewrite all of it, the pause after it is.
 PAUSE_FACTOR = 4
 _NO_ROOM = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}  # for the log, and for its index
+
+
+class LogLimit:
+    """After how many pages of log a commit writes it back: fewer where the disk has little room.
+
+    A log of 70 MB may hold the same few pages again and again, and would fill a small disk that has room for them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pages = self._set = 0
+        self.measure()
+
+    def measure(self) -> None:
+        """Look at the disk. Called at first, and about every second."""
+        try:
+            log_bytes = beside(self._path, WAL).stat().st_size
+        except OSError:  # there is none yet, or whoever needs it notices
+            log_bytes = 0
+        pages = (_free_bytes(self._path.parent) + log_bytes) / DISK_SHARE / PAGE_BYTES
+        self._pages = int(min(MAX_PAGES, max(MIN_PAGES, pages)))
+
+    def set_on(self, connection: sqlite3.Connection) -> None:
+        """Set the limit on the connection that commits, in its thread, if it is another one than before."""
+        if self._pages != self._set:
+            self._set = self._pages
+            connection.execute(f"PRAGMA wal_autocheckpoint = {self._set}")
+            connection.execute(f"PRAGMA journal_size_limit = {self._set * PAGE_BYTES}")
 
 
 class IdleCheckpoint:
@@ -45,16 +80,9 @@ class IdleCheckpoint:
             self._log, self._since = log, now
         is_idle = found.st_size >= MIN_BYTES and now - self._since >= IDLE_SECONDS
         # The database may have to grow by as much, and more is written until the next look.
-        if is_idle or self._free_bytes() < 2 * found.st_size:
+        if is_idle or _free_bytes(self._path) < 2 * found.st_size:
             self._since = now
             _write_back(self._path)
-
-    def _free_bytes(self) -> float:
-        try:
-            disk = os.statvfs(self._path)
-        except OSError:  # noticed by whoever needs it
-            return inf
-        return disk.f_bavail * disk.f_frsize
 
 
 class FullDisk:
@@ -81,6 +109,14 @@ class FullDisk:
             if self._retry_at is None and getattr(error, "sqlite_errorname", "") in _NO_ROOM:
                 self._retry_at = self._steady()
             raise
+
+
+def _free_bytes(path: Path) -> float:
+    try:
+        disk = os.statvfs(path)
+    except OSError:  # noticed by whoever needs it
+        return inf
+    return disk.f_bavail * disk.f_frsize
 
 
 def _write_back(path: Path) -> bool:
