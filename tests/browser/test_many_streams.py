@@ -233,3 +233,15 @@ async def test_a_stream_without_runs_and_events_says_so(installation: Installati
         await expect(drawer).to_contain_text("No events yet.")
         await expect(drawer.get_by_text("Show as a list")).to_be_hidden()
         await expect(drawer.locator("#drawer-runs svg")).to_be_hidden()
+
+
+async def test_a_long_name_leaves_the_state_its_words_on_a_phone(browser: Browser, installation: Installation) -> None:
+    def long_and_stopped(number: int, stream: Stream) -> None:
+        seven_in_trouble(number, stream)
+        stream["page_name"] = f"Shop {number} {'and more ' * 32}"
+
+    async with visiting_many(installation, browser, long_and_stopped) as visit:
+        await visit.page.set_viewport_size({"width": PHONE, "height": 900})
+        state = visit.page.locator("#table .state", has_text="Needs you").first
+        assert await state.evaluate("(state) => state.getClientRects().length") <= 2, "a word is broken"
+        assert not await visit.scrolls_sideways()
