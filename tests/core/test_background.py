@@ -1,4 +1,4 @@
-"""core.background: when older messages are read, and what is left of the calls for them."""
+"""core.background: when older messages are read, and how many calls they get."""
 
 import pytest
 from msgspec.structs import replace

@@ -1,4 +1,4 @@
-"""core.backlog and core.message_reading: which messages are owed, and what reading them means."""
+"""core.backlog and core.message_reading: which messages are owed, and the decisions on reading them."""
 
 from datetime import timedelta
 from math import inf
@@ -156,7 +156,7 @@ class TestWhatIsOwed:
         assert gap.cursor is None
 
     def test_new_messages_are_owed_if_the_list_leaves_all_messages_out(self) -> None:
-        """The API leaves fields out without a word where a right to them is missing."""
+        """The API silently leaves out fields for which a permission is missing."""
         (gap,) = owed_of(listed(), stored(-3600))
         assert (gap.newest_at, gap.back_to, gap.cursor, gap.listed) == (NOON, at(-3600), "older", 0)
 
@@ -174,7 +174,7 @@ class TestWhatIsOwed:
     def test_the_history_of_a_conversation_that_was_stored_without_messages_is_owed_when_they_come(
         self, seconds: float, history_to: float
     ) -> None:
-        """They were not asked for, or the API left them out. What has come since it was met is no history."""
+        """They were not requested, or the API left them out. Messages since the first sight are no history."""
         policy = replace(POLICY, message_history_seconds=seconds, watermark_overlap_seconds=600.0)
         decision = decide(checkpoint_of(), fetched(listed(-60, -30)), context(policy=policy)).record(stored(0))
 
@@ -238,7 +238,7 @@ def history_of(read: Conversation, before: Checkpoint | None = None, **policy: o
 
 
 class TestHistory:
-    """What is owed of a conversation that is met for the first time."""
+    """The messages that are owed when a conversation is met for the first time."""
 
     def test_the_older_messages_of_a_conversation_are_owed_back_to_the_limit(self) -> None:
         (gap,) = history_of(listed(-60, -30), message_history_seconds=86_400.0)
@@ -523,7 +523,7 @@ class TestFailures:
         assert event.problem.message == "the cursors of the messages lead to nothing new"
 
     def test_a_conversation_that_is_gone_owes_nothing_once_several_runs_say_so(self) -> None:
-        """A hidden limit has the same code: what is given up for that is never asked for again."""
+        """A hidden limit has the same code, and messages that are given up are never requested again."""
         assert after_failures(GONE, ROUNDS * POLICY.attempts - 1).ending is None
         assert after_failures(GONE, ROUNDS * POLICY.attempts).ending is GapEnding.GONE
 

@@ -1,4 +1,4 @@
-"""dead_letters: what in a batch opens a dead letter, and what closes it."""
+"""dead_letters: which parts of a batch open a dead letter, and what closes it."""
 
 from dataclasses import dataclass, field
 

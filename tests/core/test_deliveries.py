@@ -1,4 +1,4 @@
-"""When a destination is tried again, with how much, and where it stands."""
+"""When a destination is tried again, with how many changes, and its states."""
 
 from datetime import timedelta
 

@@ -121,7 +121,7 @@ class TestConversationsReadAgain:
         assert found.tally == Tally(batches=1, unchanged=1)
 
     def test_a_stored_time_in_the_future_keeps_no_news_out(self) -> None:
-        """The API told a wrong one once."""
+        """The API may once have sent a wrong time."""
         wrong = conversation(updated_time=at(86_400 * 365), of=contact(), snippet="old")
 
         found = again(batch(conversation(updated_time=LATER, of=contact(), snippet="new")), stored(batch(wrong)))

@@ -1,4 +1,4 @@
-"""Progress and plausibility: lists that lead nowhere, end falsely, are empty or in no order; and good ones like it."""
+"""Doubts about lists that lead nowhere, end falsely, are empty or unordered; and none about good, similar ones."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -181,7 +181,7 @@ def test_cursors_that_come_round_are_found_with_any_period(first: int, period: i
 
 
 def quiet(world: ListWorld) -> bool:
-    """Whether nothing was told, and every sweep is complete and trusted."""
+    """Whether nothing was reported, and every sweep is complete and trusted."""
     is_told = doubt_about(world.checkpoint) is not None or world.warnings()
     return not is_told and world.checkpoint.sweep is None and completed(world)[-1].problem is None
 

@@ -1,4 +1,4 @@
-"""notices: people are told once, again each day, that it is over, and nothing twice: not after a restart, either."""
+"""notices: people are told of a problem once, then daily, and of its end; and nothing twice, even after a restart."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -49,7 +49,7 @@ def of_page(number: int) -> Stream:
 
 
 class People:
-    """Those who are told, by one process after the other."""
+    """The people who get notices, from one process after the other."""
 
     def __init__(self, on: frozenset[NoticeKind] = ALL) -> None:
         self.told = NoticeState()

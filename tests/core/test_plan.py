@@ -135,7 +135,7 @@ IN_FIVE, IN_TEN, IN_LONG = budget(max_batches=5), budget(deadline_at=at(10)), bu
 
 
 class TestPlan:
-    """Whose calls a rate limit holds is tested in test_rate_limits.py."""
+    """test_rate_limits.py tests which streams a rate limit holds."""
 
     @pytest.mark.parametrize(
         ("checkpoint", "during", "seconds", "held_seconds", "expected"),

@@ -1,4 +1,4 @@
-"""core.records: the ends of runs that no outcome ends, and what of a record has just arrived."""
+"""core.records: the end of runs that no outcome ends, and which messages of a record have just arrived."""
 
 from datetime import datetime
 
@@ -125,7 +125,7 @@ class TestRecover:
 
 
 class TestWhatHasArrived:
-    """The messages whose delay says how soon new ones are stored."""
+    """The messages whose delay shows how soon new messages are stored."""
 
     def arrived(self, watermark: datetime | None, *seconds: float) -> tuple[datetime, ...]:
         before = replace(checkpoint_of(), watermark=watermark)

@@ -1,4 +1,4 @@
-"""core.revisions: a message that is read again may be another, and one that is missing between two was unsent."""
+"""core.revisions: a message that is read again may be edited, and one that is missing between two was unsent."""
 
 import json
 from datetime import timedelta
@@ -239,7 +239,7 @@ class TestUnsent:
         assert revised(thread(*numbered(0, 1, 2, 3, 9)), known).keys() == {f"m_{n}" for n in range(4, 9)}
 
     def test_an_answer_that_misses_messages_of_most_of_its_conversations_is_not_believed_for_a_day(self) -> None:
-        """An incident looks like that, and erasing is for ever."""
+        """An incident looks the same, and an erasure cannot be undone."""
         whole = [several(n, 1, 2, 3) for n in range(10)]
         known = stored_batch(*whole)
         answer = fetched(*(several(n, 1, 3) if n < 6 else whole[n] for n in range(10)))

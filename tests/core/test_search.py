@@ -215,7 +215,7 @@ class TestLargeLists:
 
 
 class TestOutages:
-    """An outage is what fails everywhere; it blames nobody, whenever it begins and ends."""
+    """An outage fails every request, and blames no thread, whenever it begins and ends."""
 
     INBOXES: tuple[dict[int, Sick], ...] = (
         {},
@@ -231,7 +231,7 @@ class TestOutages:
         ids=["all are healthy", "the first", "the last", "three in a row"],
     )
     def test_no_outage_makes_a_dead_letter_of_a_healthy_thread(self, sick: dict[int, Sick], down: str) -> None:
-        """Whatever call it begins with, and whatever call it ends with."""
+        """The outage may begin and end with any call."""
         expected = {f"t_{index}" + ("/messages" if it.bears is Detail.BARE else "") for index, it in sick.items()}
         policy = Policy(batch_size=4, base_delay_seconds=0.0)
         for begins in count():
@@ -316,7 +316,7 @@ def alone(detail: Detail = Detail.SEPARATE) -> Checkpoint:
 
 
 class TestRefusedChecks:
-    """What the list itself is refused with decides."""
+    """The error of the list itself decides."""
 
     @pytest.mark.parametrize(
         ("said", "of_list", "reason"),
@@ -525,7 +525,7 @@ class TestKnownThreads:
 
 
 class TestManyInARow:
-    """Where one thread after the other fails, the cause is in none of them: an inbox is no heap of dead letters."""
+    """If one thread after the other fails, the cause is in none of them: an inbox must not become dead letters."""
 
     @pytest.mark.parametrize(
         ("form", "reason"),

@@ -234,7 +234,7 @@ class TestGrowth:
 
 
 class TestPoisonThread:
-    """Every list with it fails like an outage; its neighbours are all read."""
+    """Every list with the thread fails as in an outage, but all its neighbours are read."""
 
     THREADS = tuple(conversation(f"t_{number}", at(-number)) for number in range(1, 121))
     POISON = 70
