@@ -43,7 +43,7 @@ class OwnIdContract:
         events = kept.tables().interaction_events
         assert {key: row.contact_id for key, row in events.items()} == {"m_1": "ada", "m_2": "ada", "m_3": "ada"}
 
-    async def test_rows_that_were_written_without_knowing_it_are_put_right(self, kept: StoreDump) -> None:
+    async def test_rows_that_were_written_without_knowing_the_id_are_corrected(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.commit(commit_after(await store.load(STREAM), changes=WRONG))
 

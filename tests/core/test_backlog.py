@@ -126,7 +126,7 @@ class TestWhatIsOwed:
 
         assert gap == Gap(gap.gap_id, "t_1", NOON, at(-10), at(-60), at(-3600), cursor="older", listed=3)
 
-    def test_it_is_recorded_with_the_batch_that_stores_the_newest(self) -> None:
+    def test_a_gap_is_recorded_with_the_batch_that_stores_its_newest_message(self) -> None:
         known = stored(-3600, "m_-3600")
         decision = decide(checkpoint_of(), fetched(listed(-60, -30)), context()).record(known)
 
@@ -155,7 +155,7 @@ class TestWhatIsOwed:
 
         assert gap.cursor is None
 
-    def test_what_is_new_is_owed_where_a_list_leaves_all_messages_out(self) -> None:
+    def test_new_messages_are_owed_if_the_list_leaves_all_messages_out(self) -> None:
         """The API leaves fields out without a word where a right to them is missing."""
         (gap,) = owed_of(listed(), stored(-3600))
         assert (gap.newest_at, gap.back_to, gap.cursor, gap.listed) == (NOON, at(-3600), "older", 0)
@@ -185,14 +185,14 @@ class TestWhatIsOwed:
         ]
         assert owed_of(listed(-60, -30, has_older=False), stored(0)) == []
 
-    def test_what_could_not_be_read_until_now_is_owed_without_news(self) -> None:
+    def test_messages_that_could_not_be_read_until_now_are_owed_without_news(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", is_open=True)
         known = replace(stored(0), dead_letters={"t_1/messages": dead_letter})
         (gap,) = owed_of(listed(-60, -30), known)
 
         assert gap.back_to == at(0)
 
-    def test_it_is_owed_where_the_store_refused_the_conversation_before(self) -> None:
+    def test_a_history_is_owed_if_the_store_refused_the_conversation_before(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", is_open=True)
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
         known = Known(dead_letters={"t_1/row": dead_letter})
@@ -201,7 +201,7 @@ class TestWhatIsOwed:
         assert first.history_to == EPOCH
         assert later.history_to == at(-3600) - timedelta(seconds=POLICY.watermark_overlap_seconds)
 
-    def test_what_another_page_owed_of_a_conversation_that_moves_here_is_owed(self) -> None:
+    def test_a_conversation_that_moves_here_brings_the_gaps_of_its_other_page(self) -> None:
         owed_there = (GAP, replace(GAP, gap_id="g_9", conversation_id="t_9"))
         known = replace(elsewhere(0.0, "m_0"), owed_elsewhere=owed_there)
 
@@ -210,7 +210,7 @@ class TestWhatIsOwed:
         assert gap.gap_id != GAP.gap_id
         assert replace(gap, gap_id=GAP.gap_id) == GAP
 
-    def test_what_is_owed_of_a_conversation_that_another_page_keeps_is_not_left_to_it(self) -> None:
+    def test_a_gap_of_a_conversation_that_another_page_keeps_is_not_left_to_that_page(self) -> None:
         known = replace(elsewhere(-3600), moved_to={"another": NOON})
 
         (gap,) = owed_of(listed(-20, -10, 0.0), known)
@@ -240,29 +240,29 @@ def history_of(read: Conversation, before: Checkpoint | None = None, **policy: o
 class TestHistory:
     """What is owed of a conversation that is met for the first time."""
 
-    def test_its_older_messages_are_owed_back_to_the_limit(self) -> None:
+    def test_the_older_messages_of_a_conversation_are_owed_back_to_the_limit(self) -> None:
         (gap,) = history_of(listed(-60, -30), message_history_seconds=86_400.0)
 
         assert (gap.history_to, gap.reached_at, gap.cursor) == (at(-86_400), at(-60), "older")
         assert not gap.is_at_limit
 
-    def test_it_is_recorded_with_the_batch_that_stores_the_newest(self) -> None:
+    def test_a_gap_is_recorded_with_the_batch_that_stores_its_newest_message(self) -> None:
         decision = decide(checkpoint_of(), fetched(listed(-60, -30)), context()).record(Known())
 
         assert isinstance(decision, Record)
         assert MessagesOwed in [type(event) for event in decision.events]
         assert {row.event_id for row in decision.changes.interaction_events} == {"m_-60", "m_-30"}
 
-    def test_all_of_them_can_be_owed(self) -> None:
+    def test_all_older_messages_can_be_owed(self) -> None:
         (gap,) = history_of(listed(-60, -30), message_history_seconds=inf)
 
         assert gap.history_to == EPOCH
 
     @pytest.mark.parametrize("seconds", [0.0, 60.0])
-    def test_what_reaches_back_to_the_limit_owes_nothing(self, seconds: float) -> None:
+    def test_a_conversation_that_reaches_back_to_the_limit_owes_nothing(self, seconds: float) -> None:
         assert history_of(listed(-60, -30), message_history_seconds=seconds) == []
 
-    def test_one_at_its_limit_that_an_older_entry_has_on_record_owes_nothing(self) -> None:
+    def test_a_history_at_its_limit_that_an_older_entry_records_owes_nothing(self) -> None:
         before = given(run_started(), MessagesOwed((replace(HISTORY, reached_at=at(-3600)),)))
 
         assert (before.backlog, before.history) == (0, None)
@@ -283,7 +283,7 @@ class TestHistory:
         ("count", "has_older", "is_owed"),
         [(None, False, True), (20, False, False), (21, False, True), (20, True, True)],
     )
-    def test_of_as_many_as_were_asked_for_either_tells(
+    def test_a_full_list_owes_a_history_unless_its_count_and_cursor_show_the_end(
         self, count: int | None, *, has_older: bool, is_owed: bool
     ) -> None:
         full = listed(*(-float(each) for each in range(POLICY.messages_per_conversation)), has_older=has_older)
@@ -291,14 +291,16 @@ class TestHistory:
         assert bool(history_of(replace(full, message_count=count))) is is_owed
 
     @pytest.mark.parametrize(("count", "is_owed"), [(None, False), (0, False), (3, True)])
-    def test_of_one_that_came_without_messages_the_count_tells(self, count: int | None, *, is_owed: bool) -> None:
+    def test_the_count_decides_for_a_conversation_that_came_without_messages(
+        self, count: int | None, *, is_owed: bool
+    ) -> None:
         bare = replace(listed(has_older=False), message_count=count)
 
         assert bool(history_of(bare)) is is_owed
         assert history_of(replace(bare, updated_time=at(-7200)), message_history_seconds=3600.0) == []
         assert history_of(bare, messages_per_conversation=0) == []
 
-    def test_what_has_come_since_the_sweep_before_is_owed_whatever_the_limit(self) -> None:
+    def test_messages_since_the_previous_sweep_are_owed_whatever_the_limit(self) -> None:
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
         (gap,) = history_of(listed(-60, -30), before, message_history_seconds=0.0, watermark_overlap_seconds=600.0)
 
@@ -307,7 +309,7 @@ class TestHistory:
     def test_nothing_is_owed_of_people_who_were_erased(self) -> None:
         assert owed_of(listed(-60, -30), Known(forgotten=frozenset({"t_1"}))) == []
 
-    def test_a_redrive_that_meets_it_owes_its_history(self) -> None:
+    def test_a_redrive_that_meets_a_conversation_owes_its_history(self) -> None:
         dead_letter = DueDeadLetter(DeadLetter("d_1", STREAM, Stage.FETCH, "t_1", "it failed", NOON), "{}")
         record = redrive(DONE, dead_letter, fetched(listed(-60, -30)), context()).record(Known())
 
@@ -329,7 +331,7 @@ class TestAnEarlierLimit:
         assert earlier_limit(DONE, NOON, budget("another run"), POLICY) is None
         assert earlier_limit(DONE, NOON, budget(), replace(POLICY, message_history_seconds=0.0)) is None
 
-    def test_they_go_on_after_their_cursors(self) -> None:
+    def test_histories_that_are_owed_again_continue_after_their_cursors(self) -> None:
         (event,) = reopen(DONE, [replace(HISTORY, reached_at=at(-3600), attempts=2)], EPOCH, budget()).events
 
         assert event == MessagesOwed((replace(HISTORY, reached_at=at(-3600), history_to=EPOCH),))
@@ -356,19 +358,19 @@ class TestReading:
         assert (event.stored, event.ending) == (2, None)
         assert (event.gap.cursor, event.gap.reached_at, event.gap.stored) == ("oldest", at(-180), 2)
 
-    def test_it_ends_at_a_message_that_was_stored_before(self) -> None:
+    def test_reading_ends_at_a_message_that_was_stored_before(self) -> None:
         record = settled(messages_fetched(*newest(-3700, -180), next_cursor="oldest"), stored(-3600, "m_-3700"))
 
         assert [row.event_id for row in record.changes.interaction_events] == ["m_-180"]
         assert read_of(record).ending is GapEnding.CLOSED
 
-    def test_it_does_not_end_at_a_message_that_was_stored_since(self) -> None:
+    def test_reading_does_not_end_at_a_message_that_was_stored_since(self) -> None:
         """Another gap may have been read beyond its end."""
         record = settled(messages_fetched(*newest(-180, -150), next_cursor="oldest"), stored(-3600, "m_-150"))
 
         assert read_of(record).ending is None
 
-    def test_it_ends_with_the_conversation(self) -> None:
+    def test_reading_ends_with_the_conversation(self) -> None:
         assert read_of(settled(messages_fetched(*newest(-180)), stored())).ending is GapEnding.THREAD_END
         begun_anew = replace(GAP, resets=1)
         assert read_of(settled(messages_fetched(), stored(), gap=begun_anew)).ending is GapEnding.THREAD_END
@@ -394,7 +396,7 @@ class TestReading:
 
         assert read_of(settled(page, stored(-3600, "m_-180", "m_-200", "m_-250"), again)).ending is None
 
-    def test_an_empty_page_with_more_behind_it_does_not_end_it(self) -> None:
+    def test_an_empty_page_with_more_behind_it_does_not_end_reading(self) -> None:
         event = read_of(settled(messages_fetched(next_cursor="oldest"), stored()))
 
         assert (event.ending, event.gap.cursor, event.gap.idle) == (None, "oldest", 1)
@@ -425,7 +427,7 @@ class TestReading:
 
         assert [event.subject for event in record.events if isinstance(event, DeadLetterOpened)] == ["sha256:1"]
 
-    def test_what_is_read_counts_in_its_run_and_the_backlog_shrinks(self) -> None:
+    def test_messages_that_are_read_count_in_their_run_and_the_backlog_shrinks(self) -> None:
         record = settled(messages_fetched(*newest(-180)), stored())
         after = fold(entries(*record.events, after=DONE), DONE)
 
@@ -458,7 +460,7 @@ class TestFailures:
 
         assert (event.gap.attempts, event.gap.retry_at, event.ending) == (POLICY.attempts, None, None)
 
-    def test_what_fails_in_several_runs_becomes_a_dead_letter_that_keeps_what_is_owed(self) -> None:
+    def test_a_gap_that_fails_in_several_runs_becomes_a_dead_letter_that_keeps_it(self) -> None:
         before = after_failures(NETWORK, ROUNDS * POLICY.attempts - 1)
         assert before.ending is None
         record = settled(refused(NETWORK), stored(), before.gap)
@@ -491,7 +493,7 @@ class TestFailures:
         assert (request_of(event.gap).limit, event.gap.attempts, event.gap.retry_at) == (12, 0, None)
         assert request_of(after_failures(TOO_HEAVY, 3).gap).limit == 1
 
-    def test_what_fails_in_one_run_is_requested_in_smaller_parts_in_the_next(self) -> None:
+    def test_a_page_that_fails_in_one_run_is_requested_in_smaller_parts_in_the_next(self) -> None:
         limits = [request_of(after_failures(UNKNOWN, runs * POLICY.attempts).gap).limit for runs in range(ROUNDS)]
 
         assert limits == [50, 3, 1]
@@ -542,10 +544,10 @@ def due(gap: Gap = GAP) -> DueDeadLetter:
 
 
 class TestRedrive:
-    def test_it_reads_on_where_reading_failed(self) -> None:
+    def test_a_redrive_continues_where_reading_failed(self) -> None:
         assert to_reread(due(replace(GAP, limit=1))) == request_of(replace(GAP, limit=1))
 
-    def test_what_it_reads_is_stored_and_the_rest_is_owed_again(self) -> None:
+    def test_the_messages_of_a_redrive_are_stored_and_the_rest_is_owed_again(self) -> None:
         page = messages_fetched(*newest(-180), next_cursor="oldest")
         record = redrive(DONE, due(), page, context()).record(stored())
 
@@ -556,13 +558,13 @@ class TestRedrive:
         assert owed.gaps[0].cursor == "oldest"
         assert [row.event_id for row in record.changes.interaction_events] == ["m_-180"]
 
-    def test_nothing_is_owed_where_it_read_the_last(self) -> None:
+    def test_nothing_is_owed_after_a_redrive_that_read_the_last_message(self) -> None:
         record = redrive(DONE, due(), messages_fetched(*newest(-180)), context()).record(stored())
 
         assert isinstance(record, Record)
         assert [type(event) for event in record.events] == [DeadLetterClosed]
 
-    def test_a_history_that_it_reads_to_its_limit_stays_on_record(self) -> None:
+    def test_a_history_that_a_redrive_reads_to_its_limit_stays_on_record(self) -> None:
         page = messages_fetched(*newest(-4000), next_cursor="oldest")
         record = redrive(DONE, due(HISTORY), page, context()).record(stored())
 
@@ -571,7 +573,7 @@ class TestRedrive:
         assert isinstance(owed, MessagesOwed)
         assert owed.gaps[0].is_at_limit
 
-    def test_a_failure_puts_it_off(self) -> None:
+    def test_a_failure_puts_a_redrive_off(self) -> None:
         record = redrive(DONE, due(), refused(NETWORK), context()).record(stored())
 
         assert isinstance(record, Record)
@@ -586,7 +588,7 @@ class TestRedrive:
         (payload,) = record.changes.payloads
         assert gap_in(payload.payload).cursor is None
 
-    def test_of_an_erased_person_nothing_is_read(self) -> None:
+    def test_nothing_of_an_erased_person_is_read(self) -> None:
         erased = replace(due(), payload=None)
         assert to_reread(erased) is None
         record = redrive(DONE, erased, None, context()).record(Known())

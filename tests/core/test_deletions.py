@@ -85,7 +85,7 @@ class TestStretch:
             ),
         ],
     )
-    def test_there_is_no_stretch_in(self, checkpoint: Checkpoint, answer: Fetched) -> None:
+    def test_an_answer_without_a_known_range_has_no_stretch(self, checkpoint: Checkpoint, answer: Fetched) -> None:
         assert keys(checkpoint, answer).stretch is None
 
     def test_there_is_no_stretch_in_an_incremental_sweep(self) -> None:

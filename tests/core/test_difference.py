@@ -31,11 +31,11 @@ def again(read: Batch, known: Known) -> Difference:
 class TestReplacedCharacters:
     READ = replace(conversation(of=contact(), messages=[message("m_1")]), replaced_characters=3)
 
-    def test_they_are_counted_where_something_is_written(self) -> None:
+    def test_replaced_characters_are_counted_if_something_is_written(self) -> None:
         first = difference(STREAM, batch(self.READ, conversation("t_2")), NOTHING, NOON)
         assert first.tally.replaced_characters == 3
 
-    def test_they_are_not_counted_again_where_nothing_is(self) -> None:
+    def test_replaced_characters_are_not_counted_again_if_nothing_is_written(self) -> None:
         assert again(batch(self.READ), stored(batch(self.READ))).tally.replaced_characters == 0
 
     @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ class TestReplacedCharacters:
             conversation(of=contact(), messages=[message("m_1")], snippet="new"),
         ],
     )
-    def test_they_are_counted_whichever_row_is_new(self, changed: Conversation) -> None:
+    def test_replaced_characters_are_counted_whichever_row_is_new(self, changed: Conversation) -> None:
         found = again(batch(replace(changed, replaced_characters=2)), stored(batch(self.READ)))
         assert found.tally.replaced_characters == 2
 

@@ -89,7 +89,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_walk_that_gets_nowhere_is_told_and_ends(name: str) -> None:
+def test_a_walk_that_gets_nowhere_is_reported_and_ends(name: str) -> None:
     world = ListWorld(ENDLESS[name])
 
     run_until_complete(world, runs=6)
@@ -105,7 +105,9 @@ def test_a_walk_that_gets_nowhere_is_told_and_ends(name: str) -> None:
 
 @pytest.mark.parametrize("max_batches", [2, 3, 20])
 @pytest.mark.parametrize("name", ENDLESS)
-def test_it_is_told_after_three_runs_however_short_they_are(name: str, max_batches: int) -> None:
+def test_a_walk_that_gets_nowhere_is_reported_after_three_runs_however_short_they_are(
+    name: str, max_batches: int
+) -> None:
     world = ListWorld(ENDLESS[name])
     while world.run(max_batches=max_batches).futile_runs == 0 and not completed(world):
         pass
@@ -277,7 +279,7 @@ def test_an_old_cursor_that_is_answered_with_nothing_is_not_believed(with_next: 
     assert any("starts over" in sentence or "restarts" in sentence for sentence in world.warnings())
 
 
-def test_an_end_that_is_empty_to_each_old_cursor_is_accepted_at_last_and_told() -> None:
+def test_an_end_that_is_empty_for_each_old_cursor_is_finally_accepted_and_reported() -> None:
     """A platform may give a cursor behind which nothing ever was."""
     threads = [aged(number) for number in range(20)]
 
@@ -309,7 +311,7 @@ def test_an_empty_batch_at_the_end_of_a_walk_within_a_run_is_its_end() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3, 45])
-def test_an_empty_inbox_deletes_nothing_ever_and_is_told(number: int) -> None:
+def test_an_empty_inbox_never_deletes_anything_and_is_reported(number: int) -> None:
     world = ListWorld(lambda request: listed(THREADS[:number], request))
     world.run()
     world.answer = lambda request: Batch((), None)
@@ -419,7 +421,7 @@ def test_an_empty_inbox_of_which_nothing_is_stored_is_plausible() -> None:
     assert quiet(world)
 
 
-def test_a_sweep_that_misses_most_deletes_nothing_and_is_told() -> None:
+def test_a_sweep_that_misses_most_conversations_deletes_nothing_and_is_reported() -> None:
     world = ListWorld(lambda request: listed(THREADS, request))
     world.run()
     world.answer = lambda request: listed(THREADS[:15], request)
@@ -446,7 +448,7 @@ def test_a_sweep_that_misses_most_is_believed_if_another_one_agrees_after_a_day(
     assert doubt_about(world.checkpoint) is None
 
 
-def test_a_sweep_that_finds_them_again_settles_the_doubt() -> None:
+def test_a_sweep_that_finds_the_missed_conversations_again_settles_the_doubt() -> None:
     world = ListWorld(lambda request: listed(THREADS, request))
     world.run()
     world.answer = lambda request: listed(THREADS[:15], request)
@@ -498,7 +500,7 @@ def test_what_is_new_is_found_where_the_list_is_in_order_for_a_while(size: int) 
     assert world.store.conversations["t_0100"].updated_time == threads[100].updated_time
 
 
-def test_what_is_new_in_a_list_without_an_order_is_found_and_the_order_is_told() -> None:
+def test_new_threads_in_a_list_without_an_order_are_found_and_the_order_is_reported() -> None:
     threads = shuffled(120)
     world = ListWorld(lambda request: listed(threads, request))
     world.run()

@@ -123,7 +123,7 @@ class TestUnsent:
         expected = replace(whole, text=None, attachments=None, deleted_at=at(90), content_at=at(90))
         assert after(unsend(90), row=whole) == expected
 
-    def test_it_stays_unsent_whenever_the_message_was_read_or_that_is_said_again(self) -> None:
+    def test_a_message_stays_unsent_whenever_it_was_read_or_reported_again(self) -> None:
         unsent = after(unsend(30))
         assert (unsent.text, unsent.deleted_at) == (None, at(30))
         assert after(unsend(40), row=unsent) == unsent
@@ -141,25 +141,25 @@ class TestReactions:
         assert reactions(found) == {"bob": "sad", "ada": "wow"}
         assert json.loads(found.reactions or "")[1]["at"] == "2026-03-01T12:01:32Z"
 
-    def test_an_earlier_one_that_comes_later_changes_nothing(self) -> None:
+    def test_an_earlier_reaction_that_comes_later_changes_nothing(self) -> None:
         found = after(reaction(92, "wow"))
         assert after(reaction(90), row=found) == after(reaction(92, "wow"), row=found) == found
 
-    def test_one_that_was_taken_back_is_gone_and_does_not_come_back(self) -> None:
+    def test_a_reaction_that_was_taken_back_is_gone_and_does_not_come_back(self) -> None:
         assert after(reaction(90), reaction(91, None)).reactions is None
         assert after(reaction(90, is_superseded=True)) == MESSAGE
 
-    def test_of_two_at_the_same_instant_the_one_counts_that_no_other_supersedes(self) -> None:
+    def test_of_two_reactions_at_the_same_instant_the_one_counts_that_no_other_supersedes(self) -> None:
         """Which that is follows from their keys."""
         assert after(reaction(90), reaction(90, None)).reactions is None
 
-    def test_one_without_a_name_or_an_emoji_is_one(self) -> None:
+    def test_a_reaction_without_a_name_or_an_emoji_is_a_reaction(self) -> None:
         bare = fact(WebhookKind.REACTION, at(90), detail_of(Reacted()), of="ada")
         assert json.loads(after(bare).reactions or "") == [{"from": "ada", "at": "2026-03-01T12:01:30Z"}]
 
 
 class TestReferrals:
-    def test_the_one_that_came_with_the_message_counts_more_than_that_of_the_thread(self) -> None:
+    def test_the_referral_of_the_message_takes_precedence_over_that_of_the_thread(self) -> None:
         own, of_thread = referral(0), referral(10, '{"ref":"r"}', "ada")
         assert after(own, of_thread) == after(of_thread, own) == replace(MESSAGE, referral=own.detail)
         assert after(of_thread).referral == '{"ref":"r"}'
@@ -199,6 +199,13 @@ def test_the_next_reading_of_a_conversation_is_compared_with_messages_that_were_
 )
 def test_what_an_unsent_message_said_does_not_stay_in_its_conversation(snippet: str | None, left: str | None) -> None:
     (row,) = applied(unsend(90), known=Known({"t_1": replace(CONVERSATION, snippet=snippet)})).changes.conversations
+    assert row == replace(CONVERSATION, messages_fingerprint=None, snippet=left)
+
+
+@pytest.mark.parametrize(("snippet", "left"), [("hello", "hallo"), ("hel", "hal"), ("hello, Bob", "hello, Bob")])
+def test_a_snippet_says_what_an_edited_message_says_now(snippet: str, left: str) -> None:
+    """Or its first text would stay when it is unsent later."""
+    (row,) = applied(edit(90), known=Known({"t_1": replace(CONVERSATION, snippet=snippet)})).changes.conversations
     assert row == replace(CONVERSATION, messages_fingerprint=None, snippet=left)
 
 

@@ -84,19 +84,25 @@ def test_an_old_journal_means_what_it_always_meant(checkpoints: list[Checkpoint]
     )
 
 
-def test_its_start_means_what_it_meant_before_streams_could_be_removed(checkpoints: list[Checkpoint]) -> None:
+def test_the_start_of_an_old_journal_means_what_it_meant_before_streams_could_be_removed(
+    checkpoints: list[Checkpoint],
+) -> None:
     golden = rows.checkpoint((HERE / "journal-format-1.requests.checkpoint.json").read_text())
 
     assert checkpoints[WITHOUT_REMOVALS - 1] == golden
 
 
-def test_its_start_means_what_it_meant_before_there_were_commands(checkpoints: list[Checkpoint]) -> None:
+def test_the_start_of_an_old_journal_means_what_it_meant_before_there_were_commands(
+    checkpoints: list[Checkpoint],
+) -> None:
     golden = rows.checkpoint((HERE / "journal-format-1.remedies.checkpoint.json").read_text())
 
     assert checkpoints[WITHOUT_REQUESTS - 1] == golden
 
 
-def test_its_start_means_what_it_meant_before_there_were_remedies(checkpoints: list[Checkpoint]) -> None:
+def test_the_start_of_an_old_journal_means_what_it_meant_before_there_were_remedies(
+    checkpoints: list[Checkpoint],
+) -> None:
     """A checkpoint has more fields than it had then, and no other difference."""
     golden = rows.checkpoint((HERE / "journal-format-1.checkpoint.json").read_text())
 

@@ -70,12 +70,12 @@ def left_out(of: HistoriesLeftOut, *events: MessagesOwed) -> Checkpoint:
 
 
 class TestLeavingOut:
-    def test_of_histories_at_their_limit_the_latest_end_is_on_record_and_the_limit(self) -> None:
+    def test_the_limit_and_the_latest_end_of_histories_at_their_limit_are_on_record(self) -> None:
         assert recorded(listed(-90, -30), listed(-70, key="t_2"), listed(-80, key="t_3")) == [
             MessagesOwed((), HistoriesLeftOut(at(-70), 60.0, since=NOON))
         ]
 
-    def test_those_that_change_nothing_of_that_are_not_recorded_at_all(self) -> None:
+    def test_histories_that_do_not_change_the_record_are_not_recorded_at_all(self) -> None:
         assert recorded(listed(-90, -30), before=known_of(MET)) == []
         assert recorded(listed(-90, -30), before=known_of(HistoriesLeftOut(at(-60), 10.0, since=at(-5)))) == []
 
@@ -90,14 +90,14 @@ class TestLeavingOut:
     def test_a_shorter_limit_is_remembered(self, read: Conversation, seconds: float, after: HistoriesLeftOut) -> None:
         assert recorded(read, before=known_of(MET), seconds=seconds) == [MessagesOwed((), after)]
 
-    def test_those_that_are_owed_are_on_record_beside_them(self) -> None:
+    def test_histories_that_are_owed_are_recorded_beside_those_left_out(self) -> None:
         (event,) = recorded(listed(-90, -30), listed(-30, key="t_2"))
 
         assert [gap.conversation_id for gap in event.gaps] == ["t_2"]
         assert event.left_out == HistoriesLeftOut(at(-90), 60.0, since=NOON)
 
     @pytest.mark.parametrize(("count", "is_left_out"), [(None, True), (3, True), (2, False), (1, False)])
-    def test_what_the_count_of_messages_would_not_tell_is_on_record(
+    def test_a_history_that_the_count_of_messages_would_not_show_is_on_record(
         self, count: int | None, *, is_left_out: bool
     ) -> None:
         read = replace(listed(-90, -30, count=count), has_older=True)
@@ -110,21 +110,21 @@ class TestLeavingOut:
         assert bool(event.gaps) is not is_left_out
         assert bool(event.left_out) is is_left_out
 
-    def test_where_the_store_refuses_rows_all_are_on_record(self) -> None:
+    def test_all_histories_are_on_record_if_the_store_refuses_rows(self) -> None:
         refused = (RefusedRow(Table.INTERACTION_EVENTS, "t_1_-90", "too long"),)
         (event,) = recorded(listed(-90, -30), refused=refused)
 
         assert event.left_out is None
         assert event.gaps[0].is_at_limit
 
-    def test_while_a_search_is_under_way_all_are_on_record(self) -> None:
+    def test_all_histories_are_on_record_while_a_search_is_under_way(self) -> None:
         searching = known_of(replace(MET, search=HistorySearch(at(-3600), at(-100))))
         (event,) = recorded(listed(-90, -30), before=searching)
 
         assert event.left_out is None
         assert event.gaps[0].is_at_limit
 
-    def test_those_of_the_page_before_are_left_out_by_the_page_to_which_conversations_move(self) -> None:
+    def test_histories_left_out_by_the_previous_page_are_left_out_by_the_page_that_takes_over(self) -> None:
         rows = difference(STREAM, fetched(listed(-60, -30)).batch, Known(), NOON).changes
         there = {row.conversation_id: replace(row, page_id="another") for row in rows.conversations}
         events = frozenset(row.event_id for row in rows.interaction_events)
@@ -139,7 +139,7 @@ class TestLeavingOut:
         assert first.left_out == HistoriesLeftOut(at(-30), 30.0)
         assert later.left_out == HistoriesLeftOut(at(-30), 30.0, at(-90), HistorySearch(at(-3600)), NOON)
 
-    def test_the_fold_keeps_what_is_known_of_them_until_an_entry_says_otherwise(self) -> None:
+    def test_the_fold_keeps_what_is_known_of_histories_left_out_until_an_entry_changes_it(self) -> None:
         assert left_out(MET).left_out == MET
         assert left_out(MET, MessagesOwed(())).left_out == MET
         assert given(run_started(), FULL).left_out is None
@@ -149,12 +149,12 @@ class TestTheNextSearch:
     def search(self, before: Checkpoint, seconds: float, now: datetime = NOON) -> HistorySearch | None:
         return next_search(before, now, budget(), replace(POLICY, message_history_seconds=seconds))
 
-    def test_it_begins_after_a_full_sweep_with_an_earlier_limit(self) -> None:
+    def test_a_search_begins_after_a_full_sweep_with_an_earlier_limit(self) -> None:
         assert self.search(left_out(MET), 61.0) == HistorySearch(at(-61))
         assert self.search(left_out(MET), inf) == HistorySearch(EPOCH)
 
     @pytest.mark.parametrize("seconds", [0.0, 30.0, 60.0])
-    def test_it_does_not_begin_without_one(self, seconds: float) -> None:
+    def test_a_search_does_not_begin_without_an_earlier_limit(self, seconds: float) -> None:
         assert self.search(left_out(MET), seconds) is None
 
     def test_the_same_limit_is_no_earlier_one_at_any_later_time(self) -> None:
@@ -162,17 +162,17 @@ class TestTheNextSearch:
         assert self.search(left_out(MET), DAY + 59.0, at(DAY)) is None
         assert self.search(left_out(MET), DAY + 61.0, at(DAY)) == HistorySearch(at(-61))
 
-    def test_it_does_not_begin_where_none_was_left_out(self) -> None:
+    def test_a_search_does_not_begin_if_no_history_was_left_out(self) -> None:
         assert self.search(given(run_started(), FULL), inf) is None
 
-    def test_it_begins_after_no_other_run(self) -> None:
+    def test_a_search_begins_only_after_a_full_sweep(self) -> None:
         incremental = given(
             run_started(), MessagesOwed((), MET), SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1))
         )
         assert self.search(incremental, inf) is None
         assert next_search(left_out(MET), NOON, budget("another run"), Policy()) is None
 
-    def test_it_goes_on_after_any_run_that_went_well(self) -> None:
+    def test_a_search_continues_after_any_run_that_succeeded(self) -> None:
         search = HistorySearch(at(-3600), at(-100))
         under_way = MessagesOwed((), replace(MET, search=search))
         incremental = SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1))
@@ -196,29 +196,29 @@ class TestAConversationThatIsListedAgain:
         events = recorded(listed(-90, -30), known=known, before=known_of(of) if of else None, seconds=seconds)
         return [gap for event in events for gap in event.gaps]
 
-    def test_its_history_is_owed_as_far_back_as_was_searched(self) -> None:
+    def test_a_history_is_owed_as_far_back_as_the_search_reached(self) -> None:
         searched = HistoriesLeftOut(at(-3600), searched_to=at(-3600))
         (gap,) = self.reopened(searched, 7200.0)
 
         assert (gap.history_to, gap.reached_at, gap.cursor) == (at(-3600), at(-90), "older")
         assert not gap.is_at_limit
 
-    def test_it_is_owed_while_a_search_is_under_way(self) -> None:
+    def test_a_history_is_owed_while_a_search_is_under_way(self) -> None:
         (gap,) = self.reopened(replace(MET, searched_to=at(-100), search=HistorySearch(at(-3600))), 3600.0)
 
         assert gap.history_to == at(-3600)
 
     @pytest.mark.parametrize("seconds", [0.0, 60.0])
-    def test_it_is_on_record_where_the_limit_is_a_later_one_by_now(self, seconds: float) -> None:
+    def test_a_history_is_on_record_if_the_limit_is_later_by_now(self, seconds: float) -> None:
         (gap,) = self.reopened(HistoriesLeftOut(at(-3600), searched_to=at(-3600)), seconds)
 
         assert gap.is_at_limit
 
-    def test_a_search_to_come_will_find_it(self) -> None:
+    def test_a_later_search_will_find_a_history_that_is_not_recorded(self) -> None:
         assert self.reopened(MET, 3600.0) == []
         assert self.reopened(None, 3600.0) == []
 
-    def test_of_one_that_was_there_all_the_time_nothing_more_is_owed(self) -> None:
+    def test_a_conversation_that_was_always_listed_owes_nothing_more(self) -> None:
         assert self.reopened(HistoriesLeftOut(at(-3600), searched_to=at(-3600)), 3600.0, is_deleted=False) == []
 
 
@@ -253,7 +253,7 @@ class TestAStep:
         )
         assert not gap.is_at_limit
 
-    def test_one_whose_count_is_unknown_may_have_older_messages(self) -> None:
+    def test_a_conversation_with_an_unknown_count_may_have_older_messages(self) -> None:
         (gap,) = found(thread(count=None)).gaps
 
         assert gap.message_count is None
@@ -261,13 +261,13 @@ class TestAStep:
     @pytest.mark.parametrize(
         "whole", [thread(stored=50), thread(oldest=-3600), thread(oldest=-4000), thread(count=0), thread(oldest=-40)]
     )
-    def test_one_that_came_whole_or_reaches_back_or_was_opened_before_is_left_alone(
+    def test_a_conversation_that_is_whole_or_reaches_back_or_was_opened_is_left_alone(
         self, whole: UnopenedThread
     ) -> None:
         """One that is younger than the limit was opened when it was met: the API has no older messages of it."""
         assert found(whole).gaps == ()
 
-    def test_after_a_search_those_are_owed_that_it_left_and_that_were_left_out_since(self) -> None:
+    def test_the_next_search_opens_what_the_last_one_left_and_what_was_left_out_since(self) -> None:
         before, later = thread("t_1", oldest=-1000), thread("t_2", oldest=-90)
 
         assert (
@@ -276,16 +276,16 @@ class TestAStep:
         both = found(before, later, of=HistoriesLeftOut(at(-60), 60.0, at(-900))).gaps
         assert [gap.conversation_id for gap in both] == ["t_1", "t_2"]
 
-    def test_one_that_was_met_before_any_was_left_out_was_opened_then(self) -> None:
+    def test_a_conversation_that_was_met_before_any_was_left_out_was_opened_then(self) -> None:
         assert found(thread(), of=replace(MET, since=at(5))).gaps == ()
         assert found(thread(), of=replace(MET, searched_to=at(-30), since=at(5))).gaps == ()
         assert len(found(thread(), of=replace(MET, since=at(-5))).gaps) == 1
         assert len(found(thread(), of=replace(MET, since=None)).gaps) == 1
 
-    def test_where_only_the_newest_were_to_be_read_all_are_owed(self) -> None:
+    def test_all_older_messages_are_owed_if_only_the_newest_were_to_be_read(self) -> None:
         assert len(found(thread(oldest=-30), of=HistoriesLeftOut(NOON, 0.0)).gaps) == 1
 
-    def test_it_says_how_far_the_search_has_come_and_the_last_one_that_it_is_over(self) -> None:
+    def test_each_step_records_its_progress_and_the_last_one_the_end_of_the_search(self) -> None:
         assert found(thread(), until=at(-50)).left_out == replace(MET, search=HistorySearch(at(-3600), at(-50)))
         assert found(thread()).left_out == HistoriesLeftOut(at(-3600), searched_to=at(-3600), since=NOON)
 

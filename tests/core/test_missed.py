@@ -113,7 +113,7 @@ def without_content(key: str, seconds: float) -> Interaction:
 
 
 class TestAConversationThatEndsTooSoon:
-    def test_what_is_missing_by_the_estimate_is_on_record_with_its_times(self) -> None:
+    def test_messages_that_are_missing_by_the_estimate_are_recorded_with_their_times(self) -> None:
         events = settled(messages_fetched(), stored(61, messages=21, below=1))
 
         assert missed_by(*events) == [
@@ -121,7 +121,7 @@ class TestAConversationThatEndsTooSoon:
         ]
         assert endings(events) == [GapEnding.WITHHELD]
 
-    def test_how_many_is_left_open_if_there_is_no_estimate(self) -> None:
+    def test_the_number_of_missing_messages_is_left_open_without_an_estimate(self) -> None:
         (missed,) = missed_by(*settled(messages_fetched(), stored(messages=21, below=1)))
 
         assert (missed.count, missed.is_estimate) == (None, False)
@@ -133,13 +133,13 @@ class TestAConversationThatEndsTooSoon:
         assert missed_by(*events) == []
         assert endings(events) == [GapEnding.THREAD_END]
 
-    def test_one_too_many_in_an_estimate_is_no_evidence(self) -> None:
+    def test_a_single_message_too_many_in_an_estimate_is_no_evidence(self) -> None:
         last = messages_fetched(message("m_1", at(-180)))
 
         assert missed_by(*settled(last, stored(132, messages=129), GAP)) == []
         assert len(missed_by(*settled(last, stored(142, messages=129), GAP))) == 1
 
-    def test_one_is_enough_if_the_answer_before_said_that_there_are_more(self) -> None:
+    def test_a_single_message_is_evidence_if_the_previous_answer_announced_more(self) -> None:
         assert [each.count for each in missed_by(*settled(messages_fetched(), stored(21, messages=20)))] == [1]
         assert missed_by(*settled(messages_fetched(), stored(20, messages=20))) == []
 
@@ -179,7 +179,7 @@ class TestAConversationThatEndsTooSoon:
 
 
 class TestMessagesWithoutContent:
-    def test_those_of_a_batch_are_stored_and_on_record_by_conversation(self) -> None:
+    def test_messages_of_a_batch_without_content_are_stored_and_recorded_by_conversation(self) -> None:
         read = conversation(
             "t_1",
             at(-10),
@@ -192,7 +192,7 @@ class TestMessagesWithoutContent:
         assert missed_by(*record.events) == [Missed("t_1", MissedReason.NO_CONTENT, at(-30), at(-10), 2)]
         assert len(record.changes.interaction_events) == 3
 
-    def test_those_that_are_stored_are_not_on_record_again(self) -> None:
+    def test_stored_messages_without_content_are_not_recorded_again(self) -> None:
         read = conversation("t_1", at(-10), of=contact(), messages=(without_content("a", -10),))
         known = Known(interaction_events=frozenset({"a"}))
         record = decide(checkpoint_of(), fetched(read), context()).record(known)
@@ -209,7 +209,7 @@ class TestMessagesWithoutContent:
         assert isinstance(record, Record)
         assert missed_by(*record.events) == []
 
-    def test_those_of_a_page_are_stored_and_on_record(self) -> None:
+    def test_messages_of_a_page_without_content_are_stored_and_recorded(self) -> None:
         page = messages_fetched(without_content("a", -180), without_content("b", -240), next_cursor="oldest")
         events = settled(page, stored(), GAP)
 
@@ -234,7 +234,7 @@ class TestMessagesWithoutContent:
 
 
 class TestWhatIsAnsweredAsDeleted:
-    def test_it_is_asked_for_in_smaller_pages_first(self) -> None:
+    def test_a_page_answered_as_deleted_is_requested_in_smaller_pages_first(self) -> None:
         (failed,) = settled(refused(SAYS_DELETED), Known(), GAP)
 
         assert isinstance(failed, MessagesFailed)
@@ -253,7 +253,9 @@ class TestWhatIsAnsweredAsDeleted:
         assert endings(events) == [GapEnding.GONE]
 
     @pytest.mark.parametrize("seconds", [0.0, 0.4])
-    def test_all_older_ones_are_missed_where_the_state_was_stored_without_messages(self, seconds: float) -> None:
+    def test_all_older_messages_are_missed_if_the_conversation_was_stored_without_messages(
+        self, seconds: float
+    ) -> None:
         read_without_messages = replace(GAP, back_to=at(-120), reached_at=at(-120 + seconds), attempts=LAST_ATTEMPT)
         events = settled(refused(GONE), Known(), read_without_messages)
 
@@ -303,7 +305,7 @@ class TestAStreamWhoseApiEndsAtAWindow:
         moment = NOON + timedelta(minutes=minutes)
         return fold(entries(*events, after=before, recorded_at=moment), before)
 
-    def test_it_is_known_once_nothing_came_beyond_what_the_list_showed(self) -> None:
+    def test_a_window_is_known_once_nothing_came_beyond_what_the_list_showed(self) -> None:
         checkpoint = self.after(MessagesRead(self.LISTED, ending=GapEnding.WITHHELD))
 
         assert checkpoint.window_at == NOON
@@ -318,12 +320,12 @@ class TestAStreamWhoseApiEndsAtAWindow:
         assert checkpoint.window_at is None
         assert checkpoint.window_hints == ("t_1",)
 
-    def test_one_of_instagram_is_enough(self) -> None:
+    def test_one_conversation_of_instagram_shows_a_window(self) -> None:
         events = settled(messages_fetched(), stored(61, messages=21, stream=INSTAGRAM), self.LISTED)
 
         assert self.after(*events).window_at == NOON
 
-    def test_of_messenger_several_tell_it(self) -> None:
+    def test_several_conversations_of_messenger_show_a_window(self) -> None:
         checkpoint = DONE
         for conversation_id in ("t_2", "t_2", "t_3"):
             gap = replace(self.LISTED, conversation_id=conversation_id)
@@ -348,11 +350,11 @@ class TestAStreamWhoseApiEndsAtAWindow:
             replace(LISTED, stored=30),  # there were more
         ],
     )
-    def test_it_is_not_learnt_from_a_conversation_with_fewer_listed_or_more_read(self, gap: Gap) -> None:
+    def test_a_conversation_with_fewer_listed_or_more_read_messages_shows_no_window(self, gap: Gap) -> None:
         assert self.after(MessagesRead(gap, ending=GapEnding.WITHHELD)).window_at is None
         assert not is_beyond_window(NOON, gap, NOON)
 
-    def test_it_is_tried_again_after_some_days(self) -> None:
+    def test_the_end_of_a_window_is_tried_again_after_some_days(self) -> None:
         later = WINDOW_LASTS / timedelta(minutes=1)
         checkpoint = self.after(MessagesRead(self.LISTED, ending=GapEnding.WITHHELD))
 
@@ -362,13 +364,13 @@ class TestAStreamWhoseApiEndsAtAWindow:
         late = self.after(MessagesRead(self.LISTED, ending=GapEnding.WITHHELD), before=checkpoint, minutes=later)
         assert late.window_at == NOON + WINDOW_LASTS
 
-    def test_it_is_forgotten_once_older_messages_come(self) -> None:
+    def test_a_window_is_forgotten_once_older_messages_come(self) -> None:
         checkpoint = self.after(MessagesRead(self.LISTED, ending=GapEnding.WITHHELD))
         more = MessagesRead(replace(self.LISTED, stored=30), stored=30)
 
         assert self.after(more, before=checkpoint).window_at is None
 
-    def test_what_is_missed_adds_up(self) -> None:
+    def test_missed_messages_add_up(self) -> None:
         exact = Missed("t_1", MissedReason.NO_CONTENT, NOON, NOON, 2)
         unknown = Missed("t_2", MissedReason.DELETED, NOON, NOON)
         checkpoint = self.after(MessagesMissed((exact, unknown)), MessagesMissed((exact,)))

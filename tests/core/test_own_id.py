@@ -31,21 +31,21 @@ def told(checkpoint: Checkpoint, answer: Fetched) -> list[OwnId]:
 
 
 class TestNews:
-    def test_what_differs_from_the_record_is_recorded_although_nothing_else_is_new(self) -> None:
+    def test_an_id_that_differs_from_the_record_is_recorded_although_nothing_else_is_new(self) -> None:
         for own_id in (ANOTHER, UNKNOWN):
             assert told(walking(), saying(own_id)) == [own_id]
             assert told(walking(), saying(own_id, next_cursor=None)) == [own_id]
 
-    def test_what_is_on_record_or_as_expected_is_not_recorded(self) -> None:
+    def test_an_id_that_is_on_record_or_as_expected_is_not_recorded(self) -> None:
         assert told(walking(), saying(EXPECTED)) == []
         assert told(walking(), saying(None)) == []
         assert told(given(OwnIdChecked(ANOTHER), after=walking()), saying(ANOTHER)) == []
         assert told(given(OwnIdChecked(ANOTHER), after=walking()), saying(None)) == []
 
-    def test_that_all_is_as_expected_again_is_recorded(self) -> None:
+    def test_the_return_to_the_expected_id_is_recorded(self) -> None:
         assert told(given(OwnIdChecked(UNKNOWN), after=walking()), saying(EXPECTED)) == [EXPECTED]
 
-    def test_a_sweep_of_one_batch_records_it_with_its_run(self) -> None:
+    def test_a_sweep_of_one_batch_records_the_id_with_its_run(self) -> None:
         decision = decision_on(checkpoint_of(), saying(ANOTHER, next_cursor=None), context())
 
         assert [type(event).__name__ for event in events(decision)] == [
@@ -55,7 +55,7 @@ class TestNews:
             "SweepCompleted",
         ]
 
-    def test_rows_that_were_written_without_knowing_it_are_put_right(self) -> None:
+    def test_rows_that_were_written_without_knowing_the_id_are_corrected(self) -> None:
         for own_id, expected in ((ANOTHER, "17841"), (UNKNOWN, None)):
             for next_cursor in ("after 2", None):
                 decision = decision_on(walking(), saying(own_id, next_cursor=next_cursor), context())
@@ -70,7 +70,7 @@ class TestFold:
         assert isinstance(action, Fetch)
         assert action.request.own_id == "17841"
 
-    def test_what_is_as_expected_leaves_no_trace(self) -> None:
+    def test_an_id_that_is_as_expected_leaves_no_trace(self) -> None:
         assert given(OwnIdChecked(UNKNOWN)).own_id == UNKNOWN
         assert given(OwnIdChecked(UNKNOWN), OwnIdChecked(EXPECTED)).own_id is None
 
@@ -83,13 +83,13 @@ class TestFold:
             assert next_mode(after, at(60), budget(), Policy()) is Mode.FULL
         assert next_mode(given(OwnIdChecked(UNKNOWN), after=before), at(60), budget(), Policy()) is Mode.INCREMENTAL
 
-    def test_a_full_sweep_that_began_without_it_does_not_count(self) -> None:
+    def test_a_full_sweep_that_began_without_the_id_does_not_count(self) -> None:
         after = given(OwnIdChecked(ANOTHER), COMPLETE, after=walking())
 
         assert after.last_success_at is not None
         assert next_mode(after, at(60), budget(), Policy()) is Mode.FULL
 
-    def test_a_sweep_whose_first_batch_told_it_counts(self) -> None:
+    def test_a_sweep_whose_first_batch_showed_the_id_counts(self) -> None:
         after = given(OwnIdChecked(ANOTHER), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
 
         assert next_mode(after, at(60), budget(), Policy()) is Mode.INCREMENTAL

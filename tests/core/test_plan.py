@@ -180,7 +180,7 @@ class TestPlan:
             ),
         ],
     )
-    def test_the_next_action(
+    def test_the_next_action_follows_from_the_state_of_the_run(
         self,
         checkpoint: Checkpoint,
         during: RunBudget,
@@ -219,7 +219,9 @@ class TestNextMode:
             pytest.param((completed(tally=TOOK_OVER),), 0, DAY, Mode.INCREMENTAL, id="a full one took threads over"),
         ],
     )
-    def test_the_next_mode(self, events: tuple[Event, ...], seconds: float, interval: float, mode: Mode) -> None:
+    def test_the_next_mode_follows_from_the_previous_sweeps(
+        self, events: tuple[Event, ...], seconds: float, interval: float, mode: Mode
+    ) -> None:
         policy = Policy(full_sweep_interval_seconds=interval)
 
         assert next_mode(given(*events), at(seconds), budget(), policy) is mode

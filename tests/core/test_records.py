@@ -135,13 +135,13 @@ class TestWhatHasArrived:
         assert isinstance(found, Record)
         return found.arrived
 
-    def test_they_are_those_since_the_last_sweep(self) -> None:
+    def test_arrived_messages_are_those_since_the_last_sweep(self) -> None:
         assert self.arrived(NOON, -60, 0, 60, 90) == (at(90), at(60))
 
-    def test_a_first_copy_has_none(self) -> None:
+    def test_a_first_copy_has_no_arrived_messages(self) -> None:
         assert self.arrived(None, -60, 60) == ()
 
-    def test_messages_between_two_sweeps_that_are_read_later_are_among_them(self) -> None:
+    def test_messages_between_two_sweeps_that_are_read_later_have_arrived(self) -> None:
         page = messages_fetched(message("m_2", at(-180)), message("m_1", at(-4000)))
         gap = replace(GAP, back_to=at(-3600))
 
@@ -153,7 +153,7 @@ class TestWhatHasArrived:
         assert (between.arrived, history.arrived) == ((at(-180),), ())
         assert (between.changes.news_after, history.changes.news_after) == (at(-3600), None)
 
-    def test_the_change_feed_is_told_which_are_history(self) -> None:
+    def test_the_change_feed_marks_messages_that_are_history(self) -> None:
         batch = fetched(conversation("t_1", at(60), messages=[message("m_1", at(60))]))
 
         def news_after(watermark: datetime | None) -> datetime | None:

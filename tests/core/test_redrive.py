@@ -101,7 +101,7 @@ class TestToReread:
             pytest.param(CHUNK, id="its events are kept"),
         ],
     )
-    def test_a_redrive_reads_nothing_if(self, dead_letter: DueDeadLetter) -> None:
+    def test_a_redrive_reads_nothing_if_it_cannot_or_need_not(self, dead_letter: DueDeadLetter) -> None:
         assert to_reread(dead_letter) is None
 
 

@@ -69,7 +69,7 @@ def test_the_next_run_is_due_an_interval_after_the_last_one_started() -> None:
 
 
 @pytest.mark.parametrize(("jitter", "minutes"), [(0.0, 4.5), (0.25, 4.75), (0.999999, 5.5)])
-def test_jitter_moves_it_by_up_to_a_tenth_of_the_interval(jitter: float, minutes: float) -> None:
+def test_jitter_moves_the_next_run_by_up_to_a_tenth_of_the_interval(jitter: float, minutes: float) -> None:
     assert due(Run("r_1", NOON, status=RunStatus.COMPLETE), jitter) == pytest.approx(minutes, abs=1e-4)
 
 

@@ -110,7 +110,7 @@ class TestEdited:
 
         assert revised(thread(after), stored(thread(before))) == {"m_1": row(before, text="hallo", edited_at=LATER)}
 
-    def test_it_is_counted_and_the_conversation_has_the_new_fingerprint(self) -> None:
+    def test_an_edit_is_counted_and_the_conversation_has_the_new_fingerprint(self) -> None:
         before, after = thread(message("m_1", NOON, "hello")), thread(message("m_1", NOON, "hallo"))
         known = stored(before)
 
@@ -125,7 +125,7 @@ class TestEdited:
         assert changed.messages_fingerprint == stored(after).conversations["t_1"].messages_fingerprint
         assert changed.messages_fingerprint != known.conversations["t_1"].messages_fingerprint
 
-    def test_what_is_read_as_it_is_stored_changes_nothing(self) -> None:
+    def test_a_message_that_is_read_as_stored_changes_nothing(self) -> None:
         read = thread(*numbered(1, 2, 3))
 
         assert revised(read, stored(read)) == {}
@@ -197,7 +197,7 @@ class TestUnsent:
             "m_2": replace(known.messages["m_2"], text=None, attachments=None, deleted_at=LATER, content_at=None)
         }
 
-    def test_it_is_counted(self) -> None:
+    def test_an_unsent_message_is_counted(self) -> None:
         record = decision(thread(*numbered(1, 3)), stored(thread(*numbered(1, 2, 3))))
 
         assert isinstance(record, Record)
@@ -226,7 +226,7 @@ class TestUnsent:
 
         assert revised(thread(*numbered(1, 3), has_older=True), known) == {}
 
-    def test_a_full_answer_with_older_ones_behind_it_proves_it(self) -> None:
+    def test_a_full_answer_with_older_messages_behind_it_proves_an_unsent_one(self) -> None:
         known = stored(thread(*numbered(*range(30))))
         shown = [n for n in range(30) if n != 25][-ASKED:]
 
@@ -319,13 +319,13 @@ class TestUnsent:
 
         assert revised(thread(*numbered(1, 3)), known, before=lean) == {}
 
-    def test_what_was_unsent_before_is_not_unsent_again(self) -> None:
+    def test_a_message_that_was_unsent_before_is_not_unsent_again(self) -> None:
         whole = thread(*numbered(1, 2, 3))
         gone = replace(stored(whole).messages["m_2"], text=None, deleted_at=NOON)
 
         assert revised(thread(*numbered(1, 3)), stored(whole, gone)) == {}
 
-    def test_a_page_proves_it_unless_it_is_short_or_has_bare_ids(self) -> None:
+    def test_a_page_proves_an_unsent_message_unless_it_is_short_or_has_bare_ids(self) -> None:
         known = stored(thread(*numbered(1, 2, 3)))
 
         def found(page: object, limit: int = 2) -> list[str]:
@@ -341,32 +341,32 @@ class TestUnsent:
 
 
 class TestTheFingerprint:
-    def test_a_conversation_gets_that_of_the_messages_that_came_with_it(self) -> None:
+    def test_a_conversation_gets_the_fingerprint_of_the_messages_that_came_with_it(self) -> None:
         one, other = stored(thread(*numbered(1, 2))), stored(thread(*numbered(1, 3)))
         prints = [known.conversations["t_1"].messages_fingerprint for known in (one, other)]
 
         assert None not in prints
         assert len(set(prints)) == 2
 
-    def test_it_has_none_if_the_answer_may_lack_messages(self) -> None:
+    def test_a_conversation_has_no_fingerprint_if_the_answer_may_lack_messages(self) -> None:
         known = stored(thread(*numbered(1, 2), has_older=True))
 
         assert known.conversations["t_1"].messages_fingerprint is None
 
-    def test_it_has_none_if_a_message_could_not_be_stored(self) -> None:
+    def test_a_conversation_has_no_fingerprint_if_a_message_could_not_be_stored(self) -> None:
         refused = (RefusedRow(Table.INTERACTION_EVENTS, "m_1", "why"),)
         record = decision(thread(*numbered(1, 2)), Known(), refused_rows=refused)
 
         assert isinstance(record, Record)
         assert [each.messages_fingerprint for each in record.changes.conversations] == [None]
 
-    def test_it_has_none_if_messages_were_stored_before_the_conversation(self) -> None:
+    def test_a_conversation_has_no_fingerprint_if_messages_were_stored_before_it(self) -> None:
         record = decision(thread(*numbered(1, 2)), Known(interaction_events=frozenset({"m_1"})))
 
         assert isinstance(record, Record)
         assert [each.messages_fingerprint for each in record.changes.conversations] == [None]
 
-    def test_an_unchanged_conversation_keeps_its_row_even_if_it_has_none(self) -> None:
+    def test_an_unchanged_conversation_keeps_its_row_even_without_a_fingerprint(self) -> None:
         """Rows that are older than the fingerprint must not all be written again."""
         read = thread(*numbered(1, 2))
         known = stored(read)
@@ -388,7 +388,7 @@ class TestTheFingerprint:
 class TestARevisionThatTheStoreRefuses:
     REFUSED = (RefusedRow(Table.INTERACTION_EVENTS, "m_1", "why"),)
 
-    def test_it_becomes_a_dead_letter_and_is_found_again(self) -> None:
+    def test_a_refused_revision_becomes_a_dead_letter_and_is_found_again(self) -> None:
         known = stored(thread(message("m_1", NOON, "hello")))
         record = decision(thread(message("m_1", NOON, "hallo")), known, refused_rows=self.REFUSED)
 
@@ -399,7 +399,7 @@ class TestARevisionThatTheStoreRefuses:
         stored_events = [event for event in record.events if isinstance(event, BatchStored | SweepCompleted)]
         assert [each.tally.edited for each in stored_events] == [0]
 
-    def test_nothing_of_a_page_is_lost_with_it(self) -> None:
+    def test_nothing_of_a_page_is_lost_with_a_refused_revision(self) -> None:
         known = stored(thread(*numbered(1, 2)))
         page = messages_fetched(message("m_1", at(60), "another"))
         record = decide_messages(NESTED, GAP, page, context(refused_rows=self.REFUSED)).record(known)

@@ -128,7 +128,7 @@ class TestAnyForm:
         assert world.read.keys() == all_but(20)
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_three_of_them_next_to_each_other_are_three_dead_letters(self, form: str) -> None:
+    def test_three_failing_threads_in_a_row_are_three_dead_letters(self, form: str) -> None:
         for places in ((0, 1, 2), (6, 7, 8), (17, 18, 19), (0, 10, 19)):
             world = SearchWorld(20, dict.fromkeys(places, Sick(FORMS[form])))
 
@@ -138,7 +138,7 @@ class TestAnyForm:
             assert world.read.keys() == all_but(20, *places)
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_an_inbox_of_one_that_fails_is_swept(self, form: str) -> None:
+    def test_an_inbox_of_one_failing_thread_is_swept(self, form: str) -> None:
         for batch_size in (1, 8):
             world = SearchWorld(1, {0: Sick(FORMS[form])}, policy=Policy(batch_size=batch_size, base_delay_seconds=0))
 
@@ -194,7 +194,7 @@ class SlowWorld(SearchWorld):
 
 
 class TestLargeLists:
-    def test_smaller_ones_are_requested_until_they_come_in_time(self) -> None:
+    def test_smaller_lists_are_requested_until_they_come_in_time(self) -> None:
         world = SlowWorld(46, policy=Policy(batch_size=20, base_delay_seconds=0.0))
 
         world.sweep()
@@ -279,10 +279,10 @@ class TestChecks:
         assert not wants_check(check_request(self.REQUEST, checkpoint_of()), FORMS[form])
 
     @pytest.mark.parametrize("form", GENERAL)
-    def test_what_every_request_is_refused_with_is_not_checked(self, form: str) -> None:
+    def test_a_refusal_that_every_request_gets_is_not_checked(self, form: str) -> None:
         assert not wants_check(self.REQUEST, GENERAL[form])
 
-    def test_what_is_retried_anyway_is_not_checked_before_the_last_attempt(self) -> None:
+    def test_a_refusal_that_is_retried_anyway_is_not_checked_before_the_last_attempt(self) -> None:
         policy = Policy(attempts=3)
         first, *_, last = (
             plan(after, at(10), budget(), policy)
@@ -327,7 +327,9 @@ class TestRefusedChecks:
             (problem(2), problem(2635), Reason.CONFIGURATION),
         ],
     )
-    def test_what_an_operator_must_fix_stops_the_stream(self, said: Problem, of_list: Problem, reason: Reason) -> None:
+    def test_a_problem_that_an_operator_must_fix_stops_the_stream(
+        self, said: Problem, of_list: Problem, reason: Reason
+    ) -> None:
         decided = events(decision_on(walking(), Refused(said, 0.1, check=ListCheck(of_list)), context()))
 
         ended = decided[-1]
@@ -458,7 +460,7 @@ class TestSuspects:
         assert "m_7" in world.interaction_events
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_three_that_are_really_gone_are_each_read_alone_once(self, form: str) -> None:
+    def test_three_threads_that_are_really_gone_are_each_read_alone_once(self, form: str) -> None:
         world = SearchWorld(20, dict.fromkeys((6, 7, 8), Sick(FORMS[form])))
 
         world.sweep()  # whose catch-up scan meets them again
@@ -534,7 +536,9 @@ class TestManyInARow:
         ],
     )
     @pytest.mark.parametrize("bears", [Detail.BARE, Detail.POSITION])
-    def test_the_stream_stops_after_some(self, form: str, reason: Reason, bears: Detail) -> None:
+    def test_the_stream_stops_after_several_failing_threads_in_a_row(
+        self, form: str, reason: Reason, bears: Detail
+    ) -> None:
         world = SearchWorld(40, dict.fromkeys(range(40), Sick(FORMS[form], bears)))
 
         with pytest.raises(AssertionError, match="does not end"):
@@ -544,7 +548,7 @@ class TestManyInARow:
         assert world.last_run is not None
         assert world.last_run.reason is reason
 
-    def test_one_that_is_read_in_between_begins_another_row(self) -> None:
+    def test_a_thread_that_is_read_in_between_begins_another_row(self) -> None:
         sick = dict.fromkeys((index for index in range(40) if index % 9), Sick(FORMS["code 960"]))
         world = SearchWorld(40, sick)
 

@@ -199,7 +199,7 @@ async def test_batches_that_are_too_much_at_once_are_committed_one_by_one() -> N
     assert walked(inbox) == numbers(inbox), "none is requested again"
 
 
-async def test_none_is_requested_ahead_while_the_store_is_away() -> None:
+async def test_no_batch_is_requested_ahead_while_the_store_is_away() -> None:
     asked: list[int] = []
 
     class Away(Busy):

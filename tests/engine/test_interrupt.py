@@ -34,7 +34,7 @@ async def test_requesting_a_stop_again_changes_nothing() -> None:
         stop.request()
 
 
-async def test_setting_it_again_while_a_block_is_about_to_end_changes_nothing() -> None:
+async def test_setting_an_interrupt_again_while_a_block_is_about_to_end_changes_nothing() -> None:
     interrupt = Interrupt()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         tasks.create_task(wait(interrupt))

@@ -98,7 +98,7 @@ async def test_a_first_copy_records_no_history_that_owes_nothing() -> None:
 
 
 @pytest.mark.parametrize("shorter", [20, 0])
-async def test_a_longer_limit_opens_them_after_a_full_sweep_and_once(shorter: float) -> None:
+async def test_a_longer_limit_opens_histories_once_after_a_full_sweep(shorter: float) -> None:
     store, parts, inbox = with_long_pasts(3)
     await sync(parts, inbox, shorter)
     await sync(parts, inbox, 45)
@@ -118,7 +118,7 @@ async def test_a_longer_limit_opens_them_after_a_full_sweep_and_once(shorter: fl
     assert store.gaps == {}
 
 
-async def test_a_limit_that_was_shorter_for_a_while_opens_those_that_were_met_meanwhile() -> None:
+async def test_a_limit_that_was_shorter_for_a_while_opens_the_histories_met_meanwhile() -> None:
     store, parts, inbox = with_long_pasts(2)
     await sync(parts, inbox, 45)
     for number in (7, 8):
@@ -133,7 +133,7 @@ async def test_a_limit_that_was_shorter_for_a_while_opens_those_that_were_met_me
     assert store.interaction_events.keys() >= up_to(inbox, 45)
 
 
-async def test_one_that_is_met_by_an_incremental_sweep_is_found_like_the_others() -> None:
+async def test_a_history_that_is_met_by_an_incremental_sweep_is_found_like_the_others() -> None:
     store, parts, inbox = with_long_pasts(1)
     inbox.threads["t_0"] = inbox.threads["t_0"][-1:]
     await sync(parts, inbox, 20)
@@ -148,7 +148,7 @@ async def test_one_that_is_met_by_an_incremental_sweep_is_found_like_the_others(
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 5])
-async def test_a_kill_while_they_are_opened_leaves_the_rest_to_the_next_run(
+async def test_a_kill_while_histories_are_opened_leaves_the_rest_to_the_next_run(
     fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 1)
@@ -168,7 +168,7 @@ async def test_a_kill_while_they_are_opened_leaves_the_rest_to_the_next_run(
     assert store.interaction_events.keys() >= up_to(inbox, 45)
 
 
-async def test_one_that_is_met_while_the_others_are_opened_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_history_that_is_met_while_the_others_are_opened_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 1)
     store, parts, inbox = with_long_pasts(3)
     await sync(parts, inbox, 20)
@@ -204,7 +204,7 @@ async def test_a_stop_ends_a_search_and_the_next_run_goes_on_with_it(monkeypatch
     assert opened(store) == dict.fromkeys(inbox.threads, 1)
 
 
-async def test_what_the_api_withholds_of_them_is_said_once() -> None:
+async def test_messages_that_the_api_withholds_are_reported_once() -> None:
     store, parts, inbox = with_long_pasts(3)
 
     async def withholds(_: MessagesRequest) -> MessagesOutcome:

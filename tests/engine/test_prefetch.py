@@ -140,7 +140,7 @@ async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -
         assert ahead.ready(asks("1"), 0) is None, "it is settled"
 
 
-async def test_none_is_requested_ahead_of_what_the_run_has_left() -> None:
+async def test_no_batch_is_requested_ahead_beyond_what_the_run_has_left() -> None:
     inbox = Inbox(100)
     async with prefetching(inbox) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=2))
@@ -148,7 +148,7 @@ async def test_none_is_requested_ahead_of_what_the_run_has_left() -> None:
         assert inbox.cursors == [None, "1", "2"]
 
 
-async def test_none_is_requested_ahead_once_something_has_come_up() -> None:
+async def test_no_batch_is_requested_ahead_once_something_has_come_up() -> None:
     inbox, goes_on = Inbox(100), True
     async with prefetching(inbox, lambda: goes_on) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=99))
@@ -173,7 +173,7 @@ async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rat
             assert ahead.refusal is None
 
 
-async def test_none_follows_what_was_requested_ahead_while_the_run_does_something_else() -> None:
+async def test_only_one_batch_is_requested_ahead_while_the_run_does_something_else() -> None:
     inbox = Inbox(100)
     async with prefetching(inbox) as ahead:
         await ahead.fetch(asks(None, batches_left=99))

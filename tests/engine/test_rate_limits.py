@@ -334,7 +334,7 @@ def test_counting_begins_with_the_first_of_the_sweeps_under_way() -> None:
         assert shares.demand(MESSENGER, None).batches == 0
 
 
-def test_it_is_news_only_once_that_messages_are_held_back() -> None:
+def test_holding_messages_back_is_reported_only_when_it_changes() -> None:
     shares = CallShares()
 
     assert not shares.note_held_back(MESSENGER, is_held_back=False)

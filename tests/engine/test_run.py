@@ -1,6 +1,7 @@
 """One run of one stream, over a scripted inbox, an in-memory store and a clock that leaps."""
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -26,7 +27,7 @@ from milepost.core.commands import RecordTokenHealth
 from milepost.core.errors import RowsRejected, StoreAway, VersionConflict
 from milepost.core.events import Reason, RunStatus, Stage, StoreReturned
 from milepost.core.failures import LASTING_LIMITS
-from milepost.core.model import Detail, RefusedRow, Table, TokenHealth
+from milepost.core.model import Detail, Keys, Known, RefusedRow, Table, TokenHealth
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.problems import Problem, ProblemKind
@@ -355,6 +356,24 @@ async def test_a_thread_that_is_refused_as_by_a_rate_limit_is_stepped_over(code:
     assert set(store.conversations) == {"t_0", "t_1", "t_3", "t_4"}
     assert types(store, STREAM).count("rate_limited") == LASTING_LIMITS, "none in the scan, which knows it"
     assert run_of(checkpoint).status is RunStatus.COMPLETE_WITH_ERRORS
+
+
+async def test_while_such_a_thread_is_known_no_list_is_requested_twice() -> None:
+    class Slow(MemoryStore):
+        async def known(self, keys: Keys) -> Known:
+            await asyncio.sleep(1.5)  # so that a list is requested ahead
+            return await super().known(keys)
+
+    limit, clock = poisonous(problem(613)), VirtualClock()
+    parts = engine(Slow(), policy=Policy(batch_size=1), clock=clock)
+    await ran(parts, Inbox(30, before=limit), budget(deadline_at=at(3600)))
+    inbox = Inbox(30, before=limit, call_seconds=1)
+    checkpoint = await ran(parts, inbox, budget("r_2", deadline_at=at(7200), wants_full=True))
+    assert run_of(checkpoint).status is RunStatus.COMPLETE
+    lists = [asked for asked in inbox.asked if isinstance(asked, Request) and asked.detail is not Detail.POSITION]
+    beyond_scan = Counter(asked.cursor for asked in lists if int(asked.cursor or 0) > 10)
+    assert set(beyond_scan.values()) == {1}
+    assert positions(inbox) < len(lists)
 
 
 async def test_a_rate_limit_that_says_when_it_ends_is_believed() -> None:

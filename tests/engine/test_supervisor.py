@@ -154,6 +154,30 @@ async def test_runs_that_fail_one_after_the_other_are_known_until_one_succeeds(
         assert one.failing() == {}
 
 
+async def test_news_of_a_stream_whose_runs_fail_do_not_repeat_them_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    parts = engine(store)
+    inbox = Inbox(1, clock=parts.clock)
+    one = Supervisor(parts, {STREAM: inbox}, Schedule(interval_seconds=300))
+    monkeypatch.setattr(store, "known", denied)
+    async with running(one, parts.stop):
+        for _ in range(200):
+            one.prompt(STREAM)
+            await asyncio.sleep(1)
+    assert len(inbox.called_at) == 2, "a single failure may pass"
+
+
+async def test_runs_that_an_outage_of_the_database_ends_are_not_said_to_fail_as_well() -> None:
+    store = FlakyStore(1_000)
+    parts = engine(store)
+    one = Supervisor(parts, {STREAM: Inbox(1, clock=parts.clock)}, Schedule(interval_seconds=300))
+    async with running(one, parts.stop):
+        await asyncio.sleep(2_000)
+        assert one.failing() == {}
+
+
 async def denied(_: Keys) -> Known:
     raise StoreRefused("permission denied")
 

@@ -1,6 +1,7 @@
 """The real program as users run it: a process `python -m milepost` in a folder of its own.
 
-Where it needs no environment, user or wrapper of its own, it is forked from one that has imported it (`fork_server`).
+Unless it needs an environment, a user or a wrapper of its own, it is forked from a process that has already imported
+the program (`fork_server`).
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from typing import IO
 from kit.fork_server import Forked, fork
 
 PATIENCE_SECONDS = 60.0
-TURNS_TO_READ = 50  # of the event loop, until what was sent is accepted, read, and counted
+TURNS_TO_READ = 50  # turns of the event loop in which a server accepts, reads and counts what was sent to it
 POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.25
-# structlog imports rich wherever it is installed. Users have none, but a tool of the tests brings it, and each start of
-# the program would take a quarter longer for it.
+# structlog imports rich if it is installed. Users do not have it, but a test tool installs it, and then each start of
+# the program takes a quarter longer.
 WITHOUT_RICH = Path(__file__).parent / "without_rich"
 # The environment of the tests must not reach the program.
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(WITHOUT_RICH)}
@@ -89,7 +90,7 @@ class Running:
         return self._result()
 
     async def kill(self) -> Ended:
-        """Kill the process, without a chance to clean up. What it sent to a server of this loop has arrived then."""
+        """Kill the process without a chance to clean up, once servers in this loop have read what it sent."""
         self.signal(signal.SIGKILL)
         await self._process.wait()
         for _ in range(TURNS_TO_READ):
@@ -148,7 +149,7 @@ async def milepost(
 async def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until the condition is true. Fails the test if that takes too long.
 
-    Nine tenths of the time are left to the others: some conditions connect to PostgreSQL, or read a long log.
+    Nine tenths of the time are left to other tasks, as some conditions connect to PostgreSQL or read a long log.
     """
     async with asyncio.timeout(seconds):
         while True:

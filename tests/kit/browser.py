@@ -69,7 +69,7 @@ class Visit:
 
 
 async def comes_true(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait until the page is as expected, where `expect` has no words for it."""
+    """Wait until a condition holds that Playwright's `expect` cannot express."""
     async with asyncio.timeout(PATIENCE_MS / 1000):
         while True:
             if await condition():
@@ -78,12 +78,12 @@ async def comes_true(condition: Callable[[], Awaitable[object]]) -> None:
 
 
 def hold_after(simulator: SimulatorServer, stream: str, batches: int) -> None:
-    """Hold what is requested after so many more batches of a stream, so that its sweep stands still there."""
+    """Hold all requests after so many more batches of a stream, so that its sweep stops there."""
     simulator.hold(after=simulator.requests.by_stream[stream] + batches)
 
 
 async def by_touch(page: Page) -> None:
-    """Have the page as on a telephone, which is pointed at with fingers."""
+    """Show the page as on a phone with a touch screen."""
     session = await page.context.new_cdp_session(page)
     await session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
     await session.send("Emulation.setEmulatedMedia", {"features": [{"name": "pointer", "value": "coarse"}]})
@@ -91,7 +91,7 @@ async def by_touch(page: Page) -> None:
 
 
 async def small_targets(page: Page) -> list[str]:
-    """Return what can be touched and is lower than 44 pixels."""
+    """Return the touch targets that are less than 44 pixels high."""
     found: list[str] = await page.evaluate(
         """[...document.querySelectorAll("button, a, select, textarea, [type=search], summary, .choice label")]
         .filter(each => each.checkVisibility() && !each.classList.contains("skip"))

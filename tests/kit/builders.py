@@ -1,4 +1,4 @@
-"""Values of the core in one line each, for tests that depend on one or two of their fields."""
+"""Builds values of the core in one line each, for tests that depend on one or two of their fields."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-# --- what a source reads ----------------------------------------------------------------------------------------------
+# --- what a source returns --------------------------------------------------------------------------------------------
 
 
 def contact(contact_id: str = "c_1", name: str | None = "Ada", username: str | None = None) -> Contact:

@@ -1,7 +1,7 @@
 """The services of compose.yaml, each in a network and a mount namespace of its own, as a container runtime runs them.
 
-No runtime and no registry is needed: the programs are those of this machine. The rest is taken from compose.yaml: the
-mounted files, the secrets, the environment, the commands, the health checks, and who is found by which name.
+It needs no runtime and no registry: the programs are those of this machine. The rest is taken from compose.yaml:
+mounted files, secrets, environment, commands, health checks, and the services' names.
 """
 
 import os
@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SUBNET, GATEWAY = "10.89.7", "10.89.7.1"
-# What images have and this machine may not: the folders that are mounted into, and the resolver of the network.
+# Makes what images have but this machine may lack: the folders for mounts, and the resolver of the network.
 START = r"""
 set -eu
 ip link set lo up
@@ -62,7 +62,7 @@ class Service:
         self._holder = holder
 
     def inside(self, *command: str | Path) -> list[str]:
-        """Return the command as it has to be run to run inside."""
+        """Return the command that runs another one inside the service's namespaces."""
         return ["nsenter", "-t", str(self._holder.pid), "-m", "-n", *map(str, command)]
 
     def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -115,7 +115,7 @@ class Composition:
         self._stack.enter_context(self._resolver())
 
     def add(self, name: str, *folders: str) -> Service:
-        """Start a container of a service, with nothing running in it yet. `folders` are those that are its image's."""
+        """Start a container of a service with nothing running in it yet. `folders` are the folders of its image."""
         described = self.described["services"][name]
         number = sum(map(len, self._addresses.values())) + 2
         holder = self._namespace(f"{name}-{number}", **self._mounts(described, folders))
@@ -190,7 +190,7 @@ class Composition:
                 server.sendto(self._response(question), client)
 
     def _response(self, question: bytes) -> bytes:
-        """Return the response to a question (RFC 1035): addresses, nothing, or that there is no such name."""
+        """Return the response to a DNS question (RFC 1035): addresses, no records, or no such name."""
         labels, at = [], 12
         while question[at]:
             labels.append(question[at + 1 : at + 1 + question[at]].decode())

@@ -28,7 +28,7 @@ QUIET = Tally(batches=1, unchanged=1, without_contact=1)
 
 
 def decision_on(checkpoint: Checkpoint, outcome: Outcome, during: Context, known: Known | None = None) -> Decision:
-    """Return the decision on an outcome, given what the store holds; its positions are without their progress."""
+    """Return the decision on an outcome, given what the store holds. Progress is removed from its positions."""
     match decide(checkpoint, outcome, during).record(known or Known()):
         case Record(events=events) as decision:
             return replace(decision, events=tuple(_plain(event) for event in events))

@@ -1,4 +1,4 @@
-"""A change feed, the places of deliveries and receivers, all in memory."""
+"""A change feed, delivery places and receivers, all in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ def destination(name: str = "crm", **keys: object) -> DeliverySettings:
 
 
 class MemoryChanges:
-    """A ChangeReader: each row at its latest state, by the seq of its last change."""
+    """A ChangeReader that keeps each row in its latest state, by the seq of its last change."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[ChangeKind, str], Change] = {}
@@ -118,9 +118,9 @@ Answering = Callable[[int], Answer]
 
 
 class MemoryReceiver:
-    """A receiver that applies what it confirms, and also what it does not confirm where that `is_applied_anyway`.
+    """A receiver that applies the changes it confirms and, with `is_applied_anyway`, those that it does not confirm.
 
-    `answering` says by the number of a request how it is answered; `block` holds up every answer.
+    `answering` gives the answer for the number of a request; `block` holds up every answer.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class MemoryReceiver:
         self.is_applied_anyway: Callable[[int], bool] = lambda _: False
         self.texts: dict[str, str] = {}
         self.requests: list[list[int]] = []
-        self.seconds = 0.0  # that each answer takes
+        self.seconds = 0.0  # how long each answer takes
         self.passing = asyncio.Event()
         self.passing.set()
 
@@ -153,7 +153,7 @@ class MemoryReceiver:
 
 
 class World:
-    """What deliveries work with, and their receivers by name."""
+    """Everything that deliveries work with, and their receivers by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.changes = MemoryChanges()

@@ -106,12 +106,12 @@ class Inbox:
 
     @property
     def cursors(self) -> list[str | None]:
-        """The cursors of the batches that were asked for."""
+        """The cursors of the requested batches."""
         return [asked.cursor for asked in self.asked if isinstance(asked, Request)]
 
     @property
     def reread_ids(self) -> list[str]:
-        """The conversations that were asked for by their ids."""
+        """The ids of the conversations that were requested by id."""
         return [asked for asked in self.asked if isinstance(asked, str)]
 
 
@@ -121,7 +121,7 @@ def cursor_of(asked: Request | str) -> str | None:
 
 
 def always(outcome: Outcome) -> Before:
-    """Answer every call with this."""
+    """Answer every call with this outcome."""
 
     async def before(_: Request | str) -> Outcome:
         return outcome
@@ -130,7 +130,7 @@ def always(outcome: Outcome) -> Before:
 
 
 def after(cursor: str, outcome: Outcome) -> Before:
-    """Answer a request for the batch after this cursor with this."""
+    """Answer requests for the batch after this cursor with this outcome."""
 
     async def before(asked: Request | str) -> Outcome | None:
         return outcome if cursor_of(asked) == cursor else None
@@ -139,7 +139,7 @@ def after(cursor: str, outcome: Outcome) -> Before:
 
 
 def refusing(what: Problem, *, until: datetime, clock: Clock) -> Before:
-    """Refuse everything until then."""
+    """Refuse every call until an instant."""
 
     async def before(_: Request | str) -> Outcome | None:
         return refused(what) if clock.now() < until else None
@@ -148,7 +148,7 @@ def refusing(what: Problem, *, until: datetime, clock: Clock) -> Before:
 
 
 def at_call(number: int, act: Callable[[], Awaitable[object]]) -> Before:
-    """Do something ahead of the answer to the call with this number, counted from 1."""
+    """Run a function before the call with this number is answered; calls are counted from 1."""
     calls = 0
 
     async def before(_: Request | str) -> Outcome | None:
@@ -184,7 +184,7 @@ def engine(
     feed: Feed | None = None,
     concurrency: int = 16,
 ) -> EngineContext:
-    """Build the context of a process that has just started: it knows the rate limits in the journal."""
+    """Build the context of a process that has just started and loaded the rate limits from the journal."""
     clock, feed, policy = clock or VirtualClock(), feed or Feed(), policy or Policy(batch_size=1)
     rate_limits = RateLimits(clock, feed, floor_seconds=policy.rate_limit_floor_seconds)
     for snapshot in store.checkpoints.values():
@@ -204,7 +204,7 @@ async def running(supervisor: Supervisor, stop: Stop) -> AsyncIterator[None]:
 
 
 def subscribed(feed: Feed) -> Collection[Notice]:
-    """Return the notices that are published from now on, without a task that reads them."""
+    """Return a collection that receives the notices published from now on, without a reading task."""
     return feed.subscribe()._held
 
 
@@ -222,7 +222,7 @@ def run_of(ended: Checkpoint | RunResult) -> Run:
 
 
 def published(notices: Iterable[Notice]) -> list[int]:
-    """Return the seqs of the entries that readers got, in that order."""
+    """Return the seqs of the published entries, in their order."""
     recorded = [notice for notice in notices if isinstance(notice, Recorded)]
     return [notice.committed.first_seq + place for notice in recorded for place in range(len(notice.entries))]
 

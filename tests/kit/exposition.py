@@ -1,4 +1,4 @@
-"""What the daemon exports: the metrics with a value each, and how they are read back."""
+"""The daemon's exported metrics, each with a value, and a parser to read them back."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Exposition:
     def follow(self, notice: Notice) -> None:
         """Read a notice of another worker's work.
 
-        Tests make up the checkpoints of notices one by one: they are numbered here as a journal would number them.
+        Tests invent the checkpoint of each notice; here the checkpoints get versions as in a journal.
         """
         if isinstance(notice, Recorded):
             key = notice.checkpoint.stream
@@ -59,7 +59,7 @@ class Exposition:
             self.live.read(notice)
 
     def expose(self) -> bytes:
-        """Return what a scrape gets."""
+        """Return the response to a scrape."""
         return self.metrics.expose()
 
 
@@ -108,5 +108,5 @@ def everything() -> Exposition:
 
 
 def families(exposed: bytes) -> list[Metric]:
-    """Parse what was exposed, as Prometheus's own client does."""
+    """Parse the exposed text with Prometheus's own client library."""
     return list(text_string_to_metric_families(exposed.decode()))

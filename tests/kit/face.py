@@ -1,4 +1,4 @@
-"""What a daemon says of itself: at `/readyz`, at `/api/daemon`, in `/metrics`, and in `milepost status`."""
+"""What a daemon reports about itself: at `/readyz`, `/api/daemon` and `/metrics`, and in `milepost status`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +44,7 @@ class Face:
             return found
 
     async def issues(self) -> dict[str, Json]:
-        """Return what is wrong, by kind, the most serious first."""
+        """Return the issues by kind, the most serious first."""
         return {issue["kind"]: issue for issue in (await self.daemon())["issues"]}
 
     async def streams(self) -> dict[str, Json]:
@@ -59,7 +59,7 @@ class Face:
         return next((sample.value for each in exposed for sample in each.samples if sample.name == name), None)
 
     async def status(self) -> str:
-        """Return what `milepost status` says."""
+        """Return the output of `milepost status`."""
         ended = await milepost(self.installation.folder, "status")
         assert ended.code == 0, ended
         return ended.stdout
@@ -77,7 +77,7 @@ class Face:
         await self.until(lambda issues: (kind in issues) is is_wrong)
 
     async def until(self, condition: Callable[[dict[str, Json]], bool]) -> None:
-        """Wait until the issues are as they should be."""
+        """Wait until a condition on the issues holds."""
         clock = SystemClock()
         ends = clock.steady() + PATIENCE_SECONDS
         while not condition(issues := await self.issues()):
@@ -87,7 +87,7 @@ class Face:
 
 @asynccontextmanager
 async def facing(installation: Installation) -> AsyncIterator[Face]:
-    """Run the daemon of an installation, whose `http.listen` is that of `listening`, and wait until it answers."""
+    """Run the daemon of an installation configured with `listening`, and wait until it answers."""
     async with (
         started(installation.folder, "run") as running,
         aiohttp.ClientSession(await running.url()) as session,
@@ -96,5 +96,5 @@ async def facing(installation: Installation) -> AsyncIterator[Face]:
 
 
 def listening() -> dict[str, str]:
-    """Return the section `http` with an address that `milepost status` finds the daemon at, too."""
+    """Return an `http` section with a fixed address, at which `milepost status` finds the daemon, too."""
     return {"listen": f"127.0.0.1:{unused_port()}"}

@@ -1,6 +1,6 @@
-"""Inboxes in motion: threads jump to the head while they are read, and the edge answers as the real one does.
+"""Inboxes that change while they are read: threads jump to the head, and the edge answers as the real one does.
 
-All instants are the server's; `updated_time` and `asked_at` are whole seconds, as on the wire.
+All instants are by the server's clock; `updated_time` and `asked_at` are whole seconds, as in the API.
 """
 
 from collections.abc import Callable
@@ -48,12 +48,12 @@ SPOILT_LISTS = (  # forms in which one thread was seen to make every list with i
     Problem(ProblemKind.API, "no permission", http_status=403, code=10),
 )
 
-FEW = 4  # an inbox looks empty only where more are stored: an empty one is no news otherwise
-DETAILS = tuple(Detail)  # the most first
+FEW = 4  # an inbox falsely looks empty only if it has more threads than this: otherwise the core rightly believes it
+DETAILS = tuple(Detail)  # the most detail first
 
 
 class Health(Enum):
-    """How much of a thread the API can serve: the most detail that a request may ask for which lists it."""
+    """How much of a thread the API can serve: the most detail with which a request can list it."""
 
     GOOD = Detail.NESTED
     HEAVY = Detail.SEPARATE
@@ -67,16 +67,16 @@ class Health(Enum):
 
 @dataclass(frozen=True)
 class Habits:
-    """How inboxes behave. What is a chance lies in 0..1, per step or per fetch."""
+    """How inboxes behave. Chances are in 0..1, per step or per fetch."""
 
     arrival_chance: float = 0.3
     new_thread_chance: float = 0.2
-    burst_chance: float = 0.0  # that more messages than one arrive at once
+    burst_chance: float = 0.0  # several messages arrive at once
     longest_burst: int = 30
-    edit_chance: float = 0.0  # that a message becomes another one
-    unsend_chance: float = 0.0  # that a message is no longer there
-    window: int = 0  # of a thread, only so many of the newest messages can be read; 0: all
-    longest_past: int = 0  # messages of a thread from before it was listed first
+    edit_chance: float = 0.0  # a message is edited
+    unsend_chance: float = 0.0  # a message is unsent
+    window: int = 0  # how many of a thread's newest messages can be read; 0: all
+    longest_past: int = 0  # the most messages that a thread has when it is first listed
     unreadable_chance: float = 0.0
     sick_chance: float = 0.0
     deletion_chance: float = 0.0
@@ -86,7 +86,7 @@ class Habits:
     dead_cursor_chance: float = 0.0
     loop_chance: float = 0.0
     round_chance: float = 0.0  # a cursor leads back to one of those before it
-    false_end_chance: float = 0.0  # a cursor of an earlier run leads to nothing, as if to the end
+    false_end_chance: float = 0.0  # a cursor of an earlier run gets an empty answer, as at the end
     false_empty_chance: float = 0.0  # the inbox looks empty
     is_ordered: bool = True
     max_messages: int = 10_000  # in one answer
@@ -105,16 +105,16 @@ class Thread:
     thread_id: str
     updated_time: datetime
     moved_at: datetime
-    messages: list[Interaction] = field(default_factory=list)  # those that were unsent included
+    messages: list[Interaction] = field(default_factory=list)  # including unsent ones
     unsent: set[str] = field(default_factory=set)
     is_readable: bool = True
     health: Health = Health.GOOD
-    refusal: Problem = UNKNOWN  # of what its health does not bear
+    refusal: Problem = UNKNOWN  # the answer to requests for more detail than its health allows
     was_ever_sick: bool = False
 
     @property
     def there(self) -> list[Interaction]:
-        """The messages that were not unsent."""
+        """The messages that still exist."""
         if not self.unsent:
             return self.messages
         return [each for each in self.messages if each.event_id not in self.unsent]
@@ -125,13 +125,13 @@ class Thread:
 
     @property
     def is_well_alone(self) -> bool:
-        """Whether only lists with it fail: one in four can be read by itself, however sick it is."""
+        """Whether the thread can be read by itself although lists fail with it: true for one in four."""
         return int(self.thread_id.removeprefix("t_")) % 4 == 0
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A line of the inbox: ranks fall from the head on. A ghost is a line that its thread has left behind."""
+    """A line of the inbox. Ranks decrease from the head. A ghost is a line that its thread has left behind."""
 
     rank: float
     thread: Thread
@@ -154,7 +154,7 @@ class Inbox:
         self._rounds: dict[str, tuple[datetime, str]] = {}  # cursors that lead back, and where to
         self._false_ends: dict[str, datetime] = {}
         self._empty_until = self.now
-        self.has_account = True  # else nothing is there, and nothing arrives
+        self.has_account = True  # otherwise the inbox is empty and nothing arrives
 
     @property
     def habits(self) -> Habits:
@@ -164,10 +164,10 @@ class Inbox:
     def now(self) -> datetime:
         return self.world.now
 
-    # --- what happens in it ---
+    # --- changes ---
 
     def stir(self) -> None:
-        """Let something arrive, or go."""
+        """Let something arrive or disappear."""
         while self.has_account and self._happens(self.habits.arrival_chance):
             self.world.pass_time(self.random.random())
             known = [*self.threads.values(), *self.gone.values()]
@@ -223,7 +223,7 @@ class Inbox:
         self.listing.insert(place, Listed(self._rank_at(place), thread))
 
     def edit(self, thread: Thread) -> None:
-        """Make one of the newest messages another one, which moves nothing."""
+        """Edit one of the newest messages. Its thread keeps its place."""
         message = self.random.choice(thread.there[-8:])
         edited = replace_struct(message, text=f"{message.text}, edited")
         thread.messages[thread.messages.index(message)] = edited
@@ -231,7 +231,7 @@ class Inbox:
         self.world.facts.append(self._fact(WebhookKind.EDIT, thread, message, detail))
 
     def unsend(self, thread: Thread) -> None:
-        """Take one of the newest messages back, which moves nothing; a thread has a message always."""
+        """Unsend one of the newest messages, but not a thread's last one. Its thread keeps its place."""
         if len(thread.there) > 1:
             message = self.random.choice(thread.there[-8:])
             thread.unsent.add(message.event_id)
@@ -242,12 +242,12 @@ class Inbox:
         return WebhookEvent(self.stream, kind, message.event_id, thread.contact_id, self.now, which, detail=detail)
 
     def move_to(self, other: "Inbox") -> None:
-        """Let another page have the threads, which keep their ids; those that are gone may come back there."""
+        """Move the threads to another page with their ids; deleted ones may come back there."""
         other.threads, other.gone, other.listing = self.threads, self.gone, self.listing
         self.threads, self.listing, self.has_account = {}, [], False
 
     def settle(self) -> None:
-        """Leave nothing behind, and let every cursor lead to its place."""
+        """Remove all ghosts, and let every cursor lead to its true place."""
         self._bad_cursors.clear()
         self._rounds.clear()
         self._false_ends.clear()
@@ -255,7 +255,7 @@ class Inbox:
         self.listing = [line for line in self.listing if not line.is_ghost]
 
     def heal(self) -> None:
-        """Let every thread be read, in its place. All cursors are dead then."""
+        """Make every thread readable, in its place. All cursors die."""
         for thread in self.threads.values():
             thread.is_readable, thread.health = True, Health.GOOD
         in_order = sorted(self.threads.values(), key=lambda thread: thread.updated_time)
@@ -271,8 +271,8 @@ class Inbox:
     def _place_of_arrival(self) -> int:
         """Choose a place near the head: below lines within the slack, or below a single line of any age.
 
-        Below older lines only where every item has its time, because a batch of old lines and an unreadable one looks
-        wholly old. Only at the head where cursors are offsets: a line that sinks lifts others over them.
+        A place below older lines needs every item to have its time, because a batch of old lines and an unreadable one
+        looks wholly old. If cursors are offsets, only the head is possible: a line that sinks lifts others past them.
         """
         if not self.habits.is_ordered:
             return self.random.randint(0, len(self.listing))
@@ -296,7 +296,7 @@ class Inbox:
     def _happens(self, chance: float) -> bool:
         return self.random.random() < chance
 
-    # --- how it answers ---
+    # --- answers ---
 
     def answer(self, request: Request) -> Outcome:
         """Answer a call of the list edge."""
@@ -343,7 +343,7 @@ class Inbox:
         newest_first = thread.there[::-1]
         start = sum(each.event_id not in below for each in newest_first)
         if self.habits.window and start >= self.habits.window:
-            return MessagePage(())  # though the answer before said that there are more
+            return MessagePage(())  # although the previous answer announced more
         newest_first = newest_first[: self.habits.window or None]
         is_last_there = len(newest_first) == len(thread.there)
         is_empty = start > 0 and int(hops or 0) < 3 and self._happens(self.habits.empty_chance)
@@ -367,12 +367,12 @@ class Inbox:
         return self._bad_cursors[cursor][1] if cursor in self._bad_cursors else None
 
     def age_cursors(self) -> None:
-        """Let a run end: what it was given are old cursors for the next."""
+        """End a run: the cursors that it got are old ones for the next run."""
         self._old.update(self._issued)
         del self._issued[:-20]
 
     def _lie(self, cursor: str | None) -> Batch | None:
-        """Answer as if the inbox ended, or were empty, now and then."""
+        """Occasionally answer as if the inbox ended here or were empty."""
         until = self.now + timedelta(seconds=self.random.random() * 60)
         if cursor is None:
             if self._happens(self.habits.false_empty_chance):
@@ -384,7 +384,7 @@ class Inbox:
         return Batch((), None) if cursor in self._old and self.now < self._false_ends.get(cursor, self.now) else None
 
     def _led_back(self, cursor: str | None, following: str | None) -> str | None:
-        """Return the next cursor, which leads back to one of those before it now and then."""
+        """Return the next cursor, which occasionally leads back to an earlier one."""
         place = self._start(cursor)[0]
         before = [each for each in self._issued[-6:] if self._start(each)[0] <= place]
         if cursor is not None and following is not None and before and self._happens(self.habits.round_chance):
@@ -395,12 +395,12 @@ class Inbox:
             following = target
         if following is not None:
             self._issued.append(following)
-            self._old.discard(following)  # one that is given again is no longer old
+            self._old.discard(following)  # a cursor that is issued again is no longer old
         return following
 
     @staticmethod
     def _detail(detail: Detail, messages: int) -> Detail:
-        """Return the effective detail: without messages it makes no difference how they would be read."""
+        """Return the effective detail: in a request without messages, details of messages do not matter."""
         return detail if messages or detail is Detail.POSITION else Detail.BARE
 
     def _batch(self, request: Request) -> Batch | Problem:
@@ -420,7 +420,7 @@ class Inbox:
             return OVERSIZE
         has_more = start + size < len(self.listing) or (size == 0 and hops < 3)
         if not has_more and self._happens(self.habits.empty_chance):
-            has_more = hops < 3  # the last batch is now and then followed by an empty one
+            has_more = hops < 3  # the last batch is occasionally followed by an empty one
         next_cursor = self._cursor(start, lines, hops + 1) if has_more else None
         if request.cursor in self._bad_cursors:
             next_cursor = request.cursor
@@ -462,7 +462,7 @@ class World:
         self.slack = timedelta(seconds=slack_seconds)
         self.outages = Outages(random, habits.climate)
         self.inboxes: dict[Stream, Inbox] = {}
-        self.facts: list[WebhookEvent] = []  # what webhooks may say, once, often or never
+        self.facts: list[WebhookEvent] = []  # what webhooks may report: once, repeatedly or never
         self.is_ordered = habits.is_ordered
         self.stored: Callable[[Stream], int] = lambda _: 0
         self._threads = 0
@@ -477,25 +477,25 @@ class World:
         return self.inboxes[stream]
 
     def link(self, stream: Stream, another: Stream) -> None:
-        """Let the account of a stream be linked to another page."""
+        """Link the account of a stream to another page."""
         self.inboxes[stream].move_to(self.add(another))
 
     def new_thread_id(self) -> str:
         self._threads += 1
-        return f"t_{self._threads:04}"  # none is the beginning of another
+        return f"t_{self._threads:04}"  # no id is a prefix of another
 
     def pass_time(self, seconds: float) -> None:
         self.time.seconds += seconds
 
     def stir(self) -> None:
-        """Let some time pass, in which something may happen anywhere."""
+        """Let some time pass, in which any inbox may change."""
         self.pass_time(self.random.random())
         for stream, inbox in self.inboxes.items():
             inbox.stir()
             self.outages.stir(stream, self.now)
 
     def settle(self) -> None:
-        """Cease: nothing arrives any more, every call is answered, and what was left behind disappears."""
+        """Come to rest: nothing arrives any more, every call is answered, and ghosts disappear."""
         calm, habits = Habits(arrival_chance=0.0, window=self.habits.window), self.habits
         self.habits = replace(calm, max_messages=habits.max_messages, counts_offsets=habits.counts_offsets)
         self.outages.clear()
@@ -525,7 +525,7 @@ def _as_listed(
 
 
 def as_listed(thread: Thread, messages: int, window: int) -> Conversation:
-    """Return a thread as the API lists it, with its newest messages: no more than the window has, if there is one."""
+    """Return a thread as the API lists it, with its newest messages, limited by the window if there is one."""
     there = thread.there
     newest_first = tuple(reversed(there))[: min(messages, window or messages)]
     has_older = len(there) > len(newest_first) > 0
@@ -533,7 +533,7 @@ def as_listed(thread: Thread, messages: int, window: int) -> Conversation:
         thread.thread_id,
         thread.updated_time,
         contact=Contact(thread.contact_id, f"the contact of {thread.thread_id}"),
-        snippet=there[-1].text if there else None,  # all that was written may be unsent
+        snippet=there[-1].text if there else None,  # every message may be unsent
         message_count=len(there),
         interactions=newest_first,
         has_older=has_older,

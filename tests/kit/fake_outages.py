@@ -77,7 +77,7 @@ class Outages:
         self._spells = []
 
     def stir(self, stream: Stream, now: datetime) -> None:
-        """Let a failure of the stream begin, or none."""
+        """Perhaps begin a failure of the stream."""
         climate, random = self._climate, self._random
         until = now + timedelta(seconds=random.random() * climate.longest_seconds)
         if random.random() < climate.limit_chance:
@@ -89,7 +89,7 @@ class Outages:
             self._spells.append(Spell(Scope.STREAM, stream, until, random.choice(STOPS)))
 
     def _limit(self, stream: Stream, now: datetime, until: datetime) -> Spell:
-        """Let a limit be reached. The wait that it names is right, too short, or missing."""
+        """Begin a rate limit. The wait that it names is right, too short, or missing."""
         left_seconds = (until - now).total_seconds()
         named = self._random.choice((None, left_seconds, left_seconds / 3))
         if self._random.random() < 0.3:
@@ -98,6 +98,6 @@ class Outages:
         return Spell(Scope.PAGE, stream, until, replace(problem, wait_seconds=named))
 
     def refusal(self, stream: Stream, now: datetime) -> Problem | None:
-        """Return what a call of the stream is refused with; None if it is answered."""
+        """Return the problem with which a call of the stream is refused; None if it is answered."""
         self._spells = [spell for spell in self._spells if spell.until > now]
         return next((spell.problem for spell in self._spells if spell.concerns(stream)), None)

@@ -12,7 +12,7 @@ from milepost.stores import rows
 
 
 class FinalInvariants(Observations):
-    """Checks a simulation when it is over. Its methods raise AssertionError where an invariant does not hold."""
+    """Checks a simulation at its end. The methods raise AssertionError if an invariant is violated."""
 
     def everything_is_safe(self) -> None:
         for stream, inbox in self.world.inboxes.items():
@@ -41,7 +41,7 @@ class FinalInvariants(Observations):
         assert left_out is None or (left_out.search is None and left_out.reach_to <= limit), "a history is not opened"
 
     def nothing_is_left_of_the_forgotten(self) -> None:
-        """Of an account that has moved, as soon as a row says so: on all of its pages."""
+        """Nothing of an erased person is stored: on all pages of a moved account, as soon as a row shows the move."""
         gone = {(of, key) for of, kind, key in self.store.forgotten if kind == "contact"}
         kept = {
             *((f"{row.platform}:{row.page_id}", row.contact_id) for row in self.store.conversations.values()),
@@ -60,7 +60,7 @@ class FinalInvariants(Observations):
         assert everywhere.isdisjoint(held), "somebody was forgotten and is kept in a dead letter"
 
     def tables_equal_inboxes(self) -> None:
-        """Every thread is stored in its newest state, what is gone is marked, and nothing else is stored."""
+        """Every thread is stored in its newest state, deleted ones are marked, and nothing else is stored."""
         self.nothing_is_left_of_the_forgotten()
         for stream, inbox in self.world.inboxes.items():
             self._table_equals_inbox(stream, inbox)
@@ -72,7 +72,7 @@ class FinalInvariants(Observations):
             )
 
     def _messages_are_as_they_are(self, thread: Thread, true: Conversation) -> None:
-        """What the list shows has its text, and what was unsent in between has none."""
+        """Listed messages have their texts, and unsent messages between them have none."""
         stored = self.store.interaction_events
         for each in true.interactions:
             assert stored[each.event_id].text == each.text, f"{each.event_id} was edited, and is as it was"
@@ -113,7 +113,7 @@ class FinalInvariants(Observations):
                 assert row.page_id == rows[row.conversation_id].page_id, f"{key} did not follow its thread"
 
     def _rows_expected_of(self, stream: Stream) -> dict[str, ConversationRow]:
-        """Return the rows of a stream, where an account has moved those of the page after that the one before keeps."""
+        """Return the rows expected of a stream, including those that stay under the old page of a moved account."""
         rows, taken_back = [row for of in self._group(stream) for row in self._rows(of)], self.taken_back
         return {
             row.conversation_id: row
@@ -122,10 +122,10 @@ class FinalInvariants(Observations):
         }
 
     def _is_stranded(self, stream: Stream, thread_id: str) -> bool:
-        """Whether a contact may stand under the page before, whose threads have moved.
+        """Whether a contact may remain under the previous page although its threads have moved.
 
-        Known, and left as it is: the store refused the row of the thread, and there was no message. When the thread is
-        read under the other page, nothing tells that its contact stands under this one.
+        A known limitation: the store refused the thread's row, and there was no message. When the thread is read under
+        the other page, nothing shows that its contact is stored under this one.
         """
         is_before = stream in self.linked[:-1]
         is_stranded = is_before and (thread_id in self.taken_back or thread_id not in self.observed[stream].named)

@@ -52,15 +52,15 @@ class Line:
         self._cuts = iter(cuts)
 
     def fall_silent(self) -> None:
-        """Hold back all data in both directions, with every connection open."""
+        """Hold back all data in both directions while every connection stays open."""
         self._is_open.clear()
 
     def fall_silent_at(self, asked: bytes) -> None:
-        """Fall silent as soon as a client asks for something with these bytes in it."""
+        """Fall silent as soon as a client sends these bytes."""
         self._silent_at = asked
 
     def speak_again(self) -> None:
-        """Pass on what was held back, and all that follows."""
+        """Pass on the data that was held back, and all later data."""
         self._is_open.set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

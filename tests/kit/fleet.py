@@ -70,7 +70,7 @@ class Fleet:
     def committed_twice(self) -> dict[tuple[str, str | None], int]:
         """Return the positions of walks that were committed more than once.
 
-        After the head was read once more, a walk goes on at its position of before.
+        A walk that was interrupted to read the head again continues at its earlier position, which does not count.
         """
         stored = self.database.sql(
             "SELECT stream, data -> 'position' ->> 'cursor' FROM journal"

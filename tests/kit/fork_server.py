@@ -1,6 +1,6 @@
-"""Starts the program by a fork of a process that has imported all of it, which takes a fifth of the time of a start.
+"""Starts the program by forking a process that has imported all of it, in a fifth of the time of a normal start.
 
-As a module it is the tests' side of it; as a program, with the number of a socket's descriptor, the server.
+Imported as a module, this is the tests' side. Run as a program with the descriptor of a socket, it is the server.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from functools import cache
 from pathlib import Path
 
 REQUEST_BYTES = 65536
-DESCRIPTORS = 3  # that come with a request: stdout, stderr, and where the end is reported
+DESCRIPTORS = 3  # sent with each request: stdout, stderr, and a pipe that reports the end
 KILLED = -signal.SIGKILL
 
 
 class Forked:
-    """A process that the server has started, as `asyncio.subprocess.Process` is one, as far as tests use it."""
+    """A process that the server started. It has the part of `asyncio.subprocess.Process` that tests use."""
 
     def __init__(self, pid: int, reported: int) -> None:
         self.pid = pid
@@ -48,13 +48,13 @@ class Forked:
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._reported)
-        self.returncode = int(os.read(self._reported, REQUEST_BYTES) or KILLED)  # nothing if the server has ended
+        self.returncode = int(os.read(self._reported, REQUEST_BYTES) or KILLED)  # empty if the server has ended
         os.close(self._reported)
         self._has_ended.set()
 
 
 def fork(arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdout: int, stderr: int) -> Forked:
-    """Start the program in the folder. The environment is that of the first start."""
+    """Start the program in the folder, with the environment of the first start."""
     reported, report = os.pipe()
     try:
         server = _server(tuple(sorted(environment.items())))
@@ -68,7 +68,7 @@ def fork(arguments: Sequence[str], folder: Path, environment: Mapping[str, str],
 
 @cache
 def _server(environment: tuple[tuple[str, str], ...]) -> socket.socket:
-    """Start the server, which ends when this process does, however that ends."""
+    """Start the server. It ends with this process, for whatever reason that ends."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
@@ -77,7 +77,7 @@ def _server(environment: tuple[tuple[str, str], ...]) -> socket.socket:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            start_new_session=True,  # as what the tests' process group is sent goes to none of the program's processes
+            start_new_session=True,  # signals to the tests' process group must not reach the program
         )
     atexit.register(server.wait)
     atexit.register(ours.close)  # called first
@@ -88,7 +88,7 @@ def _server(environment: tuple[tuple[str, str], ...]) -> socket.socket:
 
 
 class Server:
-    """The process that is forked. It ends when the tests do."""
+    """The process that is forked for each start. It ends when the tests do."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -99,7 +99,7 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> list[str]:
-        """Serve to the end of the process; return, in each that is forked, its arguments."""
+        """Serve until the process ends. In each forked process, return that process's arguments."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._requests, selectors.EVENT_READ, self._start)
             selector.register(self._woken, selectors.EVENT_READ, self._report_ends)
@@ -130,7 +130,7 @@ class Server:
         return list(arguments)
 
     def _forget(self, report: int) -> None:
-        """Be no server any more, in a forked process."""
+        """Drop the server's state in a forked process."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for each in (self._woken, self._wake, self._requests):
@@ -139,7 +139,7 @@ class Server:
             os.close(descriptor)
 
     def _report_ends(self) -> None:
-        """Report the end of every process that has ended."""
+        """Report each process that has ended."""
         self._woken.recv(REQUEST_BYTES)
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -151,7 +151,7 @@ class Server:
 
 
 def import_everything() -> None:
-    """Import each module of the program, so that the processes have it."""
+    """Import every module of the program, so that forked processes need not."""
     program = importlib.import_module("milepost")
     for module in pkgutil.walk_packages(program.__path__, "milepost."):
         if not module.name.endswith("__main__"):

@@ -19,7 +19,7 @@ START_SECONDS = 60
 @asynccontextmanager
 async def route_handlers(environment: Mapping[str, str]) -> AsyncIterator[str]:
     """Serve the route handlers during the block, and yield their base URL."""
-    demand("node", "nodejs")  # for its libraries, which Playwright's own needs as well
+    demand("node", "nodejs")  # for its libraries, which Playwright's own Node.js needs
     node, _ = compute_driver_executable()
     process = await asyncio.create_subprocess_exec(
         node, str(SERVER), str(RECIPE), env={**ENVIRONMENT, **SUPABASE, **environment}, stdout=asyncio.subprocess.PIPE

@@ -22,5 +22,5 @@ def installed_on_small_disk(folder: Path) -> Iterator[Installation]:
 
 
 def ballast_of(disk: Path) -> Path:
-    """Return the file that fills the disk; without it there is room."""
+    """Return the file that fills the disk. Deleting it makes room."""
     return disk / "ballast"

@@ -1,6 +1,6 @@
 """The OCI image, built with buildah, and run as its configuration says: read-only, without root and without a shell.
 
-No container runtime is needed: what one does is done here with namespaces, so that it works inside a container too.
+It needs no container runtime, and works inside a container, too: namespaces do what a runtime would do.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from kit.binary import until
 ROOT = Path(__file__).parents[2]
 BASE = "MILEPOST_TEST_BASE"  # an image that buildah can reach; without it a minimal Debian is made
 DEBIAN = ("--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
-# Where this machine keeps what a build needs to reach a package index, as somebody's own base image would.
+# Files of this machine that a build needs to reach a package index, as a base image of one's own would have them.
 OF_THIS_MACHINE = (
     (Path("/etc/ssl/certs/ca-certificates.crt"), "/etc/ssl/certs/ca-certificates.crt"),
     (Path.home() / ".config/pip/pip.conf", "/etc/pip.conf"),
 )
 BUILD_SECONDS = 600
 
-# Mounts what a runtime mounts, hides every shell, makes the rest read-only, and becomes the program.
+# Makes the mounts of a runtime, hides every shell, makes the rest read-only, and becomes the program.
 START = r"""
 set -eu
 ip link set lo up
@@ -88,7 +88,7 @@ class Container:
 
 
 def built(folder: Path) -> Image:
-    """Build the image and return it. Skips where that is impossible, and says why."""
+    """Build the image and return it. Skips the test with a reason if that is impossible."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount what a container sees")
     buildah = ["buildah", "--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver=vfs"]

@@ -188,5 +188,5 @@ def _assert_inbox_copied(
 
 
 def _as_stored(instant: datetime) -> str:
-    """Format an instant as the tables hold it, in whole seconds, which is all that the API reports."""
+    """Format an instant as the tables hold it. The API reports whole seconds only."""
     return instant.strftime("%Y-%m-%dT%H:%M:%S.000Z")

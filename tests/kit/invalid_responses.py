@@ -24,7 +24,7 @@ class Kind(Struct, frozen=True):
 def http(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
     """Return an HTTP response.
 
-    It announces the end of the connection; otherwise the next call might reuse a dying one.
+    It announces that the connection will close: otherwise the next call might reuse a dying one.
     """
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

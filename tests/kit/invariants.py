@@ -1,4 +1,4 @@
-"""What must hold after every commit, whatever happened: the project's invariants, checked against the true inboxes."""
+"""The project's invariants, which must hold after every commit, checked against the true inboxes."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -47,15 +47,15 @@ from milepost.core.revisions import is_reported_unsent
 from milepost.core.webhooks import FactsApplied
 from milepost.stores import rows
 
-RIVAL = "another process"  # as the journal names it, and as its run ids begin
+RIVAL = "another process"  # its name in the journal, and the prefix of its run ids
 HARMLESS = (RunStarted, SweepStarted, BatchStored, RateLimited, RunEnded, StoreReturned)
 page_of = attrgetter("platform", "page_id")
-MAX_VAIN_CALLS = 60  # in a row: the retries of three attempts on every rung of the ladder, and more
+MAX_VAIN_CALLS = 60  # in a row: more than three attempts at every step of the reduced requests take
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A batch that a run read, as part of a sweep that was open or None."""
+    """A batch that a run read, and the sweep that was open then, if any."""
 
     stream: Stream
     sweep: Sweep | None
@@ -65,20 +65,20 @@ class Reading:
 
 
 def is_refused(decision: Decision) -> bool:
-    """Whether a decision on an answer took it for a refusal in disguise, which reads nothing."""
+    """Whether a decision took an answer for a refusal in disguise, so that nothing was read."""
     return isinstance(decision, Record) and not isinstance(decision.events[-1], BatchStored | SweepCompleted)
 
 
-MAX_CALL = timedelta(seconds=35)  # from when a request is sent, in whole seconds, until it is answered
+MAX_CALL = timedelta(seconds=35)  # the longest time from sending a request, in whole seconds, to its answer
 
 
 class Invariants(FinalInvariants):
-    """Checks a simulation as it runs. Its methods raise AssertionError where an invariant does not hold."""
+    """Checks a simulation as it runs. The methods raise AssertionError if an invariant is violated."""
 
-    # --- while it works ---
+    # --- while it runs ---
 
     def calls(self, stream: Stream, now: datetime) -> None:
-        """No call is made during a rate limit, and calls do not go round in circles."""
+        """No call is made during a rate limit, and calls do not repeat without end."""
         for other, observed in self.observed.items():
             for scope, until in observed.held_until.items():
                 if concerns(scope, other, stream):
@@ -87,7 +87,7 @@ class Invariants(FinalInvariants):
         assert self.observed[stream].vain_calls <= MAX_VAIN_CALLS, "calls without end that bring nothing"
 
     def batch_fetched(self, reading: Reading) -> None:
-        """Remember when each sweep's walk last read: what moves after that may be left to the next sweep."""
+        """Remember when each sweep's walk last read: threads that move later may be left to the next sweep."""
         observed, sweep = self.observed[reading.stream], reading.sweep
         observed.vain_calls = 0
         observed.sweep_being_read = (sweep.mode, sweep.walk_started_at) if sweep else (None, reading.fetched.asked_at)
@@ -99,7 +99,7 @@ class Invariants(FinalInvariants):
             self.seen["a catch-up scan read a batch"] += 1
 
     def batch_is_safe(self, reading: Reading, after: Checkpoint) -> None:
-        """Nothing passes unseen: what a batch offered is stored or a dead letter by the time the sweep moves on."""
+        """Nothing is lost: everything in a batch is stored or a dead letter by the time the sweep moves on."""
         stream, batch, sent_at = reading.stream, reading.fetched.batch, reading.sent_at
         subjects = [item.subject for item in batch.unreadable]
         for each in batch.conversations:
@@ -133,7 +133,7 @@ class Invariants(FinalInvariants):
         again = self.store.interaction_events.keys() & set(events)
         is_of_backlog = any(isinstance(entry.event, MessagesRead) for entry in commit.entries)
         assert not again or (stream in self.linked and is_of_backlog), "an interaction event is written again"
-        self._written_before = len(again)  # older ones that the other page read as well: kept once, counted by both
+        self._written_before = len(again)  # older messages that both pages read: stored once, but counted by both
         self._revisions_are_true(stream, changes)
         dead_letters = [row.dead_letter_id for row in changes.payloads]
         assert len(set(dead_letters)) == len(dead_letters), "a dead letter twice in one commit"
@@ -179,7 +179,7 @@ class Invariants(FinalInvariants):
             self._sweep_completed(stream, after, commit.run)
 
     def messages_decided(self, outcome: MessagesOutcome, events: tuple[Event, ...]) -> None:
-        """Note how it went, and check what holds for every answer."""
+        """Note the outcome, and check the invariants of every answer."""
         self.decided(outcome, events)
         for event in events:
             match event:
@@ -201,7 +201,7 @@ class Invariants(FinalInvariants):
         assert all(isinstance(event, HARMLESS) for event in events), f"a limit was taken for a failure: {events}"
 
     def _run_is_alone(self, stream: Stream, entry: Entry, before: Checkpoint) -> None:
-        """A stream has one run at a time, and a run that has ended goes no further."""
+        """A stream has one run at a time, and a run that has ended records nothing more."""
         observed, open_run = self.observed[stream], before.run
         if not isinstance(entry.event, RunStarted | SweepStarted | BatchStored | SweepCompleted | RunEnded):
             return
@@ -257,17 +257,18 @@ class Invariants(FinalInvariants):
         elif isinstance(event, FactsApplied):
             observed.redrive_tally += Tally(edited=event.edited, unsent=event.unsent)
         is_rival_s = (entry.run_id or "").startswith(RIVAL)
-        if isinstance(event, RateLimited) and not is_rival_s:  # its limits are not known here
+        if isinstance(event, RateLimited) and not is_rival_s:  # the rival's limits are not known here
             observed.held_until = {event.scope: event.until}
-        if isinstance(event, BatchStored | SweepCompleted) and is_rival_s:  # it has read a batch: the limit is over
+        if isinstance(event, BatchStored | SweepCompleted) and is_rival_s:  # a batch was read: the limit is over
             observed.held_until = {}
         if dead_letter is not None:
             observed.dead_letters[dead_letter.dead_letter_id] = dead_letter
 
     def _is_guilty(self, stream: Stream, opened: DeadLetterOpened) -> None:
-        """No thread becomes a dead letter that could be read all the time, whatever else failed.
+        """No thread that could be read all the time becomes a dead letter, whatever else failed.
 
-        Older messages may: an outage of several runs is no fault of theirs, nor are cursors that always die.
+        Older messages may become one without a fault of their own: after an outage of several runs, or if their cursors
+        always die.
         """
         thread = self._thread(stream, opened.subject.partition("/")[0])
         if opened.stage is not Stage.FETCH or thread is None or is_of_older(opened.subject):
@@ -305,7 +306,7 @@ class Invariants(FinalInvariants):
         assert counted == stored, "the journal does not count what the tables hold"
 
     def _deletions_are_true(self, stream: Stream, fresh: list[Entry], deleted_before: frozenset[str]) -> None:
-        """Only a completed full sweep marks what is gone, and only what was gone while it walked."""
+        """Only a completed full sweep marks threads as deleted, and only those that were gone while it walked."""
         marked = self.deleted(stream) - deleted_before
         completed = [entry.event for entry in fresh if isinstance(entry.event, SweepCompleted)]
         assert len(marked) == sum(event.tally.deleted for event in completed), "deletions are not counted"
@@ -318,11 +319,11 @@ class Invariants(FinalInvariants):
             assert not is_there, f"{key} is there and was marked as deleted"
 
     def others_are_left_alone(self, stream: Stream, deleted_before: frozenset[str]) -> None:
-        """A page marks nothing as deleted that stands under another."""
+        """A page marks no thread as deleted that is stored under another page."""
         assert self.deleted_of_linked(stream) <= deleted_before, "a thread of another page was marked as deleted"
 
     def _watermark_is_safe(self, stream: Stream, after: Checkpoint) -> None:
-        """What is older than the watermark is stored; less the overlap, where nobody has a clock that is right."""
+        """Everything older than the watermark is stored, except within the overlap if a clock is wrong."""
         if after.watermark is None or has_doubt(after) or not self.world.is_ordered:
             return
         for thread in self.world.inboxes[stream].threads.values():
@@ -358,7 +359,7 @@ class Invariants(FinalInvariants):
         self.observed[stream].given_up_at.pop(thread_id, None)
 
     def _revisions_are_true(self, stream: Stream, changes: Changes) -> None:
-        """Only what was unsent is taken for unsent, and only what was edited for edited."""
+        """Only unsent messages are marked as unsent, and only edited ones as edited."""
         for row in changes.revised:
             of_group = (self._thread(each, row.conversation_id) for each in self._group(stream))
             thread = next(each for each in of_group if each is not None)
@@ -372,7 +373,7 @@ class Invariants(FinalInvariants):
             else:
                 self.seen["a message was edited"] += 1
                 if stored is not None and len(row.text or "") < len(stored.text or ""):
-                    # A message is known as of when its request was sent, and has all edits until the answer was made.
+                    # A message counts as read when its request was sent, but has all edits up to the answer.
                     assert row.content_at is not None
                     assert stored.content_at is not None
                     is_in_doubt = bool(changes.settled) and row.content_at - stored.content_at <= MAX_CALL

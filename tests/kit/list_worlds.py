@@ -1,6 +1,7 @@
-"""Runs of one stream over a list that answers as a function says, without an event loop: one run after the other.
+"""Runs of one stream over a list whose answers come from a function, one run after the other, without an event loop.
 
-For worlds that lie: the answers need not make sense. The core plans and decides as in the daemon; time is a number.
+The answers need not make sense: this is for an API that lies. The core plans and decides as in the daemon; time is a
+number.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ class ListWorld:
         return self.store.entries(STREAM)
 
     def warnings(self) -> list[str]:
-        """Return what the log says at a level that people look at."""
+        """Return the log messages at the levels that people look at."""
         described = [describe(entry) for entry in self.entries]
         return [each.sentence for each in described if each.level >= Level.WARNING]
 
@@ -129,7 +130,7 @@ class ListWorld:
 
 
 def named_on_every_face(world: ListWorld) -> bool:
-    """Whether the status and a metric name what is wrong with a stream that gets nowhere."""
+    """Whether both the status and a metric say what is wrong with a stream that makes no progress."""
     checkpoint = world.checkpoint
     now = condition(checkpoint, ConditionContext(world.now, True, 300.0, world.policy.batch_size))
     live = LiveStreams(lambda: world.now)

@@ -33,7 +33,7 @@ class MemoryLeases:
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
         self.losses = 0
-        self.most = 0  # leases that it ever had at once
+        self.most = 0  # the most leases that it ever had at once
         self._clock = VirtualClock()
         self.worker_id = next(jobs.numbers)
         jobs.alive_at[self.worker_id] = self._clock.now()
@@ -99,7 +99,7 @@ class MemoryLeases:
 
 
 class MemoryJournal:
-    """What a follower reads of a store."""
+    """The part of a store that a follower reads."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store

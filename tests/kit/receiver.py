@@ -18,10 +18,10 @@ Misbehaviour = Callable[[int], str | int]
 
 
 class Receiver:
-    """Applies changes by their keys, as a consumer is told to: `tables` are rows by kind and key.
+    """Applies changes by their keys, as the documentation asks of consumers: `tables` are rows by kind and key.
 
-    `misbehave` says by the number of a request what becomes of it: an HTTP status, or `hang`, `reset` before it is
-    applied, `lose`: applied, and the answer is lost. `requests` are their ids; `seqs` those of all changes, in order.
+    `misbehave` gives the fate of a request by its number: an HTTP status; `hang`; `reset`, before it is applied; or
+    `lose`, applied with its answer lost. `requests` are the requests' ids, and `seqs` those of all changes, in order.
     """
 
     def __init__(self, misbehave: Misbehaviour = lambda _: 204, secret: str = NEW) -> None:

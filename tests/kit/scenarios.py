@@ -12,7 +12,7 @@ from milepost.core.plan import Policy
 
 
 def chance(*often: float) -> st.SearchStrategy[float]:
-    """Draw a chance, which is 0 in half of the scenarios."""
+    """Draw a chance that is 0 in half of the scenarios."""
     return st.one_of(st.just(0.0), st.sampled_from(often))
 
 
@@ -66,9 +66,9 @@ policies = st.builds(
 
 
 def without_contradictions(scenario: Scenario) -> Scenario:
-    """Leave out ghosts, which show a thread in an older state, where they would contradict the checks.
+    """Leave out ghosts, which show threads in older states, from scenarios in which they contradict the checks.
 
-    Where threads may be sick or rows refused, reading one would close the dead letter about the newest state.
+    If threads may be sick or rows refused, reading a ghost would close the dead letter about the newest state.
     """
     habits = scenario.habits
     if habits.may_shrink or habits.unreadable_chance or scenario.refused_row_chance:
@@ -77,7 +77,7 @@ def without_contradictions(scenario: Scenario) -> Scenario:
 
 
 def with_a_slow_store(scenario: Scenario) -> Scenario:
-    """Let every other store be slower than its API, so that batches wait for it and are committed together."""
+    """Make the store slower than the API in half of the scenarios, so that batches wait and are committed together."""
     return replace(scenario, slowest_commit_seconds=20.0 if scenario.seed % 2 else 1.0)
 
 

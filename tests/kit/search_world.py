@@ -1,4 +1,4 @@
-"""An inbox of which some threads cannot be read, walked by the core alone, with outages at chosen calls."""
+"""An inbox with unreadable threads, walked by the core alone, with outages at chosen calls."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ MAX_CALLS = 2_000
 
 @dataclass(frozen=True)
 class Sick:
-    """A thread that a list may hold with this much detail at most; with more it is refused with `problem`.
+    """A thread with which a list succeeds only up to this detail; with more, it fails with `problem`.
 
-    Read by itself it is refused as well, unless it is `readable_alone`.
+    Reading the thread by itself fails as well, unless it is `readable_alone`.
     """
 
     problem: Problem
@@ -37,9 +37,9 @@ class Sick:
 
 @dataclass
 class SearchWorld:
-    """An inbox of `threads` threads, `sick` by their index. `outage` are the numbers of the calls that fail, from 0.
+    """An inbox of `threads` threads; `sick` is by their index. `outage` has the numbers of failing calls, from 0.
 
-    Where less than everything of a thread is requested, `reshuffled` says which thread is listed in place of which.
+    If a request asks for less than full detail, `reshuffled` says which thread is listed in place of which.
     """
 
     threads: int
@@ -56,7 +56,7 @@ class SearchWorld:
     interaction_events: set[str] = field(default_factory=set)
     open_dead_letters: dict[str, KnownDeadLetter] = field(default_factory=dict)
     runs: int = 1
-    last_run: Run | None = None  # of those that have ended
+    last_run: Run | None = None  # the latest that has ended
 
     @property
     def dead_letters(self) -> set[str]:
@@ -64,7 +64,7 @@ class SearchWorld:
         return set(self.open_dead_letters)
 
     def sweep(self, checkpoint: Checkpoint | None = None) -> Checkpoint:
-        """Work in one run after the other until the sweep is complete."""
+        """Make one run after the other until the sweep is complete."""
         checkpoint = checkpoint or checkpoint_of()
         while len(self.requests) < MAX_CALLS:
             action = plan(checkpoint, NOON, self._budget(), self.policy)

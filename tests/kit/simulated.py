@@ -26,7 +26,7 @@ STREAMS = (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}", f"messenger:{BICY
 
 
 def right_now() -> datetime:
-    """Return the time: for a clock that agrees with this machine's, as one that is far off is an issue of its own."""
+    """Return the real time, for worlds whose clock must agree with this machine's: a difference is an issue itself."""
     return datetime.now(UTC)
 
 
@@ -39,7 +39,7 @@ def frozen_world(
     app_secret: str = "",
     clock: Callable[[], datetime] = lambda: NOW,
 ) -> SimulatorServer:
-    """Return a simulator of a world without arrivals, in which it is noon until the clock moves."""
+    """Return a simulator of a world without arrivals, where it is noon until a test moves the clock."""
     plan = WorldPlan(seed=seed, pages=pages, conversations=conversations, arrivals_per_minute=0)
     return SimulatorServer(plan, clock=clock, faults=parse_faults(faults, seed), app_secret=app_secret)
 

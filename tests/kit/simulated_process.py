@@ -87,10 +87,10 @@ class Process:
         self._calls_while_waiting: Counter[asyncio.Task[None]] = Counter()
         self._unsettled: dict[Stream, list[tuple[Record, Reading]]] = {}
 
-    # --- its start and its end ---
+    # --- start and end ---
 
     async def run(self, work: Callable[[Supervisor], Coroutine[Any, Any, Any]]) -> None:
-        """Run until `work` has ended or the process died. Raises what must never happen, if it did."""
+        """Run until `work` ends or the process dies. Raises the violation of an invariant, if there was one."""
         config = structlog.get_config()
         structlog.configure(processors=[self._on_log], cache_logger_on_first_use=False)
         working = asyncio.create_task(work(self.supervisor))
@@ -125,7 +125,7 @@ class Process:
             await asyncio.get_running_loop().create_future()
 
     async def fail(self, violation: BaseException) -> NoReturn:
-        """End the simulation: something happened that never must."""
+        """End the simulation because an invariant was violated."""
         self.violated(violation)
         await asyncio.get_running_loop().create_future()
         raise AssertionError("a dead process goes on")
@@ -140,17 +140,17 @@ class Process:
             self._died.set_result(None)
 
     def _on_log(self, _: object, __: str, event: MutableMapping[str, Any]) -> NoReturn:
-        """Notice the bugs that the engine's bulkhead keeps from the other streams."""
+        """Fail for bugs that the engine's bulkhead catches and logs."""
         error = sys.exc_info()[1]
         is_conflict = isinstance(error, VersionConflict) and not self.setting.scenario.rival_chance
         if error is not None and not self.is_dead and (not isinstance(error, MilepostError) or is_conflict):
             self.violated(error)
         raise structlog.DropEvent
 
-    # --- what happens while it works ---
+    # --- events while it runs ---
 
     def step(self, stream: Stream) -> None:
-        """Let the world move on by a step, and people and other processes act on any of its streams."""
+        """Advance the world by a step, and let people and other processes act on any of its streams."""
         setting, scenario = self.setting, self.setting.scenario
         if self.is_dead:
             return
@@ -201,7 +201,7 @@ class Process:
                     self._operate(stream, self.supervisor.ask(stream, RecordTokenHealth(health)))
 
     def _deliver_facts(self) -> None:
-        """Deliver some facts, in any order and any number of times, and have them applied now or with later ones."""
+        """Deliver some facts in any order and any number of times, to be applied now or with later ones."""
         said, random = self.setting.world.facts, self.setting.random
         for fact in random.sample(said, min(len(said), 3)):
             self.setting.store.add_fact(fact)
@@ -220,13 +220,13 @@ class Process:
         task.add_done_callback(self._operators.pop)
 
     def has_answered(self, stream: Stream) -> bool:
-        """Whether no command waits: one call may have begun before it came, and one after its answer."""
+        """Whether no command still waits. One call may have begun before the command came, and one after its answer."""
         waiting = [task for task, of in self._operators.items() if of == stream]
         self._calls_while_waiting.update(waiting)
         return all(self._calls_while_waiting[task] <= 2 for task in waiting)
 
     def _reload(self, stream: Stream) -> None:
-        """Change the configuration: its settings, or whether it names the stream."""
+        """Change the configuration: the settings, or whether it lists the stream."""
         setting, random = self.setting, self.setting.random
         if random.random() < 0.5:
             policy = replace(
@@ -251,12 +251,12 @@ class Process:
             await asyncio.sleep(seconds)
         self.supervisor.admit(stream, self.sources[stream])
 
-    # --- what it decides and commits ---
+    # --- decisions and commits ---
 
     def decide(self, checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
-        """Decide as the engine does, and check what the decision shows."""
+        """Decide as the engine does, and check the decision."""
         stream = checkpoint.stream
-        if checkpoint.version <= self.setting.snapshot(stream).version:  # else it is to be committed with those before
+        if checkpoint.version <= self.setting.snapshot(stream).version:  # otherwise earlier ones are not committed yet
             self._unsettled[stream] = []
         if isinstance(outcome, Refused):
             self.sources[stream].is_limit_unsettled = False
@@ -293,13 +293,13 @@ class Process:
             self.invariants.batch_is_safe(reading, skip_unchanged(checkpoint, decision))
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Commit what was decided, after which its batch is safe."""
+        """Commit a decision, and check that its batch is safe afterwards."""
         stream = commit.checkpoint.stream
         last = commit.entries[-1].event
         reading = next((of for record, of in self._unsettled.get(stream, ()) if record.events[-1] is last), None)
         if reading is None:
             return await self.setting.commit(stream, commit)
-        if commit.entries[0].version == self.setting.snapshot(stream).version + 1:  # else it is refused
+        if commit.entries[0].version == self.setting.snapshot(stream).version + 1:  # otherwise it is refused
             self.invariants.batch_fetched(reading)
         answer = await self.setting.commit(stream, commit)
         if isinstance(answer, Committed):
@@ -308,7 +308,7 @@ class Process:
 
 
 class ObservedPending:
-    """A pending decision that reports what it became."""
+    """A pending decision that reports its outcome."""
 
     def __init__(self, pending: Pending, on_decision: Callable[[Decision], None]) -> None:
         self.keys = pending.keys
@@ -350,7 +350,7 @@ class SimulatedClock:
 
 
 class SimulatedSource:
-    """The Source of one stream in one process: an inbox, behind a gate, a little away."""
+    """The Source of one stream in one process: an inbox behind the gate, with latency."""
 
     def __init__(self, process: Process, stream: Stream) -> None:
         self._process = process
@@ -359,11 +359,11 @@ class SimulatedSource:
         self._inbox = process.setting.world.inboxes[stream]
         self._gate: StreamGate = process.rate_limits.gate(stream)
         self._sent: dict[int, tuple[Outcome | MessagesFetched, datetime]] = {}
-        self.calls_since_notified: int | None = None  # of another process's entry
+        self.calls_since_notified: int | None = None  # calls since the notice of another process's entry
         self.is_limit_unsettled = False
 
     def sent_at(self, outcome: Outcome) -> datetime:
-        """Return when the request was sent that got this answer."""
+        """Return when the request for this answer was sent."""
         if id(outcome) in self._sent:
             return self._sent[id(outcome)][1]
         assert isinstance(outcome, Fetched)  # of a list, and with its thread as it was read alone
@@ -412,7 +412,7 @@ class SimulatedSource:
         return outcome
 
     def _may_read(self) -> None:
-        """No batch is asked for of a stream that is not to be worked: at most one that was on its way is."""
+        """Assert that a paused or removed stream requests no batch, except for one that was on its way."""
         process, stream = self._process, self._stream
         if not self._is_ahead():
             assert not process.stop.is_set, "a call after the stop"
@@ -440,7 +440,7 @@ class SimulatedSource:
         return task is None or not task.get_name().startswith("stream ")
 
     def _dated(self, outcome: Answer, asked_at: datetime) -> Answer:
-        """Date an answer as the client does: by our clock, or the server's if that is behind."""
+        """Date an answer as the client does: by our clock, or by the server's if that is behind."""
         if not isinstance(outcome, Fetched):
             return outcome
         dated = outcome.asked_at + timedelta(seconds=self._setting.scenario.date_skew_seconds)
@@ -448,7 +448,7 @@ class SimulatedSource:
 
 
 class SimulatedStore:
-    """The Store of one process: away now and then, and not always able to say what became of a commit."""
+    """The Store of one process: sometimes unavailable, and sometimes unable to tell the outcome of a commit."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -458,7 +458,7 @@ class SimulatedStore:
     async def load(self, stream: Stream) -> Checkpoint:
         await self._reach()
         checkpoint = self._setting.snapshot(stream)
-        self._process.sources[stream].is_limit_unsettled = False  # what an earlier run has met is not this one's
+        self._process.sources[stream].is_limit_unsettled = False  # a limit of an earlier run does not count
         self._process.invariants.loaded(stream, checkpoint)
         return checkpoint
 
@@ -508,7 +508,7 @@ class SimulatedStore:
         is_unknown = setting.happens(setting.scenario.unknown_chance)
         is_stored = not is_unknown or setting.random.random() < 0.5
         answers: list[Committed | Rejected] = []
-        for commit in commits if is_stored else ():  # without an await that it may not survive: all of them or none
+        for commit in commits if is_stored else ():  # without an await, where the process might die: all or none
             try:
                 answers.append(await self._watched(self._process.commit(commit)))
             except VersionConflict:
@@ -526,7 +526,7 @@ class SimulatedStore:
         return answers
 
     async def _expect_refusals_settled(self, commit: Commit) -> None:
-        """No run ends before a rate limit that it met is on record: the limit has to outlive this process."""
+        """Assert that a run records a rate limit that it met before it ends: the limit has to outlive this process."""
         events = [entry.event for entry in commit.entries]
         source = self._process.sources[commit.checkpoint.stream]
         is_end = any(isinstance(event, RunEnded) and event.reason in PLANNED_ENDS for event in events)

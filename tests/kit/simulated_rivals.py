@@ -1,4 +1,4 @@
-"""Other processes that write of the streams of a simulated one, whether they may or not."""
+"""Other processes that write to the streams of a simulated one, whether they may or not."""
 
 from datetime import timedelta
 
@@ -15,14 +15,14 @@ from milepost.core.records import Context, Record, prepare, recover
 
 
 class Rivals:
-    """Write of a stream behind the back of the process that works it."""
+    """Writes to a stream behind the back of the process that works it."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._remembered: dict[Stream, Checkpoint] = {}
 
     def write(self, stream: Stream) -> int | None:
-        """Write something; return the version of the stream then, None where it stayed as it was."""
+        """Write something; return the stream's new version, or None if nothing was written."""
         checkpoint = self._setting.snapshot(stream)
         remembered = self._remembered.setdefault(stream, checkpoint)
         match self._setting.random.randrange(3):
@@ -37,7 +37,7 @@ class Rivals:
                 return None
 
     def _command(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
-        """Record what an operator asked of another process."""
+        """Record a command that an operator gave to another process."""
         budget = self._budget()
         command: StreamCommand = SyncNow(RIVAL)
         if self._setting.random.random() < 0.5:
@@ -48,7 +48,7 @@ class Rivals:
         return None if record is None else self._commit(stream, checkpoint, record, budget.run_id)
 
     def _take_over(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
-        """Take the process that works the stream for dead: close its run, and read the next batch in another."""
+        """Take the process that works the stream for dead: close its run, and read the next batch in a new run."""
         record = recover(checkpoint)
         assert record is not None
         assert checkpoint.run is not None
@@ -57,7 +57,7 @@ class Rivals:
         return self._work(stream, self._setting.snapshot(stream)) or version
 
     def _work(self, stream: Stream, checkpoint: Checkpoint) -> int | None:
-        """Read a batch and commit what it means, as a process does that believes the stream to be at `checkpoint`."""
+        """Read a batch and commit it, as a process would that takes `checkpoint` for the stream's latest."""
         setting, budget = self._setting, self._budget()
         action = plan(checkpoint, setting.now, budget, setting.scenario.policy)
         if not isinstance(action, Fetch):

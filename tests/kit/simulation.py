@@ -1,8 +1,8 @@
-"""The engine run through a world in which all goes wrong: several streams, and one process after the other.
+"""Runs the engine in a world in which everything fails: several streams, and one process after the other.
 
 The engine is the daemon's own: supervisor, runs, prefetch, mailboxes, rate limits and store retries. It runs in an
-event loop whose time is virtual, over ports whose behaviour is drawn from a seed: an hour of a rate limit takes no time
-at all, and what goes wrong goes wrong again.
+event loop with virtual time, over ports whose behaviour is drawn from a seed: an hour of a rate limit takes no time at
+all, and every failure can be reproduced.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from milepost.core.redrive import redrive
 from milepost.engine.supervisor import Schedule, Supervisor
 
 CALM_SECONDS = 30 * 86400.0
-MAX_SWEEPS = 10  # until nothing is owed: a hundred gaps of threads that are gone need no more
+MAX_SWEEPS = 10  # until no gap is left: enough even for a hundred gaps of threads that are gone
 
 
 class Simulation:
-    """A scenario played from the first process to the last look at the tables."""
+    """Plays a scenario, from the first process to the final check of the tables."""
 
     def __init__(self, scenario: Scenario, decides: Decide = decide, store: MemoryStore | None = None) -> None:
         self.setting = Setting(scenario, decides, store)
         self.process: Process | None = None
 
     def run(self) -> None:
-        """Play the scenario, then let everything come to rest and look at the tables."""
+        """Play the scenario, then let everything come to rest and check the tables."""
         with (
             asyncio.Runner(loop_factory=lambda: VirtualLoop(self.setting.time)) as runner,
             patch("milepost.engine.run.decide", self._decide),
@@ -97,7 +97,7 @@ class Simulation:
     # --- the end ---
 
     async def _come_to_rest(self) -> None:
-        """Incremental sweeps alone have to find everything; full ones mend what cannot be seen by time."""
+        """Sweep until everything is stored. Incremental sweeps must suffice, except for what times cannot show."""
         setting = self.setting
         setting.is_calm = True
         setting.world.settle()
@@ -122,12 +122,12 @@ class Simulation:
             assert setting.snapshot(stream).version == version + 1, "a sweep of an unchanged inbox is one entry"
 
     def _doubts_messages(self, stream: Stream) -> bool:
-        """Return whether so many messages were unsent at once that this is not believed for a day."""
+        """Return whether so many messages were unsent at once that the core doubts it for a day."""
         doubt = self.setting.snapshot(stream).doubt
         return doubt is not None and doubt.problem.kind is ProblemKind.MESSAGES_MISSING
 
     async def _read_what_is_owed(self) -> None:
-        """Sweep on: of a thread that is gone, a run gives up after some refusals, however much is owed of it."""
+        """Sweep until no gap is left. A run gives up on a thread that is gone after some refusals."""
         for _ in range(MAX_SWEEPS):
             if all(self.setting.snapshot(stream).backlog == 0 for stream in self.setting.streams):
                 return
@@ -159,7 +159,7 @@ class Simulation:
         longest = max(len(inbox.threads) for inbox in self.setting.world.inboxes.values())
         schedule = Schedule(CALM_SECONDS, CALM_SECONDS, max_batches_per_run=10 * (longest + 10))
         for _ in range(times):
-            if full:  # one that misses most is believed if another did a day before
+            if full:  # a sweep that misses most is believed if one did a day before
                 self.setting.world.pass_time(2 * 86_400.0)
             await self._process(schedule).run(lambda supervisor: supervisor.sync(self.setting.streams, full=full))
             for stream in self.setting.streams:

@@ -1,4 +1,4 @@
-"""What the processes of a simulation share: the scenario, the fake API, the store and the invariants."""
+"""What the processes of a simulation share: scenario, fake API, store and invariants."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -27,12 +27,12 @@ STREAMS = (
     Stream(Platform.INSTAGRAM, "1"),
     Stream(Platform.MESSENGER, "2"),
 )
-ACCOUNT, ANOTHER_PAGE = STREAMS[1], Stream(Platform.INSTAGRAM, "2")  # what may be linked to another page, and to which
+ACCOUNT, ANOTHER_PAGE = STREAMS[1], Stream(Platform.INSTAGRAM, "2")  # the account that may be linked to another page
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that a simulation depends on. What is a chance lies in 0..1, per step or per commit."""
+    """All parameters of a simulation. Chances are in 0..1, per step or per commit."""
 
     seed: int = 0
     steps: int = 100
@@ -46,7 +46,7 @@ class Scenario:
     interval_seconds: float = 60.0
     slowest_commit_seconds: float = 1.0  # a call of the API takes up to a second
     skew_seconds: float = 0.0  # our clock less the server's
-    date_skew_seconds: float = 0.0  # what the server says of its clock less that
+    date_skew_seconds: float = 0.0  # the clock in the server's Date header less its real clock
     crash_chance: float = 0.0
     stop_chance: float = 0.0
     rival_chance: float = 0.0
@@ -58,13 +58,13 @@ class Scenario:
     pause_chance: float = 0.0
     reload_chance: float = 0.0
     forget_chance: float = 0.0
-    link_chance: float = 0.0  # that the Instagram account is linked to another page, once
-    news_chance: float = 0.0  # that a webhook announces news of a stream, whether there is any or not
-    facts_chance: float = 0.0  # that webhooks say what was edited or unsent, now or long ago
+    link_chance: float = 0.0  # the Instagram account is linked to another page, once
+    news_chance: float = 0.0  # a webhook announces news of a stream, whether there is any or not
+    facts_chance: float = 0.0  # webhooks report edited or unsent messages, now or later
 
 
 class Setting:
-    """Where a scenario takes place; `decides` and `store` may be wrong on purpose."""
+    """The place of a scenario. Tests may make `decides` and `store` wrong on purpose."""
 
     def __init__(self, scenario: Scenario, decides: Decide = decide, store: MemoryStore | None = None) -> None:
         self.scenario = scenario
@@ -98,7 +98,7 @@ class Setting:
         return not self.is_calm and self.random.random() < chance
 
     def snapshot(self, stream: Stream) -> Checkpoint:
-        """Return the checkpoint that is stored, which was checked to be the fold when it was committed."""
+        """Return the stored checkpoint, which was checked against the fold when it was committed."""
         stored = self.store.checkpoints.get(stream.key)
         return Checkpoint(stream) if stored is None else rows.checkpoint(stored)
 
@@ -107,7 +107,7 @@ class Setting:
         return settled(self.store.find_open_dead_letters(ids))
 
     def step(self) -> None:
-        """Let the world move on by a step, and the store and the people with it."""
+        """Advance the world by a step, and with it the store and the people."""
         self.steps += 1
         self.world.stir()
         if self.happens(self.scenario.refused_row_chance):
@@ -116,11 +116,11 @@ class Setting:
             self._forget_somebody()
 
     async def commit(self, stream: Stream, commit: Commit) -> Committed | Rejected:
-        """Commit, whoever does it, and check all that must hold before and after."""
+        """Commit for any process, and check the invariants before and after."""
         deleted_before = self.invariants.deleted(stream)
         others_before = self.invariants.deleted_of_linked(stream)
         is_next = commit.entries[0].version == self.snapshot(stream).version + 1
-        if is_next and not self.store.is_outdated(commit):  # else it is refused
+        if is_next and not self.store.is_outdated(commit):  # otherwise it is refused
             self.invariants.about_to_commit(stream, commit)
         answer = await self.store.commit(commit)
         if isinstance(answer, Rejected):
@@ -134,7 +134,7 @@ class Setting:
         return answer
 
     def links_the_account(self) -> bool:
-        """Let the Instagram account be linked to another page now and then, whose stream joins the others."""
+        """Occasionally link the Instagram account to another page, whose stream joins the others."""
         chance = self.scenario.link_chance if ACCOUNT in self.streams and ANOTHER_PAGE not in self.streams else 0.0
         if not self.happens(chance):
             return False
@@ -144,7 +144,7 @@ class Setting:
         return True
 
     def _refuse_a_row(self) -> None:
-        """Let the store begin to refuse a row, or cease to."""
+        """Make the store begin or cease to refuse a row."""
         inbox = self.world.inboxes[self.random.choice(self.streams)]
         if self.store.refuses and self.random.random() < 0.5:
             self.store.refuses.remove(self.random.choice(sorted(self.store.refuses)))
@@ -166,9 +166,9 @@ class Setting:
             thread = self.random.choice(list(inbox.threads.values()))
             stored = self.store.conversations.get(thread.thread_id)
             if stored is None and self.scenario.link_chance:
-                return  # of whoever is stored nowhere, nothing says which pages had the same account
+                return  # for somebody who is stored nowhere, nothing links the pages
             if stored is not None and self.random.random() < 0.5:
-                stream = Stream(stream.platform, stored.page_id)  # else it may be one that has nothing of it yet
+                stream = Stream(stream.platform, stored.page_id)  # the other page may have nothing of them yet
             _, conversations, events, _ = self.store.forget(stream, thread.contact_id)
             self.invariants.forgot(stream, thread.thread_id, conversations, events)
 

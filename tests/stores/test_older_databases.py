@@ -88,7 +88,7 @@ async def test_an_older_database_with_dead_letters_verifies_and_continues(kept: 
     assert kept.projections() == projected
 
 
-async def test_the_rows_of_before_have_their_pages(kept: StoreDump, before: Before) -> None:
+async def test_the_rows_of_an_older_database_get_their_pages(kept: StoreDump, before: Before) -> None:
     await before("0011_pages")
     one, two, three, four, eight, nine = (instant_text(at(seconds)) for seconds in (1, 2, 3, 4, 8, 9))
     kept.execute(
@@ -108,7 +108,7 @@ async def test_the_rows_of_before_have_their_pages(kept: StoreDump, before: Befo
     ]
 
 
-async def test_the_rows_of_before_begin_the_change_feed(kept: StoreDump, before: Before) -> None:
+async def test_the_rows_of_an_older_database_begin_the_change_feed(kept: StoreDump, before: Before) -> None:
     await before("0016_changes")
     noon = f"'{NOON_TEXT}'"
     kept.execute(

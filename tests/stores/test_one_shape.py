@@ -64,7 +64,7 @@ def modules_of(store: ModuleType) -> set[str]:
     return {module.name for module in pkgutil.iter_modules(store.__path__)}
 
 
-def test_what_both_do_has_the_same_module() -> None:
+def test_each_shared_task_has_the_same_module_in_both_stores() -> None:
     assert modules_of(sqlite) - modules_of(postgresql) == MODULES_ONLY_OF_SQLITE.keys()
     assert modules_of(postgresql) - modules_of(sqlite) == MODULES_ONLY_OF_POSTGRESQL.keys()
 
@@ -108,7 +108,7 @@ def methods_of(session: type) -> dict[str, list[str]]:
     }
 
 
-def test_what_sessions_do_each_in_its_own_way_has_the_same_methods_with_the_same_parameters() -> None:
+def test_the_sessions_of_both_stores_have_the_same_methods_with_the_same_parameters() -> None:
     sqlite, postgresql = methods_of(SqliteWriter), methods_of(PostgresqlWriter)
 
     assert postgresql.keys() - sqlite.keys() == ONLY_METHODS_OF_POSTGRESQL

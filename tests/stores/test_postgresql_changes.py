@@ -29,7 +29,7 @@ CLOSE = "SET search_path TO milepost; UPDATE conversations SET can_reply = false
 
 
 class TestTransactionsAtTheSameTime:
-    async def test_what_takes_smaller_numbers_and_is_committed_later_is_not_skipped(
+    async def test_a_change_with_a_smaller_number_that_is_committed_later_is_not_skipped(
         self, kept: StoreDump, database: Database
     ) -> None:
         mirror = Mirror()
@@ -52,7 +52,9 @@ class TestTransactionsAtTheSameTime:
         }
         assert is_mirrored(kept, mirror)
 
-    async def test_what_is_rolled_back_holds_nothing_up(self, kept: StoreDump, database: Database) -> None:
+    async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
+        self, kept: StoreDump, database: Database
+    ) -> None:
         mirror = Mirror()
         async with open_store(kept.store_url) as store:
             await write(store, ROWS)
@@ -106,13 +108,13 @@ class TestTransactionsAtTheSameTime:
 
 
 class TestSettled:
-    def test_nothing_under_way(self) -> None:
+    def test_everything_is_settled_if_no_transaction_is_under_way(self) -> None:
         assert settled(17, ()) == 17
 
-    def test_the_least_of_those_under_way(self) -> None:
+    def test_the_smallest_number_under_way_bounds_what_is_settled(self) -> None:
         assert settled(17, (12, 15)) == 12
 
-    def test_a_transaction_that_has_begun_since(self) -> None:
+    def test_a_transaction_that_has_begun_since_does_not_count(self) -> None:
         assert settled(17, (19,)) == 17
 
     def test_keys_repeat_after_many_numbers(self) -> None:

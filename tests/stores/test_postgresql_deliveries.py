@@ -42,7 +42,7 @@ async def test_a_destination_passes_to_another_worker_when_its_own_is_silent(
         assert await other.deliveries.record(before, delivered(before, 8, None, NOON), "other")
 
 
-async def test_what_is_recorded_prolongs_the_hold(kept: StoreDump, database: Database) -> None:
+async def test_recording_a_delivery_prolongs_the_hold(kept: StoreDump, database: Database) -> None:
     async with open_store(kept.store_url) as store:
         await store.deliveries.begin("crm", 7)
         before = await store.deliveries.hold("crm", "one")

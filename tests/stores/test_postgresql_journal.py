@@ -72,7 +72,7 @@ def test_the_next_entry_is_accepted(journal: Database) -> None:
     assert len(journal.sql(ENTRIES)) == len(before) + 1
 
 
-async def test_tells_where_a_stream_stands_even_where_its_checkpoint_is_gone(journal: Database) -> None:
+async def test_the_journal_tells_a_streams_state_even_if_its_checkpoint_is_gone(journal: Database) -> None:
     async with open_postgresql(journal.store_url) as store:
         before = await store.load(stream(1))
     journal.sql("DELETE FROM checkpoints")

@@ -76,7 +76,7 @@ async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database
         assert (await live(store, STREAM, 5)).version > reached.version
 
 
-async def test_a_restart_of_the_server_behind_it_is_an_absence_that_loses_nothing(
+async def test_a_restart_of_the_server_behind_the_pooler_is_an_absence_that_loses_nothing(
     database: Database, pooler: PgBouncer
 ) -> None:
     async with open_postgresql(pooler.store_url) as store:

@@ -135,7 +135,7 @@ YOUNGER_ROUTINES = (  # than the migration that closes what was left open
 )
 
 
-async def test_what_an_earlier_milepost_left_open_is_closed(hosted: StoreUrl, postgres: Server) -> None:
+async def test_objects_that_an_earlier_milepost_left_open_are_closed(hosted: StoreUrl, postgres: Server) -> None:
     await at_work(hosted)
     database, schema = superuser(postgres, hosted), hosted.schema
     database.sql(f"SET ROLE {ROLE}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO anon, authenticated, service_role")

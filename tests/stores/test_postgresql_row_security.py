@@ -62,7 +62,7 @@ async def test_a_table_of_a_later_version_is_open_to_readers_where_the_others_ar
     assert database.sql(COVERED) == [("contacts",)]
 
 
-async def test_it_does_not_apply_to_milepost(database: Database) -> None:
+async def test_row_level_security_does_not_apply_to_milepost(database: Database) -> None:
     on_all_tables(database, "ENABLE ROW LEVEL SECURITY")
     database.sql("CREATE POLICY nobody ON milepost.contacts AS RESTRICTIVE FOR ALL TO PUBLIC USING (false)")
 
@@ -71,7 +71,7 @@ async def test_it_does_not_apply_to_milepost(database: Database) -> None:
     assert database.sql("SELECT name FROM milepost.contacts") == [("Ada",)]
 
 
-async def test_a_start_is_refused_where_it_hides_rows_from_milepost(database: Database) -> None:
+async def test_a_start_is_refused_if_row_level_security_hides_rows_from_milepost(database: Database) -> None:
     """Who is to be forgotten would not be found, and what is stored would look new."""
     await written(database)
     for table in ("contacts", "journal"):
@@ -95,7 +95,7 @@ async def test_a_start_is_refused_where_it_hides_rows_from_milepost(database: Da
         f"{SHOW_ALL}; CREATE POLICY hides ON milepost.contacts AS RESTRICTIVE FOR DELETE USING (name = 'Eve')",
     ],
 )
-async def test_a_policy_that_shows_only_a_part_does_not_do(database: Database, policy: str) -> None:
+async def test_a_policy_that_shows_only_some_rows_is_not_enough(database: Database, policy: str) -> None:
     database.sql(f"DO $$ BEGIN CREATE ROLE {STRANGER}; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     database.sql(f"ALTER TABLE milepost.contacts {FORCED}")
     database.sql(policy)
@@ -105,7 +105,7 @@ async def test_a_policy_that_shows_only_a_part_does_not_do(database: Database, p
     database.sql(f"DROP OWNED BY {STRANGER}")
 
 
-async def test_with_a_policy_of_its_own_it_works_where_policies_are_forced(database: Database) -> None:
+async def test_milepost_works_with_a_policy_of_its_own_where_policies_are_forced(database: Database) -> None:
     await written(database)
     for (table,) in database.sql(OURS):
         database.sql(f"ALTER TABLE milepost.{table} {FORCED}")

@@ -25,7 +25,7 @@ async def test_the_size_grows_with_the_rows(database: AnyDatabase) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-async def test_what_others_keep_in_the_same_database_does_not_count(database: AnyDatabase) -> None:
+async def test_tables_of_others_in_the_same_database_do_not_count(database: AnyDatabase) -> None:
     before = await size_of(database)
     database.execute("CREATE TABLE public.others AS SELECT md5(n::text) AS text FROM generate_series(1, 100000) AS n")
     assert await size_of(database) - before < LARGE // 10

@@ -87,7 +87,7 @@ async def test_the_wal_does_not_grow_beyond_its_bound_meanwhile(
     assert rows_of(tmp_path / "copy.db", COUNT) == [(2_000,)]
 
 
-async def test_what_is_only_in_the_wal_is_copied(database: Path, tmp_path: Path) -> None:
+async def test_commits_that_are_only_in_the_wal_are_copied(database: Path, tmp_path: Path) -> None:
     with raw(database) as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(ADD, ("before, in the WAL only",))

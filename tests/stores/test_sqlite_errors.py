@@ -68,7 +68,9 @@ def failing_open(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 class TestTheLock:
     @pytest.mark.parametrize("number", PASSING, ids=lambda number: errno.errorcode[number])
-    async def test_what_may_pass_is_away(self, path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    async def test_an_error_of_the_lock_that_may_pass_is_an_absence(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
         failing_open(monkeypatch, number)
         error = await error_at(path)
         assert isinstance(error, StoreAway), error
@@ -76,7 +78,7 @@ class TestTheLock:
         assert "backup" not in error.hint
 
     @pytest.mark.parametrize("number", LASTING, ids=lambda number: errno.errorcode[number])
-    async def test_what_calls_for_a_person_is_refused(
+    async def test_an_error_of_the_lock_that_calls_for_a_person_is_refused(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
         failing_open(monkeypatch, number)
@@ -171,7 +173,7 @@ class TestWrites:
 
 
 class TestAMountThatVanishes:
-    async def test_it_is_waited_for_and_goes_on_where_it_is_the_same(self, tmp_path: Path) -> None:
+    async def test_a_mount_that_vanished_is_waited_for_and_used_again_if_it_is_the_same(self, tmp_path: Path) -> None:
         with small_disk(tmp_path, "16m") as disk:
             kept = tmp_path / "kept"
             async with open_sqlite(disk / "milepost.db") as store:
@@ -186,7 +188,7 @@ class TestAMountThatVanishes:
                 await live(store, STREAM, 3)
 
     @pytest.mark.parametrize("waits", [True, False])
-    async def test_another_one_in_its_place_is_for_a_new_start(self, tmp_path: Path, waits: bool) -> None:
+    async def test_another_mount_in_its_place_needs_a_new_start(self, tmp_path: Path, waits: bool) -> None:
         async def lose(disk: Path) -> None:
             async with open_sqlite(disk / "milepost.db") as store:
                 await live(store, STREAM, 2)
@@ -202,7 +204,7 @@ class TestAMountThatVanishes:
             await lose(disk)
         assert "start Milepost again" in raised.value.hint
 
-    async def test_it_stays_lost_whatever_is_mounted_later(self, tmp_path: Path) -> None:
+    async def test_a_lost_mount_stays_lost_whatever_is_mounted_later(self, tmp_path: Path) -> None:
         async def lose(disk: Path) -> None:
             async with open_sqlite(disk / "milepost.db") as store:
                 with small_disk(tmp_path, "16m") as another:
@@ -213,7 +215,7 @@ class TestAMountThatVanishes:
         with small_disk(tmp_path, "16m") as disk, pytest.raises(StoreRemounted):
             await lose(disk)
 
-    async def test_one_that_comes_late_over_a_new_database_is_for_a_new_start(self, tmp_path: Path) -> None:
+    async def test_a_mount_that_comes_late_over_a_new_database_needs_a_new_start(self, tmp_path: Path) -> None:
         async def cover(path: Path) -> None:
             async with open_sqlite(path) as store:
                 with small_disk(tmp_path, "16m") as disk:

@@ -62,7 +62,7 @@ def test_the_next_entry_cannot_replace_another(journal: Path) -> None:
     assert rows_of(journal, "SELECT * FROM journal") == before
 
 
-async def test_tells_where_a_stream_stands_even_where_its_checkpoint_is_gone(journal: Path) -> None:
+async def test_the_journal_tells_a_streams_state_even_if_its_checkpoint_is_gone(journal: Path) -> None:
     async with open_sqlite(journal) as store:
         before = await store.load(stream(1))
     with raw(journal) as connection:

@@ -53,7 +53,7 @@ async def test_a_checkpoint_is_read_once_and_then_that_of_the_latest_commit(path
         assert read == [STREAM, stream(2)]
 
 
-async def test_it_is_what_the_next_process_reads(path: Path) -> None:
+async def test_the_next_process_reads_the_checkpoint_of_the_latest_commit(path: Path) -> None:
     streams = [STREAM, *map(stream, range(2))]
     for _ in range(2):
         async with open_sqlite(path) as store:
@@ -64,7 +64,7 @@ async def test_it_is_what_the_next_process_reads(path: Path) -> None:
             assert [await store.load(each) for each in streams] == known
 
 
-async def test_commits_that_follow_one_another_leave_the_last_one(path: Path) -> None:
+async def test_successive_commits_leave_the_checkpoint_of_the_last_one(path: Path) -> None:
     async with open_sqlite(path) as store:
         first = next_commit(await store.load(STREAM))
         second = next_commit(first.checkpoint)
@@ -77,7 +77,7 @@ async def test_commits_that_follow_one_another_leave_the_last_one(path: Path) ->
         assert await store.load(STREAM) == second.checkpoint
 
 
-async def test_after_a_refusal_it_is_the_one_before(path: Path, read: list[Stream]) -> None:
+async def test_a_refusal_leaves_the_checkpoint_before_it(path: Path, read: list[Stream]) -> None:
     async with open_sqlite(path) as store:
         before = await advance(store)
         refused = commit_after(before.checkpoint, changes=Changes((REFUSED,)))
@@ -86,7 +86,7 @@ async def test_after_a_refusal_it_is_the_one_before(path: Path, read: list[Strea
         assert read == [STREAM, STREAM]
 
 
-async def test_what_somebody_else_wrote_is_read_after_the_conflict(path: Path) -> None:
+async def test_entries_of_another_writer_are_read_after_the_conflict(path: Path) -> None:
     async with open_sqlite(path) as store:
         ours = await advance(store)
         theirs = commit_after(ours.checkpoint, SyncRequested("somebody", full=False), now=NOON)
@@ -99,7 +99,7 @@ async def test_what_somebody_else_wrote_is_read_after_the_conflict(path: Path) -
         await advance(store)
 
 
-async def test_after_a_cancelled_commit_it_is_what_is_stored(path: Path) -> None:
+async def test_the_stored_checkpoint_is_read_after_a_cancelled_commit(path: Path) -> None:
     async with open_sqlite(path) as store:
         before = await advance(store)
         committing = asyncio.create_task(store.commit(next_commit(before.checkpoint)))

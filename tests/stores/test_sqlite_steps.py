@@ -62,7 +62,9 @@ def test_no_step_keeps_the_wal_from_being_reused(journal: Path, connection: sqli
     assert not connection.in_transaction
 
 
-def test_what_is_committed_meanwhile_is_verified_as_well(journal: Path, connection: sqlite3.Connection) -> None:
+def test_entries_that_are_committed_meanwhile_are_verified_as_well(
+    journal: Path, connection: sqlite3.Connection
+) -> None:
     before, left = verified(connection).entries, iter(range(1, 5))
 
     def commit() -> None:
@@ -109,7 +111,7 @@ def test_damage_is_found_in_any_step(journal: Path, connection: sqlite3.Connecti
             writer.execute("UPDATE journal SET data = ? WHERE seq = ?", (data, seq))
 
 
-async def test_whoever_waits_no_more_ends_it_at_the_next_step(journal: Path) -> None:
+async def test_a_cancelled_caller_ends_a_verification_at_the_next_step(journal: Path) -> None:
     async with open_reader(StoreUrl(f"sqlite:///{journal}")) as journal_reader:
         verifying = asyncio.create_task(journal_reader.verify())
         await asyncio.sleep(0)

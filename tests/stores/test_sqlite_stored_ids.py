@@ -71,7 +71,7 @@ async def test_a_first_copy_looks_nothing_up(path: Path, looked_up: list[str]) -
     assert looked_up == []
 
 
-async def test_what_it_has_stored_is_found(path: Path) -> None:
+async def test_rows_of_a_first_copy_are_found(path: Path) -> None:
     async with open_sqlite(path) as store:
         for number in range(20):
             await copy(store, number)
@@ -93,7 +93,7 @@ async def test_messages_without_a_row_of_their_conversation_are_found(path: Path
         assert (await store.known(Keys(STREAM, ("t_1",)))).left_behind == {"t_1": "another"}
 
 
-async def test_what_was_stored_before_the_start_is_looked_up(path: Path, looked_up: list[str]) -> None:
+async def test_rows_that_were_stored_before_the_start_are_looked_up(path: Path, looked_up: list[str]) -> None:
     async with open_sqlite(path) as store:
         await copy(store, 1)
     async with open_sqlite(path) as store:
@@ -103,7 +103,7 @@ async def test_what_was_stored_before_the_start_is_looked_up(path: Path, looked_
     assert set(looked_up) == LOOK_UPS - {"conversation_states"}
 
 
-async def test_what_somebody_else_stores_is_looked_up(path: Path) -> None:
+async def test_rows_of_another_writer_are_looked_up(path: Path) -> None:
     async with open_sqlite(path) as store:
         await copy(store, 1)
         by_hand(path)

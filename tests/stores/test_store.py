@@ -40,12 +40,12 @@ def disk() -> Disk:
     return Disk()
 
 
-async def test_at_first_it_is_tried(disk: Disk) -> None:
+async def test_a_first_question_makes_a_trial_write(disk: Disk) -> None:
     await disk.last_write.demand()
     assert disk.probes == 1
 
 
-async def test_after_a_commit_or_a_try_nothing_is_tried_for_a_while(disk: Disk) -> None:
+async def test_no_trial_write_is_made_for_a_while_after_a_commit_or_a_trial(disk: Disk) -> None:
     assert await disk.commit() == "stored"
     await disk.last_write.demand()
     assert disk.probes == 0
@@ -57,7 +57,7 @@ async def test_after_a_commit_or_a_try_nothing_is_tried_for_a_while(disk: Disk) 
 
 
 @pytest.mark.parametrize("problem", [FULL, StoreRefused("read-only")])
-async def test_a_commit_that_failed_is_the_answer_without_a_try(disk: Disk, problem: MilepostError) -> None:
+async def test_a_failed_commit_is_the_answer_without_a_trial_write(disk: Disk, problem: MilepostError) -> None:
     await disk.commit()
     await disk.fail(problem)
     disk.problem = None
@@ -66,7 +66,7 @@ async def test_a_commit_that_failed_is_the_answer_without_a_try(disk: Disk, prob
     assert (disk.probes, raised.value.hint) == (0, problem.hint)
 
 
-async def test_a_commit_that_succeeds_ends_that(disk: Disk) -> None:
+async def test_a_commit_that_succeeds_ends_the_effect_of_a_failed_one(disk: Disk) -> None:
     await disk.fail(FULL)
     disk.problem = None
     await disk.commit()
@@ -74,7 +74,7 @@ async def test_a_commit_that_succeeds_ends_that(disk: Disk) -> None:
     assert disk.probes == 0
 
 
-async def test_where_nothing_is_committed_any_more_it_is_tried_after_a_while(disk: Disk) -> None:
+async def test_a_trial_write_is_made_after_a_while_without_commits(disk: Disk) -> None:
     await disk.fail(FULL)
     disk.seconds += DISTRUSTED_SECONDS
     with pytest.raises(StoreAway, match="full"):

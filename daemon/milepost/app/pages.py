@@ -92,7 +92,9 @@ class PageRegistry:
 
     def page_names(self) -> dict[str, str]:
         """Return the pages' names by id; "" where the name is unknown. May be called from another thread."""
-        return {page_id: page.name for page_id, page in list(self._pages.items())}
+        # A list of the items would not do: the tuples that it makes can start the garbage collector, and with its
+        # callbacks another thread (CPython before 3.12).
+        return {page_id: page.name for page_id, page in self._pages.copy().items()}
 
     def set_pace(self, calls_per_second: float) -> None:
         """Change the pace of each page; 0 means no pacing."""

@@ -197,7 +197,7 @@ class SubscriptionWatch:
         """
         return {
             stream: bool(missing)
-            for page_id, missing in list(self._missing.items())
+            for page_id, missing in self._missing.copy().items()
             for stream in self._registry.streams_of(page_id)
         }
 

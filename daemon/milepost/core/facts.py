@@ -89,8 +89,8 @@ class PendingFacts(Struct, frozen=True):
             row = before if key in refused else after_fact(before, fact)
             rows[key] = row
             has_effect = row != before or self._reads(fact, conversations)
-            if row.deleted_at is not None:
-                _erase_snippet(conversations, stored[key])
+            if row.text != before.text:
+                _change_snippet(conversations, before, row.text or "")
             counts[_COUNTS[fact.kind] if has_effect else "outdated"] += 1
         revised = tuple(row for key, row in rows.items() if row != stored[key])
         # The next reading of these is compared with what is stored.
@@ -118,14 +118,17 @@ class PendingFacts(Struct, frozen=True):
         return True
 
 
-def _erase_snippet(conversations: dict[str, ConversationRow], message: InteractionEventRow) -> None:
-    """Erase a message's text from its conversation, whose snippet is the beginning of the latest message.
+def _change_snippet(conversations: dict[str, ConversationRow], before: InteractionEventRow, text: str) -> None:
+    """Put what a message says now into its conversation, whose snippet is the beginning of the latest message.
 
-    No later list may correct it, because unsending a message is not known to move its conversation.
+    No later list may correct it, because neither an unsend nor an edit is known to move the conversation: what was
+    edited first and unsent then would stay there.
     """
-    conversation = conversations.get(message.conversation_id)
-    if conversation is not None and conversation.snippet and (message.text or "").startswith(conversation.snippet):
-        conversations[message.conversation_id] = replace(conversation, snippet=None)
+    conversation, said = conversations.get(before.conversation_id), before.text or ""
+    if conversation is not None and conversation.snippet and said.startswith(conversation.snippet):
+        is_whole = conversation.snippet == said
+        snippet = text if is_whole else text[: len(conversation.snippet)]
+        conversations[before.conversation_id] = replace(conversation, snippet=snippet or None)
 
 
 def contradicts(fact: DueFact) -> bool:

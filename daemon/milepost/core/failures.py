@@ -284,7 +284,8 @@ def checked(refused: Refused, positions: Answered) -> Outcome | Held:
 # A thread can also make lists with it fail as if by a rate limit. No call may follow such a refusal, so the check comes
 # before the next request: once the limit has outlasted some waits, or while a search for such a thread is under way. A
 # real limit refuses the positions as well, and a limit that says when it ends is believed. While the dead letter
-# of such a thread is open, each list costs a second call, and no other stream has to wait for that thread.
+# of such a thread is open, each list that was not prefetched costs a second call, and no other stream has to wait for
+# that thread.
 
 
 def looks_first(checkpoint: Checkpoint, request: Request) -> bool:

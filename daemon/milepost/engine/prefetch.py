@@ -42,17 +42,21 @@ class Prefetch:
 
     async def fetch(self, request: Request) -> Answered:
         """Return the batch, which may be ready, and request the next. Held if another request was in flight."""
-        ahead = self._ahead[0] if self._ahead else None
-        if ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled():
-            outcome = await ahead.outcome
+        if self.has_requested(request):
+            outcome = await self._ahead[0].outcome
             self._take()  # only now, or a stop at the same time could lose a refusal
-        elif ahead is not None:
+        elif self._ahead:
             await self.cancel()
             return Held()  # a stop or removal in the meantime comes first; otherwise the same request is planned again
         else:
             outcome = await self._source.fetch(request)
         self._request_next(request, outcome)
         return outcome
+
+    def has_requested(self, request: Request) -> bool:
+        """Return whether the request is the next of those that were sent ahead."""
+        ahead = self._ahead[0] if self._ahead else None
+        return ahead is not None and _is_same(ahead.request, request) and not ahead.outcome.cancelled()
 
     def ready(self, request: Request, place: int) -> Fetched | None:
         """Return the batch if it has arrived and `place` others are before it."""

@@ -168,13 +168,19 @@ class _Run:
         return checkpoint if isinstance(answer, Held) else await self._settle(checkpoint, answer)
 
     async def _ask(self, checkpoint: Checkpoint, request: Request) -> Answered:
-        """Return the answer to a request; the positions may be requested before it. Held after a stop."""
+        """Return the answer to a request; the positions may be requested before it. Held after a stop.
+
+        A prefetched answer is not dropped for that. If it looks like a limit, it is Held, and the positions come first
+        when the request is planned again.
+        """
         async with self._engine.stop.interruptible():
             if not looks_first(checkpoint, request):
                 return await self._prefetch.fetch(request)
-            positions = await self._prefetch.fetch(check_request(request, checkpoint))
-            if not isinstance(positions, Fetched):
-                return positions
+            positions: Answered = Held()
+            if not self._prefetch.has_requested(request):
+                positions = await self._prefetch.fetch(check_request(request, checkpoint))
+                if not isinstance(positions, Fetched):
+                    return positions
             answer = await self._prefetch.fetch(request)
             if isinstance(answer, Refused) and is_unnamed_limit(answer.problem):
                 self._engine.rate_limits.forget(self._stream)

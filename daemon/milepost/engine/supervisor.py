@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import ApplyFacts, Command, DeadLetterCommand, StreamCommand
-from milepost.core.errors import MilepostError
+from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
@@ -177,12 +177,19 @@ class Supervisor:
         return f"runs past sync.max_run_duration: {', '.join(late)}" if late else None
 
     def failing(self) -> Mapping[Stream, FailedRuns]:
-        """Return the streams whose latest runs failed here, more than one in a row: a single failure may pass."""
+        """Return the streams whose latest runs failed here, more than one in a row: a single failure may pass.
+
+        What an outage of the database cuts off is repeated when that is over; the outage itself is reported elsewhere.
+        """
         return {
-            stream: replace(failed, run_id=self._latest[stream].run_id)
+            stream: replace(self._failed[stream], run_id=self._latest[stream].run_id)
             for stream in self.streams
-            if (failed := self._failed.get(stream)) and failed.count > 1
+            if self._is_failing(stream)
         }
+
+    def _is_failing(self, stream: Stream) -> bool:
+        failed = self._failed.get(stream)
+        return failed is not None and failed.count > 1 and not isinstance(failed.error, StoreAway)
 
     def _start(self, tasks: asyncio.TaskGroup, stream: Stream) -> None:
         self._started.add(stream)
@@ -212,7 +219,8 @@ class Supervisor:
             if mailbox.interrupt.is_set:
                 await self._run_commands(stream, mailbox)
                 continue
-            interval_seconds, prompted = self._interval_seconds(stream, was_held=was_held), mailbox.is_prompted
+            interval_seconds = self._interval_seconds(stream, was_held=was_held)
+            prompted = mailbox.is_prompted and self._is_hastened_by_news(stream, result)
             due_at = next_run_at(run, ended_at, jitter, interval_seconds=interval_seconds, is_prompted=prompted)
             due_at += anchor.moved()
             if not (prompted or was_held):
@@ -230,6 +238,11 @@ class Supervisor:
             return 0.0
         seconds = self._schedule.interval_seconds
         return min(seconds, MAX_PARK_SECONDS) if stream in self._failed else seconds
+
+    def _is_hastened_by_news(self, stream: Stream, result: RunResult) -> bool:
+        """Return whether news makes the next run due soon: not while the stream is paused, nor if its runs fail."""
+        is_paused = result.error is not None and stream not in self._failed
+        return not (is_paused or self._is_failing(stream))
 
     async def _run_commands(self, stream: Stream, mailbox: Mailbox) -> None:
         """Execute the commands for a stream that is not running. Every command gets a result."""

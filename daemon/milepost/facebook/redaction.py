@@ -54,7 +54,7 @@ class KnownTokens:
 
         A large body is cleaned in a thread, while another secret may be learned.
         """
-        for beginning, spellings in tuple(self._by_beginning.items()):
+        for beginning, spellings in self._by_beginning.copy().items():
             if beginning in body:  # hardly ever: an app's tokens begin alike, and other texts do not begin so
                 body = _redacted(body, beginning, spellings)
         return body

@@ -140,7 +140,7 @@ class LiveStreams:
     def latest(self, streams: Collection[Stream]) -> list[Checkpoint]:
         """Return the current checkpoints of these streams, where there is one."""
         now, wanted = self._now(), frozenset(streams)
-        return [known.latest(now) for stream, known in list(self._streams.items()) if stream in wanted]
+        return [known.latest(now) for stream, known in self._streams.copy().items() if stream in wanted]
 
     def getting_nowhere(self, streams: Collection[Stream]) -> Mapping[Stream, Problem]:
         """Return those of these streams that make no progress, and why."""
@@ -150,7 +150,7 @@ class LiveStreams:
 
     def removed(self) -> list[Stream]:
         """Return the streams that were removed."""
-        return [stream for stream, known in list(self._streams.items()) if known.recorded.removed_at is not None]
+        return [stream for stream, known in self._streams.copy().items() if known.recorded.removed_at is not None]
 
     def status_line(self, streams: Iterable[Stream]) -> str:
         """Return a line such as `3 streams: 2 syncing, 1 waiting for the page's rate limit until 14:05 UTC`."""

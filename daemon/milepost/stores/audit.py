@@ -1,4 +1,4 @@
-"""Compares the projections of a journal with their fold, or rebuilds them from it, in constant memory."""
+"""Folds a journal in constant memory, to compare its projections with the result or to rebuild them."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -25,7 +25,7 @@ Row = tuple[Any, ...]
 
 
 class Audit(Struct, frozen=True):
-    """What a verification or a rebuild has read."""
+    """The totals of a verification or a rebuild."""
 
     entries: int
     streams: int
@@ -36,11 +36,11 @@ class Audit(Struct, frozen=True):
 
 
 class Ledger(ABC):
-    """A journal and its projections inside one transaction, which is one moment."""
+    """A journal and its projections, read in one transaction and so as of one moment."""
 
     @abstractmethod
     def ask(self, statement: str, parameters: Parameters = ()) -> Iterable[Any]:
-        """Run a statement, by its name, and return its rows."""
+        """Run a named statement and return its rows."""
 
     @abstractmethod
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
@@ -59,7 +59,7 @@ class Ledger(ABC):
         return {Stream.parse(stream): version for stream, version in self.ask("removals")}
 
     def shaped(self, row: Row) -> Row:
-        """Return a row as this database stores it."""
+        """Return a projected row in the form in which this database stores it."""
         return row
 
     def count(self, table: Table) -> int:
@@ -107,7 +107,7 @@ def _differs(what: str) -> JournalDamaged:
 
 
 def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit:
-    """Project the journal and pass all rows to `process`, many of a table at a time."""
+    """Project the journal and pass the rows of each table to `process` in batches."""
     held: dict[Table, list[Row]] = {table: [] for table in TABLES}
     counts: Counter[Table] = Counter()
     read, last_recorded_at = 0, None
@@ -118,7 +118,7 @@ def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit
         held[table].clear()
 
     for item in project(ledger.entries(), ledger.removals()):
-        if isinstance(item, Checkpoint):  # one at the end of each stream, whose entries are numbered without a gap
+        if isinstance(item, Checkpoint):  # one at the end of each stream; entries have no gaps
             read += item.version
             last_recorded_at = max(filter(None, (last_recorded_at, item.updated_at)), default=None)
         table, row = _row(item)

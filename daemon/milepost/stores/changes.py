@@ -1,4 +1,4 @@
-"""Reading the change feed from either database: what is asked for, and what the columns of a row become."""
+"""Reads the change feed of either database: splits a request into statements, and turns rows into changes."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,8 +11,8 @@ from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage
 from milepost.core.model import Stream
 from milepost.stores.sql import Fetch
 
-PASSED_OVER = 50_000  # numbers that one statement may look through for the changes of one stream, which have no index
-MAX_STATEMENTS = 20  # of a request; then its page is empty, and the next one continues from there
+PASSED_OVER = 50_000  # numbers that a statement may scan for one stream's changes: no index covers a stream
+MAX_STATEMENTS = 20  # for one request; after that it gets an empty page, and the next request continues from there
 
 KEYS: Mapping[ChangeKind, tuple[str, ...]] = {
     ChangeKind.CONTACT: ("platform", "page_id", "contact_id"),
@@ -27,7 +27,7 @@ STATEMENTS: Mapping[ChangeKind, str] = {
 
 _decode = msgspec.json.Decoder().decode
 
-# What the databases store otherwise than JSON has it: SQLite has no booleans, and either has JSON as text here.
+# Columns that need converting for JSON: SQLite has no booleans, and both databases return JSON as text here.
 CONVERTED: Mapping[str, Callable[[Any], object]] = {
     "can_reply": bool,
     "history": bool,
@@ -46,7 +46,7 @@ class ChangesAsked(Struct, frozen=True):
     stream: Stream | None = None
 
     def spans(self, end: int) -> Iterator[tuple[int, int]]:
-        """Yield what one statement after another looks through: from a number up to another, `end` at the most."""
+        """Yield the ranges of numbers that successive statements scan, none of them beyond `end`."""
         place = self.after
         for _ in range(MAX_STATEMENTS):
             if place >= end:
@@ -75,12 +75,12 @@ class ChangesAsked(Struct, frozen=True):
 async def read_changes(
     asked: ChangesAsked, last: int, fetch: Fetch, read_rows: Callable[[dict[str, object]], Awaitable[list[Change]]]
 ) -> ChangesPage:
-    """Return a page of changes up to `last`, of which `read_rows` reads those that its parameters ask for.
+    """Return a page of changes up to `last`; `read_rows` reads the changes in the range that its parameters give.
 
-    Its statements need not see the same moment: a row that changes between two of them is in a later page.
+    The statements need not see the same moment: a row that changes between two of them is on a later page.
 
-    A place beyond the last change is of a database that was restored since. The numbers after its last change are
-    assigned again, so that a reader who stayed at that place would miss the rows that get them.
+    An `after` beyond `last` is from before the database was restored. The numbers after `last` are assigned again, so a
+    reader that stayed at its place would miss the rows that get them.
     """
     following = min(asked.after, last)
     for place, up_to in asked.spans(last):

@@ -1,6 +1,6 @@
-"""What commits do in either database besides writing rows: who is left out, and what moves, goes or is noted.
+"""What commits do in either database besides writing rows: leave out erased people, move, delete and note rows.
 
-Constants name statements of either database, in the order in which they are run.
+The constants list statements that both databases have, in the order in which they are run.
 """
 
 from abc import ABC, abstractmethod
@@ -21,15 +21,15 @@ from milepost.core.records import prepare
 from milepost.stores.reader import Session, stream_parameters
 from milepost.stores.sql import Parameters
 
-# First the pages are linked, so that whoever was erased on one of them is kept out of this very commit, and erased on
-# the other where that is new; then the rows move, the conversations, by which the others are found, at the end.
+# LINKS first: once the pages are linked, a person who was erased on one of them is kept out of this very commit, and is
+# erased on the other page if the link is new. Then MOVES, with conversations last: the other rows are found by them.
 LINKS = ("drop_reverse_moves", "record_moves", "move_forgotten")
 MOVES = ("move_contacts", "drop_moved_contacts", "move_interaction_events", "move_conversations", "drop_notes_of_moved")
 
-OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # of an id that turns out to be ours
+OWN = ("turn_own_messages", "clear_own_contact", "drop_own_contact")  # when a contact's id turns out to be our own
 
-# A stream's payloads are found through its dead letters. The list of the forgotten stays, and the journal keeps its
-# history.
+# Payloads go first: they are found through the stream's dead letters. The rows of `forgotten` stay, and so does the
+# history in the journal.
 DELETIONS = (
     "remove_stream_payloads",
     "remove_stream_dead_letters",
@@ -45,12 +45,12 @@ DELETIONS = (
 
 
 def commit_parameters(commit: Commit) -> dict[str, object]:
-    """Return the parameters of statements that change rows of the stream: how to find them, and the version to name."""
+    """Return the parameters of statements that change the stream's rows: its keys, and the version to write."""
     return {**stream_parameters(commit.checkpoint.stream), "version": commit.checkpoint.version}
 
 
 def gaps_of(commit: Commit) -> list[GapAfter]:
-    """Return the gaps that a commit is about, as they are after it."""
+    """Return the gaps that a commit changes, as it leaves them."""
     gaps: dict[str, GapAfter] = {}
     for entry in since_removal(commit.entries):
         gaps |= {each.gap.gap_id: each for each in gaps_after(entry.event)}
@@ -58,11 +58,11 @@ def gaps_of(commit: Commit) -> list[GapAfter]:
 
 
 class Outdated(Exception):
-    """Another stream has written of a conversation since a commit was decided on: both would count the same rows."""
+    """Another stream wrote a conversation after the commit was decided: both would count the same rows."""
 
 
 def written_of(commit: Commit) -> tuple[str, ...]:
-    """Return the conversations of which a commit writes; none if it was not decided on what is stored."""
+    """Return the conversations that a commit writes; none if the decision did not look at the stored rows."""
     if commit.known is None:
         return ()
     of_events = {row.conversation_id for row in commit.changes.interaction_events}
@@ -70,7 +70,7 @@ def written_of(commit: Commit) -> tuple[str, ...]:
 
 
 def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[str, str, str]]) -> None:
-    """Raise Outdated if what a commit has `written_of` is no longer as it knew it: by id, page and `synced_at`."""
+    """Raise Outdated unless the conversations of `written_of` still have the page and `synced_at` that it knew."""
     known = commit.known.conversations if commit.known is not None else {}
     rows = ((key, known[key]) for key in written if key in known)
     if {key: (row.page_id, instant_text(row.synced_at)) for key, row in rows} != {
@@ -82,7 +82,7 @@ def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[
 class Forgotten(Struct, frozen=True):
     """How many rows of a person were deleted from each table.
 
-    `elsewhere` are the other pages under which somebody has their id: the same person, if an account was linked to
+    `elsewhere` lists other pages with a contact of the same id. It is the same person if the account was linked to
     another page before any of its rows moved.
     """
 
@@ -94,11 +94,11 @@ class Forgotten(Struct, frozen=True):
 
 
 class Executed(Protocol):
-    """What has become of a statement."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows it has written."""
+        """How many rows the statement wrote."""
         ...
 
 
@@ -107,16 +107,16 @@ class Writer(Session, ABC):
 
     @abstractmethod
     async def execute(self, statement: str, parameters: Parameters = ()) -> Executed:
-        """Run a statement, by its name, whose rows are not asked for."""
+        """Run a named statement without fetching rows."""
 
     async def keep_others_out(self) -> None:
-        """Let nobody commit before this transaction ends, where several write at the same time."""
+        """Block other commits until this transaction ends, if the database has several writers."""
 
     async def keep_webhook_events_out(self) -> None:
-        """Let nobody add webhook events before this transaction ends, where several write at the same time."""
+        """Block new webhook events until this transaction ends, if the database has several writers."""
 
     async def link(self, commit: Commit) -> None:
-        """Record from which pages a commit moves rows, and erase there who was erased here before that was known."""
+        """Record the pages that a commit moves rows from, and erase people on every linked page once links are new."""
         stream = commit.checkpoint.stream
         of_stream = stream_parameters(stream)
         links_before = await self.fetch("count_links", of_stream)
@@ -125,19 +125,19 @@ class Writer(Session, ABC):
             pages = self.dialect.keys(await self.linked_pages(stream))
             forgotten = await self.fetch("forgotten_contacts", of_stream | {"pages": pages})
             if forgotten:
-                await self.keep_others_out()  # or one of the other page might bring them back meanwhile
+                await self.keep_others_out()  # or a commit of the other page might bring them back meanwhile
             for (contact_id,) in forgotten:
                 await self.erase(stream, contact_id)
 
     async def move(self, statements: Iterable[str], commit: Commit) -> None:
-        """Take conversations over from other pages, before the rows that the batch brought: LINKS or MOVES."""
+        """Run LINKS or MOVES, which take conversations over from other pages. Called before the batch's rows."""
         at = instant_text(commit.entries[-1].recorded_at)
         moved = commit_parameters(commit) | {"at": at, "moved": self.dialect.keys(commit.changes.moved)}
         for statement in statements:
             await self.execute(statement, moved)
 
     async def write_notes(self, commit: Commit, changes: Changes) -> None:
-        """Keep the notes of what a full sweep misses, after the rows that it brought."""
+        """Update the notes of conversations that a full sweep misses. Called after the batch's rows."""
         stream = commit.checkpoint.stream
         if changes.found:
             await self.execute("drop_found_notes", (stream.key, self.dialect.keys(changes.found)))
@@ -152,7 +152,7 @@ class Writer(Session, ABC):
             await self.execute("drop_notes", (stream.key,))
 
     async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and all that are linked to it, and keep them out there."""
+        """Erase a contact on the stream's page and on all pages linked to it, and keep them out there."""
         if not contact_id:
             msg = "a contact has an id"
             raise ValueError(msg)
@@ -173,7 +173,7 @@ class Writer(Session, ABC):
 
 
 def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:
-    """Return the ids of all conversations and of all contacts that rows belong to."""
+    """Return the ids of all conversations and of all contacts in `changes`."""
     of_conversations: tuple[ConversationRow | InteractionEventRow, ...]
     of_conversations = (*changes.conversations, *changes.interaction_events)
     contact_ids = (row.contact_id for row in (*changes.contacts, *of_conversations) if row.contact_id is not None)
@@ -181,10 +181,10 @@ def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:
 
 
 def without_forgotten(changes: Changes, gone: frozenset[str]) -> Changes:
-    """Leave out the rows of the contacts and conversations in `gone`, and of such contacts' conversations.
+    """Return the changes without the contacts and conversations that were erased while the commit was under way.
 
-    Where a conversation's contact is not known, it is that of whoever wrote in it.
-    They were erased while the commit was under way.
+    Conversations of an erased contact go as well. A conversation without a known contact counts as that of anyone
+    who wrote in it.
     """
     if not gone:
         return changes
@@ -205,6 +205,6 @@ def without_forgotten(changes: Changes, gone: frozenset[str]) -> Changes:
 
 
 def removal(checkpoint: Checkpoint, by: str, now: datetime) -> Commit | None:
-    """Return the commit that removes a stream; None where nothing is stored of it. Its entry belongs to no run."""
+    """Return the commit that removes a stream, or None if nothing of it is stored. Its entry belongs to no run."""
     record = remove(checkpoint, by)
     return None if record is None else prepare(checkpoint, record, None, now, Codec())

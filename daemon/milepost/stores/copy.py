@@ -1,8 +1,8 @@
 """Copies a database into an empty one, of either kind, and proves that the two are equal.
 
-The source is read at one moment. The target gets all of it or nothing: PostgreSQL in one transaction, SQLite as a file
-that takes its name when it is verified. A copy that was cut off leaves nothing behind, and is begun again. Projections
-are rebuilt from the journal, not copied.
+The source is read as of one moment. The target gets everything or nothing: PostgreSQL is filled in one transaction,
+and a SQLite file gets its name once it is verified. An interrupted copy leaves nothing behind and starts over.
+Projections are rebuilt from the journal, not copied.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ Row = tuple[Any, ...]
 
 
 class Table(Struct, frozen=True):
-    """A table that is copied. `key` names its first columns; the texts of one that is `verbatim` are never changed."""
+    """A table to copy. `key` names its first columns. The texts of a `verbatim` table are never changed."""
 
     name: str
     key: tuple[str, ...]
     is_verbatim: bool = False
 
     def describe(self, row: Row) -> str:
-        """Name a row by its key, which holds no personal data."""
+        """Return the name of a row for messages: its key, which holds no personal data."""
         named = (f"{column} {value!r}" for column, value in zip(self.key, row, strict=False))
         return f"{self.name} {', '.join(named)}"
 
 
 JOURNAL = Table("journal", ("seq",), is_verbatim=True)
 SOURCE = Table("source", ("place",))
-# Both databases return the rows of a table in the order of its key: that of its UTF-8 bytes.
+# Both databases return the rows of a table in the order of its key, compared by its UTF-8 bytes.
 TABLES = (
     Table("forgotten", ("platform", "page_id", "kind", "id"), is_verbatim=True),
     JOURNAL,
@@ -67,24 +67,24 @@ class CopySide(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Make what is under way fail soon. Called from another thread."""
+        """Make the operation under way fail soon. Called from another thread."""
         ...
 
 
 class CopySource(CopySide, Protocol):
-    """A database that is copied, at one moment."""
+    """The database to copy, as of one moment."""
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table."""
         ...
 
     def refresh(self) -> None:
-        """Go on to what the database holds now."""
+        """Replace the snapshot by a new one."""
         ...
 
 
 class CopyTarget(CopySide, Protocol):
-    """An empty database. What is written is seen by nobody else before `publish`, and is gone without it."""
+    """An empty database. Nobody else sees what is written before `publish`; without it, everything is discarded."""
 
     def add(self, table: Table, rows: list[Row]) -> None:
         """Add rows, all or none. Raises RowsRejected if one is not accepted."""
@@ -99,12 +99,12 @@ class CopyTarget(CopySide, Protocol):
         ...
 
     def publish(self) -> None:
-        """Keep what was written, durably, for all to see."""
+        """Make everything that was written durable and visible to others."""
         ...
 
 
 class CopyJob(Struct, frozen=True):
-    """What to copy where. With `replaces_nul`, U+FFFD is written where a person's text holds the NUL character."""
+    """What to copy where. With `replaces_nul`, U+FFFD replaces each NUL character in texts that people wrote."""
 
     source: StoreUrl
     target: StoreUrl
@@ -139,7 +139,7 @@ class Progress(Struct, frozen=True):
 
 Opening = AbstractContextManager
 Report = Callable[[Progress], None]
-"""Receives the progress, in the thread that copies. What it raises ends the copy."""
+"""Receives progress in the thread that copies. An exception that it raises ends the copy."""
 
 
 async def copy_between(
@@ -154,7 +154,7 @@ async def copy_between(
     except asyncio.CancelledError:
         copying.cancel()
         await asyncio.wait([task])
-        if task.exception() is None:  # too late: the copy is there
+        if task.exception() is None:  # too late: the copy is complete
             return task.result()
         raise
 
@@ -239,7 +239,7 @@ class _Copying:
         self._tick(Progress(Phase.COMPARING, table.name, compared, total, is_done=True))
 
     def _read(self, source: CopySource, table: Table) -> Iterator[Row]:
-        """Yield the rows as the target is to have them."""
+        """Yield the source's rows, with NUL replaced where the job says so."""
         rows = source.read(table)
         return map(_without_nul, rows) if self._job.replaces_nul and not table.is_verbatim else rows
 
@@ -253,7 +253,7 @@ _STOP_AND_REPEAT = "stop whatever works on it, and run the copy again"
 
 
 def _add(target: CopyTarget, table: Table, rows: list[Row]) -> None:
-    """Add rows; where they are rejected, find the one to blame."""
+    """Add rows; if they are rejected, find the one at fault."""
     try:
         target.add(table, rows)
     except RowsRejected:
@@ -277,7 +277,7 @@ class UnfinishedCopy(Struct, frozen=True):
     since: str
 
     def refusal(self, name: object) -> StoreRefused:
-        """Return why the database of that name is not opened."""
+        """Return the error that refuses to open the database of that name."""
         return StoreRefused(
             f"the database {name} is not whole: a copy of {self.source} into it, begun at {self.since}, was cut off",
             hint="run `milepost store copy` into it again, which begins anew; or drop this database",
@@ -285,7 +285,7 @@ class UnfinishedCopy(Struct, frozen=True):
 
 
 def require_empty(name: object, tables_with_rows: Iterable[str]) -> None:
-    """Raise StoreRefused for a target that holds anything; a source on record alone is left by any start."""
+    """Raise StoreRefused unless the target is empty, apart from the source that any start records."""
     held = [table for table in tables_with_rows if table != SOURCE.name]
     if held:
         raise StoreRefused(

@@ -1,4 +1,4 @@
-"""The places of deliveries in either database: where each destination stands."""
+"""The delivery places in either database: how far each destination has got."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,14 +12,14 @@ from milepost.stores.sql import Fetch
 
 
 class StoredDeliveries:
-    """What both databases do alike of DeliveryPlaces (see core/deliveries.py). `write` commits."""
+    """The part of DeliveryPlaces (see core/deliveries.py) that both databases share. `write` commits."""
 
     def __init__(self, read: Fetch, write: Fetch) -> None:
         self._read = read
         self._write = write
 
     async def begin(self, destination: str, place: int) -> None:
-        """Add a destination that begins at `place`, unless there is one of this name."""
+        """Add a destination that begins at `place`, unless one of this name exists."""
         await self._write("begin_delivery", {"destination": destination, "place": place})
 
     async def all(self) -> Mapping[str, Delivery]:
@@ -32,7 +32,7 @@ class StoredDeliveries:
         return bool(await self._write("pause_delivery", {"destination": destination, "now": instant_text(now)}))
 
     async def resume(self, destination: str) -> bool:
-        """Resume a destination, and have it tried at once; return False if there is none of this name."""
+        """Resume a destination and make it due at once; return False if there is none of this name."""
         return bool(await self._write("resume_delivery", {"destination": destination}))
 
     async def move(self, destination: str, place: int) -> bool:
@@ -45,7 +45,7 @@ class StoredDeliveries:
 
 
 def parameters_of(before: Delivery, after: Delivery) -> dict[str, Any]:
-    """Return the parameters that record what has become of a destination."""
+    """Return the parameters that record a destination's new state."""
     columns = {
         name: instant_text(value) if isinstance(value, datetime) else value
         for name, value in msgspec.structs.asdict(after).items()

@@ -1,4 +1,4 @@
-"""Group commit: what waits at the same time to be stored shares a transaction, and so its write to the disk."""
+"""Group commit: items that wait to be stored at the same time share a transaction, and so one write to the disk."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +25,7 @@ class _Waiting(Struct, Generic[Item, Result], eq=False):
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Passes items to `write`, as many together as are waiting, about `max_group` at most; one group at a time."""
+    """Passes waiting items to `write` in groups of about `max_group` at most, one group at a time."""
 
     def __init__(self, write: Write[Item, Result], max_group: int = MAX_GROUP) -> None:
         self._write = write
@@ -34,10 +34,10 @@ class GroupCommit(Generic[Item, Result]):
         self._lock = asyncio.Lock()
 
     async def commit(self, item: Item) -> Result:
-        """Store an item durably and whole or not at all, together with those that wait at the same time.
+        """Store an item durably, whole or not at all, together with others that are waiting.
 
-        Whoever gets the lock takes everything that waits into one transaction; the others find their result ready when
-        they get it. So nobody waits to be joined, and many streams share one write to the disk.
+        The caller that gets the lock stores everything that waits in one transaction; the others find their results
+        ready when they get the lock. So no caller is delayed to fill a group, and many streams share one disk write.
         """
         (result,) = await self.commit_all((item,))
         return result
@@ -53,7 +53,7 @@ class GroupCommit(Generic[Item, Result]):
             async with self._lock:
                 if not mine.results.done():
                     await self._commit_group(self._take_group())
-        finally:  # also when cancelled: nothing is stored after its caller is gone
+        finally:  # also when cancelled: an item must not be stored after its caller is gone
             if mine in self._waiting:
                 self._waiting.remove(mine)
             elif not mine.results.done():
@@ -69,7 +69,7 @@ class GroupCommit(Generic[Item, Result]):
         return results
 
     def _take_group(self) -> list[_Waiting[Item, Result]]:
-        """Take those that wait, the oldest first, up to the size of a group; the items of one caller stay together."""
+        """Take the waiting callers, oldest first, up to the size of a group; a caller's items stay together."""
         size = 0
         for count, each in enumerate(self._waiting):
             size += len(each.items)
@@ -81,7 +81,7 @@ class GroupCommit(Generic[Item, Result]):
         return group
 
     async def _commit_group(self, group: list[_Waiting[Item, Result]]) -> None:
-        """Commit a group and set its results. A cancellation waits for the end: the others depend on this task."""
+        """Commit a group and set its results. Cancellation waits until then, as other callers depend on this task."""
         committing = asyncio.ensure_future(self._write([item for each in group for item in each.items]))
         cancelled: asyncio.CancelledError | None = None
         while not committing.done():

@@ -1,4 +1,4 @@
-"""Opens whichever database a URL names. A database's driver is imported only where it is used."""
+"""Opens the database that a URL names. The driver of a database is imported only when it is used."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -55,7 +55,7 @@ async def open_reader(store_url: StoreUrl, *, alone: bool = False) -> AsyncItera
 
 @asynccontextmanager
 async def open_deliveries(store_url: StoreUrl) -> AsyncIterator[DeliveryPlaces]:
-    """Open the places of deliveries, to read and to change them beside a running daemon or without one.
+    """Open the delivery places, to read and to change them beside a running daemon or without one.
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
@@ -72,7 +72,7 @@ async def open_deliveries(store_url: StoreUrl) -> AsyncIterator[DeliveryPlaces]:
 
 
 async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgotten:
-    """Erase a contact of a page with all that is theirs, and keep them out. Works beside a running daemon.
+    """Erase a contact of a page with all their data, and keep them out. Works beside a running daemon.
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
@@ -86,7 +86,7 @@ async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgot
 
 
 async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:
-    """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
+    """Remove a stream with all its rows and return how many there were, or None if nothing of it is stored.
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon works on one of SQLite,
     StoreAway if it does not answer.
@@ -103,8 +103,9 @@ async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) ->
 async def copy_store(job: CopyJob, report: Report) -> CopyResult:
     """Copy a database into an empty one, and verify the copy.
 
-    Raises StoreBusy if anybody works on one of them, BadConfiguration or StoreRefused if one cannot be used, StoreAway
-    if one does not answer, and MilepostError if a row is rejected or the copy is not equal; then nothing was copied.
+    Raises StoreBusy if a Milepost works on one of them, BadConfiguration or StoreRefused if one cannot be used,
+    StoreAway if one does not answer, and MilepostError if a row is rejected or the copy differs. Then nothing was
+    copied.
     """
     return await copy_between(job, _copy_source(job.source), _copy_target(job.target), report)
 
@@ -141,7 +142,7 @@ async def has_database(store_url: StoreUrl) -> bool:
 
 
 async def is_at_work(store_url: StoreUrl) -> bool:
-    """Return whether a Milepost works on the database now. Raises StoreRefused or StoreAway if nobody can tell."""
+    """Return whether a Milepost works on the database now. Raises StoreRefused or StoreAway if that is unknown."""
     if store_url.file is not None:
         from milepost.stores.sqlite.connection import is_held, real_path  # noqa: PLC0415
 

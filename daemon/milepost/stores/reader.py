@@ -1,6 +1,6 @@
-"""What a store can be asked, in either database: checkpoints, rows and dead letters, and positions in the journal.
+"""The queries of a store, for either database: checkpoints, rows, dead letters and positions in the journal.
 
-Each question is written once, for sessions of both. A JournalReader reads beside a daemon, or in its service.
+Each query is written once for the sessions of both. A JournalReader reads beside a daemon or inside its service.
 """
 
 from abc import ABC, abstractmethod
@@ -40,7 +40,7 @@ class DeadLetterState(StrEnum):
     ALL = "all"
 
     def parameters(self) -> dict[str, bool]:
-        """Return the parameters of the statements that list them."""
+        """Return the parameters of the statements that list dead letters in this state."""
         return {"open": self is not DeadLetterState.CLOSED, "closed": self is not DeadLetterState.OPEN}
 
 
@@ -52,7 +52,7 @@ class StoredEntry(Struct, frozen=True):
 
 
 class Thread(Struct, frozen=True):
-    """Who a stored conversation is with, and its `link` as the API has it; each None if that is unknown."""
+    """The person a stored conversation is with, and the API's `link` to it; None for what is unknown."""
 
     contact_name: str | None
     link: str | None
@@ -68,7 +68,7 @@ class StreamRows(Struct, frozen=True):
 
 
 class Dialect(Struct, frozen=True):
-    """How a database takes parameters: keys as one, a text, and what is before and after every instant."""
+    """How a database takes parameters: a list of keys, a text, and bounds before and after every instant."""
 
     keys: Callable[[Iterable[str]], Any]
     text: Callable[[str], str]
@@ -101,18 +101,18 @@ def span_parameters(span: ThreadSpan) -> dict[str, str]:
 
 
 class Session:
-    """The questions of a store. Several answers are of one moment only inside a transaction."""
+    """The queries of a store. Results of several queries are as of one moment only inside a transaction."""
 
     def __init__(self, fetch: Fetch, dialect: Dialect) -> None:
         self.fetch = fetch
         self.dialect = dialect
 
     async def answers(self) -> None:
-        """Read anything. Raises StoreAway or StoreRefused if the database does not answer."""
+        """Run a trivial query. Raises StoreAway or StoreRefused if the database does not answer."""
         await self.fetch("answers")
 
     async def size_bytes(self) -> int:
-        """Return how much room the rows take with their indexes, ours only."""
+        """Return the size of Milepost's own tables with their indexes."""
         ((size,),) = await self.fetch("size")
         return int(size)
 
@@ -124,7 +124,7 @@ class Session:
     # --- checkpoints and rows ---
 
     async def load(self, stream: Stream) -> Checkpoint:
-        """Return a stream's checkpoint: its snapshot, and the entries since."""
+        """Return a stream's checkpoint: its snapshot with the later entries folded in."""
         stored = await self.fetch("checkpoint", (stream.key,))
         checkpoint = rows.checkpoint(stored[0][0]) if stored else Checkpoint(stream)
         tail = await self.fetch("entries_since", (stream.key, checkpoint.version))
@@ -135,11 +135,11 @@ class Session:
         return [rows.checkpoint(state) for (state,) in await self.fetch("checkpoints")]
 
     async def page_names(self) -> dict[str, str]:
-        """Return the names of pages by id, as far as they are known."""
+        """Return the known names of pages by id."""
         return dict(await self.fetch("page_names"))
 
     async def with_elsewhere(self, known: Known, keys: Keys) -> Known:
-        """Add what is known of the other pages under which conversations, or their messages, or contacts stand."""
+        """Add what is stored under other pages of these conversations, their messages and contacts."""
         pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())}
         pages.discard(keys.stream.page_id)
         if not pages and not keys.locates_contacts:
@@ -162,27 +162,27 @@ class Session:
         )
 
     async def linked_pages(self, stream: Stream) -> tuple[str, ...]:
-        """Return the page and those that rows have moved from or to."""
+        """Return the page and all pages that its rows have moved from or to."""
         return tuple(page_id for (page_id,) in await self.fetch("linked_pages", stream_parameters(stream)))
 
     async def conversations_after(self, conversation_id: str, limit: int) -> list[tuple[str, str, str]]:
-        """Return the id, platform and page of up to `limit` conversations whose ids follow, in the order of the ids."""
+        """Return the id, platform and page of the next `limit` conversations, in the order of their ids."""
         return await self.fetch("conversations_after", (conversation_id, limit))
 
     async def threads(self, conversation_ids: Iterable[str]) -> dict[str, Thread]:
-        """Return who those of these conversations are with that are stored, and where Meta shows them."""
+        """Return, for those of the conversations that are stored, the person and the link."""
         found = await self.fetch("threads", (self.dialect.keys(conversation_ids),))
         return {conversation_id: Thread(*columns) for conversation_id, *columns in found}
 
     async def count_rows(self, stream: Stream) -> StreamRows:
-        """Count what is stored of a stream."""
+        """Count the stored rows of a stream."""
         (counts,) = await self.fetch("count_stream_rows", stream_parameters(stream))
         return StreamRows(*counts)
 
     # --- the journal ---
 
     async def entry_at(self, stream: Stream, version: int) -> tuple[int, str] | None:
-        """Return the seq and the hash of an entry, if there is one of this version."""
+        """Return the seq and the hash of a stream's entry of this version, if there is one."""
         found = await self.fetch("entry_at", (stream.key, version))
         return found[0] if found else None
 
@@ -211,8 +211,8 @@ class Session:
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none.
 
-        Streams that commit together may differ by a moment, and a clock that was set back by more: then it is one of
-        the seqs at which the instant was passed.
+        Entries are not strictly in the order of time: streams that commit together may differ by a moment, and a clock
+        that was set back by more. Then the result is one of the seqs at which the instant was passed.
         """
         text = instant_text(instant)
         ((last,),) = await self.fetch("last_seq")
@@ -224,7 +224,7 @@ class Session:
         return low
 
     async def runs(self, *, before: str | None = None, limit: int, stream: str | None = None) -> list[RunOf]:
-        """Return up to `limit` runs, newest first, starting with the one that precedes the run `before`."""
+        """Return up to `limit` runs, newest first, starting just before the run `before`."""
         parameters = {"stream": stream, "before": AFTER_ALL_RUNS if before is None else before, "limit": limit}
         statement = "runs_before" if stream is None else "stream_runs_before"
         return [rows.run(columns) for columns in await self.fetch(statement, parameters)]
@@ -239,7 +239,7 @@ class Session:
     async def dead_letters(
         self, state: DeadLetterState, *, stream: str | None = None, after: str | None = None, limit: int
     ) -> list[DeadLetter]:
-        """Return up to `limit` dead letters, oldest first, starting with the one that follows `after`."""
+        """Return up to `limit` dead letters, oldest first, starting just after `after`."""
         statement = "dead_letters_after" if stream is None else "stream_dead_letters_after"
         parameters = {**state.parameters(), "stream": stream, "after": after or "", "limit": limit}
         return [rows.dead_letter(columns) for columns in await self.fetch(statement, parameters)]
@@ -250,7 +250,7 @@ class Session:
         return rows.with_payloads(await self.fetch("dead_letters_with_payloads", wanted))
 
     async def dead_letter(self, dead_letter_id: str) -> tuple[DeadLetter, str | None] | None:
-        """Return a dead letter and its payload, which goes when it is closed or the person it is about is erased."""
+        """Return a dead letter and its payload, which is deleted once it is closed or its person is erased."""
         found = await self.dead_letters_with_payloads((dead_letter_id,))
         return (found[0].dead_letter, found[0].payload) if found else None
 
@@ -265,17 +265,17 @@ class Session:
         return tuple(map(rows.due_fact, found))
 
     async def open_gaps(self, stream: Stream, limit: int) -> tuple[OpenGap, ...]:
-        """Return up to `limit` open gaps: those between two sweeps before histories, the newest first."""
+        """Return up to `limit` open gaps, newest first: gaps between two sweeps precede histories."""
         found = await self.fetch("open_gaps", stream_parameters(stream) | {"limit": limit})
         return tuple(OpenGap(rows.gap(state), bool(forgotten), bool(moved)) for state, forgotten, moved in found)
 
     async def gaps_at_limit(self, stream: Stream, later_than: datetime, limit: int) -> tuple[Gap, ...]:
-        """Return up to `limit` histories that are at their limit and were read no further back than `later_than`."""
+        """Return up to `limit` histories that stopped at their limit and do not reach back to `later_than`."""
         parameters = {"stream": stream.key, "newer_than": instant_text(later_than), "limit": limit}
         return tuple(rows.gap(state) for (state,) in await self.fetch("gaps_at_limit", parameters))
 
     async def search_threads(self, stream: Stream, after: datetime | None, limit: int) -> ThreadsSearched:
-        """Search the next conversations of the stream, about `limit`, by `updated_time`; those at `after` were."""
+        """Search about `limit` of the stream's conversations, by `updated_time`, that are later than `after`."""
         dialect = self.dialect
         span = stream_parameters(stream) | {"newer_than": instant_text(after) if after else dialect.before_all}
         last = next(iter(await self.fetch("search_until", span | {"offset": limit - 1})), None)
@@ -290,7 +290,7 @@ class Session:
 
 
 def _pages_by_contact(found: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
-    """Return the pages of each contact, from pairs of both."""
+    """Return the pages of each contact, from pairs of contact and page."""
     pages: dict[str, set[str]] = {}
     for contact_id, page_id in found:
         pages.setdefault(contact_id, set()).add(page_id)
@@ -325,7 +325,7 @@ class JournalReader(Session, ABC):
 async def all_dead_letters(
     journal_reader: JournalReader, state: DeadLetterState, *, stream: str | None = None, after: str | None = None
 ) -> AsyncIterator[DeadLetter]:
-    """Yield all dead letters in a state, oldest first, starting with the one that follows `after`."""
+    """Yield all dead letters in a state, oldest first, starting just after `after`."""
     while True:
         page = await journal_reader.dead_letters(state, stream=stream, after=after, limit=PAGE)
         for each in page:

@@ -1,4 +1,4 @@
-"""The core's rows as tuples for a database that stores instants as text, and back. Columns are in struct order."""
+"""Turns the core's rows into tuples of columns, and back. Instants are text; columns are in the structs' order."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from milepost.core.webhooks import DueFact, WebhookKind
 def _as_text(value: object) -> str:
     if isinstance(value, Stream):
         return value.key
-    raise NotImplementedError  # as msgspec asks of a hook: there is no rule for any other type
+    raise NotImplementedError  # msgspec expects this of a hook that does not handle a type
 
 
 def _of_text(kind: type, value: str) -> Stream:
@@ -47,7 +47,7 @@ class KeyRefused(ValueError):
 
 
 def stored_key(text: str) -> str:
-    """Return a key. Raises KeyRefused for one that is not stored."""
+    """Return a key unchanged. Raises KeyRefused for one that must not be stored."""
     if "\0" in text:
         msg = "its id holds a NUL character"
         raise KeyRefused(msg)
@@ -60,7 +60,7 @@ def optional_text(at: datetime | None) -> str | None:
 
 
 def instant(text: str) -> datetime:
-    """Return the instant that a text names. Raises StoreRefused for any other, which only a damaged page can hold."""
+    """Return the instant that a text names. Raises StoreRefused if it names none, as only a damaged page can."""
     try:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
@@ -68,16 +68,16 @@ def instant(text: str) -> datetime:
 
 
 def optional_instant(text: str | None) -> datetime | None:
-    """Return the instant that a text names, as `instant` does."""
+    """Return the instant that a text names, if there is one; see `instant`."""
     return None if text is None else instant(text)
 
 
 @contextmanager
 def _mended_by_a_rebuild(what: str) -> Iterator[None]:
-    """Raise JournalDamaged where a row of a projection cannot be read."""
+    """Raise JournalDamaged if the block cannot read a row of a projection; a rebuild mends that."""
     try:
         yield
-    except (TypeError, ValueError) as error:  # of which MsgspecError is one
+    except (TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise JournalDamaged(f"{what} cannot be read: {error}", hint="run `milepost journal rebuild`") from error
 
 
@@ -173,7 +173,7 @@ def is_history(row: InteractionEventRow, news_after: datetime | None) -> bool:
 
 
 def revision(row: InteractionEventRow, version: int) -> dict[str, str | int | None]:
-    """Return what of an interaction event changes after it was stored."""
+    """Return the columns of an interaction event that may change after it was stored."""
     return {
         "version": version,
         "event_id": row.event_id,
@@ -189,7 +189,7 @@ def revision(row: InteractionEventRow, version: int) -> dict[str, str | int | No
 
 
 def due_fact(columns: tuple[Any, ...]) -> DueFact:
-    """Return the fact of these columns, of which those of its message come last."""
+    """Return the fact of these columns; the columns of its message come last."""
     event_key, kind, actor, occurred_at, detail, is_superseded, *message = columns
     row = interaction_event_row(tuple(message))
     return DueFact(event_key, WebhookKind(kind), actor, instant(occurred_at), detail, bool(is_superseded), row)
@@ -222,7 +222,7 @@ def entry(columns: JournalRow) -> Entry:
 
 
 def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """Return the columns of a checkpoint's projection: what people query, then the whole as JSON."""
+    """Return the columns of a checkpoint's projection: those that people query, then the whole as JSON."""
     sweep = checkpoint.sweep
     return (
         checkpoint.stream.key,
@@ -241,7 +241,7 @@ def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
 
 
 def checkpoint_json(checkpoint: Checkpoint) -> str:
-    """Return a checkpoint as JSON, as `checkpoint` reads it."""
+    """Return a checkpoint as the JSON that `checkpoint` reads."""
     return _encode(checkpoint).decode()
 
 
@@ -318,7 +318,7 @@ def dead_letter_tuple(dead_letter: DeadLetter) -> tuple[Any, ...]:
 def dead_letter(columns: tuple[Any, ...]) -> DeadLetter:
     """Return the dead letter of these columns. Raises JournalDamaged if they cannot be read: a rebuild mends that."""
     key, stream, stage, subject, reason, opened_at, attempts, *rest = columns
-    redrive_at, closed_at, resolution, note, fingerprint, *_ = rest  # in a list, PostgreSQL adds what it is sorted by
+    redrive_at, closed_at, resolution, note, fingerprint, *_ = rest  # PostgreSQL appends the sort key to a list
     with _mended_by_a_rebuild(f"the dead letter {key}"):
         return DeadLetter(
             key,
@@ -342,12 +342,12 @@ def with_payloads(found: Iterable[tuple[Any, ...]]) -> tuple[DueDeadLetter, ...]
 
 
 def queue_of(gap: Gap) -> int:
-    """Return the queue that a gap is in: 0 between two sweeps, 1 history, 2 history that is at its limit."""
+    """Return a gap's queue: 0 for one between two sweeps, 1 for a history, 2 for a history at its limit."""
     return gap.is_history + gap.is_at_limit
 
 
 def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
-    """Return the columns of a gap that is kept: what people query, then the whole as JSON."""
+    """Return the columns of a gap's projection: those that people query, then the whole as JSON."""
     return (
         gap.gap_id,
         stream.key,
@@ -370,5 +370,5 @@ def gap(state: str) -> Gap:
 
 
 def json_list(ids: Iterable[object]) -> str:
-    """Return ids, or lists of texts, as the JSON array that `json_each` reads: any number of them is one parameter."""
+    """Return ids, or lists of texts, as a JSON array for `json_each`: one parameter for any number of them."""
     return _encode(list(ids)).decode()

@@ -1,4 +1,4 @@
-"""The named statements of a .sql file: SQL is written as SQL, in one place for each store."""
+"""Loads the named statements of a .sql file. Each store keeps its SQL in such files, not in strings."""
 
 import re
 from collections.abc import Awaitable, Mapping
@@ -11,7 +11,7 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 class Fetch(Protocol):
-    """Runs a statement, by its name, and returns its rows."""
+    """Runs a named statement and returns its rows."""
 
     def __call__(self, statement: str, parameters: Parameters = ()) -> Awaitable[list[Any]]:
         """Run a statement."""

@@ -1,4 +1,4 @@
-"""A store in either database: what the daemon asks of the whole of it, and the way of a commit through it."""
+"""A store in either database: what the daemon needs of it as a whole, and how a commit is written."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 NOTHING = Changes()
 
-TRUSTED_SECONDS = 30.0  # after a write that succeeded, none is made to find out
-# After one that failed, unless another one has succeeded: a small one may still fit where a batch does not. Longer
-# than the longest wait between two attempts, by default.
+TRUSTED_SECONDS = 30.0  # after a successful write, `takes_writes` makes no trial write
+# After a failed write, `takes_writes` fails for so long without a trial write, unless another write has succeeded: a
+# trial is small, and may still fit where a batch does not. By default, this exceeds the longest wait between attempts.
 DISTRUSTED_SECONDS = 60.0
 
 GroupResult = Committed | Rejected | MilepostError
@@ -32,7 +32,7 @@ GroupResult = Committed | Rejected | MilepostError
 
 
 class Refusals(Struct, frozen=True):
-    """How a database, its driver and we refuse a commit, why, and what to do where another writer was first."""
+    """How a commit is refused: by which errors, for what reason, and the hint for a version conflict."""
 
     errors: tuple[type[Exception], ...]
     reason_of: Callable[[Exception], str]
@@ -40,11 +40,11 @@ class Refusals(Struct, frozen=True):
 
 
 class OpenStore(Session, ABC):
-    """A Store (see core/ports.py), and what the daemon asks of the whole of it.
+    """A Store (see core/ports.py), and what the daemon needs of it as a whole.
 
-    `write` runs a statement in a transaction of its own, and `name` is that of the database in messages. `unrecorded`
-    is the source of the rows that is recorded before the first commit that brings something. Not at the start: a
-    mistyped address brings nothing, and can be corrected.
+    `write` runs a statement in a transaction of its own, and `name` is the database's name in messages. `unrecorded`
+    is the source of the rows until it is recorded, just before the first commit that brings something. It is not
+    recorded at the start, so that a mistyped address, which brings nothing, can be corrected.
     """
 
     refusals: ClassVar[Refusals]
@@ -65,7 +65,7 @@ class OpenStore(Session, ABC):
 
     @abstractmethod
     async def watch(self) -> StoreLost:
-        """Wait until a file of the database is deleted or replaced, and return the error; for ever with a server."""
+        """Wait until a file of the database is deleted or replaced, and return the error; forever with a server."""
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:
         """Return those of these dead letters that are open."""
@@ -73,18 +73,18 @@ class OpenStore(Session, ABC):
         return tuple(due for due in found if due.dead_letter.closed_at is None)
 
     async def takes_writes(self) -> None:
-        """Raise StoreAway or StoreRefused if nothing can be written."""
+        """Raise StoreAway or StoreRefused if the database takes no writes."""
         await self._last_write.demand()
 
     async def write_nothing(self) -> None:
-        """Commit something that changes no row."""
+        """Make a commit that changes no row."""
         await self.write("demand_writable")
         await self.write("write_nothing")
 
     # --- where the rows come from ---
 
     async def record_source(self, source: DataSource) -> None:
-        """Record where the rows come from. Raises StoreRefused if another source is on record, of whoever was first."""
+        """Record where the rows come from. Raises StoreRefused if another source was recorded first."""
         await self.write("record_source", (source.kind, source.base_url))
         recorded = await self.source()
         if recorded is not None:
@@ -97,12 +97,12 @@ class OpenStore(Session, ABC):
     # --- commits ---
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
-        """Store a commit durably and whole or not at all, together with those that wait at the same time."""
+        """Store a commit durably, whole or not at all, together with others that are waiting."""
         (result,) = await self.commit_all((commit,))
         return result
 
     async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
-        """Store commits that follow one another together, or those before one that is refused."""
+        """Store successive commits together; if one is refused, only those before it are stored."""
         for commit in commits:
             if self.unrecorded is not None and _brings_something(commit):
                 await self.record_source(self.unrecorded)
@@ -110,20 +110,20 @@ class OpenStore(Session, ABC):
         return await self._last_write.watch(self._group_commit.commit_all(commits))
 
     async def settle(self, commit: Commit) -> Committed | None:
-        """Return whether a commit of unknown outcome was stored; None if it was not, and will not be."""
+        """Return the result of a commit of unknown outcome, or None if it was not stored and never will be."""
         first = commit.entries[0]
         stored = await self._settled_entry(first.stream, first.version)
         return Committed(stored[0], 0.0, 0.0) if stored and stored[1] == first.hash else None
 
     async def _settled_entry(self, stream: Stream, version: int) -> tuple[int, str] | None:
-        """Return the seq and the hash of an entry once no transaction is under way that may write it."""
+        """Return the seq and the hash of an entry, once no transaction under way may still write it."""
         return await self.entry_at(stream, version)
 
     async def _write_group(self, commits: list[Commit]) -> Sequence[GroupResult]:
-        """Write a group together or, if a row of one is refused, each by itself, so that it harms no other.
+        """Write a group together or, if a row is refused, each commit by itself, so that it harms no other.
 
-        Savepoints would do the same in one transaction, and cost SQLite a third of the time: it keeps a copy of every
-        page that is changed after one.
+        Savepoints would do the same in one transaction, but cost SQLite a third of its time: it copies every page that
+        is changed after one.
         """
         try:
             return await self._write_together(commits, trusts_known=True)
@@ -139,12 +139,12 @@ class OpenStore(Session, ABC):
             (result,) = await self._write_together([commit], trusts_known=False)
         except self.refusals.errors as error:
             return await self._refusal(commit, error)
-        except MilepostError as error:  # for this one's caller: others of the group may be stored already
+        except MilepostError as error:  # for this caller only: others of the group may already be stored
             return error
         return result
 
     async def _refusal(self, commit: Commit, error: Exception) -> GroupResult:
-        """Return what became of a commit that was refused by itself."""
+        """Return the outcome of a commit that was refused when written by itself."""
         stream, version = commit.checkpoint.stream, commit.entries[0].version
         try:
             if await self._has_moved_on(stream, version, error):
@@ -166,16 +166,16 @@ class OpenStore(Session, ABC):
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         """Write commits in one transaction. Raises one of `refusals`.
 
-        With `trusts_known`, a row that is new as far as its commit knows may be refused if it is stored.
+        With `trusts_known`, a row that its commit takes for new may be refused because it is already stored.
         """
 
     @abstractmethod
     async def _has_moved_on(self, stream: Stream, version: int, error: Exception) -> bool:
-        """Return whether a version was refused because it does not follow the stream's latest."""
+        """Return whether a commit was refused because its version does not follow the stream's latest."""
 
     @abstractmethod
     async def _refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
-        """Return the rows that the database refuses. Nothing is stored."""
+        """Return the rows that the database refuses, without storing any."""
 
 
 def demand_same(name: object, recorded: DataSource, wanted: DataSource) -> None:
@@ -190,7 +190,7 @@ def demand_same(name: object, recorded: DataSource, wanted: DataSource) -> None:
 
 
 def _brings_something(commit: Commit) -> bool:
-    """Return whether it holds rows or moves a checkpoint: a sweep of an empty inbox sets a watermark, too."""
+    """Return whether a commit holds rows or moves the checkpoint: even a sweep of an empty inbox sets a watermark."""
     moves = any(isinstance(entry.event, BatchStored | SweepCompleted) for entry in commit.entries)
     return moves or commit.changes != NOTHING
 

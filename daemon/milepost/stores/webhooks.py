@@ -1,4 +1,4 @@
-"""The webhook events in either database: their columns, how long each waits, and what is asked of them."""
+"""The webhook events in either database: their columns, how long each waits, and the queries on them."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,15 +15,16 @@ from milepost.stores.sql import Fetch
 T = TypeVar("T")
 
 Steps = Callable[[Fetch], Coroutine[Any, Any, T]]
-"""Statements that follow one another, and what they come to."""
+"""A function that runs several statements and returns their joint result."""
 
-# The list of conversations may show a message a few seconds after its webhook; or a worker has died meanwhile.
+# A claimed event is due again after the first, then the second: the list of conversations may show its message only
+# seconds after the webhook, and the worker that claimed it may have died.
 SOON_SECONDS, LATER_SECONDS = 10.0, 120.0
 NEVER = "9000-01-01T00:00:00.000Z"  # until a regular sweep has stored the message, or it is too old
 
 
 class StoredWebhooks(ABC):
-    """What both databases do alike of a WebhookInbox (see core/webhooks.py). `keys` makes a parameter of keys."""
+    """The part of a WebhookInbox (see core/webhooks.py) that both databases share. `keys` makes keys a parameter."""
 
     def __init__(self, read: Fetch, keys: Callable[[Iterable[str]], object]) -> None:
         self._read = read
@@ -35,14 +36,14 @@ class StoredWebhooks(ABC):
 
     @abstractmethod
     async def _write(self, steps: Steps[T]) -> T:
-        """Take steps, each of which may be committed by itself."""
+        """Run the steps; each statement may be committed by itself."""
 
     @abstractmethod
     async def _write_together(self, steps: Steps[T]) -> T:
-        """Take steps in one transaction."""
+        """Run the steps in one transaction."""
 
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
-        """Return the streams that have to be read because of events that are due."""
+        """Claim the events that are due, and return the streams to read because of them."""
         instants = {
             "now": instant_text(now),
             "soon": instant_text(now + timedelta(seconds=SOON_SECONDS)),
@@ -59,7 +60,7 @@ class StoredWebhooks(ABC):
         return _streams_of(claimed.union(*moved))
 
     async def streams_with_facts(self) -> tuple[Stream, ...]:
-        """Return the streams that have facts about messages that are stored."""
+        """Return the streams with facts about stored messages."""
 
         async def attach(fetch: Fetch) -> list[tuple[str]]:
             await fetch("attach_facts")
@@ -70,7 +71,7 @@ class StoredWebhooks(ABC):
         return _streams_of(key for (key,) in await self._write(attach))
 
     async def _erase_unsent(self, fetch: Fetch) -> None:
-        """Erase what is kept of unsent messages elsewhere than in their rows, which need not be there yet."""
+        """Erase unsent messages from wherever their content is kept besides their rows, which may not exist yet."""
         unsent: dict[str, list[str]] = {}
         for stream, message_id in await fetch("take_unsent"):
             unsent.setdefault(stream, []).append(message_id)
@@ -87,13 +88,13 @@ class StoredWebhooks(ABC):
         return frozenset(message_id for (message_id,) in found)
 
     async def instagram_stream(self, message_ids: tuple[str, ...], contact_ids: tuple[str, ...]) -> Stream | None:
-        """Return the Instagram stream of which any of these messages or contacts are stored; None if several are."""
+        """Return the Instagram stream that has any of these messages or contacts; None if no or several streams do."""
         named = {"message_ids": self._keys(message_ids), "contact_ids": self._keys(contact_ids)}
         streams = _streams_of(key for (key,) in await self._read("instagram_streams", named))
         return streams[0] if len(streams) == 1 else None
 
     async def trim(self, received_before: datetime, max_events: int) -> Counter[WebhookKind]:
-        """Delete events that are older, and the oldest of too many; count those that were not processed."""
+        """Delete events received before an instant, and the oldest beyond `max_events`; count those not processed."""
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         async def trim(fetch: Fetch) -> list[tuple[str, object]]:

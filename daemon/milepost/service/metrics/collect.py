@@ -223,7 +223,7 @@ class Counters:
     def set_usages(self) -> None:
         """Set the gauges of the budgets to the ratios reported within an hour. May be called from another thread."""
         now = self._steady()
-        for (scope, kind), ratios in list(self._ratios.items()):
+        for (scope, kind), ratios in self._ratios.copy().items():
             recent = [ratio for ratio, at in list(ratios.values()) if now - at < USAGE_SECONDS]
             if recent:
                 self._instruments.usage.labels(scope.value, kind).set(max(recent))
@@ -233,7 +233,7 @@ class Counters:
     def page_usage(self, page_id: str) -> float | None:
         """Return the ratio of a page's fullest budget; None if none was reported within an hour."""
         now = self._steady()
-        of_page = [ratios.get(page_id) for (scope, _), ratios in list(self._ratios.items()) if scope is not Scope.APP]
+        of_page = [ratios.get(page_id) for (scope, _), ratios in self._ratios.copy().items() if scope is not Scope.APP]
         return max((ratio for ratio, at in filter(None, of_page) if now - at < USAGE_SECONDS), default=None)
 
     def _count(self, notice: Recorded) -> None:

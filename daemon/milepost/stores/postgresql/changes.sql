@@ -1,13 +1,13 @@
--- The change feed: see core/changes.py. A page is read up to a number at which it is full. A stream is compared as one
--- text, so that no planner reads all rows of a page instead of those with these numbers.
+-- The change feed: see core/changes.py. A page ends at the number at which it is full. Streams are compared as a single
+-- text, or a planner might read all rows of a page instead of those in the range of numbers.
 
 -- name: last_number
--- Whether committed or not; read before `numbers_in_use`.
+-- The last number taken, whether committed or not. Must be read before `numbers_in_use`.
 SELECT last_value FROM change_seqs;
 
 -- name: numbers_in_use
--- What transactions under way hold: for each the last number before its own, less any multiple of 2^31. Whatever is
--- committed before this is read is seen by the statements after it.
+-- The lock keys of the transactions under way: for each the last number before its own, modulo 2^31. The statements
+-- after this one see everything that was committed before it.
 SELECT objid::bigint
 FROM pg_locks
 WHERE
@@ -16,7 +16,7 @@ WHERE
     AND classid = hashtext(current_schema() || ' changes')::oid;
 
 -- name: changes_up_to
--- The number up to which a page reaches, and how many changes it has.
+-- The last number on a page of changes, and how many changes the page has.
 SELECT max(change_seq), count(*)
 FROM (
     SELECT change_seq

@@ -1,6 +1,6 @@
 """What a group of commits does to the tables of PostgreSQL, and which of its rows they refuse.
 
-One statement for each table and group, and two round trips: what is read, and what is written.
+A group takes one statement for each table and two round trips: one to read, one to write.
 """
 
 from collections import ChainMap
@@ -73,19 +73,19 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         super().__init__(self._fetch)
         self.connection = connection
         self._database = database
-        self._trusts_known = trusts_known  # so that a row that another stream has written since is a violation
-        self._pipelined = pipelined or AsyncExitStack()  # holds the pipeline, which ends with `write`
+        self._trusts_known = trusts_known  # then new rows are inserted, so that a row stored meanwhile is a violation
+        self._pipelined = pipelined or AsyncExitStack()  # keeps the pipeline open until the end of `write`
         self._pipeline: AsyncPipeline | None = None
 
     async def execute(self, statement: str, parameters: Parameters = ()) -> psycopg.AsyncCursor[TupleRow]:
-        """Run a statement, by its name, and do not wait for its result in a pipeline."""
+        """Run a named statement; in a pipeline, do not wait for its result."""
         return await self.connection.execute(self._database.sql[statement], parameters)
 
     async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
-        """Run a statement and return its rows.
+        """Run a named statement and return its rows.
 
-        In a pipeline, Sync has to follow: after a Flush, which is what psycopg sends to fetch rows, PostgreSQL does not
-        take the transaction for idle, and a worker that is suspended here would hold its locks for ever.
+        In a pipeline, a Sync has to follow. psycopg itself sends only a Flush to fetch rows. After that PostgreSQL does
+        not regard the transaction as idle, and a worker that is suspended here would hold its locks forever.
         """
         cursor = await self.execute(statement, parameters)
         if self._pipeline is not None:
@@ -93,22 +93,22 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         return await cursor.fetchall() if cursor.description else []
 
     async def keep_others_out(self) -> None:
-        """Let nobody commit before this transaction ends."""
+        """Block other commits until this transaction ends."""
         await self.execute("lock_commits")
 
     async def keep_webhook_events_out(self) -> None:
-        """Let nobody add webhook events before this transaction ends."""
+        """Block new webhook events until this transaction ends."""
         await self.execute("lock_webhook_events")
 
     async def _enter_pipeline(self) -> None:
         if self._pipeline is None:
             self._pipeline = await self._pipelined.enter_async_context(self.connection.pipeline())
 
-    # --- what is read first ---
+    # --- reading ---
 
     async def prepare(self, commits: Sequence[Commit]) -> list[Prepared]:
-        """Begin the transaction of a group: take its locks, and read what depends on what is stored."""
-        streams = sorted({commit.checkpoint.stream.key for commit in commits})  # one order for all: no deadlock
+        """Begin the transaction of a group: take its locks, and read the stored rows that the writes depend on."""
+        streams = sorted({commit.checkpoint.stream.key for commit in commits})  # the same order everywhere: no deadlock
         await self._enter_pipeline()
         await self._database.begin(self.connection)
         await self.execute("lock_streams", {"streams": streams})
@@ -122,11 +122,11 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         return group
 
     async def _demand_known(self, commits: Sequence[Commit]) -> bool:
-        """Return whether anybody was erased. Raises Outdated if conversations are no longer as a commit knew them."""
+        """Return whether anybody was erased. Raises Outdated if a conversation is no longer as a commit knew it."""
         written = [written_of(commit) for commit in commits]
         wanted = {key for each in written for key in each}
         ((has_forgotten, found),) = await self.fetch("before_commit", {"conversations": searchable(wanted)})
-        if len(wanted) < sum(map(len, written)):  # two of the group write of the same one: each by itself, then
+        if len(wanted) < sum(map(len, written)):  # two commits write the same conversation: not together
             raise Outdated
         states = {state[0]: state for state in _decode_states(found)}
         for commit, keys in zip(commits, written, strict=True):
@@ -155,7 +155,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         return await self.is_about_forgotten(stream, known.subject if known else "", payload.payload)
 
     async def _without_unsent(self, stream: Stream, changes: Changes) -> list[tuple[str, str]]:
-        """Return the payloads of dead letters about unsent messages, without the content of those."""
+        """Return the payloads of dead letters about unsent messages, with the messages' content removed."""
         event_ids = unsent_in(changes)
         if not event_ids:
             return []
@@ -163,7 +163,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         return [(dead_letter_id, erased_in(payload, event_ids)) for dead_letter_id, payload in found]
 
     async def _stored_dead_letters(self, commits: Iterable[Commit]) -> dict[str, DeadLetter]:
-        """Return the stored dead letters that the commits are about."""
+        """Return the stored dead letters that the commits change."""
         events = [entry.event for commit in commits for entry in commit.entries]
         keys = {key for event in events if isinstance(key := getattr(event, "dead_letter_id", None), str)}
         if not keys:
@@ -171,7 +171,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         found = map(rows.dead_letter, await self.fetch("stored_dead_letters", (searchable(keys),)))
         return {dead_letter.dead_letter_id: dead_letter for dead_letter in found}
 
-    # --- what is written ---
+    # --- writing ---
 
     async def write(self, group: Sequence[Prepared], events_chunk_size: int) -> list[Committed]:
         """Write a group and commit it. The journal comes last, so that its lock is held as briefly as possible."""
@@ -208,14 +208,14 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         await self._project("run", (rows.run_tuple(stream, run) for stream, run in runs if run is not None))
 
     async def _put(self, table: RowTable, offered: Offered) -> None:
-        """Write rows of a table."""
+        """Insert or upsert the rows of a table."""
         new, others = table.parted(offered) if self._trusts_known else ((), offered)
         for statement, rows_of_it in ((table.insert, new), (table.upsert, others)):
             if rows_of_it:
                 await self.execute(statement, table.parameters(rows_of_it))
 
     async def _make_way(self, each: Prepared) -> None:
-        """Do to rows that are stored what comes before the rows that the batch brought."""
+        """Delete or move stored rows where a commit does that before its own rows are written."""
         if each.is_removal:
             for statement in DELETIONS:
                 await self.execute(statement, stream_parameters(each.stream))
@@ -238,7 +238,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
             await self.execute("delete_payload", (searchable(closed),))
 
     async def _write_gaps(self, part: Sequence[Prepared]) -> None:
-        """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
+        """Write the backlog's changes in bulk: a batch of a first copy may open a gap for each conversation."""
         found = [(each.stream, gap) for each in part for gap in gaps_of(each.commit)]
         gaps = {gap.gap.gap_id: (stream, gap) for stream, gap in found}
         kept = ((stream, gap.gap) for stream, gap in gaps.values() if gap.is_kept)
@@ -262,7 +262,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         if settled:
             await self.execute("settle_facts", (searchable(settled),))
 
-    # --- what is refused ---
+    # --- refused rows ---
 
     async def refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         """Return the rows at fault, and roll the transaction back: nothing is stored."""
@@ -279,7 +279,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         return tuple(refused)
 
     async def _refused_among(self, statement: str, offered: Sequence[Any]) -> list[tuple[Any, str]]:
-        """Try all rows or, where they are refused, each half; what is tried is undone."""
+        """Try to write all rows and, if they are refused, each half. Every trial is rolled back."""
         if not offered:
             return []
         try:
@@ -298,7 +298,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
 
 
 def _dead_letters_after(commit: Commit, stored: dict[str, DeadLetter]) -> dict[str, DeadLetter]:
-    """Return the dead letters that the entries of a commit change, as they leave them."""
+    """Return the dead letters that the entries of a commit change, as the commit leaves them."""
     entries = since_removal(commit.entries)
     changed: dict[str, DeadLetter] = {}
     known = ChainMap(changed, {} if len(entries) < len(commit.entries) else stored)

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, from a pool, and transactions that rely on nothing of a server's session."""
+"""Connections to PostgreSQL from a pool, and transactions that rely on no session state."""
 
 import asyncio
 import select
@@ -25,14 +25,14 @@ MAX_CONNECTIONS = 6
 POOL_TIMEOUT_SECONDS = 10.0
 MAX_IDLE_SECONDS = 120.0
 
-# Whatever the database's default is: what is read under a lock must be what was there when it was taken.
+# Overrides the database's default: reads under a lock must see everything that was committed when the lock was taken.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 STATEMENT_TIMEOUT = "30s"
 NO_TIMEOUT = "0"
-# A server that lives keeps its own timeouts: these are for one that is frozen, or behind a dead line.
+# A live server enforces its own timeouts. These are for one that is frozen, or that the network no longer reaches.
 ANSWER_SECONDS = 60.0
 CHECK_SECONDS = 3.0
-TRUSTED_SECONDS = 1.0  # a connection that answered is taken for sound: checking it costs a round trip
+TRUSTED_SECONDS = 1.0  # so long a connection that answered is not checked, as that costs a round trip
 
 _answered_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
 
@@ -58,7 +58,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """Yield a connection inside a transaction, which is committed at the end, or rolled back if the block raises.
 
-        Raises StoreAway or StoreRefused; a row that is refused raises one of REFUSALS.
+        Raises StoreAway or StoreRefused, and one of REFUSALS for a refused row.
         """
         async with self.connection() as connection:
             await self.begin(connection)
@@ -66,7 +66,7 @@ class Database:
 
     @asynccontextmanager
     async def long_transaction(self) -> AsyncIterator[Connection]:
-        """Yield a connection inside a transaction that may take as long as the server is alive; see `transaction`."""
+        """Yield a connection inside a transaction with no time limit while the server is alive; see `transaction`."""
         with errors_of(self.name):
             async with self._turns, self._working() as connection, while_answering(self.store_url, connection):
                 await self.begin(connection, NO_TIMEOUT)
@@ -74,9 +74,9 @@ class Database:
                 await connection.commit()
 
     async def rows(self, statement: str, parameters: Parameters = (), *, lock: str | None = None) -> list[TupleRow]:
-        """Run a statement in a transaction and a round trip of its own. Raises as `transaction` does.
+        """Run a statement in a transaction of its own, in one round trip. Raises as `transaction` does.
 
-        `lock` is a statement that is run before it.
+        `lock` names a statement to run before it.
         """
         async with self.connection() as connection:
             async with connection.pipeline():
@@ -88,14 +88,14 @@ class Database:
             return await cursor.fetchall() if cursor.description else []
 
     async def read(self, statement: str, parameters: Parameters = ()) -> list[TupleRow]:
-        """Run a statement that only reads, in a round trip of its own. Raises as `transaction` does."""
+        """Run a statement that only reads, in one round trip. Raises as `transaction` does."""
         (found,) = await self.read_together((statement, parameters))
         return found
 
     async def read_together(self, *asked: tuple[str, Parameters], is_lookup: bool = False) -> list[list[TupleRow]]:
         """Run statements that only read, in one round trip; lookups are planned once. Raises as `transaction` does.
 
-        All that a pipeline sends before its end is one transaction, without a BEGIN and a COMMIT of its own.
+        Everything that a pipeline sends before its end is one transaction, even without BEGIN and COMMIT.
         """
         async with self.connection() as connection:
             async with connection.pipeline():
@@ -128,7 +128,8 @@ class Database:
     async def _working(self) -> AsyncIterator[Connection]:
         """Yield a connection of the pool that still answers.
 
-        The pool's own check waits longer and longer after each that does not: all are broken when a server restarts.
+        Not with the pool's own check: that waits longer after each broken connection, and after a restart of the server
+        all of them are broken.
         """
         for left in reversed(range(MAX_CONNECTIONS + 1)):
             cancellations = _cancellations()
@@ -143,12 +144,12 @@ class Database:
                 _answered_at[connection] = asyncio.get_running_loop().time()
                 return
             finally:
-                await self.pool.putconn(connection)  # which replaces it if it is broken
+                await self.pool.putconn(connection)  # the pool replaces a broken one
 
     def _is_sound(self, connection: Connection) -> bool:
-        """Return whether a connection answered a moment ago, and nothing has come since.
+        """Return whether a connection answered a moment ago and has received nothing since.
 
-        A server that ends a session says so. A pooler does not: it may have lost the server unnoticed.
+        A server that ends a session sends a message. A pooler does not, and may have lost its server unnoticed.
         """
         answered_at = _answered_at.get(connection)
         if answered_at is None or self.store_url.is_pooled:
@@ -156,7 +157,7 @@ class Database:
         return asyncio.get_running_loop().time() - answered_at < TRUSTED_SECONDS and not _has_news(connection)
 
     async def begin(self, connection: Connection, statement_timeout: str = STATEMENT_TIMEOUT) -> None:
-        """Begin a transaction with its settings, which end with it. In a pipeline, do not wait for that."""
+        """Begin a transaction, and make settings that end with it. In a pipeline, do not wait for the result."""
         await connection.execute(BEGIN, prepare=False)
         await self._set_up(connection, statement_timeout)
 
@@ -168,11 +169,11 @@ class Database:
         )
 
     async def commit(self, connection: Connection) -> None:
-        """Commit the transaction that `begin` began. In a pipeline, do not wait for that."""
+        """Commit the transaction that `begin` began. In a pipeline, do not wait for the result."""
         await connection.execute("COMMIT", prepare=False)
 
     async def why_away(self) -> MilepostError:
-        """Return why the pool gets no connection, which it does not report."""
+        """Return the reason why the pool gets no connection, which the pool itself does not report."""
         try:
             async with await psycopg.AsyncConnection.connect(self.store_url.url, **self.store_url.connect_kwargs()):
                 return StoreAway(
@@ -187,7 +188,7 @@ class Database:
 async def connected(
     store_url: StoreUrl, sql: Mapping[str, str], *, max_connections: int | None = None
 ) -> AsyncIterator[Database]:
-    """Yield a database over the process's pool, of which its user takes up to `max_connections` at once, or all.
+    """Yield a database over the process's pool; it uses at most `max_connections` at once, or all of the pool.
 
     Raises StoreAway or StoreRefused if no connection can be made.
     """
@@ -196,16 +197,16 @@ async def connected(
 
 
 def _cancellations() -> int:
-    """Return how often this task was cancelled: a cancellation that arrives with a connection may not be raised.
+    """Return how often this task was cancelled: a cancellation that arrives together with a connection may be lost.
 
-    The pool waits with `asyncio.wait_for`, which then loses it on Python 3.11 (CPython's issue 86296, psycopg's 1413).
+    The pool waits with `asyncio.wait_for`, which loses it on Python 3.11 (CPython's issue 86296, psycopg's 1413).
     """
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
 
 def _has_news(connection: Connection) -> bool:
-    """Return whether anything has arrived that nobody has asked for; also the end of the connection."""
+    """Return whether the connection has received anything unasked, or was closed by the server."""
     arrived = select.poll()
     arrived.register(connection.fileno(), select.POLLIN)
     return bool(arrived.poll(0))
@@ -220,11 +221,11 @@ async def _answers(connection: Connection) -> bool:
     return True
 
 
-# --- one pool for each database of a process: its store, its readers and its queue share it ---------------------------
+# --- the pool that a process's store, readers and queue share, one for each database ----------------------------------
 
 
 class _Shared(Struct, eq=False):
-    """A pool, and how many use it."""
+    """A pool and the number of its users."""
 
     pool: Pool
     users: int = 0
@@ -235,14 +236,14 @@ _shared: dict[tuple[asyncio.AbstractEventLoop, StoreUrl], _Shared] = {}
 
 @asynccontextmanager
 async def shared_pool(store_url: StoreUrl) -> AsyncIterator[Pool]:
-    """Yield the pool of a database; the last to leave closes it.
+    """Yield the pool of a database; its last user closes it.
 
     Raises StoreAway or StoreRefused if no connection can be made.
     """
     key = asyncio.get_running_loop(), store_url
     if key not in _shared:
         await _demand_connection(store_url)
-    if key not in _shared:  # nobody else was faster
+    if key not in _shared:  # unless another task was faster
         _shared[key] = _Shared(_new_pool(store_url))
     shared = _shared[key]
     shared.users += 1
@@ -257,7 +258,7 @@ async def shared_pool(store_url: StoreUrl) -> AsyncIterator[Pool]:
 
 
 async def _demand_connection(store_url: StoreUrl) -> None:
-    """Make one connection by itself: it reports what is wrong, which the pool does not."""
+    """Make one connection outside the pool: its error says what is wrong, which the pool does not."""
     with errors_of(store_url.name):
         async with await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs()):
             pass
@@ -266,13 +267,13 @@ async def _demand_connection(store_url: StoreUrl) -> None:
 def _new_pool(store_url: StoreUrl) -> Pool:
     return AsyncConnectionPool(
         store_url.url,
-        # Without autocommit, psycopg would wait for its own BEGIN, even in a pipeline.
+        # Without autocommit, psycopg sends a BEGIN of its own and waits for it, even in a pipeline.
         kwargs=store_url.connect_kwargs() | {"autocommit": True},
         min_size=1,
         max_size=MAX_CONNECTIONS,
         max_idle=MAX_IDLE_SECONDS,
         timeout=POOL_TIMEOUT_SECONDS,
-        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double; the next request starts them over
+        reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double, until the next request restarts them
         name=store_url.name,
         open=False,
     )

@@ -26,7 +26,7 @@ Connection = psycopg.Connection[TupleRow]
 
 @contextmanager
 def open_postgresql_source(store_url: StoreUrl) -> Iterator["PostgresqlCopySource"]:
-    """Open the database, on which no worker is at work. Raises StoreBusy, StoreRefused or StoreAway.
+    """Open the database, which no worker may be using. Raises StoreBusy, StoreRefused or StoreAway.
 
     Called in a thread without an event loop.
     """
@@ -44,13 +44,13 @@ def open_postgresql_source(store_url: StoreUrl) -> Iterator["PostgresqlCopySourc
 
 @contextmanager
 def open_postgresql_target(store_url: StoreUrl) -> Iterator["PostgresqlCopyTarget"]:
-    """Begin the one transaction that fills the database, its schema made where there is none.
+    """Create the schema if there is none, and begin the one transaction that fills the database.
 
     Called in a thread without an event loop. Raises BadConfiguration, StoreBusy, StoreRefused or StoreAway.
     """
     is_made = asyncio.run(has_schema(store_url))
     with _connect(store_url) as connection:
-        # Committed by others is seen once its lock is held, whatever the default of the database is.
+        # Overrides the database's default: once the lock is held, everything that others committed must be visible.
         connection.isolation_level = IsolationLevel.READ_COMMITTED
         target = PostgresqlCopyTarget(store_url, connection)
         if target.may_be_migrated(is_made=is_made):
@@ -62,7 +62,7 @@ def open_postgresql_target(store_url: StoreUrl) -> Iterator["PostgresqlCopyTarge
 
 @contextmanager
 def _connect(store_url: StoreUrl) -> Iterator[Connection]:
-    """Open a connection, which is rolled back in the end unless it was committed."""
+    """Open a connection; at the end, anything uncommitted is rolled back."""
     with errors_of(store_url.name):
         connection = psycopg.connect(store_url.url, **store_url.connect_kwargs())
     with closing(connection), while_answering_a_thread(store_url, connection):
@@ -70,7 +70,7 @@ def _connect(store_url: StoreUrl) -> Iterator[Connection]:
 
 
 class _Side:
-    """What both sides of a copy do, in a transaction that is as long as the copy."""
+    """What both sides of a copy share. Their transaction lasts as long as the copy."""
 
     def __init__(self, store_url: StoreUrl, connection: Connection) -> None:
         self._name, self._schema = store_url.name, store_url.schema
@@ -90,7 +90,7 @@ class _Side:
             yield from cursor.execute(self._sql[f"read_{table.name}"])
 
     def require_idle(self) -> None:
-        """Raise StoreBusy if a worker is at work."""
+        """Raise StoreBusy if a worker is alive."""
         with errors_of(self._name):
             self._begin()
             if self._ask("has_queue_schema") == (True,) and self._ask("workers_at_work", (ALIVE_SECONDS,)) != (0,):
@@ -100,12 +100,12 @@ class _Side:
                 )
 
     def mark(self) -> UnfinishedCopy | None:
-        """Return the mark of an unfinished copy into this database."""
+        """Return the mark of an unfinished copy into this database, if there is one."""
         found = self._ask("unfinished_copy")
         return UnfinishedCopy(*found) if found else None
 
     def interrupt(self) -> None:
-        """Hang up: whoever waits for the server learns that the connection broke. Called from another thread."""
+        """Break the connection, so that a thread waiting for the server gets an error. Called from another thread."""
         hang_up(self._connection)
 
     def _begin(self) -> None:
@@ -120,7 +120,7 @@ class PostgresqlCopySource(_Side):
     """A CopySource. Made by `open_postgresql_source`."""
 
     def refresh(self) -> None:
-        """Go on to what the database holds now."""
+        """Replace the snapshot by a new one."""
         with errors_of(self._name):
             self._connection.rollback()
             self._begin()
@@ -130,7 +130,7 @@ class PostgresqlCopyTarget(_Side):
     """A CopyTarget. Made by `open_postgresql_target`."""
 
     def may_be_migrated(self, *, is_made: bool) -> bool:
-        """Whether the schema is new or empty. Raises StoreRefused where another program has its name."""
+        """Return whether the schema is new or empty. Raises StoreRefused if it belongs to another program."""
         with errors_of(self._name):
             self._begin()
             self._require_alone()
@@ -170,7 +170,7 @@ class PostgresqlCopyTarget(_Side):
             raise _rejected(error, rows) from None
 
     def rebuild(self) -> Audit:
-        """Make the projections from the journal. Raises JournalDamaged."""
+        """Build the projections from the journal. Raises JournalDamaged."""
         with errors_of(self._name):
             return audit.rebuild(self._ledger())
 

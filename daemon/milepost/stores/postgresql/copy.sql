@@ -143,7 +143,7 @@ COPY source (place, kind, base_url) FROM STDIN;
 SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = %s LIMIT 1;
 
 -- name: begin_copy
--- The transaction is as long as the copy, over a pooler as well.
+-- The transaction lasts as long as the copy, through a pooler, too.
 SELECT set_config('idle_in_transaction_session_timeout', '0', true);
 
 -- name: lock_target
@@ -151,7 +151,7 @@ SELECT set_config('idle_in_transaction_session_timeout', '0', true);
 SELECT pg_try_advisory_xact_lock(hashtextextended(%s || ' copy', 0));
 
 -- name: hide_target
--- Who opens the database before the copy is committed waits, and then finds all of it.
+-- A program that opens the database before the copy is committed waits, and then finds all of it.
 LOCK TABLE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
     contact_interaction_events, deleted_rows, dead_letter_payloads, missed_conversations, page_moves, message_backlog,
@@ -160,7 +160,7 @@ LOCK TABLE
 IN ACCESS EXCLUSIVE MODE;
 
 -- name: forced
--- The tables whose policies apply to their owner, too, even if they show everything.
+-- The tables whose policies apply to their owner, too, even if the policies show all rows.
 SELECT string_agg(relname, ', ' ORDER BY relname)
 FROM pg_class
 WHERE
@@ -168,7 +168,7 @@ WHERE
     AND relowner = (SELECT relowner FROM pg_class WHERE oid = 'journal'::regclass);
 
 -- name: empty_target
--- What a copy of Milepost's first versions left unfinished, and its mark, or the source that a start recorded.
+-- Deletes an unfinished copy of Milepost's first versions and its mark, or the source that a start recorded.
 ALTER TABLE journal DISABLE TRIGGER journal_refuses_truncate;
 TRUNCATE
     forgotten, journal, checkpoints, runs, dead_letters, pages, contacts, conversations,
@@ -178,5 +178,5 @@ TRUNCATE
 ALTER TABLE journal ENABLE TRIGGER journal_refuses_truncate;
 
 -- name: continue_numbers
--- The next change of the copy takes the number after the last one.
+-- The first change after the copy gets the number after the last one.
 SELECT setval('change_seqs', %s);

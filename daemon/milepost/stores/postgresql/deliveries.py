@@ -1,4 +1,4 @@
-"""The places of deliveries in a PostgreSQL database, each of which one worker at a time holds."""
+"""The delivery places in a PostgreSQL database. One worker at a time holds a destination."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ class PostgresqlDeliveryPlaces(StoredDeliveries):
         super().__init__(database.read, database.rows)
 
     async def hold(self, destination: str, worker: str) -> Delivery | None:
-        """Hold a destination for a worker and return where it stands; None if it is not there, or held by another."""
+        """Hold a destination for a worker and return its state; None if it does not exist or another one holds it."""
         wanted = {"destination": destination, "worker": worker, "seconds": HOLD_SECONDS}
         return await self._find(destination) if await self._write("hold_delivery", wanted) else None
 
@@ -27,15 +27,15 @@ class PostgresqlDeliveryPlaces(StoredDeliveries):
         return bool(await self._write("record_delivery", parameters))
 
     async def release(self, worker: str) -> None:
-        """Let other workers have what this one holds."""
+        """Release the destinations that a worker holds."""
         await self._write("release_deliveries", {"worker": worker})
 
 
 @asynccontextmanager
 async def open_postgresql_deliveries(store_url: StoreUrl) -> AsyncIterator[PostgresqlDeliveryPlaces]:
-    """Open the places of a database, beside running workers or without any.
+    """Open the delivery places of a database, beside running workers or without any.
 
-    Raises StoreRefused if there is no schema of this program's, StoreAway if it does not answer.
+    Raises StoreRefused if the database has no schema of this program's version, StoreAway if it does not answer.
     """
     async with open_current(store_url, "deliveries") as database:
         yield PostgresqlDeliveryPlaces(database)

@@ -1,4 +1,4 @@
--- The places of deliveries: see core/deliveries.py.
+-- The delivery places: see core/deliveries.py.
 
 -- name: begin_delivery
 INSERT INTO deliveries (destination, place, failures) VALUES (%(destination)s, %(place)s, 0)
@@ -39,7 +39,7 @@ UPDATE deliveries
 SET
     place = %(place)s, behind_since = %(behind_since)s, delivered_at = %(delivered_at)s,
     failing_since = %(failing_since)s, problem = %(problem)s,
-    -- One that was resumed meanwhile is tried at once, however often it had failed before.
+    -- A delivery that was resumed meanwhile is due at once, however often it had failed before.
     failures = CASE WHEN failures = %(failures_before)s THEN %(failures)s ELSE least(%(failures)s, 1) END,
     retry_at = CASE WHEN failures = %(failures_before)s THEN %(retry_at)s::timestamptz END
 FROM held

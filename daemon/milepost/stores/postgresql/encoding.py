@@ -1,6 +1,6 @@
-"""How values go into PostgreSQL: rows as arrays of their columns, or as one JSON array, and lists of keys as arrays.
+"""Encodes values for PostgreSQL: rows as one array for each column or as one JSON array, lists of keys as arrays.
 
-A text can be anything but the NUL character and half of a surrogate pair.
+PostgreSQL stores any text that holds no NUL character and no unpaired surrogate.
 """
 
 import re
@@ -44,16 +44,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Texts(list[str]):
-    """A parameter of the type text[]: keys that a row can have."""
+    """A parameter of type text[] with keys that a row can have."""
 
 
 class _TextsDumper(Dumper):
-    """Writes an array at once. psycopg writes element by element: for the keys of a batch, twenty times as long."""
+    """Writes an array in one go. psycopg writes it element by element, which takes twenty times as long for a batch."""
 
     oid = psycopg.postgres.types["text"].array_oid
 
     def dump(self, obj: Texts) -> bytes:
-        """Return the array as PostgreSQL reads it; its elements hold no NUL, which separates them meanwhile."""
+        """Return the array as PostgreSQL reads it. Elements hold no NUL, so NUL can separate them for escaping."""
         if not obj:
             return b"{}"
         escaped = "\0".join(obj).replace("\\", "\\\\").replace('"', '\\"')
@@ -64,7 +64,7 @@ psycopg.adapters.register_dumper(Texts, _TextsDumper)
 
 
 def searchable(keys: Iterable[str]) -> Texts:
-    """Return those of the keys that a row can have."""
+    """Return the keys that a stored row can have."""
     texts = Texts(keys)
     return texts if _is_storable("".join(texts)) else Texts(filter(_is_storable, texts))
 
@@ -78,32 +78,33 @@ def _is_storable(text: str) -> bool:
 
 
 def storable(text: str) -> str:
-    """Return a text with U+FFFD for NUL. For words about rows; a row itself is refused."""
+    """Return a text with U+FFFD for NUL. For texts about rows only: a row with a NUL is refused."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
 def storable_row(columns: Iterable[Any]) -> tuple[Any, ...]:
-    """Return columns whose texts are storable."""
+    """Return columns with their texts made storable."""
     return tuple(storable(value) if isinstance(value, str) else value for value in columns)
 
 
 def array_text(values: Iterable[int]) -> str:
-    """Return numbers or booleans as the text of an array, whose type the statement names."""
+    """Return numbers or booleans as the text of an array; the statement casts it to a type."""
     return f"{{{','.join(map(str, values))}}}"
 
 
 def columns_text(offered: Sequence[Any]) -> dict[str, str]:
-    """Return rows as parameters: the text of an array for each of their columns.
+    """Return rows as parameters, one for each column: the text of an array.
 
-    The server reads that in less time than JSON. Raises as `json_rows` does, and UntranslatableCharacter for a NUL.
+    The server parses arrays faster than JSON. Raises as `json_rows` does, and UntranslatableCharacter for a NUL.
     """
     return {name: _array_of(list(map(attrgetter(name), offered))) for name in offered[0].__struct_fields__}
 
 
 def _array_of(values: list[Any]) -> str:
-    """Return values as the text of an array: a JSON array, but for the brackets and what a backslash stands for there.
+    """Return values as the text of an array: a JSON array with other brackets and other escapes.
 
-    In an array it stands before any character itself, as it does in JSON before a quotation mark and another backslash.
+    In an array, a backslash makes the next character literal, whichever it is. In JSON it does so only before a
+    quotation mark and another backslash.
     """
     text = _encode(values).decode()[1:-1]
     if text.count("\\") > text.count('\\"'):
@@ -119,12 +120,12 @@ def _unescaped(escaped: re.Match[str]) -> str:
 
 
 def json_rows(offered: object) -> str:
-    """Return rows as the JSON array that `json_to_recordset` reads. Raises UnicodeEncodeError, OverflowError."""
+    """Return rows as a JSON array for `json_to_recordset`. Raises UnicodeEncodeError or OverflowError."""
     return _encode(offered).decode()
 
 
 def json_projection(table: str, projected: Iterable[tuple[Any, ...]]) -> str:
-    """Return rows of a projection as JSON. Where a key comes twice, its last row counts: a statement writes it once."""
+    """Return rows of a projection as JSON, only the last one of each key: a statement may write a key only once."""
     names, key_size = COLUMNS[table], 2 if table == "page" else 1
     latest = {columns[:key_size]: columns for columns in projected}
     return json_rows([dict(zip(names, storable_row(latest[key]), strict=True)) for key in sorted(latest)])

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean for the user and for the engine, by SQLSTATE."""
+"""What PostgreSQL's errors mean for the user and for the engine, by their SQLSTATE."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ from psycopg_pool import PoolClosed, PoolTimeout
 
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 
-# How PostgreSQL, psycopg and msgspec refuse a row: data exceptions (22), violated constraints (23), and what is too
-# large for an index (54).
+# The errors by which PostgreSQL, psycopg or msgspec refuses a row: data exceptions (22), violated constraints (23), and
+# values too large for an index (54).
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, OverflowError, UnicodeEncodeError)
 
-# Worth another attempt at once, in a new transaction: two of them conflicted.
+# Two transactions conflicted: worth another attempt at once, in a new transaction.
 _CONTENTION = (errors.DeadlockDetected, errors.SerializationFailure)
 
-# Errors that do not pass, by the beginning of their SQLSTATE, with what to do about each.
+# Permanent errors by the beginning of their SQLSTATE, each with what to do about it.
 _REFUSED = {
     "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
     "3D": "check the database's name in store.url, or create it: createdb",
@@ -28,7 +28,7 @@ _REFUSED = {
     "XX001": "restore the database from a backup, then start again: the journal knows where to continue",
     "XX002": "rebuild the index (REINDEX), or restore the database from a backup",
 }
-# Errors that may pass, with what to do if they do not.
+# Errors that may be temporary, each with what to do if they are not.
 _AWAY = {
     "25006": "the server accepts no writes: it is a replica, or recovering; retrying",
     "53100": "the server's disk is full: make room; nothing that was committed is lost",
@@ -41,15 +41,15 @@ _AWAY = {
     "40": "it conflicted with other sessions; retrying",
     "25": "the server ended a transaction that took too long; retrying",
     "08": "the connection to the server broke; retrying",
-    # What has no state of its own: also a file system of the server that went away (ESTALE, ENODEV).
+    # Errors without an SQLSTATE of their own, such as a file system of the server that went away (ESTALE, ENODEV).
     "XX000": "the server has an internal error: see its log; nothing that was committed is lost",
 }
-# PostgreSQL reports a file system that was mounted read-only as it reports missing privileges.
+# PostgreSQL reports a read-only file system with the SQLSTATE of missing privileges.
 _READ_ONLY = os.strerror(errno.EROFS)
 _UNREACHABLE = "check that the server runs and that store.url leads to it"
 
-# Of a server that rejects a connection, libpq passes on the text alone, in the server's language: there is no SQLSTATE
-# to go by. What is not recognised counts as away, and is retried.
+# If a server rejects a connection, libpq passes on only the text, in the server's language, without an SQLSTATE.
+# Unrecognised errors count as temporary, and are retried.
 _REJECTED = {
     "password authentication failed": "28",
     "no password supplied": "28",
@@ -58,7 +58,7 @@ _REJECTED = {
     "too many connections": "53300",
     "too many clients": "53300",
     "connection slots are reserved": "53300",
-    'role "': "28",  # it does not exist, or is not permitted to log in
+    'role "': "28",  # the role does not exist, or may not log in
     "does not exist": "3D",
     "the database system is": "57",  # starting up, shutting down, in recovery mode
     "does not support SSL": "",
@@ -71,7 +71,7 @@ _TLS = "check sslmode and sslrootcert in store.url: docs/postgresql.md"
 def errors_of(name: str) -> Iterator[None]:
     """Turn psycopg's errors about the database `name` into StoreAway and StoreRefused, except for REFUSALS.
 
-    The messages are PostgreSQL's primary ones alone: its details quote rows.
+    Only PostgreSQL's primary messages are used, because its details quote rows.
     """
     try:
         yield
@@ -82,12 +82,12 @@ def errors_of(name: str) -> Iterator[None]:
         raise StoreAway(what, hint=_UNREACHABLE) from error
     except (psycopg.Error, PoolClosed, OSError) as error:
         if isinstance(error, psycopg.Error) and not (error.sqlstate or isinstance(error, psycopg.OperationalError)):
-            raise  # psycopg was misused: a bug of ours
+            raise  # we misused psycopg: a bug
         raise translated(error, name) from error
 
 
 def translated(error: Exception, name: str) -> MilepostError:
-    """Return what an error means for the user."""
+    """Return the error that the user sees for one of psycopg."""
     state = (getattr(error, "sqlstate", None) or "") if isinstance(error, psycopg.Error) else ""
     message = _message_of(error)
     if not state:
@@ -115,15 +115,15 @@ def is_contention(error: MilepostError) -> bool:
 
 
 def is_of_statement(error: psycopg.Error) -> bool:
-    """Return whether a statement was refused, by the server or before it was sent: its transaction was not committed.
+    """Return whether the server or psycopg refused a statement, so that its transaction was not committed.
 
-    An error of psycopg's own may be the only sign of a broken connection, even while psycopg takes it for a sound one.
+    False for errors of psycopg itself: one may be the only sign of a broken connection that psycopg considers sound.
     """
     return error.sqlstate is not None or isinstance(error, REFUSALS)
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a row was refused, without any of its values."""
+    """Return the reason why a row was refused, without any of its values."""
     if isinstance(error, UnicodeEncodeError):  # its message quotes the character
         return "a text in it cannot be written as UTF-8: it holds half of a surrogate pair"
     if isinstance(error, OverflowError | errors.NumericValueOutOfRange):

@@ -1,4 +1,4 @@
-"""A group of commits on its way into the tables of PostgreSQL: what was read for each, and its rows as parameters."""
+"""A group of commits to write to PostgreSQL: what was read for each, and their rows as parameters."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from milepost.stores.rows import is_history
 
 
 class Prepared(Struct, frozen=True):
-    """A commit, and what had to be read before it can be written: in the same transaction, whose locks are held."""
+    """A commit, and what was read for it in the same transaction, under its locks, before writing."""
 
     commit: Commit
     changes: Changes
@@ -24,12 +24,12 @@ class Prepared(Struct, frozen=True):
 
     @property
     def is_removal(self) -> bool:
-        """Whether the stream is removed, with all that was stored of it before."""
+        """Whether the commit removes the stream with all its rows."""
         return len(since_removal(self.commit.entries)) < len(self.commit.entries)
 
     @property
     def stream(self) -> Stream:
-        """The stream that the commit is about."""
+        """The stream of the commit."""
         return self.commit.checkpoint.stream
 
 
@@ -38,9 +38,9 @@ Offered = Sequence[tuple[Any, Prepared]]
 
 
 def parts(group: Sequence[Prepared]) -> Sequence[Sequence[Prepared]]:
-    """Return the parts of a group that are written one after the other, each with one statement for a table.
+    """Return the parts of a group to write one after the other, each with one statement for each table.
 
-    What a commit does besides writing rows may depend on the rows of those before it.
+    A commit that does more than write rows may depend on the rows of earlier commits: then each is a part of its own.
     """
     return [group] if all(map(_only_writes, group)) else [[each] for each in group]
 
@@ -53,7 +53,7 @@ def _only_writes(each: Prepared) -> bool:
 
 
 def pages_of(part: Iterable[Prepared]) -> Iterable[PageRow]:
-    """Return the pages of commits that follow one another, each once: what a later one leaves open stays."""
+    """Return the pages of successive commits, each once: later values win, except for missing ones."""
     pages: dict[tuple[str, str], PageRow] = {}
     for page in (each.changes.page for each in part if each.changes.page is not None):
         key = (page.platform, page.page_id)
@@ -68,22 +68,22 @@ Rows = Mapping[Any, tuple[Any, Prepared]]
 
 
 def contacts_of(part: Iterable[Prepared]) -> Rows:
-    """Return the contacts that commits write, each as the last of them has it."""
+    """Return the contacts that commits write, each from the last commit that has it."""
     return {(row.platform, row.page_id, row.contact_id): (row, each) for each in part for row in each.changes.contacts}
 
 
 def conversations_of(part: Iterable[Prepared]) -> Rows:
-    """Return the conversations that commits write, each as the last of them has it."""
+    """Return the conversations that commits write, each from the last commit that has it."""
     return {row.conversation_id: (row, each) for each in part for row in each.changes.conversations}
 
 
 def revised_of(group: Iterable[Prepared]) -> Rows:
-    """Return the stored messages that commits change, each as the last of them has it."""
+    """Return the stored messages that commits change, each from the last commit that has it."""
     return {row.event_id: (row, each) for each in group for row in each.changes.revised}
 
 
 def interaction_events_of(group: Iterable[Prepared]) -> Offered:
-    """Return the messages that commits bring, each as the first of them has it: a conversation may come twice."""
+    """Return the messages that commits bring, each from the first commit that has it: a conversation may come twice."""
     found: dict[str, tuple[Any, Prepared]] = {}
     for each in group:
         for row in each.changes.interaction_events:
@@ -92,24 +92,24 @@ def interaction_events_of(group: Iterable[Prepared]) -> Offered:
 
 
 def in_order(offered: Rows) -> Offered:
-    """Return rows in the order of their keys, as every writer does: so two that meet do not deadlock."""
+    """Return rows in the order of their keys: as every writer uses it, two writers do not deadlock."""
     return [offered[key] for key in sorted(offered)]
 
 
 def versioned(offered: Offered) -> dict[str, str]:
-    """Return rows as parameters of the statement that writes them, with the version that each row's commit leads to."""
+    """Return rows as parameters of the statement that writes them, each with the version of its commit."""
     versions = array_text(each.commit.checkpoint.version for _, each in offered)
     return columns_text([row for row, _ in offered]) | {"versions": versions}
 
 
 def with_history(offered: Offered) -> dict[str, str]:
-    """Return messages as `versioned` does, with whether each is history."""
+    """Return messages as `versioned` does, each with a flag that says whether it is history."""
     history = array_text(is_history(row, each.changes.news_after) for row, each in offered)
     return versioned(offered) | {"history": history}
 
 
 class RowTable(Struct, frozen=True):
-    """A table of rows: the statement that writes them, with which parameters, and where a key is if a row is stored."""
+    """A table of rows: how to write them, its key column, and the field of Known that has the stored keys."""
 
     upsert: str
     key: str
@@ -118,11 +118,11 @@ class RowTable(Struct, frozen=True):
 
     @property
     def insert(self) -> str:
-        """The statement that inserts new rows: `upsert`, but for the look for a conflict, a sixth of its time."""
+        """The statement that inserts new rows: `upsert` without the search for conflicts, a sixth of its time."""
         return f"{self.upsert}, all new"
 
     def parted(self, offered: Offered) -> tuple[Offered, Offered]:
-        """Return the rows that are new as far as their commits know, and the others."""
+        """Return the rows that their commits take for new, and the other rows."""
         new: list[tuple[Any, Prepared]] = []
         others: list[tuple[Any, Prepared]] = []
         for row, each in offered:
@@ -142,6 +142,6 @@ INTERACTION_EVENTS = RowTable("insert_interaction_events", "event_id", "interact
 
 
 def with_inserts(sql: Mapping[str, str]) -> dict[str, str]:
-    """Return statements together with those that insert new rows."""
+    """Return the statements, and with them the derived ones that insert new rows."""
     tables = (CONTACTS, CONVERSATIONS, INTERACTION_EVENTS)
     return {**sql, **{table.insert: sql[table.upsert].partition("\nON CONFLICT")[0] for table in tables}}

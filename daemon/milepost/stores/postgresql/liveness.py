@@ -1,7 +1,7 @@
-"""Whether a server still answers, for waits that may rightly take long: migrations, audits, erasures.
+"""Checks that a server still answers during operations that may take long: migrations, audits, erasures.
 
-A statement that works for minutes looks like one on a frozen server, or behind a line that swallows everything. So
-other connections are tried meanwhile; a server that keeps silent to those as well will not answer at all.
+A statement that runs for minutes looks the same as one on a frozen server, or behind a network that drops everything.
+So new connections are tried meanwhile: if the server does not answer those either, it is taken for dead.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from milepost.stores.url import StoreUrl
 
 EVERY_SECONDS = 15.0
 ANSWER_SECONDS = 10.0
-SILENT_TRIES = 2  # one may be lost while the server is merely busy
+SILENT_TRIES = 2  # a single one may fail while the server is merely busy
 
 AnyConnection = psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]
 
 
 @asynccontextmanager
 async def while_answering(store_url: StoreUrl, connection: AnyConnection) -> AsyncIterator[None]:
-    """Hang up on the connection as soon as the server has become silent. Raises StoreAway then."""
+    """Break the connection and raise StoreAway if the server stops answering during the block."""
     watching = asyncio.create_task(_silence_of(store_url), name=f"liveness of {store_url.name}")
     watching.add_done_callback(lambda task: None if task.cancelled() else hang_up(connection))
     try:
@@ -42,7 +42,7 @@ async def while_answering(store_url: StoreUrl, connection: AnyConnection) -> Asy
 
 @contextmanager
 def while_answering_a_thread(store_url: StoreUrl, connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
-    """Do the same for a thread without an event loop: another thread has one meanwhile."""
+    """Do the same for a thread without an event loop, by means of another thread that has one."""
     watcher = _Watcher(store_url, connection)
     watcher.start()
     try:
@@ -56,7 +56,7 @@ def while_answering_a_thread(store_url: StoreUrl, connection: psycopg.Connection
 
 
 class _Watcher(threading.Thread):
-    """Hangs up on a connection as soon as the server has become silent, until it is stopped."""
+    """Breaks a connection if the server stops answering, until this is stopped."""
 
     def __init__(self, store_url: StoreUrl, connection: AnyConnection) -> None:
         super().__init__(name=f"liveness of {store_url.name}", daemon=True)
@@ -67,12 +67,12 @@ class _Watcher(threading.Thread):
         self._stopping = asyncio.Event()
 
     def run(self) -> None:
-        """Watch, in this thread."""
+        """Watch the server in this thread."""
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._watch())
 
     def stop(self) -> None:
-        """End it, from another thread."""
+        """Stop watching. Called from another thread."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self.join()
 
@@ -98,7 +98,7 @@ def _silent(store_url: StoreUrl) -> StoreAway:
 
 @contextmanager
 def answering_within(seconds: float, connection: AnyConnection) -> Iterator[None]:
-    """Hang up on a server that has not answered by then: whoever waits for it gets a broken connection."""
+    """Break the connection if the block takes longer: whoever waits for the server gets an error."""
     hanging_up = asyncio.get_running_loop().call_later(seconds, hang_up, connection)
     try:
         yield
@@ -107,14 +107,14 @@ def answering_within(seconds: float, connection: AnyConnection) -> Iterator[None
 
 
 def hang_up(connection: AnyConnection) -> None:
-    """Break a connection, whoever waits for it in whichever thread."""
+    """Break a connection, whichever thread is waiting for it."""
     if not connection.closed:
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
 
 
 async def _silence_of(store_url: StoreUrl) -> None:
-    """Return once the server has kept silent to several new connections in a row."""
+    """Return once the server has not answered several new connections in a row."""
     silent = 0
     while silent < SILENT_TRIES:
         await asyncio.sleep(EVERY_SECONDS if silent == 0 else 0)
@@ -122,7 +122,7 @@ async def _silence_of(store_url: StoreUrl) -> None:
 
 
 async def _is_silent(store_url: StoreUrl) -> bool:
-    """Return whether nothing is heard. An error is an answer: of a server that restarts, or has no connection left."""
+    """Return whether the server does not answer. An error is an answer: it may be restarting or out of connections."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:

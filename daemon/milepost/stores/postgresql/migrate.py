@@ -1,4 +1,4 @@
-"""Migrates a PostgreSQL schema to this program's, and shows its tables as views in another, if that is wanted.
+"""Migrates a PostgreSQL schema to this program's and, if wanted, shows its tables as views in another schema.
 
 Forward only, each migration and its record in one transaction.
 """
@@ -22,7 +22,7 @@ from milepost.stores.url import StoreUrl
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
 
-# A large table takes as long as it takes, whatever bound the role, the database or the server has for statements.
+# Migrating a large table may take any time, whatever timeout the role, the database or the server sets for statements.
 NO_BOUND = "SELECT set_config('statement_timeout', '0', true)"
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
@@ -37,7 +37,7 @@ async def _connection(store_url: StoreUrl) -> AsyncIterator[Connection]:
     with errors_of(store_url.name):
         connection = await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs())
         async with while_answering(store_url, connection), connection:
-            # Whatever the default is: whoever waited for another one's migration must see it.
+            # Overrides the database's default: a program that waited for another one's migration must see it.
             await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             yield connection
 
@@ -48,13 +48,13 @@ def shipped() -> set[str]:
 
 
 async def has_schema(store_url: StoreUrl) -> bool:
-    """Return whether there is a schema of Milepost. Raises StoreRefused or StoreAway if that cannot be determined."""
+    """Return whether Milepost's schema exists. Raises StoreRefused or StoreAway if that cannot be determined."""
     async with _connection(store_url) as connection:
         return bool(await _applied(connection, store_url))
 
 
 async def demand_current(store_url: StoreUrl) -> None:
-    """Raise StoreRefused unless there is a schema, and it is this program's."""
+    """Raise StoreRefused unless the schema exists and is of this program's version."""
     async with _connection(store_url) as connection:
         applied = await _applied(connection, store_url)
         await demand_all_rows(connection, store_url)
@@ -72,9 +72,9 @@ async def demand_current(store_url: StoreUrl) -> None:
 
 @asynccontextmanager
 async def open_current(store_url: StoreUrl, *parts: str, max_connections: int | None = None) -> AsyncIterator[Database]:
-    """Open a database that is to have this program's schema, to run the statements of these files besides the common.
+    """Open a database with this program's schema, and load the statements of these files besides the common ones.
 
-    Raises as `demand_current` does, and StoreRefused if a copy into it is not finished.
+    Raises as `demand_current` does, and StoreRefused if a copy into it is unfinished.
     """
     await demand_current(store_url)
     statements = load_statements("postgresql", "statements", *parts)
@@ -84,9 +84,9 @@ async def open_current(store_url: StoreUrl, *parts: str, max_connections: int | 
 
 
 async def migrate(store_url: StoreUrl) -> set[str]:
-    """Apply what is pending, in the order of the names, and return the names. Whoever starts at the same time waits.
+    """Apply the pending migrations in the order of their names, and return the names. Others that start then wait.
 
-    Raises StoreAway or StoreRefused; what had been applied before stays applied.
+    Raises StoreAway or StoreRefused; the migrations before the failed one stay applied.
     """
     done: set[str] = set()
     async with _connection(store_url) as connection:
@@ -106,7 +106,7 @@ async def migrate(store_url: StoreUrl) -> set[str]:
 
 
 async def _demand_fit(connection: Connection, store_url: StoreUrl) -> None:
-    """Raise StoreRefused for a server that is too old, or a database that cannot hold every text."""
+    """Raise StoreRefused if the server is too old, or the database's encoding cannot hold every text."""
     major = connection.info.server_version // 10_000
     if major < OLDEST_MAJOR:
         raise StoreRefused(
@@ -122,7 +122,7 @@ async def _demand_fit(connection: Connection, store_url: StoreUrl) -> None:
 
 
 async def _apply(connection: Connection, store_url: StoreUrl, name: str) -> bool:
-    """Apply one migration, unless somebody else has meanwhile; return whether it was applied."""
+    """Apply one migration unless another program has applied it meanwhile; return whether this one did."""
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with _alone(connection, store_url), kept_private(connection, store_url.schema):
         await _make_schema(connection, store_url)
@@ -138,7 +138,7 @@ async def _apply(connection: Connection, store_url: StoreUrl, name: str) -> bool
 
 @asynccontextmanager
 async def _alone(connection: Connection, store_url: StoreUrl) -> AsyncIterator[None]:
-    """Change the schema during the block, in a transaction, for as long as that takes; others wait."""
+    """Hold the lock for schema changes in a transaction during the block, without a time limit."""
     async with connection.transaction():
         await connection.execute(NO_BOUND)
         await connection.execute(LOCK, (store_url.schema,))
@@ -147,7 +147,7 @@ async def _alone(connection: Connection, store_url: StoreUrl) -> AsyncIterator[N
 
 async def _make_schema(connection: Connection, store_url: StoreUrl) -> None:
     found = await connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (store_url.schema,))
-    if await found.fetchone() is None:  # if it exists, no privilege to create one is needed
+    if await found.fetchone() is None:  # only then is the privilege to create one needed
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(store_url.schema)))
 
 
@@ -172,17 +172,17 @@ def _pending(applied: set[str], store_url: StoreUrl) -> set[str]:
     return shipped() - applied
 
 
-# --- views of the tables, for whoever may read the tables, and for nobody else ----------------------------------------
+# --- views of the tables, only for those who may read the tables ------------------------------------------------------
 
-# A view of ours is recognised by the catalog: it has one of our names and the owner of the table, and selects all of
-# its columns, in their order, from that table and no other.
+# The catalog shows which views are ours: those that have one of our names and the table's owner, and that select all of
+# the table's columns in their order, from no other table.
 
 SHOWN = ("pages", "contacts", "conversations", "contact_interaction_events", "runs")
-SHOWN_BEFORE = ("checkpoints", "dead_letters")  # by earlier versions
-ONLY_IF_FREE = {"pages"}  # shown since 0.2: a name that an installation may have given away before
+SHOWN_BEFORE = ("checkpoints", "dead_letters")  # earlier versions showed these, too
+ONLY_IF_FREE = {"pages"}  # shown since 0.2: before that, an installation may have used the name for something else
 DEFAULT_SCHEMA = "public"  # the only one in earlier versions
 
-# What has such a name, whether it is ours, and whether it reads with the privileges of whoever queries it.
+# Each relation with one of these names, whether it is our view, and whether it checks the privileges of its reader.
 FOUND = """
 SELECT
     relname,
@@ -205,10 +205,10 @@ WHERE relnamespace = to_regnamespace(%(view_schema)s) AND relname = ANY (%(names
 
 
 async def _show_views(connection: Connection, store_url: StoreUrl) -> None:
-    """Create the views in the schema `store.views`, and drop those of ours that are not wanted there or in `public`.
+    """Create the views in the schema `store.views`, and drop our unwanted views there and in `public`.
 
-    The caller begins the transaction and ends it. Raises StoreRefused if something else has such a name, unless earlier
-    versions left that name free.
+    The caller begins the transaction and ends it. Raises StoreRefused if something else has the name of a view, except
+    for names that earlier versions left free.
     """
     for schema in {store_url.views, DEFAULT_SCHEMA} - {"", store_url.schema}:
         parameters = {"schema": store_url.schema, "view_schema": schema, "names": [*SHOWN, *SHOWN_BEFORE]}
@@ -234,7 +234,7 @@ async def _show_views(connection: Connection, store_url: StoreUrl) -> None:
 
 
 async def _create_view(connection: Connection, store_url: StoreUrl, name: str, *, is_new: bool) -> None:
-    """Create or replace a view, as its table may have more columns by now; the grants of a safe one stay."""
+    """Create or replace a view, as its table may have new columns. The grants of a safe view stay."""
     statement = sql.SQL("CREATE OR REPLACE VIEW {} WITH (security_invoker = true) AS SELECT * FROM {}").format(
         sql.Identifier(store_url.views, name), sql.Identifier(store_url.schema, name)
     )
@@ -244,7 +244,7 @@ async def _create_view(connection: Connection, store_url: StoreUrl, name: str, *
 
 
 async def _drop_view(connection: Connection, schema: str, name: str) -> None:
-    """Drop a view or, if others depend on it, close it to everybody who may not read the table."""
+    """Drop a view or, if others depend on it, close it to those who may not read the table."""
     view = sql.Identifier(schema, name)
     try:
         async with connection.transaction():

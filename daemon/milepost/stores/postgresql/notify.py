@@ -1,4 +1,4 @@
-"""News of other workers: their commits, as PostgreSQL announces them, and whether any is alive."""
+"""What a worker learns of others: their commits, as PostgreSQL announces them, and whether any is alive."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,17 +14,17 @@ from milepost.stores.sql import load_statements
 from milepost.stores.url import StoreUrl
 
 RECONNECT_SECONDS = 2.0
-POLL_SECONDS = 1.0  # through a pooler nobody can listen
-LISTEN_SECONDS = 30.0  # then the connection is checked
+POLL_SECONDS = 1.0  # for connections through a pooler, which cannot listen
+LISTEN_SECONDS = 30.0  # after so long without a notification, the connection is checked
 ALIVE_SECONDS = 20.0  # since the last heartbeat; after that a worker counts as dead
 
 
 @asynccontextmanager
 async def listening(store_url: StoreUrl, on_commit: Callable[[], None]) -> AsyncIterator[None]:
-    """Call `on_commit` after every commit during the block, at least once after several that come together.
+    """Call `on_commit` after every commit during the block, or once for several that come together.
 
-    It is called as well when the connection is back, as notifications were missed meanwhile; and every second where the
-    URL leads through a pooler.
+    It is also called after a reconnection, as notifications may have been missed, and every second if the URL leads
+    through a pooler.
     """
     task = asyncio.create_task(
         _poll(on_commit) if store_url.is_pooled else _listen_always(store_url, on_commit), name="listening"

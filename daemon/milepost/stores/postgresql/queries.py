@@ -1,4 +1,4 @@
-"""What a PostgreSQL store can be asked: see stores/reader.py; and what only PostgreSQL asks so."""
+"""The queries of a PostgreSQL store: those of stores/reader.py, and those that differ for PostgreSQL."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -41,13 +41,13 @@ _decode = msgspec.json.Decoder(_Found).decode
 
 
 class PostgresqlSession(Session):
-    """A session whose statements `fetch` runs inside a transaction, or each in one of its own."""
+    """A session; its `fetch` runs statements inside one transaction, or each in its own."""
 
     def __init__(self, fetch: Fetch) -> None:
         super().__init__(fetch, DIALECT)
 
     async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[Any]]:
-        """Ask several questions, none of which depends on another; a store does that in one round trip."""
+        """Run several independent lookups; a store does that in one round trip."""
         return [await self.fetch(*each) for each in asked]
 
     async def known(self, keys: Keys) -> Known:
@@ -110,7 +110,7 @@ class PostgresqlSession(Session):
 
 
 def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
-    """Return the statements that tell what is stored under the keys, and their parameters."""
+    """Return the statements that look up the keys, with their parameters."""
     of_stream = stream_parameters(keys.stream)
     conversations = {"conversations": searchable(keys.conversations)}
     contacts, events = searchable(keys.contacts), searchable(keys.interaction_events)

@@ -1,4 +1,4 @@
--- What Milepost asks of Procrastinate's tables, beside what Procrastinate asks itself.
+-- Milepost's own queries on Procrastinate's tables.
 
 -- name: lock_queue_schema
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' migrations', 0));

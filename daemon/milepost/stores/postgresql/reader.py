@@ -1,4 +1,4 @@
-"""Reading a PostgreSQL journal beside the workers: follow it and the changes, check it, rebuild its projections."""
+"""Reads a PostgreSQL journal beside the workers: follows it and its changes, verifies it, rebuilds its projections."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
@@ -28,12 +28,12 @@ from milepost.stores.sql import Parameters
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
-MAX_READERS = 3  # at once: there are connections left for the commits, however many ask
+MAX_READERS = 3  # concurrent ones: this leaves connections for commits, however many requests there are
 
 
 @asynccontextmanager
 async def open_postgresql_reader(store_url: StoreUrl) -> AsyncIterator["PostgresqlReader"]:
-    """Open the database for reading. Raises StoreRefused if there is no schema of this program's, or StoreAway."""
+    """Open the database for reading. Raises StoreRefused unless it has this program's schema, or StoreAway."""
     async with open_current(store_url, "changes", max_connections=MAX_READERS) as database:
         yield PostgresqlReader(database)
 
@@ -47,7 +47,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
 
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
-        async with self._database.transaction() as connection:  # many statements: fewer round trips
+        async with self._database.transaction() as connection:  # one for many statements saves round trips
             return await PostgresqlSession(partial(self._database.rows_on, connection)).seq_before(instant)
 
     async def read_changes(
@@ -77,7 +77,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         return await self._audit(_rebuild)
 
     async def _audit(self, function: "Callable[[PostgresqlLedger], Audit]") -> Audit:
-        """Call a function in a thread, with a connection of its own that ends when nobody waits for it any more."""
+        """Call a function in a thread with a connection of its own, which is broken if the caller is cancelled."""
         store_url = self._database.store_url
         with errors_of(store_url.name):
             connection = await asyncio.to_thread(psycopg.connect, store_url.url, **store_url.connect_kwargs())
@@ -97,25 +97,25 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
 
 # --- the change feed --------------------------------------------------------------------------------------------------
 
-# Transactions take their numbers at the same time: one that took smaller numbers may be committed after one that took
-# greater ones. Only what is below the numbers of all transactions under way is read: of those every change is there,
-# for good. See 0016_changes.sql.
+# Concurrent transactions take numbers from one sequence, so one with smaller numbers may be committed after one with
+# greater ones. The feed is read only up to the smallest number of a transaction under way: below that it is complete.
+# See 0016_changes.sql.
 
 KEYS_OF_LOCKS = 1 << 31
-"""The keys of the locks are numbers modulo this."""
+"""A transaction's lock has a number of the feed, modulo this, as its key."""
 
 
 def settled(last: int, in_use: Iterable[int]) -> int:
-    """Return the number up to which all is settled: `last` was taken before it was read what is `in_use`.
+    """Return the number up to which the feed is settled. `last` must have been read before `in_use`.
 
-    A transaction that has begun since holds the key of a number after `last`.
+    A transaction that began in between holds the key of a number after `last`, and is left out.
     """
     behind = [(last - key) % KEYS_OF_LOCKS for key in in_use]
     return last - max((each for each in behind if each < KEYS_OF_LOCKS // 2), default=0)
 
 
 async def _last_settled(database: Database, connection: Connection) -> int:
-    """Begin a transaction and return how far the feed is settled, in one round trip: the order matters."""
+    """Begin a transaction and return how far the feed is settled, in one round trip. The order of reads matters."""
     async with connection.pipeline():
         await database.begin(connection)
         taken = await connection.execute(database.sql["last_number"])
@@ -154,11 +154,11 @@ class PostgresqlLedger(Ledger):
         self._schema = schema
 
     def begin(self) -> None:
-        """Begin a transaction, which may take long."""
+        """Begin a transaction, which may take a long time."""
         self.ask("settings", settings(self._schema, NO_TIMEOUT))
 
     def ask(self, statement: str, parameters: Parameters = ()) -> psycopg.Cursor[TupleRow]:
-        """Run a statement, by its name."""
+        """Run a named statement."""
         return self.connection.execute(self._sql[statement], parameters)
 
     def entries(self) -> Iterator[Entry]:
@@ -169,7 +169,7 @@ class PostgresqlLedger(Ledger):
                 yield rows.entry(columns)
 
     def shaped(self, row: Row) -> Row:
-        """Return a row as the database stores it: its texts without NUL."""
+        """Return a projected row in the form in which this database stores it: without NUL in its texts."""
         return storable_row(row)
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
@@ -182,7 +182,7 @@ class PostgresqlLedger(Ledger):
 
 
 def _verify(ledger: PostgresqlLedger) -> Audit:
-    """Verify one moment of the journal, while workers go on writing. Raises JournalDamaged."""
+    """Verify the journal as of one moment, while workers go on writing. Raises JournalDamaged."""
     ledger.connection.isolation_level, ledger.connection.read_only = IsolationLevel.REPEATABLE_READ, True
     ledger.begin()
     return audit.verify(ledger)

@@ -1,8 +1,8 @@
-"""Keeps what Milepost creates to its owner, whatever default privileges grant to others, and its rows in its own sight.
+"""Keeps what Milepost creates private to its owner, and makes sure that row-level security hides no rows from Milepost.
 
-Hosts that serve a database over an API grant their roles everything on what is created in `public`, some on what is
-created anywhere; PostgreSQL itself grants functions to everybody. What an operator grants afterwards stays. Row-level
-security is the operator's: who turns it on for all tables has it on those of a later version as well.
+Hosts that serve a database over an API grant their roles all privileges on whatever is created in `public`, and some
+hosts on whatever is created anywhere. PostgreSQL itself grants functions to everybody. Later grants of the operator
+stay. Row-level security is up to the operator: if it is on for all tables, a later version's new tables get it, too.
 """
 
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.connection import Connection
 from milepost.stores.url import StoreUrl
 
-# Each object of ours in a schema, with the statement that revokes the privileges of somebody else on it.
+# Each of our objects in a schema, with a statement that revokes the privileges of another role on it.
 OBJECTS = """
 WITH objects AS (
     SELECT
@@ -39,7 +39,7 @@ LEFT JOIN LATERAL (SELECT DISTINCT grantee FROM aclexplode(acl)) AS granted ON g
 WHERE pg_has_role(owner, 'USAGE')
 """
 
-# The tables among these objects that row-level security does not cover, although the operator has it on the journal.
+# Statements for those tables among these objects that lack row-level security although the journal has it.
 UNCOVERED = """
 SELECT 'ALTER TABLE ' || oid::regclass || ' ENABLE ROW LEVEL SECURITY'
 FROM pg_class
@@ -47,8 +47,8 @@ WHERE
     oid = ANY (%(oids)s::oid[]) AND relkind IN ('r', 'p') AND NOT relrowsecurity
     AND (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(format('%%I.journal', %(schema)s::text)))
 """
-# Policies apply to the owner of a table where they are forced. These tables have one that hides rows from us, or none
-# that shows us all of them.
+# The tables of which row-level security may hide rows from us. It applies to a table's owner only where it is forced.
+# Then some policy must show us all rows, and none may hide any.
 HIDDEN = """
 SELECT relname
 FROM pg_class
@@ -82,14 +82,14 @@ class _Object(NamedTuple):
     kind: str
     oid: int
     name: str
-    revoke: str | None  # None where nobody else has a privilege on it
+    revoke: str | None  # None if no other role has a privilege on it
 
 
 @asynccontextmanager
 async def kept_private(connection: Connection, schema: str) -> AsyncIterator[None]:
-    """Revoke every privilege of others on what is created in the schema, or with it, during the block.
+    """Revoke all privileges of other roles on objects that the block creates in the schema, or on a new schema.
 
-    Use it inside the transaction that creates it, so that nobody sees it before. What was there is left alone.
+    Use it inside the transaction that creates them, so that nobody sees them before. Existing objects are left alone.
     """
     before = {(each.kind, each.oid) for each in await _objects(connection, schema)}
     yield
@@ -102,7 +102,7 @@ async def kept_private(connection: Connection, schema: str) -> AsyncIterator[Non
 
 
 async def demand_all_rows(connection: Connection, store_url: StoreUrl) -> None:
-    """Raise StoreRefused where row-level security hides rows from Milepost itself: it would act on what it sees."""
+    """Raise StoreRefused if row-level security hides rows from Milepost, which would act on those it sees."""
     found = await connection.execute(HIDDEN, {"schema": store_url.schema})
     hidden = [name for (name,) in await found.fetchall()]
     if hidden:
@@ -113,7 +113,7 @@ async def demand_all_rows(connection: Connection, store_url: StoreUrl) -> None:
 
 
 async def make_private(connection: Connection, schema: str, name: str) -> None:
-    """Revoke every privilege of others on a table or view."""
+    """Revoke all privileges of other roles on a table or view."""
     await _revoke(
         connection, [each for each in await _objects(connection, schema) if (each.kind, each.name) == ("TABLE", name)]
     )

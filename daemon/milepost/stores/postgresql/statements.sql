@@ -1,16 +1,16 @@
--- The statements of the PostgreSQL store, by name. Rows go in as an array for each column, those of projections as one JSON
--- array, and come out with the columns that SQLite has: instants as text. Every transaction begins with `settings`, and
--- relies on nothing else.
+-- The statements of the PostgreSQL store, by name. Rows go in as one array for each column, those of projections as one
+-- JSON array. They come out as SQLite has them, with instants as text. Every transaction begins with `settings`, and
+-- relies on no other session state.
 
 -- name: settings
--- Plans must hold for tables that grow and that nobody has analysed. So each execution is planned by itself: the plan
--- that PostgreSQL keeps for a prepared statement fits the tables as they were at first, often empty, and scans them
--- whole. And there are no bitmap scans: without statistics a stream seems to have so few rows that fetching and sorting
--- them all looks cheaper than following an index, in its order, up to the limit. Nor is anything compiled: a batch of many
--- messages looks costly enough for that, and takes a few milliseconds. NULL in an array is the null of JSON.
+-- Plans must suit tables that grow and were never analysed. So each execution is planned anew: the plan that PostgreSQL
+-- keeps for a prepared statement suits the tables as they were at first, often empty, and scans them whole. Bitmap
+-- scans are off: without statistics a stream seems to have so few rows that fetching and sorting all of them looks
+-- cheaper than following an index in its order up to the limit. JIT is off: a batch of many messages looks costly
+-- enough to compile, but takes a few milliseconds. `array_nulls` is on because the arrays contain JSON's null.
 --
--- Lookups are planned once, as planning one takes as long as running it: with an index for every key, and without a
--- sequential scan, which an empty table would be a reason for, their plan is the same for tables of any size.
+-- Lookups are planned once, as planning one takes as long as running it. Every key has an index, and sequential scans,
+-- which the planner would choose for an empty table, are off: so the same plan suits tables of any size.
 SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
@@ -24,7 +24,7 @@ SELECT
     set_config('array_nulls', 'on', true);
 
 -- name: lock_streams
--- Serialises those who write to a stream or settle a commit of it.
+-- Serialises transactions that write to a stream or settle a commit of it.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' commits', 0))
 UNION ALL
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' stream ' || stream, 0))
@@ -34,16 +34,16 @@ FROM unnest(%(streams)s::text[]) AS stream;
 SELECT extract(epoch FROM clock_timestamp())::float8;
 
 -- name: lock_journal
--- Entries get their seq and are committed one commit at a time across all workers, so that a reader who has seen a seq
--- never misses a smaller one.
+-- Across all workers, one transaction at a time assigns seqs and commits, so that a reader who has seen a seq never
+-- misses a smaller one.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' journal', 0));
 
 -- name: lock_commits
--- Waits for the commits under way, and blocks those that come.
+-- Waits for the commits under way, and blocks new ones.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0));
 
 -- name: lock_webhook_events
--- Waits for those that are being added, and blocks those that come: nothing of who is erased is added meanwhile.
+-- Waits for events that are being added, and blocks new ones: an erasure must miss no event of the person.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' webhook events', 0));
 
 -- name: insert_entries
@@ -146,7 +146,7 @@ FROM unnest(
 ON CONFLICT (event_id) DO NOTHING;
 
 -- name: revise_interaction_events
--- Not a join with the stored rows, which the planner may well read whole for that.
+-- No join with the stored rows: for that the planner may well read the whole table.
 WITH offered AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -171,8 +171,8 @@ SET
 WHERE event_id = ANY (ARRAY(SELECT event_id FROM offered));
 
 -- name: due_facts
--- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a
--- reading, whether there is a later message.
+-- Facts whose messages are stored, earliest first. Each says whether a later fact of its kind is known or, for a read
+-- receipt, whether there is a later message.
 SELECT
     fact.event_key, fact.kind, coalesce(fact.actor, ''), instant_text(fact.occurred_at), fact.detail,
     CASE fact.kind
@@ -204,7 +204,7 @@ LIMIT %(limit)s;
 UPDATE webhook_events SET due_at = NULL, detail = NULL WHERE event_key = ANY (%s::text[]);
 
 -- name: payloads_about
--- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
+-- The payloads in a stream that name one of these messages. Only open dead letters have a payload.
 SELECT dead_letter_id, payload
 FROM dead_letters
 JOIN dead_letter_payloads USING (dead_letter_id)
@@ -326,7 +326,7 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = ANY (%s::text[]);
 DELETE FROM missed_conversations WHERE stream = %s AND conversation_id = ANY (%s::text[]);
 
 -- name: drop_notes_of_other_sweeps
--- A sweep may be abandoned for another one. This way all notes of a stream are of one sweep when it ends.
+-- A sweep may be abandoned for another one. Dropping its notes leaves only those of the sweep that ends.
 DELETE FROM missed_conversations WHERE stream = %s AND sweep_started_at <> %s;
 
 -- name: note_missed
@@ -341,7 +341,8 @@ WHERE
 ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
--- Not those that another page has read since; written so that the planner does not read all of the page for that.
+-- Without conversations that have moved to another page since. The stream is compared as one text, or the planner might
+-- read all rows of the page.
 UPDATE conversations SET deleted_at = %(at)s, version = %(version)s
 WHERE
     conversation_id = ANY (ARRAY(SELECT conversation_id FROM missed_conversations WHERE stream = %(stream)s))
@@ -352,7 +353,7 @@ WHERE
 DELETE FROM missed_conversations WHERE stream = %s;
 
 -- name: turn_own_messages
--- Messages of an id that has turned out to be ours: they are sent ones, to the other person of their conversation.
+-- Messages from an id that turned out to be our own: they become sent messages to the other person of the conversation.
 UPDATE contact_interaction_events AS said
 SET
     direction = 'out',
@@ -362,7 +363,7 @@ SET
             WHERE conversations.conversation_id = said.conversation_id
         ),
         (
-            -- OFFSET 0: or the planner would look for the least contact along an index of all contacts.
+            -- OFFSET 0, or the planner would look for the smallest id along an index of all contacts.
             SELECT min(contact_id)
             FROM (
                 SELECT contact_id FROM contact_interaction_events AS other
@@ -375,7 +376,7 @@ SET
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
 -- name: name_messages
--- Messages that were stored before it was known with whom their conversation is.
+-- Messages that were stored before the person of their conversation was known.
 UPDATE contact_interaction_events AS said
 SET
     contact_id = (
@@ -393,7 +394,7 @@ WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_i
 DELETE FROM contacts WHERE platform = %(platform)s AND page_id = %(page_id)s AND contact_id = %(own_id)s;
 
 -- name: record_moves
--- Which page took rows of which, the latest move of each two.
+-- Which page took over rows of which other page: the latest move for each pair.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
 SELECT platform, page_id, %(page_id)s, %(at)s::timestamptz
 FROM (
@@ -425,7 +426,7 @@ WHERE
     );
 
 -- name: move_forgotten
--- Who was erased on the page before is kept out on this one.
+-- People who were erased on the previous page are kept out of this one, too.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT DISTINCT platform, %(page_id)s, kind, id
 FROM forgotten
@@ -474,8 +475,8 @@ ORDER BY contact_id
 ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
 
 -- name: drop_moved_contacts
--- Those whose last conversation leaves their page with these. Each is asked for by its key: OFFSET 0 keeps a plan without
--- statistics from reading all of the page instead.
+-- Contacts whose last conversation on their page is among the moved ones. OFFSET 0 makes the planner look up each by
+-- its key: without statistics, it might read all rows of the page instead.
 DELETE FROM contacts
 WHERE
     ctid = ANY (
@@ -557,14 +558,14 @@ WHERE
     );
 
 -- name: owed_elsewhere
--- What other pages owe of these conversations.
+-- The gaps that other pages have in these conversations.
 SELECT state::text FROM message_backlog
 WHERE
     stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page))
     AND conversation_id = ANY (%(conversations)s::text[]);
 
 -- name: contact_pages
--- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
+-- The pages of these contacts' conversations: this page, and those that its rows have moved to in any number of steps.
 WITH RECURSIVE later (page_id) AS (
     SELECT %(page_id)s::text COLLATE "C"
     UNION
@@ -584,7 +585,7 @@ SELECT state::text FROM checkpoints
 WHERE stream = ANY (ARRAY(SELECT %(platform)s || ':' || of_page FROM unnest(%(pages)s::text[]) AS of_page));
 
 -- name: moved_to
--- The pages to which rows of this page have moved, and when each was last known to be at work.
+-- The pages that took over rows of this page, and when each was last known to be active.
 SELECT move.page_id, instant_text(greatest(move.moved_at, checkpoints.last_success_at))
 FROM page_moves AS move
 LEFT JOIN checkpoints ON checkpoints.stream = move.platform || ':' || move.page_id
@@ -601,8 +602,8 @@ CROSS JOIN LATERAL (
 ) AS stored;
 
 -- name: linked_pages
--- The page, and those that rows have moved from or to, however often. Rows that moved before moves were on record show
--- it by messages that stand under another page than their conversation.
+-- The page, and all pages that rows have moved from or to in any number of steps. Moves from before moves were recorded
+-- show in messages that are stored under another page than their conversation.
 WITH RECURSIVE
 link (one, other) AS (
     SELECT previous_page_id, page_id FROM page_moves WHERE platform = %(platform)s
@@ -622,9 +623,9 @@ linked (page_id) AS (
 SELECT page_id FROM linked;
 
 -- name: known
--- All that a batch asks for, as one value. One key at a time: OFFSET 0 keeps the planner from joining the other way
--- round, which scans everything that a page has as long as the tables have never been analysed. Exceptions are
--- not searched for as long as there is none: the first of them is found by an index, as it is asked for in its order.
+-- Everything that a batch asks for, as one value. OFFSET 0 makes the planner look up one key at a time: as long as the
+-- tables were never analysed, it would join the other way round and scan all rows of a page. Dead letters and erased
+-- people are looked up only if there are any; ORDER BY names the order of an index, so that the index finds the first.
 WITH known_conversations AS MATERIALIZED (
     SELECT stored.*
     FROM unnest(%(conversations)s::text[]) AS wanted
@@ -701,7 +702,7 @@ SELECT json_build_object(
 )::text;
 
 -- name: known_messages
--- The stored messages of some conversations, each from one instant to another, one conversation at a time as in `known`.
+-- The stored messages of some conversations, each within its own time span. One conversation at a time, as in `known`.
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments::text,
     instant_text(occurred_at), instant_text(edited_at), instant_text(deleted_at), reactions::text, referral::text,
@@ -717,8 +718,8 @@ CROSS JOIN LATERAL (
 ) AS stored;
 
 -- name: known_of_sweep
--- For a full sweep: how many conversations it misses in this stretch that are not noted yet, which of the batch are
--- noted, and how many of the stream are.
+-- For a full sweep: how many conversations of this stretch it misses that are not noted yet, which of the batch are
+-- noted, and how many of the stream are noted.
 SELECT
     CASE WHEN %(has_stretch)s THEN (
         SELECT count(*)
@@ -780,7 +781,7 @@ CROSS JOIN LATERAL (
 ) AS stored;
 
 -- name: before_commit
--- Whether anybody was erased, and the states of conversations of which a group of commits writes.
+-- Whether anybody was erased, and the states of the conversations that a group of commits writes.
 SELECT
     EXISTS (SELECT 1 FROM forgotten),
     (
@@ -794,7 +795,7 @@ SELECT
     )::text;
 
 -- name: is_about_forgotten
--- By the subject, or by a contact's id anywhere in the payload, unless it is a part of a longer one.
+-- Matches the subject, or a contact's id anywhere in the payload that is not part of a longer id.
 SELECT EXISTS (
     SELECT 1
     FROM forgotten
@@ -821,7 +822,7 @@ FROM dead_letters
 WHERE dead_letter_id = %s;
 
 -- name: due_dead_letters
--- What is due after the instant `latest` was postponed by a clock that was ahead.
+-- A dead letter that is due after `latest` was postponed by a clock that was ahead, so it is due now.
 SELECT
     dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
     instant_text(closed_at), resolution, note, fingerprint, payload
@@ -834,7 +835,8 @@ ORDER BY dead_letters.opened_at, dead_letter_id
 LIMIT %(limit)s;
 
 -- name: open_gaps
--- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased, or it moved.
+-- Gaps between two sweeps precede histories; newest first. Each says whether its person was erased, and whether its
+-- conversation has moved to another page.
 SELECT
     state::text,
     EXISTS (
@@ -851,7 +853,7 @@ ORDER BY queue, newest_at DESC, gap_id DESC
 LIMIT %(limit)s;
 
 -- name: gaps_at_limit
--- Histories that were read back to a limit, but not to an earlier one.
+-- Histories that stopped at a limit and do not reach back to an earlier limit.
 SELECT state::text
 FROM message_backlog
 WHERE stream = %(stream)s AND queue = 2 AND reached_at > %(newer_than)s
@@ -859,7 +861,7 @@ ORDER BY reached_at DESC
 LIMIT %(limit)s;
 
 -- name: search_until
--- The end of a step through the conversations of a stream: those with the same time are in one step.
+-- The last time in a step through the conversations of a stream: all conversations of one time are in the same step.
 SELECT instant_text(updated_time)
 FROM conversations
 WHERE platform = %(platform)s AND page_id = %(page_id)s AND updated_time > %(newer_than)s
@@ -867,8 +869,8 @@ ORDER BY updated_time
 LIMIT 1 OFFSET %(offset)s;
 
 -- name: search_threads
--- The conversations of a step of which no history is on record and some message is stored, and how many are. One
--- conversation at a time as in `known`.
+-- The conversations of a step that have stored messages but no recorded history, with the number of their messages. One
+-- conversation at a time, as in `known`.
 SELECT
     conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
     instant_text(newest_at)
@@ -905,7 +907,7 @@ LEFT JOIN contacts USING (platform, page_id, contact_id)
 WHERE conversation_id = ANY (%s::text[]);
 
 -- name: dead_letters_after
--- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
+-- Oldest first. The position may be any dead letter; if it was removed with its stream, the list starts over.
 (
     SELECT
         dead_letter_id, stream, stage, subject, reason, instant_text(opened_at), attempts, instant_text(redrive_at),
@@ -968,7 +970,7 @@ ORDER BY age, dead_letter_id
 LIMIT %(limit)s;
 
 -- name: runs_before
--- Newest first: run ids sort by the time of their start.
+-- Newest first: run ids sort by start time.
 SELECT
     run_id, stream, mode, status, reason, instant_text(started_at), instant_text(ended_at), batches, inserted, updated,
     unchanged, dead_lettered, contacts, interaction_events, retries, failed_batches, problem::text
@@ -993,7 +995,7 @@ SELECT state::text FROM checkpoints WHERE stream = %s;
 SELECT state::text FROM checkpoints ORDER BY stream;
 
 -- name: page_names
--- Those with a name of their own last: a page may have one on one platform only.
+-- Rows with a `name` come last and win: a page may have a name on one platform only.
 SELECT page_id, coalesce(name, username)
 FROM pages
 WHERE coalesce(name, username) IS NOT NULL
@@ -1003,7 +1005,7 @@ ORDER BY name IS NOT NULL, page_id;
 SELECT seq, hash FROM journal WHERE stream = %s AND version = %s;
 
 -- name: entries_since
--- What is folded into the snapshot at the start: nothing, unless the snapshot is behind.
+-- The entries to fold into the snapshot at the start: none, unless the snapshot is behind.
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 WHERE stream = %s AND version > %s
@@ -1017,7 +1019,7 @@ ORDER BY seq
 LIMIT %(limit)s;
 
 -- name: stream_entries_after
--- Within a stream, versions follow the order of seq: the key (stream, version) finds the position from the newest back.
+-- Within a stream, versions are in the order of seq, so the key (stream, version) finds the position from the newest.
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 WHERE
@@ -1047,7 +1049,7 @@ ORDER BY version DESC
 LIMIT %(limit)s;
 
 -- name: entries_of_run_before
--- From the beginning of the latest run before this version, or from its end if that is all there is.
+-- From the latest entry before this version at which a run starts, ends or completes a sweep.
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash
 FROM journal
 WHERE
@@ -1065,7 +1067,7 @@ WHERE
 ORDER BY version;
 
 -- name: last_change
--- The last number that a change has taken, as far as it is committed.
+-- The number of the latest committed change.
 SELECT greatest(
     (SELECT max(change_seq) FROM contacts),
     (SELECT max(change_seq) FROM conversations),
@@ -1084,7 +1086,7 @@ SELECT instant_text(recorded_at) FROM journal WHERE seq = %s;
 SELECT seq, stream, version, run_id, instant_text(recorded_at), type, data::text, hash FROM journal ORDER BY seq;
 
 -- name: removals
--- A stream's latest removal ends all its earlier runs and dead letters.
+-- A stream's latest removal: earlier runs and dead letters of the stream are void.
 SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
 
 -- name: clear_checkpoints
@@ -1151,7 +1153,7 @@ FROM pg_class
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'm');
 
 -- name: demand_writable
--- Finds out at the start, not at the first commit, that nothing may be written.
+-- Fails at the start, not at the first commit, if this role may not write.
 UPDATE checkpoints SET version = version WHERE false;
 
 -- name: write_nothing
@@ -1162,7 +1164,7 @@ SELECT pg_logical_emit_message(true, 'milepost', '');
 SELECT kind, base_url FROM source WHERE place = 1;
 
 -- name: record_source
--- Of workers that start at the same time, the first records its source; the others wait for its commit, and keep it.
+-- If several workers start at the same time, the first records its source; the others wait for its commit, and keep it.
 INSERT INTO source (place, kind, base_url) VALUES (1, %s, %s) ON CONFLICT (place) DO NOTHING;
 
 -- name: replace_source
@@ -1174,13 +1176,13 @@ SELECT conversation_id, platform, page_id FROM conversations
 WHERE conversation_id > %s ORDER BY conversation_id LIMIT %s;
 
 -- name: forget_contact
--- On each of the linked pages: their ids go with the account.
+-- On each of the linked pages: people keep their ids when the account moves.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT %(platform)s, page_id, 'contact', %(contact_id)s FROM unnest(%(pages)s::text[]) AS page_id
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
--- Where a conversation's contact is not known, it is that of whoever wrote in it: its snippet says what they wrote.
+-- A conversation without a known contact counts as that of anyone who wrote in it: its snippet says what they wrote.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT platform, linked, 'conversation', conversation_id
 FROM conversations
@@ -1220,7 +1222,8 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group. Erasing has no entry of its own: these rows name their stream's latest.
+-- Reactions to messages of others, as in a group. An erasure has no journal entry, so these rows get the version of
+-- their stream's latest entry.
 UPDATE contact_interaction_events
 SET
     reactions = (
@@ -1237,7 +1240,7 @@ WHERE
     AND reactions IS NOT NULL AND strpos(reactions::text, '"from":"' || %(contact_id)s || '"') > 0;
 
 -- name: erase_webhook_events
--- Before their messages: some events name nobody but a message.
+-- Runs before the messages are erased: some events name a message only, and no contact.
 DELETE FROM webhook_events
 WHERE
     stream = ANY (ARRAY(SELECT %(platform)s || ':' || page_id FROM unnest(%(pages)s::text[]) AS page_id))
@@ -1264,7 +1267,7 @@ WHERE
     AND conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation');
 
 -- name: erase_payloads
--- Those about anybody of these pages who is forgotten, by the rule of is_about_forgotten.
+-- Payloads about anybody who was erased on these pages, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
@@ -1285,7 +1288,7 @@ WHERE
     );
 
 -- name: contact_elsewhere
--- The other pages under which somebody has this id: it need not be the same person.
+-- The other pages that have a contact with this id, who need not be the same person.
 SELECT page_id FROM contacts
 WHERE platform = %(platform)s AND contact_id = %(contact_id)s ORDER BY page_id;
 

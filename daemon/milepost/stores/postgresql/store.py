@@ -1,7 +1,7 @@
 """The PostgreSQL store: journal, rows and projections in one database, committed together, by any number of workers.
 
-It relies on nothing of a server's session: every transaction brings its settings and its locks, so that the store works
-through a pooler as well. Ownership is never trusted: the journal's key decides each commit; the locks only keep order.
+It relies on no session state: every transaction makes its own settings and takes its own locks, so the store works
+through a pooler, too. Ownership is never trusted: the journal's key decides each commit, and the locks only keep order.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ JOURNAL_KEYS = {"journal_stream_version_key", "journal_pkey"}  # of 0001_journal
 
 @asynccontextmanager
 async def open_postgresql(store_url: StoreUrl, *, events_chunk_size: int = 500) -> AsyncIterator["PostgresqlStore"]:
-    """Open the database, migrate it, and close it at the end of the block; others may work on it as well.
+    """Open the database, migrate it, and close it at the end of the block. Other workers may use it, too.
 
     Raises BadConfiguration, StoreRefused or StoreAway.
     """
@@ -60,7 +60,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
         self._events_chunk_size = events_chunk_size
 
     async def watch(self) -> StoreLost:
-        """Wait for ever: a server keeps the files, and reports itself that they are gone."""
+        """Wait forever: the server keeps the files, and reports by itself if they are gone."""
         never: asyncio.Future[StoreLost] = asyncio.get_running_loop().create_future()
         return await never
 
@@ -68,7 +68,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
         return await self.database.read_together(*asked, is_lookup=True)
 
     async def _settled_entry(self, stream: Stream, version: int) -> tuple[int, str] | None:
-        """Return an entry's seq and hash, once nobody holds the stream's lock who may write it."""
+        """Return an entry's seq and hash, once no other transaction that may write it holds the stream's lock."""
         async with self.database.transaction() as connection:
             writer = PostgresqlWriter(self.database, connection)
             await writer.execute("lock_streams", {"streams": [stream.key]})
@@ -84,7 +84,7 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
             return await PostgresqlWriter(self.database, connection).refused_rows(changes)
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> list[Committed]:
-        """Write a group in one transaction, again after a deadlock or the like with another one."""
+        """Write a group in one transaction, and try again after a deadlock or another conflict of transactions."""
         for _ in range(MAX_ATTEMPTS - 1):
             try:
                 return await self._attempt(commits, trusts_known=trusts_known)

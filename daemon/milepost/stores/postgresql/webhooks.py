@@ -1,4 +1,4 @@
-"""The webhook events in a PostgreSQL database, which every worker takes and any may process."""
+"""The webhook events in a PostgreSQL database: every worker adds them, and any may process them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,12 +23,12 @@ class PostgresqlWebhookInbox(StoredWebhooks):
 
     async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
         """Store events durably, except for those about people who were erased; return the keys of the new ones."""
-        latest = {event.key: event_columns(event) for event in events}  # a statement may add a key once
+        latest = {event.key: event_columns(event) for event in events}  # a statement may add a key only once
         rows = {"rows": json_rows(list(latest.values())), "now": instant_text(now)}
         return frozenset(key for (key,) in await self._database.rows("add_webhook_events", rows, lock="await_erasures"))
 
     async def _write(self, steps: Steps[T]) -> T:
-        """Take steps, each in a round trip of its own."""
+        """Run the steps, each in a transaction and a round trip of its own."""
         return await steps(self._database.rows)
 
     async def _write_together(self, steps: Steps[T]) -> T:

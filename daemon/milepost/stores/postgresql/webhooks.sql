@@ -1,11 +1,11 @@
 -- The webhook events that wait to be processed: see core/webhooks.py.
 
 -- name: await_erasures
--- In a statement of its own: the next one sees what was committed meanwhile.
+-- In a statement of its own, so that the next one sees what was committed meanwhile.
 SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' webhook events', 0));
 
 -- name: add_webhook_events
--- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
+-- No text of an unsent message is kept, not even from an edit that arrives late.
 INSERT INTO webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
@@ -38,8 +38,8 @@ ON CONFLICT (event_key) DO NOTHING
 RETURNING event_key;
 
 -- name: settle_webhook_events
--- No list shows a message that was unsent before it was read.
--- OFFSET 0 keeps the planner from reading all messages to join them: each is looked up by its key.
+-- No list of messages ever shows one that was unsent before Milepost read it.
+-- OFFSET 0 makes the planner look up each message by its key instead of reading all messages for a join.
 UPDATE webhook_events
 SET due_at = NULL
 WHERE
@@ -61,7 +61,7 @@ WHERE
     );
 
 -- name: claim_webhook_events
--- What another worker is claiming at this moment is skipped.
+-- Skips events that another worker is claiming at this moment.
 UPDATE webhook_events
 SET
     due_at = CASE
@@ -79,11 +79,11 @@ WHERE
 RETURNING stream;
 
 -- name: moved_streams
--- The streams to whose pages rows of these have moved.
+-- The streams whose pages took over rows of these streams.
 SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previous_page_id = ANY (%s::text[]);
 
 -- name: attach_facts
--- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
+-- Facts that name no message: a referral is about the contact's next message, a read receipt about the last before it.
 UPDATE webhook_events
 SET
     message_id = coalesce(
@@ -119,7 +119,7 @@ WHERE
     );
 
 -- name: follow_moves
--- Facts about a message of an account that was linked to another page are due where the message stands.
+-- A fact moves to the stream that its message is stored under, as when the account was linked to another page.
 UPDATE webhook_events
 SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
 WHERE
@@ -138,7 +138,7 @@ WHERE
     );
 
 -- name: take_unsent
--- Messages that were unsent, as is said since the last time.
+-- Messages reported as unsent since the last run of this statement.
 UPDATE webhook_events
 SET claims = 1
 WHERE
@@ -174,7 +174,8 @@ WHERE
 SELECT message_id FROM webhook_events WHERE message_id = ANY (%s::text[]) AND kind = 'message';
 
 -- name: instagram_streams
--- The streams under which messages or contacts are stored. A contact is found by page, as its key begins with that.
+-- The streams under which messages or contacts are stored. Contacts are looked up page by page: their key begins with
+-- the page.
 SELECT platform || ':' || page_id
 FROM contact_interaction_events
 WHERE event_id = ANY (%(message_ids)s::text[]) AND platform = 'instagram'

@@ -1,8 +1,8 @@
--- The change feed: see core/changes.py. A page is read up to a number at which it is full. A stream is compared as one
--- text, so that no planner reads all rows of a page instead of those with these numbers.
+-- The change feed: see core/changes.py. A page ends at the number at which it is full. Streams are compared as a single
+-- text, or a planner might read all rows of a page instead of those in the range of numbers.
 
 -- name: changes_up_to
--- The number up to which a page reaches, and how many changes it has.
+-- The last number on a page of changes, and how many changes the page has.
 SELECT max(change_seq), count(*)
 FROM (
     SELECT change_seq

@@ -37,7 +37,7 @@ class SqliteWriter(SqliteSession, Writer):
     """A session that writes. The caller begins the transaction and ends it."""
 
     async def execute(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
-        """Run a statement, by its name."""
+        """Run a named statement."""
         return self.ask(statement, parameters)
 
     def write(self, group: Sequence[Commit], events_chunk_size: int) -> list[Committed]:
@@ -88,12 +88,12 @@ class SqliteWriter(SqliteSession, Writer):
         self.connection.executemany(self.sql[statement], columns)
 
     def _numbers(self) -> Iterator[int]:
-        """Yield the next numbers of the change feed: for all rows of a statement, before the next one is run."""
+        """Yield the next numbers of the change feed, for all rows of one statement; the next statement calls again."""
         ((last,),) = self.ask("last_change")
         return count(last + 1)
 
     def _write_entries(self, stream: Stream, commit: Commit) -> int:
-        """Append the entries, after the deletion of everything where they remove the stream; return the last seq."""
+        """Append the entries and return the last seq. If they remove the stream, delete all its rows first."""
         if len(since_removal(commit.entries)) < len(commit.entries):
             for statement in DELETIONS:
                 self.ask(statement, stream_parameters(stream))
@@ -123,7 +123,7 @@ class SqliteWriter(SqliteSession, Writer):
                 self.ask("upsert_payload", (dead_letter_id, erased_in(payload, event_ids)))
 
     def _write_dead_letters(self, stream: Stream, commit: Commit) -> None:
-        """Bring the dead letters up to the entries. A payload is kept while its dead letter is open."""
+        """Apply the entries to the dead letters. A payload is kept while its dead letter is open."""
 
         def find(dead_letter_id: str) -> DeadLetter | None:
             return at_once(self.find_dead_letter(dead_letter_id))
@@ -142,7 +142,7 @@ class SqliteWriter(SqliteSession, Writer):
         self._write_all("delete_payload", closed)
 
     def _write_gaps(self, commit: Commit) -> None:
-        """Bring the backlog up to the entries: a batch of a first copy may open a gap for each conversation."""
+        """Write the backlog's changes in bulk: a batch of a first copy may open a gap for each conversation."""
         gaps = gaps_of(commit)
         kept = (rows.gap_tuple(commit.checkpoint.stream, each.gap) for each in gaps if each.is_kept)
         self._write_all("upsert_gap", kept)
@@ -158,7 +158,7 @@ class SqliteWriter(SqliteSession, Writer):
             except REFUSALS as error:
                 refused.append(RefusedRow(table, key, reason_of(error)))
             finally:
-                if self.connection.in_transaction:  # some failures have rolled back already
+                if self.connection.in_transaction:  # SQLite itself rolls back after some failures
                     self.connection.execute("ROLLBACK")
         return tuple(refused)
 
@@ -182,5 +182,5 @@ def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], 
 
 
 def _tried(columns_of: Callable[[RowT], tuple[Any, ...]], row: RowT, *more: object) -> Parameters:
-    """Return the columns of a row that is only tried, with any version and number in the feed."""
+    """Return the columns of a row for a trial write, with an arbitrary version and number in the feed."""
     return (*columns_of(row), *more, 0, 0)

@@ -1,6 +1,6 @@
-"""A SQLite database that is opened: by one Milepost at a time, over a connection in a thread of its own.
+"""An open SQLite database: locked by one Milepost at a time, with a connection in a thread of its own.
 
-Whole functions are sent into that thread: a hop for each transaction, not for each statement.
+Whole functions are sent to that thread: one hop for each transaction, not for each statement.
 """
 
 import fcntl
@@ -30,21 +30,21 @@ LOCK_RETRY_SECONDS = 0.05
 def real_path(path: Path) -> Path:
     """Return the one path by which the database at `path` is locked and opened.
 
-    So its lock is the same through whichever symlink it is reached, and SQLite reads no meaning into an absolute path,
-    as it does into `:memory:` and `file:…`.
+    This way every symlink to it leads to the same lock, and SQLite takes the path literally: an absolute path has no
+    special meaning, unlike `:memory:` and `file:…`.
     """
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what the block writes, or nothing of it if the block or the commit raises."""
+    """Commit what the block writes, or roll it back if the block or the commit raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # some failures have rolled back already
+        if connection.in_transaction:  # SQLite itself rolls back after some failures
             connection.execute("ROLLBACK")
         raise
 
@@ -61,12 +61,12 @@ def with_pragma(connection: sqlite3.Connection, name: str, value: str) -> Iterat
 
 
 class Database(aiosqlite.Connection):
-    """A connection to the database at `path`, whose `files` must stay the ones that were opened; `sql` to run on it."""
+    """A connection to the database at `path` with its statements, `sql`; its `files` must not be replaced."""
 
     def __init__(self, path: Path, sql: Mapping[str, str], files: OpenFiles, *, timeout_seconds: float) -> None:
         def opened() -> sqlite3.Connection:
             files.opening()
-            # isolation_level None: transactions begin and end where the code says so.
+            # isolation_level None: Python's module begins no transactions of its own.
             return sqlite3.connect(path, isolation_level=None, timeout=timeout_seconds)
 
         super().__init__(opened, 64)
@@ -76,7 +76,7 @@ class Database(aiosqlite.Connection):
         self._full_disk = FullDisk(path)
 
     async def run(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Call a function in the connection's thread. Raises StoreAway or StoreRefused for what SQLite refuses."""
+        """Call a function in the connection's thread. Raises StoreAway or StoreRefused for SQLite's errors."""
 
         def checked(connection: sqlite3.Connection) -> Result:
             self.files.demand_same()
@@ -86,9 +86,9 @@ class Database(aiosqlite.Connection):
         return await self._run(checked)
 
     async def write(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Call a function that commits, as `run` does; what was committed to a file that is gone does not count.
+        """Call a function that commits, as `run` does; a commit to a file that is gone does not count.
 
-        Raises OutcomeUnknown if it was committed and nobody can tell whether the file is still there.
+        Raises OutcomeUnknown after a commit if it cannot be determined whether the file is still there.
         """
 
         def checked(connection: sqlite3.Connection) -> Result:
@@ -102,7 +102,7 @@ class Database(aiosqlite.Connection):
         return await self.run(checked)
 
     async def read(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        """Run a statement that only reads, by its name, and return its rows. Raises as `run` does."""
+        """Run a named statement that only reads, and return its rows. Raises as `run` does."""
         return await self.run(lambda connection: connection.execute(self.sql[statement], parameters).fetchall())
 
     async def rows(self, statement: str, parameters: Parameters = ()) -> list[Any]:
@@ -115,7 +115,7 @@ class Database(aiosqlite.Connection):
         return await self.write(write)
 
     async def open(self, pragmas: dict[str, str | int]) -> None:
-        """Set the pragmas, and check that SQLite opened the files that the paths name. Called once, before the rest."""
+        """Set the pragmas, and check that SQLite opened the files that the paths name. Must be called first, once."""
         await self._run(partial(self._open, pragmas))
 
     def _open(self, pragmas: dict[str, str | int], connection: sqlite3.Connection) -> None:
@@ -142,7 +142,7 @@ async def connect(
 ) -> AsyncIterator[Database]:
     """Open the database at `path`, set its pragmas, and close it at the end of the block.
 
-    Everything that is asked of it raises StoreLost once one of its files is not the one that was opened.
+    Every call raises StoreLost once one of its files is no longer the one that was opened.
     """
     database = Database(path, sql, files or OpenFiles(path), timeout_seconds=timeout_seconds)
     with errors_of(path):
@@ -156,9 +156,9 @@ async def connect(
 
 @contextmanager
 def lock_database(path: Path) -> Iterator[dict[Path, Inode]]:
-    """Hold the database at `path` alone, by the file `<path>.lock`, and yield the inode of that file.
+    """Hold the database at `path` exclusively, by locking the file `<path>.lock`, and yield the inode of that file.
 
-    The kernel drops the lock with the process, however it ends. It excludes nobody once another file is in its place.
+    The kernel drops the lock when the process ends, for whatever reason. The lock is void once that file is replaced.
 
     Raises StoreBusy if another process holds it, StoreRefused or StoreAway if the lock cannot be made.
     """
@@ -178,7 +178,7 @@ def lock_database(path: Path) -> Iterator[dict[Path, Inode]]:
             ) from error
         except OSError as error:  # a file system without locks
             raise error_of(path, "cannot be locked", error) from error
-        with suppress(OSError):  # only names the holder; the database itself reports a full disk
+        with suppress(OSError):  # the text only names the holder; a full disk shows in the database itself
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield {lock_path: inode_of(os.fstat(descriptor))}
@@ -189,7 +189,7 @@ def lock_database(path: Path) -> Iterator[dict[Path, Inode]]:
 def _lock(descriptor: int) -> None:
     """Take the lock. Raises BlockingIOError if it is held for longer than a moment.
 
-    `is_held` takes it for a moment, and a child process has it from its fork until it has closed its descriptors.
+    `is_held` takes it for a moment, and a forked child process shares it until it has closed its descriptors.
     """
     for _ in range(LOCK_ATTEMPTS - 1):
         with suppress(BlockingIOError):
@@ -202,7 +202,7 @@ def _lock(descriptor: int) -> None:
 def is_held(path: Path) -> bool:
     """Return whether a process holds the database at `path`.
 
-    True also where this user may not look: then what the journal says about it counts.
+    Return True as well if this user may not open the lock: then callers go by the journal.
     """
     try:
         descriptor = os.open(beside(path, LOCK), os.O_RDONLY | os.O_CLOEXEC)
@@ -223,8 +223,8 @@ def is_held(path: Path) -> bool:
 def kept_open(path: Path) -> Iterator[int]:
     """Open the database at `path` for reading during the block. Raises StoreAway or StoreRefused if that fails.
 
-    The block has to outlast the process's connections: closing any descriptor of a file drops all locks that the
-    process holds on it, SQLite's included (fcntl_locking(2)).
+    The block has to outlast the process's connections: closing any descriptor of a file drops all of the process's
+    locks on it, including SQLite's (fcntl_locking(2)).
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -20,16 +20,16 @@ from milepost.stores.sqlite.reader import SqliteLedger
 from milepost.stores.sqlite.store import CACHE_KIB
 
 UNFINISHED = "-copy"
-"""What the name of a target ends in until it is verified."""
+"""The suffix of a target's name until it is verified."""
 
 READ_ROWS = 500
 
 
 @contextmanager
 def open_sqlite_source(path: Path) -> Iterator["SqliteCopySource"]:
-    """Open the database at `path`, which no daemon works on meanwhile. Raises StoreBusy, StoreRefused or StoreAway."""
+    """Open the database at `path` and keep daemons out of it. Raises StoreBusy, StoreRefused or StoreAway."""
     path = real_path(path)
-    if not path.exists():  # before a lock is made beside it
+    if not path.exists():  # checked before a lock file is created beside it
         demand_current(path)
     with lock_database(path) as lock:
         demand_current(path)
@@ -43,16 +43,16 @@ def open_sqlite_source(path: Path) -> Iterator["SqliteCopySource"]:
 
 @contextmanager
 def open_sqlite_target(path: Path) -> Iterator["SqliteCopyTarget"]:
-    """Make a database that is at `path` once it is published. Raises StoreBusy, StoreRefused or StoreAway."""
+    """Create a database that gets the name `path` when it is published. Raises StoreBusy, StoreRefused or StoreAway."""
     path = real_path(path)
     unfinished = beside(path, UNFINISHED)
     with lock_database(path):
         _require_replaceable(path)
-        _remove(unfinished)  # of a copy that was killed
+        _remove(unfinished)  # left by a copy that was killed
         try:
             create_private(unfinished)
             migrate(unfinished)
-            # Nobody else opens it, and a power cut leaves nothing that counts.
+            # Safe without a WAL and syncs: nobody else opens the file, and after a power cut it is discarded.
             with _connected(unfinished, {"journal_mode": "MEMORY", "synchronous": "OFF"}) as connection:
                 yield SqliteCopyTarget(path, unfinished, connection)
         finally:
@@ -62,7 +62,7 @@ def open_sqlite_target(path: Path) -> Iterator["SqliteCopyTarget"]:
 @contextmanager
 def _connected(path: Path, pragmas: dict[str, str | int]) -> Iterator[sqlite3.Connection]:
     with errors_of(path):
-        # Another thread may interrupt it.
+        # check_same_thread=False: another thread may interrupt the connection.
         connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
     with closing(connection):
         with errors_of(path):
@@ -74,7 +74,7 @@ def _connected(path: Path, pragmas: dict[str, str | int]) -> Iterator[sqlite3.Co
 def _require_replaceable(path: Path) -> None:
     """Raise StoreRefused unless `path` is free or empty.
 
-    What an earlier Milepost left of a copy that was cut off is marked, and counts for nothing.
+    An interrupted copy of an earlier Milepost is marked as unfinished, and may be replaced.
     """
     if not path.exists():
         return
@@ -87,14 +87,14 @@ def _require_replaceable(path: Path) -> None:
 
 
 def _tables_with_rows(connection: sqlite3.Connection) -> list[str]:
-    """Name the tables of Milepost that hold rows; an old database may not have all of them."""
+    """Return the names of Milepost's tables that hold rows; an old database may not have all tables."""
     found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     names = [name for (name,) in found if name != "schema_migrations" and not name.startswith("sqlite_")]
     return [name for name in names if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()]  # noqa: S608
 
 
 def _remove(path: Path) -> None:
-    """Remove a database; first itself, because SQLite ignores a -wal beside a file that is missing or empty."""
+    """Remove a database: the file itself first, as SQLite ignores a -wal beside a missing or empty file."""
     for suffix in ("", WAL, SHM, "-journal"):
         beside(path, suffix).unlink(missing_ok=True)
 
@@ -111,12 +111,12 @@ class _Side:
         """Yield the rows of a table in the order of its key."""
         with errors_of(self._path):
             found = self._connection.execute(self._sql[f"read_{table.name}"])
-            while rows := found.fetchmany(READ_ROWS):  # not `yield from found`: that is closed later than the database
+            while rows := found.fetchmany(READ_ROWS):  # not `yield from found`: the cursor would outlive the database
                 yield from rows
 
     def interrupt(self) -> None:
-        """Make what is under way fail soon. Called from another thread."""
-        with suppress(sqlite3.ProgrammingError):  # it is closed already
+        """Make the operation under way fail soon. Called from another thread."""
+        with suppress(sqlite3.ProgrammingError):  # the connection is already closed
             self._connection.interrupt()
 
 
@@ -137,11 +137,11 @@ class SqliteCopySource(_Side):
         with errors_of(self._path):
             (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
             self._connection.execute("BEGIN")
-            self._connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # BEGIN alone reads nothing yet
+            self._connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # BEGIN alone takes no snapshot
         self._files.opened(has_wal=mode == "wal")
 
     def refresh(self) -> None:
-        """Go on to what the database holds now. Raises StoreLost if it was deleted or replaced."""
+        """Replace the snapshot by a new one. Raises StoreLost if the database was deleted or replaced."""
         with errors_of(self._path):
             self._connection.execute("ROLLBACK")
         self._files.demand_same()
@@ -164,7 +164,7 @@ class SqliteCopyTarget(_Side):
             raise RowsRejected(reason_of(error), hint="mend that row in the source, and run the copy again") from None
 
     def rebuild(self) -> Audit:
-        """Make the projections from the journal. Raises JournalDamaged."""
+        """Build the projections from the journal. Raises JournalDamaged."""
         with errors_of(self._path), transaction(self._connection):
             return audit.rebuild(self._ledger)
 
@@ -174,7 +174,7 @@ class SqliteCopyTarget(_Side):
             return audit.verify(self._ledger)
 
     def publish(self) -> None:
-        """Bring the file to the disk and give it its name."""
+        """Sync the file and give it its final name."""
         self._connection.close()
         try:
             sync(self._unfinished)

@@ -1,4 +1,4 @@
-"""The places of deliveries in a SQLite database."""
+"""The delivery places in a SQLite database."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 30.0  # a large commit or a checkpoint of the daemon may hold 
 
 
 class SqliteDeliveryPlaces(StoredDeliveries):
-    """DeliveryPlaces (see core/deliveries.py), over a connection: of one process, with which no worker competes."""
+    """DeliveryPlaces (see core/deliveries.py) over a connection, for the only process that delivers."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.read, database.rows)
@@ -27,7 +27,7 @@ class SqliteDeliveryPlaces(StoredDeliveries):
     async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
         """Record where a destination stands; return False if it was moved since `before`.
 
-        Without waiting for the disk, for which commits wait already: what a power cut takes back is delivered again.
+        Does not wait for the disk, as the store's commits do: what a power cut takes back is delivered again.
         """
 
         def write(connection: sqlite3.Connection) -> bool:
@@ -43,7 +43,7 @@ class SqliteDeliveryPlaces(StoredDeliveries):
 
 @asynccontextmanager
 async def open_sqlite_deliveries(path: Path) -> AsyncIterator[SqliteDeliveryPlaces]:
-    """Open the places of the database at `path`, beside a running daemon or without one.
+    """Open the delivery places of the database at `path`, beside a running daemon or without one.
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """

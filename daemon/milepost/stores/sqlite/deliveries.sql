@@ -1,4 +1,4 @@
--- The places of deliveries: see core/deliveries.py.
+-- The delivery places: see core/deliveries.py.
 
 -- name: begin_delivery
 INSERT INTO deliveries (destination, place, failures) VALUES (:destination, :place, 0)
@@ -21,7 +21,7 @@ UPDATE deliveries
 SET
     place = :place, behind_since = :behind_since, delivered_at = :delivered_at, failing_since = :failing_since,
     problem = :problem,
-    -- One that was resumed meanwhile is tried at once, however often it had failed before.
+    -- A delivery that was resumed meanwhile is due at once, however often it had failed before.
     failures = CASE WHEN failures = :failures_before THEN :failures ELSE min(:failures, 1) END,
     retry_at = CASE WHEN failures = :failures_before THEN :retry_at END
 WHERE destination = :destination AND place = :before AND replays = :replays

@@ -1,4 +1,4 @@
-"""Erasing a person from SQLite, and removing a stream: nothing of it is left in the file, and nothing comes back."""
+"""Erases a person from SQLite, or removes a stream: nothing is left in the file, and nobody erased comes back."""
 
 import asyncio
 import sqlite3
@@ -24,13 +24,13 @@ CHECKPOINT_TIMEOUT_MILLISECONDS = 2_000
 async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgotten:
     """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
 
-    Whatever page they stood under when they were written: an account that moves to another page takes its people along.
+    It covers rows written under other pages, too: an account that moves to another page takes its people along.
 
-    Works beside a running daemon, which waits while the events are read through once. A contact that is not stored is
-    kept out as well. A dead letter's part in the journal, which never names a person, stays; the daemon closes it.
+    Works beside a running daemon, which waits while the messages are scanned once. A contact that is not stored is kept
+    out as well. A dead letter's entries in the journal, which never name a person, stay; the daemon closes it.
 
-    What was erased is overwritten in the database and, unless a reader holds it, the WAL is emptied. Backups, snapshots
-    of the file system and what the disk itself has moved elsewhere still hold it.
+    Erased data is overwritten in the database, and the WAL is emptied unless a reader holds it. Backups, snapshots of
+    the file system and blocks that the disk itself has moved still hold the data.
 
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
@@ -47,10 +47,10 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
 
 async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime) -> StreamRows | None:
-    """Remove a stream with all its rows and return how many there were; None where nothing is stored of it.
+    """Remove a stream with all its rows and return how many there were, or None if nothing of it is stored.
 
-    Holds the database alone: a daemon has the stream in memory. The entry and the deletions are one transaction, so
-    readers see the stream whole until it is gone. What is deleted is overwritten as for a person, and the WAL emptied.
+    Locks the database, as a daemon would have the stream in memory. The entry and the deletions are one transaction, so
+    readers see the whole stream until it is gone. As for a person, deleted data is overwritten and the WAL emptied.
 
     Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon holds it, StoreAway if
     it does not answer.
@@ -71,7 +71,7 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
         try:
             removed = await database.run(remove)
         except asyncio.CancelledError:
-            await database.interrupt()  # or the thread would go on, and commit what was abandoned
+            await database.interrupt()  # or the thread would go on, and commit after the cancellation
             raise
         with suppress(StoreAway):
             await database.run(empty_wal)
@@ -79,6 +79,6 @@ async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime)
 
 
 def empty_wal(connection: sqlite3.Connection) -> None:
-    """Leave nothing in the WAL of what was overwritten in the database, unless a reader holds it."""
-    connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MILLISECONDS}")  # writers wait while it waits
+    """Empty the WAL, so that it holds no erased data, unless a reader holds it."""
+    connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MILLISECONDS}")  # writers wait as long as this does
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -1,6 +1,6 @@
 """What the errors of SQLite and of the operating system mean for the user and for the engine.
 
-SQLite keeps the reason to itself where it cannot open a file: it is looked for afterwards.
+SQLite does not say why it cannot open a file, so the reason is looked for afterwards.
 """
 
 import errno
@@ -15,12 +15,12 @@ from milepost.core.errors import MilepostError, StoreAway, StoreRefused, may_pas
 from milepost.stores.rows import KeyRefused
 from milepost.stores.sqlite.files import SHM, WAL, beside
 
-# How SQLite, its module and our rows refuse a row.
+# The errors by which SQLite, Python's module or our own conversion refuses a row.
 REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError, KeyRefused)
 
 CHECK_RIGHTS = "Milepost must be able to write the database file and its directory"
 
-# Errors that do not pass, by SQLite's result code, with what to do about each.
+# Permanent errors by SQLite's result code, each with what to do about it.
 _REFUSED = {
     "SQLITE_READONLY": CHECK_RIGHTS,
     "SQLITE_PERM": CHECK_RIGHTS,
@@ -29,9 +29,9 @@ _REFUSED = {
     "SQLITE_ERROR": "the tables are not Milepost's: check store.url, or restore the database from a backup",
     "SQLITE_CORRUPT": "restore the database from a backup, then start again: the journal knows where to continue",
 }
-# Errors whose cause the operating system knows, and SQLite does not say.
+# Errors whose cause SQLite does not report but the operating system knows.
 _OF_THE_SYSTEM = {"SQLITE_CANTOPEN", "SQLITE_READONLY"}
-# Errors that may pass, with what to do if they do not.
+# Errors that may be temporary, each with what to do if they are not.
 _AWAY = {
     "SQLITE_CANTOPEN": "there may have been no room for a file, or no file descriptor: see the system log",
     "SQLITE_BUSY": "another program has locked the database; retrying",
@@ -59,13 +59,13 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def _is_undecodable(error: Exception) -> bool:
-    """Return whether a text in the database is not UTF-8: Python's module fails then, not SQLite, so without a code."""
+    """Return whether a text in the database is not UTF-8: Python's module raises that without an SQLite code."""
     has_no_code = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
     return has_no_code or isinstance(error, UnicodeDecodeError)
 
 
 def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
-    """Return what a SQLite error means for the user; None where it is a bug of ours."""
+    """Return the error that the user sees for one of SQLite; None if it is a bug of ours."""
     code = getattr(error, "sqlite_errorname", "") or ""
     primary = "_".join(code.split("_")[:2])
     if primary in _OF_THE_SYSTEM and (cause := why_unopened(path)) is not None:
@@ -80,7 +80,7 @@ def _translated(error: sqlite3.Error, path: Path) -> MilepostError | None:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a row was refused, without any of its values."""
+    """Return the reason why a row was refused, without any of its values."""
     if isinstance(error, UnicodeEncodeError):  # its message quotes the character
         return "a text in it cannot be written as UTF-8: it holds half of a surrogate pair"
     return str(error)
@@ -88,8 +88,8 @@ def reason_of(error: Exception) -> str:
 
 # --- what the operating system reports about the files of a database --------------------------------------------------
 
-NEEDED_FILES = 4  # that SQLite opens for a database: itself, -wal, -shm and their directory
-NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}  # open(2): not on every file system
+NEEDED_FILES = 4  # descriptors that SQLite needs for a database: its file, -wal, -shm and their directory
+NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}  # open(2): some file systems lack O_TMPFILE
 
 CHECK_URL = "check store.url, that its directory exists and that this user may write there"
 HINTS = {
@@ -105,9 +105,9 @@ OTHER_HINT = "its disk or file system fails: see the system log, and mount it ag
 
 
 def error_of(path: Path, what: str, error: OSError) -> MilepostError:
-    """Return what an error about a file of the database at `path` means; `what` says what cannot be done.
+    """Return the error that the user sees for one about a file of the database; `what` says what cannot be done.
 
-    A read-only file system may be one that was mounted so after a failure, if it has a database already.
+    A read-only file system that already holds the database may have been remounted so after a disk failure.
     """
     text = f"the database {path} {what}: {error.strerror}"
     number = error.errno or 0
@@ -128,9 +128,9 @@ def exists(path: Path) -> bool:
 
 
 def why_unopened(path: Path) -> OSError | None:
-    """Return why SQLite cannot open the database at `path` or a file beside it; None if there is no reason any more.
+    """Return why SQLite cannot open the database at `path` or a file beside it; None if there is no reason now.
 
-    The files themselves are not opened: closing one would drop the locks that SQLite has on it (fcntl_locking(2)).
+    The files themselves are not opened: closing one would drop SQLite's locks on it (fcntl_locking(2)).
     """
     try:
         return next(_obstacles(path), None)
@@ -152,7 +152,7 @@ def _obstacles(path: Path) -> Iterator[OSError]:
 
 
 def _make_unnamed_files(directory: Path) -> None:
-    """Make as many files as SQLite needs, which vanish at once. Raises OSError where that fails."""
+    """Create as many unnamed files as SQLite needs, which vanish at once. Raises OSError if that fails."""
     with ExitStack() as made:
         try:
             for _ in range(NEEDED_FILES):

@@ -1,6 +1,7 @@
-"""The files of a SQLite database: open to their owner alone, and still the ones that were opened.
+"""The files of a SQLite database: keeps them private, and notices when they are deleted or replaced.
 
-They hold what people wrote. Other databases beside a new one may mean that its path is a slip.
+They are private because they hold what people wrote. If a new database has others beside it, its path may be a mistake,
+so there is a warning.
 """
 
 import os
@@ -15,7 +16,7 @@ from milepost.core.errors import StoreAway, StoreLost, StoreRemounted
 OWNER_ONLY = 0o600
 WAL, SHM, LOCK = "-wal", "-shm", ".lock"
 
-# Of the databases beside a new one.
+# Limits on the databases beside a new one.
 MAX_INSPECTED = 20
 MAX_NAMED = 3
 TIMEOUT_SECONDS = 0.5
@@ -35,33 +36,33 @@ def sync(path: Path, flags: int = os.O_RDONLY) -> None:
         os.close(descriptor)
 
 
-# --- for their owner alone --------------------------------------------------------------------------------------------
+# --- private files ----------------------------------------------------------------------------------------------------
 
 
 def create_private(path: Path) -> None:
-    """Create an empty database at `path` for its owner alone, unless there is a file. The caller holds its lock.
+    """Create an empty database at `path` that only its owner can open, unless it exists. The caller holds its lock.
 
-    SQLite would create it as the umask says, and others could open it until somebody changes that. The -wal and -shm
-    that SQLite creates get the permissions of the database.
+    SQLite would create it with the permissions of the umask, and others could open it at first. The -wal and -shm that
+    SQLite creates get the permissions of the database.
     """
-    with suppress(OSError):  # it exists, or cannot be created: then SQLite fails as well, and says why
+    with suppress(OSError):  # it exists; or it cannot be created, and SQLite's own attempt reports why
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY))
 
 
 def close_to_others(path: Path) -> None:
-    """Close the database at `path`, its -wal and its -shm to everybody but their owner. It must be Milepost's."""
-    files = [beside(path, suffix) for suffix in ("", WAL, SHM)]  # the database first: files created later follow it
+    """Make the database at `path`, its -wal and its -shm accessible to their owner only. It must be Milepost's."""
+    files = [beside(path, suffix) for suffix in ("", WAL, SHM)]  # the database first: new ones take its mode
     open_ones = [each for each in files if _is_open_to_others(each)]
     if not open_ones:
         return
-    # Imported here: a command that only reads a database has nothing to log in most cases.
+    # Imported here: most commands that only read a database never log anything.
     import structlog  # noqa: PLC0415
 
     log, names = structlog.get_logger("milepost"), ", ".join(each.name for each in open_ones)
     try:
         for each in open_ones:
             each.chmod(stat.S_IMODE(each.stat().st_mode) & OWNER_ONLY)
-    except OSError as error:  # they belong to somebody else
+    except OSError as error:  # another user owns them
         reason = os.strerror(error.errno or 0)
         hint = f"it holds people's messages: let this user own it, or chmod 600 {path}"
         log.warning("database open to other users", path=str(path), files=names, error=reason, hint=hint)
@@ -73,16 +74,16 @@ def close_to_others(path: Path) -> None:
 def _is_open_to_others(path: Path) -> bool:
     try:
         mode = path.lstat().st_mode
-    except OSError:  # there is none
+    except OSError:  # there is no such file
         return False
     return stat.S_ISREG(mode) and bool(stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO))
 
 
-# --- others beside a new one ------------------------------------------------------------------------------------------
+# --- other databases beside a new one ---------------------------------------------------------------------------------
 
 
 def warn_of_others_beside(path: Path) -> None:
-    """Warn that the database at `path` is new if others in its directory hold conversations."""
+    """Warn that the database at `path` is new if other databases in its directory hold conversations."""
     others = sorted((other for other in path.parent.glob("*.db") if other != path), key=_written_at, reverse=True)
     held = [content for other in others[:MAX_INSPECTED] if (content := _content_of(other))]
     if held:
@@ -104,8 +105,8 @@ def _written_at(path: Path) -> float:
 
 
 def _content_of(path: Path) -> str | None:
-    """Describe what a file holds; None where it is no database of Milepost, is empty, or cannot be read now."""
-    # Without a WAL nobody has it open: no lock is needed, and no -shm and -wal are made that nobody would remove.
+    """Return a description of a file's content; None if it is not Milepost's, holds nothing, or cannot be read now."""
+    # A database without a WAL is not open anywhere: immutable needs no lock, and leaves no -shm and -wal behind.
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=TIMEOUT_SECONDS)) as connection:
@@ -117,17 +118,17 @@ def _content_of(path: Path) -> str | None:
     return f"{path.name} holds {count:,} {conversations}, last written at {newest}" if count else None
 
 
-# --- the ones that were opened ----------------------------------------------------------------------------------------
+# --- deleted and replaced files ---------------------------------------------------------------------------------------
 
-# SQLite does not check: it goes on with files that were deleted or replaced, reports success, and everything is gone
-# with the process. So each file is compared with what its path names, by device and inode, which the kernel gives to no
-# other file as long as this one is open.
+# SQLite does not check for this: it goes on with a deleted or replaced file and reports success, and everything is lost
+# when the process ends. So each file is compared with the one that its path names now, by device and inode. The kernel
+# gives those to no other file while this one is open.
 
 Inode = tuple[int, int]
-"""A file, whatever its name: its device and its number there."""
+"""The identity of a file, whatever its name: its device and its inode number."""
 
-# The magic string, the page size and the versions of the format, which tell WAL from other modes ("Database File
-# Format"). They stay as they are while the file is open.
+# The magic string, the page size and the format's versions, which tell WAL from other modes (see SQLite's "Database
+# File Format"). They do not change while the file is open.
 HEADER_BYTES = 20
 
 RESTORE = (
@@ -148,15 +149,15 @@ def inode_of(found: os.stat_result) -> Inode:
 
 
 class OpenFiles:
-    """The files of the database at `path`. Safe to call from any thread.
+    """Watches the files of the database at `path`. Safe to call from any thread.
 
-    `others` are files beside it that have to stay, such as the lock. `descriptor` is the database, opened for reading,
-    to notice that it is overwritten as well.
+    `others` are more files that must not be replaced, such as the lock. `descriptor` is the database, opened for
+    reading, to notice that it is overwritten.
     """
 
     def __init__(self, path: Path, others: Mapping[Path, Inode] | None = None, descriptor: int | None = None) -> None:
         self._path = path
-        self._directories = tuple(path.absolute().parents)  # looked at with each commit: made once
+        self._directories = tuple(path.absolute().parents)  # needed at each commit, so computed once
         self._database: Inode | None = None
         self._others: dict[Path, Inode | None] = dict(others or {})
         self._descriptor = descriptor
@@ -177,16 +178,16 @@ class OpenFiles:
         self.demand_same()
 
     def demand_same(self) -> None:
-        """Raise StoreLost if a path leads to another file than was opened; StoreAway if that cannot be told.
+        """Raise StoreLost if a path leads to another file than the opened one, StoreAway if that is unknown.
 
-        Once lost, it stays lost: meanwhile others may have written, and callers were told so.
+        A lost database stays lost even if the file comes back: callers know of the loss, and others may have written.
         """
         self._lost = self._lost or self._loss()
         if self._lost is not None:
             raise type(self._lost)(self._lost.message, hint=self._lost.hint)
 
     def _loss(self) -> StoreLost | None:
-        """Return what was lost, if anything. Raises StoreAway while the file system is not mounted."""
+        """Return the error for a lost file, if there is one. Raises StoreAway while the file system is not mounted."""
         change = self._change(self._path, self._database)
         if self._device is not None and self._device_there() != self._device:
             return self._of_another_file_system()
@@ -207,7 +208,7 @@ class OpenFiles:
         return StoreRemounted(message, hint=ANEW)
 
     def _device_there(self) -> int | None:
-        """Return the file system of the database's directory or, where that is missing, of the nearest one above it."""
+        """Return the file system of the database's directory or, if that is missing, of its nearest parent."""
         for directory in self._directories:
             if (found := self._named(directory)) is not None:
                 return found[0]
@@ -220,7 +221,7 @@ class OpenFiles:
         return None if named == opened else "replaced by another file"
 
     def _named(self, path: Path) -> Inode | None:
-        """Return the file that a path names now, if any. Raises StoreAway where that cannot be looked up."""
+        """Return the file that a path names now, if any. Raises StoreAway if the lookup fails."""
         try:
             return inode_of(path.stat())
         except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
-"""Migrates a SQLite database to this program's schema: forward only, all that is pending in one transaction.
+"""Migrates a SQLite database to this program's schema: forward only, all pending migrations in one transaction.
 
-A transaction for each of them would wait for the disk several dozen times before the first start. A library was tried
-first (yoyo 9): it records on a second connection what it has applied on the first, and leaves its lock behind when it
-is killed, so that a start which is killed in between is never repaired by the next one.
+With a transaction for each migration, the first start would wait for the disk several dozen times. A library was tried
+first (yoyo 9): it applies a migration on one connection and records it on another, and leaves its lock behind when it
+is killed, so the next start cannot repair one that was killed in between.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def applied(path: Path) -> set[str]:
 
 
 def pending(path: Path) -> set[str]:
-    """Return the names of the migrations to apply. Raises StoreRefused if the database is newer than this program."""
+    """Return the names of the pending migrations. Raises StoreRefused if the database is newer than this program."""
     has = applied(path)
     unknown = has - shipped()
     if unknown:
@@ -53,7 +53,7 @@ def pending(path: Path) -> set[str]:
 
 
 def mark_in(path: Path) -> UnfinishedCopy | None:
-    """Return the mark of an unfinished copy into the database at `path`; None if there is no database yet."""
+    """Return the mark of an unfinished copy into the database at `path`, if there is one."""
     if "0005_unfinished_copy" not in applied(path):
         return None
     with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
@@ -69,7 +69,7 @@ def demand_finished(path: Path) -> None:
 
 
 def demand_current(path: Path) -> None:
-    """Raise StoreRefused unless there is a database of this program's schema at `path`, and it is whole."""
+    """Raise StoreRefused unless the database at `path` exists, has this program's schema and is not half copied."""
     if not exists(path):
         raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` creates it")
     if pending(path):
@@ -84,7 +84,7 @@ def demand_current(path: Path) -> None:
 async def open_current(
     path: Path, *parts: str, pragmas: dict[str, str | int], is_alone: bool = False, timeout_seconds: float = 5.0
 ) -> AsyncIterator[Database]:
-    """Open a database that is to have this program's schema, to run the statements of these files besides the common.
+    """Open a database with this program's schema, and load the statements of these files besides the common ones.
 
     Raises as `demand_current` does, StoreAway if it does not answer, and StoreBusy if it `is_alone` and a daemon holds
     it.
@@ -99,7 +99,7 @@ async def open_current(
 
 
 def migrate(path: Path) -> set[str]:
-    """Apply what is pending, in the order of the names, and return the names. The caller holds the store's lock.
+    """Apply the pending migrations in the order of their names, and return the names. The caller holds the lock.
 
     Raises StoreAway or StoreRefused; then nothing is applied.
     """
@@ -107,7 +107,7 @@ def migrate(path: Path) -> set[str]:
     if names:
         scripts = "".join(map(_script, sorted(names)))
         with errors_of(path), closing(sqlite3.connect(path, isolation_level=None, timeout=5.0)) as connection:
-            # One script from BEGIN to COMMIT. Where it fails, closing the connection rolls it back.
+            # One script from BEGIN to COMMIT. If it fails, closing the connection rolls it back.
             connection.executescript(f"BEGIN IMMEDIATE;{scripts}COMMIT;")
     return names
 

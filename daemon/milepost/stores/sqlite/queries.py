@@ -1,4 +1,4 @@
-"""What a SQLite store can be asked, over its connection: see stores/reader.py; and what only SQLite asks so."""
+"""The queries of a SQLite store over its connection: those of stores/reader.py, and those that differ for SQLite."""
 
 import sqlite3
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
@@ -13,17 +13,17 @@ from milepost.stores.sql import Parameters
 
 Answer = TypeVar("Answer")
 
-# Before and after every instant, as text.
+# `before_all` and `after_all` sort before and after every instant as text.
 DIALECT = Dialect(rows.json_list, str, before_all="", after_all="~")
 
-# A byte each. After 300,000 ids, which are 100,000 conversations, 13 % of the ids that were never stored share their
-# slot with one that was, and are looked up in vain.
+# One byte each. After 300,000 ids, which is 100,000 conversations, 13 % of the ids that were never stored share a slot
+# with a stored one, and are looked up in vain.
 SLOTS = 2**21
 LAST_SLOT = SLOTS - 1
 
 
 def at_once(question: Coroutine[Any, Any, Answer]) -> Answer:
-    """Return the answer to a question of a session: none waits for what is fetched over the session's connection."""
+    """Run a session's coroutine to its end at once: nothing fetched over the session's connection waits."""
     try:
         question.send(None)
     except StopIteration as answered:
@@ -33,7 +33,7 @@ def at_once(question: Coroutine[Any, Any, Answer]) -> Answer:
 
 
 class SqliteSession(Session):
-    """A session over a connection, in that connection's thread, whose questions are answered `at_once`."""
+    """A session in the thread of its connection; see `at_once` for its coroutines."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class SqliteSession(Session):
         self.stored_ids = stored_ids or StoredIds()
 
     def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
-        """Run a statement, by its name."""
+        """Run a named statement."""
         return self.connection.execute(self.sql[statement], parameters)
 
     async def _fetch(self, statement: str, parameters: Parameters = ()) -> list[Any]:
-        """Run a statement, by its name, and return its rows, without a wait."""
+        """Run a named statement and return its rows, without waiting."""
         return self.ask(statement, parameters).fetchall()
 
     def known(self, keys: Keys) -> Known:
@@ -85,7 +85,7 @@ class SqliteSession(Session):
         return self.ask(statement, (*parameters, rows.json_list(ids))) if ids else ()
 
     def _left_behind(self, stream: Stream, without_row: Sequence[str]) -> dict[str, str]:
-        """Return the conversations without a row whose messages stand under another page."""
+        """Return those of the conversations `without_row` whose messages are stored under another page."""
         if not without_row:
             return {}
         page = stream_parameters(stream)
@@ -151,35 +151,35 @@ class SqliteSession(Session):
 
 
 class StoredIds:
-    """The ids of all rows that are stored or were, and of a few others. Used in the connection's thread only.
+    """A filter of the ids of all rows ever stored, with some false positives. Used in the connection's thread only.
 
-    They are known without a look at the tables, if the database was empty when it was opened. A first copy asks of
-    every batch what is stored of it, and nearly always that is nothing. To find nothing in the indexes takes a tenth of
+    It works if the database was empty when it was opened, and saves looking into the tables. A first copy asks for the
+    stored rows of every batch, and nearly always there are none: finding nothing in the indexes would take a tenth of
     its processor time.
     """
 
     def __init__(self) -> None:
-        """Know nothing: every id may be stored."""
+        """Create an inactive filter: every id may be stored."""
         self._slots: bytearray | None = None
         self._others: int | None = None
 
     @classmethod
     def of(cls, connection: sqlite3.Connection, sql: Mapping[str, str]) -> Self:
-        """Return what is known of the rows of a database that was just opened: that there are none, or nothing."""
+        """Return a filter for a database that was just opened: active if the database holds no rows."""
         stored_ids = cls()
-        stored_ids._others = _commits_of_others(connection)  # first: what is committed from now on is noticed
+        stored_ids._others = _commits_of_others(connection)  # before the look at the rows, to miss no commit
         (holds_rows,) = connection.execute(sql["holds_rows"]).fetchone()
         if not holds_rows:
             stored_ids._slots = bytearray(SLOTS)
         return stored_ids
 
     def observe(self, connection: sqlite3.Connection) -> None:
-        """Know nothing any more if another connection has committed, say of somebody who mends rows by hand."""
+        """Deactivate the filter if another connection has committed, as when somebody repairs rows by hand."""
         if self._slots is not None and _commits_of_others(connection) != self._others:
             self._slots = None
 
     def add(self, changes: Changes) -> None:
-        """Take in the ids of rows that are about to be stored."""
+        """Add the ids of rows that are about to be stored."""
         if self._slots is not None:
             _mark(self._slots, (row.conversation_id for row in changes.conversations))
             _mark(self._slots, (row.contact_id for row in changes.contacts))
@@ -187,7 +187,7 @@ class StoredIds:
             _mark(self._slots, {row.conversation_id for row in changes.interaction_events})
 
     def among(self, ids: Iterable[str]) -> list[str]:
-        """Return those of these ids that may be stored. The others surely are not."""
+        """Return the ids that may be stored. The others certainly are not."""
         slots = self._slots
         return list(ids) if slots is None else [each for each in ids if slots[hash(each) & LAST_SLOT]]
 
@@ -198,6 +198,6 @@ def _mark(slots: bytearray, ids: Iterable[str]) -> None:
 
 
 def _commits_of_others(connection: sqlite3.Connection) -> int:
-    """Return a number that is another one once another connection has committed."""
+    """Return a number that changes when another connection commits."""
     (version,) = connection.execute("PRAGMA data_version").fetchone()
     return int(version)

@@ -1,4 +1,4 @@
-"""Reading a SQLite journal beside the daemon: follow it, check it, rebuild its projections, copy it."""
+"""Reads a SQLite journal beside the daemon: follows it, verifies it, rebuilds its projections, copies it."""
 
 import asyncio
 import sqlite3
@@ -24,7 +24,7 @@ from milepost.stores.sqlite.files import close_to_others
 from milepost.stores.sqlite.migrate import open_current
 from milepost.stores.sqlite.queries import DIALECT, SqliteSession, at_once
 
-ENTRIES_PER_STEP = 2_000  # some ten milliseconds
+ENTRIES_PER_STEP = 2_000  # which take about ten milliseconds
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ class SqliteReader(JournalReader):
             return await self._audit(partial(verify_in_steps, go_on=go_on))
 
     async def verify_whole(self) -> Audit:
-        """Verify, and read every page as well. Raises JournalDamaged, or MilepostError for a damaged page."""
+        """Verify the journal, and read every page. Raises JournalDamaged, or MilepostError for a damaged page."""
         await self._database.run(backup.demand_whole)
         return await self.verify()
 
@@ -90,13 +90,13 @@ class SqliteReader(JournalReader):
         try:
             return await self._database.write(lambda connection: function(self._session_on(connection)))
         except asyncio.CancelledError:
-            await self._database.interrupt()  # or the thread would go on to the end of the journal
+            await self._database.interrupt()  # or the thread would continue to the end of the journal
             raise
 
 
 @contextmanager
 def _abandonable(what: str) -> Iterator[Callable[[], None]]:
-    """Yield a function that raises MilepostError once the block is cancelled: or its thread would go on to the end."""
+    """Yield a function that raises MilepostError once the block is cancelled. It stops the thread that calls it."""
     is_abandoned = threading.Event()
 
     def go_on() -> None:
@@ -114,7 +114,7 @@ def _abandonable(what: str) -> Iterator[Callable[[], None]]:
 
 
 def _read_changes(asked: ChangesAsked, session: SqliteSession) -> ChangesPage:
-    """Return a page of changes. There is one writer at a time, so their numbers are committed in their order."""
+    """Return a page of changes. SQLite has one writer at a time, so numbers are committed in order."""
 
     async def read_rows(between: dict[str, object]) -> list[Change]:
         changes = deleted(session.ask("deleted_rows", between))
@@ -134,7 +134,7 @@ class SqliteLedger(Ledger):
         self._session = session
 
     def ask(self, statement: str, parameters: Parameters = ()) -> sqlite3.Cursor:
-        """Run a statement, by its name."""
+        """Run a named statement."""
         return self._session.ask(statement, parameters)
 
     def stored(self, table: Table, keys: Collection[str]) -> Iterable[Row]:
@@ -149,10 +149,9 @@ class SqliteLedger(Ledger):
 class SteppedLedger(SqliteLedger):
     """A Ledger that is read in many short transactions, because a daemon goes on writing.
 
-    While a transaction reads, SQLite cannot reuse the WAL, which then grows with each commit (by 560 MB in 75 s). The
-    journal only grows, and what an entry leaves behind for good (an ended run, a closed dead letter) stays as it is, so
-    only the last entries and the rows that still change have to be read at one moment: the transaction of the last step
-    is left open for that.
+    While a transaction reads, SQLite cannot reuse the WAL, which then grows with each commit (by 560 MB in 75 s). Short
+    ones are enough: journal entries, ended runs and closed dead letters never change. Only the last entries and the
+    rows that still change have to be read as of one moment, so the transaction of the last step is left open.
     """
 
     def __init__(self, session: SqliteSession, go_on: Callable[[], None]) -> None:
@@ -176,7 +175,7 @@ class SteppedLedger(SqliteLedger):
 
 
 def verify_in_steps(session: SqliteSession, go_on: Callable[[], None]) -> Audit:
-    """Verify the journal up to the moment of the last step, while a daemon goes on writing. Raises JournalDamaged."""
+    """Verify the journal as of the last step, while a daemon goes on writing. Raises JournalDamaged."""
     ledger = SteppedLedger(session, go_on)
     while True:
         removals = ledger.removals()
@@ -190,7 +189,7 @@ def verify_in_steps(session: SqliteSession, go_on: Callable[[], None]) -> Audit:
         finally:
             if session.connection.in_transaction:
                 session.connection.execute("ROLLBACK")
-        # A stream was removed meanwhile, with its ended runs and closed dead letters: what was read of those is void.
+        # A stream was removed meanwhile, with its ended runs and closed dead letters, so start over.
 
 
 def _rebuild(session: SqliteSession) -> Audit:

@@ -1,5 +1,5 @@
 -- The statements of the SQLite store, by name. The columns are in the order of the structs in core/model.py.
--- Those that write rows take one row at a time.
+-- Statements that write rows take one row at a time.
 
 -- name: insert_entries
 INSERT INTO journal (stream, version, run_id, recorded_at, type, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?);
@@ -62,8 +62,8 @@ SET
 WHERE event_id = :event_id;
 
 -- name: due_facts
--- Facts whose messages are stored, the earliest first, each with whether a later one of its kind is known or, for a
--- reading, whether there is a later message.
+-- Facts whose messages are stored, earliest first. Each says whether a later fact of its kind is known or, for a read
+-- receipt, whether there is a later message.
 SELECT
     fact.event_key, fact.kind, coalesce(fact.actor, ''), fact.occurred_at, fact.detail,
     CASE fact.kind
@@ -94,7 +94,7 @@ LIMIT :limit;
 UPDATE webhook_events SET due_at = NULL, detail = NULL WHERE event_key IN (SELECT value FROM json_each(?));
 
 -- name: payloads_about
--- The payloads of a stream's open dead letters, as the others have none, that name one of these messages.
+-- The payloads in a stream that name one of these messages. Only open dead letters have a payload.
 SELECT dead_letter_id, payload
 FROM dead_letters
 JOIN dead_letter_payloads USING (dead_letter_id)
@@ -189,7 +189,7 @@ DELETE FROM dead_letter_payloads WHERE dead_letter_id = ?;
 DELETE FROM missed_conversations WHERE stream = ? AND conversation_id IN (SELECT value FROM json_each(?));
 
 -- name: drop_notes_of_other_sweeps
--- A sweep may be abandoned for another one. This way all notes of a stream are of one sweep when it ends.
+-- A sweep may be abandoned for another one. Dropping its notes leaves only those of the sweep that ends.
 DELETE FROM missed_conversations WHERE stream = ? AND sweep_started_at <> ?;
 
 -- name: note_missed
@@ -204,7 +204,7 @@ WHERE
 ON CONFLICT (stream, conversation_id) DO NOTHING;
 
 -- name: mark_missed_as_deleted
--- Not those that another page has read since.
+-- Without conversations that have moved to another page since.
 UPDATE conversations SET deleted_at = :at, version = :version
 WHERE
     conversation_id IN (SELECT conversation_id FROM missed_conversations WHERE stream = :stream)
@@ -215,7 +215,7 @@ WHERE
 DELETE FROM missed_conversations WHERE stream = ?;
 
 -- name: turn_own_messages
--- Messages of an id that has turned out to be ours: they are sent ones, to the other person of their conversation.
+-- Messages from an id that turned out to be our own: they become sent messages to the other person of the conversation.
 UPDATE contact_interaction_events
 SET
     direction = 'out',
@@ -235,7 +235,7 @@ SET
 WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
 
 -- name: name_messages
--- Messages that were stored before it was known with whom their conversation is.
+-- Messages that were stored before the person of their conversation was known.
 UPDATE contact_interaction_events
 SET
     contact_id = (
@@ -253,7 +253,7 @@ WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
 DELETE FROM contacts WHERE platform = :platform AND page_id = :page_id AND contact_id = :own_id;
 
 -- name: record_moves
--- Which page took rows of which, the latest move of each two.
+-- Which page took over rows of which other page: the latest move for each pair.
 INSERT INTO page_moves (platform, previous_page_id, page_id, moved_at)
 SELECT platform, page_id, :page_id, :at FROM conversations
 WHERE conversation_id IN (SELECT value FROM json_each(:moved)) AND page_id <> :page_id
@@ -274,7 +274,7 @@ WHERE
     );
 
 -- name: move_forgotten
--- Who was erased on the page before is kept out on this one.
+-- People who were erased on the previous page are kept out of this one, too.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT platform, :page_id, kind, id
 FROM forgotten
@@ -311,7 +311,7 @@ WHERE
 ON CONFLICT (platform, page_id, contact_id) DO NOTHING;
 
 -- name: drop_moved_contacts
--- Those whose last conversation leaves their page with these.
+-- Contacts whose last conversation on their page is among the moved ones.
 DELETE FROM contacts
 WHERE
     platform = :platform
@@ -357,21 +357,21 @@ WHERE
     AND conversation_id IN (SELECT value FROM json_each(:moved));
 
 -- name: left_behind
--- Those of these conversations, none of which has a row, whose messages stand under another page.
+-- Given conversations without a row, those whose messages are stored under another page.
 SELECT conversation_id, max(page_id)
 FROM contact_interaction_events
 WHERE conversation_id IN (SELECT value FROM json_each(:conversations)) AND platform = :platform AND page_id <> :page_id
 GROUP BY conversation_id;
 
 -- name: owed_elsewhere
--- What other pages owe of these conversations.
+-- The gaps that other pages have in these conversations.
 SELECT state FROM message_backlog
 WHERE
     stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
     AND conversation_id IN (SELECT value FROM json_each(:conversations));
 
 -- name: contact_pages
--- The pages of these contacts' conversations: this one, and those to which its rows have moved, however often.
+-- The pages of these contacts' conversations: this page, and those that its rows have moved to in any number of steps.
 WITH RECURSIVE later (page_id) AS (
     SELECT :page_id
     UNION
@@ -389,7 +389,7 @@ WHERE
 SELECT state FROM checkpoints WHERE stream IN (SELECT :platform || ':' || value FROM json_each(:pages));
 
 -- name: moved_to
--- The pages to which rows of this page have moved, and when each was last known to be at work.
+-- The pages that took over rows of this page, and when each was last known to be active.
 SELECT move.page_id, max(move.moved_at, coalesce(checkpoints.last_success_at, ''))
 FROM page_moves AS move
 LEFT JOIN checkpoints ON checkpoints.stream = move.platform || ':' || move.page_id
@@ -403,8 +403,8 @@ WHERE
     AND contact_id IN (SELECT value FROM json_each(:contacts));
 
 -- name: linked_pages
--- The page, and those that rows have moved from or to, however often. Rows that moved before moves were on record show
--- it by messages that stand under another page than their conversation.
+-- The page, and all pages that rows have moved from or to in any number of steps. Moves from before moves were recorded
+-- show in messages that are stored under another page than their conversation.
 WITH RECURSIVE
 link (one, other) AS (
     SELECT previous_page_id, page_id FROM page_moves WHERE platform = :platform
@@ -443,7 +443,7 @@ WHERE platform = ? AND page_id = ? AND contact_id IN (SELECT value FROM json_eac
 SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value FROM json_each(?));
 
 -- name: known_messages
--- The stored messages of some conversations, each from one instant to another.
+-- The stored messages of some conversations, each within its own time span.
 SELECT
     event_id, conversation_id, platform, page_id, contact_id, direction, kind, text, attachments, occurred_at,
     edited_at, deleted_at, reactions, referral, content_at
@@ -509,7 +509,7 @@ WHERE
     AND kind = 'contact' AND id IN (SELECT value FROM json_each(:contacts));
 
 -- name: is_about_forgotten
--- By the subject, or by a contact's id anywhere in the payload, unless it is a part of a longer one.
+-- Matches the subject, or a contact's id anywhere in the payload that is not part of a longer id.
 SELECT 1
 FROM forgotten
 WHERE
@@ -530,7 +530,7 @@ FROM dead_letters
 WHERE dead_letter_id = ?;
 
 -- name: due_dead_letters
--- What is due after :latest was postponed by a clock that was ahead.
+-- A dead letter that is due after :latest was postponed by a clock that was ahead, so it is due now.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution,
     note, fingerprint, payload
@@ -541,7 +541,8 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: open_gaps
--- Gaps between two sweeps before histories, the newest first, and whether the person of each was erased, or it moved.
+-- Gaps between two sweeps precede histories; newest first. Each says whether its person was erased, and whether its
+-- conversation has moved to another page.
 SELECT
     state,
     EXISTS (
@@ -558,7 +559,7 @@ ORDER BY queue, newest_at DESC, gap_id DESC
 LIMIT :limit;
 
 -- name: gaps_at_limit
--- Histories that were read back to a limit, but not to an earlier one.
+-- Histories that stopped at a limit and do not reach back to an earlier limit.
 SELECT state
 FROM message_backlog
 WHERE stream = :stream AND queue = 2 AND reached_at > :newer_than
@@ -566,7 +567,7 @@ ORDER BY reached_at DESC
 LIMIT :limit;
 
 -- name: search_until
--- The end of a step through the conversations of a stream: those with the same time are in one step.
+-- The last time in a step through the conversations of a stream: all conversations of one time are in the same step.
 SELECT updated_time
 FROM conversations
 WHERE platform = :platform AND page_id = :page_id AND updated_time > :newer_than
@@ -574,7 +575,7 @@ ORDER BY updated_time
 LIMIT 1 OFFSET :offset;
 
 -- name: search_threads
--- The conversations of a step of which no history is on record and some message is stored, and how many are.
+-- The conversations of a step that have stored messages but no recorded history, with the number of their messages.
 SELECT
     conversation_id, first_synced_at, message_count,
     (
@@ -614,7 +615,7 @@ LEFT JOIN contacts USING (platform, page_id, contact_id)
 WHERE conversation_id IN (SELECT value FROM json_each(?));
 
 -- name: dead_letters_after
--- Oldest first. Any dead letter marks a position; one that was removed with its stream marks the beginning.
+-- Oldest first. The position may be any dead letter; if it was removed with its stream, the list starts over.
 SELECT
     dead_letter_id, stream, stage, subject, reason, opened_at, attempts, redrive_at, closed_at, resolution, note,
     fingerprint
@@ -657,7 +658,7 @@ ORDER BY opened_at, dead_letter_id
 LIMIT :limit;
 
 -- name: runs_before
--- Newest first: run ids sort by the time of their start.
+-- Newest first: run ids sort by start time.
 SELECT
     run_id, stream, mode, status, reason, started_at, ended_at, batches, inserted, updated, unchanged, dead_lettered,
     contacts, interaction_events, retries, failed_batches, problem
@@ -682,7 +683,7 @@ SELECT state FROM checkpoints WHERE stream = ?;
 SELECT state FROM checkpoints ORDER BY stream;
 
 -- name: page_names
--- Those with a name of their own last: a page may have one on one platform only.
+-- Rows with a `name` come last and win: a page may have a name on one platform only.
 SELECT page_id, coalesce(name, username)
 FROM pages
 WHERE coalesce(name, username) IS NOT NULL
@@ -692,7 +693,7 @@ ORDER BY name IS NOT NULL, page_id;
 SELECT seq, hash FROM journal WHERE stream = ? AND version = ?;
 
 -- name: entries_since
--- What is folded into the snapshot at the start: nothing, unless the snapshot is behind.
+-- The entries to fold into the snapshot at the start: none, unless the snapshot is behind.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE stream = ? AND version > ?
@@ -706,7 +707,7 @@ ORDER BY seq
 LIMIT :limit;
 
 -- name: stream_entries_after
--- Within a stream, versions follow the order of seq: the key (stream, version) finds the position from the newest back.
+-- Within a stream, versions are in the order of seq, so the key (stream, version) finds the position from the newest.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE
@@ -728,7 +729,7 @@ ORDER BY version DESC
 LIMIT :limit;
 
 -- name: entries_of_run_before
--- From the beginning of the latest run before this version, or from its end if that is all there is.
+-- From the latest entry before this version at which a run starts, ends or completes a sweep.
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash
 FROM journal
 WHERE
@@ -746,7 +747,7 @@ WHERE
 ORDER BY version;
 
 -- name: last_change
--- The last number that a change has taken.
+-- The number of the latest change.
 SELECT change_seq FROM last_change;
 
 -- name: last_seq
@@ -759,7 +760,7 @@ SELECT recorded_at FROM journal WHERE seq = ?;
 SELECT seq, stream, version, run_id, recorded_at, type, data, hash FROM journal ORDER BY seq;
 
 -- name: removals
--- A stream's latest removal ends all its earlier runs and dead letters.
+-- A stream's latest removal: earlier runs and dead letters of the stream are void.
 SELECT stream, max(version) FROM journal WHERE type = 'stream_removed' GROUP BY stream;
 
 -- name: clear_checkpoints
@@ -819,11 +820,11 @@ SELECT 1 FROM journal LIMIT 1;
 SELECT page_count * page_size FROM pragma_page_count, pragma_page_size;
 
 -- name: demand_writable
--- Finds out at the start, not at the first commit, that the file is read-only.
+-- Fails at the start, not at the first commit, if the file is read-only.
 UPDATE checkpoints SET version = version WHERE false;
 
 -- name: write_nothing
--- Commits a page that stays as it is, to find out whether commits are possible.
+-- Commits an unchanged page, to find out whether commits are possible.
 PRAGMA user_version = 0;
 
 -- name: holds_rows
@@ -846,13 +847,13 @@ ON CONFLICT (place) DO UPDATE SET kind = excluded.kind, base_url = excluded.base
 SELECT conversation_id, platform, page_id FROM conversations WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?;
 
 -- name: forget_contact
--- On each of the linked pages: their ids go with the account.
+-- On each of the linked pages: people keep their ids when the account moves.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT :platform, value, 'contact', :contact_id FROM json_each(:pages) WHERE true
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
--- Where a conversation's contact is not known, it is that of whoever wrote in it: its snippet says what they wrote.
+-- A conversation without a known contact counts as that of anyone who wrote in it: its snippet says what they wrote.
 INSERT INTO forgotten (platform, page_id, kind, id)
 SELECT platform, json_each.value, 'conversation', conversation_id
 FROM conversations
@@ -888,7 +889,8 @@ WHERE
     );
 
 -- name: erase_reactions
--- Those to messages of others, as in a group. Erasing has no entry of its own: these rows name their stream's latest.
+-- Reactions to messages of others, as in a group. An erasure has no journal entry, so these rows get the version of
+-- their stream's latest entry.
 UPDATE contact_interaction_events
 SET
     reactions = (
@@ -905,7 +907,7 @@ WHERE
     AND reactions IS NOT NULL AND instr(reactions, '"from":"' || :contact_id || '"');
 
 -- name: erase_webhook_events
--- Before their messages: some events name nobody but a message.
+-- Runs before the messages are erased: some events name a message only, and no contact.
 DELETE FROM webhook_events
 WHERE
     stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
@@ -930,7 +932,7 @@ WHERE
     AND conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation');
 
 -- name: erase_payloads
--- Those about anybody of these pages who is forgotten, by the rule of is_about_forgotten.
+-- Payloads about anybody who was erased on these pages, by the rule of is_about_forgotten.
 DELETE FROM dead_letter_payloads
 WHERE
     dead_letter_id IN (
@@ -947,7 +949,7 @@ WHERE
     );
 
 -- name: contact_elsewhere
--- The other pages under which somebody has this id: it need not be the same person.
+-- The other pages that have a contact with this id, who need not be the same person.
 SELECT page_id FROM contacts WHERE platform = :platform AND contact_id = :contact_id ORDER BY page_id;
 
 -- name: count_stream_rows

@@ -1,7 +1,7 @@
 """The SQLite store: journal, rows and projections in one file, committed together.
 
 It has one connection, in a thread of its own: a second one for reading would lose its whole page cache at each commit
-of the first. Commits that wait at the same time share a transaction, and so its write to the disk.
+of the first. Commits that wait at the same time share a transaction, and so one write to the disk.
 """
 
 import asyncio
@@ -49,13 +49,13 @@ async def open_sqlite(
 ) -> AsyncIterator["SqliteStore"]:
     """Open the database at `path` for this process alone, migrate it, and close it at the end of the block.
 
-    Raises StoreBusy, StoreRefused or StoreAway; StoreLost also after the block, if that did not raise anything.
+    Raises StoreBusy, StoreRefused or StoreAway; and StoreLost at the end of a block that did not raise anything.
     """
     pragmas: dict[str, str | int] = {
         "journal_mode": "WAL",
         "synchronous": synchronous.upper(),
-        # Debian's SQLite has this from the start, others do not. What an edit, a later snippet or a closed dead letter
-        # replaces would stay in free pages, and outlast the erasure of its person.
+        # The default in Debian's SQLite, but not in others. Without it, text that an edit, a later snippet or a closed
+        # dead letter replaces would stay in free pages, even after its person is erased.
         "secure_delete": "ON",
         "cache_size": -CACHE_KIB,
     }
@@ -67,16 +67,16 @@ async def open_sqlite(
             sql = load_statements("sqlite", "statements", "webhooks", "deliveries")
             async with connect(path, sql, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.rows("demand_writable")
-                await asyncio.to_thread(close_to_others, path)  # only now: it is ours, and can be used
+                await asyncio.to_thread(close_to_others, path)  # only now is it known to be Milepost's, and usable
                 stored_ids = await database.run(partial(StoredIds.of, sql=sql))
                 log_limit = LogLimit(path)
                 await database.run(log_limit.set_on)
                 yield SqliteStore(database, stored_ids, log_limit, events_chunk_size)
-                await asyncio.to_thread(database.files.demand_same)  # or the work in the block was for nothing
+                await asyncio.to_thread(database.files.demand_same)  # if not, the work of the block is lost
 
 
 def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
-    """Create the database where there is none, migrate it, and log what is unusual about that."""
+    """Create the database if there is none, migrate it, and log anything unusual."""
     log = structlog.get_logger("milepost")
     create_private(path)
     demand_finished(path)
@@ -109,13 +109,13 @@ class SqliteStore(OpenStore):
         self._stored_ids = stored_ids
         self._log_limit = log_limit
         self._events_chunk_size = events_chunk_size
-        self._committed: dict[Stream, Checkpoint] = {}  # of the streams whose latest commit is known to be stored
+        self._committed: dict[Stream, Checkpoint] = {}  # for streams whose latest commit is known to be stored
 
     async def load(self, stream: Stream) -> Checkpoint:
-        """Return the stream's checkpoint: the one of its latest commit, or its snapshot and the entries since.
+        """Return the stream's checkpoint: that of its latest commit, or its snapshot with later entries folded in.
 
-        Nobody else appends to the journal of a database that is locked. Whoever does notwithstanding, the journal
-        refuses what would follow here, and then the checkpoint is read again.
+        Nobody else appends to the journal while the database is locked. If somebody does so anyway, the journal refuses
+        the next commit here, and the checkpoint is read again.
         """
         committed = self._committed.get(stream)
         return committed if committed is not None else await super().load(stream)
@@ -125,7 +125,7 @@ class SqliteStore(OpenStore):
         return await self._database.run(lambda connection: self._writer_on(connection).known(keys))
 
     async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
-        """Store commits that follow one another together, or those before one that is refused."""
+        """Store successive commits together; if one is refused, only those before it are stored."""
         for commit in commits:
             self._committed.pop(commit.checkpoint.stream, None)  # unknown until it is stored
         results = await super().commit_all(commits)
@@ -137,8 +137,8 @@ class SqliteStore(OpenStore):
     async def watch(self) -> StoreLost:
         """Wait until a file of the database is no longer the one that was opened, and return the error.
 
-        In a thread of its own: that of the connection may be waiting for a lock. While nothing is committed, it writes
-        the write-ahead log back.
+        The checks run in another thread, as that of the connection may be waiting for a lock. They also write the
+        write-ahead log back while nothing is committed.
         """
         idle_checkpoint = IdleCheckpoint(self._database.path)
         while True:
@@ -149,7 +149,7 @@ class SqliteStore(OpenStore):
                 await asyncio.to_thread(idle_checkpoint.look)
             except StoreLost as lost:
                 return lost
-            except StoreAway:  # raised to whoever asks the store
+            except StoreAway:  # raised to those who use the store
                 continue
 
     def _writer_on(self, connection: sqlite3.Connection) -> SqliteWriter:
@@ -164,10 +164,10 @@ class SqliteStore(OpenStore):
         return await self._database.write(write)
 
     async def _has_moved_on(self, stream: Stream, version: int, error: Exception) -> bool:
-        """Return whether the version does not follow the stream's latest.
+        """Return whether the version does not follow the stream's latest, which the journal refuses.
 
-        The journal takes no other (0001_journal.sql). The error does not say: SQLite has one code for the refusals of
-        all triggers, and no name.
+        A trigger refuses it (0001_journal.sql). The error does not say so: SQLite has one code for all triggers, and
+        does not name them.
         """
         is_next = version == 1 or await self.entry_at(stream, version - 1) is not None
         return not is_next or await self.entry_at(stream, version) is not None

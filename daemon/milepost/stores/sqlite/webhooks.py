@@ -29,7 +29,7 @@ class SqliteWebhookInbox(StoredWebhooks):
         offered = [{**event_columns(event), "stream": event.stream.key, "now": received} for event in events]
 
         def add(connection: sqlite3.Connection) -> frozenset[str]:
-            # Also with `synchronous: normal`: webhooks do not come again.
+            # Even with `synchronous: normal`: Meta does not send a webhook again.
             with with_pragma(connection, "synchronous", "FULL"), transaction(connection):
                 return frozenset(
                     event.key
@@ -40,7 +40,7 @@ class SqliteWebhookInbox(StoredWebhooks):
         return await self._database.write(add)
 
     async def _write(self, steps: Steps[T]) -> T:
-        """Take steps in one transaction, and so with one wait for the disk."""
+        """Run the steps in one transaction, and so with one wait for the disk."""
 
         def write(connection: sqlite3.Connection) -> T:
             async def fetch(statement: str, parameters: Parameters = ()) -> list[Any]:

@@ -1,7 +1,7 @@
 -- The webhook events that wait to be processed: see core/webhooks.py.
 
 -- name: add_webhook_event
--- Nothing is kept of what a message said that was unsent, however late an edit of it comes.
+-- No text of an unsent message is kept, not even from an edit that arrives late.
 INSERT INTO webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
@@ -22,7 +22,7 @@ WHERE
 ON CONFLICT (event_key) DO NOTHING;
 
 -- name: settle_webhook_events
--- No list shows a message that was unsent before it was read.
+-- No list of messages ever shows one that was unsent before Milepost read it.
 UPDATE webhook_events
 SET due_at = NULL
 WHERE
@@ -44,11 +44,11 @@ WHERE due_at <= :now AND kind IN ('message', 'revision')
 RETURNING stream;
 
 -- name: moved_streams
--- The streams to whose pages rows of these have moved.
+-- The streams whose pages took over rows of these streams.
 SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previous_page_id IN (SELECT value FROM json_each(?));
 
 -- name: attach_facts
--- Facts about no message by its id: a referral is about the contact's first message since, a reading about the last one.
+-- Facts that name no message: a referral is about the contact's next message, a read receipt about the last before it.
 UPDATE webhook_events
 SET
     message_id = coalesce(
@@ -79,7 +79,7 @@ SET
 WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
 
 -- name: follow_moves
--- Facts about a message of an account that was linked to another page are due where the message stands.
+-- A fact moves to the stream that its message is stored under, as when the account was linked to another page.
 UPDATE webhook_events
 SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
 WHERE
@@ -90,7 +90,7 @@ WHERE
     );
 
 -- name: take_unsent
--- Messages that were unsent, as is said since the last time.
+-- Messages reported as unsent since the last run of this statement.
 UPDATE webhook_events
 SET claims = 1
 WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
@@ -118,7 +118,8 @@ WHERE
 SELECT message_id FROM webhook_events WHERE message_id IN (SELECT value FROM json_each(?)) AND kind = 'message';
 
 -- name: instagram_streams
--- The streams under which messages or contacts are stored. A contact is found by page, as its key begins with that.
+-- The streams under which messages or contacts are stored. Contacts are looked up page by page: their key begins with
+-- the page.
 SELECT platform || ':' || page_id
 FROM contact_interaction_events
 WHERE event_id IN (SELECT value FROM json_each(:message_ids)) AND platform = 'instagram'
