@@ -109,9 +109,9 @@ def test_a_backup_can_be_restored_as_the_documentation_says(service: Service) ->
     service.act("release")
     service.until_complete()
     assert service.batches() == 15
-    service.lab.run("systemctl", "stop", "milepost")
     for command in documented("restore"):
-        service.lab.run("sh", "-euc", command)
+        if not command.startswith("systemctl start"):
+            service.lab.run("sh", "-euc", command)
     assert service.batches() == 3
     place, asked = service.positions()[-1], len(service.asked_cursors())
     service.start()
@@ -122,8 +122,32 @@ def test_a_backup_can_be_restored_as_the_documentation_says(service: Service) ->
     service.lab.run("milepost", "journal", "verify")
 
 
+def test_an_uninstalled_service_leaves_its_data_to_another_installation(service: Service) -> None:
+    service.simulate(60)
+    service.configure()
+    service.hand_over_token()
+    service.start()
+    service.until_complete()
+    copied = service.copied()
+    for command in documented("uninstall"):
+        service.lab.run("sh", "-euc", command)
+    assert service.lab.tried("systemctl", "cat", "milepost").returncode != 0
+    assert service.lab.tried("sh", "-c", "ls /opt/milepost || which milepost").returncode != 0
+    assert service.copied() == copied
+
+    service.lab.put(ROOT, SOURCE, NOT_INSTALLED)
+    install(service.lab)
+    service.start()
+    assert service.lab.run("milepost", "journal", "verify").startswith("The journal is sound")
+    service.lab.run("systemctl", "stop", "milepost")
+    for command in documented("purge"):
+        service.lab.run("sh", "-euc", command)
+    left = "ls -d /var/lib/milepost* /var/lib/private/milepost* /etc/milepost /etc/credstore/milepost*"
+    assert service.lab.tried("sh", "-c", left).stdout == ""
+
+
 def documented(block: str) -> list[str]:
     """Return the commands of the marked block of docs/operations.md, without sudo."""
     page = (ROOT / "docs" / "operations.md").read_text()
     commands = page.split(f"<!-- {block} -->\n```sh\n")[1].split("```")[0].splitlines()
-    return [command.removeprefix("sudo ") for command in commands if not command.startswith("sudo systemctl")]
+    return [command.removeprefix("sudo ") for command in commands]
