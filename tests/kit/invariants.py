@@ -194,9 +194,22 @@ class Invariants(FinalInvariants):
                 case _:
                     pass
 
-    def decided(self, outcome: Outcome | MessagesFetched | None, events: tuple[Event, ...]) -> None:
-        """A limit costs no retry and no dead letter."""
+    def decided(
+        self,
+        outcome: Outcome | MessagesFetched | None,
+        events: tuple[Event, ...],
+        *,
+        is_as_before: bool = False,
+    ) -> None:
+        """A limit costs no retry and no dead letter.
+
+        It may be taken for a refusal of what was requested right after the positions could be read, or where a redrive
+        `is_as_before`: refused like its dead letter.
+        """
         if not isinstance(outcome, Refused) or rule_for(outcome.problem, has_cursor=False).remedy is not Remedy.WAIT:
+            return
+        if is_as_before or (outcome.check is not None and outcome.check.problem is None):
+            self.seen["a limit was taken for a refusal of what was requested"] += 1
             return
         assert all(isinstance(event, HARMLESS) for event in events), f"a limit was taken for a failure: {events}"
 

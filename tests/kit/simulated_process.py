@@ -47,9 +47,11 @@ from milepost.core.ports import (
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.remedies import Remedy, rule_for
 from milepost.core.webhooks import DueFact
+from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop
-from milepost.engine.rate_limits import StreamGate
+from milepost.engine.rate_limits import RateLimits, StreamGate
 from milepost.engine.supervisor import Schedule, Supervisor
+from milepost.stores import rows
 
 Answer = TypeVar("Answer", bound=Outcome | MessagesFetched)
 OPERATOR = "an operator"
@@ -74,8 +76,10 @@ class Process:
             policy=scenario.policy,
             concurrency=scenario.concurrency,
         )
-        context = replace(context, store=SimulatedStore(self))
-        self.rate_limits = context.rate_limits
+        self.rate_limits = ObservedRateLimits(context, self._forget_limit)
+        for snapshot in setting.store.checkpoints.values():
+            self.rate_limits.observe(rows.checkpoint(snapshot))
+        context = replace(context, store=SimulatedStore(self), rate_limits=self.rate_limits)
         self.sources = {stream: SimulatedSource(self, stream) for stream in setting.streams}
         self.supervisor = Supervisor(context, self.sources, schedule)
         self._schedule = schedule
@@ -86,6 +90,11 @@ class Process:
         self._admissions: set[asyncio.Task[None]] = set()
         self._calls_while_waiting: Counter[asyncio.Task[None]] = Counter()
         self._unsettled: dict[Stream, list[tuple[Record, Reading]]] = {}
+
+    def _forget_limit(self, stream: Stream) -> None:
+        """Note that a stream's latest limit was about what it requested, and holds up no call."""
+        self.limits_met = [each for each in self.limits_met if each[1] != stream]
+        self.sources[stream].is_limit_unsettled = False
 
     # --- start and end ---
 
@@ -347,6 +356,18 @@ class SimulatedClock:
         if self._setting.now >= self._setting.store_returns_at:
             self._process.step(stream)
         await asyncio.sleep(max(0.0, (instant - self._setting.now).total_seconds()))
+
+
+class ObservedRateLimits(RateLimits):
+    """The rate limits of a process, which tells of those that it forgets."""
+
+    def __init__(self, context: EngineContext, forgotten: Callable[[Stream], None]) -> None:
+        super().__init__(context.clock, context.feed, floor_seconds=context.rate_limits.floor_seconds)
+        self._forgotten = forgotten
+
+    def forget(self, stream: Stream) -> None:
+        super().forget(stream)
+        self._forgotten(stream)
 
 
 class SimulatedSource:

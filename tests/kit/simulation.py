@@ -20,10 +20,10 @@ from milepost.core.doubts import AGREES_AFTER
 from milepost.core.gaps import Gap
 from milepost.core.message_reading import decide_messages
 from milepost.core.model import Stream
-from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome, Outcome
+from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome, Outcome, Refused
 from milepost.core.problems import ProblemKind
 from milepost.core.records import Context, Decision, Pending, Record
-from milepost.core.redrive import redrive
+from milepost.core.redrive import is_refused_alike, redrive
 from milepost.engine.supervisor import Schedule, Supervisor
 
 CALM_SECONDS = 30 * 86400.0
@@ -83,7 +83,8 @@ class Simulation:
     ) -> Pending:
         def check(decision: Decision) -> None:
             assert isinstance(decision, Record)
-            self.setting.invariants.decided(outcome, decision.events)
+            is_as_before = isinstance(outcome, Refused) and is_refused_alike(due, outcome.problem)
+            self.setting.invariants.decided(outcome, decision.events, is_as_before=is_as_before)
 
         return ObservedPending(redrive(checkpoint, due, outcome, context, by=by), check)
 
