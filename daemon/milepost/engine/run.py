@@ -181,6 +181,8 @@ class _Run:
                 positions = await self._prefetch.fetch(check_request(request, checkpoint))
                 if not isinstance(positions, Fetched):
                     return positions
+                if self._engine.is_interrupted(self._mailbox):
+                    return Held()
             answer = await self._prefetch.fetch(request)
             if isinstance(answer, Refused) and is_unnamed_limit(answer.problem):
                 self._engine.rate_limits.forget(self._stream)
