@@ -427,7 +427,7 @@ class MemoryStore:
         self._write_payloads(commit)
 
     def _name(self, named: Iterable[str]) -> None:
-        """Give messages that were stored without a contact the one that is now known of their conversation."""
+        """Set the contact of messages that were stored before their conversation's contact was known."""
         contacts = {key: self.conversations[key].contact_id for key in named if key in self.conversations}
         for key, event in self.interaction_events.items():
             if event.conversation_id in contacts and event.contact_id is None:

@@ -359,7 +359,7 @@ class SimulatedClock:
 
 
 class ObservedRateLimits(RateLimits):
-    """The rate limits of a process, which tells of those that it forgets."""
+    """The rate limits of a process, which report each limit that is forgotten."""
 
     def __init__(self, context: EngineContext, forgotten: Callable[[Stream], None]) -> None:
         super().__init__(context.clock, context.feed, floor_seconds=context.rate_limits.floor_seconds)

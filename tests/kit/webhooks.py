@@ -30,7 +30,7 @@ def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
 
 
 async def found_nowhere(account: UnknownAccount) -> bool:
-    """Say of no account whose it is."""
+    """Return False: no stream has the account."""
     return account is None
 
 
