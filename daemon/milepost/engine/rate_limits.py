@@ -11,8 +11,8 @@ from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Clock, Usage
 from milepost.core.problems import Problem
-from milepost.core.rate_limits import by_page, has_begun, held_until, next_rate_limit
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.retry import by_page, has_begun, held_until, next_rate_limit
 from milepost.engine.clock import Anchor
 from milepost.engine.feed import Feed, UsageReported
 
