@@ -11,7 +11,7 @@ from milepost.core.events import Reason
 from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Clock, Store
-from milepost.core.quiet import QuietHead
+from milepost.core.records import QuietHead
 from milepost.engine.clock import Deadline
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
