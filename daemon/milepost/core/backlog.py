@@ -321,7 +321,10 @@ def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: dat
     if left_out.searched_to is not None and thread.oldest_at <= left_out.searched_to:
         return True
     seconds = left_out.seconds
-    return seconds is not None and thread.oldest_at <= thread.first_synced_at - timedelta(seconds=seconds) + SLACK
+    if seconds is None:
+        return False
+    # Without a limit by time, each history was left out. A clock that is behind dates the row before its messages.
+    return not seconds or thread.oldest_at <= thread.first_synced_at - timedelta(seconds=seconds) + SLACK
 
 
 def _opened(checkpoint: Checkpoint, thread: UnopenedThread, history_to: datetime, now: datetime) -> Gap:

@@ -10,6 +10,7 @@ not change it. If a webhook reported that the message was unsent, that time equa
 message back.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -337,20 +338,21 @@ def unsent_in(changes: Changes) -> tuple[str, ...]:
 
 def erased_in(payload: str, event_ids: Collection[str]) -> str:
     """Return the payload of a dead letter without the content of these messages, which were unsent."""
-    return _encode_json(_erased(_decode_json(payload), frozenset(event_ids))).decode()
+    named = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, event_ids))})(?![\w=-])")  # not at the head of another id
+    if not named.search(payload):
+        return payload
+    return _encode_json(_erased(_decode_json(payload), frozenset(event_ids), named)).decode()
 
 
-def _erased(value: object, event_ids: frozenset[str]) -> object:
+def _erased(value: object, event_ids: frozenset[str], named: re.Pattern[str]) -> object:
     match value:
         case dict():
             is_unsent = any(value.get(name) in event_ids for name in IDS)
-            return {
-                name: None if (is_unsent and name in ERASED_KEYS) or name == SNIPPET else _erased(each, event_ids)
-                for name, each in value.items()
-            }
+            erased = {*ERASED_KEYS, SNIPPET} if is_unsent else {SNIPPET}
+            return {name: None if name in erased else _erased(each, event_ids, named) for name, each in value.items()}
         case list():
-            return [_erased(each, event_ids) for each in value]
-        case str() if any(each in value and each != value for each in event_ids):  # a truncated item
+            return [_erased(each, event_ids, named) for each in value]
+        case str() if value not in event_ids and named.search(value):  # a truncated item
             return ""
         case _:
             return value
