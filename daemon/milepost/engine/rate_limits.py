@@ -60,7 +60,8 @@ class RateLimits:
     def held_until(self, stream: Stream) -> datetime | None:
         """Return until when `stream` may not call; None or an instant in the past if it may."""
         self._shift()
-        return held_until(stream, self._recorded | self._met)
+        rate_limits = self._recorded | self._met
+        return held_until(stream, rate_limits) if rate_limits else None
 
     def holds(self) -> Callable[[Stream], datetime | None]:
         """Return a function like `held_until` as of now, to look up many streams."""
