@@ -89,9 +89,16 @@ class _Meeting(Struct, frozen=True):
     def first_limit(self, read: Conversation) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
 
-        If the store refused it, everything older was owed when it was first met; otherwise its history is owed.
+        If the store refused it, everything older was owed when it was first met; otherwise its history is owed. If it
+        could not be read until now, messages since it was first met are not history.
         """
-        return self.last_read_at or EPOCH if self._was_refused(read) else self._history_limit(read, self.last_read_at)
+        if self._was_refused(read):
+            return self.last_read_at or EPOCH
+        unread = self.known.dead_letters.get(read.conversation_id)
+        if unread is None or not unread.is_open:
+            return self._history_limit(read, self.last_read_at)
+        met_at = overlap_before(unread.opened_at, self.context.policy.watermark_overlap_seconds)
+        return self._history_limit(read, min(met_at, self.last_read_at or met_at))
 
     def may_be_left_out(self, read: Conversation, oldest_at: datetime) -> bool:
         """Return whether the history of a new conversation owes nothing now, and can be found in the tables later.
