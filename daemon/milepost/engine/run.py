@@ -35,8 +35,7 @@ from milepost.core.remedies import is_unnamed_limit
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler, Redriver
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Mailbox
+from milepost.engine.context import EngineContext, Mailbox
 from milepost.engine.prefetch import Prefetch, prefetching
 from milepost.engine.stream_journal import StreamJournal, ToSettle
 
