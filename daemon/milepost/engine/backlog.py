@@ -35,7 +35,7 @@ from milepost.core.ports import (
     Source,
     Usage,
 )
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
 from milepost.engine.context import EngineContext, Mailbox

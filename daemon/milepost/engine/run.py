@@ -30,8 +30,8 @@ from milepost.core.plan import (
     next_step,
 )
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Refused, Request, Source
+from milepost.core.problems import is_unnamed_limit
 from milepost.core.records import conclude, note_left_out, recover
-from milepost.core.remedies import is_unnamed_limit
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler, Redriver
