@@ -47,7 +47,7 @@ def owed(
         if opens and stored is None and not is_bare and meeting.may_be_left_out(each, oldest_at := _oldest_at(each)):
             unrecorded.append(oldest_at)
         elif opens:
-            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each))
+            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each, _oldest_at(each)))
             gaps += () if is_bare and gap.is_at_limit else (gap,)
         limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
         if limit is not None:
@@ -90,14 +90,19 @@ class _Meeting(Struct, frozen=True):
             opens = read.conversation_id in self.changed or self._is_open(messages_of(read.conversation_id))
         return opens and self._are_unknown(read)
 
-    def first_limit(self, read: Conversation) -> datetime:
+    def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
 
-        If the store refused it, everything older was owed when it was first met; otherwise its history is owed.
+        If the store refused it, everything older was owed when it was first met; otherwise its history is owed. If it
+        could not be read until now, messages since it was first met are not history.
         """
         if self._was_refused(read):
             return self.last_read_at or EPOCH
-        return self._history_limit(_oldest_at(read), self.last_read_at)
+        unread = self.known.dead_letters.get(read.conversation_id)
+        if unread is None or not unread.is_open:
+            return self._history_limit(oldest_at, self.last_read_at)
+        met_at = overlap_before(unread.opened_at, self.context.policy.watermark_overlap_seconds)
+        return self._history_limit(oldest_at, min(met_at, self.last_read_at or met_at))
 
     def may_be_left_out(self, read: Conversation, oldest_at: datetime) -> bool:
         """Return whether the history of a new conversation owes nothing now, and can be found in the tables later.
@@ -107,7 +112,7 @@ class _Meeting(Struct, frozen=True):
         """
         if not self.leaves_out or read.conversation_id not in self.changed or self._was_refused(read):
             return False
-        limit = self._history_limit(oldest_at, self.last_read_at)
+        limit = self.first_limit(read, oldest_at)
         is_counted = read.message_count is None or read.message_count > len(read.interactions)
         return is_counted and oldest_at <= limit != EPOCH
 

@@ -346,6 +346,7 @@ class KnownDeadLetter(Struct, frozen=True):
 
     dead_letter_id: str
     fingerprint: str
+    opened_at: datetime
     is_open: bool
 
 
