@@ -150,7 +150,7 @@ class Interaction(Struct, frozen=True, gc=False):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
     event_id: str
-    direction: Direction
+    direction: str  # a Direction's value
     kind: str
     occurred_at: datetime
     contact_id: str | None = None
