@@ -26,7 +26,7 @@ from milepost.core.events import Tally
 from milepost.core.model import Stream
 from milepost.core.ports import RunResult
 from milepost.core.position import Mode
-from milepost.core.rate_limits import held_until
+from milepost.core.retry import held_until
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.engine.supervisor import MAX_LATENESS_SECONDS
 from milepost.reporting.status import is_running, rate_limits_of

@@ -29,7 +29,7 @@ from milepost.reporting.status import Condition, ConditionContext, condition, ra
 from milepost.reporting.summary import ExitCode, Totals, exit_code, exit_code_of, most_serious, totals
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
-from milepost.service.logs.redaction import Redactor
+from milepost.service.logs.processors import Redactor
 from milepost.settings import Settings, secrets
 from milepost.stores.open import is_at_work, open_reader
 

@@ -11,8 +11,8 @@ from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.model import Platform, Scope, Stream
 from milepost.core.ports import Clock, Usage
 from milepost.core.problems import Problem
-from milepost.core.rate_limits import by_page, has_begun, held_until, next_rate_limit
 from milepost.core.remedies import Remedy, rule_for
+from milepost.core.retry import by_page, has_begun, held_until, next_rate_limit
 from milepost.engine.clock import Anchor
 from milepost.engine.feed import Feed, UsageReported
 
@@ -62,7 +62,8 @@ class RateLimits:
         if not (self._recorded or self._met):
             return None
         self._shift()
-        return held_until(stream, self._recorded | self._met)
+        rate_limits = self._recorded | self._met
+        return held_until(stream, rate_limits) if rate_limits else None
 
     def holds(self) -> Callable[[Stream], datetime | None]:
         """Return a function like `held_until` as of now, to look up many streams."""

@@ -22,9 +22,8 @@ from milepost.core.model import Scope
 from milepost.core.ports import Usage
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
 from milepost.core.texts import visible
-from milepost.facebook.leniency import elements_of, lenient, mended, parse_json, read_json
 from milepost.facebook.redaction import impersonal, redact
-from milepost.facebook.wire import Paging
+from milepost.facebook.wire import Paging, elements_of, lenient, mended, parse_json, read_json
 
 MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
 MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones

@@ -25,8 +25,7 @@ from logging_journald import JournaldTransport  # type: ignore[import-untyped]  
 from structlog.processors import CallsiteParameter, CallsiteParameterAdder
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from milepost.service.logs.dedup import Deduplicator
-from milepost.service.logs.redaction import Plain, Redactor
+from milepost.service.logs.processors import Deduplicator, Plain, Redactor
 
 Format = Literal["auto", "console", "json"]
 

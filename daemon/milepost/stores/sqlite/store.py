@@ -21,7 +21,16 @@ from milepost.core.ports import Commit, Committed, Rejected
 from milepost.stores.commit import Outdated
 from milepost.stores.sql import load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
-from milepost.stores.sqlite.connection import Database, connect, kept_open, lock_database, real_path, transaction
+from milepost.stores.sqlite.connection import (
+    Database,
+    IdleCheckpoint,
+    LogLimit,
+    connect,
+    kept_open,
+    lock_database,
+    real_path,
+    transaction,
+)
 from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
 from milepost.stores.sqlite.errors import REFUSALS, exists, reason_of
 from milepost.stores.sqlite.files import (
@@ -35,7 +44,6 @@ from milepost.stores.sqlite.files import (
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import DIALECT, StoredIds
-from milepost.stores.sqlite.wal import IdleCheckpoint, LogLimit
 from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
 from milepost.stores.store import OpenStore, Refusals
 
