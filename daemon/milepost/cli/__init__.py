@@ -11,8 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from milepost import __version__
-from milepost.cli.groups import Group
-from milepost.cli.terminal import terminal_of
+from milepost.cli.terminal import Group, terminal_of
 from milepost.core.errors import (
     BadConfiguration,
     ConfigurationAway,

@@ -9,9 +9,8 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import Group, did_you_mean
 from milepost.cli.options import config_option, load_settings, named
-from milepost.cli.terminal import Cell, Column, Terminal, echo, stdout_terminal, table
+from milepost.cli.terminal import Cell, Column, Group, Terminal, did_you_mean, echo, stdout_terminal, table
 from milepost.core.deliveries import Delivery, DeliveryPlaces, DeliveryState
 from milepost.core.errors import MilepostError
 from milepost.reporting.health import DeliveryView, delivery_view

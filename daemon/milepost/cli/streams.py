@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import click
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
     Titles,
@@ -21,7 +20,7 @@ from milepost.cli.options import (
     streams_argument,
     yes_option,
 )
-from milepost.cli.terminal import Column, Terminal, echo_wrapped, stdout_terminal, table
+from milepost.cli.terminal import Column, Group, Terminal, echo_wrapped, stdout_terminal, table
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import counted, in_columns, on_one_line
