@@ -42,7 +42,11 @@ COMMANDS = {
     "completion": "Write the completion script for a shell.",
 }
 # Each is `command` in a module of its own name, except for these, which share the module of a similar command.
-BESIDE = {"pause": "sync", "resume": "sync", "backup": "store", "contacts": "streams", "notify": "config"}
+BESIDE = {
+    **dict.fromkeys(("sync", "pause", "resume", "contacts"), "streams"),
+    "backup": "store",
+    "notify": "config",
+}
 
 
 class _Lazy(Group):
