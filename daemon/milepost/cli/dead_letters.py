@@ -205,10 +205,10 @@ def _perform(
     if not work:
         return ExitCode.COMPLETE
     # Imported here so that listing does not load the engine.
-    from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
+    from milepost.cli.actions import perform_on_dead_letters  # noqa: PLC0415
 
     with warnings_logged(settings):
-        return asyncio.run(perform(settings, work, done))
+        return asyncio.run(perform_on_dead_letters(settings, work, done))
 
 
 # --- which ones -------------------------------------------------------------------------------------------------------

@@ -89,9 +89,9 @@ def resume(config: str | None, streams: tuple[str, ...]) -> None:
 def _perform(config: str | None, streams: tuple[str, ...], stream_command: PauseStream | ResumeStream) -> ExitCode:
     settings, wanted = load_settings(config), parse_streams(streams)
     # Imported here because a sync in this process, the usual one, does not need it.
-    from milepost.cli.stream_actions import perform  # noqa: PLC0415
+    from milepost.cli.actions import perform_on_streams  # noqa: PLC0415
 
-    return asyncio.run(perform(settings, wanted, stream_command))
+    return asyncio.run(perform_on_streams(settings, wanted, stream_command))
 
 
 # --- removing streams -------------------------------------------------------------------------------------------------
