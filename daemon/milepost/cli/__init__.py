@@ -44,6 +44,7 @@ COMMANDS = {
 # Each is `command` in a module of its own name, except for these, which share the module of a similar command.
 BESIDE = {
     **dict.fromkeys(("sync", "pause", "resume", "contacts"), "streams"),
+    "changes": "deliveries",
     "backup": "store",
     "notify": "config",
 }
