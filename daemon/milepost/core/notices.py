@@ -339,7 +339,7 @@ def _noted(
 
 
 def _opened_by(now: datetime, news: DeadLetterNews | None) -> DeadLetterNews | None:
-    """Return news whose first dead letter was opened by now: an instant in the future is from a clock that was ahead."""
+    """Return news whose first dead letter was opened by now: a clock was ahead if it was opened in the future."""
     if news is None or news.first.opened_at <= now:
         return news
     return replace(news, first=replace(news.first, opened_at=now))
