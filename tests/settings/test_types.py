@@ -119,6 +119,21 @@ class TestText:
         assert "source.base_url: found " in text
         assert "hidden" not in text
 
+    @pytest.mark.parametrize(
+        "written", [r'"Caf\u00e9 \ud83c\udf70"', r'"Caf\u00e9 \U0001f370"', "Café 🍰", r'"Caf\u00e9 ${CAKE}"']
+    )
+    def test_a_character_may_be_written_as_json_spells_it(self, file: Path, written: str) -> None:
+        settings = loaded(file, f"pages:\n- id: '1'\n  name: {written}\n{REAL}", CAKE="🍰")
+        assert settings.pages[0].name == "Café 🍰"
+
+    @pytest.mark.parametrize("written", [r'"\ud83c"', r'"\udf70\ud83c"', "${NOT_UTF_8}", "${NOT_UTF_8:-x}", r'"a\0"'])
+    def test_text_that_no_database_takes_is_refused(self, file: Path, written: str) -> None:
+        text = refused(file, f"pages:\n- id: '1'\n  name: {written}\n{REAL}", NOT_UTF_8="Caf\udce9")
+        assert text.startswith("config.yaml:3: pages[0].name: found ")
+
+    def test_a_path_with_a_nul_is_refused(self, file: Path) -> None:
+        assert "store.url: found the character NUL" in refused(file, r'store: {url: "sqlite:///a\0.db"}')
+
     @pytest.mark.parametrize("version", ["v26.0", "v100.12"])
     def test_a_version_is_accepted(self, file: Path, version: str) -> None:
         assert loaded(file, f"source: {{version: {version}}}").source.version == version
