@@ -93,7 +93,14 @@ class TestBounds:
 
 class TestText:
     @pytest.mark.parametrize(
-        "url", ["https://graph.facebook.com", "https://h:8443/x", "http://127.0.0.1:9", "http://[::1]:9"]
+        "url",
+        [
+            "https://graph.facebook.com",
+            "https://h:8443/x",
+            "http://127.0.0.1:9",
+            "http://[::1]:9",
+            "https://xn--fa-hia.de.",
+        ],
     )
     def test_a_safe_base_url_is_accepted(self, file: Path, url: str) -> None:
         assert loaded(file, f"source:\n  base_url: {url}/").source.base_url == url
@@ -112,6 +119,9 @@ class TestText:
             "https://graph.facebook.com/a b",
             "https://[::1",
             "ftp://graph.facebook.com",
+            "https://graph..facebook.com",
+            f"https://{'g' * 64}.com",
+            "https://xn--zzzzzz.com",
         ],
     )
     def test_an_unsafe_base_url_is_refused(self, file: Path, url: str) -> None:
@@ -244,7 +254,19 @@ class TestText:
         assert (http.host, http.port) == (host, port)
 
     @pytest.mark.parametrize(
-        "listen", ["9464", ":9464", "127.0.0.1", "'127.0.0.1:'", "::1:80", "'[1.2.3.4]:80'", "a:65536", "a:-1", "a b:1"]
+        "listen",
+        [
+            "9464",
+            ":9464",
+            "127.0.0.1",
+            "'127.0.0.1:'",
+            "::1:80",
+            "'[1.2.3.4]:80'",
+            "a:65536",
+            "a:-1",
+            "a b:1",
+            "a..b:1",
+        ],
     )
     def test_other_addresses_are_refused(self, file: Path, listen: str) -> None:
         assert "allowed: host:port" in refused(file, f"http:\n  listen: {listen}")
