@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from contracts.changes_contract import ROWS, write
 from kit.builders import STREAM
-from milepost.cli.changes import command
+from milepost.cli.deliveries import changes as command
 from milepost.core.model import Changes
 from milepost.stores.open import forget, open_store
 from milepost.stores.url import StoreUrl

@@ -7,8 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
+from milepost.cli.actions import Operator
 from milepost.cli.options import NO_TITLES
-from milepost.cli.stream_actions import Look, Operator, sync_through_daemon
+from milepost.cli.sync_actions import Look, sync_through_daemon
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow
@@ -62,7 +63,7 @@ class Daemon:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.cli.stream_actions.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("milepost.cli.sync_actions.POLL_SECONDS", 0.0)
 
 
 async def test_the_run_under_way_is_not_the_one_that_was_asked_for() -> None:

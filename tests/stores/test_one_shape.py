@@ -45,7 +45,6 @@ ONLY_IN_POSTGRESQL = {
 ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 
 MODULES_ONLY_OF_SQLITE = {
-    "backup": "a server has tools of its own for that",
     "files": "a server keeps them",
     "wal": "a server writes its own log back",
 }

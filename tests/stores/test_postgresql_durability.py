@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.durability_contract import STREAMS, acknowledged, all_is_whole, kills_lose_nothing_acknowledged
-from kit.long import long_only
+from kit.needs import long_only
 from kit.postgres import Database, on_both_releases
 from stores.processes import committing, lines, running
 from stores.store_dump import PostgresDump

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from contracts.durability_contract import acknowledged, all_is_whole, kills_lose_nothing_acknowledged, lost
-from kit.long import long_only
+from kit.needs import long_only
 from kit.power_cut import Disk, recorded, recording
 from milepost.stores.open import open_store
 from milepost.stores.sqlite.store import open_sqlite

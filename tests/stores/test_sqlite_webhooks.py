@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.long import long_only
+from kit.needs import long_only
 from kit.power_cut import Call, Disk, recorded, recording
 from stores.processes import outcome
 from stores.store_dump import SqliteDump, StoreDump

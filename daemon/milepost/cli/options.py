@@ -11,8 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import did_you_mean
-from milepost.cli.terminal import Column, clipped, elided_key
+from milepost.cli.terminal import Column, clipped, did_you_mean, elided_key
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import on_one_line

@@ -42,7 +42,6 @@ class Redriver:
         self._source = source
         self._stream_journal = stream_journal
         self._stream = stream_journal.stream
-        self._deadline = Deadline(engine.clock, stream_journal.budget.deadline_at)
 
     async def redrive_due(self, checkpoint: Checkpoint) -> Checkpoint:
         """Redrive the due dead letters, unless the stream is paused or failing. Return the checkpoint after it."""
@@ -55,7 +54,7 @@ class Redriver:
         clock = self._engine.clock
         least = Deadline(clock, clock.now() + timedelta(seconds=MIN_REDRIVE_SECONDS))
         for due in await self._stream_journal.due_dead_letters(MAX_REDRIVES_PER_RUN):
-            if self._deadline.has_passed and least.has_passed:
+            if self._stream_journal.deadline.has_passed and least.has_passed:
                 break
             if await self._stream_journal.find_open_dead_letter(due.dead_letter.dead_letter_id) is None:
                 continue  # another redrive of this run has closed it

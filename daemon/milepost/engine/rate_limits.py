@@ -41,11 +41,11 @@ class RateLimits:
 
     def observe(self, checkpoint: Checkpoint) -> None:
         """Take over the rate limit in a stream's checkpoint; if there is none, drop the stream's earlier one."""
-        self._shift()
         stream, rate_limit = checkpoint.stream, checkpoint.rate_limit
         if rate_limit is None:
             self._recorded.pop(stream, None)
             return
+        self._shift()
         if not has_begun(rate_limit, self._clock.now(), floor_seconds=self.floor_seconds):
             known = self._recorded.get(stream)
             if known is not None and replace(rate_limit, until=known.until) != known:  # else it is the same, shifted
@@ -58,6 +58,8 @@ class RateLimits:
 
     def held_until(self, stream: Stream) -> datetime | None:
         """Return until when `stream` may not call; None or an instant in the past if it may."""
+        if not (self._recorded or self._met):
+            return None
         self._shift()
         rate_limits = self._recorded | self._met
         return held_until(stream, rate_limits) if rate_limits else None

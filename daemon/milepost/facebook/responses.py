@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -267,6 +268,7 @@ def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
         return None
 
 
+@lru_cache(maxsize=16)  # the responses of one second have the same Date
 def http_date(text: str | None) -> datetime | None:
     """Parse an instant such as `Sun, 01 Feb 2026 08:00:00 GMT` (RFC 9110, section 5.6.7); None if it is invalid."""
     if text is None:

@@ -52,7 +52,8 @@ class Kind(StrEnum):
     UNAVAILABLE = UNAVAILABLE  # has no content: deleted, or older than the newest 20 of its thread
 
 
-_MESSAGE = Kind.MESSAGE.value  # looked up once: nearly all messages are of this kind
+# Looked up once: they are needed for nearly all messages.
+_MESSAGE, _IN, _OUT = Kind.MESSAGE.value, Direction.IN.value, Direction.OUT.value
 
 
 class Attachment(Struct, frozen=True, omit_defaults=True):
@@ -78,9 +79,9 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
     """
     sender_id = message.sender.id if message.sender else None
     if sender_id in own_ids:
-        direction = Direction.OUT
+        direction = _OUT
     else:
-        direction = Direction.IN
+        direction = _IN
         contact_id = kept_id(sender_id) if sender_id else contact_id
     return Interaction(
         kept_id(message.id),

@@ -35,7 +35,7 @@ from kit.builders import (
     walking,
 )
 from kit.event_strategies import events as any_event
-from kit.long import long_only
+from kit.needs import long_only
 from kit.notices import passed, store_retried
 from kit.scenarios import scenarios
 from kit.simulation import Simulation

@@ -53,6 +53,8 @@ _ANNOUNCED = re.compile(
     ) [^\s&"'<>\\]+""",
     re.IGNORECASE | re.VERBOSE,
 )
+# In lower case: each match has one of these. Most texts have none, and the search for them takes a tenth of the time.
+_ANNOUNCING = (*sorted(_SECRET_KEYS), "authorization", "bearer", "oh=", "signature=")
 _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)")
 # How the Graph API's tokens begin; /me/accounts returns some that are in no configuration.
 _GRAPH_TOKEN = re.compile(r"\b(?:EAA|IGAA|IGQV)[A-Za-z0-9_-]{24,}")
@@ -99,7 +101,8 @@ class Redactor:
         for spelling in self._spellings:
             text = text.replace(spelling, _MARK)
         text = text.replace(_MARK, BLOT)
-        text = _ANNOUNCED.sub(rf"\g<1>{BLOT}", text)
+        if _may_announce(text):
+            text = _ANNOUNCED.sub(rf"\g<1>{BLOT}", text)
         text = _PASSWORD_IN_URL.sub(rf"\g<1>{BLOT}", text)
         return _GRAPH_TOKEN.sub(BLOT, text)
 
@@ -155,6 +158,13 @@ class Redactor:
             return text
         half = MAX_TEXT_LENGTH // 2  # the end of a traceback matters as much as its beginning
         return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
+
+
+def _may_announce(text: str) -> bool:
+    """Return whether a secret may stand in a text, by what stands before it."""
+    lower = text.lower()
+    # Beyond ASCII, letters without a lower case match as well: re takes the long s for an s.
+    return not text.isascii() or any(word in lower for word in _ANNOUNCING)
 
 
 def _text(value: object) -> str:
