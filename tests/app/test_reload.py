@@ -17,7 +17,7 @@ from kit.engine_doubles import run_of
 from kit.reconfigured import OTHERWISE
 from kit.reconfigured import settings as with_other
 from kit.simulated import BAKERY, BICYCLES
-from milepost.app.reload import TAKES_RESTART, Configuration, Reload, changes_between, is_live
+from milepost.app.reload import TAKES_RESTART, Configuration, Reload, changes_between, fingerprint, is_live
 from milepost.core.errors import BadConfiguration
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
@@ -181,6 +181,18 @@ async def test_what_was_refused_is_accepted_once_it_is_right_whichever_file_was_
         ]
         assert not trial.reloader.is_refused
         assert tried == 4
+
+
+async def test_what_changed_while_the_daemon_started_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("{}")
+    async with trial_of(page_of(BAKERY)) as trial:
+        running = trial.reloader.settings
+        loaded = fingerprint(running, file)
+        file.write_text("sync: {interval: 1h}")
+        wanted = running.model_copy(update={"sync": running.sync.model_copy(update={"interval_seconds": 3600.0})})
+        await trial.run_reloader(15, Configuration(lambda: wanted, file, loaded=loaded), Interrupt())
+        assert trial.reloader.settings.sync.interval_seconds == 3600.0
 
 
 async def test_a_reload_is_announced_even_if_it_fails() -> None:

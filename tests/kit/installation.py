@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import yaml
 
-from kit.binary import Ended, milepost
+from kit.binary import Ended, milepost, until
 from kit.needs import long_only
 from kit.postgres import Database
 from kit.small_disk import small_disk
@@ -91,6 +91,9 @@ class Installation:
         dump = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}
         return msgspec.json.encode(dump)
 
+    async def released(self) -> None:
+        """Wait until nothing that a killed process had begun is still under way in the database."""
+
     def has_tables(self) -> bool:
         """Whether the program has created its tables."""
         found = self.database.exists() and self.rows("SELECT name FROM sqlite_master WHERE name = 'checkpoints'")
@@ -132,6 +135,11 @@ class PostgresqlInstallation(Installation):
     def rows(self, query: str, *parameters: object) -> Rows:
         """Query the database, even while a process uses it."""
         return self.kept.sql(query.replace("?", "%s"), *parameters)
+
+    async def released(self) -> None:
+        """Wait until the server has ended all sessions: it finishes the commit of a killed process."""
+        sessions = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        await until(lambda: not self.rows(sessions))
 
     def has_tables(self) -> bool:
         """Whether the program has created its tables."""

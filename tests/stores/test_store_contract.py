@@ -57,7 +57,7 @@ class TestPostgresqlStore(DatabaseContract):
         await store.commit(commit_after(Checkpoint(STREAM), dead_letter))
 
         known = await store.known(Keys(STREAM, subjects=("t\0bad",)))
-        assert known.dead_letters == {"t\0bad": KnownDeadLetter("d_1", "f_1", is_open=True)}
+        assert known.dead_letters == {"t\0bad": KnownDeadLetter("d_1", "f_1", NOON, is_open=True)}
         async with open_reader(database.store_url) as journal_reader:
             assert (await journal_reader.verify()).dead_letters == 1
             assert (await journal_reader.rebuild()).dead_letters == 1

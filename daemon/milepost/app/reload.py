@@ -57,12 +57,14 @@ def schedule_of(settings: Settings) -> Schedule:
 class Configuration(Struct, frozen=True):
     """How to load the settings again, and the file that they come from, if any.
 
-    Every reload runs inside a `reloading` block, whether it succeeds or not, except for repeated attempts.
+    Every reload runs inside a `reloading` block, whether it succeeds or not, except for repeated attempts. `loaded` is
+    the fingerprint of the files from when the settings were loaded: a start may take minutes, in which they may change.
     """
 
     load: Callable[[], Settings]
     path: Path | None
     reloading: Callable[[], AbstractContextManager[object]] = nullcontext
+    loaded: tuple[object, ...] | None = None
 
 
 class Reload(Struct, frozen=True):
@@ -135,11 +137,11 @@ class ConfigReloader:
         at, such as a permission, a disk that fails for a while, or a secret's file that only the new configuration
         names.
         """
-        seen = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
+        seen = configuration.loaded or await asyncio.to_thread(fingerprint, self._settings, configuration.path)
         while not stop.is_requested:
             async with stop.interruptible(requested):
                 await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
-            found = await asyncio.to_thread(_fingerprint, self._settings, configuration.path)
+            found = await asyncio.to_thread(fingerprint, self._settings, configuration.path)
             is_requested = requested.is_set
             if is_requested or found != seen:
                 requested.clear()
@@ -182,7 +184,7 @@ def _log(reload: Reload) -> None:
         log.warning("restart needed", keys=reload.takes_restart, hint=hint)
 
 
-def _fingerprint(settings: Settings, path: Path | None) -> tuple[object, ...]:
+def fingerprint(settings: Settings, path: Path | None) -> tuple[object, ...]:
     """Return a value that changes whenever a file does. A secret may be a symbolic link that gets a new target."""
     return tuple(map(_file_state, (*secret_files(settings), *([path] if path else ()))))
 

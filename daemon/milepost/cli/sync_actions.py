@@ -28,7 +28,7 @@ from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
-from milepost.core.rate_limits import held_until
+from milepost.core.retry import held_until
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.engine.supervisor import MAX_LATENESS_SECONDS
@@ -37,7 +37,7 @@ from milepost.reporting.status import Condition, ConditionContext, condition, is
 from milepost.reporting.summary import ExitCode, Totals, exit_code, exit_code_of, most_serious, totals
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
-from milepost.service.logs.redaction import Redactor
+from milepost.service.logs.processors import Redactor
 from milepost.settings import Settings, SyncSettings, secrets
 from milepost.stores.open import is_at_work, open_reader
 from milepost.stores.reader import JournalReader

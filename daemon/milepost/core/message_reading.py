@@ -200,7 +200,7 @@ def read_page(
         return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
     stored = known.conversations.get(gap.conversation_id)  # None if the store has refused its row
     row = stored or new_row(stream, Conversation(gap.conversation_id, gap.newest_at), context.now)
-    new = {each.event_id: each for each in new_events(row, page.interactions, known, asked_at)}
+    new = new_events(row, page.interactions, known, asked_at)
     written, unwritten = withhold_each(new.values(), context.refused)
     again = revised(_reading(gap, page), page.interactions, known, context.now, asked_at) if known.messages else ()
     changed, unchanged = withhold_each(again, context.refused)

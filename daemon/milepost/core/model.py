@@ -150,7 +150,7 @@ class Interaction(Struct, frozen=True, gc=False):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
     event_id: str
-    direction: Direction
+    direction: str  # a Direction's value
     kind: str
     occurred_at: datetime
     contact_id: str | None = None
@@ -158,8 +158,10 @@ class Interaction(Struct, frozen=True, gc=False):
     attachments: str | None = None
 
 
-class Conversation(Struct, frozen=True, gc=False):
+class Conversation(Struct, frozen=True, gc=False, cache_hash=True):
     """One conversation as the API returned it. None means that the API left the value out, not that there is none.
+
+    Its hash is cached for the heads of quiet inboxes, which are hashed anew in each sweep (see core/quiet.py).
 
     `replaced_characters` counts the characters of its texts that a database refuses, and that are U+FFFD instead. If it
     `has_older` messages than these, they come after `older_cursor` if that is known.
@@ -346,6 +348,7 @@ class KnownDeadLetter(Struct, frozen=True):
 
     dead_letter_id: str
     fingerprint: str
+    opened_at: datetime
     is_open: bool
 
 

@@ -80,7 +80,7 @@ class BacklogReader:
 
     def is_due_between(self, checkpoint: Checkpoint) -> bool:
         """Return whether older messages should be read before the next batch of the run."""
-        if not self._has_turn or self._is_in_vain:
+        if not checkpoint.backlog or not self._has_turn or self._is_in_vain:
             return False
         return reads_between(checkpoint, self._budget, self._demand(), requests=self._requests)
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import psycopg
 from psycopg.rows import TupleRow
 
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreLost
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, RefusedRow, Stream
@@ -69,6 +70,15 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
         """Wait forever: the server keeps the files, and reports by itself if they are gone."""
         never: asyncio.Future[StoreLost] = asyncio.get_running_loop().create_future()
         return await never
+
+    async def load(self, stream: Stream) -> Checkpoint:
+        """Return the stream's checkpoint, once no transaction under way may still write to the stream.
+
+        The server finishes a commit that a process has sent, even if the process is killed. A run that began before its
+        end would take the dead process for one that took the stream over.
+        """
+        await self.database.rows("lock_streams", {"streams": [stream.key]})
+        return await super().load(stream)
 
     async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
         return await self.database.read_together(*asked, is_lookup=True)

@@ -27,6 +27,8 @@ from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import (
     Database,
+    IdleCheckpoint,
+    LogLimit,
     connect,
     kept_open,
     lock_database,
@@ -47,7 +49,6 @@ from milepost.stores.sqlite.files import (
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
 from milepost.stores.sqlite.queries import DIALECT, StoredIds, at_once
-from milepost.stores.sqlite.wal import IdleCheckpoint, LogLimit
 from milepost.stores.store import OpenStore, Refusals
 from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
 
