@@ -27,6 +27,7 @@ from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.fleet.worker import HEARTBEAT_SECONDS, JournalFollower, Worker
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.reader import StoredEntry
 
 ADA = "Ada"
 PACE = Schedule(interval_seconds=1000)
@@ -305,6 +306,24 @@ async def test_a_stream_whose_checkpoint_cannot_be_read_is_not_tried_over_and_ov
         await asyncio.sleep(1000)
 
     assert crew.sweeps(broken) == 1
+
+
+async def test_a_worker_that_cannot_follow_the_journal_looks_only_every_few_seconds_for_what_is_due(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer worker may write entries that this one does not know, as during an upgrade."""
+
+    async def unknown(*_: object, **__: object) -> list[StoredEntry]:
+        raise JournalDamaged("the journal holds an entry of an unknown type")
+
+    await crew.join([STREAM])
+    monkeypatch.setattr(MemoryJournal, "entries", unknown)
+
+    async with crew.at_work():
+        await asyncio.sleep(1200)
+
+    assert crew.sweeps(STREAM) == 2
+    assert crew.store.loads[STREAM] <= 200
 
 
 async def test_the_streams_of_a_silent_worker_are_reassigned_well_within_a_minute(crew: Crew) -> None:

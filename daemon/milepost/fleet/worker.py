@@ -173,6 +173,7 @@ class Worker:
         before = loaded or self._follower.checkpoints.get(stream) or Checkpoint(stream)
         try:
             if loaded is not None and not self._is_still_due(stream, loaded):
+                self._postpone(stream, POLL_SECONDS)  # until then, its entries should have been read
                 return
             self._share_page_of(stream)
             request = self._supervisor.mailbox(stream).take_run_request()
@@ -219,8 +220,10 @@ class Worker:
         held_until = self._engine.rate_limits.held_until(stream)
         is_held = held_until is not None and held_until > now
         if not is_held and (after is None or after.version <= before.version):
-            seconds = min(self._supervisor.schedule.interval_seconds, MAX_PARK_SECONDS)
-            self._schedule.postpone(stream, now + timedelta(seconds=seconds))
+            self._postpone(stream, min(self._supervisor.schedule.interval_seconds, MAX_PARK_SECONDS))
+
+    def _postpone(self, stream: Stream, seconds: float) -> None:
+        self._schedule.postpone(stream, self._engine.clock.now() + timedelta(seconds=seconds))
 
     async def _rest(self) -> None:
         """Wait until a stream may be due, but at most until the next poll of the queue."""
