@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from kit.binary import milepost
 from kit.builders import STREAM
 from kit.receiver import NEW
+from milepost.core.changes import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.model import Changes
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import commit_after, contact_row

@@ -18,8 +18,7 @@ from kit.binary import until
 from kit.needs import needs
 from kit.ports import unused_port
 from kit.receiver import NEW, OLD
-from milepost.core.changes import Change, ChangeKind, ChangeOp
-from milepost.core.deliveries import DeliveryResult
+from milepost.core.changes import Change, ChangeKind, ChangeOp, DeliveryResult
 from milepost.deliveries.sender import sending_to
 from milepost.settings import DeliverySettings, load
 

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage
-from milepost.core.deliveries import Delivery
+from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage, Delivery
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.stores.sql import Fetch
@@ -127,7 +126,7 @@ def deleted(found: Iterable[tuple[int, str, str, str, str]]) -> list[Change]:
 
 
 class StoredDeliveries:
-    """The part of DeliveryPlaces (see core/deliveries.py) that both databases share. `write` commits."""
+    """The part of DeliveryPlaces (see core/changes.py) that both databases share. `write` commits."""
 
     def __init__(self, read: Fetch, write: Fetch) -> None:
         self._read = read

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Literal
 
-from milepost.core.deliveries import DeliveryPlaces
+from milepost.core.changes import DeliveryPlaces
 from milepost.core.model import Stream
 from milepost.stores.commit import Forgotten
 from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between

@@ -14,8 +14,8 @@ from typing import TypeVar
 import psycopg
 from psycopg.rows import TupleRow
 
+from milepost.core.changes import HOLD_SECONDS, Delivery
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.deliveries import HOLD_SECONDS, Delivery
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreLost
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, RefusedRow, Stream
@@ -158,7 +158,7 @@ class PostgresqlWebhookInbox(StoredWebhooks):
 
 
 class PostgresqlDeliveryPlaces(StoredDeliveries):
-    """DeliveryPlaces (see core/deliveries.py), over the connections of the store."""
+    """DeliveryPlaces (see core/changes.py), over the connections of the store."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.read, database.rows)

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 
+from milepost.core.changes import Delivery
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.deliveries import Delivery
 from milepost.core.errors import StoreAway, StoreLost
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
@@ -240,7 +240,7 @@ TIMEOUT_SECONDS = 30.0  # a large commit or a checkpoint of the daemon may hold 
 
 
 class SqliteDeliveryPlaces(StoredDeliveries):
-    """DeliveryPlaces (see core/deliveries.py) over a connection, for the only process that delivers."""
+    """DeliveryPlaces (see core/changes.py) over a connection, for the only process that delivers."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.read, database.rows)
