@@ -42,7 +42,7 @@ class Simulation:
         with (
             asyncio.Runner(loop_factory=lambda: VirtualLoop(self.setting.time)) as runner,
             patch("milepost.engine.run.decide", self._decide),
-            patch("milepost.engine.redrive.redrive", self._redrive),
+            patch("milepost.engine.commands.redrive", self._redrive),
             patch("milepost.engine.backlog.decide_messages", self._decide_messages),
         ):
             runner.run(self._play())

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from milepost.core.model import UNAVAILABLE, Contact, Conversation, Direction, Interaction, MessagePage, Unreadable
 from milepost.core.texts import storable, visible
-from milepost.facebook.leniency import elements_of, lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
 from milepost.facebook.responses import older
 from milepost.facebook.wire import (
@@ -25,8 +24,11 @@ from milepost.facebook.wire import (
     Share,
     StoryItem,
     Thread,
+    elements_of,
     is_thread_id,
     kept_id,
+    lenient,
+    mended,
 )
 
 MAX_PAYLOAD_CHARACTERS = 65536
