@@ -178,13 +178,12 @@ class StoredIds:
         if self._slots is not None and _commits_of_others(connection) != self._others:
             self._slots = None
 
-    def add(self, changes: Changes) -> None:
-        """Add the ids of rows that are about to be stored."""
+    def add(self, conversation_ids: Iterable[str], changes: Changes) -> None:
+        """Add the ids of rows that are about to be stored, and of the conversations that they belong to."""
         if self._slots is not None:
-            _mark(self._slots, (row.conversation_id for row in changes.conversations))
-            _mark(self._slots, (row.contact_id for row in changes.contacts))
-            _mark(self._slots, (row.event_id for row in changes.interaction_events))
-            _mark(self._slots, {row.conversation_id for row in changes.interaction_events})
+            _mark(self._slots, conversation_ids)
+            _mark(self._slots, [row.contact_id for row in changes.contacts])
+            _mark(self._slots, [row.event_id for row in changes.interaction_events])
 
     def among(self, ids: Iterable[str]) -> list[str]:
         """Return the ids that may be stored. The others certainly are not."""
