@@ -247,7 +247,9 @@ def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -
         before = watched.get(concern.key, Watched(concern, now))
         is_back = before.is_closed and before.over_since is not None
         seen_at = now if is_back else before.seen_at
-        yield concern.key, replace(before, concern=concern, seen_at=seen_at, over_since=None)
+        # Where nothing says since when, it begins anew at each look.
+        since = concern.since if before.over_since is not None else min(concern.since, before.concern.since)
+        yield concern.key, replace(before, concern=replace(concern, since=since), seen_at=seen_at, over_since=None)
     lasting = situation.undecided | {(each.kind, each.subject) for each in situation.concerns}
     for key, before in watched.items():
         kind, subject, _ = key
@@ -327,7 +329,7 @@ def _noted(
 ) -> dict[str, DeadLetterWatch]:
     """Return the watches with the new dead letters, and without the ones that are no longer needed."""
     noted = {
-        group: replace(each, notified_at=_no_later(now, each.notified_at))
+        group: DeadLetterWatch(_no_later(now, each.notified_at), _opened_by(now, each.news))
         for group, each in watches.items()
         if each.news is not None or (each.notified_at is not None and now - each.notified_at < APART)
     }
@@ -336,6 +338,13 @@ def _noted(
         before = noted.get(group, DeadLetterWatch())
         noted[group] = replace(before, news=_more(before.news, replace(each, opened_at=min(each.opened_at, now))))
     return noted
+
+
+def _opened_by(now: datetime, news: DeadLetterNews | None) -> DeadLetterNews | None:
+    """Return news whose first dead letter was opened by now: a clock was ahead if it was opened in the future."""
+    if news is None or news.first.opened_at <= now:
+        return news
+    return replace(news, first=replace(news.first, opened_at=now))
 
 
 def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:
