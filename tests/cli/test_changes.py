@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from contracts.changes_contract import ROWS, write
 from kit.builders import STREAM
-from milepost.cli.changes import command
+from milepost.cli.deliveries import changes as command
 from milepost.core.model import Changes
 from milepost.stores.open import forget, open_store
 from milepost.stores.url import StoreUrl
-from stores.histories import contact_row
+from stores.histories import ROWS, contact_row, write
 
 
 @pytest.fixture

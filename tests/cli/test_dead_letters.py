@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, at, entries
 from kit.databases import record
-from milepost.cli import dead_letter_actions
+from milepost.cli import actions
 from milepost.cli import dead_letters as module
 from milepost.cli.dead_letters import command, described, rendered
 from milepost.cli.terminal import Terminal
@@ -24,6 +24,7 @@ from milepost.stores.sqlite.connection import lock_database
 from milepost.stores.sqlite.store import open_sqlite
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
+NOT_UTF_8 = b"f\xfcr".decode(errors="surrogateescape")  # as Python reads an argument from a terminal in Latin-1
 UNREAD, UNWRITTEN, NAMELESS = "aaaa000000000001", "aaaa000000000002", "bbbb000000000003"
 OPENED = (
     DeadLetterOpened(UNREAD, Stage.FETCH, "t_1/messages", "it went wrong (HTTP 500, code 1)", at(900), "f1"),
@@ -268,6 +269,10 @@ def test_an_unknown_id_is_wrong_usage() -> None:
         (["discard", UNREAD, "--reason", "  "], "1 to 500 characters"),
         (["discard", UNREAD, "--reason", "x" * 501], "1 to 500 characters"),
         (["discard", UNREAD, "cc", "--reason", "x"], "no dead letter begins with 'cc'"),
+        (["discard", UNREAD, "--reason", NOT_UTF_8], "Invalid value for --reason: it is not UTF-8"),
+        (["discard", NOT_UTF_8, "--reason", "x"], "Invalid value for ID: it is not UTF-8"),
+        (["redrive", NOT_UTF_8], "Invalid value for ID: it is not UTF-8"),
+        (["show", NOT_UTF_8], "Invalid value for ID: it is not UTF-8"),
     ],
 )
 def test_wrong_usage_does_nothing(arguments: list[str], told: str) -> None:
@@ -302,12 +307,12 @@ async def all_closed(*_: object) -> ExitCode:
 
 
 @pytest.mark.usefixtures("dead_letters")
-@pytest.mark.parametrize(("most", "code"), [(2, 75), (4, 0)])
+@pytest.mark.parametrize(("most", "code"), [(2, 75), (3, 0), (4, 0)])
 def test_the_exit_code_says_that_more_are_open_than_are_taken_at_once(
     most: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_AT_ONCE", most)
-    monkeypatch.setattr(dead_letter_actions, "perform", all_closed)
+    monkeypatch.setattr(actions, "perform_on_dead_letters", all_closed)
     result = run("redrive")
     assert result.exit_code == code
     assert ("More than 2 are open: run it again for the newest" in result.stderr) == (code == 75)

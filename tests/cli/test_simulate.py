@@ -139,6 +139,12 @@ def test_a_port_that_is_taken_is_reported() -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in error.message
 
 
+def test_a_host_that_cannot_be_a_name_is_reported() -> None:
+    error = CliRunner().invoke(command, ["--host", "a..b"]).exception
+    assert isinstance(error, MilepostError)
+    assert error.message.endswith("the host has no address")
+
+
 def test_a_missing_secret_file_is_reported(tmp_path: Path) -> None:
     error = CliRunner().invoke(command, ["--app-secret-file", str(tmp_path / "missing")]).exception
     assert isinstance(error, BadConfiguration)

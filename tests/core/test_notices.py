@@ -120,6 +120,24 @@ def test_different_causes_are_different_notices() -> None:
     assert people.look(SETTLED, *both) == [NoticeKind.STOPPED, NoticeKind.STOPPED]
 
 
+def test_a_concern_lasts_since_it_was_first_seen_if_nothing_else_says_since_when() -> None:
+    people = People()
+
+    def look(seconds: float) -> list[NoticeKind]:
+        return people.look(seconds, of_daemon=Concern(NoticeKind.STALLED, "", "stalled", at(seconds)))
+
+    look(0)
+    assert look(SETTLED) == [NoticeKind.STALLED]
+    assert people.last.concerns[0].since == NOON
+    assert look(AGAIN.total_seconds() + SETTLED) == [NoticeKind.STALLED]
+    assert people.last.concerns[0].since == NOON
+    people.look(100_000)
+    people.look(200_000)
+    look(200_100)
+    assert look(200_100 + SETTLED) == [NoticeKind.STALLED]
+    assert people.last.concerns[0].since == at(200_100)
+
+
 def test_what_is_over_before_anybody_was_told_is_never_told() -> None:
     people = People()
     people.look(0, stopped())

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from kit.builders import NOON
-from kit.debian import needs
 from kit.graph_answers import TOKEN
 from kit.loopback import serving
+from kit.needs import needs
 from kit.ports import unused_port
 from kit.tls import ConnectProxy, certified, serving_tls
 from milepost.core.errors import BadConfiguration
@@ -102,7 +102,14 @@ class TestWhichProxy:
 
     @pytest.mark.parametrize(
         "written",
-        ["socks5://proxy.example:1080", "http://u:pässword@", "http://u:pässword@p:99999", "http://a b:1", "http://"],
+        [
+            "socks5://proxy.example:1080",
+            "http://u:pässword@",
+            "http://u:pässword@p:99999",
+            "http://a b:1",
+            "http://",
+            "a..b:1",
+        ],
     )
     def test_what_cannot_be_used_is_refused_without_a_quotation(self, written: str) -> None:
         with pytest.raises(BadConfiguration, match="HTTPS_PROXY") as raised:

@@ -1,8 +1,9 @@
 """An installation of Milepost: a folder with a config.yaml, and the database that the program creates there."""
 
+import shutil
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from kit.binary import Ended, milepost, until
-from kit.long import long_only
+from kit.needs import long_only
 from kit.postgres import Database
+from kit.small_disk import small_disk
 from milepost.core.checkpoint import Checkpoint
 from milepost.simulator.inbox import Inbox
 from milepost.simulator.plan import SimulatedPage
@@ -198,3 +200,21 @@ def _assert_inbox_copied(
 def _as_stored(instant: datetime) -> str:
     """Format an instant as the tables hold it. The API reports whole seconds only."""
     return instant.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+ROOM_BYTES = 3 * 2**19
+
+
+@contextmanager
+def installed_on_small_disk(folder: Path) -> Iterator[Installation]:
+    """Yield an installation whose database is on a disk with ballast that leaves a megabyte and a half."""
+    with small_disk(folder, "64m") as disk:
+        ballast_of(disk).write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
+        installation = Installation(folder)
+        installation.database = disk / "milepost.db"
+        yield installation
+
+
+def ballast_of(disk: Path) -> Path:
+    """Return the file that fills the disk. Deleting it makes room."""
+    return disk / "ballast"

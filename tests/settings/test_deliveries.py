@@ -102,6 +102,10 @@ def test_a_name_is_given_once(file: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
+        (
+            {"url": "https://crm..example"},
+            "deliveries[0].url: found a value that is not shown here; allowed: an https://",
+        ),
         ({"kinds": "[messages]"}, "deliveries[0].kinds"),
         ({"kinds": "[]"}, "deliveries[0].kinds: found a list; allowed: a list of contact, conversation and message"),
         ({"kinds": "[contact, contact]"}, "deliveries[0].kinds"),

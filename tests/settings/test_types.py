@@ -93,7 +93,14 @@ class TestBounds:
 
 class TestText:
     @pytest.mark.parametrize(
-        "url", ["https://graph.facebook.com", "https://h:8443/x", "http://127.0.0.1:9", "http://[::1]:9"]
+        "url",
+        [
+            "https://graph.facebook.com",
+            "https://h:8443/x",
+            "http://127.0.0.1:9",
+            "http://[::1]:9",
+            "https://xn--fa-hia.de.",
+        ],
     )
     def test_a_safe_base_url_is_accepted(self, file: Path, url: str) -> None:
         assert loaded(file, f"source:\n  base_url: {url}/").source.base_url == url
@@ -112,12 +119,30 @@ class TestText:
             "https://graph.facebook.com/a b",
             "https://[::1",
             "ftp://graph.facebook.com",
+            "https://graph..facebook.com",
+            f"https://{'g' * 64}.com",
+            "https://xn--zzzzzz.com",
         ],
     )
     def test_an_unsafe_base_url_is_refused(self, file: Path, url: str) -> None:
         text = refused(file, f'source:\n  base_url: "{url}"')
         assert "source.base_url: found " in text
         assert "hidden" not in text
+
+    @pytest.mark.parametrize(
+        "written", [r'"Caf\u00e9 \ud83c\udf70"', r'"Caf\u00e9 \U0001f370"', "Café 🍰", r'"Caf\u00e9 ${CAKE}"']
+    )
+    def test_a_character_may_be_written_as_json_spells_it(self, file: Path, written: str) -> None:
+        settings = loaded(file, f"pages:\n- id: '1'\n  name: {written}\n{REAL}", CAKE="🍰")
+        assert settings.pages[0].name == "Café 🍰"
+
+    @pytest.mark.parametrize("written", [r'"\ud83c"', r'"\udf70\ud83c"', "${NOT_UTF_8}", "${NOT_UTF_8:-x}", r'"a\0"'])
+    def test_text_that_no_database_takes_is_refused(self, file: Path, written: str) -> None:
+        text = refused(file, f"pages:\n- id: '1'\n  name: {written}\n{REAL}", NOT_UTF_8="Caf\udce9")
+        assert text.startswith("config.yaml:3: pages[0].name: found ")
+
+    def test_a_path_with_a_nul_is_refused(self, file: Path) -> None:
+        assert "store.url: found the character NUL" in refused(file, r'store: {url: "sqlite:///a\0.db"}')
 
     @pytest.mark.parametrize("version", ["v26.0", "v100.12"])
     def test_a_version_is_accepted(self, file: Path, version: str) -> None:
@@ -229,7 +254,19 @@ class TestText:
         assert (http.host, http.port) == (host, port)
 
     @pytest.mark.parametrize(
-        "listen", ["9464", ":9464", "127.0.0.1", "'127.0.0.1:'", "::1:80", "'[1.2.3.4]:80'", "a:65536", "a:-1", "a b:1"]
+        "listen",
+        [
+            "9464",
+            ":9464",
+            "127.0.0.1",
+            "'127.0.0.1:'",
+            "::1:80",
+            "'[1.2.3.4]:80'",
+            "a:65536",
+            "a:-1",
+            "a b:1",
+            "a..b:1",
+        ],
     )
     def test_other_addresses_are_refused(self, file: Path, listen: str) -> None:
         assert "allowed: host:port" in refused(file, f"http:\n  listen: {listen}")

@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
     NO_TITLES,
@@ -23,7 +22,7 @@ from milepost.cli.options import (
     stream_option,
     warnings_logged,
 )
-from milepost.cli.terminal import PLAIN, Column, Terminal, echo, echo_wrapped, elided, stdout_terminal, table
+from milepost.cli.terminal import PLAIN, Column, Group, Terminal, echo, echo_wrapped, elided, stdout_terminal, table
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS, conversation_of
@@ -166,11 +165,11 @@ def redrive(config: str | None, stream: str | None, ids: Sequence[str]) -> None:
     if ids and stream is not None:
         raise click.UsageError("--stream and IDs exclude each other: --stream selects among all open dead letters")
     settings = load_settings(config)
-    dead_letters = asyncio.run(_choose(settings, ids, stream))
+    dead_letters, is_all = asyncio.run(_choose(settings, ids, stream))
     if not dead_letters and not ids:
         echo_wrapped(_none(stream, open_only=True))
     code = _perform(settings, dead_letters, lambda dead_letter_id: Redrive(dead_letter_id, BY), "closed")
-    sys.exit(ExitCode.PROGRESS_SAVED if code is ExitCode.COMPLETE and len(dead_letters) == MAX_AT_ONCE else code)
+    sys.exit(code if is_all or code is not ExitCode.COMPLETE else ExitCode.PROGRESS_SAVED)
 
 
 @command.command()
@@ -183,10 +182,11 @@ def discard(config: str | None, reason: str, ids: Sequence[str]) -> None:
     The exit codes are those of redrive.
     """
     reason = reason.strip()
+    _demand_utf_8(reason, "--reason")
     if not 1 <= len(reason) <= MAX_REASON_CHARACTERS:
         raise click.BadParameter(f"write 1 to {MAX_REASON_CHARACTERS} characters", param_hint="--reason")
     settings = load_settings(config)
-    dead_letters = asyncio.run(_choose(settings, ids, None))
+    dead_letters, _ = asyncio.run(_choose(settings, ids, None))
     sys.exit(_perform(settings, dead_letters, lambda dead_letter_id: Discard(dead_letter_id, reason, BY), "discarded"))
 
 
@@ -206,38 +206,47 @@ def _perform(
     if not work:
         return ExitCode.COMPLETE
     # Imported here so that listing does not load the engine.
-    from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
+    from milepost.cli.actions import perform_on_dead_letters  # noqa: PLC0415
 
     with warnings_logged(settings):
-        return asyncio.run(perform(settings, work, done))
+        return asyncio.run(perform_on_dead_letters(settings, work, done))
 
 
 # --- which ones -------------------------------------------------------------------------------------------------------
 
 
-async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) -> Sequence[DeadLetter]:
-    """Return the dead letters with these ids or, without ids, all open ones, oldest first."""
+async def _choose(settings: Settings, ids: Sequence[str], stream: str | None) -> tuple[Sequence[DeadLetter], bool]:
+    """Return the dead letters with these ids or, without ids, the open ones, oldest first, and whether that is all."""
     async with open_reader(store_url_of(settings)) as journal_reader:
         if ids:
-            return await _find(journal_reader, ids)
+            return await _find(journal_reader, ids), True
         await demand_known(stream, journal_reader, settings)
         dead_letters: list[DeadLetter] = []
         async for dead_letter in all_dead_letters(journal_reader, DeadLetterState.OPEN, stream=stream):
             if len(dead_letters) == MAX_AT_ONCE:
                 click.echo(f"More than {MAX_AT_ONCE:,} are open: run it again for the newest", err=True)
-                break
+                return dead_letters, False
             dead_letters.append(dead_letter)
-        return dead_letters
+        return dead_letters, True
 
 
 async def _find(journal_reader: JournalReader, prefixes: Sequence[str]) -> Sequence[DeadLetter]:
     """Return the dead letter of each id or prefix. Raises BadParameter for a prefix of none or of several."""
     found: dict[str, DeadLetter] = {}
     for prefix in prefixes:
+        _demand_utf_8(prefix, "ID")
         exact = await journal_reader.dead_letter(prefix)
         dead_letter = exact[0] if exact is not None else await _find_prefix(journal_reader, prefix)
         found[dead_letter.dead_letter_id] = dead_letter
     return list(found.values())
+
+
+def _demand_utf_8(text: str, given_as: str) -> None:
+    """Raise BadParameter for an argument that a terminal wrote in another encoding: no database takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8", param_hint=given_as) from None
 
 
 async def _find_prefix(journal_reader: JournalReader, prefix: str) -> DeadLetter:

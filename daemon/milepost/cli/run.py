@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from milepost.app.daemon import Logging, run_daemon
-from milepost.app.reload import Configuration
+from milepost.app.reload import Configuration, fingerprint
 from milepost.cli.options import config_option
 from milepost.service.logs.output import configure
-from milepost.service.logs.redaction import Redactor
+from milepost.service.logs.processors import Redactor
 from milepost.service.notices import demand_sendable
 from milepost.service.systemd import Notifier
 from milepost.settings import Settings, default_path, load_or_default, secrets
@@ -33,8 +33,9 @@ def command(config: str | None) -> None:
         return settings
 
     settings = load()
+    loaded = fingerprint(settings, path)
     redactor = Redactor(secrets(settings))
     log, systemd = settings.log, Notifier(os.environ)
     dedup = configure(log.format, log.level, redactor, stream=sys.stderr, environment=os.environ)
-    configuration = Configuration(load, path, systemd.reloading)
+    configuration = Configuration(load, path, systemd.reloading, loaded)
     asyncio.run(run_daemon(settings, configuration, Logging(redactor, dedup), systemd))

@@ -247,7 +247,9 @@ def _seen(watched: Mapping[Key, Watched], situation: Situation, now: datetime) -
         before = watched.get(concern.key, Watched(concern, now))
         is_back = before.is_closed and before.over_since is not None
         seen_at = now if is_back else before.seen_at
-        yield concern.key, replace(before, concern=concern, seen_at=seen_at, over_since=None)
+        # Where nothing says since when, it begins anew at each look.
+        since = concern.since if before.over_since is not None else min(concern.since, before.concern.since)
+        yield concern.key, replace(before, concern=replace(concern, since=since), seen_at=seen_at, over_since=None)
     lasting = situation.undecided | {(each.kind, each.subject) for each in situation.concerns}
     for key, before in watched.items():
         kind, subject, _ = key

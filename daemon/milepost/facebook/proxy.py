@@ -38,15 +38,16 @@ def proxy_to(url: URL, environment: Mapping[str, str]) -> Proxy | None:
     try:
         proxy = URL(written if "://" in written else f"http://{written}")
         headers = {"Proxy-Authorization": _basic(proxy.user, proxy.password or "")} if proxy.user else {}
-        port = proxy.port
+        host, port = proxy.host or "", proxy.port
+        host.encode("idna")  # as it will be looked up; raises UnicodeError, which is a ValueError
     except ValueError:  # its message may quote the password
         raise BadConfiguration("HTTPS_PROXY is not the URL of a proxy", hint=HINT) from None
     if proxy.scheme not in ("http", "https"):
         what = f"HTTPS_PROXY names a proxy for {proxy.scheme}, but only HTTP proxies are supported"
         raise BadConfiguration(what, hint=HINT)
-    if not proxy.host or not port or " " in written:
+    if not host or not port or " " in written:
         raise BadConfiguration("HTTPS_PROXY names no host, or an impossible port", hint=HINT)
-    return Proxy(URL.build(scheme=proxy.scheme, host=proxy.host, port=port), headers)
+    return Proxy(URL.build(scheme=proxy.scheme, host=host, port=port), headers)
 
 
 def _basic(user: str, password: str) -> str:

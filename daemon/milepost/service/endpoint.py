@@ -183,6 +183,8 @@ class _ParameterDecoder(Generic[ParametersT]):
                 raise _bad_query(name, f"unknown parameter; allowed: {', '.join(sorted(known)) or 'none'}")
             if len(query.getall(name)) > 1 and not self._is_repeatable[name]:
                 raise _bad_query(name, "given more than once")
+            if any("\0" in value for value in query.getall(name)):
+                raise _bad_query(name, "holds the character NUL, which PostgreSQL accepts nowhere")
         return {name: query.getall(name) if self._is_repeatable[name] else query[name] for name in query}
 
 

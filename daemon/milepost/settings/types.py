@@ -156,9 +156,21 @@ def _web_url(url: str, may_be_plain: Callable[[str], bool], refused: str) -> str
     parts = urlsplit(url if re.fullmatch(r"[!-~]+", url) else "")
     host = parts.hostname or ""
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and may_be_plain(host))
-    if is_safe and host and parts.port != 0 and not re.search(refused, url):
+    if is_safe and _can_be_looked_up(host) and parts.port != 0 and not re.search(refused, url):
         return url
     raise ValueError("not such a URL")
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Return whether a host can be a name in DNS, or is an address; Python encodes no other one to look it up."""
+    try:
+        host.encode("idna")
+        for label in host.split("."):
+            if label.startswith("xn--"):
+                label.removeprefix("xn--").encode().decode("punycode")
+    except UnicodeError:  # a label is empty or longer than 63 characters, or stands for no text
+        return False
+    return host != ""
 
 
 def is_local_name(host: str) -> bool:
@@ -200,7 +212,7 @@ def split_address(listen: str) -> tuple[str, int]:
         ValueError: it has another form, or the port is above 65535.
     """
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", listen)
-    if match is None or int(match[3]) > 65535:
+    if match is None or int(match[3]) > 65535 or not _can_be_looked_up(match[1] or match[2].lower()):
         raise ValueError("not host:port")
     if match[1]:
         ipaddress.IPv6Address(match[1])

@@ -184,8 +184,10 @@ class _Reading:
         self._document.written[key_path] = node.value
         try:
             if "${" not in node.value:
-                return typed(node.tag, node.value)
+                value = typed(node.tag, node.value)
+                return whole(value) if isinstance(value, str) else value
             text, self._document.answered[key_path] = substitute(node.value, self._environment)
+            text = whole(text)
         except (LookupError, ValueError) as error:
             return self._problem(key_path, str(error))
         return FromEnvironment(text) if node.style is None else text
@@ -251,6 +253,21 @@ def typed(tag: str, text: str) -> object:
         return yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(tag, text))
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(f"not a YAML {kind}") from error
+
+
+def whole(text: str) -> str:
+    """Return a text with the characters for which its pairs of surrogates stand: JSON, which is YAML, spells them so.
+
+    Raises:
+        ValueError: no database takes the text. Bytes of the environment that are not UTF-8 are halves of pairs, too.
+    """
+    try:
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise ValueError("found half of a surrogate pair, or bytes that are not UTF-8; allowed: text") from None
+    if "\0" in text:
+        raise ValueError("found the character NUL; allowed: text without it")
+    return text
 
 
 def as_if_written(value: object) -> object:

@@ -102,10 +102,11 @@ class SimulatorServer:
         await runner.setup()
         try:
             await web.TCPSite(runner, self.host, self.port).start()
-        except OSError as problem:
+        except (OSError, UnicodeError) as problem:  # UnicodeError: the host cannot be a DNS name
             await runner.cleanup()
+            reason = problem.strerror if isinstance(problem, OSError) else "the host has no address"
             raise MilepostError(
-                f"the simulator cannot listen on {self.host}:{self.port}: {problem.strerror}",
+                f"the simulator cannot listen on {self.host}:{self.port}: {reason}",
                 hint="choose another port, or port 0 for any that is free",
             ) from problem
         self.port = runner.addresses[0][1]

@@ -259,6 +259,8 @@ async def test_an_invalid_parameter_is_named(session: aiohttp.ClientSession) -> 
         ("/api/runs", "stream", "nonsense"),
         ("/api/runs", "stream", "messenger:1/2"),
         ("/api/runs", "after", "x" * 101),
+        ("/api/runs", "after", "20260301T120000Z\0"),
+        ("/api/journal", "stream", "messenger:1\0"),
         ("/api/journal", "after", "-1"),
         ("/api/journal", "after", "1.5"),
         ("/api/journal", "after", str(2**63)),
