@@ -15,9 +15,10 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.errors import MilepostError, StoreBusy
 from milepost.core.events import Reason, RunEnded, RunStatus, Tally
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Stream
 from milepost.core.ports import RunResult
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.engine.interrupt import Stop
 from milepost.settings import SyncSettings
 

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from kit.builders import APP_LIMIT, NOON, RATE_LIMIT, at, problem
 from milepost.core.checkpoint import RateLimit
-from milepost.core.model import Platform, Scope, Stream
-from milepost.core.problems import Problem
-from milepost.core.remedies import rule_for
+from milepost.core.model import Platform, Stream
+from milepost.core.problems import Problem, Scope, rule_for
 from milepost.core.retry import (
     PROBE_LEAD_SECONDS,
     by_page,

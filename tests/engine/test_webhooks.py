@@ -172,7 +172,7 @@ class TestWorker:
     async def test_old_events_are_deleted_although_the_clock_was_ahead_and_is_set_back(self) -> None:
         claims, clock, stop = Claims(), VirtualClock(), Stop()
         clock.set_by = timedelta(days=365)
-        worker = WebhookWorker(claims, lambda _: None, claims.apply, clock, lambda _: None)
+        worker = WebhookWorker(claims, list[Stream]().append, claims.apply, clock, lambda _: None)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run(stop))
             await asyncio.sleep(1)

@@ -138,8 +138,8 @@ class PostgresqlInstallation(Installation):
 
     async def released(self) -> None:
         """Wait until the server has ended all sessions: it finishes the commit of a killed process."""
-        sessions = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        await until(lambda: not self.rows(sessions))
+        others = "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        await until(lambda: not self.rows(f"SELECT 1 FROM pg_stat_activity WHERE {others}"))
 
     def has_tables(self) -> bool:
         """Whether the program has created its tables."""

@@ -15,8 +15,9 @@ from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import Event, Stage, Tally
 from milepost.core.gaps import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.message_reading import gap_in
-from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
+from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Stream
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.core.walk import EPOCH
 
 SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled

@@ -25,8 +25,9 @@ from kit.builders import (
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.gaps import GapEnding, MessagesOwed, MessagesRead
-from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.model import Detail, Platform, Stream
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.core.retry import (
     AUTHORIZATION_PROBE_SECONDS,
     CONFIGURATION_PROBE_SECONDS,

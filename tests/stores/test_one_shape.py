@@ -46,11 +46,9 @@ ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 
 MODULES_ONLY_OF_SQLITE = {
     "files": "a server keeps them",
-    "wal": "a server writes its own log back",
 }
 MODULES_ONLY_OF_POSTGRESQL = {
-    "encoding": "SQLite takes rows as they are, and lists of keys as JSON",
-    "group": "SQLite writes commit by commit, because a statement costs it no round trip",
+    "encoding": "SQLite takes rows as they are, commit by commit, and lists of keys as JSON",
     "liveness": "SQLite answers in this process",
     "notify": "SQLite has no other worker to notify",
     "rights": "a file has permissions: see sqlite/files.py",

@@ -18,10 +18,9 @@ from milepost.core.events import RunStarted, RunStatus
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.engine.clock import SystemClock
-from milepost.engine.context import EngineContext, Slots
+from milepost.engine.context import EngineContext, Mailbox, Slots
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Stop
-from milepost.engine.mailbox import Mailbox
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.run import run_stream
 from milepost.stores.open import open_store

@@ -23,10 +23,9 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
-from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
+from milepost.core.model import Detail, OwnId, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
-from milepost.core.problems import Problem
-from milepost.core.remedies import is_unnamed_limit
+from milepost.core.problems import Problem, Scope, is_unnamed_limit
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):

@@ -49,9 +49,8 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.position import Reading, ThreadSpan
-from milepost.core.problems import Problem, ProblemKind, is_gone
+from milepost.core.problems import Problem, ProblemKind, Remedy, Rule, is_gone, rule_for
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
-from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
 
 MESSAGES_PER_REQUEST = 50

@@ -69,14 +69,6 @@ class DataSource(Struct, frozen=True):
         return f"{self.kind} at {self.base_url}" if self.base_url else f"the embedded {self.kind}"
 
 
-class Scope(StrEnum):
-    """Whose calls a rate limit counts, and so whose calls it holds back."""
-
-    APP = "app"
-    PAGE = "page"
-    STREAM = "stream"
-
-
 LEAN_MESSAGES = 5  # of the newest
 UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, or older than what the API gives out
 

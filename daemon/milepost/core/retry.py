@@ -5,9 +5,8 @@ from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import RateLimit, Run, is_ahead
 from milepost.core.events import Reason, RunStatus
-from milepost.core.model import Scope, Stream
-from milepost.core.problems import Problem
-from milepost.core.remedies import Rule, rule_for
+from milepost.core.model import Stream
+from milepost.core.problems import Problem, Rule, Scope, rule_for
 
 
 def backoff_seconds(attempt: int, jitter: float, *, base_delay_seconds: float, max_delay_seconds: float) -> float:

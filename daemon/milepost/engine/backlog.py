@@ -35,11 +35,10 @@ from milepost.core.ports import (
     Source,
     Usage,
 )
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Mailbox
+from milepost.engine.context import EngineContext, Mailbox
 from milepost.engine.stream_journal import StreamJournal
 
 log = structlog.get_logger("milepost")

@@ -23,8 +23,7 @@ from milepost.core.facts import MAX_FACTS, apply_facts, contradicts
 from milepost.core.ports import DueDeadLetter, Held, MessagesFetched, MessagesRequest, Outcome, Refused, Source
 from milepost.core.redrive import discard, is_refused_alike, redrive, to_reread
 from milepost.engine.clock import Deadline
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import CommandResult, Mailbox
+from milepost.engine.context import CommandResult, EngineContext, Mailbox
 from milepost.engine.stream_journal import StreamJournal
 
 MAX_CONFLICTS = 10

@@ -8,10 +8,9 @@ from msgspec.structs import replace
 
 from milepost.core.background import Demand
 from milepost.core.checkpoint import Checkpoint, RateLimit
-from milepost.core.model import Platform, Scope, Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import Clock, Usage
-from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Problem, Remedy, Scope, rule_for
 from milepost.core.retry import by_page, has_begun, held_until, next_rate_limit
 from milepost.engine.clock import Anchor
 from milepost.engine.feed import Feed, UsageReported

@@ -30,12 +30,11 @@ from milepost.core.plan import (
     next_step,
 )
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Refused, Request, Source
+from milepost.core.problems import is_unnamed_limit
 from milepost.core.records import conclude, note_left_out, recover
-from milepost.core.remedies import is_unnamed_limit
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.commands import CommandHandler, Redriver
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Mailbox
+from milepost.engine.context import EngineContext, Mailbox
 from milepost.engine.prefetch import Prefetch, prefetching
 from milepost.engine.stream_journal import StreamJournal, ToSettle
 

@@ -18,9 +18,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from msgspec import Struct
 
-from milepost.core.model import Scope
 from milepost.core.ports import Usage
-from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
+from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind, Scope
 from milepost.core.texts import visible
 from milepost.facebook.redaction import impersonal, redact
 from milepost.facebook.wire import Paging, elements_of, lenient, mended, parse_json, read_json

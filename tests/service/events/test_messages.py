@@ -44,8 +44,9 @@ from milepost.core import events
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
-from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.describe import describe
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Message, Status, live_message, message_of

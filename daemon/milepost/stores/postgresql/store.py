@@ -24,9 +24,8 @@ from milepost.stores.commit import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
-from milepost.stores.postgresql.encoding import json_rows, searchable
+from milepost.stores.postgresql.encoding import json_rows, searchable, with_inserts
 from milepost.stores.postgresql.errors import REFUSALS, is_contention, is_of_statement, reason_of, translated
-from milepost.stores.postgresql.group import with_inserts
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.sql import Parameters, load_statements
