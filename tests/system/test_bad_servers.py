@@ -165,7 +165,6 @@ async def test_a_refused_connection_is_reported_and_the_next_sync_catches_up(ins
     assert refused.code == 1, refused
     assert "no connection to 127.0.0.1: Connection refused" in refused.stdout
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         truth = simulator.world.truth(BICYCLES.id, "messenger", NOW)
     assert installation.rows("SELECT count(*) FROM conversations") == [(len(truth),)]

@@ -73,8 +73,7 @@ class Killings:
 async def undisturbed(installation: Installation, conversations: int) -> dict[str, Rows]:
     """Copy the same world in one go, without faults."""
     async with frozen_world(conversations) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     return installation.copied()
 
 
