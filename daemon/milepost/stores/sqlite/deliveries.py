@@ -7,7 +7,7 @@ from pathlib import Path
 
 from milepost.core.deliveries import Delivery
 from milepost.stores.deliveries import StoredDeliveries, parameters_of
-from milepost.stores.sqlite.connection import Database, transaction, with_pragma
+from milepost.stores.sqlite.connection import Database, transaction, with_synchronous
 from milepost.stores.sqlite.migrate import open_current
 
 TIMEOUT_SECONDS = 30.0  # a large commit or a checkpoint of the daemon may hold the database for seconds
@@ -31,7 +31,7 @@ class SqliteDeliveryPlaces(StoredDeliveries):
         """
 
         def write(connection: sqlite3.Connection) -> bool:
-            with with_pragma(connection, "synchronous", "NORMAL"), transaction(connection):
+            with with_synchronous(connection, "NORMAL"), transaction(connection):
                 recorded = connection.execute(self._database.sql["record_delivery"], parameters_of(before, after))
                 return bool(recorded.fetchall())
 

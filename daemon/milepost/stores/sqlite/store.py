@@ -34,7 +34,7 @@ from milepost.stores.sqlite.connection import (
     lock_database,
     real_path,
     transaction,
-    with_pragma,
+    with_synchronous,
 )
 from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
 from milepost.stores.sqlite.errors import REFUSALS, exists, reason_of
@@ -208,7 +208,7 @@ class SqliteWebhookInbox(StoredWebhooks):
 
         def add(connection: sqlite3.Connection) -> frozenset[str]:
             # Even with `synchronous: normal`: Meta does not send a webhook again.
-            with with_pragma(connection, "synchronous", "FULL"), transaction(connection):
+            with with_synchronous(connection, "FULL"), transaction(connection):
                 return frozenset(
                     event.key
                     for event, columns in zip(events, offered, strict=True)
