@@ -14,6 +14,7 @@ from milepost.facebook.wire import (
     MAX_ID_CHARACTERS,
     Message,
     People,
+    Person,
     SentAttachment,
     Share,
     StoryItem,
@@ -181,12 +182,18 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
     """
     if thread.participants is None:
         return None
-    people = {person.id: person for person in thread.participants.data if person.id}
-    others = [contact_id for contact_id in people if contact_id not in own_ids]
-    if not others or len(others) == len(people) > 1:
+    other: Person | None = None
+    has_us = has_several = False
+    for person in thread.participants.data:
+        if person.id in own_ids:
+            has_us = True
+        elif person.id and (other is None or person.id == other.id):
+            other = person
+        elif person.id:
+            has_several = True
+    if other is None or other.id is None or (has_several and not has_us):
         return None
-    person = people[others[0]]
-    return Contact(kept_id(others[0]), person.name or None, person.username or None)
+    return Contact(kept_id(other.id), other.name or None, other.username or None)
 
 
 # --- which participant is us ------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from milepost.stores.sqlite.connection import (
     lock_database,
     real_path,
     transaction,
-    with_pragma,
+    with_synchronous,
 )
 from milepost.stores.sqlite.errors import REFUSALS, exists, reason_of
 from milepost.stores.sqlite.files import (
@@ -209,7 +209,7 @@ class SqliteWebhookInbox(StoredWebhooks):
 
         def add(connection: sqlite3.Connection) -> frozenset[str]:
             # Even with `synchronous: normal`: Meta does not send a webhook again.
-            with with_pragma(connection, "synchronous", "FULL"), transaction(connection):
+            with with_synchronous(connection, "FULL"), transaction(connection):
                 return frozenset(
                     event.key
                     for event, columns in zip(events, offered, strict=True)
@@ -257,7 +257,7 @@ class SqliteDeliveryPlaces(StoredDeliveries):
         """
 
         def write(connection: sqlite3.Connection) -> bool:
-            with with_pragma(connection, "synchronous", "NORMAL"), transaction(connection):
+            with with_synchronous(connection, "NORMAL"), transaction(connection):
                 recorded = connection.execute(self._database.sql["record_delivery"], parameters_of(before, after))
                 return bool(recorded.fetchall())
 
