@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from milepost.app.reload import is_live
 from milepost.settings import Settings
-from milepost.settings.diff import is_live
 from milepost.settings.load import allowed
 from milepost.settings.model import Section, key_of, section_in
 from milepost.settings.types import format_duration

@@ -12,9 +12,9 @@ from kit.simulated import BAKERY, BICYCLES
 from milepost.app.discovery import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import RunStatus
-from milepost.core.model import Platform, Scope, Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import Held
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.facebook.pages import Page
 from milepost.reporting.health import IssueKind
 from milepost.simulator.access import USER

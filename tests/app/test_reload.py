@@ -1,9 +1,11 @@
 """Configuration reloads: which pages are added and dropped, and which values take effect."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -15,14 +17,13 @@ from kit.engine_doubles import run_of
 from kit.reconfigured import OTHERWISE
 from kit.reconfigured import settings as with_other
 from kit.simulated import BAKERY, BICYCLES
-from milepost.app.reload import Configuration, Reload, fingerprint
+from milepost.app.reload import TAKES_RESTART, Configuration, Reload, changes_between, fingerprint, is_live
 from milepost.core.errors import BadConfiguration
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.engine.interrupt import Interrupt
 from milepost.reporting.health import Issue, IssueKind
 from milepost.settings import Settings
-from milepost.settings.diff import is_live
 
 
 @pytest.fixture(autouse=True)
@@ -219,3 +220,56 @@ async def test_a_reload_is_announced_even_if_it_fails() -> None:
         trial.engine.stop.clear()
         await trial.run_discovery(5)
         assert trial.discoveries == 1, "a failed reload makes a discovery due, too"
+
+
+# --- what a new configuration changes ---------------------------------------------------------------------------------
+
+
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+ROW = re.compile(r"^\| `([a-z_.\[\]]+)` \|.*\| (live|restart|) ?\| [^|]+ \|$", re.MULTILINE)
+
+
+def test_every_key_is_compared() -> None:
+    documented = {key: change for key, change in ROW.findall(DOCUMENTATION) if change and "[]." not in key}
+    assert documented.keys() == OTHERWISE.keys()
+    assert {key for key, change in documented.items() if change == "restart"} == TAKES_RESTART
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_a_live_key_changes_and_any_other_is_named_and_stays(key: str) -> None:
+    running, wanted = with_other(), with_other(key)
+    kept, found = changes_between(running, wanted)
+    assert (found.live, found.takes_restart) == (((key,), ()) if is_live(key) else ((), (key,)))
+    assert kept == (wanted if is_live(key) else running)
+
+
+def test_equal_settings_are_no_change() -> None:
+    kept, found = changes_between(with_other(), with_other())
+    assert (found.live, found.takes_restart, kept) == ((), (), with_other())
+
+
+def test_of_many_keys_the_live_ones_change_and_the_others_stay() -> None:
+    kept, found = changes_between(with_other(), with_other("sync.batch_size", "http.listen", "log.level", "store.url"))
+    assert found.live == ("sync.batch_size", "log.level")
+    assert found.takes_restart == ("store.url", "http.listen")
+    assert kept == with_other("sync.batch_size", "log.level")
+
+
+@pytest.mark.parametrize("key", ["source.kind", "source.base_url"])
+def test_pages_and_tokens_of_another_api_wait_for_the_restart(key: str) -> None:
+    tied = ("source.access_token", "source.app_secret", "source.calls_per_second", "pages", "source.discover_pages")
+    kept, found = changes_between(with_other(), with_other(key, *tied, "sync.interval"))
+    assert set(found.takes_restart) == {key, *tied}
+    assert found.live == ("sync.interval",)
+    assert kept == with_other("sync.interval")
+
+
+def test_the_app_secret_of_a_simulated_world_waits_for_the_restart() -> None:
+    made = ("source.app_secret",)
+    simulated: dict[str, Any] = {}
+    kept, found = changes_between(
+        with_other(running=simulated), with_other(*made, "source.calls_per_second", running=simulated)
+    )
+    assert set(found.takes_restart) == set(made)
+    assert found.live == ("source.calls_per_second",)
+    assert kept == with_other("source.calls_per_second", running=simulated)

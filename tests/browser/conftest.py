@@ -8,8 +8,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from kit.browser import CHROMIUM, PACKAGES, PATIENCE_MS, chromium
-from kit.debian import demand
 from kit.installation import Installation
+from kit.needs import demand
 
 
 @pytest.fixture

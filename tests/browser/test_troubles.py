@@ -9,8 +9,7 @@ from playwright.async_api import Browser, Page, expect
 
 from kit.binary import started
 from kit.browser import visiting
-from kit.full_disk import ballast_of, installed_on_small_disk
-from kit.installation import Installation, PostgresqlInstallation
+from kit.installation import Installation, PostgresqlInstallation, ballast_of, installed_on_small_disk
 from kit.postgres import Servers, fresh_database
 from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.access import USER

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from contracts.changes_contract import ROWS, write
 from kit.builders import STREAM
-from milepost.cli import changes as module
-from milepost.cli.changes import command
+from milepost.cli import deliveries as module
+from milepost.cli.deliveries import changes as command
 from milepost.core.changes import ChangesPage
 from milepost.core.model import Changes
 from milepost.stores.open import forget, open_store
 from milepost.stores.sqlite.reader import SqliteReader
 from milepost.stores.url import StoreUrl
-from stores.histories import contact_row
+from stores.histories import ROWS, contact_row, write
 
 
 @pytest.fixture

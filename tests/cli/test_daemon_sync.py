@@ -7,16 +7,18 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
+from milepost.cli.actions import Operator
 from milepost.cli.options import NO_TITLES
-from milepost.cli.stream_actions import Look, Operator, sync_through_daemon
+from milepost.cli.sync_actions import Look, sync_through_daemon
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.errors import MilepostError, StoreBusy
 from milepost.core.events import Reason, RunEnded, RunStatus, Tally
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Stream
 from milepost.core.ports import RunResult
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.engine.interrupt import Stop
 from milepost.settings import SyncSettings
 
@@ -61,7 +63,7 @@ class Daemon:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.cli.stream_actions.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("milepost.cli.sync_actions.POLL_SECONDS", 0.0)
 
 
 async def test_the_run_under_way_is_not_the_one_that_was_asked_for() -> None:

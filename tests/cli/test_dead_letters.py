@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from kit.builders import NOON, STREAM, at, entries
 from kit.databases import record
-from milepost.cli import dead_letter_actions
+from milepost.cli import actions
 from milepost.cli import dead_letters as module
 from milepost.cli.dead_letters import command, described, rendered
 from milepost.cli.terminal import Terminal
@@ -312,7 +312,7 @@ def test_the_exit_code_says_that_more_are_open_than_are_taken_at_once(
     most: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_AT_ONCE", most)
-    monkeypatch.setattr(dead_letter_actions, "perform", all_closed)
+    monkeypatch.setattr(actions, "perform_on_dead_letters", all_closed)
     result = run("redrive")
     assert result.exit_code == code
     assert ("More than 2 are open: run it again for the newest" in result.stderr) == (code == 75)

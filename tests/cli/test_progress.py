@@ -11,9 +11,9 @@ from milepost.cli.progress import BesideBars, Progress, line
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason, RunEnded, RunStatus, Tally
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Stream
 from milepost.core.position import Mode
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.status import rate_limits_of
 

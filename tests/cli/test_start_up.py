@@ -11,7 +11,7 @@ OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 
 
 # Those that only read, and those that complete the name of a stream.
-LIGHT = ("status", "journal", "config", "sync", "streams", "dead_letters")
+LIGHT = ("status", "journal", "config", "streams", "dead_letters")
 
 
 def loaded_with(names: tuple[str, ...]) -> set[str]:
@@ -31,7 +31,7 @@ def test_reading_and_completing_a_stream_load_nothing_heavy() -> None:
 
 
 def test_acting_through_a_daemon_loads_no_server() -> None:
-    loaded = loaded_with(("sync_actions", "stream_actions", "dead_letter_actions"))
+    loaded = loaded_with(("sync_actions", "actions"))
     assert "aiohttp" in loaded
     assert not {"aiohttp.web", "prometheus_client", "tqdm"} & loaded
 

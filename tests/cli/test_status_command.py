@@ -15,8 +15,9 @@ from milepost.cli.status import command
 from milepost.core import events
 from milepost.core.errors import BadConfiguration, StoreRefused
 from milepost.core.events import Reason, RunEnded, RunStatus, Tally
-from milepost.core.model import Platform, Scope, Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.reporting.status import State
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, Written
 from milepost.settings import PageSettings, Settings

@@ -23,9 +23,9 @@ from milepost.cli.status import rendered
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
-from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.model import Detail, Platform, Stream
 from milepost.core.position import Mode
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.reporting.health import DaemonStatus, Issue, IssueKind, WebhookStatus
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, rate_limits_of
 from milepost.reporting.views import Status, statuses

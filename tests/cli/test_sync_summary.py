@@ -12,10 +12,10 @@ from milepost.cli.terminal import Terminal
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import Reason, RunEnded, RunStatus, Stage, Tally
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
 from milepost.core.position import Mode
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.reporting.advice import advice_on
 from milepost.reporting.status import OPEN_DEAD_LETTERS, ConditionContext, condition, rate_limits_of
 

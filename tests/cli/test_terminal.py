@@ -1,6 +1,8 @@
 """Output that fits the terminal."""
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from kit.builders import NOON, STREAM, entries, sweep_started
 from milepost.cli.journal import as_wrapped
@@ -9,6 +11,7 @@ from milepost.cli.terminal import (
     PLAIN,
     Cell,
     Column,
+    Group,
     Terminal,
     clipped,
     elided,
@@ -122,3 +125,44 @@ def test_no_color_and_a_dumb_terminal_turn_colours_off(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     terminal = stdout_terminal({"COLUMNS": "80", **environment})
     assert terminal == Terminal(80, has_colours=environment == {"NO_COLOR": ""})
+
+
+# --- usage errors -----------------------------------------------------------------------------------------------------
+
+
+LONG = "there is no stream messenger:1; known are instagram:61577949933740001 and messenger:61577949933740001"
+
+
+@click.group(cls=Group)
+def outer() -> None:
+    pass
+
+
+@outer.group(cls=Group)
+def inner() -> None:
+    pass
+
+
+@inner.command()
+def fail() -> None:
+    raise click.BadParameter(LONG, param_hint="STREAM")
+
+
+def complaint(monkeypatch: pytest.MonkeyPatch, width: int | None) -> list[str]:
+    monkeypatch.setattr("milepost.cli.terminal.terminal_of", lambda *_: Terminal(width))
+    result = CliRunner().invoke(outer, ["inner", "fail"])
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    return lines[next(number for number, line in enumerate(lines) if line.startswith("Error: ")) :]
+
+
+def test_a_usage_error_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert complaint(monkeypatch, 60) == [
+        "Error: Invalid value for STREAM: there is no stream",
+        "  messenger:1; known are instagram:61577949933740001 and",
+        "  messenger:61577949933740001",
+    ]
+
+
+def test_a_usage_error_is_one_line_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert complaint(monkeypatch, None) == [f"Error: Invalid value for STREAM: {LONG}"]

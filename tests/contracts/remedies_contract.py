@@ -231,7 +231,7 @@ class DeadLettersContract:
             "d_1", STREAM, Stage.FETCH, "t_bad", "id: expected str", NOON, 0, at(60), fingerprint="f_1"
         )
         assert await known_dead_letters(store, "t_bad", "t_good") == {
-            "t_bad": KnownDeadLetter("d_1", "f_1", is_open=True)
+            "t_bad": KnownDeadLetter("d_1", "f_1", NOON, is_open=True)
         }
         assert await known_dead_letters(store, "t_good", "T_BAD", "d_1") == {}
         assert await store.find_open_dead_letters(("d_0", "d_1")) == (DueDeadLetter(dead_letter, '{"id": 5}'),)
@@ -241,7 +241,7 @@ class DeadLettersContract:
         await find_open_dead_letters(store, opening("d_2", redrive_at=NOON), of=OTHER)
 
         assert await known_dead_letters(store, "t_bad", of=OTHER) == {
-            "t_bad": KnownDeadLetter("d_2", "f_1", is_open=True)
+            "t_bad": KnownDeadLetter("d_2", "f_1", NOON, is_open=True)
         }
         assert await due(store) == ["d_1"]
         assert await due(store, of=OTHER) == ["d_2"]
@@ -308,16 +308,20 @@ class DeadLettersContract:
         found = await known_dead_letters(store, *(each.value for each in Resolution))
 
         discarded = list(Resolution).index(Resolution.DISCARDED)
-        assert found == {"discarded": KnownDeadLetter(f"d_{discarded}", "f_1", is_open=False)}
+        assert found == {"discarded": KnownDeadLetter(f"d_{discarded}", "f_1", NOON, is_open=False)}
         assert (await look()).dead_letters[f"d_{discarded}"].note == "not needed"
 
     async def test_the_latest_dead_letter_about_a_subject_counts(self, store: Store) -> None:
         for number, key in enumerate(("d_9", "d_8", "d_7")):
             await commit_at(store, number, opening(key, fingerprint=key))
-            assert await known_dead_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=True)}
+            assert await known_dead_letters(store, "t_bad") == {
+                "t_bad": KnownDeadLetter(key, key, at(number), is_open=True)
+            }
 
             await commit_at(store, number, DeadLetterClosed(key, Resolution.DISCARDED))
-            assert await known_dead_letters(store, "t_bad") == {"t_bad": KnownDeadLetter(key, key, is_open=False)}
+            assert await known_dead_letters(store, "t_bad") == {
+                "t_bad": KnownDeadLetter(key, key, at(number), is_open=False)
+            }
 
     async def test_a_dead_letter_that_is_opened_and_closed_at_once_leaves_no_payload(
         self, store: Store, look: Look

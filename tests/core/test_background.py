@@ -27,10 +27,10 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.gaps import MessagesOwed
-from milepost.core.model import Scope
 from milepost.core.plan import Wait
 from milepost.core.ports import Usage
 from milepost.core.position import Mode, Phase, Position
+from milepost.core.problems import Scope
 
 DONE = given(run_started(), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), MessagesOwed((GAP,)))
 STOPPED = given(

@@ -1,6 +1,6 @@
 """core.backlog and core.message_reading: which messages are owed, and the decisions on reading them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import inf
 
 import pytest
@@ -186,20 +186,38 @@ class TestWhatIsOwed:
         assert owed_of(listed(-60, -30, has_older=False), stored(0)) == []
 
     def test_messages_that_could_not_be_read_until_now_are_owed_without_news(self) -> None:
-        dead_letter = KnownDeadLetter("d_1", "f", is_open=True)
+        dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
         known = replace(stored(0), dead_letters={"t_1/messages": dead_letter})
         (gap,) = owed_of(listed(-60, -30), known)
 
         assert gap.back_to == at(0)
 
     def test_a_history_is_owed_if_the_store_refused_the_conversation_before(self) -> None:
-        dead_letter = KnownDeadLetter("d_1", "f", is_open=True)
+        dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
         known = Known(dead_letters={"t_1/row": dead_letter})
         (first,), (later,) = owed_of(listed(-60, -30), known), owed_of(listed(-60, -30), known, before)
 
         assert first.history_to == EPOCH
         assert later.history_to == at(-3600) - timedelta(seconds=POLICY.watermark_overlap_seconds)
+
+    @pytest.mark.parametrize("seconds", [0.0, 60.0])
+    def test_messages_since_a_conversation_could_first_not_be_read_are_no_history(self, seconds: float) -> None:
+        policy = replace(POLICY, message_history_seconds=seconds)
+        known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "f", at(-3600), is_open=True)})
+        closed = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "f", at(-3600), is_open=False)})
+
+        def limits(known: Known) -> list[datetime | None]:
+            read = fetched(listed(-60, -30))
+            before = given(SweepCompleted(Mode.FULL, at(-10), NOON, Tally(batches=1)))
+            decision = decide(before, read, context(policy=policy)).record(known)
+            assert isinstance(decision, Record)
+            owed = (event for event in decision.events if isinstance(event, MessagesOwed))
+            return [gap.history_to for event in owed for gap in event.gaps]
+
+        overlap = timedelta(seconds=POLICY.watermark_overlap_seconds)
+        assert limits(known) == [at(-3600) - overlap]
+        assert limits(closed) == [at(-10) - overlap]
 
     def test_a_conversation_that_moves_here_brings_the_gaps_of_its_other_page(self) -> None:
         owed_there = (GAP, replace(GAP, gap_id="g_9", conversation_id="t_9"))

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from kit.builders import NOON, RATE_LIMIT, STREAM, at
 from milepost.core.checkpoint import Checkpoint, RateLimit, Run, Sweep, furthest_ahead, is_ahead
 from milepost.core.events import RunStatus
-from milepost.core.model import Scope
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 
 CHECKPOINT = Checkpoint(
     STREAM,

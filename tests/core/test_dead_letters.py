@@ -55,7 +55,7 @@ class KnownDeadLetters:
     def take(self, decided: Record) -> None:
         for event in decided.events:
             if isinstance(event, DeadLetterOpened):
-                self.known[event.subject] = KnownDeadLetter(event.dead_letter_id, event.fingerprint, is_open=True)
+                self.known[event.subject] = KnownDeadLetter(event.dead_letter_id, event.fingerprint, NOON, is_open=True)
 
     def discard_all(self) -> None:
         self.known = {subject: replace(dead_letter, is_open=False) for subject, dead_letter in self.known.items()}
@@ -81,7 +81,7 @@ def names(rows: Changes) -> set[str]:
 
 
 def find_open_dead_letter(subject: str, key: str = "d_1") -> Known:
-    return Known(dead_letters={subject: KnownDeadLetter(key, "", is_open=True)})
+    return Known(dead_letters={subject: KnownDeadLetter(key, "", NOON, is_open=True)})
 
 
 def reduced_to(detail: Detail) -> Checkpoint:
@@ -413,7 +413,7 @@ class TestRecoveredDeadLetters:
         )
 
     def test_a_discarded_dead_letter_is_not_closed_again(self) -> None:
-        known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", is_open=False)})
+        known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", NOON, is_open=False)})
 
         assert not closed(
             record(decision_on(walking_since_noon(), fetched(self.READ, next_cursor="x"), context(), known))

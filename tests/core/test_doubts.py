@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kit.builders import conversation, unreadable
 from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
-from kit.long import long_only
+from kit.needs import long_only
 from milepost.core.doubts import AGREES_AFTER, HANDFUL, MAX_EMPTY, MAX_RUNS, MAX_STALE, doubt_about
 from milepost.core.events import CursorLost, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation

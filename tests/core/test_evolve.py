@@ -52,8 +52,9 @@ from milepost.core.events import (
 )
 from milepost.core.evolve import evolve, fold, skip_unchanged
 from milepost.core.journal import Projected, RunOf, dead_letter_after, project, since_removal
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 
 ONE = Tally(batches=1, inserted=2, contacts=2, interaction_events=5)
 TWO = Tally(batches=2, unchanged=3)

@@ -42,10 +42,9 @@ from milepost.core.events import (
     SweepStarted,
     Tally,
 )
-from milepost.core.model import Scope
 from milepost.core.plan import Policy
 from milepost.core.position import Mode
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.core.records import Record, conclude, recover
 
 HOUR_LIMIT = problem(613, wait_seconds=3600.0)  # longer than a run

@@ -285,6 +285,15 @@ class TestAStep:
     def test_all_older_messages_are_owed_if_only_the_newest_were_to_be_read(self) -> None:
         assert len(found(thread(oldest=-30), of=HistoriesLeftOut(NOON, 0.0)).gaps) == 1
 
+    @pytest.mark.parametrize("hours_behind", [0, 2, 24 * 365])
+    def test_they_are_owed_even_if_a_clock_that_was_behind_dated_the_row_before_its_messages(
+        self, hours_behind: int
+    ) -> None:
+        met = NOON - timedelta(hours=hours_behind)
+        of = HistoriesLeftOut(NOON, 0.0, since=met)
+
+        assert len(found(replace(thread(oldest=-30), first_synced_at=met), of=of).gaps) == 1
+
     def test_each_step_records_its_progress_and_the_last_one_the_end_of_the_search(self) -> None:
         assert found(thread(), until=at(-50)).left_out == replace(MET, search=HistorySearch(at(-3600), at(-50)))
         assert found(thread()).left_out == HistoriesLeftOut(at(-3600), searched_to=at(-3600), since=NOON)

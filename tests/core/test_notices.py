@@ -329,6 +329,13 @@ def test_a_restart_within_the_hour_tells_of_no_dead_letter_twice_and_of_each_onc
     assert [each.count for each in people.last.dead_letters] == [2]
 
 
+def test_a_clock_that_is_set_back_delays_no_notice_of_dead_letters() -> None:
+    people, hours = People(), 5 * 3600
+    people.look(hours, opened=[dead_letter(hours)])
+    assert people.look(1) == []
+    assert people.look(1 + SETTLED) == [NoticeKind.DEAD_LETTERS]
+
+
 def test_thousands_of_reasons_are_bounded() -> None:
     people = People()
     people.look(0, opened=[dead_letter(0, group=str(number)) for number in range(5000)])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from kit.builders import APP_LIMIT, NOON, RATE_LIMIT, at, problem
 from milepost.core.checkpoint import RateLimit
-from milepost.core.model import Platform, Scope, Stream
-from milepost.core.problems import Problem
-from milepost.core.rate_limits import (
+from milepost.core.model import Platform, Stream
+from milepost.core.problems import Problem, Scope, rule_for
+from milepost.core.retry import (
     PROBE_LEAD_SECONDS,
     by_page,
     has_begun,
@@ -19,7 +19,6 @@ from milepost.core.rate_limits import (
     next_rate_limit,
     rate_limit_seconds,
 )
-from milepost.core.remedies import rule_for
 
 MESSENGER = Stream(Platform.MESSENGER, "1")
 INSTAGRAM = Stream(Platform.INSTAGRAM, "1")

@@ -38,9 +38,9 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.gaps import MessagesOwed
-from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Scope, Table
+from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Table
 from milepost.core.ports import DueDeadLetter, Outcome
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, Scope
 from milepost.core.records import Record
 from milepost.core.redrive import discard, redrive, to_reread
 from milepost.core.retry import redrive_seconds
@@ -146,7 +146,7 @@ class TestReread:
         ],
     )
     def test_a_failed_reread_is_retried_later(self, outcome: Outcome, reason: str) -> None:
-        known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", is_open=True)})
+        known = Known(dead_letters={"t_1": KnownDeadLetter("d_1", "", NOON, is_open=True)})
 
         decided = redriven(due(), outcome, known, now=at(7))
 
@@ -184,9 +184,9 @@ class TestReread:
     def test_a_reread_closes_other_dead_letters_of_the_same_conversation(self) -> None:
         known = Known(
             dead_letters={
-                "t_1": KnownDeadLetter("d_1", "", is_open=True),
-                "t_1/messages": KnownDeadLetter("d_2", "", is_open=True),
-                "contact c_1": KnownDeadLetter("d_3", "", is_open=True),
+                "t_1": KnownDeadLetter("d_1", "", NOON, is_open=True),
+                "t_1/messages": KnownDeadLetter("d_2", "", NOON, is_open=True),
+                "contact c_1": KnownDeadLetter("d_3", "", NOON, is_open=True),
             }
         )
 
@@ -200,7 +200,7 @@ class TestReread:
 
     def test_a_reread_whose_row_is_refused_leaves_the_row_to_its_own_dead_letter(self) -> None:
         refused_rows = (RefusedRow(Table.CONVERSATIONS, "t_1", "too long"),)
-        known = Known(dead_letters={"t_1/row": KnownDeadLetter("d_2", "", is_open=True)})
+        known = Known(dead_letters={"t_1/row": KnownDeadLetter("d_2", "", NOON, is_open=True)})
 
         decided = redriven(due(), fetched(READ), known, refused_rows=refused_rows)
 

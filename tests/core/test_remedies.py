@@ -8,9 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kit.builders import problem
-from milepost.core.model import Scope
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.remedies import RULES, Remedy, rule_for
+from milepost.core.problems import RULES, Problem, ProblemKind, Remedy, Scope, rule_for
 
 RETRY, WAIT, SHRINK, RESET = Remedy.RETRY, Remedy.WAIT, Remedy.SHRINK, Remedy.RESET
 AUTHORIZATION, CONFIGURATION = Remedy.STOP_AUTHORIZATION, Remedy.STOP_CONFIGURATION

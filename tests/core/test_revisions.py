@@ -439,6 +439,16 @@ class TestPayloads:
             {"id": "m_2", "message": "another"},
         ]
 
+    def test_a_message_whose_id_begins_like_that_of_an_unsent_one_keeps_everything(self) -> None:
+        rows = {"interaction_events": [{"event_id": "m_10", "text": "about m_1-b", "kind": "message"}]}
+
+        assert json.loads(erased_in(json.dumps(rows), ["m_1"])) == rows
+
+    def test_an_item_that_was_cut_short_is_erased_whole_if_it_names_the_message(self) -> None:
+        item = {"reason": "too long", "item": '{"id": "m_1", "message": "a secr'}
+
+        assert json.loads(erased_in(json.dumps(item), ["m_1"])) == {"reason": "too long", "item": ""}
+
 
 def test_an_erased_person_is_revised_by_nothing() -> None:
     known = replace(stored(thread(message("m_1", NOON, "hello"))), forgotten=frozenset({"c_1"}))

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from kit.builders import at, budget, checkpoint_of, context, conversation, fetched, problem, refused
 from kit.decisions import decision_on, events, then, walking
-from kit.long import long_only
+from kit.needs import long_only
 from kit.search_world import DOWN, SearchWorld, Sick
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import (

@@ -13,9 +13,10 @@ from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import FetchFailed, RateLimited, Reason, RunEnded
-from milepost.core.model import Platform, Scope, Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Outcome, Request
+from milepost.core.problems import Scope
 from milepost.engine.clock import Anchor, Deadline, SystemClock
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed

@@ -24,9 +24,9 @@ from milepost.core.events import Reason, RunStatus
 from milepost.core.model import Table, TokenHealth
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.records import MAX_DRAFTS
+from milepost.engine.context import Mailbox
 from milepost.engine.feed import Feed
 from milepost.engine.interrupt import Stop
-from milepost.engine.mailbox import Mailbox
 
 BATCHES = 6
 

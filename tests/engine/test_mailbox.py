@@ -25,8 +25,7 @@ from milepost.core.events import Resolution, RunStatus, Stage
 from milepost.core.model import Stream, Table
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import CommandResult, Mailbox
+from milepost.engine.context import CommandResult, EngineContext, Mailbox
 from milepost.engine.supervisor import Schedule, Supervisor
 
 LONG_LIMIT = replace(RATE_LIMIT, wait_seconds=3600.0)

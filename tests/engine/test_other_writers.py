@@ -18,7 +18,7 @@ from milepost.core.model import Stream
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.position import Mode
 from milepost.core.records import Record, prepare
-from milepost.engine.mailbox import Mailbox
+from milepost.engine.context import Mailbox
 from milepost.engine.supervisor import Schedule, Supervisor
 
 ADA = "status page of another worker"

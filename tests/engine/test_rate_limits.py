@@ -16,10 +16,10 @@ from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import RateLimit
 from milepost.core.events import RateLimited, Reason, RunStatus
-from milepost.core.model import Keys, Known, Platform, Scope, Stream
+from milepost.core.model import Keys, Known, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Held, Outcome, Request, Usage
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, Scope
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, UsageReported
 from milepost.engine.rate_limits import CallShares, RateLimits

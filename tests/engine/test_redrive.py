@@ -26,8 +26,8 @@ from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Reason, Red
 from milepost.core.evolve import fold
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream, Table
 from milepost.core.ports import Commit, Outcome, Request
+from milepost.engine.commands import MAX_REDRIVES_PER_RUN, MIN_REDRIVE_SECONDS
 from milepost.engine.context import EngineContext
-from milepost.engine.redrive import MAX_REDRIVES_PER_RUN, MIN_REDRIVE_SECONDS
 from milepost.engine.supervisor import Schedule, Supervisor
 
 STREAM = Stream(Platform.MESSENGER, "1")

@@ -31,9 +31,9 @@ from milepost.core.model import Detail, Keys, Known, RefusedRow, Table, TokenHea
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.core.problems import Problem, ProblemKind
+from milepost.engine.context import Mailbox
 from milepost.engine.feed import Feed, Recorded, StoreRetried
 from milepost.engine.interrupt import Stop
-from milepost.engine.mailbox import Mailbox
 
 TOO_HEAVY = Problem(ProblemKind.API, "Please reduce the amount of data you're asking for", http_status=500, code=1)
 POLICY = Policy(batch_size=1, attempts=3, base_delay_seconds=2, max_delay_seconds=32)

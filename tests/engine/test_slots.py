@@ -12,7 +12,7 @@ from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import Request
-from milepost.engine.slots import Slots
+from milepost.engine.context import Slots
 from milepost.engine.supervisor import Schedule, Supervisor
 
 ONE, TWO, THREE, FOUR, FIVE = (Stream(Platform.MESSENGER, page_id) for page_id in "12345")

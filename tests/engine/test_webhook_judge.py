@@ -1,7 +1,7 @@
 """Messages that no webhook announced: counted once each, after a while in which one may still come."""
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
@@ -75,6 +75,19 @@ async def test_a_webhook_may_come_a_while_after_the_sweep() -> None:
 
 async def test_what_was_written_before_the_listener_opened_is_not_judged() -> None:
     assert await judged(Announced(), (110, stored("m_1", written_at=at(GRACE_SECONDS - 1)))) == []
+
+
+async def test_a_clock_that_was_ahead_when_the_listener_opened_and_is_set_back_hides_nothing() -> None:
+    clock, counted = VirtualClock(), list[int]()
+    clock.set_by = timedelta(days=365)
+    judge = WebhookJudge(Announced(), clock, lambda _, count: counted.append(count))
+    judge.begin()
+    clock.set_by = timedelta()
+    await asyncio.sleep(110)
+    judge.read(stored("m_1", written_at=at(100)))
+    await asyncio.sleep(GRACE_SECONDS)
+    await judge.judge()
+    assert counted == [1]
 
 
 async def test_nothing_is_forgotten_while_the_database_is_away() -> None:

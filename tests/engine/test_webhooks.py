@@ -169,6 +169,18 @@ class TestWorker:
         assert claims.trimmed[0] == at(0) - timedelta(seconds=KEPT_SECONDS)
         assert expired == 9
 
+    async def test_old_events_are_deleted_although_the_clock_was_ahead_and_is_set_back(self) -> None:
+        claims, clock, stop = Claims(), VirtualClock(), Stop()
+        clock.set_by = timedelta(days=365)
+        worker = WebhookWorker(claims, list[Stream]().append, claims.apply, clock, lambda _: None)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run(stop))
+            await asyncio.sleep(1)
+            clock.set_by = timedelta()
+            await asyncio.sleep(130)
+            stop.request()
+        assert len(claims.trimmed) == 3
+
     async def test_facts_are_applied_by_one_task_a_stream_and_again_if_that_fails(self) -> None:
         claims = Claims()
         claims.with_facts = [STREAM]

@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from kit.debian import needs
 from kit.graph_answers import TOKEN
 from kit.loopback import Answering, nowhere, sending, serving
+from kit.needs import needs
 from kit.tls import certified, serving_tls
 from milepost.core.ports import Refused
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind

@@ -445,7 +445,7 @@ class TestOtherForms:
 
     @pytest.mark.parametrize("sender", [PAGE_ID, int(PAGE_ID), PAGE | {"id": int(PAGE_ID)}])
     def test_a_sender(self, sender: object) -> None:
-        assert one_message(**{"from": sender}).direction is Direction.OUT
+        assert one_message(**{"from": sender}).direction == Direction.OUT
 
     @pytest.mark.parametrize(
         "messages",

@@ -13,9 +13,8 @@ from kit.graph_client import access_of, client_of
 from milepost.core.events import FieldsLeftOut, RunStarted
 from milepost.core.model import Batch, Detail, Platform, Stream
 from milepost.core.ports import Fetched, Refused, Request
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Remedy, rule_for
 from milepost.core.records import note_left_out
-from milepost.core.remedies import Remedy, rule_for
 from milepost.facebook.calls import refused_field, without
 from milepost.facebook.inbox import ESSENTIAL, FacebookInbox, list_fields
 from milepost.reporting.advice import advice_on

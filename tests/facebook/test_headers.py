@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from milepost.core.model import Scope
 from milepost.core.ports import Usage
+from milepost.core.problems import Scope
 from milepost.facebook.responses import MAX_WAIT_SECONDS, usages, wait_seconds
 
 PAGE_ID, ACCOUNT_ID, BUSINESS_ID = "1161721903600000", "17841400000000000", "66782684"

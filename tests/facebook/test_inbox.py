@@ -29,9 +29,9 @@ from kit.graph_answers import (
     thread,
 )
 from kit.graph_client import access_of, client_of
-from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Scope, Stream
+from milepost.core.model import Batch, Contact, Detail, Platform, Profile, Stream
 from milepost.core.ports import Answered, Fetched, Held, MessagesFetched, MessagesRequest, Refused, Request, Usage
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.facebook.calls import Access, Budget, RateLimiter
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox, with_messages

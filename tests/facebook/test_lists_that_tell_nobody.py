@@ -70,4 +70,4 @@ class TestNobody:
         batch = read(*silent, with_sender(10, PAGE, 1), *more)
 
         assert isinstance(batch, Batch)
-        assert batch.conversations[-1].interactions[0].direction is Direction.OUT
+        assert batch.conversations[-1].interactions[0].direction == Direction.OUT

@@ -43,7 +43,7 @@ def read(own_ids: OwnIds, *threads: Json, next_url: str | None = None) -> Batch:
     return batch
 
 
-def directions(batch: Batch) -> list[Direction]:
+def directions(batch: Batch) -> list[str]:
     return [event.direction for each in batch.conversations for event in each.interactions]
 
 

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from kit.builders import NOON
-from kit.debian import needs
 from kit.graph_answers import TOKEN
 from kit.loopback import serving
+from kit.needs import needs
 from kit.ports import unused_port
 from kit.tls import ConnectProxy, certified, serving_tls
 from milepost.core.errors import BadConfiguration

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from milepost.core.model import Scope
 from milepost.core.ports import Usage
+from milepost.core.problems import Scope
 from milepost.facebook import calls as module
 from milepost.facebook.calls import (
     MAX_SLOWDOWN_SECONDS,

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.graph_answers import TOKEN, encoded, error
-from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind, Remedy, rule_for
 from milepost.facebook.responses import problem_of
 
 

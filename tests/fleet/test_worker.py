@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import PauseStream, ResumeStream, SyncNow
-from milepost.core.errors import StoreRefused
+from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import RunEnded, RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
@@ -26,6 +27,7 @@ from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.fleet.worker import HEARTBEAT_SECONDS, JournalFollower, Worker
 from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.reader import StoredEntry
 
 ADA = "Ada"
 PACE = Schedule(interval_seconds=1000)
@@ -38,9 +40,14 @@ class Remote(MemoryStore):
         super().__init__()
         self.refuses_all = False
         self.refusals = 0
+        self.unreadable: set[Stream] = set()
+        self.loads = Counter[Stream]()
 
     async def load(self, stream: Stream) -> Checkpoint:
         await asyncio.sleep(0.01)
+        self.loads[stream] += 1
+        if stream in self.unreadable:
+            raise JournalDamaged("a stored checkpoint cannot be read")
         return await super().load(stream)
 
     async def commit(self, commit: Commit) -> Committed | Rejected:
@@ -283,6 +290,40 @@ async def test_a_run_that_cannot_be_recorded_is_not_repeated_at_once(crew: Crew)
         crew.store.refuses_all = False
         await asyncio.sleep(1500)
     assert crew.sweeps(STREAM) >= 2
+
+
+async def test_a_stream_whose_checkpoint_cannot_be_read_is_not_tried_over_and_over(crew: Crew) -> None:
+    """A newer worker may have written it, as during an upgrade."""
+    broken, sound = streams(2)
+    await crew.join([broken, sound])
+    crew.store.unreadable.add(broken)
+
+    async with crew.at_work():
+        await asyncio.sleep(1200)
+        assert crew.store.loads[broken] <= 2 * 3  # at the start and 15 minutes later
+        assert crew.sweeps(sound) == 2
+        crew.store.unreadable.clear()
+        await asyncio.sleep(1000)
+
+    assert crew.sweeps(broken) == 1
+
+
+async def test_a_worker_that_cannot_follow_the_journal_looks_only_every_few_seconds_for_what_is_due(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer worker may write entries that this one does not know, as during an upgrade."""
+
+    async def unknown(*_: object, **__: object) -> list[StoredEntry]:
+        raise JournalDamaged("the journal holds an entry of an unknown type")
+
+    await crew.join([STREAM])
+    monkeypatch.setattr(MemoryJournal, "entries", unknown)
+
+    async with crew.at_work():
+        await asyncio.sleep(1200)
+
+    assert crew.sweeps(STREAM) == 2
+    assert crew.store.loads[STREAM] <= 200
 
 
 async def test_the_streams_of_a_silent_worker_are_reassigned_well_within_a_minute(crew: Crew) -> None:

@@ -32,13 +32,11 @@ from milepost.core.ports import (
     Source,
 )
 from milepost.core.problems import Problem
-from milepost.engine.context import EngineContext
+from milepost.engine.context import EngineContext, Mailbox, Slots
 from milepost.engine.feed import Feed, Notice, Recorded
 from milepost.engine.interrupt import Stop
-from milepost.engine.mailbox import Mailbox
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.run import run_stream
-from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Supervisor
 from milepost.stores import rows
 

@@ -43,9 +43,9 @@ from milepost.core.gaps import (
     Missed,
     MissedReason,
 )
-from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
 from milepost.core.position import Mode, Phase, Position, Progress
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.core.webhooks import FactsApplied
 
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (bounds)

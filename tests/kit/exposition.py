@@ -11,9 +11,10 @@ from kit.notices import recorded, store_retried, usage_told
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.deliveries import Delivery, DeliveryResult
-from milepost.core.model import Scope, Stream, TokenHealth
+from milepost.core.model import Stream, TokenHealth
 from milepost.core.ports import Usage
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.engine.feed import Notice, Recorded, UnchangedRead
 from milepost.reporting.live import LiveStreams
 from milepost.service.limits import WrongTokens

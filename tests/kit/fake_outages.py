@@ -6,8 +6,8 @@ from random import Random
 
 from msgspec.structs import replace
 
-from milepost.core.model import Scope, Stream
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.model import Stream
+from milepost.core.problems import Problem, ProblemKind, Scope
 
 PAGE_LIMITS = (
     Problem(ProblemKind.API, "too many calls", http_status=400, code=613),

@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright._impl._driver import compute_driver_executable
 
 from kit.binary import ENVIRONMENT
-from kit.debian import demand
+from kit.needs import demand
 from kit.supabase import RECIPE
 
 SERVER = Path(__file__).with_name("next_server.mjs")

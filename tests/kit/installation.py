@@ -1,8 +1,9 @@
 """An installation of Milepost: a folder with a config.yaml, and the database that the program creates there."""
 
+import shutil
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import msgspec
 import pytest
 import yaml
 
-from kit.binary import Ended, milepost
-from kit.long import long_only
+from kit.binary import Ended, milepost, until
+from kit.needs import long_only
 from kit.postgres import Database
+from kit.small_disk import small_disk
 from milepost.core.checkpoint import Checkpoint
 from milepost.simulator.inbox import Inbox
 from milepost.simulator.plan import SimulatedPage
@@ -89,6 +91,9 @@ class Installation:
         dump = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in PROJECTIONS}
         return msgspec.json.encode(dump)
 
+    async def released(self) -> None:
+        """Wait until nothing that a killed process had begun is still under way in the database."""
+
     def has_tables(self) -> bool:
         """Whether the program has created its tables."""
         found = self.database.exists() and self.rows("SELECT name FROM sqlite_master WHERE name = 'checkpoints'")
@@ -130,6 +135,11 @@ class PostgresqlInstallation(Installation):
     def rows(self, query: str, *parameters: object) -> Rows:
         """Query the database, even while a process uses it."""
         return self.kept.sql(query.replace("?", "%s"), *parameters)
+
+    async def released(self) -> None:
+        """Wait until the server has ended all sessions: it finishes the commit of a killed process."""
+        others = "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        await until(lambda: not self.rows(f"SELECT 1 FROM pg_stat_activity WHERE {others}"))
 
     def has_tables(self) -> bool:
         """Whether the program has created its tables."""
@@ -190,3 +200,21 @@ def _assert_inbox_copied(
 def _as_stored(instant: datetime) -> str:
     """Format an instant as the tables hold it. The API reports whole seconds only."""
     return instant.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+ROOM_BYTES = 3 * 2**19
+
+
+@contextmanager
+def installed_on_small_disk(folder: Path) -> Iterator[Installation]:
+    """Yield an installation whose database is on a disk with ballast that leaves a megabyte and a half."""
+    with small_disk(folder, "64m") as disk:
+        ballast_of(disk).write_bytes(bytes(shutil.disk_usage(disk).free - ROOM_BYTES))
+        installation = Installation(folder)
+        installation.database = disk / "milepost.db"
+        yield installation
+
+
+def ballast_of(disk: Path) -> Path:
+    """Return the file that fills the disk. Deleting it makes room."""
+    return disk / "ballast"

@@ -197,7 +197,10 @@ class MemoryStore:
     def _known_dead_letters(self, keys: Keys) -> dict[str, KnownDeadLetter]:
         return {
             dead_letter.subject: KnownDeadLetter(
-                dead_letter.dead_letter_id, dead_letter.fingerprint, dead_letter.closed_at is None
+                dead_letter.dead_letter_id,
+                dead_letter.fingerprint,
+                dead_letter.opened_at,
+                dead_letter.closed_at is None,
             )
             for dead_letter in sorted(
                 self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)

@@ -10,9 +10,10 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import Event, Tally
 from milepost.core.evolve import fold, skip_unchanged
-from milepost.core.model import Known, Scope, Stream
+from milepost.core.model import Known, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Committed, Outcome, Usage
+from milepost.core.problems import Scope
 from milepost.core.records import Record, prepare
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead, UsageReported
 

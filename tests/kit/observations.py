@@ -15,12 +15,14 @@ from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import Event, Stage, Tally
 from milepost.core.gaps import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.message_reading import gap_in
-from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Scope, Stream
+from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Stream
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.core.walk import EPOCH
 
 SweepKey = tuple[Mode | None, datetime]  # its mode, and when its walk started; None before its first batch is settled
 NEVER = datetime.min.replace(tzinfo=UTC)
+EVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Observed:
@@ -165,14 +167,20 @@ class Observations:
             observed.first_messages[row.conversation_id] = len(stored) - came_with_it if came_with_it else None
 
     def _gives_up(self, stream: Stream, dead_letter: DeadLetter) -> None:
-        """Note that a dead letter is discarded: a thread is given up in its present state, a message forever."""
+        """Note that a dead letter is discarded: a thread is given up in its present state, a message forever.
+
+        If it was never stored, it is a new one, with a history of its own, when it is read again.
+        """
         payload = self.store.payloads.get(dead_letter.dead_letter_id)
         if dead_letter.stage is Stage.EVENTS and payload is not None:
             rows = msgspec.json.decode(payload, type=Changes).interaction_events
             self.observed[stream].given_up_events |= {row.event_id for row in rows}
             return
-        self.observed[stream].given_up_at[dead_letter.subject.partition("/")[0]] = self.world.now
-        thread = self._thread(stream, dead_letter.subject.partition("/")[0])
+        thread_id = dead_letter.subject.partition("/")[0]
+        self.observed[stream].given_up_at[thread_id] = self.world.now
+        if thread_id not in self.store.conversations:
+            self.observed[stream].opened.discard(thread_id)
+        thread = self._thread(stream, thread_id)
         if thread is not None and dead_letter.stage is Stage.FETCH:
             self.observed[stream].given_up_older |= {each.event_id for each in thread.messages}
 
@@ -214,7 +222,8 @@ class Observations:
             known = {each.event_id for each in thread.messages[came:]}
             listed = replace(listed, interactions=tuple(each for each in listed.interactions if each.event_id in known))
         gaps = self._gaps_of(stream, thread.thread_id)
-        limits = (gap.history_to for gap in gaps if gap.history_to is not None)
+        is_open = thread.thread_id in self.observed[stream].opened
+        limits = (gap.history_to for gap in gaps if gap.history_to is not None and is_open)
         limit = max(limits, default=self._left_out_to(stream, thread))
         has_history = first is not None and stream not in self.linked
         history = [each for each in thread.messages[:first] if has_history and each.occurred_at > limit]
@@ -230,10 +239,15 @@ class Observations:
         return [each for each in thread.messages if each.event_id in missing]
 
     def _left_out_to(self, stream: Stream, thread: Thread) -> datetime:
-        """Return how far back a history that was never recorded must reach; EPOCH if it was recorded, or need not."""
+        """Return how far back a history that was never recorded must reach; EPOCH if it was recorded, or need not.
+
+        If messages were unsent and are stored as they were, a search takes a history for whole by their number.
+        """
         observed = self.observed[stream]
         left_out = observed.refolded.left_out
-        return EPOCH if left_out is None or thread.thread_id in observed.opened else left_out.reach_to
+        if left_out is None or thread.thread_id in observed.opened:
+            return EPOCH
+        return EVER if thread.unsent and left_out.searched_to is not None else left_out.reach_to
 
     def _readable(self, stream: Stream, thread: Thread) -> set[str]:
         """Return the ids of the existing messages, except those beyond the window that are recorded as withheld.

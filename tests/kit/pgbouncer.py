@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 
-from kit.debian import needs
+from kit.needs import needs
 from kit.ports import unused_port
 from kit.postgres import POLL_SECONDS, ROLE, START_SECONDS, Account, Database
 from kit.tether import Tether

@@ -28,11 +28,10 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.types.string import TextLoader
 
-from kit.long import long_only
+from kit.needs import NOBODY, long_only
 from kit.ports import unused_port
 from kit.small_disk import small_disk
 from kit.tether import Tether
-from kit.unprivileged import NOBODY
 from milepost.core.journal import instant_text
 from milepost.stores.open import open_store
 from milepost.stores.url import StoreUrl

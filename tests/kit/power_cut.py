@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from msgspec import Struct
 
-from kit.debian import demand
+from kit.needs import demand
 
 CALLS = "pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from kit.debian import needs
+from kit.needs import needs
 from kit.ports import unused_port
 
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"

@@ -100,7 +100,7 @@ class SearchWorld:
             match event:
                 case DeadLetterOpened(dead_letter_id=key, subject=subject, fingerprint=fingerprint):
                     assert subject not in self.open_dead_letters
-                    self.open_dead_letters[subject] = KnownDeadLetter(key, fingerprint, is_open=True)
+                    self.open_dead_letters[subject] = KnownDeadLetter(key, fingerprint, NOON, is_open=True)
                 case DeadLetterClosed(dead_letter_id=key):
                     closed = {each: it for each, it in self.open_dead_letters.items() if it.dead_letter_id == key}
                     for subject in closed:

@@ -26,7 +26,7 @@ from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
 from milepost.core.gaps import Gap, ThreadsSearched
-from milepost.core.model import Keys, Known, Scope, Stream, TokenHealth
+from milepost.core.model import Keys, Known, Stream, TokenHealth
 from milepost.core.plan import open_sweep, with_head_first
 from milepost.core.ports import (
     Answered,
@@ -44,8 +44,8 @@ from milepost.core.ports import (
     Rejected,
     Request,
 )
+from milepost.core.problems import Remedy, Scope, rule_for
 from milepost.core.records import Context, Decision, Pending, Record
-from milepost.core.remedies import Remedy, rule_for
 from milepost.core.webhooks import DueFact
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop

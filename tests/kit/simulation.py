@@ -27,7 +27,7 @@ from milepost.core.redrive import is_refused_alike, redrive
 from milepost.engine.supervisor import Schedule, Supervisor
 
 CALM_SECONDS = 30 * 86400.0
-MAX_SWEEPS = 10  # until no gap is left: enough even for a hundred gaps of threads that are gone
+MAX_SWEEPS = 10  # until no gap is left, and one more for each gap: those of threads that are gone end one by one
 
 
 class Simulation:
@@ -42,7 +42,7 @@ class Simulation:
         with (
             asyncio.Runner(loop_factory=lambda: VirtualLoop(self.setting.time)) as runner,
             patch("milepost.engine.run.decide", self._decide),
-            patch("milepost.engine.redrive.redrive", self._redrive),
+            patch("milepost.engine.commands.redrive", self._redrive),
             patch("milepost.engine.backlog.decide_messages", self._decide_messages),
         ):
             runner.run(self._play())
@@ -129,7 +129,8 @@ class Simulation:
 
     async def _read_what_is_owed(self) -> None:
         """Sweep until no gap is left. A run gives up on a thread that is gone after some refusals."""
-        for _ in range(MAX_SWEEPS):
+        gaps = sum(self.setting.snapshot(stream).backlog for stream in self.setting.streams)
+        for _ in range(MAX_SWEEPS + gaps):
             if all(self.setting.snapshot(stream).backlog == 0 for stream in self.setting.streams):
                 return
             await self._sweep_all(times=1)

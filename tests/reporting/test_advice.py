@@ -5,8 +5,7 @@ import pytest
 from kit.builders import STREAM, problem
 from milepost.core import doubts
 from milepost.core.model import Platform, Stream
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.remedies import BAD_SIGNATURE, RULES, Remedy, rule_for
+from milepost.core.problems import BAD_SIGNATURE, RULES, Problem, ProblemKind, Remedy, rule_for
 from milepost.reporting.advice import ADVICE, PERMISSIONS, advice_on
 
 INSTAGRAM = Stream(Platform.INSTAGRAM, "77")

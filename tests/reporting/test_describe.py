@@ -39,9 +39,9 @@ from milepost.core.gaps import (
     Missed,
     MissedReason,
 )
-from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
 from milepost.core.position import Mode, Phase, Position
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
 from milepost.reporting.describe import CLOSINGS, ENDINGS, OPENINGS, describe

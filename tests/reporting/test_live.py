@@ -7,10 +7,10 @@ from kit.notices import passed, store_retried
 from milepost.core import events
 from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.evolve import skip_unchanged
-from milepost.core.model import Platform, Scope, Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import Committed
 from milepost.core.position import Mode
-from milepost.core.problems import Problem, ProblemKind
+from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.engine.feed import Recorded, UnchangedRead
 from milepost.reporting.live import MAX_AGE, WORDS, LiveStreams
 from milepost.reporting.status import ConditionContext, State

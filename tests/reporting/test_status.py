@@ -25,10 +25,15 @@ from kit.builders import (
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.gaps import GapEnding, MessagesOwed, MessagesRead
-from milepost.core.model import Detail, Platform, Scope, Stream
+from milepost.core.model import Detail, Platform, Stream
 from milepost.core.position import Mode
-from milepost.core.rate_limits import PROBE_LEAD_SECONDS
-from milepost.core.retry import AUTHORIZATION_PROBE_SECONDS, CONFIGURATION_PROBE_SECONDS, MAX_PARK_SECONDS
+from milepost.core.problems import Scope
+from milepost.core.retry import (
+    AUTHORIZATION_PROBE_SECONDS,
+    CONFIGURATION_PROBE_SECONDS,
+    MAX_PARK_SECONDS,
+    PROBE_LEAD_SECONDS,
+)
 from milepost.core.walk import EPOCH
 from milepost.reporting.advice import advice_on
 from milepost.reporting.status import (

@@ -53,10 +53,9 @@ from milepost.core.plan import Fetch, Policy, RunBudget, SettleRefusal, Size, St
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
 from milepost.core.position import Phase as SweepPhase
 from milepost.core.position import Position, Stretch
-from milepost.core.problems import Problem
+from milepost.core.problems import Problem, Remedy, Rule, rule_for
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.redrive import PendingRedrive
-from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.walk import next_position, stretch_of
 from simulation.test_simulation import with_facts
 

@@ -2,7 +2,7 @@
 
 `kit.simulation` drives the loop that the daemon runs; `kit.invariants` has what is checked after every commit. A step
 is a call of the API, or a wait. A scenario that fails is printed with its seed, shrunk, and runs again by
-`Simulation(Scenario(...)).run()`.
+`Simulation(Scenario(...)).run()`. Each run draws the same scenarios; `--hypothesis-seed=N` draws others.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, core, example, given, settings
 from hypothesis.strategies import SearchStrategy
 from msgspec import structs
 
@@ -114,7 +114,13 @@ def play(max_examples: int, of: SearchStrategy[Scenario] = scenarios) -> tuple[i
     steps = 0
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=max_examples, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=max_examples,
+        derandomize=core.global_force_seed is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     @given(of)
     @example(OLDER_GIVEN_UP)
     def play_one(scenario: Scenario) -> None:

@@ -205,3 +205,13 @@ async def live(store: Store, of: Stream, commits: int) -> Checkpoint:
         await store.commit(following)
         checkpoint = following.checkpoint
     return checkpoint
+
+
+ROWS = Changes((conversation_row(),), (contact_row(),), (event_row("m_1"), event_row("m_2")))
+
+
+async def write(store: Store, changes: Changes, of: Stream = STREAM) -> int:
+    """Commit changes of a stream, and return the version that names them."""
+    commit = commit_after(await store.load(of), changes=changes)
+    await store.commit(commit)
+    return commit.checkpoint.version

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 from contracts.store_contract import JournalRow, Tables
 from kit.postgres import Database
 from milepost.core.model import InteractionEventRow, PageRow, Table
@@ -34,6 +36,8 @@ EXECUTE FUNCTION refuses_{key}();
 """
 
 Kind = Literal["sqlite", "postgresql"]
+IN_SQLITE = pytest.mark.parametrize("kept", ["sqlite"], indirect=True)
+IN_POSTGRESQL = pytest.mark.parametrize("kept", ["postgresql"], indirect=True)
 Rows = list[tuple[Any, ...]]
 Ask = Callable[[str], Rows]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kit.long import long_only
+from kit.needs import long_only
 from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import Mode, on_both_releases
 from kit.small_disk import small_disk

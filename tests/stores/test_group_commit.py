@@ -7,8 +7,7 @@ import pytest
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.ports import Commit
-from milepost.stores.group_commit import GroupCommit
-from milepost.stores.store import GroupResult
+from milepost.stores.store import GroupCommit, GroupResult
 from stores.histories import next_commit, stream
 
 

@@ -45,13 +45,10 @@ ONLY_IN_POSTGRESQL = {
 ONLY_METHODS_OF_POSTGRESQL = {"prepare"}
 
 MODULES_ONLY_OF_SQLITE = {
-    "backup": "a server has tools of its own for that",
     "files": "a server keeps them",
-    "wal": "a server writes its own log back",
 }
 MODULES_ONLY_OF_POSTGRESQL = {
-    "encoding": "SQLite takes rows as they are, and lists of keys as JSON",
-    "group": "SQLite writes commit by commit, because a statement costs it no round trip",
+    "encoding": "SQLite takes rows as they are, commit by commit, and lists of keys as JSON",
     "liveness": "SQLite answers in this process",
     "notify": "SQLite has no other worker to notify",
     "rights": "a file has permissions: see sqlite/files.py",

@@ -9,7 +9,7 @@ import pytest
 from psycopg.errors import UntranslatableCharacter
 
 from kit.builders import STREAM
-from kit.long import long_only
+from kit.needs import long_only
 from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import ROLE, Database, Server, fresh_database
 from milepost.core.checkpoint import Checkpoint

@@ -20,8 +20,8 @@ from milepost.stores import url
 from milepost.stores.open import has_database, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.commit import PostgresqlWriter
+from milepost.stores.postgresql.encoding import Prepared
 from milepost.stores.postgresql.errors import translated
-from milepost.stores.postgresql.group import Prepared
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream

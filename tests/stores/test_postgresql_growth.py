@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, sweep_started, walking
-from kit.long import long_only
+from kit.needs import long_only
 from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
 from milepost.core.events import BatchStored, RunStarted, Tally
 from milepost.core.model import Changes, Keys

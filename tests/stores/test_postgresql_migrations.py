@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit.builders import STREAM
-from kit.long import long_only
+from kit.needs import long_only
 from kit.postgres import Database, Server, fresh_database, on_both_releases
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.stores.open import has_database, open_reader, open_store

@@ -8,27 +8,25 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from kit.builders import STREAM, budget
+from kit.builders import NOON, STREAM, budget
 from kit.engine_doubles import Inbox, subscribed
 from kit.flaky_proxy import Cut, Line, breakable_line
 from kit.postgres import Database
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway
-from milepost.core.events import RunStatus
+from milepost.core.events import RunStarted, RunStatus
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.engine.clock import SystemClock
-from milepost.engine.context import EngineContext
+from milepost.engine.context import EngineContext, Mailbox, Slots
 from milepost.engine.feed import Feed, Recorded
 from milepost.engine.interrupt import Stop
-from milepost.engine.mailbox import Mailbox
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.run import run_stream
-from milepost.engine.slots import Slots
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.store import OpenStore
-from stores.histories import next_commit, stream
+from stores.histories import commit_after, next_commit, stream
 from stores.store_dump import PostgresDump
 
 JOURNAL_LOCK = "SELECT pg_advisory_lock(hashtextextended('milepost journal', 0))"
@@ -60,6 +58,19 @@ async def waiting(database: Database, *, backends: int = 1) -> None:
     async with asyncio.timeout(60):
         while database.sql(query)[0][0] < backends:  # noqa: ASYNC110  (another process)
             await asyncio.sleep(0.01)
+
+
+async def run_of(store: OpenStore, feed: Feed, inbox: Inbox) -> Checkpoint:
+    """Run the stream until its sweep is complete."""
+    clock = SystemClock()
+    policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
+    rate_limits = RateLimits(clock, feed, floor_seconds=60.0)
+    engine = EngineContext(store, clock, feed, Stop(), policy, rate_limits, Slots(1))
+    async with engine.slots.hold(STREAM):
+        now = clock.now()
+        return await run_stream(
+            engine, STREAM, inbox, budget(started_at=now, deadline_at=now + timedelta(minutes=2)), Mailbox()
+        )
 
 
 @pytest.mark.parametrize(("cut", "is_stored"), [(Cut.BEFORE, False), (Cut.AFTER, True)])
@@ -202,14 +213,9 @@ async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entr
         return await commit_all(commits)
 
     monkeypatch.setattr(store, "commit_all", commit_over_a_bad_line)
-    clock, feed, inbox = SystemClock(), Feed(), Inbox(3)
-    policy = Policy(batch_size=1, base_delay_seconds=0.01, max_delay_seconds=0.01)
-    rate_limits = RateLimits(clock, feed, floor_seconds=60.0)
-    parts, notices = EngineContext(store, clock, feed, Stop(), policy, rate_limits, Slots(1)), subscribed(feed)
-    async with parts.slots.hold(STREAM):
-        now = clock.now()
-        slice_ = budget(started_at=now, deadline_at=now + timedelta(minutes=2))
-        checkpoint = await run_stream(parts, STREAM, inbox, slice_, Mailbox())
+    feed, inbox = Feed(), Inbox(3)
+    notices = subscribed(feed)
+    checkpoint = await run_of(store, feed, inbox)
 
     assert line.cuts[cut] == len(cut_off) >= 2  # batches that were ready at the same time have one commit
     assert checkpoint.run is not None
@@ -221,3 +227,23 @@ async def test_a_run_whose_commits_are_all_cut_off_stores_and_reports_every_entr
     assert [row.seq for row in journal if row.hash in {notice.entries[0].hash for notice in recorded}] == [
         notice.committed.first_seq for notice in recorded
     ]
+
+
+async def test_a_run_begins_only_once_the_last_commit_of_a_killed_process_is_over(
+    database: Database, line: Line, store: OpenStore
+) -> None:
+    """Otherwise it would take the killed process for one that took the stream over, and fail."""
+    killed = commit_after(Checkpoint(STREAM), RunStarted(NOON), run_id="of the killed process")
+    async with open_store(database.store_url) as successor:
+        with nobody_commits(database):
+            line.cut_next_commit(Cut.MEANWHILE)
+            with pytest.raises(OutcomeUnknown):
+                await store.commit(killed)
+            running = asyncio.ensure_future(run_of(successor, Feed(), Inbox(3)))
+            await waiting(database, backends=2)
+        checkpoint = await running
+
+    assert checkpoint.run is not None
+    assert checkpoint.run.status is RunStatus.COMPLETE
+    statuses = database.sql("SELECT status, reason FROM runs ORDER BY started_at")
+    assert statuses == [("interrupted", "process_died"), ("complete", None)]

@@ -1,5 +1,6 @@
 """The views of `store.views`, only for those who may read the tables."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,9 +9,10 @@ import pytest
 
 from contracts.store_contract import commit
 from kit.postgres import ROLE, Database, Server, fresh_database, on_both_releases
-from milepost.core.errors import StoreRefused
+from milepost.core.errors import StoreAway, StoreRefused
 from milepost.core.model import Changes
 from milepost.stores.open import open_store
+from milepost.stores.postgresql import migrate as migrating
 from milepost.stores.url import StoreUrl
 from stores.histories import contact_row
 
@@ -86,6 +88,32 @@ async def test_a_second_start_finds_its_views_whatever_the_role_is_called(empty:
     await opened(empty)
 
     assert shown(empty) == SHOWN
+
+
+async def test_a_start_does_not_wait_for_those_who_read_the_views(empty: Database) -> None:
+    """A report, or a session that somebody left open in a transaction, may hold them for hours."""
+    await filled(empty)
+
+    with empty.connect() as reading:
+        reading.execute("BEGIN")
+        reading.execute("SELECT * FROM public.contacts")
+        async with asyncio.timeout(60):
+            await opened(empty)
+
+
+async def test_a_view_that_has_to_change_is_not_waited_for_without_end(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "LOCK_TIMEOUT", "SELECT set_config('lock_timeout', '1ms', true)")
+    await opened(empty, views="")
+    empty.sql(OLD_VIEWS)
+
+    with empty.connect() as reading:
+        reading.execute("BEGIN")
+        reading.execute("SELECT * FROM public.contacts")
+        with pytest.raises(StoreAway, match="lock timeout"):
+            async with asyncio.timeout(60):
+                await opened(empty)
 
 
 @pytest.mark.parametrize("statement", ["SELECT * FROM public.contacts", "DELETE FROM public.contacts"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from milepost.core.errors import JournalDamaged, MilepostError
-from milepost.stores.sqlite import backup
+from milepost.stores.sqlite import reader
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import live, stream
@@ -42,7 +42,7 @@ async def copy(database: Path, target: Path, progress: Callable[[int, int], None
 async def test_a_copy_is_of_the_moment_when_it_began_however_much_is_committed_meanwhile(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup, "STEP_PAGES", 1)
+    monkeypatch.setattr(reader, "STEP_PAGES", 1)
     steps: list[tuple[int, int]] = []
 
     def commit(copied: int, pages: int) -> None:
@@ -63,8 +63,8 @@ async def test_the_wal_does_not_grow_beyond_its_bound_meanwhile(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From then on commits wait for the end of the copy, as for any other writer."""
-    monkeypatch.setattr(backup, "STEP_PAGES", 1)
-    monkeypatch.setattr(backup, "MAX_WAL_BYTES", 100_000)
+    monkeypatch.setattr(reader, "STEP_PAGES", 1)
+    monkeypatch.setattr(reader, "MAX_WAL_BYTES", 100_000)
     outcomes: list[str] = []
 
     def commit(copied: int, _: int) -> None:
@@ -98,7 +98,7 @@ async def test_commits_that_are_only_in_the_wal_are_copied(database: Path, tmp_p
 async def test_an_abandoned_copy_ends_at_the_next_step(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup, "STEP_PAGES", 1)
+    monkeypatch.setattr(reader, "STEP_PAGES", 1)
     loop, steps = asyncio.get_running_loop(), list[int]()
 
     def give_up(copied: int, _: int) -> None:

@@ -14,8 +14,8 @@ from random import Random
 import pytest
 
 from kit.builders import NOON, STREAM
+from kit.needs import unprivileged
 from kit.small_disk import small_disk
-from kit.unprivileged import unprivileged
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import JournalDamaged, MilepostError, RowsRejected, StoreAway, StoreRefused
 from milepost.core.model import DataSource, Keys

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kit.builders import STREAM
-from kit.long import long_only
+from kit.needs import long_only
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.migrate import MIGRATIONS as POSTGRESQL
 from milepost.stores.sqlite import migrate as migrating

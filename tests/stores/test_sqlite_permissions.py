@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kit.builders import STREAM
-from kit.unprivileged import unprivileged
+from kit.needs import unprivileged
 from milepost.core.errors import StoreRefused
 from milepost.stores.sqlite.copy import open_sqlite_target
 from milepost.stores.sqlite.reader import open_sqlite_reader

@@ -10,9 +10,9 @@ import pytest
 
 from kit.small_disk import small_disk
 from milepost.stores.sqlite import store as store_module
+from milepost.stores.sqlite.connection import IDLE_SECONDS, IdleCheckpoint, LogLimit
 from milepost.stores.sqlite.files import WAL, beside
 from milepost.stores.sqlite.store import open_sqlite
-from milepost.stores.sqlite.wal import IDLE_SECONDS, IdleCheckpoint, LogLimit
 from stores.sqlite_files import raw, rows_of
 
 MANY = 2**20

@@ -8,9 +8,8 @@ import pytest
 
 from kit.binary import Ended, milepost
 from kit.installation import Installation, page_section
-from kit.long import long_only
+from kit.needs import long_only, unprivileged
 from kit.simulated import BICYCLES, frozen_world
-from kit.unprivileged import unprivileged
 
 PAGE = 'pages: [{id: "1", access_token: "EAAx"}]'
 

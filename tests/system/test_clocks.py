@@ -8,7 +8,7 @@ import pytest
 
 from kit.binary import milepost, started, until
 from kit.installation import Installation, assert_copied, on_sqlite_first, page_section
-from kit.long import long_only
+from kit.needs import long_only
 from kit.simulated import BICYCLES, STREAMS, Clock, frozen_world
 from kit.wrong_clocks import FakeTime, dated, needs_faketime
 

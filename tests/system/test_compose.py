@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from kit.compose import ROOT, Composition, Service, composition
-from kit.debian import needs
+from kit.needs import needs
 from kit.postgres import Account, binaries
 
 SECRETS = {"database-password": "a-password\n", "http-token": "a-token-of-some-length\n"}

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from kit.binary import until
-from kit.debian import needs
+from kit.needs import needs
 from kit.ports import unused_port
 from kit.receiver import NEW, OLD
 from milepost.core.changes import Change, ChangeKind, ChangeOp

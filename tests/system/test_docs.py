@@ -14,9 +14,9 @@ import click
 import pytest
 from aiohttp import web
 
-from kit.debian import needs
 from kit.installation import Installation
 from kit.loopback import serving
+from kit.needs import needs
 from kit.simulated import BAKERY, frozen_world
 from milepost.cli import cli
 from milepost.simulator.server import SimulatorServer

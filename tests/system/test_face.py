@@ -13,9 +13,8 @@ from aiohttp import web
 from kit.binary import milepost, until
 from kit.face import facing, listening
 from kit.flaky_proxy import breakable_line
-from kit.full_disk import ballast_of, installed_on_small_disk
 from kit.graph_answers import listed, message, thread
-from kit.installation import Installation, PostgresqlInstallation, page_section
+from kit.installation import Installation, PostgresqlInstallation, ballast_of, installed_on_small_disk, page_section
 from kit.loopback import serving
 from kit.postgres import Server
 from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now

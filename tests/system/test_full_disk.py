@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from kit.binary import milepost, started
-from kit.full_disk import ballast_of, installed_on_small_disk
-from kit.installation import Installation, assert_copied
+from kit.installation import Installation, assert_copied, ballast_of, installed_on_small_disk
 from kit.simulated import NOW, frozen_world
 
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from kit.binary import until
-from kit.debian import needs
 from kit.image import Image, built, running
+from kit.needs import needs
 from milepost.settings import load
 
 ROOT = Path(__file__).parents[2]

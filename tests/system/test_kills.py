@@ -64,9 +64,10 @@ class Killings:
                 yield checkpoint.run.run_id
 
     async def _settle(self) -> None:
-        """Wait for the answers that the dead process did not wait for, so that they count as its own."""
+        """Wait for the answers and the commit that the dead process did not wait for: they count as its own."""
         seen = self.simulator.requests
         await until(lambda: sum(seen.by_status.values()) == seen.total)
+        await self.installation.released()
 
 
 async def undisturbed(installation: Installation, conversations: int) -> dict[str, Rows]:

@@ -15,8 +15,8 @@ from aiohttp import web
 from kit.binary import Running, milepost, started, until
 from kit.graph_answers import Json, encoded, listed, message, thread
 from kit.installation import Installation, Section
-from kit.long import long_only
 from kit.loopback import Answering, serving
+from kit.needs import long_only
 
 MAX_DATA_BYTES = 600 * 2**20  # MemoryHigh of the unit is 768M
 MILLIONS = 8_000_000

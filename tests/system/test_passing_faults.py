@@ -10,7 +10,7 @@ import pytest
 
 from kit.binary import PATIENCE_SECONDS, POLL_SECONDS, Running, milepost, started, until
 from kit.installation import Installation, PostgresqlInstallation
-from kit.long import long_only
+from kit.needs import long_only
 from kit.simulated import BICYCLES, frozen_world
 from kit.small_disk import remount, small_disk, unmount
 from milepost.reporting.summary import ExitCode

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from kit.binary import milepost
-from kit.debian import needs
 from kit.installation import Installation
+from kit.needs import needs
 from kit.simulated import BAKERY, BICYCLES, frozen_world
 from kit.tls import ConnectProxy, certified, serving_tls
 from milepost.simulator.server import SimulatorServer

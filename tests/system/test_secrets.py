@@ -15,8 +15,8 @@ from kit.binary import milepost, started
 from kit.graph_answers import error, listed, message, thread
 from kit.installation import Installation, Section, page_section
 from kit.leaks import leaks, left_behind
-from kit.long import long_only
 from kit.loopback import serving
+from kit.needs import long_only
 from kit.simulated import frozen_world
 from milepost.simulator.plan import SimulatedPage
 

@@ -12,7 +12,7 @@ import yaml
 
 from kit.binary import Ended, milepost, started, until
 from kit.installation import COPIED, Installation
-from kit.long import long_only
+from kit.needs import long_only
 from kit.postgres import Database, Server, fresh_database
 from kit.simulated import BICYCLES, frozen_world, taken_cursors
 from kit.terminal import milepost_on_terminal

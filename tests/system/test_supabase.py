@@ -14,7 +14,7 @@ from psycopg.errors import InsufficientPrivilege
 from contracts.store_contract import commit
 from kit.binary import milepost, started, until
 from kit.installation import Installation
-from kit.long import long_only
+from kit.needs import long_only
 from kit.postgres import ROLES_PASSWORD, Server, on_both_releases
 from kit.simulated import BAKERY, BICYCLES
 from kit.supabase import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.debian import needs
+from kit.needs import needs
 
 ROOT = Path(__file__).parents[2]
 UNITS = ("milepost.service", "milepost@.service", "milepost-sync.service", "milepost-sync.timer")

@@ -15,11 +15,10 @@ from milepost.core.model import Platform
 from milepost.core.ports import Clock, Held
 from milepost.core.problems import Problem
 from milepost.engine.clock import SystemClock
-from milepost.engine.context import EngineContext
+from milepost.engine.context import EngineContext, Slots
 from milepost.engine.feed import Feed, SlotWaited
 from milepost.engine.interrupt import Stop, stopping_when_lost
 from milepost.engine.rate_limits import RateLimits
-from milepost.engine.slots import Slots
 from milepost.engine.supervisor import Supervisor
 from milepost.facebook.pages import Page
 from milepost.settings import Settings

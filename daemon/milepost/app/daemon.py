@@ -23,6 +23,7 @@ from milepost.app.reload import Configuration
 from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.changes import ChangeReader
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.deliveries.worker import Dispatcher, Outlets
@@ -49,9 +50,8 @@ from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.events.route import event_stream
 from milepost.service.http import Allowed, serve
 from milepost.service.limits import WrongTokens
-from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.journal import JournalLog
-from milepost.service.logs.redaction import Redactor
+from milepost.service.logs.processors import Deduplicator, Redactor
 from milepost.service.metrics.collect import Metrics
 from milepost.service.metrics.traffic import DeliveryCounter
 from milepost.service.pages import pages, runbooks
@@ -211,8 +211,9 @@ class _Observers:
     async def load(self) -> None:
         """Bring the observers up to the journal's end."""
         await self.store_size.measure()  # so that the first scrape has it
+        stored = {checkpoint.stream: checkpoint for checkpoint in await self._parts.store.checkpoints()}
         for stream in self._parts.supervisor.streams:
-            self.shown.live.load(await self._parts.store.load(stream))
+            self.shown.live.load(stored.get(stream) or Checkpoint(stream))
         await self.activity.load(self.shown.journal_reader)
         await self.notices.begin()
 

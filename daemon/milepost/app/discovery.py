@@ -8,8 +8,7 @@ from msgspec import Struct
 
 from milepost.app.pages import PageRegistry, configured_pages
 from milepost.core.ports import Clock, Held
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Problem, ProblemKind, Remedy, rule_for
 from milepost.engine.interrupt import Interrupt, Stop
 from milepost.engine.supervisor import Supervisor
 from milepost.facebook.pages import Page

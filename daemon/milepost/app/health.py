@@ -15,7 +15,8 @@ from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.errors import MilepostError
 from milepost.core.events import RunStatus
-from milepost.core.model import Scope, Stream
+from milepost.core.model import Stream
+from milepost.core.problems import Scope
 from milepost.deliveries.worker import Dispatcher
 from milepost.engine.supervisor import FailedRuns
 from milepost.facebook.calls import Slowdown

@@ -1,9 +1,10 @@
-"""Applies configuration changes to the running daemon."""
+"""Applies configuration changes to the running daemon: what changes, and what of it needs no restart."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from functools import reduce
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,8 @@ from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.facebook.client import GraphClient
 from milepost.reporting.health import Issue, IssueKind
 from milepost.service.logs.output import set_level
-from milepost.settings import Settings, changes_between, secret_files, secrets
+from milepost.settings import Settings, secret_files, secrets
+from milepost.settings.model import Section, key_of
 
 LOOK_SECONDS = 10.0  # between checks of the files: a new token is in use well within a minute
 
@@ -164,12 +166,11 @@ class ConfigReloader:
             wanted = await asyncio.to_thread(configuration.load)
         except BadConfiguration as error:
             return Reload(refusal=error.message)
-        changes = changes_between(self._settings, wanted)
-        self._settings = settings = changes.settings
-        for secret in (*secrets(wanted), *secrets(settings)):
+        self._settings, reloaded = changes_between(self._settings, wanted)
+        for secret in (*secrets(wanted), *secrets(self._settings)):
             self._learn_secret(secret)
-        self._targets.adopt(settings)
-        return Reload(changes.live, changes.takes_restart)
+        self._targets.adopt(self._settings)
+        return reloaded
 
 
 def _log(reload: Reload) -> None:
@@ -194,3 +195,90 @@ def _file_state(path: Path) -> object:
     except OSError as error:
         return error.errno
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+# --- what a new configuration changes ---------------------------------------------------------------------------------
+
+# Keys of resources that are opened or bound only once, at startup.
+TAKES_RESTART = frozenset(
+    {
+        "store.url",
+        "store.password",
+        "store.password_file",
+        "store.synchronous",
+        "store.schema",
+        "store.pooler",
+        "store.views",
+        "source.kind",
+        "source.base_url",
+        "source.version",
+        "sync.events_chunk_size",
+        "webhooks.listen",
+        "webhooks.path",
+        "http.listen",
+        "http.allowed_hosts",
+        "http.allowed_origins",
+        "http.token",
+        "http.token_file",
+        "log.format",
+    }
+)
+_WORLD = ("source.kind", "source.base_url")
+_OF_THE_WORLD = ("source.", "pages")
+_MADE_BY_THE_SIMULATOR = ("source.app_secret",)
+
+_AttributePath = tuple[str, ...]
+"""The attributes that lead to a value."""
+
+
+def is_live(key: str) -> bool:
+    """Return whether a changed key applies without a restart, as long as the API stays the same."""
+    return key not in TAKES_RESTART
+
+
+def changes_between(running: Settings, wanted: Settings) -> tuple[Settings, Reload]:
+    """Compare the running settings with those of a reloaded file.
+
+    Returns the settings to continue with, which are the new values except those that need a restart, and the outcome.
+    """
+    changed = {
+        ".".join(map(key_of, place)): place
+        for place in _places(running)
+        if _value(running, place) != _value(wanted, place)
+    }
+    live = tuple(key for key in changed if is_live(key) and not _is_tied(key, running, changed))
+    takes_restart = tuple(key for key in changed if key not in live)
+    settings = wanted
+    for key in takes_restart:
+        settings = _with(settings, changed[key], _value(running, changed[key]))
+    return settings, Reload(live, takes_restart)
+
+
+def _is_tied(key: str, running: Settings, changed: dict[str, _AttributePath]) -> bool:
+    """Return whether a key belongs to the API that the daemon started with: no token may be sent to another API.
+
+    The simulator makes its pages and tokens when it starts.
+    """
+    tied = _OF_THE_WORLD if any(each in changed for each in _WORLD) else ()
+    made = _MADE_BY_THE_SIMULATOR if running.source.kind == "simulator" else ()
+    return key.startswith((*tied, *made))
+
+
+def _places(settings: Settings) -> Iterator[_AttributePath]:
+    """Yield every key outside of lists; a list is one key."""
+    for name, value in settings:
+        if isinstance(value, Section):
+            yield from ((name, attribute) for attribute in type(value).model_fields)
+        else:
+            yield (name,)
+
+
+def _value(settings: Settings, place: _AttributePath) -> object:
+    return reduce(getattr, place, settings)
+
+
+def _with(settings: Settings, place: _AttributePath, value: object) -> Settings:
+    name, *inner = place
+    if inner:
+        value = getattr(settings, name).model_copy(update={inner[0]: value})
+    return settings.model_copy(update={name: value})

@@ -11,8 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from milepost import __version__
-from milepost.cli.groups import Group
-from milepost.cli.terminal import terminal_of
+from milepost.cli.terminal import Group, terminal_of
 from milepost.core.errors import (
     BadConfiguration,
     ConfigurationAway,
@@ -43,7 +42,12 @@ COMMANDS = {
     "completion": "Write the completion script for a shell.",
 }
 # Each is `command` in a module of its own name, except for these, which share the module of a similar command.
-BESIDE = {"pause": "sync", "resume": "sync", "backup": "store", "contacts": "streams", "notify": "config"}
+BESIDE = {
+    **dict.fromkeys(("sync", "pause", "resume", "contacts"), "streams"),
+    "changes": "deliveries",
+    "backup": "store",
+    "notify": "config",
+}
 
 
 class _Lazy(Group):

@@ -11,9 +11,8 @@ import click
 
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
-from milepost.cli.groups import Group
 from milepost.cli.options import config_option, load_settings, warnings_logged
-from milepost.cli.terminal import echo_wrapped
+from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, MilepostError
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode

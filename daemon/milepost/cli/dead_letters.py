@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
     NO_TITLES,
@@ -23,7 +22,7 @@ from milepost.cli.options import (
     stream_option,
     warnings_logged,
 )
-from milepost.cli.terminal import PLAIN, Column, Terminal, echo, echo_wrapped, elided, stdout_terminal, table
+from milepost.cli.terminal import PLAIN, Column, Group, Terminal, echo, echo_wrapped, elided, stdout_terminal, table
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import DeadLetterCommand, Discard, Redrive
 from milepost.core.dead_letters import MAX_REASON_CHARACTERS, conversation_of
@@ -207,10 +206,10 @@ def _perform(
     if not work:
         return ExitCode.COMPLETE
     # Imported here so that listing does not load the engine.
-    from milepost.cli.dead_letter_actions import perform  # noqa: PLC0415
+    from milepost.cli.actions import perform_on_dead_letters  # noqa: PLC0415
 
     with warnings_logged(settings):
-        return asyncio.run(perform(settings, work, done))
+        return asyncio.run(perform_on_dead_letters(settings, work, done))
 
 
 # --- which ones -------------------------------------------------------------------------------------------------------

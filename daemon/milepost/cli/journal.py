@@ -19,10 +19,9 @@ from msgspec import Struct
 
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
-from milepost.cli.groups import Group
 from milepost.cli.options import Titles, config_option, demand_known, known_titles, load_settings, stream_option
 from milepost.cli.signals import stopped_by_signals, wait_to_poll
-from milepost.cli.terminal import Terminal, echo_wrapped, stdout_terminal
+from milepost.cli.terminal import Group, Terminal, echo_wrapped, stdout_terminal
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.events import Entry
 from milepost.core.journal import instant_text

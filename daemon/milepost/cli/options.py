@@ -11,8 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import did_you_mean
-from milepost.cli.terminal import Column, clipped, elided_key
+from milepost.cli.terminal import Column, clipped, did_you_mean, elided_key
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import on_one_line
@@ -75,7 +74,7 @@ def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
     """Log warnings to stderr during the block, without the secrets of the settings."""
     # Imported here because most commands log nothing.
     from milepost.service.logs.output import logged  # noqa: PLC0415
-    from milepost.service.logs.redaction import Redactor  # noqa: PLC0415
+    from milepost.service.logs.processors import Redactor  # noqa: PLC0415
 
     log, redactor = settings.log, Redactor(secrets(settings))
     return logged(log.format, "warning", redactor, stream=sys.stderr, environment=os.environ)

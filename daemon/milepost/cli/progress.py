@@ -12,7 +12,7 @@ from milepost.cli.terminal import clipped, width_of
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import NO_TALLY, Tally
 from milepost.core.model import Stream
-from milepost.core.rate_limits import by_page
+from milepost.core.retry import by_page
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
 from milepost.reporting.humanize import clock, counted, in_words, on_one_line
 from milepost.reporting.status import State, held_up, limit_on, rate_limits_of, state_of

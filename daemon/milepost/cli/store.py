@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from milepost.app.database import Holding, holdings, source_of, store_url_in, store_url_of
 from milepost.cli.atomic_file import atomic_file
-from milepost.cli.groups import Group
 from milepost.cli.options import config_option, confirm, load_settings, yes_option
 from milepost.cli.signals import interruptible_by_signals
-from milepost.cli.terminal import echo_wrapped
+from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns

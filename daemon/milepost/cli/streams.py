@@ -1,16 +1,20 @@
-"""`milepost streams` and `milepost contacts`: delete the data of a stream or of a person for good."""
+"""Commands for streams: `milepost sync`, `pause` and `resume`; `streams` and `contacts` delete data for good.
+
+The actions of the first three are imported where they are used, so that completing a stream does not load the engine.
+"""
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import click
 
 from milepost.app.database import store_url_of
-from milepost.cli.groups import Group
 from milepost.cli.options import (
     BY,
     Titles,
+    complete_stream,
     config_option,
     configured_streams,
     confirm,
@@ -21,14 +25,76 @@ from milepost.cli.options import (
     streams_argument,
     yes_option,
 )
-from milepost.cli.terminal import Column, Terminal, echo_wrapped, stdout_terminal, table
+from milepost.cli.terminal import Column, Group, Terminal, echo_wrapped, stdout_terminal, table
+from milepost.core.commands import PauseStream, ResumeStream
 from milepost.core.errors import StoreBusy
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import counted, in_columns, on_one_line
+from milepost.reporting.summary import ExitCode
 from milepost.settings import Settings
 from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, is_at_work, open_reader, remove
 from milepost.stores.reader import StreamRows
+
+
+@click.command()
+@config_option
+@click.option("--full", is_flag=True, help="Read the whole inbox again, not only to the watermark.")
+@click.argument("streams", metavar="[STREAM]...", nargs=-1, shell_complete=complete_stream)
+def sync(config: str | None, streams: tuple[str, ...], *, full: bool) -> None:
+    """Sync the streams now, until each sweep is complete or a limit is reached.
+
+    A STREAM is messenger:<page id> or instagram:<page id>. Default: all streams. If a daemon is using the database,
+    this command asks it to do the work, over its HTTP service, and shows the progress; Ctrl-C ends only this command.
+
+    Exit codes: 0 every sweep complete · 1 complete with errors · 75 stopped at a limit, progress saved ·
+    77 stopped for authorization · 78 bad configuration · 2 wrong usage
+    """
+    settings, wanted = load_settings(config), parse_streams(streams)
+    from milepost.cli.sync_actions import perform  # noqa: PLC0415
+
+    sys.exit(asyncio.run(perform(settings, wanted, full=full)))
+
+
+@click.command()
+@config_option
+@streams_argument
+def pause(config: str | None, streams: tuple[str, ...]) -> None:
+    """Pause streams until they are resumed: a run ends after its current batch, and no other begins.
+
+    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, this command asks it to
+    pause them, over its HTTP service; otherwise they are paused at the next start.
+
+    Exit codes: 0 paused · 1 refused, and the message says why · 75 the daemon does not answer, or its database is in
+    use · 78 bad configuration · 2 wrong usage
+    """
+    sys.exit(_perform(config, streams, PauseStream(BY)))
+
+
+@click.command()
+@config_option
+@streams_argument
+def resume(config: str | None, streams: tuple[str, ...]) -> None:
+    """Resume paused streams. A daemon syncs them at once; otherwise the next start does.
+
+    STREAM is messenger:<page id> or instagram:<page id>. If a daemon is using the database, this command asks it to
+    resume them, over its HTTP service.
+
+    Exit codes: 0 resumed · 1 refused, and the message says why · 75 the daemon does not answer, or its database is in
+    use · 78 bad configuration · 2 wrong usage
+    """
+    sys.exit(_perform(config, streams, ResumeStream(BY)))
+
+
+def _perform(config: str | None, streams: tuple[str, ...], stream_command: PauseStream | ResumeStream) -> ExitCode:
+    settings, wanted = load_settings(config), parse_streams(streams)
+    # Imported here because a sync in this process, the usual one, does not need it.
+    from milepost.cli.actions import perform_on_streams  # noqa: PLC0415
+
+    return asyncio.run(perform_on_streams(settings, wanted, stream_command))
+
+
+# --- removing streams -------------------------------------------------------------------------------------------------
 
 COLUMNS = tuple(
     Column(heading, is_right=True, rank=rank)

@@ -1,37 +1,46 @@
 """Syncs streams once, through the daemon if one is using the database, otherwise in this process; prints a summary."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from time import perf_counter
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from milepost.app.build import Parts, assembled
 from milepost.app.database import store_url_of
 from milepost.app.discovery import discovery_hint
-from milepost.cli.options import NO_TITLES, Titles, demand_worked
+from milepost.cli.actions import CONCERNS_ALL, Operator, operator
+from milepost.cli.options import BY, NO_TITLES, Titles, demand_worked
 from milepost.cli.terminal import PLAIN, Column, Terminal, echo, stdout_terminal, table
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.errors import BadConfiguration
+from milepost.core.commands import SyncNow
+from milepost.core.errors import BadConfiguration, MilepostError
 from milepost.core.events import Reason, RunStatus, Tally
 from milepost.core.model import Stream
 from milepost.core.ports import Held, RunResult
+from milepost.core.position import Mode
 from milepost.core.problems import Problem
+from milepost.core.retry import held_until
 from milepost.engine.feed import Reader, reading
 from milepost.engine.interrupt import Stop, stopping_on_signals
+from milepost.engine.supervisor import MAX_LATENESS_SECONDS
 from milepost.reporting.humanize import clock, counted, in_words, on_one_line
-from milepost.reporting.status import Condition, ConditionContext, condition, rate_limits_of
+from milepost.reporting.status import Condition, ConditionContext, condition, is_running, rate_limits_of
 from milepost.reporting.summary import ExitCode, Totals, exit_code, exit_code_of, most_serious, totals
 from milepost.service.logs.journal import JournalLog
 from milepost.service.logs.output import logged
-from milepost.service.logs.redaction import Redactor
-from milepost.settings import Settings, secrets
+from milepost.service.logs.processors import Redactor
+from milepost.settings import Settings, SyncSettings, secrets
 from milepost.stores.open import is_at_work, open_reader
+from milepost.stores.reader import JournalReader
 
 if TYPE_CHECKING:
     from milepost.cli.progress import Progress
@@ -101,9 +110,6 @@ async def _here(
 
 
 async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: Stop, *, full: bool) -> Synced:
-    # Imported here because it would take a tenth of the startup of a sync in this process, which does not need it.
-    from milepost.cli.stream_actions import Look, operator, sync_through_daemon  # noqa: PLC0415
-
     began, store_url = perf_counter(), store_url_of(settings)
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
         demand_worked(wanted, who.streams)
@@ -155,6 +161,117 @@ def _known(wanted: Sequence[Stream], parts: Parts) -> Sequence[Stream]:
         )
     demand_worked(wanted, streams)
     return wanted or streams
+
+
+# --- syncing through a daemon -----------------------------------------------------------------------------------------
+
+POLL_SECONDS = 0.5
+MAX_REQUESTS = 16  # at once: each waits for the batch in hand of its stream
+
+
+class Look(Struct, frozen=True, eq=False):
+    """How to watch the daemon: `is_at_work` returns whether one is running.
+
+    `show` is called with each checkpoint; None if there is no display.
+    """
+
+    journal_reader: JournalReader
+    is_at_work: Callable[[], Awaitable[bool]]
+    now: Callable[[], datetime]
+    show: Callable[[Checkpoint], None] | None = None
+
+
+async def sync_through_daemon(
+    who: Operator, streams: Sequence[Stream], look: Look, settings: SyncSettings, stop: Stop, *, full: bool
+) -> list[RunResult]:
+    """Make each stream run once, and return how each run ended; a result has no run if a stop came first.
+
+    It waits while a daemon is running, and at most as long as the daemon may take.
+    """
+    before = {each.stream: each for each in await look.journal_reader.checkpoints()}
+    refused = await _request_runs(who, streams, full=full)
+    wanted = {stream: before.get(stream) for stream in streams if stream not in refused}
+    asked_at, over_at = look.now(), monotonic() + _longest_seconds(settings, len(streams))
+    ended: dict[Stream, Checkpoint] = {}
+    while len(ended) < len(wanted) and monotonic() < over_at and not stop.is_requested and await look.is_at_work():
+        async with stop.interruptible():
+            await asyncio.sleep(POLL_SECONDS)
+        read = {} if look.show is None else await who.read()
+        checkpoints = await look.journal_reader.checkpoints()
+        limits = rate_limits_of(checkpoints)
+        run_ends_at = asked_at + timedelta(seconds=settings.max_run_duration_seconds)
+        for each in checkpoints:
+            if each.stream in wanted:
+                if look.show is not None:
+                    look.show(_with_unrecorded(each, read.get(each.stream, 0)))
+                is_held = (held_until(each.stream, limits) or asked_at) > run_ends_at
+                if _has_run(each, wanted[each.stream], full=full) or _waits_longer(each, is_held=is_held):
+                    ended[each.stream] = each
+    return [_run_result(stream, ended.get(stream), wanted.get(stream), refused) for stream in streams]
+
+
+async def _request_runs(who: Operator, streams: Sequence[Stream], *, full: bool) -> dict[Stream, str]:
+    """Request a run of each stream, and return why some were refused. Raises errors that concern all streams."""
+    free = asyncio.Semaphore(MAX_REQUESTS)
+
+    async def request(stream: Stream) -> MilepostError | None:
+        async with free:
+            try:
+                await who.ask(stream, SyncNow(BY, full))
+            except MilepostError as error:
+                return error
+        return None
+
+    refused = dict[Stream, str]()
+    for stream, error in zip(streams, await asyncio.gather(*map(request, streams)), strict=True):
+        if isinstance(error, CONCERNS_ALL):
+            raise error
+        if error is not None:
+            refused[stream] = str(error)
+    return refused
+
+
+def _with_unrecorded(checkpoint: Checkpoint, read: int) -> Checkpoint:
+    """Return a checkpoint that includes the later batches without changes, which only the daemon knows."""
+    if checkpoint.sweep is None or not is_running(checkpoint):
+        return checkpoint
+    unchanged = max(read - checkpoint.sweep.tally.conversations, 0)
+    return replace(checkpoint, unrecorded=Tally(unchanged=unchanged))
+
+
+def _longest_seconds(settings: SyncSettings, streams: int) -> float:
+    """Return how long the daemon may take: the run under way and one more for each stream, given the slots."""
+    turns = 1 + ceil(streams / settings.concurrency)
+    return turns * (settings.max_run_duration_seconds + MAX_LATENESS_SECONDS)
+
+
+def _has_run(checkpoint: Checkpoint, before: Checkpoint | None, *, full: bool) -> bool:
+    """Return whether a new run of the requested kind has ended."""
+    run = _new_run(checkpoint, before)
+    return run is not None and run.ended_at is not None and not (full and run.mode is Mode.INCREMENTAL)
+
+
+def _new_run(checkpoint: Checkpoint, before: Checkpoint | None) -> Run | None:
+    run, last = checkpoint.run, before.run if before is not None else None
+    return run if run is not None and (last is None or run.run_id != last.run_id) else None
+
+
+def _waits_longer(checkpoint: Checkpoint, *, is_held: bool) -> bool:
+    """Return whether waiting for a run is pointless: an operator paused the stream, or a limit outlasts a run."""
+    return not is_running(checkpoint) and (checkpoint.operator_pause is not None or is_held)
+
+
+def _run_result(
+    stream: Stream, ended: Checkpoint | None, before: Checkpoint | None, refused: Mapping[Stream, str]
+) -> RunResult:
+    if stream in refused:
+        return RunResult(stream, None, error=refused[stream])
+    if ended is None:
+        return RunResult(stream, None)
+    if ended.operator_pause is not None:
+        why = f"it is paused (by {ended.operator_pause.by}) and has to be resumed first"
+        return RunResult(stream, _new_run(ended, before), error=why)
+    return RunResult(stream, _new_run(ended, before), backlog=ended.backlog)
 
 
 # --- the summary ------------------------------------------------------------------------------------------------------

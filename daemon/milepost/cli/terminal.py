@@ -1,4 +1,4 @@
-"""Output that fits the terminal: its width and colours, tables that drop and shorten columns, and wrapped lines.
+"""Output that fits the terminal: its width and colours, wrapped lines, tables that drop columns, usage errors.
 
 A pipe gets everything, unshortened and without colours, as its reader can cut lines by itself. But if `COLUMNS` is
 exported, it applies to pipes too: watch(1) passes the width of its screen that way.
@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TextIO
 from unicodedata import combining, east_asian_width
 
@@ -217,3 +218,37 @@ def _line(columns: Sequence[Column], row: Sequence[Cell], widths: Mapping[int, i
         is_end = index == last
         texts.append(f"{padding}{painted}" if columns[index].is_right else painted if is_end else f"{painted}{padding}")
     return GAP.join(texts).rstrip()
+
+
+# --- usage errors -----------------------------------------------------------------------------------------------------
+
+PREFIX = "Error: "  # click's
+
+
+class Group(click.Group):
+    """A group of commands whose usage errors are wrapped to fit the terminal."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that the arguments name. Raises UsageError if they are wrong."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            lines = terminal_of(sys.stderr, os.environ).fitted([f"{PREFIX}{error.format_message()}"])
+            raise click.UsageError("\n".join(lines).removeprefix(PREFIX), error.ctx) from error
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. Raises UsageError for an unknown one."""
+        name = args[0] if args else ""
+        if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        names = self.list_commands(ctx)
+        others = did_you_mean(name, names) or f"; the commands are {', '.join(names)}"
+        raise click.UsageError(f"there is no command {name!r}{others}", ctx)
+
+
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return a question to end a message with, which names the closest known word; "" if none is close enough."""
+    close: Sequence[str] = get_close_matches(word, list(known), n=1, cutoff=likeness)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -34,7 +34,9 @@ def owed(
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
     changed = frozenset(row.conversation_id for row in found.changes.conversations)
     history_to = history_from(context.now, context.policy)
-    meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to)
+    is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
+    leaves_out = not (context.refused or is_searched)
+    meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to, leaves_out)
     gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back the histories reach that are left out of the record
     bare = _came_bare(checkpoint, batch, known, context.policy)
@@ -45,7 +47,7 @@ def owed(
         if opens and stored is None and not is_bare and meeting.may_be_left_out(each, oldest_at := _oldest_at(each)):
             unrecorded.append(oldest_at)
         elif opens:
-            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each))
+            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each, _oldest_at(each)))
             gaps += () if is_bare and gap.is_at_limit else (gap,)
         limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
         if limit is not None:
@@ -62,7 +64,8 @@ class _Meeting(Struct, frozen=True):
     """A batch together with what is stored, and with the record of histories.
 
     `changed` conversations have news, and `moved` ones belonged to another page. Everything since `last_read_at` is
-    news, and histories are owed back to `history_to` (None: no histories).
+    news, and histories are owed back to `history_to` (None: no histories). It `leaves_out` those that owe nothing, as
+    long as they can be found in the tables later: the store refuses no rows, and no search is under way.
     """
 
     checkpoint: Checkpoint
@@ -72,6 +75,7 @@ class _Meeting(Struct, frozen=True):
     moved: Collection[str]
     last_read_at: datetime | None
     history_to: datetime | None
+    leaves_out: bool
 
     def opens_gap(self, read: Conversation, stored: ConversationRow | None) -> bool:
         """Return whether messages older than the listed ones of a conversation are owed. None of the listed is stored.
@@ -86,26 +90,31 @@ class _Meeting(Struct, frozen=True):
             opens = read.conversation_id in self.changed or self._is_open(messages_of(read.conversation_id))
         return opens and self._are_unknown(read)
 
-    def first_limit(self, read: Conversation) -> datetime:
+    def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
 
-        If the store refused it, everything older was owed when it was first met; otherwise its history is owed.
+        If the store refused it, everything older was owed when it was first met; otherwise its history is owed. If it
+        could not be read until now, messages since it was first met are not history.
         """
-        return self.last_read_at or EPOCH if self._was_refused(read) else self._history_limit(read, self.last_read_at)
+        if self._was_refused(read):
+            return self.last_read_at or EPOCH
+        unread = self.known.dead_letters.get(read.conversation_id)
+        if unread is None or not unread.is_open:
+            return self._history_limit(oldest_at, self.last_read_at)
+        met_at = overlap_before(unread.opened_at, self.context.policy.watermark_overlap_seconds)
+        return self._history_limit(oldest_at, min(met_at, self.last_read_at or met_at))
 
     def may_be_left_out(self, read: Conversation, oldest_at: datetime) -> bool:
         """Return whether the history of a new conversation owes nothing now, and can be found in the tables later.
 
         It is found by its number of messages (if the list has a count, it must say that there are more) and by the time
-        of the oldest one. It cannot be found if the store refuses some of the rows.
+        of the oldest one.
         """
-        limit, left_out = self.first_limit(read), self.checkpoint.left_out
-        if oldest_at > limit or limit == EPOCH or self._was_refused(read):
+        if not self.leaves_out or read.conversation_id not in self.changed or self._was_refused(read):
             return False
-        if self.context.refused or read.conversation_id not in self.changed:
-            return False
-        is_searched = left_out is not None and left_out.search is not None
-        return not is_searched and (read.message_count is None or read.message_count > len(read.interactions))
+        limit = self.first_limit(read, oldest_at)
+        is_counted = read.message_count is None or read.message_count > len(read.interactions)
+        return is_counted and oldest_at <= limit != EPOCH
 
     def late_limit(self, read: Conversation, stored: ConversationRow, *, opens: bool) -> datetime | None:
         """Return how far back the history of a stored conversation becomes owed with this batch; None if it does not.
@@ -122,13 +131,14 @@ class _Meeting(Struct, frozen=True):
         if not (is_late or searched_to is not None) or not _shows_older(read, policy):
             return None
         if is_late or searched_to is None:
-            return self._history_limit(read, overlap_before(stored.first_synced_at, policy.watermark_overlap_seconds))
-        return max(searched_to, self._history_limit(read, None))
+            last_read_at = overlap_before(stored.first_synced_at, policy.watermark_overlap_seconds)
+            return self._history_limit(_oldest_at(read), last_read_at)
+        return max(searched_to, self._history_limit(_oldest_at(read), None))
 
-    def _history_limit(self, read: Conversation, last_read_at: datetime | None) -> datetime:
+    def _history_limit(self, oldest_at: datetime, last_read_at: datetime | None) -> datetime:
         """Return how far back a history is owed. Messages since the last reading are not history, and always owed."""
-        limit = _oldest_at(read) if self.history_to is None else self.history_to
-        return min(limit, last_read_at or limit)
+        limit = oldest_at if self.history_to is None else self.history_to
+        return limit if last_read_at is None else min(limit, last_read_at)
 
     def _was_refused(self, read: Conversation) -> bool:
         return bool(self.known.dead_letters) and self._is_open(row_of(read.conversation_id))
@@ -138,8 +148,8 @@ class _Meeting(Struct, frozen=True):
         return dead_letter is not None and dead_letter.is_open
 
     def _are_unknown(self, read: Conversation) -> bool:
-        ids = (each.event_id for each in read.interactions)
-        return bool(read.interactions) and self.known.interaction_events.isdisjoint(ids)
+        stored = self.known.interaction_events
+        return bool(read.interactions) and not (stored and any(each.event_id in stored for each in read.interactions))
 
     def moved_here(self) -> Iterator[Gap]:
         """Yield the gaps of conversations that move here from another page, whose token can no longer read them."""
@@ -321,7 +331,10 @@ def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: dat
     if left_out.searched_to is not None and thread.oldest_at <= left_out.searched_to:
         return True
     seconds = left_out.seconds
-    return seconds is not None and thread.oldest_at <= thread.first_synced_at - timedelta(seconds=seconds) + SLACK
+    if seconds is None:
+        return False
+    # Without a limit by time, each history was left out. A clock that is behind dates the row before its messages.
+    return not seconds or thread.oldest_at <= thread.first_synced_at - timedelta(seconds=seconds) + SLACK
 
 
 def _opened(checkpoint: Checkpoint, thread: UnopenedThread, history_to: datetime, now: datetime) -> Gap:

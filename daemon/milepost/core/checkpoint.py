@@ -23,10 +23,9 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
-from milepost.core.model import Detail, OwnId, Scope, Stream, TokenHealth
+from milepost.core.model import Detail, OwnId, Stream, TokenHealth
 from milepost.core.position import Mode, Phase, Position
-from milepost.core.problems import Problem
-from milepost.core.remedies import is_unnamed_limit
+from milepost.core.problems import Problem, Scope, is_unnamed_limit
 
 
 class RetryState(Struct, frozen=True, omit_defaults=True):
@@ -323,7 +322,7 @@ def given_up_in_a_row(checkpoint: Checkpoint, tally: Tally) -> int:
 # --- instants in the future: the clock was ahead when they were written, or is behind now -----------------------------
 
 # Nothing waits for them. Each is handled where it is compared: the watermark and the last full sweep in core/plan.py, a
-# rate limit in core/rate_limits.py, the end of a run where the next one is scheduled.
+# rate limit in core/retry.py, the end of a run where the next one is scheduled.
 TOLERATED_SECONDS = 60.0  # by which the clocks of several machines may differ without harm
 
 

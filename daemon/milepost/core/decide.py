@@ -27,8 +27,20 @@ from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, wi
 from milepost.core.ports import Fetched, Outcome, Refused
 from milepost.core.position import Phase, Position, Progress, Reading
 from milepost.core.problems import Problem, ProblemKind
-from milepost.core.quiet import QuietHead, digest, is_as_before, may_be_quiet
-from milepost.core.records import Context, Decided, Decision, Pending, Record, arrived_since, beginnings, with_news
+from milepost.core.records import (
+    Context,
+    Decided,
+    Decision,
+    Pending,
+    QuietHead,
+    Record,
+    arrived_since,
+    beginnings,
+    digest,
+    is_as_before,
+    may_be_quiet,
+    with_news,
+)
 from milepost.core.revisions import AsOf, readings, with_revisions, without_unsent
 from milepost.core.walk import after_head, edge_after, next_position, notes_missed, stretch_of
 

@@ -1,7 +1,7 @@
 """Implausible answers of the API: to one request, over a walk that makes no progress, or over a whole sweep.
 
 An answer that would keep its walk from ever ending, end it too soon, or make a dead letter of every row counts as a
-refusal, with a remedy like any other (core/remedies.py). If the remedies do not help, the walk may end there at most.
+refusal, with a remedy like any other (core/problems.py). If the remedies do not help, the walk may end there at most.
 
 A lost permission, or an incident at the platform, can look like an inbox without conversations. So an implausible sweep
 deletes nothing, and its problem stays on record until another sweep shows that all is well. Deletions can wait: it is

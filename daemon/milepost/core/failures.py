@@ -20,10 +20,9 @@ from milepost.core.model import Batch, Detail
 from milepost.core.plan import Policy, Size, batches_read, open_sweep, size_now, smaller, whole
 from milepost.core.ports import Answered, Fetched, Held, ListCheck, Outcome, Refused, Request
 from milepost.core.position import Phase
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.rate_limits import next_rate_limit
+from milepost.core.problems import Problem, ProblemKind, Remedy, Rule, is_unnamed_limit, rule_for
 from milepost.core.records import Context, Record, ending, recorded
-from milepost.core.remedies import Remedy, Rule, is_unnamed_limit, rule_for
+from milepost.core.retry import next_rate_limit
 
 CONFIRMATIONS = 3  # failures of a thread alone, each followed by a readable list: no single outage causes two
 CONFIRMATIONS_OF_LESS = 2  # the same, once a part of the thread is left out

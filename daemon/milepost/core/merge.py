@@ -99,17 +99,17 @@ def difference(
         if stored is not None and stored.page_id != stream.page_id and each.conversation_id in taken_over:
             row = replace(row, page_id=stream.page_id, deleted_at=None, synced_at=now)
             moved += 1
-        if row == stored:
+        if row is stored:
             unchanged += 1
         else:
             conversations[row.conversation_id] = row
             inserted, updated = (inserted + 1, updated) if stored is None else (inserted, updated + 1)
-        contact = _merged_contact(contacts, row.page_id, stream, each, known, now)
+        contact = _merged_contact(contacts, row, stream, each, known, now)
         if contact is not None:
             contacts[(contact.page_id, contact.contact_id)] = contact
-        new = {event.event_id: event for event in new_events(row, each.interactions, known, asked_at)}
-        events |= new
-        if row != stored or contact is not None or new:
+        new = new_events(row, each.interactions, known, asked_at)
+        events.update(new)
+        if each.replaced_characters and (row is not stored or contact is not None or new):
             replaced += each.replaced_characters
     changes = Changes(
         tuple(conversations.values()),
@@ -145,6 +145,8 @@ def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tu
 
     Conversations of erased people are included: nothing else shows that the other page had this account.
     """
+    if not (known.conversations or known.left_behind):
+        return ()
     ids = dict.fromkeys(each.conversation_id for each in batch.conversations)
     rows = ((key, known.conversations.get(key)) for key in ids)
     return tuple(
@@ -287,23 +289,21 @@ def _moves(stream: Stream, stored: ConversationRow, known: Known, now: datetime)
 
 def _merged_contact(
     contacts: Mapping[ContactKey, ContactRow],
-    page_id: str,
+    of: ConversationRow,
     stream: Stream,
     conversation: Conversation,
     known: Known,
     now: datetime,
 ) -> ContactRow | None:
-    """Return the row to write for the conversation's contact, if it is new or differs."""
-    read = conversation.contact
+    """Return the row to write for the conversation's contact, if it is new or differs; `of` is the conversation's."""
+    read, page_id = conversation.contact, of.page_id
     if read is None:
         return None
     key = (page_id, read.contact_id)
     stored = contacts.get(key) or _known_contact(stream, key, known)
     interaction_at = conversation.updated_time
     if stored is None:
-        return ContactRow(
-            stream.platform.value, page_id, read.contact_id, read.name, read.username, now, interaction_at, now
-        )
+        return ContactRow(of.platform, page_id, read.contact_id, read.name, read.username, now, interaction_at, now)
     last_at = stored.last_interaction_at
     if interaction_at >= last_at or _was_wrong(last_at, interaction_at, now):
         row = replace(
@@ -331,23 +331,25 @@ def _known_contact(stream: Stream, key: ContactKey, known: Known) -> ContactRow 
 
 def new_events(
     row: ConversationRow, interactions: Iterable[Interaction], known: Known, asked_at: datetime | None
-) -> Iterable[InteractionEventRow]:
-    """Yield the rows of a conversation's messages that are not stored yet; they are known as of `asked_at`."""
-    for event in interactions:
-        if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
-            yield InteractionEventRow(
-                event.event_id,
-                row.conversation_id,
-                row.platform,
-                row.page_id,
-                event.contact_id or row.contact_id,
-                event.direction.value,
-                event.kind,
-                event.text,
-                event.attachments,
-                event.occurred_at,
-                content_at=asked_at,
-            )
+) -> dict[str, InteractionEventRow]:
+    """Return the rows of a conversation's messages that are not stored yet, by id; they are known as of `asked_at`."""
+    return {
+        event.event_id: InteractionEventRow(
+            event.event_id,
+            row.conversation_id,
+            row.platform,
+            row.page_id,
+            event.contact_id or row.contact_id,
+            event.direction,
+            event.kind,
+            event.text,
+            event.attachments,
+            event.occurred_at,
+            content_at=asked_at,
+        )
+        for event in interactions
+        if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten
+    }
 
 
 def _first(value: Value | None, other: Value | None) -> Value | None:

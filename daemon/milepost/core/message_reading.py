@@ -49,9 +49,8 @@ from milepost.core.model import (
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
 from milepost.core.position import Reading, ThreadSpan
-from milepost.core.problems import Problem, ProblemKind, is_gone
+from milepost.core.problems import Problem, ProblemKind, Remedy, Rule, is_gone, rule_for
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
-from milepost.core.remedies import Remedy, Rule, rule_for
 from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
 
 MESSAGES_PER_REQUEST = 50
@@ -200,7 +199,7 @@ def read_page(
         return PageRead(Changes(), (), Tally(), gap, GapEnding.FORGOTTEN)
     stored = known.conversations.get(gap.conversation_id)  # None if the store has refused its row
     row = stored or new_row(stream, Conversation(gap.conversation_id, gap.newest_at), context.now)
-    new = {each.event_id: each for each in new_events(row, page.interactions, known, asked_at)}
+    new = new_events(row, page.interactions, known, asked_at)
     written, unwritten = withhold_each(new.values(), context.refused)
     again = revised(_reading(gap, page), page.interactions, known, context.now, asked_at) if known.messages else ()
     changed, unchanged = withhold_each(again, context.refused)

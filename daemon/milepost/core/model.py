@@ -69,14 +69,6 @@ class DataSource(Struct, frozen=True):
         return f"{self.kind} at {self.base_url}" if self.base_url else f"the embedded {self.kind}"
 
 
-class Scope(StrEnum):
-    """Whose calls a rate limit counts, and so whose calls it holds back."""
-
-    APP = "app"
-    PAGE = "page"
-    STREAM = "stream"
-
-
 LEAN_MESSAGES = 5  # of the newest
 UNAVAILABLE = "unavailable"  # the kind of a message without content: deleted, or older than what the API gives out
 
@@ -150,7 +142,7 @@ class Interaction(Struct, frozen=True, gc=False):
     """One message of a conversation. `attachments` is JSON text without URLs that expire or are signed."""
 
     event_id: str
-    direction: Direction
+    direction: str  # a Direction's value
     kind: str
     occurred_at: datetime
     contact_id: str | None = None
@@ -158,8 +150,10 @@ class Interaction(Struct, frozen=True, gc=False):
     attachments: str | None = None
 
 
-class Conversation(Struct, frozen=True, gc=False):
+class Conversation(Struct, frozen=True, gc=False, cache_hash=True):
     """One conversation as the API returned it. None means that the API left the value out, not that there is none.
+
+    Its hash is cached for the heads of quiet inboxes, which are hashed anew in each sweep (see core/quiet.py).
 
     `replaced_characters` counts the characters of its texts that a database refuses, and that are U+FFFD instead. If it
     `has_older` messages than these, they come after `older_cursor` if that is known.
@@ -346,6 +340,7 @@ class KnownDeadLetter(Struct, frozen=True):
 
     dead_letter_id: str
     fingerprint: str
+    opened_at: datetime
     is_open: bool
 
 

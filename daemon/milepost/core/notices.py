@@ -329,7 +329,7 @@ def _noted(
 ) -> dict[str, DeadLetterWatch]:
     """Return the watches with the new dead letters, and without the ones that are no longer needed."""
     noted = {
-        group: replace(each, notified_at=_no_later(now, each.notified_at))
+        group: DeadLetterWatch(_no_later(now, each.notified_at), _opened_by(now, each.news))
         for group, each in watches.items()
         if each.news is not None or (each.notified_at is not None and now - each.notified_at < APART)
     }
@@ -338,6 +338,13 @@ def _noted(
         before = noted.get(group, DeadLetterWatch())
         noted[group] = replace(before, news=_more(before.news, replace(each, opened_at=min(each.opened_at, now))))
     return noted
+
+
+def _opened_by(now: datetime, news: DeadLetterNews | None) -> DeadLetterNews | None:
+    """Return news whose first dead letter was opened by now: a clock was ahead if it was opened in the future."""
+    if news is None or news.first.opened_at <= now:
+        return news
+    return replace(news, first=replace(news.first, opened_at=now))
 
 
 def _more(news: DeadLetterNews | None, new: NewDeadLetter) -> DeadLetterNews:

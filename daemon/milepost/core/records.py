@@ -1,6 +1,7 @@
 """Decisions: the events and rows of one commit, and how runs and sweeps start and end in the journal.
 
-Decisions that follow from each other are drafts until they are committed together.
+Decisions that follow from each other are drafts until they are committed together. A quiet head is a batch that needs
+none: it is known to change nothing.
 """
 
 from collections.abc import Iterable
@@ -22,14 +23,14 @@ from milepost.core.events import (
     RunStarted,
     RunStatus,
     SweepStarted,
+    Tally,
 )
 from milepost.core.evolve import fold
 from milepost.core.journal import Codec, seal
-from milepost.core.model import Changes, Keys, Known, RefusedRow
+from milepost.core.model import Batch, Changes, Keys, Known, RefusedRow
 from milepost.core.plan import Policy, RunBudget, batches_read
 from milepost.core.ports import Commit, Fetched, Outcome, Refused
-from milepost.core.position import Phase, Position
-from milepost.core.quiet import QuietHead
+from milepost.core.position import Mode, Phase, Position
 from milepost.core.retry import backoff_seconds
 from milepost.core.walk import return_to_walk
 
@@ -45,7 +46,7 @@ class Record(Struct, frozen=True):
     events: tuple[Event, ...]
     changes: Changes = Changes()
     arrived: tuple[datetime, ...] = ()
-    quiet: QuietHead | None = None
+    quiet: "QuietHead | None" = None
 
 
 def arrived_since(instant: datetime | None, changes: Changes) -> tuple[datetime, ...]:
@@ -99,7 +100,7 @@ class Context(Struct, frozen=True):
     budget: RunBudget
     policy: Policy
     refused: tuple[RefusedRow, ...] = ()
-    quiet: QuietHead | None = None
+    quiet: "QuietHead | None" = None
 
     def as_of(self, refused: Refused) -> "Context":
         """Return the context at the time of a refusal: a rate limit begins with its response, not with the decision."""
@@ -273,3 +274,49 @@ def prepare_after(
         commits.append(replace(commit, known=draft.commit.known))
         checkpoint, events = commit.checkpoint, ()
     return commits
+
+
+# --- quiet heads ------------------------------------------------------------------------------------------------------
+
+# A quiet head is the first batch of a sweep, if it equals that of the previous sweep, which changed nothing. Nearly
+# every sweep of nearly every inbox reads such a batch. If nothing was written to the stream since, the stored rows are
+# the same, so they need not be looked up or compared again. That halves the work of such a sweep. It is kept in memory
+# only, as a digest and the counts of one batch for each stream.
+
+# Without an entry of this stream, rows of its page may move to another page, and people may be erased.
+LASTS = timedelta(hours=1)
+
+
+class QuietHead(Struct, frozen=True):
+    """A batch at the head of an inbox that changed nothing when it was compared with the stored rows.
+
+    `tally` has its counts. It is valid as long as the stream has the `version` after that sweep, and the same policy.
+    """
+
+    version: int
+    digest: int
+    tally: Tally
+    policy: Policy
+    compared_at: datetime
+
+
+def may_be_quiet(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> bool:
+    """Return whether a batch is the first of an incremental sweep, and concerns only the rows of its stream."""
+    is_first = sweep.mode is Mode.INCREMENTAL and sweep.position.phase is Phase.WALK and sweep.position.cursor is None
+    is_plain = not (batch.unreadable or checkpoint.open_dead_letters or checkpoint.reduced_request)
+    return is_first and is_plain and bool(batch.conversations) and checkpoint.unrecorded == NO_TALLY
+
+
+def digest(batch: Batch) -> int:
+    """Return a digest of a batch's conversations, which is comparable only within a process."""
+    return hash((batch.conversations, batch.own_id))
+
+
+def is_as_before(
+    head: QuietHead, checkpoint: Checkpoint, sweep: Sweep, batch: Batch, policy: Policy, now: datetime
+) -> bool:
+    """Return whether a batch equals the one that was compared before, with nothing written to its stream since."""
+    is_recent = timedelta() <= now - head.compared_at < LASTS
+    is_same_state = head.version == checkpoint.version and head.policy == policy
+    may_be = is_recent and is_same_state and may_be_quiet(checkpoint, sweep, batch)
+    return may_be and head.digest == digest(batch)

@@ -50,9 +50,8 @@ from milepost.core.model import (
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
-from milepost.core.problems import Problem, is_gone
+from milepost.core.problems import Problem, Remedy, is_gone, rule_for
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
-from milepost.core.remedies import Remedy, rule_for
 from milepost.core.revisions import readings, with_older_messages
 from milepost.core.texts import storable
 

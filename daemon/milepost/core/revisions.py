@@ -10,8 +10,9 @@ not change it. If a webhook reported that the message was unsent, that time equa
 message back.
 """
 
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from zlib import crc32
 
@@ -71,24 +72,26 @@ class AsOf(Struct, frozen=True):
 
 def readings(batch: Batch, detail: Detail, asked: int) -> tuple[Reading, ...]:
     """Return the reading of each conversation in a batch; `asked` is how many messages of each were requested."""
-    unreadable = {each.subject.removesuffix("/messages") for each in batch.unreadable}
-    times = Counter(each.conversation_id for each in batch.conversations)
+    times = Counter([each.conversation_id for each in batch.conversations])
+    in_part = {each.subject.removesuffix("/messages") for each in batch.unreadable}
+    in_part.update(key for key, count in times.items() if count > 1)
     has_all = not detail.leaves_out
     return tuple(
-        reading(
-            each.conversation_id,
-            each.interactions,
-            is_whole=has_all
-            and (len(each.interactions) >= asked or not each.has_older)
-            and each.conversation_id not in unreadable
-            and times[each.conversation_id] == 1,
-        )
-        for each in batch.conversations
-        if each.interactions
+        [
+            reading(
+                each.conversation_id,
+                each.interactions,
+                is_whole=has_all
+                and (len(each.interactions) >= asked or not each.has_older)
+                and each.conversation_id not in in_part,
+            )
+            for each in batch.conversations
+            if each.interactions
+        ]
     )
 
 
-def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole: bool) -> Reading:
+def reading(conversation_id: str, messages: Sequence[Interaction], *, is_whole: bool) -> Reading:
     """Return the reading of a conversation's messages.
 
     It `is_whole` if it has all messages between its oldest and its newest one: the answer is not known to be cut short,
@@ -96,17 +99,15 @@ def reading(conversation_id: str, messages: Collection[Interaction], *, is_whole
     must be in order as well: in a list without an order, the first messages need not be the latest, and a message as
     new as these may come after its end.
     """
-    times = [each.occurred_at for each in messages]
-    newest_first = sorted(times, reverse=True)
-    fingerprint = _fingerprint(messages) if is_whole and times == newest_first else None
-    return Reading(conversation_id, newest_first[-1], newest_first[0], fingerprint)
-
-
-def _fingerprint(messages: Iterable[Interaction]) -> str:
-    parts: list[str | None] = []
+    newest_at = oldest_at = messages[0].occurred_at
+    content: list[str | None] = []
     for each in messages:
-        parts += (each.event_id, each.text, each.attachments)
-    return f"{crc32(_encode(parts)):08x}"
+        if each.occurred_at > oldest_at:
+            is_whole, newest_at = False, max(newest_at, each.occurred_at)
+        else:
+            oldest_at = each.occurred_at
+        content += (each.event_id, each.text, each.attachments)
+    return Reading(conversation_id, oldest_at, newest_at, f"{crc32(_encode(content)):08x}" if is_whole else None)
 
 
 def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list[Reading]:
@@ -337,20 +338,21 @@ def unsent_in(changes: Changes) -> tuple[str, ...]:
 
 def erased_in(payload: str, event_ids: Collection[str]) -> str:
     """Return the payload of a dead letter without the content of these messages, which were unsent."""
-    return _encode_json(_erased(_decode_json(payload), frozenset(event_ids))).decode()
+    named = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, event_ids))})(?![\w=-])")  # not at the head of another id
+    if not named.search(payload):
+        return payload
+    return _encode_json(_erased(_decode_json(payload), frozenset(event_ids), named)).decode()
 
 
-def _erased(value: object, event_ids: frozenset[str]) -> object:
+def _erased(value: object, event_ids: frozenset[str], named: re.Pattern[str]) -> object:
     match value:
         case dict():
             is_unsent = any(value.get(name) in event_ids for name in IDS)
-            return {
-                name: None if (is_unsent and name in ERASED_KEYS) or name == SNIPPET else _erased(each, event_ids)
-                for name, each in value.items()
-            }
+            erased = {*ERASED_KEYS, SNIPPET} if is_unsent else {SNIPPET}
+            return {name: None if name in erased else _erased(each, event_ids, named) for name, each in value.items()}
         case list():
-            return [_erased(each, event_ids) for each in value]
-        case str() if any(each in value and each != value for each in event_ids):  # a truncated item
+            return [_erased(each, event_ids, named) for each in value]
+        case str() if value not in event_ids and named.search(value):  # a truncated item
             return ""
         case _:
             return value

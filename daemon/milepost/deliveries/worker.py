@@ -25,9 +25,8 @@ from milepost.core.deliveries import (
 from milepost.core.errors import MilepostError
 from milepost.core.ports import Clock
 from milepost.deliveries.sender import Sender, fitting, sending_to
-from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Notice, Recorded
-from milepost.engine.interrupt import Interrupt, Stop
+from milepost.engine.interrupt import Interrupt, Stop, bulkhead
 from milepost.settings import DeliverySettings
 
 LOOK_SECONDS = 5.0  # between looks for what other processes changed: rows, or an operator's request

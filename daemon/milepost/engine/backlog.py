@@ -35,11 +35,10 @@ from milepost.core.ports import (
     Source,
     Usage,
 )
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Mailbox
+from milepost.engine.context import EngineContext, Mailbox
 from milepost.engine.stream_journal import StreamJournal
 
 log = structlog.get_logger("milepost")
@@ -80,7 +79,7 @@ class BacklogReader:
 
     def is_due_between(self, checkpoint: Checkpoint) -> bool:
         """Return whether older messages should be read before the next batch of the run."""
-        if not self._has_turn or self._is_in_vain:
+        if not checkpoint.backlog or not self._has_turn or self._is_in_vain:
             return False
         return reads_between(checkpoint, self._budget, self._demand(), requests=self._requests)
 

@@ -17,7 +17,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Tally
 from milepost.core.model import Stream
 from milepost.core.ports import Committed, Usage
-from milepost.engine.bulkhead import bulkhead
+from milepost.engine.interrupt import bulkhead
 
 MAX_HELD = 10_000
 

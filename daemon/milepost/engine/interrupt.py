@@ -1,16 +1,20 @@
-"""Interrupts waits and fetches, but never a commit, when something else has to be done first; and shutdown."""
+"""What ends work: interrupts of waits and fetches, but never of a commit; errors of a task; and shutdown."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
 from milepost.core.errors import MilepostError
 from milepost.core.ports import Clock
-from milepost.engine.bulkhead import bulkhead
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger("milepost")
 
 
 class Interrupt:
@@ -74,7 +78,24 @@ class Stop(Interrupt):
         self.set()
 
 
+# --- tasks that fail --------------------------------------------------------------------------------------------------
+
 RESTART_SECONDS = 60.0  # after an error
+
+
+async def bulkhead(part: str, work: Awaitable[Result]) -> Result | Exception:
+    """Await `work` and return its result, or the exception that it raised, which is logged. Cancellation passes.
+
+    This is the one place that catches every exception, so that a failing task stops no other.
+    """
+    try:
+        return await work
+    except MilepostError as error:
+        log.error("task failed", part=part, error=error.message, hint=error.hint)  # noqa: TRY400  (nothing to trace)
+        return error
+    except Exception as error:
+        log.exception("task failed unexpectedly", part=part, hint="this is a bug in Milepost: please report it")
+        return error
 
 
 async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, stop: Stop) -> None:
@@ -83,6 +104,8 @@ async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, 
         async with stop.interruptible():
             await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
 
+
+# --- shutdown ---------------------------------------------------------------------------------------------------------
 
 GRACE_SECONDS = 20.0
 LINGER_SECONDS = 2.0  # for which probes and API answer 503 with the reason before the service ends
@@ -99,7 +122,6 @@ async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECOND
 
     Raises StoppedHard if the block had to be cancelled.
     """
-    log = structlog.get_logger("milepost")
     loop = asyncio.get_running_loop()
     grace = asyncio.timeout(None)
 
@@ -139,7 +161,7 @@ async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop
 
     async def end() -> None:
         lost = await watch()
-        structlog.get_logger("milepost").critical("database lost", reason=lost.message, hint=lost.hint)
+        log.critical("database lost", reason=lost.message, hint=lost.hint)
         await asyncio.sleep(LINGER_SECONDS)
         stop.request()
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from milepost.core.model import Detail
 from milepost.core.ports import Answered, Fetched, Held, MessagesAnswered, MessagesRequest, Refused, Request, Source
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Remedy, rule_for
 from milepost.core.walk import reaches_back
 
 MAX_AHEAD = 52  # batches of a stream: those of one commit and a few more

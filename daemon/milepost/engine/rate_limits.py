@@ -8,11 +8,10 @@ from msgspec.structs import replace
 
 from milepost.core.background import Demand
 from milepost.core.checkpoint import Checkpoint, RateLimit
-from milepost.core.model import Platform, Scope, Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import Clock, Usage
-from milepost.core.problems import Problem
-from milepost.core.rate_limits import by_page, has_begun, held_until, next_rate_limit
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Problem, Remedy, Scope, rule_for
+from milepost.core.retry import by_page, has_begun, held_until, next_rate_limit
 from milepost.engine.clock import Anchor
 from milepost.engine.feed import Feed, UsageReported
 
@@ -42,11 +41,11 @@ class RateLimits:
 
     def observe(self, checkpoint: Checkpoint) -> None:
         """Take over the rate limit in a stream's checkpoint; if there is none, drop the stream's earlier one."""
-        self._shift()
         stream, rate_limit = checkpoint.stream, checkpoint.rate_limit
         if rate_limit is None:
             self._recorded.pop(stream, None)
             return
+        self._shift()
         if not has_begun(rate_limit, self._clock.now(), floor_seconds=self.floor_seconds):
             known = self._recorded.get(stream)
             if known is not None and replace(rate_limit, until=known.until) != known:  # else it is the same, shifted
@@ -59,8 +58,11 @@ class RateLimits:
 
     def held_until(self, stream: Stream) -> datetime | None:
         """Return until when `stream` may not call; None or an instant in the past if it may."""
+        if not (self._recorded or self._met):
+            return None
         self._shift()
-        return held_until(stream, self._recorded | self._met)
+        rate_limits = self._recorded | self._met
+        return held_until(stream, rate_limits) if rate_limits else None
 
     def holds(self) -> Callable[[Stream], datetime | None]:
         """Return a function like `held_until` as of now, to look up many streams."""

@@ -30,15 +30,12 @@ from milepost.core.plan import (
     next_step,
 )
 from milepost.core.ports import Answered, Fetched, Held, Outcome, Refused, Request, Source
+from milepost.core.problems import is_unnamed_limit
 from milepost.core.records import conclude, note_left_out, recover
-from milepost.core.remedies import is_unnamed_limit
 from milepost.engine.backlog import BacklogReader
-from milepost.engine.clock import Deadline
-from milepost.engine.commands import CommandHandler
-from milepost.engine.context import EngineContext
-from milepost.engine.mailbox import Mailbox
+from milepost.engine.commands import CommandHandler, Redriver
+from milepost.engine.context import EngineContext, Mailbox
 from milepost.engine.prefetch import Prefetch, prefetching
-from milepost.engine.redrive import Redriver
 from milepost.engine.stream_journal import StreamJournal, ToSettle
 
 
@@ -106,7 +103,7 @@ class _Run:
         self._commands = commands
         self._mailbox = mailbox
         self._budget = stream_journal.budget
-        self._deadline = Deadline(engine.clock, self._budget.deadline_at)
+        self._deadline = stream_journal.deadline
 
     async def complete(self, own_run_id: str | None) -> Checkpoint:
         """Take step after step until the run is over; return the checkpoint after it."""

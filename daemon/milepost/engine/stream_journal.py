@@ -54,7 +54,8 @@ class StreamJournal:
         self._store = engine.store
         self.stream = stream
         self.budget = budget
-        self._store_retry = StoreRetry(engine, stream, give_up_at=budget.deadline_at)
+        self.deadline = Deadline(engine.clock, budget.deadline_at)
+        self._store_retry = StoreRetry(engine, stream, give_up_at=self.deadline)
         self._codec = Codec()
 
     def now(self) -> datetime:
@@ -254,10 +255,10 @@ def _recent(commit: Commit, now: datetime) -> tuple[tuple[str, datetime], ...]:
 class StoreRetry:
     """Retries the store calls of one run until `give_up_at`, or until shutdown."""
 
-    def __init__(self, engine: EngineContext, stream: Stream, give_up_at: datetime) -> None:
+    def __init__(self, engine: EngineContext, stream: Stream, give_up_at: Deadline) -> None:
         self._engine = engine
         self._stream = stream
-        self._deadline = Deadline(engine.clock, give_up_at)
+        self._give_up_at = give_up_at
         self._away_since: float | None = None  # by the steady clock
         self._attempts = 0
 
@@ -284,7 +285,7 @@ class StoreRetry:
         now, steady = clock.now(), clock.steady()
         self._away_since = steady if self._away_since is None else self._away_since
         self._attempts += 1
-        if self._engine.stop.is_requested or self._deadline.has_passed:
+        if self._engine.stop.is_requested or self._give_up_at.has_passed:
             raise error
         wait_seconds = backoff_seconds(
             self._attempts,

@@ -16,11 +16,9 @@ from milepost.core.model import Stream
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
 from milepost.core.retry import MAX_PARK_SECONDS, in_step, next_run_at
-from milepost.engine.bulkhead import bulkhead
 from milepost.engine.clock import Anchor
-from milepost.engine.context import EngineContext
-from milepost.engine.interrupt import Interrupt
-from milepost.engine.mailbox import CommandResult, Mailbox, aborted
+from milepost.engine.context import CommandResult, EngineContext, Mailbox, aborted
+from milepost.engine.interrupt import Interrupt, bulkhead
 from milepost.engine.run import run_commands_only, run_stream
 
 # By how much a stream may hold its slot beyond the length of a run: a request and a commit take time.

@@ -15,6 +15,7 @@ from milepost.core.errors import MilepostError
 from milepost.core.model import Stream
 from milepost.core.ports import Clock
 from milepost.core.webhooks import WebhookInbox, WebhookKind
+from milepost.engine.clock import Deadline
 from milepost.engine.feed import Notice, Recorded
 from milepost.engine.interrupt import Interrupt, Stop
 
@@ -51,7 +52,7 @@ class WebhookWorker:
         self._apply = apply
         self._clock = clock
         self._arrived = Interrupt()
-        self._trim_at = clock.now()
+        self._trim_at = clock.steady()
         self._is_away = False
         self._expire = expire
         self._applying: set[Stream] = set()
@@ -87,12 +88,12 @@ class WebhookWorker:
             if stream not in self._applying:  # a running stream executes commands between two batches
                 self._applying.add(stream)
                 tasks.create_task(self._apply_facts(stream), name=f"facts of {stream.key}")
-        if now >= self._trim_at:
+        if self._clock.steady() >= self._trim_at:
             await self._trim(now)
 
     async def _trim(self, now: datetime) -> None:
         self._expire(await self._inbox.trim(now - timedelta(seconds=KEPT_SECONDS), MAX_EVENTS))
-        self._trim_at = now + timedelta(seconds=TRIM_SECONDS)
+        self._trim_at = self._clock.steady() + TRIM_SECONDS
 
     async def _unless_away(self, work: Awaitable[None]) -> None:
         """Await work. If the database is unavailable, the next look tries again."""
@@ -130,19 +131,19 @@ class WebhookJudge:
         self._inbox = inbox
         self._clock = clock
         self._count = count
-        self._since: datetime | None = None
+        self._since: Deadline | None = None
         self._stored: deque[_Stored] = deque(maxlen=MAX_WAITING)
 
     def begin(self) -> None:
         """Judge messages that are written at least a minute from now: Meta has to notice that the listener is open."""
-        self._since = self._clock.now() + timedelta(seconds=GRACE_SECONDS)
+        self._since = Deadline(self._clock, self._clock.now() + timedelta(seconds=GRACE_SECONDS))
 
     def read(self, notice: Notice) -> None:
         """Note the messages of a commit."""
         if not isinstance(notice, Recorded) or self._since is None:
             return
-        stream, now = notice.checkpoint.stream, self._clock.steady()
-        written = (message_id for message_id, written_at in notice.recent if written_at >= self._since)
+        stream, now, since = notice.checkpoint.stream, self._clock.steady(), self._since.at
+        written = (message_id for message_id, written_at in notice.recent if written_at >= since)
         self._stored.extend(_Stored(stream, message_id, now) for message_id in written)
 
     async def run(self, stop: Stop) -> None:

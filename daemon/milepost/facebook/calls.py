@@ -15,10 +15,8 @@ from aiolimiter import AsyncLimiter
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.model import Scope
 from milepost.core.ports import Gate, Held, Refused, Usage
-from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
-from milepost.core.remedies import INDISPENSABLE
+from milepost.core.problems import INDISPENSABLE, MAX_MESSAGE_CHARACTERS, Problem, ProblemKind, Scope
 from milepost.facebook.client import GraphClient, GraphResponse, Method
 from milepost.facebook.responses import problem_of, usages, wait_seconds
 

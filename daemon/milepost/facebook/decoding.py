@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from milepost.core.doubts import READ_VERSION
 from milepost.core.model import Batch, Conversation, MessagePage, OwnId, OwnIdState, Unreadable
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.leniency import ESCAPED_NUL, lenient_or_none, mended, parse_json
 from milepost.facebook.own_id import OwnIds
 from milepost.facebook.responses import (
     GRACE_COUNT,
@@ -37,7 +36,17 @@ from milepost.facebook.threads import (
     read_item,
     with_messages,
 )
-from milepost.facebook.wire import Paging, People, Sender, Thread, ThreadList
+from milepost.facebook.wire import (
+    ESCAPED_NUL,
+    Paging,
+    People,
+    Sender,
+    Thread,
+    ThreadList,
+    lenient_or_none,
+    mended,
+    parse_json,
+)
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
 

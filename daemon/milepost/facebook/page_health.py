@@ -16,8 +16,8 @@ from milepost.core.ports import Gate, Held
 from milepost.core.problems import Problem
 from milepost.facebook.calls import Access, Calls, plain
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.leniency import lenient, read_json
 from milepost.facebook.responses import problem_of
+from milepost.facebook.wire import lenient, read_json
 
 # --- the token --------------------------------------------------------------------------------------------------------
 

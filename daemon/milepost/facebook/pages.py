@@ -8,13 +8,11 @@ from msgspec import Meta, Struct, ValidationError
 
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Gate, Held, Refused
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.remedies import rule_for
+from milepost.core.problems import Problem, ProblemKind, rule_for
 from milepost.facebook.calls import Access, Calls, Decoded, Decoder, FieldCalls
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.leniency import lenient, mended, read_json
 from milepost.facebook.responses import Listed, next_cursor, place_of, problem_of, read_list
-from milepost.facebook.wire import Id
+from milepost.facebook.wire import Id, lenient, mended, read_json
 
 PATH = "me/accounts"
 FIELDS = "id,name,access_token,instagram_business_account"

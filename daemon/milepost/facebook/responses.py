@@ -12,18 +12,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from msgspec import Struct
 
-from milepost.core.model import Scope
 from milepost.core.ports import Usage
-from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind
+from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind, Scope
 from milepost.core.texts import visible
-from milepost.facebook.leniency import elements_of, lenient, mended, parse_json, read_json
 from milepost.facebook.redaction import impersonal, redact
-from milepost.facebook.wire import Paging
+from milepost.facebook.wire import Paging, elements_of, lenient, mended, parse_json, read_json
 
 MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
 MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones
@@ -269,6 +268,7 @@ def asked_by_server(date: str | None, took_seconds: float) -> datetime | None:
         return None
 
 
+@lru_cache(maxsize=16)  # the responses of one second have the same Date
 def http_date(text: str | None) -> datetime | None:
     """Parse an instant such as `Sun, 01 Feb 2026 08:00:00 GMT` (RFC 9110, section 5.6.7); None if it is invalid."""
     if text is None:

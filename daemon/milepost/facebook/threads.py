@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from milepost.core.model import UNAVAILABLE, Contact, Conversation, Direction, Interaction, MessagePage, Unreadable
 from milepost.core.texts import storable, visible
-from milepost.facebook.leniency import elements_of, lenient, mended
 from milepost.facebook.redaction import scrub, unsigned
 from milepost.facebook.responses import older
 from milepost.facebook.wire import (
@@ -24,8 +23,11 @@ from milepost.facebook.wire import (
     Share,
     StoryItem,
     Thread,
+    elements_of,
     is_thread_id,
     kept_id,
+    lenient,
+    mended,
 )
 
 MAX_PAYLOAD_CHARACTERS = 65536
@@ -50,7 +52,8 @@ class Kind(StrEnum):
     UNAVAILABLE = UNAVAILABLE  # has no content: deleted, or older than the newest 20 of its thread
 
 
-_MESSAGE = Kind.MESSAGE.value  # looked up once: nearly all messages are of this kind
+# Looked up once: they are needed for nearly all messages.
+_MESSAGE, _IN, _OUT = Kind.MESSAGE.value, Direction.IN.value, Direction.OUT.value
 
 
 class Attachment(Struct, frozen=True, omit_defaults=True):
@@ -76,9 +79,9 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
     """
     sender_id = message.sender.id if message.sender else None
     if sender_id in own_ids:
-        direction = Direction.OUT
+        direction = _OUT
     else:
-        direction = Direction.IN
+        direction = _IN
         contact_id = kept_id(sender_id) if sender_id else contact_id
     return Interaction(
         kept_id(message.id),

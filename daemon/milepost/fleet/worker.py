@@ -158,17 +158,22 @@ class Worker:
                 break
             stream = Stream.parse(lease.stream)
             self._held[stream] = lease
-            before = await self._unless_away("store", self._engine.store.load(stream))
-            slots.create_task(self._work(stream, lease, before), name=f"run of {lease.stream}")
+            loaded = await self._unless_away("store", self._engine.store.load(stream))
+            slots.create_task(self._work(stream, lease, loaded), name=f"run of {lease.stream}")
             await asyncio.sleep(0)  # it takes its slot, so that `all_taken` is up to date
         # While there are free slots here, another worker has the lease, or is about to take it.
         late = self._idle() if self._engine.slots.all_taken else []
         self._engine.slots.note_due(stream for stream in late if (at := due(stream, None)) is not None and at <= now)
 
-    async def _work(self, stream: Stream, lease: Lease, before: Checkpoint | None) -> None:
-        """Run a stream, unless it is no longer due: another worker may have been faster."""
+    async def _work(self, stream: Stream, lease: Lease, loaded: Checkpoint | None) -> None:
+        """Run a stream, unless it is no longer due: another worker may have been faster.
+
+        If its checkpoint could not be loaded, the run notes that as its failure, or waits for the database.
+        """
+        before = loaded or self._follower.checkpoints.get(stream) or Checkpoint(stream)
         try:
-            if before is None or not self._is_still_due(stream, before):
+            if loaded is not None and not self._is_still_due(stream, loaded):
+                self._postpone(stream, POLL_SECONDS)  # until then, its entries should have been read
                 return
             self._share_page_of(stream)
             request = self._supervisor.mailbox(stream).take_run_request()
@@ -215,8 +220,10 @@ class Worker:
         held_until = self._engine.rate_limits.held_until(stream)
         is_held = held_until is not None and held_until > now
         if not is_held and (after is None or after.version <= before.version):
-            seconds = min(self._supervisor.schedule.interval_seconds, MAX_PARK_SECONDS)
-            self._schedule.postpone(stream, now + timedelta(seconds=seconds))
+            self._postpone(stream, min(self._supervisor.schedule.interval_seconds, MAX_PARK_SECONDS))
+
+    def _postpone(self, stream: Stream, seconds: float) -> None:
+        self._schedule.postpone(stream, self._engine.clock.now() + timedelta(seconds=seconds))
 
     async def _rest(self) -> None:
         """Wait until a stream may be due, but at most until the next poll of the queue."""

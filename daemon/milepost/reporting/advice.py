@@ -5,8 +5,7 @@ row counts. If a problem resolves itself, the advice says so: the worst advice i
 """
 
 from milepost.core.model import Platform, Stream
-from milepost.core.problems import Pattern, Problem, ProblemKind, any_of
-from milepost.core.remedies import BAD_SIGNATURE, INDISPENSABLE, TOO_MUCH_DATA
+from milepost.core.problems import BAD_SIGNATURE, INDISPENSABLE, TOO_MUCH_DATA, Pattern, Problem, ProblemKind, any_of
 
 PERMISSIONS = {
     Platform.MESSENGER: ("pages_messaging", "pages_manage_metadata", "pages_read_engagement"),

@@ -20,13 +20,13 @@ from milepost.core.position import Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
-from milepost.reporting.backlog import describe_backlog
 from milepost.reporting.humanize import (
     Description,
     Level,
     batches_in_brief,
     counted,
     counts,
+    describe_backlog,
     has_errors,
     in_brief,
     lasting,

@@ -16,7 +16,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.doubts import trouble_under_way
 from milepost.core.model import Stream
 from milepost.core.problems import Problem
-from milepost.core.rate_limits import by_page
+from milepost.core.retry import by_page
 from milepost.engine.feed import Notice, Recorded, StoreRetried, UnchangedRead
 from milepost.reporting.humanize import clock, counted
 from milepost.reporting.status import (

@@ -14,14 +14,12 @@ from msgspec import Struct
 from milepost.core.checkpoint import Checkpoint, RateLimit, RetryState, Run
 from milepost.core.doubts import doubt_about
 from milepost.core.events import NO_TALLY, Reason, RunStatus
-from milepost.core.model import Detail, OwnId, OwnIdState, Scope, Stream, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, Stream, TokenHealth
 from milepost.core.plan import Policy, Size, size_now, whole
-from milepost.core.problems import Problem
-from milepost.core.rate_limits import held_until, holder_of
-from milepost.core.retry import next_run_at
+from milepost.core.problems import Problem, Scope
+from milepost.core.retry import held_until, holder_of, next_run_at
 from milepost.reporting.advice import advice_on
-from milepost.reporting.backlog import backlog_in_words, missed_in_words
-from milepost.reporting.humanize import on_one_line
+from milepost.reporting.humanize import backlog_in_words, missed_in_words, on_one_line
 
 MEAN_JITTER = 0.5  # the jitter of the next run is not known yet
 OPEN_DEAD_LETTERS = "what could not be read or written is kept as dead letters: `milepost dead-letters list` shows them"

@@ -8,8 +8,7 @@ from msgspec import Struct
 from milepost.core.checkpoint import Run
 from milepost.core.events import NO_TALLY, Reason, RunStatus, Tally
 from milepost.core.ports import RunResult
-from milepost.core.problems import Problem, ProblemKind
-from milepost.core.remedies import Remedy, rule_for
+from milepost.core.problems import Problem, ProblemKind, Remedy, rule_for
 
 
 class ExitCode(IntEnum):

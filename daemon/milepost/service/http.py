@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from milepost.core.errors import BadConfiguration, MilepostError, may_pass
-from milepost.engine.bulkhead import bulkhead
+from milepost.engine.interrupt import bulkhead
 from milepost.service.auth import (
     Sessions,
     answer_preflights,

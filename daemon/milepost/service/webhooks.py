@@ -22,7 +22,7 @@ from yarl import URL
 
 from milepost.core.errors import MilepostError
 from milepost.core.webhooks import WebhookEvent, WebhookInbox
-from milepost.engine.bulkhead import bulkhead
+from milepost.engine.interrupt import bulkhead
 from milepost.facebook.webhooks import (
     SIGNATURE_HEADER,
     Malformed,
@@ -39,7 +39,7 @@ from milepost.facebook.webhooks import (
 from milepost.service.http import Strangers, add_headers, headers_of, listening, runner_of
 from milepost.service.limits import Allowance, too_many
 from milepost.service.metrics.traffic import WebhookCounter
-from milepost.stores.group_commit import GroupCommit
+from milepost.stores.store import GroupCommit
 
 MAX_BODY_BYTES = 4 * 2**20  # Meta names no limit for these; 3 MB are documented for WhatsApp's
 MAX_BYTES_AT_ONCE = 64 * 2**20

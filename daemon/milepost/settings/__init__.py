@@ -4,10 +4,8 @@ yaml         the file as plain values with their lines, with environment variabl
 secrets      secrets from files; where each comes from
 model        every key, its default and bounds      (types)
 load         all of that in order, the rules between sections, and the error messages
-diff         what a reload changes, and which changes need a restart
 """
 
-from milepost.settings.diff import changes_between
 from milepost.settings.load import default_path, load, load_or_default, moved_keys, secret_report
 from milepost.settings.model import (
     DeliverySettings,
@@ -31,7 +29,6 @@ __all__ = [
     "SourceSettings",
     "StoreSettings",
     "SyncSettings",
-    "changes_between",
     "default_path",
     "load",
     "load_or_default",

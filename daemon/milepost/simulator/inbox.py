@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from milepost.simulator import seeded, words
+from milepost.simulator import seeded
 from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
 
@@ -323,6 +323,6 @@ class Inbox:
 
     def _contact(self, index: int) -> Contact:
         drawn = seeded.number(self._seed, index, "contact")
-        handle = f"{seeded.pick(words.HANDLES, drawn)}.{seeded.pick(words.HANDLES, drawn >> 16)}{drawn % 997}"
+        handle = f"{seeded.pick(seeded.HANDLES, drawn)}.{seeded.pick(seeded.HANDLES, drawn >> 16)}{drawn % 997}"
         contact_id = seeded.scattered(self.salt << _INDEX_BITS | ((1 << _INDEX_BITS) - 1 - index))
-        return Contact(str(contact_id), seeded.pick(words.PEOPLE, drawn >> 32), handle)
+        return Contact(str(contact_id), seeded.pick(seeded.PEOPLE, drawn >> 32), handle)

@@ -5,7 +5,7 @@ Some fields are missing, participants come in any order, counts are estimates, a
 
 from collections.abc import Callable, Mapping
 
-from milepost.simulator import refusals, seeded, words
+from milepost.simulator import refusals, seeded
 from milepost.simulator.arrivals import instant
 from milepost.simulator.inbox import MAX_DETAILED_MESSAGES, Moment, Thread
 from milepost.simulator.requests import ApiRequest, Field, Link, Node, paging_node, pruned
@@ -56,7 +56,7 @@ class Message:
         if self.moment.edited is not None and self.kind != "empty":
             return self.moment.edited
         if self.kind in ("text", "story_reply"):
-            sentence = seeded.pick(words.SENTENCES, self.seed[18])
+            sentence = seeded.pick(seeded.SENTENCES, self.seed[18])
             return f"{sentence[:3]}\0{sentence[3:]}" if self.seed[19:21] < b"\x00\x80" else sentence
         return "" if self.kind == "sticker" or self.seed[18] < 128 else None
 
@@ -131,7 +131,7 @@ def _attachment(message: Message) -> Node:
         case "withheld":
             return {"id": file_id, "name": "Media not available due to privacy rules in Europe."}
         case "file":
-            name = seeded.pick(words.FILE_NAMES, message.seed[34])
+            name = seeded.pick(seeded.FILE_NAMES, message.seed[34])
             url = _signed_url(message, f"{file_id}.bin")
             return _file(message, file_id, "application/octet-stream", name) | {"file_url": url}
         case "image":

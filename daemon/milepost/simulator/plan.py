@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from milepost.core.errors import BadConfiguration
-from milepost.simulator import seeded, words
+from milepost.simulator import seeded
 
 Platform = Literal["messenger", "instagram"]
 PLATFORMS: tuple[Platform, ...] = ("messenger", "instagram")
@@ -96,10 +96,10 @@ def pages_of(plan: WorldPlan) -> tuple[SimulatedPage, ...]:
 def made_up_page(seed: int, ordinal: int) -> SimulatedPage:
     """Return the invented page of this number, from 0, in the world of this seed."""
     page_id = str(61_550_000_000_000_000 + seeded.number(seed, "page", ordinal) % 10**10 * 10_000 + ordinal)
-    again = ordinal // len(words.PAGE_NAMES)
+    again = ordinal // len(seeded.PAGE_NAMES)
     return SimulatedPage(
         id=page_id,
-        name=seeded.pick(words.PAGE_NAMES, ordinal) + (f" {again + 1}" if again else ""),
+        name=seeded.pick(seeded.PAGE_NAMES, ordinal) + (f" {again + 1}" if again else ""),
         token=token_of(seed, page_id),
         instagram_account_id=_instagram_account_id(seed, page_id),
     )

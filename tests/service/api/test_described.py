@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from structlog.testing import capture_logs
 
 from kit.builders import STREAM
-from kit.long import long_only
+from kit.needs import long_only
 from milepost.service import limits
 from service.api.served import dead_letter_id, served
 from service.listening import BEARER, TOKEN

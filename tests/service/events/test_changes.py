@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from contracts.changes_contract import ROWS, write
 from kit.builders import STREAM
 from kit.event_source import listening
 from kit.notices import COMMIT_SECONDS, FETCH_SECONDS
@@ -28,7 +27,7 @@ from milepost.stores.sqlite.migrate import migrate
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from milepost.stores.url import StoreUrl
-from stores.histories import commit_after, contact_row
+from stores.histories import ROWS, commit_after, contact_row, write
 
 NEVER = 3_600.0
 STREAM_PATH = "/api/changes/stream"

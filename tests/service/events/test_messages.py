@@ -35,7 +35,7 @@ from kit.builders import (
     walking,
 )
 from kit.event_strategies import events as any_event
-from kit.long import long_only
+from kit.needs import long_only
 from kit.notices import passed, store_retried
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
@@ -44,8 +44,9 @@ from milepost.core import events
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
 from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
-from milepost.core.model import Detail, OwnId, OwnIdState, Scope, TokenHealth
+from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.describe import describe
 from milepost.service.events.messages import EncodedEvent, EntryEncoder, Message, Status, live_message, message_of

@@ -7,9 +7,8 @@ from typing import Any, NoReturn, TextIO
 
 import structlog
 
-from milepost.service.logs.dedup import Deduplicator
 from milepost.service.logs.output import Format, configure
-from milepost.service.logs.redaction import Redactor
+from milepost.service.logs.processors import Deduplicator, Redactor
 
 TOKEN = "tok|en/with+signs"
 log = structlog.get_logger()

@@ -33,9 +33,10 @@ from kit.memory_store import MemoryStore
 from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_told
 from milepost.core import events
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
-from milepost.core.model import Detail, Scope
+from milepost.core.model import Detail
 from milepost.core.ports import Outcome
 from milepost.core.position import Mode
+from milepost.core.problems import Scope
 from milepost.engine.feed import Notice
 from milepost.reporting.describe import describe
 from milepost.service.logs.journal import JournalLog

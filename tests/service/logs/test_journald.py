@@ -13,9 +13,8 @@ import pytest
 import structlog
 from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
 
-from milepost.service.logs.dedup import MAX_KINDS, Deduplicator
 from milepost.service.logs.output import Format
-from milepost.service.logs.redaction import BLOT
+from milepost.service.logs.processors import BLOT, MAX_KINDS, Deduplicator
 from service.logs.configured import TOKEN, configured, configured_deduplicator, fail, journal_stream, log
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from milepost.service.logs.redaction import BLOT, Redactor
+from milepost.service.logs.processors import BLOT, Redactor
 
 TOKEN = "tok|en/with+signs"
 
@@ -19,6 +19,8 @@ TOKEN = "tok|en/with+signs"
         ("https://h/x?access_token=unknown&a=1", f"https://h/x?access_token={BLOT}&a=1"),
         ("next%3Faccess_token%3Dunknown", f"next%3Faccess_token%3D{BLOT}"),
         ("?appsecret_proof=00ff", f"?appsecret_proof={BLOT}"),
+        ("?AppSecret_Proof=00ff", f"?AppSecret_Proof={BLOT}"),
+        ("?app\u017fecret_proof=00ff", f"?app\u017fecret_proof={BLOT}"),
         ('{"access_token":"unknown","id":"1"}', f'{{"access_token":"{BLOT}","id":"1"}}'),
         ('{\\"access_token\\":\\"unknown\\"}', f'{{\\"access_token\\":\\"{BLOT}\\"}}'),
         ("Authorization: Bearer abc", f"Authorization: Bearer {BLOT}"),

@@ -39,11 +39,10 @@ from milepost import __version__
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.gaps import MessagesMissed
-from milepost.core.model import Detail, Platform, Scope, Stream, TokenHealth
+from milepost.core.model import Detail, Platform, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
 from milepost.core.position import Mode
-from milepost.core.problems import Problem
-from milepost.core.remedies import Remedy
+from milepost.core.problems import Problem, Remedy, Scope
 from milepost.engine.feed import Notice, Recorded, SlotWaited
 from milepost.service.metrics.collect import MAX_CODES, USAGE_SECONDS
 

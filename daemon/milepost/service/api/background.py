@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from milepost.core.commands import CommandDeferred
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
-from milepost.engine.bulkhead import bulkhead
+from milepost.engine.interrupt import bulkhead
 from milepost.service.endpoint import AnyOperation, Call, Operation, Reply
 
 MAX_WAIT_SECONDS = 30.0  # longer than a batch takes, after which the stream's worker looks into its mailbox

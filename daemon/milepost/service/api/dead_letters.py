@@ -18,7 +18,7 @@ from milepost.core.errors import MilepostError
 from milepost.core.events import Stage
 from milepost.core.model import Stream
 from milepost.core.ports import DueDeadLetter
-from milepost.engine.mailbox import ExecuteDeadLetterCommand
+from milepost.engine.context import ExecuteDeadLetterCommand
 from milepost.reporting.views import ActionResult, DeadLetterView, accepted, dead_letter_view, held, result_of
 from milepost.service.api.background import BackgroundWork, StillRunning, actions
 from milepost.service.auth import actor_of

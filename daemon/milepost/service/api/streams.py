@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow
 from milepost.core.model import Stream
-from milepost.core.rate_limits import by_page
+from milepost.core.retry import by_page
 from milepost.reporting.health import DaemonStatus
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import ConditionContext, State, rate_limits_of

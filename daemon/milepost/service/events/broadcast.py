@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
-from milepost.engine.bulkhead import bulkhead
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
+from milepost.engine.interrupt import bulkhead
 from milepost.service.events.messages import (
     EncodedEvent,
     EntryEncoder,

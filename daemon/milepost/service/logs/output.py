@@ -25,8 +25,7 @@ from logging_journald import JournaldTransport  # type: ignore[import-untyped]  
 from structlog.processors import CallsiteParameter, CallsiteParameterAdder
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from milepost.service.logs.dedup import Deduplicator
-from milepost.service.logs.redaction import Plain, Redactor
+from milepost.service.logs.processors import Deduplicator, Plain, Redactor
 
 Format = Literal["auto", "console", "json"]
 
@@ -255,6 +254,8 @@ def _log_uncaught_errors() -> None:
 
 MAX_NAMES = 5  # of streams, in a line for people
 CALLSITE = {"pathname": "CODE_FILE", "lineno": "CODE_LINE", "func_name": "CODE_FUNC"}
+_PLAIN = re.compile(r"""[^ ='"\\]+""")  # needs no quotes
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _MAX_FIELD_NAME_LENGTH = 64  # journald drops a field with a longer name
 
 
@@ -317,12 +318,12 @@ def _field_name(key: str) -> str:
 def _pairs(event: EventDict) -> Iterator[tuple[str, str]]:
     for key, value in event.items():
         text = _first_names(value) if key == "streams" and isinstance(value, list) else _text(value)
-        plain = text.isprintable() and text and not set(text) & set(" ='\"\\")
-        yield _printable(key), text if plain else repr(text)  # repr escapes whatever is not printable
+        is_plain = text.isprintable() and _PLAIN.fullmatch(text)
+        yield _printable(key), text if is_plain else repr(text)  # repr escapes whatever is not printable
 
 
 def _text(value: Plain) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value if isinstance(value, str) else _COMPACT.encode(value)
 
 
 def _first_names(names: list[str]) -> str:

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from milepost import __version__
 from milepost.core import doubts
 from milepost.core.events import TAGS, Reason, RunStatus, Stage
-from milepost.core.model import Scope, Stream
-from milepost.core.problems import ProblemKind
+from milepost.core.model import Stream
+from milepost.core.problems import ProblemKind, Scope
 from milepost.reporting.status import State
 
 BATCH_OUTCOMES = ("stored", "unchanged", "failed")

@@ -34,24 +34,28 @@ from milepost.stores.commit import (
     written_of,
 )
 from milepost.stores.postgresql.connection import Connection, Database
-from milepost.stores.postgresql.encoding import array_text, columns_text, entries_text, json_projection, searchable
-from milepost.stores.postgresql.errors import REFUSALS, reason_of
-from milepost.stores.postgresql.group import (
+from milepost.stores.postgresql.encoding import (
     CONTACTS,
     CONVERSATIONS,
     INTERACTION_EVENTS,
     Offered,
     Prepared,
     RowTable,
+    array_text,
+    columns_text,
     contacts_of,
     conversations_of,
+    entries_text,
     in_order,
     interaction_events_of,
+    json_projection,
     pages_of,
     parts,
     revised_of,
+    searchable,
     versioned,
 )
+from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.reader import stream_parameters
 from milepost.stores.sql import Parameters

@@ -7,7 +7,7 @@ from datetime import datetime
 from milepost.core.model import Changes, Stream
 from milepost.stores.commit import Forgotten, removal
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.group import Prepared
+from milepost.stores.postgresql.encoding import Prepared
 from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.reader import StreamRows
 from milepost.stores.url import StoreUrl

@@ -6,6 +6,7 @@ Forward only, each migration and its record in one transaction.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import structlog
@@ -25,7 +26,8 @@ OLDEST_MAJOR = 15
 # Migrating a large table may take any time, whatever timeout the role, the database or the server sets for statements.
 NO_BOUND = "SELECT set_config('statement_timeout', '0', true)"
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
-SETTINGS = "SELECT set_config('search_path', %s, true), set_config('lock_timeout', '60s', true)"
+SEARCH_PATH = "SELECT set_config('search_path', %s, true)"
+LOCK_TIMEOUT = "SELECT set_config('lock_timeout', '60s', true)"
 HAS_RECORD = "SELECT to_regclass(%s) IS NOT NULL"
 RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (name text COLLATE "C" PRIMARY KEY, applied_at timestamptz(3) NOT NULL)
@@ -98,6 +100,7 @@ async def migrate(store_url: StoreUrl) -> set[str]:
                 done.add(name)
         async with _alone(connection, store_url):
             await demand_all_rows(connection, store_url)
+            await connection.execute(LOCK_TIMEOUT)
             await _show_views(connection, store_url)
     if done:
         log = structlog.get_logger("milepost")
@@ -126,7 +129,8 @@ async def _apply(connection: Connection, store_url: StoreUrl, name: str) -> bool
     script = (MIGRATIONS / f"{name}.sql").read_text(encoding="utf-8")
     async with _alone(connection, store_url), kept_private(connection, store_url.schema):
         await _make_schema(connection, store_url)
-        await connection.execute(SETTINGS, (store_url.schema,))
+        await connection.execute(SEARCH_PATH, (store_url.schema,))
+        await connection.execute(LOCK_TIMEOUT)
         await connection.execute(RECORD)
         found = await connection.execute("SELECT 1 FROM schema_migrations WHERE name = %s", (name,))
         if await found.fetchone() is not None:
@@ -182,7 +186,8 @@ SHOWN_BEFORE = ("checkpoints", "dead_letters")  # earlier versions showed these,
 ONLY_IF_FREE = {"pages"}  # shown since 0.2: before that, an installation may have used the name for something else
 DEFAULT_SCHEMA = "public"  # the only one in earlier versions
 
-# Each relation with one of these names, whether it is our view, and whether it checks the privileges of its reader.
+# Each relation with one of these names, whether it is our view, whether it checks the privileges of its reader, and
+# whether it has as many columns as its table.
 FOUND = """
 SELECT
     relname,
@@ -198,10 +203,20 @@ SELECT
         SELECT (array_agg(attname ORDER BY attnum))[:relnatts] FROM pg_attribute
         WHERE attrelid = shown.oid AND attnum > 0 AND NOT attisdropped
     ),
-    'security_invoker=true' = ANY (coalesce(reloptions, '{}'))
+    'security_invoker=true' = ANY (coalesce(reloptions, '{}')),
+    relnatts = (SELECT count(*) FROM pg_attribute WHERE attrelid = shown.oid AND attnum > 0 AND NOT attisdropped)
 FROM pg_class CROSS JOIN LATERAL (SELECT to_regclass(format('%%I.%%I', %(schema)s::text, relname))::oid AS oid) AS shown
 WHERE relnamespace = to_regnamespace(%(view_schema)s) AND relname = ANY (%(names)s)
 """
+
+
+class _View(NamedTuple):
+    is_ours: bool
+    is_safe: bool
+    is_whole: bool
+
+
+NO_VIEW = _View(is_ours=True, is_safe=False, is_whole=False)
 
 
 async def _show_views(connection: Connection, store_url: StoreUrl) -> None:
@@ -213,24 +228,25 @@ async def _show_views(connection: Connection, store_url: StoreUrl) -> None:
     for schema in {store_url.views, DEFAULT_SCHEMA} - {"", store_url.schema}:
         parameters = {"schema": store_url.schema, "view_schema": schema, "names": [*SHOWN, *SHOWN_BEFORE]}
         found = await connection.execute(FOUND, parameters)
-        there = {name: (bool(is_ours), bool(is_safe)) for name, is_ours, is_safe in await found.fetchall()}
+        there = {name: _View(*map(bool, columns)) for name, *columns in await found.fetchall()}
         shown = SHOWN if schema == store_url.views else ()
-        for name, (is_ours, _) in there.items():
-            if is_ours and name not in shown:
+        for name, view in there.items():
+            if view.is_ours and name not in shown:
                 await _drop_view(connection, schema, name)
         for name in shown:
-            is_ours, is_safe = there.get(name, (True, False))
-            if not is_ours and name in ONLY_IF_FREE:
+            view = there.get(name, NO_VIEW)
+            if not view.is_ours and name in ONLY_IF_FREE:
                 log = structlog.get_logger("milepost")
                 hint = f"read {store_url.schema}.{name}; or rename what has its name, and restart"
                 log.warning("view is not shown, its name is taken", view=f"{schema}.{name}", hint=hint)
                 continue
-            if not is_ours:
+            if not view.is_ours:
                 raise StoreRefused(
                     f"{schema}.{name} in {store_url.name} is not Milepost's, and so cannot be shown as a view",
                     hint="rename it, or name another schema in store.views",
                 )
-            await _create_view(connection, store_url, name, is_new=not is_safe)
+            if not (view.is_safe and view.is_whole):  # otherwise a start would wait for those who read it
+                await _create_view(connection, store_url, name, is_new=not view.is_safe)
 
 
 async def _create_view(connection: Connection, store_url: StoreUrl, name: str, *, is_new: bool) -> None:

@@ -1,6 +1,7 @@
 """The queries of a PostgreSQL store: those of stores/reader.py, and those that differ for PostgreSQL."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ class _Found(Struct, frozen=True):
     conversations: list[ConversationRow]
     contacts: list[ContactRow]
     interaction_events: list[str]
-    dead_letters: list[tuple[str, str, str, bool]]
+    dead_letters: list[tuple[str, str, str, datetime, bool]]
     forgotten: list[str]
     left_behind: list[tuple[str, str]]
 
@@ -66,8 +67,8 @@ class PostgresqlSession(Session):
             {row.contact_id: row for row in found.contacts},
             frozenset(found.interaction_events),
             {
-                subjects[each]: KnownDeadLetter(key, print_, is_open)
-                for each, key, print_, is_open in found.dead_letters
+                subjects[each]: KnownDeadLetter(key, print_, opened_at, is_open)
+                for each, key, print_, opened_at, is_open in found.dead_letters
             },
             frozenset(found.forgotten),
             unseen,

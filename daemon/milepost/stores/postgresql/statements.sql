@@ -664,7 +664,7 @@ SELECT json_build_object(
     'dead_letters', (
         SELECT coalesce(
             json_agg(
-                json_build_array(subject, dead_letter_id, fingerprint, closed_at IS NULL)
+                json_build_array(subject, dead_letter_id, fingerprint, opened_at, closed_at IS NULL)
                 ORDER BY opened_at, dead_letter_id
             ), '[]'::json
         )

@@ -5,27 +5,33 @@ through a pooler, too. Ownership is never trusted: the journal's key decides eac
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreLost
+from milepost.core.journal import instant_text
 from milepost.core.model import Changes, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
+from milepost.core.webhooks import WebhookEvent
 from milepost.stores.commit import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
 from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
+from milepost.stores.postgresql.encoding import json_rows, searchable, with_inserts
 from milepost.stores.postgresql.errors import REFUSALS, is_contention, is_of_statement, reason_of, translated
-from milepost.stores.postgresql.group import with_inserts
 from milepost.stores.postgresql.migrate import migrate
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.postgresql.webhooks import PostgresqlWebhookInbox
 from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.store import OpenStore, Refusals
 from milepost.stores.url import StoreUrl
+from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
 
 MAX_ATTEMPTS = 5
 JOURNAL_KEYS = {"journal_stream_version_key", "journal_pkey"}  # of 0001_journal.sql
@@ -63,6 +69,15 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
         """Wait forever: the server keeps the files, and reports by itself if they are gone."""
         never: asyncio.Future[StoreLost] = asyncio.get_running_loop().create_future()
         return await never
+
+    async def load(self, stream: Stream) -> Checkpoint:
+        """Return the stream's checkpoint, once no transaction under way may still write to the stream.
+
+        The server finishes a commit that a process has sent, even if the process is killed. A run that began before its
+        end would take the dead process for one that took the stream over.
+        """
+        await self.database.rows("lock_streams", {"streams": [stream.key]})
+        return await super().load(stream)
 
     async def _look_up(self, *asked: tuple[str, Parameters]) -> list[list[TupleRow]]:
         return await self.database.read_together(*asked, is_lookup=True)
@@ -106,3 +121,33 @@ class PostgresqlStore(PostgresqlSession, OpenStore):
                 raise OutcomeUnknown(
                     f"{away.message}, in the middle of a commit", hint="it is settled when the database answers"
                 ) from error
+
+
+# --- webhook events ---------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class PostgresqlWebhookInbox(StoredWebhooks):
+    """A WebhookInbox (see core/webhooks.py), over the connections of the store.
+
+    Every worker adds events, and any may process them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read, searchable)
+        self._database = database
+
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        """Store events durably, except for those about people who were erased; return the keys of the new ones."""
+        latest = {event.key: event_columns(event) for event in events}  # a statement may add a key only once
+        rows = {"rows": json_rows(list(latest.values())), "now": instant_text(now)}
+        return frozenset(key for (key,) in await self._database.rows("add_webhook_events", rows, lock="await_erasures"))
+
+    async def _write(self, steps: Steps[T]) -> T:
+        """Run the steps, each in a transaction and a round trip of its own."""
+        return await steps(self._database.rows)
+
+    async def _write_together(self, steps: Steps[T]) -> T:
+        async with self._database.transaction() as connection:
+            return await steps(partial(self._database.rows_on, connection))

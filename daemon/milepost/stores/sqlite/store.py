@@ -8,20 +8,34 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import structlog
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreLost
+from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, Rejected
+from milepost.core.webhooks import WebhookEvent
 from milepost.stores.commit import Outdated
-from milepost.stores.sql import load_statements
+from milepost.stores.rows import json_list
+from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
-from milepost.stores.sqlite.connection import Database, connect, kept_open, lock_database, real_path, transaction
+from milepost.stores.sqlite.connection import (
+    Database,
+    IdleCheckpoint,
+    LogLimit,
+    connect,
+    kept_open,
+    lock_database,
+    real_path,
+    transaction,
+    with_pragma,
+)
 from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
 from milepost.stores.sqlite.errors import REFUSALS, exists, reason_of
 from milepost.stores.sqlite.files import (
@@ -34,10 +48,9 @@ from milepost.stores.sqlite.files import (
 )
 from milepost.stores.sqlite.migrate import applied as applied_to
 from milepost.stores.sqlite.migrate import demand_finished, migrate
-from milepost.stores.sqlite.queries import DIALECT, StoredIds
-from milepost.stores.sqlite.wal import IdleCheckpoint, LogLimit
-from milepost.stores.sqlite.webhooks import SqliteWebhookInbox
+from milepost.stores.sqlite.queries import DIALECT, StoredIds, at_once
 from milepost.stores.store import OpenStore, Refusals
+from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
 
 CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
@@ -174,3 +187,47 @@ class SqliteStore(OpenStore):
 
     async def _refused_rows(self, changes: Changes) -> tuple[RefusedRow, ...]:
         return await self._database.run(lambda connection: self._writer_on(connection).refused_rows(changes))
+
+
+# --- webhook events ---------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class SqliteWebhookInbox(StoredWebhooks):
+    """A WebhookInbox (see core/webhooks.py), over the connection of the store."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read, json_list)
+        self._database = database
+
+    async def add(self, events: Sequence[WebhookEvent], now: datetime) -> frozenset[str]:
+        """Store events durably, except for those about people who were erased; return the keys of the new ones."""
+        sql, received = self._database.sql["add_webhook_event"], instant_text(now)
+        offered = [{**event_columns(event), "stream": event.stream.key, "now": received} for event in events]
+
+        def add(connection: sqlite3.Connection) -> frozenset[str]:
+            # Even with `synchronous: normal`: Meta does not send a webhook again.
+            with with_pragma(connection, "synchronous", "FULL"), transaction(connection):
+                return frozenset(
+                    event.key
+                    for event, columns in zip(events, offered, strict=True)
+                    if connection.execute(sql, columns).rowcount > 0
+                )
+
+        return await self._database.write(add)
+
+    async def _write(self, steps: Steps[T]) -> T:
+        """Run the steps in one transaction, and so with one wait for the disk."""
+
+        def write(connection: sqlite3.Connection) -> T:
+            async def fetch(statement: str, parameters: Parameters = ()) -> list[Any]:
+                return connection.execute(self._database.sql[statement], parameters).fetchall()
+
+            with transaction(connection):
+                return at_once(steps(fetch))
+
+        return await self._database.write(write)
+
+    async def _write_together(self, steps: Steps[T]) -> T:
+        return await self._write(steps)

@@ -1,18 +1,24 @@
-"""The PostgreSQL store keeps the contract of a Store."""
+"""Each store keeps the contract of a Store."""
+
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from contracts.database_contract import DatabaseContract
+from contracts.remedies_contract import Forget, RemediesContract
+from contracts.store_contract import JournalRow, Look, Refuse, StoreContract, Tables
 from kit.builders import NOON, STREAM
+from kit.memory_store import MemoryStore
 from kit.postgres import Database, on_both_releases
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import DeadLetterOpened, Stage
-from milepost.core.model import Changes, Keys, KnownDeadLetter
+from milepost.core.model import Changes, Keys, KnownDeadLetter, Stream, Table
 from milepost.core.ports import Committed, Rejected, Store
+from milepost.stores import rows
 from milepost.stores.open import open_reader
 from stores.histories import commit_after, contact_row, conversation_row, event_row
-from stores.store_dump import PostgresDump, StoreDump
+from stores.store_dump import PostgresDump, SqliteDump, StoreDump
 
 
 @on_both_releases
@@ -51,8 +57,60 @@ class TestPostgresqlStore(DatabaseContract):
         await store.commit(commit_after(Checkpoint(STREAM), dead_letter))
 
         known = await store.known(Keys(STREAM, subjects=("t\0bad",)))
-        assert known.dead_letters == {"t\0bad": KnownDeadLetter("d_1", "f_1", is_open=True)}
+        assert known.dead_letters == {"t\0bad": KnownDeadLetter("d_1", "f_1", NOON, is_open=True)}
         async with open_reader(database.store_url) as journal_reader:
             assert (await journal_reader.verify()).dead_letters == 1
             assert (await journal_reader.rebuild()).dead_letters == 1
             await journal_reader.verify()
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+class TestSqliteStore(DatabaseContract):
+    @pytest.fixture
+    def kept(self, path: Path) -> StoreDump:
+        return SqliteDump(path)
+
+
+# --- the in-memory store of the engine's tests ------------------------------------------------------------------------
+
+
+class TestMemoryStore(StoreContract, RemediesContract):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def look(self, store: MemoryStore) -> Look:
+        async def look() -> Tables:
+            return Tables(
+                tuple(
+                    JournalRow(seq, row.stream, row.version, row.run_id, row.recorded_at, row.type, row.data, row.hash)
+                    for seq, row in enumerate(store.journal, 1)
+                ),
+                {key: rows.checkpoint(state) for key, state in store.checkpoints.items()},
+                dict(store.runs),
+                dict(store.conversations),
+                dict(store.contacts),
+                dict(store.interaction_events),
+                dict(store.dead_letters),
+                dict(store.payloads),
+                dict(store.pages),
+            )
+
+        return look
+
+    @pytest.fixture
+    def refuse(self, store: MemoryStore) -> Refuse:
+        def refuse(table: Table, key: str) -> None:
+            store.refuses.add((table, key))
+
+        return refuse
+
+    @pytest.fixture
+    def forget(self, store: MemoryStore) -> Forget:
+        async def forget(stream: Stream, contact_id: str) -> tuple[int, int, int, int]:
+            return store.forget(stream, contact_id)
+
+        return forget

@@ -1,20 +1,27 @@
-"""What removing a stream must do in any database.
+"""Removing a stream from any database."""
 
-The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
-"""
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from contracts.store_contract import Tables
+from kit.binary import started, until
 from kit.builders import NOON, at
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import StoreBusy, StoreRefused, VersionConflict
 from milepost.core.model import Changes, Stream
 from milepost.core.position import Stretch
 from milepost.stores.open import forget, open_reader, open_store, remove
 from milepost.stores.reader import StreamRows
-from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, stream
-from stores.store_dump import StoreDump
+from milepost.stores.sqlite.store import open_sqlite
+from milepost.stores.url import StoreUrl
+from stores.histories import commit_after, contact_row, conversation_row, event_row, life, live, next_commit, stream
+from stores.sqlite_files import execute, names_in
+from stores.store_dump import IN_POSTGRESQL, IN_SQLITE, PostgresDump, SqliteDump, StoreDump
 
 GONE, OTHER = stream(1), stream(2)
 BY = "a test"
@@ -61,7 +68,7 @@ async def rebuilt_equal(kept: StoreDump) -> None:
     assert kept.projections() == before
 
 
-class RemovalContract:
+class TestRemoval:
     async def test_a_removal_deletes_all_of_the_stream_and_nothing_of_another(self, kept: StoreDump) -> None:
         gone, _ = await two_lives(kept)
         before = kept.tables()
@@ -184,3 +191,112 @@ class RemovalContract:
         assert await remove(kept.store_url, GONE, BY, NOON) == counted
         async with open_reader(kept.store_url) as journal_reader:
             assert await journal_reader.count_rows(GONE) == StreamRows(0, 0, 0, 0)
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+SECRET = "Wq7-zebra"
+# Deleting the first message never ends.
+ENDLESS = """
+    CREATE TRIGGER endless BEFORE DELETE ON contact_interaction_events BEGIN
+        SELECT count(*) FROM (WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n);
+    END
+"""
+
+
+def on_disk(folder: Path) -> bytes:
+    """Return the bytes of the database, its WAL and its lock."""
+    return b"".join(each.read_bytes() for each in folder.iterdir())
+
+
+def is_written(path: Path) -> bool:
+    """Return whether a transaction that writes is under way."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorname.startswith("SQLITE_BUSY")
+        connection.execute("ROLLBACK")
+        return False
+
+
+async def test_a_removal_leaves_no_word_of_the_stream_on_the_disk(path: Path) -> None:
+    async with open_sqlite(path) as store:
+        said = Changes(interaction_events=tuple(event_row(f"m_{n}", of=GONE, text=SECRET * 50) for n in range(30)))
+        await store.commit(commit_after(Checkpoint(GONE), changes=said))
+    assert on_disk(path.parent).count(SECRET.encode()) > 1_000
+
+    await remove(StoreUrl(f"sqlite:///{path}"), GONE, BY, NOON)
+
+    assert SECRET.encode() not in on_disk(path.parent)
+
+
+@IN_SQLITE
+async def test_a_removal_beside_a_daemon_is_refused(kept: SqliteDump) -> None:
+    await two_lives(kept)
+    before = kept.tables()
+    async with open_sqlite(kept.path):
+        with pytest.raises(StoreBusy, match="another Milepost"):
+            await remove(kept.store_url, GONE, BY, NOON)
+    assert kept.tables() == before
+
+
+@IN_SQLITE
+async def test_a_kill_in_the_middle_of_a_removal_leaves_the_stream_whole_and_a_second_attempt_removes_it(
+    kept: SqliteDump,
+) -> None:
+    await two_lives(kept)
+    kept.execute(ENDLESS)
+    before = kept.tables()
+    (kept.path.parent / "config.yaml").write_text(f"store: {{url: 'sqlite:///{kept.path}'}}\n")
+    async with started(kept.path.parent, "streams", "remove", GONE.key, "--yes") as removing:
+        await until(lambda: removing.has_ended or is_written(kept.path))
+        assert not removing.has_ended, "it ended without having written"
+        await removing.kill()
+
+    assert kept.tables() == before
+    execute(kept.path, "DROP TRIGGER endless")
+    assert await remove(kept.store_url, GONE, BY, NOON) is not None
+    await rebuilt_equal(kept)
+
+
+async def test_a_removal_without_a_database_is_refused_and_creates_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreRefused, match="there is no database"):
+        await remove(StoreUrl(f"sqlite:///{tmp_path / 'milepost.db'}"), GONE, BY, NOON)
+    assert names_in(tmp_path) == set()
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+@IN_POSTGRESQL
+async def test_a_worker_of_the_removed_stream_writes_nothing_more_of_it(kept: PostgresDump) -> None:
+    before, _ = await two_lives(kept)
+    async with open_store(kept.store_url) as store:
+        in_hand = next_commit(before)
+
+        await remove(kept.store_url, GONE, BY, NOON)
+
+        with pytest.raises(VersionConflict):
+            await store.commit(in_hand)
+        assert {each.page_id for each in kept.tables().conversations.values()} == {OTHER.page_id}
+
+
+@IN_POSTGRESQL
+async def test_other_streams_continue_while_rows_are_deleted(kept: PostgresDump) -> None:
+    """The removal waits for a lock on one of its rows, and holds its own meanwhile."""
+    await two_lives(kept)
+    async with open_store(kept.store_url) as store:
+        with kept.database.connect() as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT 1 FROM contact_interaction_events WHERE page_id = 'page-1' FOR UPDATE")
+            removing = asyncio.create_task(remove(kept.store_url, GONE, BY, NOON))
+            await until(lambda: kept.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+            version = (await live(store, OTHER, 5)).version
+
+            assert not removing.done()
+            reader.execute("ROLLBACK")
+        assert await removing is not None
+    assert kept.tables().checkpoints[OTHER.key].version == version

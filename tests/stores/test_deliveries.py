@@ -1,17 +1,16 @@
-"""What the places of deliveries must do in any database.
+"""The places of deliveries in any database."""
 
-The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
-"""
-
+import asyncio
 from datetime import timedelta
 
 from msgspec.structs import replace
 
 from kit.builders import NOON, at
-from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
+from kit.postgres import Database
+from milepost.core.deliveries import HOLD_SECONDS, Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.stores.open import open_deliveries, open_store
 from milepost.stores.store import OpenStore
-from stores.store_dump import StoreDump
+from stores.store_dump import IN_POSTGRESQL, IN_SQLITE, StoreDump
 
 ME = "worker 1"
 REFUSED = Answer(DeliveryResult.REFUSED, "HTTP 500")
@@ -23,7 +22,7 @@ async def held(store: OpenStore, destination: str = "crm") -> Delivery:
     return delivery
 
 
-class DeliveriesContract:
+class TestDeliveries:
     async def test_a_destination_begins_once(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.deliveries.begin("crm", 7)
@@ -119,3 +118,70 @@ class DeliveriesContract:
             assert not await beside.pause("crm", NOON)
             assert not await beside.resume("crm")
             assert not await beside.move("crm", 0)
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+@IN_SQLITE
+async def test_a_new_process_need_not_wait_for_a_dead_one(kept: StoreDump) -> None:
+    async with open_store(kept.store_url) as store:
+        await store.deliveries.begin("crm", 7)
+        assert await store.deliveries.hold("crm", "a process that is killed") is not None
+    async with open_store(kept.store_url) as store:
+        assert await store.deliveries.hold("crm", "the next one") is not None
+
+
+# --- PostgreSQL, where one worker at a time holds a destination -------------------------------------------------------
+
+
+TIME_PASSES = f"UPDATE delivery_holds SET held_until = held_until - make_interval(secs => {HOLD_SECONDS})"
+
+
+@IN_POSTGRESQL
+async def test_one_of_several_workers_holds_a_destination(kept: StoreDump) -> None:
+    async with open_store(kept.store_url) as one, open_store(kept.store_url) as other:
+        await one.deliveries.begin("crm", 7)
+        found = await asyncio.gather(
+            *(store.deliveries.hold("crm", f"worker {n}") for n, store in enumerate((one, other, one, other)))
+        )
+        assert sum(delivery is not None for delivery in found) == 1
+
+
+@IN_POSTGRESQL
+async def test_a_destination_passes_to_another_worker_when_its_own_is_silent(
+    kept: StoreDump, database: Database
+) -> None:
+    async with open_store(kept.store_url) as one, open_store(kept.store_url) as other:
+        await one.deliveries.begin("crm", 7)
+        before = await one.deliveries.hold("crm", "one")
+        assert before is not None
+        assert await other.deliveries.hold("crm", "other") is None
+        database.sql(TIME_PASSES)
+        assert await other.deliveries.hold("crm", "other") == before
+        assert await one.deliveries.hold("crm", "one") is None
+        assert not await one.deliveries.record(before, delivered(before, 9, None, NOON), "one")
+        assert await other.deliveries.record(before, delivered(before, 8, None, NOON), "other")
+
+
+@IN_POSTGRESQL
+async def test_recording_a_delivery_prolongs_the_hold(kept: StoreDump, database: Database) -> None:
+    async with open_store(kept.store_url) as store:
+        await store.deliveries.begin("crm", 7)
+        before = await store.deliveries.hold("crm", "one")
+        assert before is not None
+        database.sql(TIME_PASSES)
+        assert await store.deliveries.record(before, delivered(before, 9, None, NOON), "one")
+        assert await store.deliveries.hold("crm", "other") is None
+
+
+@IN_POSTGRESQL
+async def test_a_released_destination_is_free_at_once(kept: StoreDump) -> None:
+    async with open_store(kept.store_url) as store:
+        for name in ("crm", "erp"):
+            await store.deliveries.begin(name, 7)
+        assert await store.deliveries.hold("crm", "one") is not None
+        assert await store.deliveries.hold("erp", "other") is not None
+        await store.deliveries.release("one")
+        assert await store.deliveries.hold("crm", "other") is not None
+        assert await store.deliveries.hold("erp", "one") is None

@@ -1,37 +1,36 @@
-"""What a store's change feed must do: whoever follows it has what the tables have.
+"""The change feed of any database: whoever follows it has what the tables have."""
 
-The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
-"""
-
+import json
+import re
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at
 from kit.mirror import TABLES, Mirror, numbers, stored_numbers
-from milepost.core.changes import Change, ChangeKind, ChangeOp
+from kit.postgres import Database
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Platform, Stream
-from milepost.core.ports import Store
+from milepost.stores.changes import ChangesAsked
 from milepost.stores.open import forget, open_reader, open_store, remove
-from stores.histories import commit_after, contact_row, conversation_row, event_row
-from stores.store_dump import StoreDump
+from milepost.stores.postgresql.connection import settings
+from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
+from milepost.stores.sql import load_statements
+from stores.histories import ROWS, contact_row, conversation_row, event_row, write
+from stores.sqlite_files import raw
+from stores.store_dump import IN_POSTGRESQL, StoreDump
 
 OTHER = Stream(Platform.MESSENGER, "9")
-ROWS = Changes((conversation_row(),), (contact_row(),), (event_row("m_1"), event_row("m_2")))
 ELSEWHERE = Changes(
     (conversation_row("t_9", of=OTHER, contact_id="c_9"),),
     (contact_row("c_9", of=OTHER),),
     (replace(event_row("m_9", of=OTHER, conversation_id="t_9"), contact_id="c_9"),),
 )
-
-
-async def write(store: Store, changes: Changes, of: Stream = STREAM) -> int:
-    """Commit changes of a stream, and return the version that names them."""
-    commit = commit_after(await store.load(of), changes=changes)
-    await store.commit(commit)
-    return commit.checkpoint.version
 
 
 async def followed(kept: StoreDump, mirror: Mirror, *, limit: int = 1000, stream: Stream | None = None) -> list[Change]:
@@ -55,7 +54,7 @@ UPSERT, DELETE = ChangeOp.UPSERT, ChangeOp.DELETE
 CONTACT, CONVERSATION, MESSAGE = ChangeKind.CONTACT, ChangeKind.CONVERSATION, ChangeKind.MESSAGE
 
 
-class ChangesContract:
+class TestChanges:
     async def test_a_row_has_all_columns_of_its_table(self, kept: StoreDump) -> None:
         mirror = Mirror()
         event = replace(event_row(), attachments='[{"type":"image"}]')
@@ -332,3 +331,175 @@ class ChangesContract:
             (MESSAGE, DELETE, "m_2"),
         }
         assert is_mirrored(kept, mirror)
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+SQL = load_statements("sqlite", "changes")
+
+
+@pytest.mark.parametrize("stream", [None, OTHER])
+@pytest.mark.parametrize("name", sorted(SQL))
+def test_a_statement_finds_its_rows_by_their_numbers(path: Path, name: str, stream: Stream | None) -> None:
+    parameters = ChangesAsked(7, 10, ALL_KINDS, stream).parameters(7, 20)
+    with raw(path) as connection:
+        steps = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {SQL[name]}", parameters)]
+
+    reads = [step for step in steps if re.match(r"(SEARCH|SCAN) (contact|conversation|deleted)", step)]
+    assert reads
+    assert all(re.search(r"\((change_seq|rowid)>\? AND (change_seq|rowid)<\?\)", step) for step in reads)
+    sorted_pages = 4 if name == "changes_up_to" else 0  # which merges a page of each table
+    assert sum("TEMP B-TREE" in step for step in steps) == sorted_pages
+
+
+# --- PostgreSQL, where several transactions take numbers at the same time ---------------------------------------------
+
+
+RENAME = "SET search_path TO milepost; UPDATE contacts SET name = 'Countess' WHERE contact_id = 'c_1'"
+CLOSE = "SET search_path TO milepost; UPDATE conversations SET can_reply = false"
+
+
+@IN_POSTGRESQL
+class TestTransactionsAtTheSameTime:
+    async def test_a_change_with_a_smaller_number_that_is_committed_later_is_not_skipped(
+        self, kept: StoreDump, database: Database
+    ) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+            with database.connect() as slow:
+                slow.autocommit = False
+                slow.execute(RENAME)  # it has taken its number
+
+                kept.execute(CLOSE)  # takes the next number, and is committed
+                assert await followed(kept, mirror) == []
+
+                slow.commit()
+            changes = await followed(kept, mirror)
+
+        assert told(changes) == {
+            (ChangeKind.CONTACT, ChangeOp.UPSERT, "c_1"),
+            (ChangeKind.CONVERSATION, ChangeOp.UPSERT, "t_1"),
+        }
+        assert is_mirrored(kept, mirror)
+
+    async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
+        self, kept: StoreDump, database: Database
+    ) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+            with database.connect() as failing:
+                failing.autocommit = False
+                failing.execute(RENAME)
+                with pytest.raises(psycopg.Error), failing.transaction():
+                    failing.execute("UPDATE conversations SET can_reply = 1 / 0 > 1")
+                kept.execute(CLOSE)
+                failing.rollback()
+
+            changes = await followed(kept, mirror)
+
+        assert told(changes) == {(ChangeKind.CONVERSATION, ChangeOp.UPSERT, "t_1")}
+
+    async def test_a_transaction_that_goes_on_after_a_failure_is_still_waited_for(
+        self, kept: StoreDump, database: Database
+    ) -> None:
+        """What is rolled back to a savepoint gives its lock up; the next statement takes another."""
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            await followed(kept, mirror)
+            with database.connect() as slow:
+                slow.autocommit = False
+                slow.execute("SET search_path TO milepost")
+                with pytest.raises(psycopg.Error), slow.transaction():
+                    slow.execute("UPDATE contacts SET name = (1 / length('')::integer)::text")
+                slow.execute(RENAME)
+                kept.execute(CLOSE)
+
+                assert await followed(kept, mirror) == []
+                slow.commit()
+
+            assert len(await followed(kept, mirror)) == 2
+
+    async def test_transactions_in_another_schema_or_database_hold_nothing_up(
+        self, kept: StoreDump, database: Database
+    ) -> None:
+        mirror = Mirror()
+        async with open_store(kept.store_url) as store:
+            await write(store, ROWS)
+            with database.connect() as other:
+                other.autocommit = False
+                other.execute("SELECT pg_advisory_xact_lock_shared(hashtext('other changes'), 0), txid_current()")
+
+                await followed(kept, mirror)
+
+        assert is_mirrored(kept, mirror)
+
+
+class TestSettled:
+    def test_everything_is_settled_if_no_transaction_is_under_way(self) -> None:
+        assert settled(17, ()) == 17
+
+    def test_the_smallest_number_under_way_bounds_what_is_settled(self) -> None:
+        assert settled(17, (12, 15)) == 12
+
+    def test_a_transaction_that_has_begun_since_does_not_count(self) -> None:
+        assert settled(17, (19,)) == 17
+
+    def test_keys_repeat_after_many_numbers(self) -> None:
+        many = 5 * KEYS_OF_LOCKS
+        assert settled(many + 2, (KEYS_OF_LOCKS - 3, 1)) == many - 3
+
+
+GROWTH = """
+SET search_path TO milepost;
+INSERT INTO contacts (platform, page_id, contact_id, first_seen_at, last_interaction_at, updated_at)
+SELECT 'messenger', n % 100, 'c_' || n, now(), now(), now() FROM generate_series(1, 9000) AS n;
+INSERT INTO conversations (conversation_id, platform, page_id, contact_id, updated_time, first_synced_at, synced_at)
+SELECT 't_' || n, 'messenger', n % 100, 'c_' || n, now(), now(), now() FROM generate_series(1, 9000) AS n;
+INSERT INTO contact_interaction_events
+SELECT 'm_' || n, 't_' || n, 'messenger', n % 100, 'c_' || n, 'in', 'message', NULL, NULL, now()
+FROM generate_series(1, 9000) AS n;
+INSERT INTO deleted_rows (kind, platform, page_id, id, moved)
+SELECT 'message', 'messenger', n % 100, 'd_' || n, false FROM generate_series(1, 9000) AS n;
+"""
+READING = {
+    **{name: text for name, text in load_statements("postgresql", "changes").items() if "change_seqs" not in text},
+    "last_change": load_statements("postgresql")["last_change"],
+}
+del READING["numbers_in_use"]
+
+
+def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node, *(inner for each in node.get("Plans", ()) for inner in nodes(each))]
+
+
+@IN_POSTGRESQL
+@pytest.mark.parametrize("is_analysed", [False, True])
+def test_statements_find_their_rows_by_their_numbers_also_in_tables_that_nobody_has_analysed(
+    kept: StoreDump, database: Database, *, is_analysed: bool
+) -> None:
+    kept.execute(GROWTH + ("ANALYZE;" if is_analysed else ""))
+    streams: tuple[Stream | None, ...] = (None, OTHER)
+    with database.connect() as connection:
+        connection.autocommit = False
+        connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
+        for place in (0, 18_000, 35_990):
+            for asked in (ChangesAsked(place, 100, ALL_KINDS, stream) for stream in streams):
+                for name, statement in READING.items():
+                    # A page is looked for up to the end of the feed, or in a small part of it, and read up to where it
+                    # is full.
+                    end = 36_000 if asked.stream is None else place + 1_000
+                    parameters = asked.parameters(place, end if name == "changes_up_to" else place + 100)
+                    explained = f"EXPLAIN (FORMAT JSON) {statement.rstrip(';')}".encode()
+                    ((plan,),) = connection.execute(explained, parameters).fetchall()
+                    read = [each for each in nodes(json.loads(plan)[0]["Plan"]) if "Relation Name" in each]
+                    assert read, name
+                    for each in read:
+                        assert each["Node Type"] in {"Index Scan", "Index Only Scan"}, (name, place, asked.stream)
+                        # The last number is at the end of the index.
+                        assert name == "last_change" or "change_seq" in each["Index Cond"]

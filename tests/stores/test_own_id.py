@@ -1,7 +1,4 @@
-"""What a store must do where an id turns out to be ours, which had been taken for a contact, or a contact gets known.
-
-The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
-"""
+"""An id that turns out to be ours and had been taken for a contact, or a contact that gets known."""
 
 from msgspec.structs import replace
 
@@ -28,7 +25,7 @@ ELSEWHERE = Changes(
 )
 
 
-class OwnIdContract:
+class TestOwnId:
     async def test_messages_get_the_contact_of_their_conversation_once_that_is_known(self, kept: StoreDump) -> None:
         """A list may leave the participants of a thread out for a while."""
         nobody_s = replace(event_row("m_2"), contact_id=None, direction="out")

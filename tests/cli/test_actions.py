@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kit.builders import STREAM
-from milepost.cli import stream_actions
+from milepost.cli import actions
+from milepost.cli.actions import Operator, perform_on_streams
 from milepost.cli.options import NO_TITLES
-from milepost.cli.stream_actions import Operator, perform
 from milepost.core.commands import PauseStream, StreamCommand
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Platform, Stream
@@ -34,8 +34,8 @@ async def pause(monkeypatch: pytest.MonkeyPatch, error: MilepostError) -> tuple[
     async def operator(*_: object) -> AsyncIterator[Operator]:
         yield Operator([STREAM, OTHER], NO_TITLES, ask, read, is_daemon=True)
 
-    monkeypatch.setattr(stream_actions, "operator", operator)
-    return await perform(Settings(), [STREAM, OTHER], PauseStream("somebody")), asked
+    monkeypatch.setattr(actions, "operator", operator)
+    return await perform_on_streams(Settings(), [STREAM, OTHER], PauseStream("somebody")), asked
 
 
 async def test_a_refusal_is_of_its_stream_and_the_next_one_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,34 @@
-"""What the inbox of webhook events must do in any database.
+"""The inbox of webhook events in any database."""
 
-The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
-"""
-
+import asyncio
 import json
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
+from kit.binary import until
 from kit.builders import NOON, STREAM, at
+from kit.needs import long_only
+from kit.postgres import Database
+from kit.power_cut import Call, Disk, recorded, recording
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
 from milepost.stores.open import forget, open_store, remove
+from milepost.stores.postgresql.commit import PostgresqlWriter
+from milepost.stores.postgresql.connection import connected
+from milepost.stores.sql import load_statements
 from milepost.stores.store import OpenStore
 from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
 from stores.histories import commit_after, contact_row, event_row, page_row
-from stores.store_dump import StoreDump
+from stores.processes import outcome
+from stores.store_dump import IN_POSTGRESQL, SqliteDump, StoreDump
+from stores.take_webhooks import SENDERS
 
 OTHER = Stream(Platform.INSTAGRAM, "1234567890")
 
@@ -41,7 +52,7 @@ def waiting(kept: StoreDump) -> list[str]:
     return [message_id for (message_id,) in kept.rows(query)]
 
 
-class WebhooksContract:
+class TestWebhooks:
     async def test_an_event_is_new_once(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             first, again = written("m_1"), written("m_1", contact_id=None, occurred_at=at(1))
@@ -175,7 +186,7 @@ async def apply(store: OpenStore, *, revises: bool = True) -> tuple[DueFact, ...
     return due
 
 
-class FactsContract:
+class TestFacts:
     async def test_a_fact_waits_for_its_message_and_is_worked_off_with_it(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             edit, another = said(WebhookKind.EDIT, "m_1", 5), said(WebhookKind.EDIT, "m_2", 5)
@@ -332,3 +343,101 @@ class FactsContract:
 def as_json(value: object) -> object:
     """Return JSON that one database gives as text, the other parsed."""
     return json.loads(value) if isinstance(value, str) else value
+
+
+# --- SQLite: what is left whenever the process dies -------------------------------------------------------------------
+
+
+class TestDeath:
+    """Every death is made in the record of one process, which took webhooks and ended normally."""
+
+    COUNT = 6
+
+    @pytest.fixture(params=["full", *long_only("normal")])
+    def directory(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        """Return where the process had its database; its record is beside it."""
+        directory = tmp_path / "directory"
+        directory.mkdir()
+        options = [f"--count={self.COUNT}", f"--synchronous={request.param}"]
+        life = [sys.executable, "-m", "stores.take_webhooks", str(directory / "milepost.db"), *options]
+        assert outcome([*recording(directory.with_name("record")), *life])[-1] == "done"
+        return directory
+
+    def deaths(
+        self, directory: Path, leave: Callable[[Disk, Path], Path], after: Callable[[Call], bool], onto: Path
+    ) -> Iterator[tuple[StoreDump, set[str]]]:
+        """Yield what is left by a death after each of these calls, with what had been acknowledged by then."""
+        disk, acknowledged = Disk(directory), set[str]()
+        for number, call in enumerate(recorded(directory.with_name("record"))):
+            disk.follow(call)
+            if call.is_printed:
+                acknowledged |= {line[4:] for line in call.data.decode().splitlines() if line.startswith("ack ")}
+            if acknowledged and after(call):
+                yield SqliteDump(leave(disk, onto / str(number)) / "milepost.db"), set(acknowledged)
+
+    @pytest.mark.parametrize(
+        ("leave", "after"),
+        [
+            pytest.param(Disk.killed, lambda call: call.name != "fsync" or call.is_printed, id="a kill at any write"),
+            pytest.param(Disk.cut, lambda call: call.is_sync or call.is_printed, id="a power cut"),
+        ],
+    )
+    def test_no_acknowledged_event_is_lost(
+        self,
+        directory: Path,
+        tmp_path: Path,
+        leave: Callable[[Disk, Path], Path],
+        after: Callable[[Call], bool],
+    ) -> None:
+        moments = 0
+        for kept, acknowledged in self.deaths(directory, leave, after, tmp_path):
+            stored = {message_id for (message_id,) in kept.rows("SELECT message_id FROM webhook_events")}
+            assert acknowledged <= stored
+            moments += 1
+        assert moments > SENDERS * self.COUNT
+        assert len(acknowledged) == SENDERS * self.COUNT
+
+
+# --- PostgreSQL, where several workers share the events ---------------------------------------------------------------
+
+
+SETTLE = "settle_webhook_events"
+
+
+@IN_POSTGRESQL
+async def test_one_of_several_workers_claims_an_event(kept: StoreDump) -> None:
+    async with open_store(kept.store_url) as one, open_store(kept.store_url) as other:
+        for number in range(10):
+            events = [written(f"m_{number}_{each}") for each in range(20)]
+            added = await asyncio.gather(one.webhooks.add(events, NOON), other.webhooks.add(events[::-1], NOON))
+            assert sum(map(len, added)) == 20
+            claimed = await asyncio.gather(one.webhooks.claim(NOON), other.webhooks.claim(NOON))
+            assert {stream for streams in claimed for stream in streams} == {STREAM}
+            assert await one.webhooks.claim(NOON) == await other.webhooks.claim(NOON) == ()
+
+
+@IN_POSTGRESQL
+async def test_nothing_is_added_of_a_person_while_they_are_erased(kept: StoreDump, database: Database) -> None:
+    async with open_store(kept.store_url) as store, connected(kept.store_url, load_statements("postgresql")) as erasing:
+        async with erasing.long_transaction() as connection:
+            await PostgresqlWriter(erasing, connection).erase(STREAM, "ada")
+            adding = asyncio.create_task(store.webhooks.add([written("m_1"), written("m_2", contact_id="bob")], NOON))
+            waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await until(lambda: database.sql(waits) or adding.done())
+        assert await adding == {written("m_2").key}
+
+
+def test_events_are_worked_off_without_reading_all_messages(database: Database) -> None:
+    """The tables were never analysed, and hold as many events as they ever may."""
+    database.sql(
+        "INSERT INTO contact_interaction_events"
+        " (event_id, conversation_id, platform, page_id, direction, kind, occurred_at)"
+        " SELECT 'm_' || n, 't_1', 'messenger', '1', 'in', 'message', now() FROM generate_series(1, 2000) AS n"
+    )
+    database.sql(
+        "INSERT INTO webhook_events"
+        " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(), now(), 0"
+        " FROM generate_series(1, 50000) AS n"
+    )
+    plan = "\n".join(line for (line,) in database.sql(f"EXPLAIN {load_statements('postgresql', 'webhooks')[SETTLE]}"))
+    assert "Seq Scan on contact_interaction_events" not in plan

@@ -1,7 +1,4 @@
-"""What a store must do where an account moves to another page: its threads keep their ids, and other streams read them.
-
-The fixture `kept` is an empty database of this program's schema. See tests/stores/test_contracts.py.
-"""
+"""An account that moves to another page: its threads keep their ids, and other streams read them."""
 
 import asyncio
 from datetime import datetime
@@ -61,7 +58,7 @@ def pages_of(tables: Tables) -> dict[str, set[str]]:
 ALL_OF_THE_NEW_PAGE = {"conversations": {"2"}, "contacts": {"2"}, "messages": {"2"}}
 
 
-class MovesContract:
+class TestMoves:
     async def test_webhooks_follow_the_page_that_reads_what_they_are_about(self, kept: StoreDump) -> None:
         """They may still be taken for the page before, which knows the account until it asks again."""
         unsent = WebhookEvent(OLD, WebhookKind.UNSEND, "m_1_first", None, NOON, "1")
