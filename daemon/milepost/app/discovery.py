@@ -200,7 +200,10 @@ def discovery_hint(problem: Problem) -> str:
     """Return what a person can do about a discovery that failed."""
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
-            return "give source.access_token a new token; it is picked up without a restart"
+            return (
+                "give source.access_token a new token; it is picked up without a restart, unless it is a credential"
+                " of a systemd unit: then restart that"
+            )
         case Remedy.STOP_CONFIGURATION:
             return "check source.access_token, source.app_secret and source.version"
         case _:
