@@ -202,11 +202,7 @@ def _count_losses(lines: LineOutput, _: WrappedLogger, __: str, event: EventDict
 
 def _redact(redactor: Redactor, _: WrappedLogger, __: str, event: EventDict) -> dict[str, Plain]:
     cleaned = redactor.clean_fields(event)
-    return {key: cleaned[key] for key in sorted(cleaned, key=_place)}
-
-
-def _place(key: str) -> int:
-    return _LEADING.index(key) if key in _LEADING else len(_LEADING)
+    return {key: cleaned[key] for key in _LEADING if key in cleaned} | cleaned
 
 
 def _values(fields: Mapping[str, str | list[str]]) -> Iterator[tuple[str, str]]:
