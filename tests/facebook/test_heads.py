@@ -9,7 +9,7 @@ from kit.graph_answers import PAGE, PAGE_ID, Json, encoded, listed, message, per
 from milepost.core.model import Batch
 from milepost.core.problems import Problem
 from milepost.facebook.decoding import Asked, Edge, Head, HeadRoom, decode
-from milepost.facebook.own_id import OwnIds
+from milepost.facebook.threads import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
 ASKED = Asked(50, 20)

@@ -65,8 +65,7 @@ class PageDiscovery:
                 self._requested.clear()
                 await self.discover()
                 due_at = clock.steady() + self._next_seconds
-            async with stop.interruptible(self._requested):
-                await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+            await stop.sleep(clock, LOOK_SECONDS, self._requested)
 
     def request(self) -> None:
         """Make a discovery due now."""
