@@ -265,11 +265,7 @@ def _text(value: object) -> str:
 def redacted(_: WrappedLogger, __: str, event: EventDict, *, redactor: Redactor) -> dict[str, Plain]:
     """Return an event without secrets, the fields that most events have first."""
     cleaned = redactor.clean_fields(event)
-    return {key: cleaned[key] for key in sorted(cleaned, key=_place)}
-
-
-def _place(key: str) -> int:
-    return _LEADING.index(key) if key in _LEADING else len(_LEADING)
+    return {key: cleaned[key] for key in _LEADING if key in cleaned} | cleaned
 
 
 # --- events as text ---------------------------------------------------------------------------------------------------
