@@ -102,10 +102,10 @@ def test_on_a_terminal_it_shows_what_is_stored_and_asks_for_confirmation(
     done = answered_on_terminal(folder(kept), answer, "streams", "remove", STREAM.key)
 
     assert done.code == code, done
-    shown = next(line for line in done.stdout.splitlines() if line.startswith("Corner Bakery ")).split()
+    shown = next(line for line in done.stderr.splitlines() if line.startswith("Corner Bakery ")).split()
     assert shown == ["Corner", "Bakery", STREAM.key, "1", "1", "2", "1"]
-    assert "is still configured" in done.stdout
-    assert "for good? [y/N]" in done.stdout
+    assert "is still configured" in done.stderr
+    assert "for good? [y/N]" in done.stderr
     assert streams_in(kept) == left
 
 
@@ -158,8 +158,7 @@ async def test_without_a_database_removal_is_refused(tmp_path: Path) -> None:
 async def test_a_sync_copies_a_removed_stream_again(tmp_path: Path) -> None:
     async with frozen_world(conversations=30) as simulator:
         installation = Installation(tmp_path)
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         before, entries = installation.copied(), installation.rows("SELECT count(*) FROM journal")
         (key,) = installation.rows("SELECT min(stream) FROM checkpoints")[0]
 

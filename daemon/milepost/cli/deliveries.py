@@ -13,8 +13,7 @@ from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, demand_known, load_settings, named, stream_option
 from milepost.cli.signals import stopped_by_signals, wait_to_poll
 from milepost.cli.terminal import Cell, Column, Group, Terminal, did_you_mean, echo, stdout_terminal, table
-from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
-from milepost.core.deliveries import Delivery, DeliveryPlaces, DeliveryState
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage, Delivery, DeliveryPlaces, DeliveryState
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.health import DeliveryView, delivery_view
@@ -271,7 +270,7 @@ async def _show(
     show: Callable[[Change], str],
 ) -> None:
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
-    stopped = stopped_by_signals(sys.stdout)
+    stopped = stopped_by_signals(sys.stdout if follows else None)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
         if after > (last := await reader.last_change()):
@@ -286,6 +285,8 @@ async def _show(
                     return
                 await wait_to_poll(stopped)
             after = page.next
+    if not follows:  # what was shown is not all
+        raise click.Abort
 
 
 async def _page(

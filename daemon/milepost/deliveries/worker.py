@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.changes import ChangeKind, ChangeReader, ChangesPage
-from milepost.core.deliveries import (
+from milepost.core.changes import (
     MAX_CHANGES,
     Answer,
+    ChangeKind,
+    ChangeReader,
+    ChangesPage,
     Delivery,
     DeliveryPlaces,
     DeliveryResult,
@@ -48,9 +50,9 @@ class Outlets(Struct, frozen=True, eq=False):
 
 
 class DestinationWorker:
-    """Delivers to one destination."""
+    """Delivers to one destination. If it was changed, what failed before may be mended: it is due at once."""
 
-    def __init__(self, destination: DeliverySettings, outlets: Outlets) -> None:
+    def __init__(self, destination: DeliverySettings, outlets: Outlets, *, is_changed: bool = False) -> None:
         self.destination = destination
         self.stop = Stop()
         self.is_well = False  # True once it has worked without an unexpected error
@@ -60,6 +62,7 @@ class DestinationWorker:
         self._arrived = Interrupt()
         self._goal: int | None = None  # the last change at the time of the latest look for it
         self._is_away = False
+        self._is_changed = is_changed
 
     def notify(self) -> None:
         """Note that something was committed."""
@@ -74,10 +77,8 @@ class DestinationWorker:
                 seconds = await self._look(sender)
                 self.is_well = True
                 if seconds > 0:
-                    async with self.stop.interruptible():
-                        await clock.sleep_until(clock.now() + timedelta(seconds=MIN_SECONDS))
-                    async with self.stop.interruptible(self._arrived):
-                        await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
+                    await self.stop.sleep(clock, MIN_SECONDS)
+                    await self.stop.sleep(clock, seconds, self._arrived)
 
     async def _look(self, sender: Sender) -> float:
         """Do what is due, and return the seconds to the next look; a commit makes the worker look sooner."""
@@ -102,7 +103,8 @@ class DestinationWorker:
         if delivery.paused_at is not None:
             await self._note_lag(delivery)
             return LOOK_SECONDS
-        if not is_due(delivery, clock.now()):
+        is_changed, self._is_changed = self._is_changed, False
+        if not (is_changed or is_due(delivery, clock.now())):
             return min(LOOK_SECONDS, max(seconds_left(delivery, clock.now()), MIN_SECONDS))
         return await self._deliver_next(delivery, sender)
 
@@ -201,6 +203,7 @@ class Dispatcher:
         self._configured = configured
         self._outlets = outlets
         self._workers: dict[str, DestinationWorker] = {}
+        self._changed: set[str] = set()  # destinations whose settings have changed since their worker began
         self.states: Mapping[str, Delivery] = {}
         self._errors: dict[str, str] = {}
 
@@ -223,8 +226,7 @@ class Dispatcher:
                 for worker in self._to_start():
                     tasks.create_task(self._work(worker), name=f"delivery to {worker.destination.name}")
                 await self._refresh()
-                async with stop.interruptible():
-                    await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+                await stop.sleep(clock, LOOK_SECONDS)
             for worker in self._workers.values():
                 worker.stop.request()
         await self._release()
@@ -235,8 +237,10 @@ class Dispatcher:
         for name, worker in self._workers.items():
             if configured.get(name) != worker.destination:
                 worker.stop.request()  # the look after its end starts a worker for a changed destination
+                self._changed.add(name)
         for name in configured.keys() - self._workers.keys():
-            self._workers[name] = DestinationWorker(configured[name], self._outlets)
+            self._workers[name] = DestinationWorker(configured[name], self._outlets, is_changed=name in self._changed)
+            self._changed.discard(name)
             yield self._workers[name]
 
     async def _work(self, worker: DestinationWorker) -> None:
@@ -248,8 +252,7 @@ class Dispatcher:
                 self._errors[name] = error.message if isinstance(error, MilepostError) else type(error).__name__
                 worker.is_well = False
                 clock = self._outlets.clock
-                async with worker.stop.interruptible():
-                    await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
+                await worker.stop.sleep(clock, RESTART_SECONDS)
         finally:
             del self._workers[name]
 
