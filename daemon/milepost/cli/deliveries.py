@@ -10,7 +10,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
-from milepost.cli.options import config_option, demand_known, load_settings, named, stream_option
+from milepost.cli.options import config_option, demand_known, load_settings, named, stream_option, warnings_logged
 from milepost.cli.signals import stopped_by_signals, wait_to_poll
 from milepost.cli.terminal import Cell, Column, Group, Terminal, did_you_mean, echo, stdout_terminal, table
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage, Delivery, DeliveryPlaces, DeliveryState
@@ -257,7 +257,8 @@ def changes(
     To continue later, pass the last seq that is shown to --after. Rows that are gone are shown as deletes.
     """
     settings = load_settings(config)
-    asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))
+    with warnings_logged(settings):
+        asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))
 
 
 async def _show(
