@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kit.binary import milepost
 from kit.builders import STREAM
 from milepost.cli import deliveries as module
 from milepost.cli.deliveries import changes as command
@@ -43,6 +44,13 @@ def test_everything_comes_as_json_lines() -> None:
     assert shown[0]["row"]["name"] == "Ada"
     later = changes("--json", "--after", str(shown[1]["seq"])).stdout.splitlines()
     assert [json.loads(line) for line in later] == shown[2:]
+
+
+async def test_json_is_utf_8_whatever_the_terminal_writes(store_url: StoreUrl, tmp_path: Path) -> None:
+    async with open_store(store_url) as store:
+        await write(store, Changes(contacts=(contact_row(name="Zoë 🍰"),)))
+    shown = await milepost(tmp_path, "changes", "--json", environment={"PYTHONIOENCODING": "latin-1"})
+    assert "Zoë 🍰" in [json.loads(line)["row"].get("name") for line in shown.stdout.splitlines()]
 
 
 @pytest.mark.usefixtures("store_url")
