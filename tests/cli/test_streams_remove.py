@@ -158,8 +158,7 @@ async def test_without_a_database_removal_is_refused(tmp_path: Path) -> None:
 async def test_a_sync_copies_a_removed_stream_again(tmp_path: Path) -> None:
     async with frozen_world(conversations=30) as simulator:
         installation = Installation(tmp_path)
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         before, entries = installation.copied(), installation.rows("SELECT count(*) FROM journal")
         (key,) = installation.rows("SELECT min(stream) FROM checkpoints")[0]
 

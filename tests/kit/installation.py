@@ -66,6 +66,17 @@ class Installation:
     async def sync(self, *arguments: str) -> Ended:
         return await milepost(self.folder, "sync", *arguments)
 
+    async def sync_from(self, simulator: SimulatorServer, **sections: Section | bool | list[dict[str, object]]) -> None:
+        """Configure for a simulator, and sync without errors."""
+        self.configure_for(simulator, **sections)
+        ended = await self.sync()
+        assert ended.code == 0, ended
+
+    async def verify(self) -> None:
+        """Have the program verify its journal."""
+        verified = await milepost(self.folder, "journal", "verify")
+        assert verified.code == 0, verified
+
     async def sync_until_complete(self, most: int = 12) -> list[Ended]:
         """Sync repeatedly until the exit code is 0, and return the result of each sync."""
         syncs = [await self.sync()]

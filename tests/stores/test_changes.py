@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from milepost.stores.open import forget, open_reader, open_store, remove
 from milepost.stores.postgresql.connection import settings
 from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
 from milepost.stores.sql import load_statements
+from milepost.stores.store import OpenStore
 from stores.histories import ROWS, contact_row, conversation_row, event_row, write
 from stores.sqlite_files import raw
 from stores.store_dump import IN_POSTGRESQL, StoreDump
@@ -37,6 +40,16 @@ async def followed(kept: StoreDump, mirror: Mirror, *, limit: int = 1000, stream
     """Follow the feed to its end, and return what is new."""
     async with open_reader(kept.store_url) as reader:
         return await mirror.follow(reader, limit=limit, stream=stream)
+
+
+@asynccontextmanager
+async def mirrored(kept: StoreDump) -> AsyncIterator[tuple[OpenStore, Mirror]]:
+    """Open the store with ROWS in it, and a mirror that has followed them."""
+    mirror = Mirror()
+    async with open_store(kept.store_url) as store:
+        await write(store, ROWS)
+        await followed(kept, mirror)
+        yield store, mirror
 
 
 def told(changes: list[Change]) -> set[tuple[ChangeKind, ChangeOp, str]]:
@@ -133,10 +146,7 @@ class TestChanges:
         assert is_mirrored(kept, mirror)
 
     async def test_a_row_that_changes_again_is_shown_again_at_its_latest_state_only(self, kept: StoreDump) -> None:
-        mirror = Mirror()
-        async with open_store(kept.store_url) as store:
-            await write(store, ROWS)
-            await followed(kept, mirror)
+        async with mirrored(kept) as (store, mirror):
             for name in ("Countess", "Lovelace"):
                 await write(store, Changes(contacts=(contact_row(name=name),)))
 
@@ -271,11 +281,7 @@ class TestChanges:
         assert of_other.rows == every.rows
 
     async def test_messages_that_turn_out_to_be_ours_change_and_so_does_their_contact(self, kept: StoreDump) -> None:
-        mirror = Mirror()
-        async with open_store(kept.store_url) as store:
-            await write(store, ROWS)
-            await followed(kept, mirror)
-
+        async with mirrored(kept) as (store, mirror):
             version = await write(store, Changes(own_id="c_1"))
             changes = await followed(kept, mirror)
 
@@ -289,10 +295,7 @@ class TestChanges:
         assert is_mirrored(kept, mirror)
 
     async def test_conversations_that_a_sweep_missed_change(self, kept: StoreDump) -> None:
-        mirror = Mirror()
-        async with open_store(kept.store_url) as store:
-            await write(store, ROWS)
-            await followed(kept, mirror)
+        async with mirrored(kept) as (store, mirror):
             kept.execute(f"INSERT INTO missed_conversations VALUES ('{STREAM}', 't_1', '2026-03-01T12:00:00.000Z')")
 
             version = await write(store, Changes(missed_are_deleted_at=at(60)))
@@ -365,10 +368,7 @@ class TestTransactionsAtTheSameTime:
     async def test_a_change_with_a_smaller_number_that_is_committed_later_is_not_skipped(
         self, kept: StoreDump, database: Database
     ) -> None:
-        mirror = Mirror()
-        async with open_store(kept.store_url) as store:
-            await write(store, ROWS)
-            await followed(kept, mirror)
+        async with mirrored(kept) as (_, mirror):
             with database.connect() as slow:
                 slow.autocommit = False
                 slow.execute(RENAME)  # it has taken its number
@@ -388,10 +388,7 @@ class TestTransactionsAtTheSameTime:
     async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
         self, kept: StoreDump, database: Database
     ) -> None:
-        mirror = Mirror()
-        async with open_store(kept.store_url) as store:
-            await write(store, ROWS)
-            await followed(kept, mirror)
+        async with mirrored(kept) as (_, mirror):
             with database.connect() as failing:
                 failing.autocommit = False
                 failing.execute(RENAME)
@@ -408,10 +405,7 @@ class TestTransactionsAtTheSameTime:
         self, kept: StoreDump, database: Database
     ) -> None:
         """What is rolled back to a savepoint gives its lock up; the next statement takes another."""
-        mirror = Mirror()
-        async with open_store(kept.store_url) as store:
-            await write(store, ROWS)
-            await followed(kept, mirror)
+        async with mirrored(kept) as (_, mirror):
             with database.connect() as slow:
                 slow.autocommit = False
                 slow.execute("SET search_path TO milepost")

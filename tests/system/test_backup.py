@@ -27,8 +27,7 @@ async def test_a_daemon_resumes_from_a_backup_made_while_it_worked_and_duplicate
     installation: Installation, another: Installation
 ) -> None:
     async with frozen_world(BATCHES * 50, pages=(BICYCLES,)) as simulator:
-        another.configure_for(simulator)
-        assert (await another.sync()).code == 0
+        await another.sync_from(simulator)
         installation.configure_for(simulator)
         simulator.hold(after=simulator.requests.by_stream[STREAM] + 4)
         async with started(installation.folder, "run") as daemon:
@@ -50,8 +49,7 @@ async def test_a_daemon_resumes_from_a_backup_made_while_it_worked_and_duplicate
     copied, undisturbed = installation.copied(), another.copied()
     for table in COPIED:
         assert copied[table] == undisturbed[table], f"{table} differs from that of an undisturbed run"
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0, verified
+    await installation.verify()
 
 
 def _restore(installation: Installation, backup: Path) -> None:
@@ -63,8 +61,7 @@ def _restore(installation: Installation, backup: Path) -> None:
 
 async def test_a_backup_is_private_and_overwritten_only_with_force(installation: Installation) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         made = await back_up(installation, "backup.db")
     backup = installation.folder / "backup.db"
     assert made.code == 0, made
@@ -81,8 +78,7 @@ async def test_a_backup_is_private_and_overwritten_only_with_force(installation:
 
 async def test_a_damaged_database_makes_no_backup_and_keeps_the_previous_one(installation: Installation) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     execute(installation.database, f"{DROP_TRIGGERS}; UPDATE journal SET data = '{{}}' WHERE seq = 2")
     backup = installation.folder / "backup.db"
     backup.write_text("the one from before")
@@ -103,8 +99,7 @@ async def test_a_backup_without_a_database_fails(installation: Installation) -> 
 
 async def test_a_missing_target_folder_is_reported(installation: Installation) -> None:
     async with frozen_world(10, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     refused = await back_up(installation, "missing/backup.db")
     assert refused.code == 1
     assert refused.stderr == (
@@ -114,8 +109,7 @@ async def test_a_missing_target_folder_is_reported(installation: Installation) -
 
 async def test_a_full_disk_is_reported_and_leaves_no_file(installation: Installation, tmp_path: Path) -> None:
     async with frozen_world(600) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     with small_disk(tmp_path, "1m") as disk:
         refused = await back_up(installation, str(disk / "backup.db"))
         assert list(disk.iterdir()) == []

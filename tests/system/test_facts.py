@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from kit.binary import milepost, started, until
+from kit.binary import started, until
 from kit.installation import Installation, on_sqlite_first
 from kit.simulated import BICYCLES, NOW
 from system.test_webhooks import Hooked, hooked
@@ -78,8 +78,7 @@ async def test_facts_are_applied_once_in_any_order_and_no_sweep_undoes_them(inst
         assert row(installation, message_id, "text") == (None,), "the list has it still"
         journal = installation.rows("SELECT data FROM journal WHERE type = 'facts_applied'")
         assert not any("text" in data for (data,) in journal)
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0
+    await installation.verify()
 
 
 async def test_facts_wait_for_their_message_through_a_kill(installation: Installation) -> None:

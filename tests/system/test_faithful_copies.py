@@ -61,8 +61,7 @@ async def test_a_frozen_world_is_copied_exactly_despite_faults_and_the_journal_a
 @on_both_databases
 async def test_verify_finds_a_projection_that_was_tampered_with(installation: Installation) -> None:
     async with frozen_world(10) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     installation.rows("UPDATE runs SET inserted = inserted + 1 WHERE run_id = (SELECT max(run_id) FROM runs)")
     verified = await milepost(installation.folder, "journal", "verify")
     assert verified.code == 1

@@ -1,19 +1,47 @@
 """The server side of the front end in docs/nextjs-supabase.md: it adds the token, and shows users their streams."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
+from playwright._impl._driver import compute_driver_executable
 
-from kit.binary import started
+from kit.binary import ENVIRONMENT, started
 from kit.event_source import EventSource
-from kit.front_end import route_handlers
 from kit.installation import Installation
 from kit.loopback import nowhere
+from kit.needs import demand
 from kit.simulated import BAKERY, BICYCLES, STREAMS, frozen_world
+from kit.supabase import RECIPE
+
+SERVER = Path(__file__).parents[1] / "kit" / "next_server.mjs"
+SUPABASE = {"NEXT_PUBLIC_SUPABASE_URL": "https://supabase.example", "NEXT_PUBLIC_SUPABASE_ANON_KEY": "public"}
+START_SECONDS = 60
+
+
+@asynccontextmanager
+async def route_handlers(environment: Mapping[str, str]) -> AsyncIterator[str]:
+    """Serve the route handlers during the block, and yield their base URL."""
+    demand("node", "nodejs")  # for its libraries, which Playwright's own Node.js needs
+    node, _ = compute_driver_executable()
+    process = await asyncio.create_subprocess_exec(
+        node, str(SERVER), str(RECIPE), env={**ENVIRONMENT, **SUPABASE, **environment}, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        assert line, "the route handlers cannot be loaded"
+        yield line.decode().strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
 
 TOKEN = "a-token-of-some-length"
 BAKERYS = [f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"]

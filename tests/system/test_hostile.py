@@ -151,8 +151,7 @@ async def test_whatever_fails_at_once_nothing_is_lost_and_nothing_is_dropped_sil
         assert_all_that_cannot_is_a_dead_letter(trial)
         assert installation.rows("SELECT conversation_id FROM conversations WHERE deleted_at IS NOT NULL") == [(gone,)]
         assert_limits_were_heeded_and_no_failures(trial)
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0, verified
+    await installation.verify()
     left = left_behind(installation.folder, besides=[installation.config])
     assert leaks(left, [page.token for page in PAGES]) == []
 

@@ -31,8 +31,11 @@ class Killings:
     requests: int = 0
     lives: int = 0
 
-    async def live(self, *, die_after_requests: int | None, grace_seconds: float = 0.0) -> None:
-        """Sync until the world was asked so often, and kill it a moment later; or until it is complete."""
+    async def live(self, *, die_after_requests: int | None, grace_seconds: float = 0.0, hits: int = 0) -> None:
+        """Sync until the world was asked so often, and kill it a moment later; or until it is complete.
+
+        The kill waits for as many runs to interrupt as it has to hit: a slow machine may not have committed any.
+        """
         walked = {stream: self._walked(stream) for stream in STREAMS}
         due = self.simulator.requests.total + (die_after_requests or 0)
         async with started(self.installation.folder, "sync") as running:
@@ -41,6 +44,7 @@ class Killings:
             else:
                 await until(lambda: self.simulator.requests.total >= due or running.has_ended)
                 await asyncio.sleep(grace_seconds)
+                await until(lambda: len(self.interrupted.union(self._open_runs())) >= hits or running.has_ended)
                 await running.kill()
         await self._settle()
         for stream, cursors in taken_cursors(self.simulator).items():
@@ -73,8 +77,7 @@ class Killings:
 async def undisturbed(installation: Installation, conversations: int) -> dict[str, Rows]:
     """Copy the same world in one go, without faults."""
     async with frozen_world(conversations) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     return installation.copied()
 
 
@@ -87,8 +90,9 @@ async def kill_again_and_again(
     await killings.live(
         die_after_requests=0, grace_seconds=0.2 + random.random() * 0.4
     )  # while the database is being created
-    for _ in range(kills - 1):
-        await killings.live(die_after_requests=random.randrange(most), grace_seconds=random.random() * 0.03)
+    for kill in range(1, kills):
+        hits = kill * kills // (kills - 1)  # the first may hit nothing
+        await killings.live(die_after_requests=random.randrange(most), grace_seconds=random.random() * 0.03, hits=hits)
     await killings.live(die_after_requests=None)
     return killings
 

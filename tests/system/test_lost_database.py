@@ -188,8 +188,7 @@ async def test_commits_survive_if_only_a_file_beside_the_database_was_lost(
 
 async def test_following_the_journal_ends_when_the_database_is_lost(installation: Installation) -> None:
     async with frozen_world(20, pages=(BICYCLES,)) as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
     async with started(installation.folder, "journal", "tail", "-f") as tail:
         await until(lambda: "Full sweep complete" in tail._stdout.read_text())
         copied(installation.database).rename(installation.database)

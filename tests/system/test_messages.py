@@ -128,8 +128,7 @@ def entries(installation: Installation) -> list[str]:
 async def test_every_message_is_stored_and_a_further_sync_asks_for_none(installation: Installation) -> None:
     world = Burst()
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         assert world.calls_for_messages() == 0, "nothing is owed of what is met for the first time"
         chosen = world.threads()[-4:]
         world.arrive(chosen)
@@ -144,8 +143,7 @@ async def test_every_message_is_stored_and_a_further_sync_asks_for_none(installa
         assert (await installation.sync()).code == 0
         assert world.calls_for_messages() == 0
         assert len(entries(installation)) == before + 1
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0, verified
+    await installation.verify()
 
 
 @on_sqlite_first
@@ -154,8 +152,7 @@ async def test_a_process_that_is_killed_while_it_reads_owes_what_is_left(
 ) -> None:
     world = Burst()
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         chosen = world.threads()[-4:]
         world.arrive(chosen, (60, 130, 45, 70))
         for call in (1, 2, 2, 3):
@@ -163,8 +160,7 @@ async def test_a_process_that_is_killed_while_it_reads_owes_what_is_left(
                 edge.kills(running, call)
                 await until(lambda: running.has_ended)
             assert installation.rows("SELECT 1 FROM message_backlog"), "it was killed too late to prove anything"
-            verified = await milepost(installation.folder, "journal", "verify")
-            assert verified.code == 0, verified
+            await installation.verify()
         edge.works()
 
         assert (await installation.sync()).code == 0
@@ -200,8 +196,7 @@ async def test_messages_that_can_never_be_read_become_a_dead_letter_that_a_redri
 ) -> None:
     world = Burst()
     async with world.serving() as simulator:
-        installation.configure_for(simulator, retry={"attempts": 2})
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator, retry={"attempts": 2})
         (thread,) = world.threads()[-1:]
         world.arrive([thread], [60])
         edge.fails()
@@ -221,8 +216,7 @@ async def test_messages_that_can_never_be_read_become_a_dead_letter_that_a_redri
 async def test_a_backlog_is_shown_until_it_is_read(installation: Installation, edge: Edge) -> None:
     world = Burst()
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         world.arrive(world.threads()[-4:], (60, 60, 60, 60))
         edge.fails()
         await installation.sync()
@@ -241,8 +235,7 @@ async def test_a_backlog_is_shown_until_it_is_read(installation: Installation, e
 async def test_what_instagram_withholds_is_said_once_and_not_asked_for_again(installation: Installation) -> None:
     world = Burst(PHOTOS)
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         first, second = world.threads()[-2:]
         before = set(stored(installation, first))
         world.arrive([first], [60])
@@ -266,15 +259,13 @@ async def test_what_instagram_withholds_is_said_once_and_not_asked_for_again(ins
         entries_before = len(entries(installation))
         assert (await installation.sync()).code == 0
         assert len(entries(installation)) == entries_before + 1
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0, verified
+    await installation.verify()
 
 
 async def test_twenty_new_messages_on_instagram_are_all_there_and_none_is_missed(installation: Installation) -> None:
     world = Burst(PHOTOS)
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         (thread,) = world.threads()[-1:]
         world.arrive([thread], [20])
 
@@ -288,8 +279,7 @@ async def test_twenty_new_messages_on_instagram_are_all_there_and_none_is_missed
 async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: Installation) -> None:
     world = Burst()
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         (thread,) = world.threads()[:1]
         for _ in range(3):
             world.arrive([thread], [1])
@@ -326,8 +316,7 @@ async def test_edited_messages_are_updated_and_unsent_ones_erased(installation: 
         assert len(entries(installation)) == before + 2
         (quiet,) = installation.rows("SELECT data FROM journal ORDER BY seq DESC LIMIT 1")
         assert "edited" not in quiet[0]
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0, verified
+    await installation.verify()
 
 
 @on_sqlite_first
@@ -360,8 +349,7 @@ async def test_a_message_without_content_is_said_to_be_missed(installation: Inst
 async def test_a_person_who_was_erased_is_not_read_any_more(installation: Installation, edge: Edge) -> None:
     world = Burst()
     async with world.serving() as simulator:
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)
         ((contact_id, thread), *_) = installation.rows(
             "SELECT contact_id, conversation_id FROM conversations WHERE contact_id IS NOT NULL ORDER BY updated_time"
         )
@@ -430,14 +418,12 @@ async def test_a_longer_history_is_read_on_by_a_full_sync_and_shown_until_then(i
         world.arrive(chosen, (70, 45))
         world.clock.now += timedelta(days=95)
         world.arrive(chosen, (60, 30))
-        installation.configure_for(simulator, sync={"message_history": "none"})
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator, sync={"message_history": "none"})
         assert world.calls_for_messages() == 0
         assert [len(stored(installation, thread)) for thread in chosen] == [20, 20]
         assert installation.rows("SELECT 1 FROM message_backlog") == [], "what owes nothing is on record"
 
-        installation.configure_for(simulator, sync={"message_history": "30d"})
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator, sync={"message_history": "30d"})
         assert world.calls_for_messages() == 0
         assert (await installation.sync("--full")).code == 0
         lengths = [len(stored(installation, thread)) for thread in chosen]

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from kit.binary import Running, milepost, started, until
+from kit.binary import Running, started, until
 from kit.flaky_proxy import Cut, breakable_line
 from kit.installation import COPIED, Installation, PostgresqlInstallation
 from kit.simulated import frozen_world
@@ -30,13 +30,11 @@ def now_and_then(seed: int) -> Iterator[Cut | None]:
 
 async def assert_whole(installation: Installation, another: Installation, simulator: SimulatorServer) -> None:
     """Compare with what an undisturbed sync copies of the same world."""
-    another.configure_for(simulator, sync=SYNC)
-    assert (await another.sync()).code == 0
+    await another.sync_from(simulator, sync=SYNC)
     whole, copied = another.copied(), installation.copied()
     for table in COPIED:
         assert copied[table] == whole[table], f"{table} differs from that of an undisturbed run"
-    verified = await milepost(installation.folder, "journal", "verify")
-    assert verified.code == 0, verified
+    await installation.verify()
     assert installation.rows("SELECT count(*) FROM journal WHERE type = 'store_returned'") != [(0,)]
 
 
@@ -100,5 +98,4 @@ async def test_a_server_that_stays_away_ends_the_sync_with_a_hint(
         assert installation.kept.password not in ended.stdout + ended.stderr
         assert "Traceback" not in ended.stderr
         installation.kept.server.start()
-        installation.configure_for(simulator)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(simulator)

@@ -40,8 +40,7 @@ def truth(api: SimulatorServer) -> set[str]:
 async def with_invented_people(installation: Installation) -> set[str]:
     """Fill the page's stream with the embedded world's people, as an older version would have."""
     async with frozen_world(INVENTED, pages=(BICYCLES,)) as embedded:
-        installation.configure_for(embedded)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(embedded)
         installation.rows("DELETE FROM source")
         return conversations(installation)
 
@@ -68,8 +67,7 @@ async def test_the_simulated_world_uses_a_database_of_its_own(installation: Inst
             daemon.signal(signal.SIGTERM)
             assert (await daemon.ended()).code == 0
         assert not installation.database.exists()
-        installation.configure_for(api)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(api)
         assert conversations(installation) == truth(api)
 
 
@@ -148,8 +146,7 @@ class TestADatabaseThatHoldsInventedPeople:
 @on_both_databases
 async def test_a_database_belongs_to_one_source_until_it_is_adopted(installation: Installation) -> None:
     async with real_api(20) as one, real_api(20) as other:
-        installation.configure_for(one)
-        assert (await installation.sync()).code == 0
+        await installation.sync_from(one)
         installation.configure_for(other)
         refused(await installation.sync(), f"what came from facebook at {one.base_url}", other.base_url)
         assert other.requests.total == 0

@@ -1,13 +1,13 @@
 """The database that the settings name. It holds the data of one source only; another source is refused."""
 
 from collections import Counter
-from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from milepost.core.errors import StoreRefused
 from milepost.core.model import DataSource
+from milepost.reporting.humanize import listed
 from milepost.settings import Settings, StoreSettings
 from milepost.stores.store import OpenStore, demand_same
 from milepost.stores.url import StoreUrl
@@ -87,20 +87,16 @@ def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holdin
         real = [each.stream for each in held if each.invented < each.conversations]
         if real:
             raise StoreRefused(
-                f"the database {store_url} holds real conversations, of {_named(real)}, and source.kind is simulator",
+                f"the database {store_url} holds real conversations, of {listed(real, MAX_NAMED)},"
+                " and source.kind is simulator",
                 hint="set source.kind: facebook, or give store.url another database",
             )
         return
     invented = [each.stream for each in held if each.invented]
     if invented:
         raise StoreRefused(
-            f"the database {store_url} holds people that the simulator invented, in {_named(invented)},"
+            f"the database {store_url} holds people that the simulator invented, in {listed(invented, MAX_NAMED)},"
             f" and the configuration names {wanted}",
             hint="give store.url another database, which is filled afresh; or keep this one: `milepost streams remove"
             f" {' '.join(invented) if len(invented) <= MAX_NAMED else 'STREAM…'}`, then `milepost store adopt`",
         )
-
-
-def _named(streams: Collection[str]) -> str:
-    more = len(streams) - MAX_NAMED
-    return ", ".join([*list(streams)[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])])

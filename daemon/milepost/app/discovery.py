@@ -1,7 +1,7 @@
 """Keeps the set of pages up to date: those in the configuration, and those that the manager's token can access."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from msgspec import Struct
@@ -65,8 +65,7 @@ class PageDiscovery:
                 self._requested.clear()
                 await self.discover()
                 due_at = clock.steady() + self._next_seconds
-            async with stop.interruptible(self._requested):
-                await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+            await stop.sleep(clock, LOOK_SECONDS, self._requested)
 
     def request(self) -> None:
         """Make a discovery due now."""

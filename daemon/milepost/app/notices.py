@@ -95,8 +95,7 @@ class NoticeWatch:
                 await self.look()
                 look_at = self._clock.steady() + LOOK_SECONDS
             self._sender.pump()
-            async with stop.interruptible():
-                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=PUMP_SECONDS))
+            await stop.sleep(self._clock, PUMP_SECONDS)
         await self._end()
 
     async def look(self, settle: timedelta = SETTLE) -> None:

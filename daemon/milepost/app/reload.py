@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import reduce
 from pathlib import Path
 
@@ -139,8 +139,7 @@ class ConfigReloader:
         """
         seen = configuration.loaded or await asyncio.to_thread(fingerprint, self._settings, configuration.path)
         while not stop.is_requested:
-            async with stop.interruptible(requested):
-                await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+            await stop.sleep(clock, LOOK_SECONDS, requested)
             found = await asyncio.to_thread(fingerprint, self._settings, configuration.path)
             is_requested = requested.is_set
             if is_requested or found != seen:

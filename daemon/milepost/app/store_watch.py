@@ -72,8 +72,7 @@ class StoreWatch:
         """Ask the database every few seconds, until a stop is requested."""
         while not stop.is_requested:
             await self.ask()
-            async with stop.interruptible():
-                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=ASK_SECONDS))
+            await stop.sleep(self._clock, ASK_SECONDS)
 
     async def ask(self) -> None:
         """Ask the database once."""

@@ -14,11 +14,11 @@ from milepost.core.model import Stream
 from milepost.core.ports import Clock, Held
 from milepost.engine.interrupt import Stop
 from milepost.engine.webhooks import WebhookJudge, WebhookWorker
-from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions
+from milepost.facebook.pages import InspectedToken, Subscription, Subscriptions
 from milepost.facebook.webhooks import UnknownAccount, UpdateResult
 from milepost.reporting.advice import SUBSCRIBE
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus
-from milepost.reporting.humanize import counted
+from milepost.reporting.humanize import counted, listed
 from milepost.service.metrics.traffic import EXPIRED, REQUEST, WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
 from milepost.settings import Settings
@@ -205,10 +205,9 @@ class SubscriptionWatch:
         """Yield which pages are not subscribed as they should be."""
         lacking = {page_id: missing for page_id, missing in self._missing.items() if missing}
         if lacking:
-            named = [f"page {page_id}: {', '.join(missing)}" for page_id, missing in [*lacking.items()][:MAX_NAMED]]
-            more = [f"{len(lacking) - MAX_NAMED} more"] if len(lacking) > MAX_NAMED else []
+            named = [f"page {page_id}: {', '.join(missing)}" for page_id, missing in lacking.items()]
             what = f"webhooks are not subscribed for {counted(len(lacking), 'page')}"
-            yield Issue(IssueKind.UNSUBSCRIBED, what, reason="; ".join([*named, *more]), advice=SUBSCRIBE)
+            yield Issue(IssueKind.UNSUBSCRIBED, what, reason=listed(named, MAX_NAMED, "; "), advice=SUBSCRIBE)
 
     async def _look(self, page_id: str) -> bool:
         """Check a page's subscription and repair it; return whether the next check may wait for the usual interval."""

@@ -14,7 +14,7 @@ from milepost.app.database import store_url_of
 from milepost.cli.terminal import Column, clipped, did_you_mean, elided_key
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
-from milepost.reporting.humanize import on_one_line
+from milepost.reporting.humanize import listed, on_one_line
 from milepost.settings import Settings, load_or_default, secrets
 from milepost.stores.open import has_database, open_reader
 from milepost.stores.reader import JournalReader
@@ -73,8 +73,8 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
 def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
     """Log warnings to stderr during the block, without the secrets of the settings."""
     # Imported here because most commands log nothing.
+    from milepost.service.logs.lines import Redactor  # noqa: PLC0415
     from milepost.service.logs.output import logged  # noqa: PLC0415
-    from milepost.service.logs.processors import Redactor  # noqa: PLC0415
 
     log, redactor = settings.log, Redactor(secrets(settings))
     return logged(log.format, "warning", redactor, stream=sys.stderr, environment=os.environ)
@@ -157,8 +157,7 @@ def unknown_stream(stream: str, known: Iterable[str]) -> str:
 
 def named(keys: Sequence[str]) -> str:
     """Return the keys of streams in words; of many streams only the first ones."""
-    more = len(keys) - MAX_NAMED
-    return ", ".join([*keys[:MAX_NAMED], *([f"{more:,} more"] if more > 0 else [])]) or "none so far"
+    return listed(keys, MAX_NAMED) or "none so far"
 
 
 # --- titles of streams ------------------------------------------------------------------------------------------------

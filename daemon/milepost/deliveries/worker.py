@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.changes import ChangeKind, ChangeReader, ChangesPage
-from milepost.core.deliveries import (
+from milepost.core.changes import (
     MAX_CHANGES,
     Answer,
+    ChangeKind,
+    ChangeReader,
+    ChangesPage,
     Delivery,
     DeliveryPlaces,
     DeliveryResult,
@@ -75,10 +77,8 @@ class DestinationWorker:
                 seconds = await self._look(sender)
                 self.is_well = True
                 if seconds > 0:
-                    async with self.stop.interruptible():
-                        await clock.sleep_until(clock.now() + timedelta(seconds=MIN_SECONDS))
-                    async with self.stop.interruptible(self._arrived):
-                        await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
+                    await self.stop.sleep(clock, MIN_SECONDS)
+                    await self.stop.sleep(clock, seconds, self._arrived)
 
     async def _look(self, sender: Sender) -> float:
         """Do what is due, and return the seconds to the next look; a commit makes the worker look sooner."""
@@ -226,8 +226,7 @@ class Dispatcher:
                 for worker in self._to_start():
                     tasks.create_task(self._work(worker), name=f"delivery to {worker.destination.name}")
                 await self._refresh()
-                async with stop.interruptible():
-                    await clock.sleep_until(clock.now() + timedelta(seconds=LOOK_SECONDS))
+                await stop.sleep(clock, LOOK_SECONDS)
             for worker in self._workers.values():
                 worker.stop.request()
         await self._release()
@@ -253,8 +252,7 @@ class Dispatcher:
                 self._errors[name] = error.message if isinstance(error, MilepostError) else type(error).__name__
                 worker.is_well = False
                 clock = self._outlets.clock
-                async with worker.stop.interruptible():
-                    await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
+                await worker.stop.sleep(clock, RESTART_SECONDS)
         finally:
             del self._workers[name]
 

@@ -64,6 +64,11 @@ class Interrupt:
             if not scope.expired():  # the timeout is the block's own
                 raise
 
+    async def sleep(self, clock: Clock, seconds: float, *others: "Interrupt") -> None:
+        """Sleep until the seconds are over or this or one of the others is set, whichever comes first."""
+        async with self.interruptible(*others):
+            await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
+
 
 class Stop(Interrupt):
     """The request to shut down, which is final."""
@@ -101,8 +106,7 @@ async def bulkhead(part: str, work: Awaitable[Result]) -> Result | Exception:
 async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, stop: Stop) -> None:
     """Do work that goes on until a stop is requested. After an error that ends it, begin it again a minute later."""
     while await bulkhead(part, work()) is not None and not stop.is_requested:
-        async with stop.interruptible():
-            await clock.sleep_until(clock.now() + timedelta(seconds=RESTART_SECONDS))
+        await stop.sleep(clock, RESTART_SECONDS)
 
 
 # --- shutdown ---------------------------------------------------------------------------------------------------------

@@ -69,16 +69,14 @@ class WebhookWorker:
                 await self._unless_away(self._look(tasks))
                 async with stop.interruptible():
                     await asyncio.sleep(MIN_SECONDS)
-                async with stop.interruptible(self._arrived):
-                    await self._clock.sleep_until(self._clock.now() + timedelta(seconds=LOOK_SECONDS))
+                await stop.sleep(self._clock, LOOK_SECONDS, self._arrived)
 
     async def work_off(self, stop: Stop) -> None:
         """Process what is left of earlier webhooks, now and every hour, until a stop is requested: none arrive here."""
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_requested:
                 await self._unless_away(self._look(tasks))
-                async with stop.interruptible():
-                    await self._clock.sleep_until(self._clock.now() + timedelta(seconds=IDLE_LOOK_SECONDS))
+                await stop.sleep(self._clock, IDLE_LOOK_SECONDS)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         now = self._clock.now()
@@ -149,8 +147,7 @@ class WebhookJudge:
     async def run(self, stop: Stop) -> None:
         """Judge until a stop is requested."""
         while not stop.is_requested:
-            async with stop.interruptible():
-                await self._clock.sleep_until(self._clock.now() + timedelta(seconds=JUDGE_SECONDS))
+            await stop.sleep(self._clock, JUDGE_SECONDS)
             try:
                 await self.judge()
             except MilepostError as error:  # others report it; the next look tries again

@@ -88,6 +88,12 @@ def on_one_line(text: str | Problem) -> str:
     return visible(str(text))
 
 
+def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first names, and how many more there are."""
+    more = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return separator.join([*names[:most], *more])
+
+
 def in_columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
     """Align rows of equal length into columns; those in `right` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
 
 import structlog
 
@@ -141,7 +140,6 @@ async def keep_notified(
         if stalled() is None:
             notifier.ping_watchdog()
         notifier.status(status())
-        async with stop.interruptible():
-            await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
+        await stop.sleep(clock, seconds)
     notifier.stopping()
     notifier.status("stopping: committing the batches in hand")

@@ -50,14 +50,14 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def with_pragma(connection: sqlite3.Connection, name: str, value: str) -> Iterator[None]:
-    """Set a pragma during the block."""
-    (before,) = connection.execute(f"PRAGMA {name}").fetchone()
-    connection.execute(f"PRAGMA {name} = {value}")
+def with_synchronous(connection: sqlite3.Connection, level: str) -> Iterator[None]:
+    """Wait for the disk as `level` says during the block."""
+    (before,) = connection.execute("PRAGMA synchronous").fetchone()
+    connection.execute(f"PRAGMA synchronous = {level}")
     try:
         yield
     finally:
-        connection.execute(f"PRAGMA {name} = {before}")
+        connection.execute(f"PRAGMA synchronous = {before}")
 
 
 class Database(aiosqlite.Connection):
@@ -320,22 +320,21 @@ class FullDisk:
     attempt to commit would take it for the log, and give nothing back when it fails.
     """
 
-    def __init__(self, path: Path, steady: Callable[[], float] = monotonic) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._steady = steady
         self._retry_at: float | None = None  # None: there is room, as far as is known
 
     @contextmanager
     def making_room(self) -> Iterator[None]:
         """Enclose a transaction, in the thread of its connection."""
-        if self._retry_at is not None and (began := self._steady()) >= self._retry_at:
-            is_done, ended = _write_back(self._path), self._steady()
+        if self._retry_at is not None and (began := monotonic()) >= self._retry_at:
+            is_done, ended = _write_back(self._path), monotonic()
             self._retry_at = None if is_done else ended + PAUSE_FACTOR * (ended - began)
         try:
             yield
         except sqlite3.Error as error:
             if self._retry_at is None and getattr(error, "sqlite_errorname", "") in _NO_ROOM:
-                self._retry_at = self._steady()
+                self._retry_at = monotonic()
             raise
 
 
