@@ -311,7 +311,9 @@ def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[
 
 def _why_undiscovered(why: Problem | Held) -> list[str]:
     if isinstance(why, Held):
-        return ["source.discover_pages: the pages were not discovered: a rate limit forbids the call"]
+        return [
+            "source.discover_pages: the pages were not discovered: a rate limit forbids the call, or a stop came first"
+        ]
     words = f"source.discover_pages: the pages could not be discovered: {on_one_line(why)}"
     return [words, f"  → {discovery_hint(why)}"]
 
