@@ -188,7 +188,9 @@ async def sync_through_daemon(
     It waits while a daemon is running, and at most as long as the daemon may take.
     """
     before = {each.stream: each for each in await look.journal_reader.checkpoints()}
-    refused = await _request_runs(who, streams, full=full)
+    refused = dict[Stream, str]()
+    async with stop.interruptible():  # the daemon answers once the batch in hand is committed
+        refused = await _request_runs(who, streams, full=full)
     wanted = {stream: before.get(stream) for stream in streams if stream not in refused}
     asked_at, over_at = look.now(), monotonic() + _longest_seconds(settings, len(streams))
     ended: dict[Stream, Checkpoint] = {}
