@@ -112,7 +112,10 @@ def milepost_into(
     *words: str,
     changed: Sections = NO_SECTIONS,
 ) -> list[str]:
-    """Return a `milepost` command for a database, without limits but for what is `changed` in the configuration."""
+    """Return a `milepost` command for a database, without limits but for what is `changed` in the configuration.
+
+    It has to be run in the directory.
+    """
     config: dict[str, Any] = {
         "store": store,
         "source": {"kind": "facebook", "base_url": server.base_url, "calls_per_second": 0},
@@ -131,6 +134,8 @@ def milepost_into(
         config[section] = {**config[section], **keys}
     path = directory / "config.yaml"
     path.write_text(json.dumps(config, indent=2))  # JSON is YAML
+    # structlog loads rich where it is installed. It comes with our tools, but not with Milepost.
+    (directory / "rich.py").write_text("raise ImportError")
     return [sys.executable, "-m", "milepost", *words, "-c", str(path)]
 
 

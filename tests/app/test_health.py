@@ -5,8 +5,8 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at
 from milepost.app.health import FAILING_ADVICE, delivery_issues, failing_runs
+from milepost.core.changes import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.errors import StoreRefused
 from milepost.core.events import RunStatus
 from milepost.engine.supervisor import FailedRuns

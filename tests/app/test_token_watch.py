@@ -13,8 +13,7 @@ from milepost.app.pages import CHECK_AGAIN_SECONDS, CHECK_SECONDS, LOOK_SECONDS
 from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem
-from milepost.facebook.page_health import InspectedToken
-from milepost.facebook.pages import Page
+from milepost.facebook.pages import InspectedToken, Page
 
 OF_BAKERY = tuple(Stream(platform, BAKERY.id) for platform in (Platform.MESSENGER, Platform.INSTAGRAM))
 HEALTH = TokenHealth(True, None, NOW.replace(hour=0) + timedelta(days=60))

@@ -15,8 +15,8 @@ from kit.binary import milepost
 from kit.builders import STREAM
 from kit.receiver import NEW
 from milepost.cli.deliveries import changes as command
+from milepost.core.changes import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.deliveries import Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.core.model import Changes
 from milepost.stores.open import forget, open_store
 from milepost.stores.sqlite.store import open_sqlite

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kit.builders import NOON, at
-from milepost.core.deliveries import (
+from milepost.core.changes import (
     MAX_CHANGES,
     MAX_WAIT_SECONDS,
     Answer,

@@ -15,8 +15,7 @@ from kit.builders import NOON, at
 from kit.loopback import nowhere, sending, serving
 from kit.receiver import NEW, OLD, Receiver
 from kit.tls import certified, serving_tls
-from milepost.core.changes import Change, ChangeKind, ChangeOp
-from milepost.core.deliveries import Answer, DeliveryResult
+from milepost.core.changes import Answer, Change, ChangeKind, ChangeOp, DeliveryResult
 from milepost.deliveries.sender import answer_of, fitting, message_of, sending_to
 from milepost.settings import DeliverySettings
 

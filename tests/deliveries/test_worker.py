@@ -10,8 +10,7 @@ import pytest
 
 from kit.builders import NOON
 from kit.delivery_doubles import DELIVERED, REFUSED, TIMED_OUT, MemoryReceiver, World, destination
-from milepost.core.changes import ChangeKind
-from milepost.core.deliveries import Answer, Delivery, DeliveryResult
+from milepost.core.changes import Answer, ChangeKind, Delivery, DeliveryResult
 from milepost.deliveries.worker import DestinationWorker
 
 FROM_START = destination(**{"from": "start"})

@@ -19,10 +19,18 @@ from kit.engine_doubles import (
 )
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.commands import Command, CommandDeferred, Discard, Redrive
+from milepost.core.commands import (
+    Command,
+    CommandDeferred,
+    Discard,
+    PauseStream,
+    RecordTokenHealth,
+    Redrive,
+    ResumeStream,
+)
 from milepost.core.errors import MilepostError, StoreAway, StoreRefused
 from milepost.core.events import Resolution, RunStatus, Stage
-from milepost.core.model import Stream, Table
+from milepost.core.model import Stream, Table, TokenHealth
 from milepost.core.plan import Policy
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
 from milepost.engine.context import CommandResult, EngineContext, Mailbox
@@ -247,6 +255,46 @@ async def test_a_command_does_not_wait_for_a_slot_that_another_stream_holds() ->
         await asyncio.sleep(10)
         await one.do(Discard(dead_letter_id, "of no interest"))
         assert asyncio.get_running_loop().time() == 10
+
+
+async def test_a_command_does_not_wait_for_the_slot_that_the_next_run_waits_for() -> None:
+    """Thousands of streams may wait in turn during a first copy. The stream keeps its place among them."""
+    store, dead_letter_id = await with_letter(Stage.FETCH)
+    parts = engine(store, concurrency=1)
+    first, last = Stream(STREAM.platform, "2"), Stream(STREAM.platform, "3")
+    inbox = Inbox(1, call_seconds=1, clock=parts.clock)
+    inbox_of_last = Inbox(1, call_seconds=1, clock=parts.clock, prefix="l")
+    sources = {first: Inbox(5, call_seconds=50, prefix="o"), STREAM: inbox, last: inbox_of_last}
+    one = Supervisor(parts, sources, Schedule())
+    async with running(one, parts.stop):
+        await asyncio.sleep(10)
+        await one.do(Discard(dead_letter_id, "of no interest"))
+        await one.ask(STREAM, RecordTokenHealth(TokenHealth(is_valid=True)))
+        await one.ask(last, PauseStream("Ada"))
+        await one.ask(last, ResumeStream("Ada"))
+        assert asyncio.get_running_loop().time() == 10
+        assert (inbox.asked, inbox_of_last.asked) == ([], [])
+        one.wake(STREAM)
+        await asyncio.sleep(500)
+    assert 250 < inbox.called_at[0] < inbox_of_last.called_at[0], "in the order in which they came"
+
+
+async def test_a_run_begins_after_the_command_that_was_under_way_when_it_got_its_slot() -> None:
+    store, dead_letter_id = await with_letter(Stage.FETCH)
+    parts = engine(store, concurrency=1)
+    inbox = Inbox(1, call_seconds=100)
+    sources = {Stream(STREAM.platform, "2"): Inbox(1, call_seconds=10, prefix="o"), STREAM: inbox}
+    one = Supervisor(parts, sources, Schedule())
+    async with running(one, parts.stop):
+        await asyncio.sleep(10)
+        redriving = asyncio.create_task(one.do(Redrive(dead_letter_id)))
+        await asyncio.sleep(50)
+        assert STREAM in parts.slots.held_seconds()
+        assert (one.stalled(), len(inbox.asked)) == (None, 1)
+        await redriving
+        assert asyncio.get_running_loop().time() == 110
+        await asyncio.sleep(150)
+    assert len(inbox.asked) > 1, "the run followed"
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -26,9 +26,9 @@ from kit.graph_answers import (
 from milepost.core.model import Batch, Contact, Conversation, Direction, Interaction
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import Asked, Edge, decode, decode_thread
-from milepost.facebook.own_id import OwnIds
+from milepost.facebook.leniency import MAX_PAYLOAD_CHARACTERS
 from milepost.facebook.responses import place_of
-from milepost.facebook.threads import MAX_PAYLOAD_CHARACTERS
+from milepost.facebook.threads import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
 EDGE = Edge(OwnIds({PAGE_ID, ACCOUNT_ID}), EDGE_URL)

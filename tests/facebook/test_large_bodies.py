@@ -30,8 +30,7 @@ from milepost.facebook.client import (
     has_too_many_values,
 )
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.page_health import inspect_token
-from milepost.facebook.pages import fetch_managed_pages
+from milepost.facebook.pages import fetch_managed_pages, inspect_token
 
 LARGE, SMALL = b" " * IN_THREAD_BYTES, b"{}"
 

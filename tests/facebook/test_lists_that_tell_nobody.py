@@ -6,7 +6,7 @@ from kit.graph_answers import PAGE, PAGE_ID, Json, encoded, listed, message, per
 from milepost.core.model import Batch, Direction
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import MIN_MESSAGES, MIN_THREADS, Edge, decode
-from milepost.facebook.own_id import OwnIds
+from milepost.facebook.threads import OwnIds
 
 EDGE_URL = f"https://graph.facebook.com/v26.0/{PAGE_ID}/conversations"
 ODD = {"id": "t_odd", "updated_time": None}  # makes the list be read item by item

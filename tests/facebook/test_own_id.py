@@ -7,7 +7,7 @@ import pytest
 from kit.graph_answers import ACCOUNT, ACCOUNT_ID, PAGE_ID, Json, encoded, instagram_person, listed, message, thread
 from milepost.core.model import Batch, Contact, Direction, OwnId, OwnIdState
 from milepost.facebook.decoding import Edge, decode
-from milepost.facebook.own_id import MIN_THREADS, OwnIds
+from milepost.facebook.threads import MIN_THREADS, OwnIds
 from milepost.facebook.wire import People, Person
 
 SCOPED = "26503000000000001"

@@ -314,16 +314,18 @@ async def test_a_worker_that_cannot_follow_the_journal_looks_only_every_few_seco
     """A newer worker may write entries that this one does not know, as during an upgrade."""
 
     async def unknown(*_: object, **__: object) -> list[StoredEntry]:
-        raise JournalDamaged("the journal holds an entry of an unknown type")
+        raise JournalDamaged("the journal holds an entry of an unknown type", hint="run the newer version")
 
     await crew.join([STREAM])
     monkeypatch.setattr(MemoryJournal, "entries", unknown)
 
-    async with crew.at_work():
-        await asyncio.sleep(1200)
+    with capture_logs() as logs:
+        async with crew.at_work():
+            await asyncio.sleep(1200)
 
     assert crew.sweeps(STREAM) == 2
     assert crew.store.loads[STREAM] <= 200
+    assert {line["hint"] for line in logs if line.get("part") == "journal"} == {"run the newer version"}
 
 
 async def test_the_streams_of_a_silent_worker_are_reassigned_well_within_a_minute(crew: Crew) -> None:

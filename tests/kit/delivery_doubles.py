@@ -11,8 +11,7 @@ from msgspec.structs import replace
 
 from kit.receiver import NEW
 from kit.virtual_time import VirtualClock
-from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp, ChangesPage
-from milepost.core.deliveries import Answer, Delivery, DeliveryResult
+from milepost.core.changes import ALL_KINDS, Answer, Change, ChangeKind, ChangeOp, ChangesPage, Delivery, DeliveryResult
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
 from milepost.deliveries.worker import Outlets

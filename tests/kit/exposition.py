@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from kit.builders import NETWORK, NOON, RATE_LIMIT, STREAM, at, run_started
 from kit.notices import recorded, store_retried, usage_told
 from milepost.core import events
+from milepost.core.changes import Delivery, DeliveryResult
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.deliveries import Delivery, DeliveryResult
 from milepost.core.model import Stream, TokenHealth
 from milepost.core.ports import Usage
 from milepost.core.position import Mode

@@ -190,7 +190,7 @@ def with_limits_that_change(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("examples", "left_out"), [(16, 60), pytest.param(40, 100, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("examples", "left_out"), [(16, 40), pytest.param(40, 100, marks=pytest.mark.long)])
 def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(
     monkeypatch: pytest.MonkeyPatch, examples: int, left_out: int
 ) -> None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, at
 from kit.postgres import Database
-from milepost.core.deliveries import HOLD_SECONDS, Answer, Delivery, DeliveryResult, delivered, failed
+from milepost.core.changes import HOLD_SECONDS, Answer, Delivery, DeliveryResult, delivered, failed
 from milepost.stores.open import open_deliveries, open_store
 from milepost.stores.store import OpenStore
 from stores.store_dump import IN_POSTGRESQL, IN_SQLITE, StoreDump

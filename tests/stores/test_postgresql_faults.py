@@ -342,6 +342,20 @@ async def test_a_role_that_does_not_exist_is_no_missing_database(database: Datab
     assert "the user in store.url" in refused.hint
 
 
+@pytest.mark.parametrize(
+    "statement", ["EXECUTE made_elsewhere", "PREPARE twice AS SELECT 1; PREPARE twice AS SELECT 2"]
+)
+async def test_a_pooler_that_the_configuration_does_not_mention_is_named_as_the_cause(
+    database: Database, statement: str
+) -> None:
+    """Its sessions are shared, and so are the statements that are prepared in them."""
+    with database.connect() as connection, pytest.raises(psycopg.Error) as raised:
+        connection.execute(statement.encode())
+    refused = translated(raised.value, database.name)
+    assert isinstance(refused, StoreRefused)
+    assert "store.pooler: transaction" in refused.hint
+
+
 async def test_a_database_that_turns_read_only_is_an_absence(database: Database, store: PostgresqlStore) -> None:
     """This happens in a failover, when a primary becomes a replica."""
     reached = await live(store, STREAM, 3)

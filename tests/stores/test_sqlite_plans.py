@@ -72,6 +72,14 @@ def plan(path: Path, statement: str) -> list[str]:
 READS_NOTHING = {"demand_writable"}
 
 
+@pytest.mark.parametrize("name", ["take_unsent", "follow_moves", "streams_with_facts"])
+def test_a_look_for_facts_passes_over_the_messages_that_wait(path: Path, name: str) -> None:
+    """Of a stream that is stopped, tens of thousands may wait."""
+    steps = plan(path, load_statements("sqlite", "webhooks")[name])
+
+    assert "webhook_events_of_facts" in steps[0]
+
+
 @pytest.mark.parametrize("name", sorted(SQL.keys() - READ_EVERYTHING - ARE_LIMITED - READS_NOTHING))
 def test_a_statement_finds_its_rows_by_a_key(path: Path, name: str) -> None:
     steps = plan(path, SQL[name])

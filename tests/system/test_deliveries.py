@@ -23,8 +23,7 @@ from kit.ports import unused_port
 from kit.postgres import Database
 from kit.receiver import NEW, OLD, Receiver
 from kit.simulated import BICYCLES, NOW, frozen_world
-from milepost.core.changes import Change, ChangeKind, ChangeOp
-from milepost.core.deliveries import DeliveryResult
+from milepost.core.changes import Change, ChangeKind, ChangeOp, DeliveryResult
 from milepost.deliveries.sender import sending_to
 from milepost.settings import DeliverySettings, load
 from milepost.simulator.server import SimulatorServer

@@ -215,7 +215,7 @@ def test_journald_can_be_searched_by_stream_run_event_and_priority(service: Serv
     for entry in warnings:
         assert entry["PRIORITY"] == "4"
         assert entry["SYSLOG_IDENTIFIER"] == "milepost"
-        assert entry["CODE_FILE"].endswith("/logs/journal.py")
+        assert entry["CODE_FILE"].endswith("/logs/lines.py")
         assert entry["CODE_LINE"].isdecimal()
         assert entry["CODE_FUNC"]
         assert STREAM in entry["MESSAGE"], "it cannot be read in plain journalctl -f"

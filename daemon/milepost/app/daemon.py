@@ -50,8 +50,8 @@ from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.events.route import event_stream
 from milepost.service.http import Allowed, serve
 from milepost.service.limits import WrongTokens
-from milepost.service.logs.journal import JournalLog
-from milepost.service.logs.processors import Deduplicator, Redactor
+from milepost.service.logs.lines import JournalLog, Redactor
+from milepost.service.logs.output import Deduplicator
 from milepost.service.metrics.collect import Metrics, exposition
 from milepost.service.metrics.traffic import DeliveryCounter
 from milepost.service.pages import pages, runbooks

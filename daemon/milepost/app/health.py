@@ -10,8 +10,8 @@ from milepost import __version__
 from milepost.app.build import Parts
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
+from milepost.core.changes import Delivery, DeliveryState, state_of
 from milepost.core.checkpoint import Checkpoint, Run
-from milepost.core.deliveries import Delivery, DeliveryState, state_of
 from milepost.core.errors import MilepostError
 from milepost.core.events import RunStatus
 from milepost.core.model import Stream

@@ -18,8 +18,7 @@ from milepost.engine.supervisor import Supervisor
 from milepost.facebook.calls import Access, Budget, RateLimiter, Slowdown
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
-from milepost.facebook.page_health import InspectedToken, Subscriptions, inspect_token
-from milepost.facebook.pages import Page, fetch_managed_pages
+from milepost.facebook.pages import InspectedToken, Page, Subscriptions, fetch_managed_pages, inspect_token
 from milepost.settings import Settings, SourceSettings
 
 # Discovery makes its calls as a stream of its own. So an app limit that it meets holds up every stream, and a user

@@ -14,7 +14,7 @@ from milepost.core.model import Stream
 from milepost.core.ports import Clock, Held
 from milepost.engine.interrupt import Stop
 from milepost.engine.webhooks import WebhookJudge, WebhookWorker
-from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions
+from milepost.facebook.pages import InspectedToken, Subscription, Subscriptions
 from milepost.facebook.webhooks import UnknownAccount, UpdateResult
 from milepost.reporting.advice import SUBSCRIBE
 from milepost.reporting.health import Issue, IssueKind, WebhookStatus

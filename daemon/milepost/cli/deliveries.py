@@ -13,8 +13,7 @@ from milepost.app.database import store_url_of
 from milepost.cli.options import config_option, demand_known, load_settings, named, stream_option
 from milepost.cli.signals import stopped_by_signals, wait_to_poll
 from milepost.cli.terminal import Cell, Column, Group, Terminal, did_you_mean, echo, stdout_terminal, table
-from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
-from milepost.core.deliveries import Delivery, DeliveryPlaces, DeliveryState
+from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage, Delivery, DeliveryPlaces, DeliveryState
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.health import DeliveryView, delivery_view

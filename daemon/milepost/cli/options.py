@@ -70,8 +70,8 @@ def confirm(question: str, shown: Sequence[str] = ()) -> None:
 def warnings_logged(settings: Settings) -> AbstractContextManager[None]:
     """Log warnings to stderr during the block, without the secrets of the settings."""
     # Imported here because most commands log nothing.
+    from milepost.service.logs.lines import Redactor  # noqa: PLC0415
     from milepost.service.logs.output import logged  # noqa: PLC0415
-    from milepost.service.logs.processors import Redactor  # noqa: PLC0415
 
     log, redactor = settings.log, Redactor(secrets(settings))
     return logged(log.format, "warning", redactor, stream=sys.stderr, environment=os.environ)

@@ -10,8 +10,8 @@ import click
 from milepost.app.daemon import Logging, run_daemon
 from milepost.app.reload import Configuration, fingerprint
 from milepost.cli.options import config_option
+from milepost.service.logs.lines import Redactor
 from milepost.service.logs.output import configure
-from milepost.service.logs.processors import Redactor
 from milepost.service.notices import demand_sendable
 from milepost.service.systemd import Notifier
 from milepost.settings import Settings, default_path, load_or_default, secrets

@@ -35,9 +35,8 @@ from milepost.engine.supervisor import MAX_LATENESS_SECONDS
 from milepost.reporting.humanize import clock, counted, in_words, on_one_line
 from milepost.reporting.status import Condition, ConditionContext, condition, is_running, rate_limits_of
 from milepost.reporting.summary import ExitCode, Totals, exit_code, exit_code_of, most_serious, totals
-from milepost.service.logs.journal import JournalLog
+from milepost.service.logs.lines import JournalLog, Redactor
 from milepost.service.logs.output import logged
-from milepost.service.logs.processors import Redactor
 from milepost.settings import Settings, SyncSettings, secrets
 from milepost.stores.open import is_at_work, open_reader
 from milepost.stores.reader import JournalReader

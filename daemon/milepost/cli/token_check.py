@@ -16,8 +16,7 @@ from milepost.engine.clock import SystemClock
 from milepost.engine.feed import Feed
 from milepost.engine.rate_limits import RateLimits
 from milepost.facebook.client import GraphClient
-from milepost.facebook.page_health import InspectedToken, Subscription
-from milepost.facebook.pages import Page
+from milepost.facebook.pages import InspectedToken, Page, Subscription
 from milepost.facebook.responses import problem_of
 from milepost.reporting.advice import PERMISSIONS, SUBSCRIBE, advice_on
 from milepost.reporting.humanize import counted, on_one_line

@@ -20,8 +20,7 @@ from standardwebhooks.webhooks import Webhook
 from yarl import URL
 
 from milepost import __version__
-from milepost.core.changes import Change
-from milepost.core.deliveries import MAX_WAIT_SECONDS, Answer, DeliveryResult
+from milepost.core.changes import MAX_WAIT_SECONDS, Answer, Change, DeliveryResult
 from milepost.core.journal import instant_text
 from milepost.facebook.proxy import trusted
 from milepost.facebook.responses import retry_after_seconds

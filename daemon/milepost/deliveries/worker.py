@@ -8,10 +8,12 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from milepost.core.changes import ChangeKind, ChangeReader, ChangesPage
-from milepost.core.deliveries import (
+from milepost.core.changes import (
     MAX_CHANGES,
     Answer,
+    ChangeKind,
+    ChangeReader,
+    ChangesPage,
     Delivery,
     DeliveryPlaces,
     DeliveryResult,

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 
 import structlog
@@ -170,7 +171,8 @@ class Supervisor:
         late = [
             stream.key
             for stream, seconds in self._engine.slots.held_seconds().items()
-            if seconds > _length(self._latest[stream]).total_seconds() + MAX_LATENESS_SECONDS
+            if stream in self._latest  # not before its first run, while a command is still under way
+            and seconds > _length(self._latest[stream]).total_seconds() + MAX_LATENESS_SECONDS
         ]
         return f"runs past sync.max_run_duration: {', '.join(late)}" if late else None
 
@@ -250,9 +252,29 @@ class Supervisor:
         if isinstance(result, Exception):
             mailbox.fail_all(result if isinstance(result, MilepostError) else aborted())
 
+    @asynccontextmanager
+    async def _slot(self, stream: Stream, mailbox: Mailbox) -> AsyncIterator[None]:
+        """Hold a slot during the block. Commands do not wait for it: they need none."""
+        slots, has_slot = self._engine.slots, Interrupt()
+        async with AsyncExitStack() as slot:
+            async with asyncio.TaskGroup() as meanwhile:
+                if slots.all_taken:
+                    commands = self._run_commands_until(has_slot, stream, mailbox)
+                    meanwhile.create_task(commands, name=f"commands of {stream.key}")
+                await slot.enter_async_context(slots.hold(stream))
+                has_slot.set()
+            yield
+
+    async def _run_commands_until(self, over: Interrupt, stream: Stream, mailbox: Mailbox) -> None:
+        while not over.is_set:
+            async with over.interruptible(mailbox.interrupt):
+                await asyncio.get_running_loop().create_future()
+            if not over.is_set:
+                await self._run_commands(stream, mailbox)
+
     async def _run(self, stream: Stream, *, full: bool) -> RunResult:
         mailbox = self._mailboxes[stream]
-        async with self._engine.slots.hold(stream):
+        async with self._slot(stream, mailbox):
             source, before = self._sources.get(stream), self._latest.get(stream)
             if source is None:
                 return RunResult(stream, None, error="its page was removed meanwhile")

@@ -267,15 +267,16 @@ class GraphClient:
         """Read the body piece by piece. A declared length that is too large is refused at once; none is trusted."""
         if 300 <= response.status < 400:
             return _redirect(response)
-        body = bytearray()
+        pieces, size = [], 0
         if (response.content_length or 0) <= self._max_body_bytes:
             async for piece in response.content.iter_any():
-                body += piece
-                if len(body) > self._max_body_bytes:
+                pieces.append(piece)
+                size += len(piece)
+                if size > self._max_body_bytes:
                     break
-                await room.grow(len(body), deadline)
+                await room.grow(size, deadline)
             else:
-                return bytes(body)
+                return b"".join(pieces)
         response.close()
         message = f"the response is larger than {self._max_body_bytes / 2**20:g} MiB"
         return Problem(ProblemKind.OVERSIZE, message, http_status=response.status)

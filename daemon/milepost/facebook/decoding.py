@@ -16,11 +16,20 @@ from msgspec.structs import replace
 from milepost.core.doubts import READ_VERSION
 from milepost.core.model import Batch, Conversation, MessagePage, OwnId, OwnIdState, Unreadable
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.own_id import OwnIds
+from milepost.facebook.leniency import (
+    ESCAPED_NUL,
+    lenient_or_none,
+    mended,
+    message_page,
+    nested_messages,
+    parse_json,
+    participants_of,
+    read_item,
+    with_messages,
+)
 from milepost.facebook.responses import (
     GRACE_COUNT,
     MAX_LIMIT,
-    has_next,
     invalid_response,
     next_cursor,
     problem_of,
@@ -28,25 +37,8 @@ from milepost.facebook.responses import (
     read_list,
     surplus,
 )
-from milepost.facebook.threads import (
-    conversation,
-    message_page,
-    nested_messages,
-    participants_of,
-    read_item,
-    with_messages,
-)
-from milepost.facebook.wire import (
-    ESCAPED_NUL,
-    Paging,
-    People,
-    Sender,
-    Thread,
-    ThreadList,
-    lenient_or_none,
-    mended,
-    parse_json,
-)
+from milepost.facebook.threads import OwnIds, conversation
+from milepost.facebook.wire import Paging, People, Sender, Thread, ThreadList, has_next
 
 MAX_MESSAGES = 20  # as the settings allow: the API withholds the details of older ones
 
@@ -299,7 +291,7 @@ class HeadRoom:
 
 
 class Head:
-    """The latest head of one inbox. Its batch is kept once it has come twice, so that busy inboxes take no room."""
+    """The latest head of one inbox. It comes again at once after a first copy, in the scan that follows the walk."""
 
     def __init__(self, room: HeadRoom, own_ids: OwnIds) -> None:
         self._room = room
@@ -318,9 +310,9 @@ class Head:
             self._own_ids.see_expected()
             return self._kept.batch
         self._kept = None
-        batch, before = decode(), self._seen
+        batch = decode()
         self._seen = self._see(body, asked)
-        if self._seen == before and isinstance(batch, Batch) and batch.own_id == EXPECTED and not batch.unreadable:
+        if isinstance(batch, Batch) and batch.own_id == EXPECTED and not batch.unreadable:
             self._kept = self._room.keep(batch, len(body))
         return batch
 

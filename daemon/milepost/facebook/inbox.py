@@ -24,9 +24,9 @@ from milepost.core.texts import storable
 from milepost.facebook.calls import Access, Calls, Decoded, FieldCalls
 from milepost.facebook.client import GraphClient, GraphResponse
 from milepost.facebook.decoding import Asked, Edge, Head, decode, decode_message_page, decode_messages, decode_thread
-from milepost.facebook.own_id import OwnIds
 from milepost.facebook.pages import linked_account
 from milepost.facebook.responses import place_of
+from milepost.facebook.threads import OwnIds
 from milepost.facebook.wire import is_thread_id
 
 T = TypeVar("T")

@@ -1,26 +1,26 @@
-"""Fetches the pages that a user's token manages, and the Instagram account that is linked to a page."""
+"""What the API says of pages: those that a user's token manages, a page's account, its token and its subscription.
 
+`GET /me/accounts` (Meta, "Graph API: User, Accounts"), `GET /debug_token` (Meta, "Debug Token"), `GET` and
+`POST /{page-id}/subscribed_apps` (Meta, "Page Subscribed Apps").
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
+import msgspec
 import structlog
 from msgspec import Meta, Struct, ValidationError
 
-from milepost.core.model import Platform, Stream
+from milepost.core.model import Platform, Stream, TokenHealth
 from milepost.core.ports import Gate, Held, Refused
 from milepost.core.problems import Problem, ProblemKind, rule_for
-from milepost.facebook.calls import Access, Calls, Decoded, Decoder, FieldCalls
+from milepost.facebook.calls import Access, Calls, Decoded, Decoder, FieldCalls, plain
 from milepost.facebook.client import GraphClient, GraphResponse
+from milepost.facebook.leniency import lenient, mended, read_json
 from milepost.facebook.responses import Listed, next_cursor, place_of, problem_of, read_list
-from milepost.facebook.wire import Id, lenient, mended, read_json
-
-PATH = "me/accounts"
-FIELDS = "id,name,access_token,instagram_business_account"
-NEEDED = frozenset({"id", "access_token"})
-MAX_BATCHES = 100
-
-GraphId = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]  # as the settings require of the pages that they list
-Token = Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")]  # the characters that a header may have
+from milepost.facebook.wire import Id
 
 log = structlog.get_logger()
 
@@ -41,6 +41,17 @@ class Page(Struct, frozen=True, repr_omit_defaults=True):
 
     def __repr__(self) -> str:
         return f"Page({self.id!r}, {self.platforms!r})"
+
+
+# --- the pages that a user's token manages ----------------------------------------------------------------------------
+
+MANAGED_PAGES = "me/accounts"
+FIELDS = "id,name,access_token,instagram_business_account"
+NEEDED = frozenset({"id", "access_token"})
+MAX_BATCHES = 100
+
+GraphId = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]  # as the settings require of the pages that they list
+Token = Annotated[str, Meta(pattern=r"^[!-~]{1,4096}\Z")]  # the characters that a header may have
 
 
 class _Size(Struct, frozen=True):
@@ -74,8 +85,8 @@ async def fetch_managed_pages(client: GraphClient, access: Access, gate: Gate) -
     A page is on Instagram if an account is linked to it. If the list is refused although its ids can be read, fewer
     pages are requested at once, and in the end fewer fields of each.
     """
-    calls = Calls(client, access, gate, PATH)
-    edge = _Edge(calls, partial(_decode, str(client.url(PATH))))
+    calls = Calls(client, access, gate, MANAGED_PAGES)
+    edge = _Edge(calls, partial(_decode, str(client.url(MANAGED_PAGES))))
     pages: dict[str, Page] = {}
     cursors: set[str] = set()
     cursor: str | None = None
@@ -124,14 +135,16 @@ class _Edge:
                 return outcome
             if self._step + 1 == len(SIZES) or rule_for(outcome.problem, has_cursor=cursor is not None).is_general:
                 return outcome
-            looked = await self._calls.make(PATH, _parameters("id", 1, cursor), _decode_any)
+            looked = await self._calls.make(MANAGED_PAGES, _parameters("id", 1, cursor), _decode_any)
             if not isinstance(looked, Decoded):
                 return looked if isinstance(looked, Held) else outcome
             self._step += 1
 
     async def _get(self, size: _Size, cursor: str | None) -> Decoded[_Batch] | Refused | Held:
         known = len(self._field_calls.left_out)
-        outcome = await self._field_calls.make(PATH, _parameters(size.fields, size.limit, cursor), self._decode)
+        outcome = await self._field_calls.make(
+            MANAGED_PAGES, _parameters(size.fields, size.limit, cursor), self._decode
+        )
         for name in self._field_calls.left_out[known:]:
             log.warning("managed pages read without a field", field=name)
         return outcome
@@ -167,6 +180,9 @@ def _page(item: object) -> Page | None:
     return Page(page.id, page.name, platforms, page.access_token, account.id if account else None)
 
 
+# --- the Instagram account that is linked to a page -------------------------------------------------------------------
+
+
 class _LinkedAccount(Struct):
     id: Id
 
@@ -195,3 +211,131 @@ def linked_account(page_id: str, response: GraphResponse) -> str | Problem:
         "set the page's instagram_account_id, or take instagram out of its platforms"
     )
     return Problem(ProblemKind.MISCONFIGURED, message, http_status=response.status)
+
+
+# --- the page's token -------------------------------------------------------------------------------------------------
+
+INSPECTION = "debug_token"
+
+Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # Unix time up to the year 9999; 0 means never
+
+
+class InspectedToken(Struct, frozen=True):
+    """What the platform says about a token. `permissions` and the `app_id` of its app are empty if it says none."""
+
+    health: TokenHealth
+    permissions: frozenset[str]
+    app_id: str = ""
+
+
+class _Facts(Struct):
+    is_valid: bool
+    expires_at: Seconds = 0
+    data_access_expires_at: Seconds = 0
+    scopes: list[str] = []
+    app_id: str = ""
+
+
+class _DebugToken(Struct):
+    data: _Facts
+
+
+async def inspect_token(client: GraphClient, access: Access, gate: Gate) -> InspectedToken | Problem | Held:
+    """Inspect the token in `access`, with the token itself.
+
+    Meta documents an app token (`id|secret`) or a developer's user token for this ("Debug Token", Permissions). But no
+    setting has the app's id, and connectors inspect page tokens with themselves; if that is refused, the token's health
+    stays unknown. The API requires the inspected token in the query, which is kept out of errors and logs.
+    """
+    calls = Calls(client, access, gate, INSPECTION)
+    return plain(await calls.make(INSPECTION, {"input_token": access.token}, _decode_token))
+
+
+def _decode_token(response: GraphResponse) -> InspectedToken | Problem:
+    try:
+        facts = lenient(read_json(response.body), _DebugToken).data
+    except ValueError:  # ValidationError is one
+        return problem_of(response.body, response.status)
+    health = TokenHealth(facts.is_valid, _instant(facts.expires_at), _instant(facts.data_access_expires_at))
+    return InspectedToken(health, frozenset(facts.scopes), facts.app_id)
+
+
+def _instant(seconds: int) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+# --- its subscription to webhooks -------------------------------------------------------------------------------------
+
+SUBSCRIBED_APPS = "subscribed_apps"
+# The fields of a page. An Instagram account gets all the fields that are chosen for the app, once its page has any.
+MESSAGE_FIELDS = {
+    Platform.MESSENGER: ("messages", "message_echoes", "messaging_postbacks", "standby"),
+    Platform.INSTAGRAM: ("messages",),
+}
+# The fields of facts (core/facts.py). All messages are copied without them as well.
+FACT_FIELDS: dict[Platform, tuple[str, ...]] = {
+    Platform.MESSENGER: ("message_edits", "message_reactions", "messaging_referrals"),
+    Platform.INSTAGRAM: (),
+}
+
+
+class _App(Struct):
+    id: str | None = None
+    subscribed_fields: list[str] = []
+
+
+class Subscription(Struct, frozen=True):
+    """The fields that a page is subscribed to as far as is known, the required ones, and those of facts."""
+
+    fields: frozenset[str]
+    needed: frozenset[str]
+    of_facts: frozenset[str]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required fields that the page is not subscribed to."""
+        return tuple(sorted(self.needed - self.fields))
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The fields of facts that the page is not subscribed to."""
+        return tuple(sorted(self.of_facts - self.fields))
+
+
+class Subscriptions:
+    """Reads and repairs a page's subscription."""
+
+    def __init__(
+        self, client: GraphClient, access: Access, gate: Gate, page_id: str, platforms: Iterable[Platform]
+    ) -> None:
+        self._calls = Calls(client, access, gate, SUBSCRIBED_APPS)
+        self._path = f"{page_id}/{SUBSCRIBED_APPS}"
+        on = tuple(platforms)
+        self._needed = frozenset(field for platform in on for field in MESSAGE_FIELDS[platform])
+        self._of_facts = frozenset(field for platform in on for field in FACT_FIELDS[platform])
+
+    async def look(self, app_id: str) -> Subscription | Problem | Held:
+        """Return the subscription of an app; with an empty id, that of all listed apps, which is often only one."""
+        decode = partial(self._decode, app_id)
+        return plain(await self._calls.make(self._path, {"fields": "id,subscribed_fields"}, decode))
+
+    async def mend(self, found: Subscription, missing: Iterable[str]) -> Problem | Held | None:
+        """Subscribe to the missing fields and to the present ones, because a new subscription replaces the old one."""
+        wanted = ",".join(sorted(found.fields.union(missing)))
+        outcome = plain(await self._calls.make(self._path, {"subscribed_fields": wanted}, _done, "POST"))
+        return outcome if isinstance(outcome, Problem | Held) else None
+
+    def _decode(self, app_id: str, response: GraphResponse) -> Subscription | Problem:
+        try:
+            answer = read_json(response.body)
+            apps = msgspec.convert(answer["data"], list[_App])
+        except (ValueError, TypeError, KeyError):
+            return problem_of(response.body, response.status)
+        own = (app for app in apps if not app_id or app.id in (None, app_id))
+        return Subscription(
+            frozenset(field for app in own for field in app.subscribed_fields), self._needed, self._of_facts
+        )
+
+
+def _done(response: GraphResponse) -> int | Problem:
+    return response.status

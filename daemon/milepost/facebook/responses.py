@@ -21,10 +21,10 @@ from msgspec import Struct
 from milepost.core.ports import Usage
 from milepost.core.problems import MAX_MESSAGE_CHARACTERS, Problem, ProblemKind, Scope
 from milepost.core.texts import visible
+from milepost.facebook.leniency import elements_of, lenient, mended, parse_json, read_json
 from milepost.facebook.redaction import impersonal, redact
-from milepost.facebook.wire import Paging, elements_of, lenient, mended, parse_json, read_json
+from milepost.facebook.wire import MAX_CURSOR_CHARACTERS, Paging, has_next
 
-MAX_CURSOR_CHARACTERS = 4096  # captured ones have about 200; more would not fit into a URL
 MAX_LIMIT = 200  # as the settings allow: the API silently cuts larger ones
 # How much more than requested is accepted: the API has not been seen to send more, and a little more does no harm.
 GRACE_FACTOR = 2
@@ -73,11 +73,6 @@ def read_list(body: bytes, http_status: int, asked: int = MAX_LIMIT) -> Listed |
     return too_many or Listed(elements, lenient(mended(paging)[0], Paging))
 
 
-def has_next(paging: Paging | None) -> bool:
-    """Return whether a list continues. It does not if `next` is empty: the cursor beside it would lead to the head."""
-    return paging is not None and paging.next not in (None, "")
-
-
 def next_cursor(paging: Paging | None, edge_url: str, http_status: int) -> str | Problem | None:
     """Return the cursor of the next batch; None at the end, even though `cursors.after` is present there."""
     if paging is None or not has_next(paging):
@@ -86,14 +81,6 @@ def next_cursor(paging: Paging | None, edge_url: str, http_status: int) -> str |
     if not cursor or len(cursor) > MAX_CURSOR_CHARACTERS:
         return invalid_response("the response has a next batch but no usable cursor", http_status)
     return cursor
-
-
-def older(paging: Paging | None) -> tuple[bool, str | None]:
-    """Return whether there are older messages than the nested ones, and the cursor to them if it is usable."""
-    if paging is None or not has_next(paging):
-        return False, None
-    cursor = paging.cursors.after if paging.cursors else None
-    return True, cursor if cursor and len(cursor) <= MAX_CURSOR_CHARACTERS else None
 
 
 def _cursor_of(next_url: object, edge_url: str) -> str | None:

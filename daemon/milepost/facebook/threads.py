@@ -1,38 +1,29 @@
-"""Converts threads and messages to conversations and interactions: decoded strictly, or odd ones item by item."""
+"""Converts decoded threads and messages to conversations and interactions, and finds out which participant is us."""
 
-import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from hashlib import sha256
-from typing import Any
 
 import msgspec
 from msgspec import Struct, ValidationError
-from msgspec.structs import replace
 
-from milepost.core.model import UNAVAILABLE, Contact, Conversation, Direction, Interaction, MessagePage, Unreadable
-from milepost.core.texts import storable, visible
-from milepost.facebook.redaction import scrub, unsigned
-from milepost.facebook.responses import older
+from milepost.core.model import UNAVAILABLE, Contact, Conversation, Direction, Interaction, OwnId, OwnIdState, Profile
+from milepost.core.texts import storable
+from milepost.facebook.redaction import unsigned
 from milepost.facebook.wire import (
-    NAMED_BY_CONTENT,
+    MAX_ID_CHARACTERS,
     Message,
-    Paging,
     People,
+    Person,
     SentAttachment,
     Share,
     StoryItem,
     Thread,
-    elements_of,
     is_thread_id,
     kept_id,
-    lenient,
-    mended,
+    older,
 )
 
-MAX_PAYLOAD_CHARACTERS = 65536
-MAX_REASON_CHARACTERS = 200
-NO_TIME_OR_ID = "messages without a time or an id that can be kept"
 ENCODER = msgspec.json.Encoder()
 
 
@@ -130,7 +121,7 @@ def _attachments(message: Message) -> str | None:
 
 def _attachment(sent: SentAttachment) -> Attachment:
     return Attachment(
-        _media_type(sent), _storable_id(sent.id), sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size
+        _media_type(sent), _storable(sent.id), sent.mime_type, unsigned(sent.name) if sent.name else None, sent.size
     )
 
 
@@ -145,17 +136,17 @@ def _media_type(sent: SentAttachment) -> str:
 
 def _share(share: Share) -> Attachment:
     return Attachment(
-        "share", _storable_id(share.id), name=share.name or None, link=unsigned(share.link) if share.link else None
+        "share", _storable(share.id), name=share.name or None, link=unsigned(share.link) if share.link else None
     )
 
 
 def _story(kind: Kind, item: StoryItem | None) -> list[Attachment]:
-    return [] if item is None else [Attachment(kind.value, _storable_id(item.id))]
+    return [] if item is None else [Attachment(kind.value, _storable(item.id))]
 
 
-def _storable_id(other_id: str | None) -> str | None:
-    """Return an id as a JSON column can hold it. It is never looked up, and PostgreSQL's JSON has no NUL."""
-    return storable(other_id)[0] if other_id else other_id
+def _storable(text: str | None) -> str | None:
+    """Return a name, or an id that is never looked up, as every column can hold it: PostgreSQL's JSON has no NUL."""
+    return storable(text)[0] if text else text
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -191,106 +182,102 @@ def _contact(thread: Thread, own_ids: frozenset[str]) -> Contact | None:
     """
     if thread.participants is None:
         return None
-    people = {person.id: person for person in thread.participants.data if person.id}
-    others = [contact_id for contact_id in people if contact_id not in own_ids]
-    if not others or len(others) == len(people) > 1:
+    other: Person | None = None
+    has_us = has_several = False
+    for person in thread.participants.data:
+        if person.id in own_ids:
+            has_us = True
+        elif person.id and (other is None or person.id == other.id):
+            other = person
+        elif person.id:
+            has_several = True
+    if other is None or other.id is None or (has_several and not has_us):
         return None
-    person = people[others[0]]
-    return Contact(kept_id(others[0]), person.name or None, person.username or None)
+    return Contact(kept_id(other.id), other.name or None, other.username or None)
 
 
-# --- items of any shape -----------------------------------------------------------------------------------------------
+# --- which participant is us ------------------------------------------------------------------------------------------
+
+# A page or an Instagram professional account can have two ids, and participants may have another one than the
+# configuration or the API. Then that other id is in every thread. It is taken as ours once that is certain: no customer
+# is in several threads with different people.
+
+MIN_THREADS = 3  # with as many different people, before an id is taken as ours
+MAX_THREADS = 50  # kept as evidence
 
 
-def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- JSON of any shape
-    """Return the id and the participants of a thread of any shape."""
-    if not isinstance(item, dict):
-        return "", None
-    try:
-        return str(item.get("id")), lenient(item.get("participants"), People | None)
-    except ValidationError:
-        return str(item.get("id")), None
+class OwnIds:
+    """Our own ids in one inbox: the expected ones, and possibly one that the threads have shown to be ours."""
+
+    def __init__(self, expected: Iterable[str]) -> None:
+        self._expected = frozenset(expected)
+        self._taken: str | None = None
+        self._is_seen = False  # an expected id has been among the participants
+        self._is_from_head = False  # the inbox has been read from its head
+        self._evidence: dict[str, frozenset[str]] = {}  # the participants of the latest threads without us
+        self.profile = Profile()
+        """Our own name in the threads: on Messenger a name, on Instagram a user name."""
+
+    @property
+    def all(self) -> frozenset[str]:
+        """All ids that are ours."""
+        return self._expected if self._taken is None else self._expected | {self._taken}
+
+    def expect(self, own_id: str) -> None:
+        """Add an id that is ours according to the API."""
+        self._expected |= {own_id}
+
+    def recall(self, own_id: str | None) -> None:
+        """Take an id as ours that earlier threads have shown to be ours."""
+        if own_id is not None and not self._is_seen:
+            self._taken = own_id
+
+    def check(
+        self, threads: Iterable[tuple[str, People | None]], *, is_head: bool = False, is_end: bool = False
+    ) -> OwnId | None:
+        """Return whether the threads of a response confirm our own id; None if they neither confirm nor refute it.
+
+        Threads with fewer than two participants prove nothing. Nor do a few threads without us, unless they are the
+        whole inbox, read from its head to its end.
+        """
+        self._is_from_head = self._is_from_head or is_head
+        evidence: dict[str, frozenset[str]] = {}
+        for thread_id, participants in threads:
+            ids = {person.id for person in participants.data if person.id} if participants else set()
+            self._meet(participants)
+            if not self._expected.isdisjoint(ids) and self._taken not in ids:
+                return self.see_expected()
+            if len(ids) > 1:
+                evidence[thread_id] = frozenset(ids)
+        if evidence and not any(self._taken in ids for ids in evidence.values()):
+            self._evidence = dict([*(self._evidence | evidence).items()][-MAX_THREADS:])
+            self._taken = _common(self._evidence.values())
+        if self._taken is not None:
+            return OwnId(OwnIdState.ANOTHER, self._taken) if evidence else None
+        is_all = is_end and self._is_from_head and not self._is_seen and bool(self._evidence)
+        return OwnId(OwnIdState.UNKNOWN) if len(self._evidence) >= MIN_THREADS or is_all else None
+
+    def _meet(self, participants: People | None) -> None:
+        """Learn our own name from a thread."""
+        for person in participants.data if participants else ():
+            if person.id in self.all:
+                self.profile = Profile(
+                    _storable(person.name) or self.profile.name, _storable(person.username) or self.profile.username
+                )
+
+    def see_expected(self) -> OwnId:
+        """Note that one of our expected ids is among the participants of a thread."""
+        self._is_seen, self._taken = True, None
+        self._evidence.clear()
+        return OwnId(OwnIdState.EXPECTED)
 
 
-def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
-    """Return a conversation and, separately, its messages that cannot be read."""
-    item, replaced = mended(item)
-    if not isinstance(item, dict):
-        return [_unreadable(None, "the item is no object", item)]
-    try:
-        thread = lenient({name: value for name, value in item.items() if name != "messages"}, Thread)
-        converted = conversation(thread, own_ids)
-    except (ValidationError, OverflowError) as error:
-        return [_unreadable(item.get("id"), str(error), item)]
-    return with_messages(replace(converted, replaced_characters=replaced), item.get("messages"), own_ids)
-
-
-def with_messages(
-    listed: Conversation,
-    messages: Any,  # noqa: ANN401 -- JSON of any shape
-    own_ids: frozenset[str],
-) -> list[Conversation | Unreadable]:
-    """Return a conversation with the messages of its thread and, separately, those that cannot be read."""
-    contact_id = listed.contact.contact_id if listed.contact else None
-    interactions, refused = _read_messages(nested_messages(messages), own_ids, contact_id)
-    paging = messages.get("paging") if isinstance(messages, dict) else None
-    has_older, older_cursor = older(lenient(paging, Paging) if isinstance(paging, dict) else None)
-    whole = replace(listed, interactions=interactions, has_older=has_older, older_cursor=older_cursor)
-    if not refused:
-        return [whole]
-    return [whole, _unreadable(f"{listed.conversation_id}/messages", NO_TIME_OR_ID, refused)]
-
-
-def message_page(items: list[Any], next_cursor: str | None, own_ids: frozenset[str]) -> MessagePage:
-    """Return messages that were requested without their thread, and so do not name its contact."""
-    whole: list[Any] = []
-    bare: list[str] = []
-    for item in items:
-        if _is_bare(item):
-            bare.append(item["id"])
-        else:
-            whole.append(item)
-    interactions, refused = _read_messages(whole, own_ids, None)
-    unreadable = (_unreadable(None, NO_TIME_OR_ID, refused),) if refused else ()
-    return MessagePage(interactions, next_cursor, unreadable, tuple(bare))
-
-
-def _is_bare(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape
-    """Return whether a message has nothing but its id (captured in 2017: all but the newest of a thread)."""
-    return (
-        isinstance(message, dict)
-        and isinstance(message.get("id"), str)
-        and is_thread_id(message["id"])
-        and not any(value for name, value in message.items() if name != "id")
-    )
-
-
-def _read_messages(
-    messages: list[Any], own_ids: frozenset[str], contact_id: str | None
-) -> tuple[tuple[Interaction, ...], list[Any]]:
-    """Return the messages that can be read, and the others."""
-    interactions: list[Interaction] = []
-    refused: list[Any] = []
-    for message in messages:
-        try:
-            interactions.append(interaction(lenient(message, Message), own_ids, contact_id))
-        except (ValidationError, OverflowError):
-            refused.append(message)
-    return tuple(interactions), refused
-
-
-def nested_messages(messages: Any) -> list[Any]:  # noqa: ANN401 -- JSON of any shape
-    """Return the messages of a thread; if it is not a list, return it as the only, unreadable, element."""
-    data = messages.get("data", messages) if isinstance(messages, dict) else messages
-    if not data:
-        return []
-    return elements_of(data) if isinstance(data, (list, dict)) else [messages]
-
-
-def _unreadable(subject: object, reason: str, item: Any) -> Unreadable:  # noqa: ANN401 -- JSON of any shape
-    payload = json.dumps(scrub(item), ensure_ascii=False)
-    if not isinstance(subject, str) or not is_thread_id(subject.removesuffix("/messages")):
-        subject = f"{NAMED_BY_CONTENT}{sha256(payload.encode()).hexdigest()}"
-    if len(payload) > MAX_PAYLOAD_CHARACTERS:
-        payload = json.dumps({"cut_short": payload[: MAX_PAYLOAD_CHARACTERS // 2]}, ensure_ascii=False)
-    return Unreadable(subject, visible(reason)[:MAX_REASON_CHARACTERS], payload)
+def _common(threads: Iterable[frozenset[str]]) -> str | None:
+    """Return the one id that is in every thread, if there are enough threads with enough other people."""
+    ids = list(threads)
+    common = frozenset.intersection(*ids)
+    others = frozenset.union(*ids) - common
+    if len(common) != 1 or min(len(ids), len(others)) < MIN_THREADS:
+        return None
+    (own_id,) = common
+    return own_id if own_id.isprintable() and len(own_id) <= MAX_ID_CHARACTERS else None

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookEvent, WebhookKind
+from milepost.facebook.leniency import parse_json
 from milepost.facebook.webhook_facts import (
     Envelope,
     Json,
@@ -30,7 +31,6 @@ from milepost.facebook.webhook_facts import (
     object_in,
     objects_in,
 )
-from milepost.facebook.wire import parse_json
 
 Route = Callable[[str, str], Stream | None]
 """Finds the stream of an object (`page` or `instagram`) and an account's id."""

@@ -317,7 +317,7 @@ class Worker:
         try:
             return await work
         except MilepostError as error:
-            log.warning("database unavailable, retrying", part=name, reason=error.message)
+            log.warning("database unavailable, retrying", part=name, reason=error.message, hint=error.hint)
             return None
 
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.deliveries import Delivery, DeliveryState, lag_seconds, state_of
+from milepost.core.changes import Delivery, DeliveryState, lag_seconds, state_of
 from milepost.reporting.humanize import ago, clock, counted, on_one_line
 from milepost.reporting.status import StoreOutage
 

@@ -1,13 +1,18 @@
-"""Reads the change feed of either database: splits a request into statements, and turns rows into changes."""
+"""Reads the change feed of either database: splits a request into statements, and turns rows into changes.
+
+How far each destination of the feed has got is kept beside it.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage
+from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage, Delivery
+from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.stores.sql import Fetch
 
@@ -115,3 +120,52 @@ def deleted(found: Iterable[tuple[int, str, str, str, str]]) -> list[Change]:
         of_page = {"platform": platform, "page_id": page_id} if kind is ChangeKind.CONTACT else {}
         changes.append(Change(seq, kind, ChangeOp.DELETE, {**of_page, KEYS[kind][-1]: row_id}, None))
     return changes
+
+
+# --- how far each destination has got ---------------------------------------------------------------------------------
+
+
+class StoredDeliveries:
+    """The part of DeliveryPlaces (see core/changes.py) that both databases share. `write` commits."""
+
+    def __init__(self, read: Fetch, write: Fetch) -> None:
+        self._read = read
+        self._write = write
+
+    async def begin(self, destination: str, place: int) -> None:
+        """Add a destination that begins at `place`, unless one of this name exists."""
+        await self._write("begin_delivery", {"destination": destination, "place": place})
+
+    async def all(self) -> Mapping[str, Delivery]:
+        """Return where each destination stands, by its name."""
+        found = map(_delivery_of, await self._read("deliveries"))
+        return {delivery.destination: delivery for delivery in found}
+
+    async def pause(self, destination: str, now: datetime) -> bool:
+        """Pause a destination; return False if there is none of this name."""
+        return bool(await self._write("pause_delivery", {"destination": destination, "now": instant_text(now)}))
+
+    async def resume(self, destination: str) -> bool:
+        """Resume a destination and make it due at once; return False if there is none of this name."""
+        return bool(await self._write("resume_delivery", {"destination": destination}))
+
+    async def move(self, destination: str, place: int) -> bool:
+        """Move a destination to another place; return False if there is none of this name."""
+        return bool(await self._write("move_delivery", {"destination": destination, "place": place}))
+
+    async def _find(self, destination: str) -> Delivery | None:
+        found = await self._read("delivery", {"destination": destination})
+        return _delivery_of(found[0]) if found else None
+
+
+def parameters_of(before: Delivery, after: Delivery) -> dict[str, Any]:
+    """Return the parameters that record a destination's new state."""
+    columns = {
+        name: instant_text(value) if isinstance(value, datetime) else value
+        for name, value in msgspec.structs.asdict(after).items()
+    }
+    return {**columns, "before": before.place, "failures_before": before.failures}
+
+
+def _delivery_of(columns: tuple[Any, ...]) -> Delivery:
+    return msgspec.convert(dict(zip(Delivery.__struct_fields__, columns, strict=True)), Delivery)

@@ -61,12 +61,16 @@ class Outdated(Exception):
     """Another stream wrote a conversation after the commit was decided: both would count the same rows."""
 
 
-def written_of(commit: Commit) -> tuple[str, ...]:
+def conversations_of(changes: Changes) -> set[str]:
+    """Return the conversations of which changes have the row or messages."""
+    conversation_ids = {row.conversation_id for row in changes.conversations}
+    conversation_ids.update([row.conversation_id for row in changes.interaction_events])
+    return conversation_ids
+
+
+def written_of(commit: Commit) -> set[str]:
     """Return the conversations that a commit writes; none if the decision did not look at the stored rows."""
-    if commit.known is None:
-        return ()
-    of_events = {row.conversation_id for row in commit.changes.interaction_events}
-    return tuple(of_events.union(row.conversation_id for row in commit.changes.conversations))
+    return set() if commit.known is None else conversations_of(commit.changes)
 
 
 def demand_known(commit: Commit, written: Iterable[str], states: Iterable[tuple[str, str, str]]) -> None:

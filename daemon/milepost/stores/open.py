@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Literal
 
-from milepost.core.deliveries import DeliveryPlaces
+from milepost.core.changes import DeliveryPlaces
 from milepost.core.model import Stream
 from milepost.stores.commit import Forgotten
 from milepost.stores.copy import CopyJob, CopyResult, CopySource, CopyTarget, Report, copy_between
@@ -60,12 +60,12 @@ async def open_deliveries(store_url: StoreUrl) -> AsyncIterator[DeliveryPlaces]:
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.deliveries import open_sqlite_deliveries  # noqa: PLC0415
+        from milepost.stores.sqlite.store import open_sqlite_deliveries  # noqa: PLC0415
 
         async with open_sqlite_deliveries(store_url.file) as places:
             yield places
     else:
-        from milepost.stores.postgresql.deliveries import open_postgresql_deliveries  # noqa: PLC0415
+        from milepost.stores.postgresql.store import open_postgresql_deliveries  # noqa: PLC0415
 
         async with open_postgresql_deliveries(store_url) as places:
             yield places

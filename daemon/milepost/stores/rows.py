@@ -45,13 +45,8 @@ JournalRow = tuple[int, str, int, str | None, str, str, str, str]
 class KeyRefused(ValueError):
     """A key that SQLite would store but never find again: it ends a text of a JSON array at a NUL."""
 
-
-def stored_key(text: str) -> str:
-    """Return a key unchanged. Raises KeyRefused for one that must not be stored."""
-    if "\0" in text:
-        msg = "its id holds a NUL character"
-        raise KeyRefused(msg)
-    return text
+    def __init__(self) -> None:
+        super().__init__("its id holds a NUL character")
 
 
 def optional_text(at: datetime | None) -> str | None:
@@ -93,17 +88,24 @@ def page_tuple(row: PageRow) -> tuple[Any, ...]:
     )
 
 
-def contact_tuple(row: ContactRow) -> tuple[Any, ...]:
-    """Return a contact's columns."""
+def contact_tuple(row: ContactRow, version: int, change_seq: int) -> tuple[Any, ...]:
+    """Return a contact's columns, with the version that writes it and its number in the change feed.
+
+    Raises KeyRefused.
+    """
+    if "\0" in row.contact_id:
+        raise KeyRefused
     return (
         row.platform,
         row.page_id,
-        stored_key(row.contact_id),
+        row.contact_id,
         row.name,
         row.username,
         instant_text(row.first_seen_at),
         instant_text(row.last_interaction_at),
         instant_text(row.updated_at),
+        version,
+        change_seq,
     )
 
 
@@ -114,10 +116,12 @@ def contact_row(columns: tuple[Any, ...]) -> ContactRow:
     return ContactRow(*values)
 
 
-def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
-    """Return a conversation's columns."""
+def conversation_tuple(row: ConversationRow, version: int, change_seq: int) -> tuple[Any, ...]:
+    """Return a conversation's columns, as `contact_tuple` does."""
+    if "\0" in row.conversation_id:
+        raise KeyRefused
     return (
-        stored_key(row.conversation_id),
+        row.conversation_id,
         row.platform,
         row.page_id,
         row.contact_id,
@@ -131,6 +135,8 @@ def conversation_tuple(row: ConversationRow) -> tuple[Any, ...]:
         instant_text(row.synced_at),
         optional_text(row.deleted_at),
         row.messages_fingerprint,
+        version,
+        change_seq,
     )
 
 
@@ -142,10 +148,14 @@ def conversation_row(columns: tuple[Any, ...]) -> ConversationRow:
     return ConversationRow(*values)
 
 
-def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
-    """Return an interaction event's columns."""
+def interaction_event_tuple(
+    row: InteractionEventRow, news_after: datetime | None, version: int, change_seq: int
+) -> tuple[Any, ...]:
+    """Return the columns of an interaction event when it is stored, as `contact_tuple` does (see Changes)."""
+    if "\0" in row.event_id:
+        raise KeyRefused
     return (
-        stored_key(row.event_id),
+        row.event_id,
         row.conversation_id,
         row.platform,
         row.page_id,
@@ -156,6 +166,9 @@ def interaction_event_tuple(row: InteractionEventRow) -> tuple[Any, ...]:
         row.attachments,
         instant_text(row.occurred_at),
         optional_text(row.content_at),
+        is_history(row, news_after),
+        version,
+        change_seq,
     )
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from msgspec import Struct
 
-from milepost.core.deliveries import DeliveryPlaces
+from milepost.core.changes import DeliveryPlaces
 from milepost.core.errors import MilepostError, RowsRejected, StoreAway, StoreLost, StoreRefused, VersionConflict
 from milepost.core.events import BatchStored, SweepCompleted
 from milepost.core.model import Changes, DataSource, Keys, Known, RefusedRow, Stream

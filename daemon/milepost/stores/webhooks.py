@@ -21,6 +21,7 @@ Steps = Callable[[Fetch], Coroutine[Any, Any, T]]
 # seconds after the webhook, and the worker that claimed it may have died.
 SOON_SECONDS, LATER_SECONDS = 10.0, 120.0
 NEVER = "9000-01-01T00:00:00.000Z"  # until a regular sweep has stored the message, or it is too old
+AFTER_ALL = "9999-01-01T00:00:00.000Z"
 
 
 class StoredWebhooks(ABC):
@@ -52,7 +53,8 @@ class StoredWebhooks(ABC):
         }
 
         async def claim(fetch: Fetch) -> set[str]:
-            await fetch("settle_webhook_events")
+            # Without those that are never due: they may be many, as those of a stream that is stopped.
+            await fetch("settle_webhook_events", {"due_before": NEVER})
             return {key for (key,) in await fetch("claim_webhook_events", instants)}
 
         claimed = await self._write(claim)
@@ -98,6 +100,7 @@ class StoredWebhooks(ABC):
         limits = {"received_before": instant_text(received_before), "max_events": max_events}
 
         async def trim(fetch: Fetch) -> list[tuple[str, object]]:
+            await fetch("settle_webhook_events", {"due_before": AFTER_ALL})
             old = await fetch("delete_old_webhook_events", limits)
             return [*old, *await fetch("delete_webhook_events_beyond", limits)]
 

@@ -7,8 +7,8 @@ from typing import Any, NoReturn, TextIO
 
 import structlog
 
-from milepost.service.logs.output import Format, configure
-from milepost.service.logs.processors import Deduplicator, Redactor
+from milepost.service.logs.lines import Redactor
+from milepost.service.logs.output import Deduplicator, Format, configure
 
 TOKEN = "tok|en/with+signs"
 log = structlog.get_logger()

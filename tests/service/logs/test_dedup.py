@@ -9,7 +9,7 @@ import pytest
 from structlog import DropEvent
 
 from kit.binary import until
-from milepost.service.logs.processors import (
+from milepost.service.logs.output import (
     FIRST_WINDOW_SECONDS,
     MAX_ERRORS_APART,
     MAX_KINDS,

@@ -39,7 +39,7 @@ from milepost.core.position import Mode
 from milepost.core.problems import Scope
 from milepost.engine.feed import Notice
 from milepost.reporting.describe import describe
-from milepost.service.logs.journal import JournalLog
+from milepost.service.logs.lines import JournalLog
 from reporting.test_describe import CASES
 
 Line = dict[str, Any]

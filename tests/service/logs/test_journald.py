@@ -13,8 +13,8 @@ import pytest
 import structlog
 from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
 
-from milepost.service.logs.output import Format
-from milepost.service.logs.processors import BLOT, MAX_KINDS, Deduplicator
+from milepost.service.logs.lines import BLOT
+from milepost.service.logs.output import MAX_KINDS, Deduplicator, Format
 from service.logs.configured import TOKEN, configured, configured_deduplicator, fail, journal_stream, log
 
 

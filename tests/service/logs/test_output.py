@@ -23,8 +23,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milepost.service.logs.lines import BLOT, MAX_ITEMS, MAX_TEXT_LENGTH, Redactor
 from milepost.service.logs.output import Format, logged, set_level
-from milepost.service.logs.processors import BLOT, MAX_ITEMS, MAX_TEXT_LENGTH, Redactor
 from service.logs.configured import TOKEN, configured, configured_deduplicator, fail, log, objects, text
 
 
@@ -198,7 +198,7 @@ class TestOneEventIsOneLine:
             "import resource, sys, structlog\n"
             "from milepost.core.texts import visible\n"
             "from milepost.service.logs.output import logged\n"
-            "from milepost.service.logs.processors import Redactor\n"
+            "from milepost.service.logs.lines import Redactor\n"
             "with logged('console', 'info', Redactor(()), stream=sys.stderr, environment={}):\n"
             "    structlog.get_logger().info('warm')\n"
             "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
@@ -432,7 +432,7 @@ class TestSecrets:
 import asyncio, gc, logging, os, sys, threading, warnings
 import structlog
 from milepost.service.logs.output import configure
-from milepost.service.logs.processors import Redactor
+from milepost.service.logs.lines import Redactor
 
 secret = os.environ.pop("SECRET")
 configure(sys.argv[1], "debug", Redactor([secret]), stream=sys.stderr, environment=os.environ)

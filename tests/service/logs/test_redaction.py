@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from milepost.service.logs.processors import BLOT, Redactor
+from milepost.service.logs.lines import BLOT, Redactor
 
 TOKEN = "tok|en/with+signs"
 

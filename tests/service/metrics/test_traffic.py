@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
 from kit.builders import NOON, at
-from milepost.core.deliveries import Delivery, DeliveryResult
+from milepost.core.changes import Delivery, DeliveryResult
 from milepost.core.webhooks import WebhookKind
 from milepost.facebook.webhooks import FIELDS
 from milepost.service.metrics.traffic import DeliveryCounter, WebhookCounter

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from milepost.core.deliveries import DeliveryPlaces
+from milepost.core.changes import DeliveryPlaces
 from milepost.reporting.health import DaemonStatus, DeliveryView, delivery_view
 from milepost.service.api.streams import Overview, Snapshot
 from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation, Reply

@@ -7,30 +7,37 @@ Every event, from structlog's loggers and the standard library's, goes through o
 A line that cannot be written is counted and dropped: logging neither delays nor breaks the work.
 """
 
-import json
+import asyncio
 import logging
 import os
-import re
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Literal, NamedTuple, TextIO
+from typing import Literal, TextIO
 
 import structlog
 from logging_journald import JournaldTransport  # type: ignore[import-untyped]  # annotated, but ships no py.typed
+from structlog import DropEvent
 from structlog.processors import CallsiteParameter, CallsiteParameterAdder
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from milepost.service.logs.processors import Deduplicator, Plain, Redactor
+from milepost.service.logs.lines import (
+    CALLSITE,
+    Redactor,
+    console_line,
+    journal_fields,
+    json_line,
+    painter,
+    redacted,
+)
 
 Format = Literal["auto", "console", "json"]
 
 MAX_WAIT_SECONDS = 0.1
-_LEADING = ("timestamp", "level", "event", "repeated", "stream", "streams", "run", "batch")
 
 
 def configure(
@@ -40,7 +47,7 @@ def configure(
     *,
     stream: TextIO,
     environment: Mapping[str, str],
-) -> Deduplicator:
+) -> "Deduplicator":
     """Send all logs of the process and its uncaught errors to the stream; return the deduplicator of repeated lines.
 
     Args:
@@ -67,7 +74,7 @@ def configure(
         render = journal_fields
     elif format != "json":
         render = partial(console_line, paint=painter(stream, environment))
-    clean: Processor = partial(_redact, redactor)
+    clean: Processor = partial(redacted, redactor=redactor)
     summaries = structlog.wrap_logger(outlet, [stamp, clean, render], wrapper_class=structlog.BoundLogger)
     deduplicator = Deduplicator(lambda event: summaries.log(**event), time.monotonic)
     structlog.configure(
@@ -200,15 +207,6 @@ def _count_losses(lines: LineOutput, _: WrappedLogger, __: str, event: EventDict
     return event
 
 
-def _redact(redactor: Redactor, _: WrappedLogger, __: str, event: EventDict) -> dict[str, Plain]:
-    cleaned = redactor.clean_fields(event)
-    return {key: cleaned[key] for key in sorted(cleaned, key=_place)}
-
-
-def _place(key: str) -> int:
-    return _LEADING.index(key) if key in _LEADING else len(_LEADING)
-
-
 def _values(fields: Mapping[str, str | list[str]]) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
         yield from ((name, each) for each in (value if isinstance(value, list) else [value]))
@@ -250,101 +248,140 @@ def _log_uncaught_errors() -> None:
     sys.unraisablehook = lambda args: log.error("error in a finalizer", exc_info=args.exc_value or True)
 
 
-# --- events as text ---------------------------------------------------------------------------------------------------
+# --- repeats ----------------------------------------------------------------------------------------------------------
 
-MAX_NAMES = 5  # of streams, in a line for people
-CALLSITE = {"pathname": "CODE_FILE", "lineno": "CODE_LINE", "func_name": "CODE_FUNC"}
-_PLAIN = re.compile(r"""[^ ='"\\]+""")  # needs no quotes
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_MAX_FIELD_NAME_LENGTH = 64  # journald drops a field with a longer name
+# Repeated warnings and errors are counted instead of logged: nobody reads a line per stream and second.
+#
+# Lines are of one kind if they have the same level, event and reason (or client). The first line of a kind is logged at
+# once. Errors may need a person, so the first error of each stream is logged, for up to ten streams. Repeats are held
+# until the window ends, and then logged as one summary: what all the lines have in common, how many there were, since
+# when, and for which streams. Windows grow while there are repeats. A kind without repeats in its window is forgotten,
+# so that its next line counts as the first. What the log leaves out is in the journal, entry by entry.
 
+FIRST_WINDOW_SECONDS = 10.0
+MAX_WINDOW_SECONDS = 300.0
+MAX_ERRORS_APART = 10
+MAX_STREAMS = 100  # in one summary; more streams get another
+MAX_KINDS = 100  # at a time; beyond that, all lines of a level are one kind
+POLL_SECONDS = 1.0  # between checks of the windows
 
-class _Level(NamedTuple):
-    priority: int  # of syslog(3)
-    word: str
-    colour: str  # an ANSI SGR code
-
-
-_LEVELS: Mapping[str, _Level] = {
-    "debug": _Level(7, "debug", "2"),
-    "info": _Level(6, "info", "32"),
-    "warning": _Level(4, "warn", "33"),
-    "error": _Level(3, "error", "31"),
-    "critical": _Level(2, "fatal", "1;31"),
-}
-
-Painter = Callable[[str, str], str]  # an ANSI SGR code and a text
+_REPEATED_LEVELS = frozenset({"warning", "error"})
+_RECOVERIES = frozenset({"database available again", "stream recovered"})  # what ends for one stream ends for many
+_REASONS = ("status", "reason", "problem", "error", "found", "exception", "client")
 
 
-def json_line(_: WrappedLogger, __: str, event: EventDict) -> str:
-    """Render an event as JSON, in ASCII: nothing in it can break a line or drive a terminal."""
-    return json.dumps(event)
+class Deduplicator:
+    """A structlog processor that drops repeats, and passes their summaries to `emit`.
+
+    `clock` returns monotonic seconds. Events have a level and a timestamp. Safe to call from any thread.
+    """
+
+    def __init__(self, emit: Callable[[EventDict], None], clock: Callable[[], float]) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._kinds: dict[Hashable, _Kind] = {}
+        # Reentrant, because a finalizer may log while it is held.
+        self._lock = threading.RLock()
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        """Let the event pass, or hold it and raise DropEvent."""
+        with self._lock:
+            self.flush_due()
+            if event["level"] not in _REPEATED_LEVELS and event["event"] not in _RECOVERIES:
+                return event
+            key = _key(event)
+            if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
+                key = event["level"]
+            kind = self._kinds.get(key)
+            if kind is None:
+                kind = self._kinds[key] = _Kind(self._clock() + FIRST_WINDOW_SECONDS)
+            if kind.passes(event):
+                return event
+            kind.hold(event)
+            if len(kind.streams) >= MAX_STREAMS:
+                self._emit(kind.take())
+        raise DropEvent
+
+    def flush_due(self) -> None:
+        """Emit the summaries of windows that have ended."""
+        with self._lock:
+            now = self._clock()
+            for key, kind in [each for each in self._kinds.items() if each[1].ends_at <= now]:
+                if kind.repeated:
+                    self._emit(kind.take())
+                    kind.extend(now)
+                else:
+                    del self._kinds[key]
+
+    def flush(self) -> None:
+        """Emit the summaries of all held lines, and forget them."""
+        with self._lock:
+            held = [kind for kind in self._kinds.values() if kind.repeated]
+            self._kinds.clear()
+            for kind in held:
+                self._emit(kind.take())
+
+    @asynccontextmanager
+    async def flushing(self) -> AsyncIterator[None]:
+        """Emit each summary when its window ends, and the rest at the end of the block."""
+        task = asyncio.create_task(self._poll(), name="log summaries")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            self.flush()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            self.flush_due()
 
 
-def console_line(_: WrappedLogger, __: str, event: EventDict, *, paint: Painter) -> str:
-    """Render an event as a line for people, with its traceback below."""
-    level = _LEVELS[event.pop("level")]
-    time = event.pop("timestamp")[:19].replace("T", " ")
-    exception = event.pop("exception", None)
-    name = _printable(_text(event.pop("event")))
-    pairs = " ".join(f"{paint('36', key)}={value}" for key, value in _pairs(event))
-    head = f"{paint('2', time)} {paint(level.colour, f'{level.word:5}')} {paint('1', f'{name:14}' if pairs else name)}"
-    return f"{head} {pairs}".rstrip() + _below(exception)
+class _Kind:
+    """The lines of one kind: the streams that were logged, and the lines that are held."""
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+        self.repeated = 0
+        self.streams: dict[object, None] = {}  # in the order in which they came
+        self._window_seconds = FIRST_WINDOW_SECONDS
+        self._logged: set[object] = set()
+        self._common: EventDict = {}
+        self._since = ""
+
+    def passes(self, event: EventDict) -> bool:
+        """Return whether this line is logged: it is the first, or an error and the first of its stream."""
+        most = MAX_ERRORS_APART if event["level"] == "error" else 1
+        if len(self._logged) >= most or event.get("stream") in self._logged:
+            return False
+        self._logged.add(event.get("stream"))
+        return True
+
+    def hold(self, event: EventDict) -> None:
+        """Count the line, and keep the fields that it has in common with the others."""
+        if self.repeated:
+            self._common = {key: value for key, value in self._common.items() if event.get(key) == value}
+        else:
+            self._common = dict(event)
+            self._since = self._common.pop("timestamp")
+        self.repeated += 1
+        if "stream" in event:
+            self.streams[event["stream"]] = None
+
+    def take(self) -> EventDict:
+        """Return the summary of the held lines, and forget them."""
+        event = {"event": "more of many kinds", **self._common, "repeated": self.repeated, "since": self._since}
+        if self.streams and "stream" not in event:
+            event["streams"] = list(self.streams)
+        self.repeated, self.streams = 0, {}
+        return event
+
+    def extend(self, now: float) -> None:
+        """Start another, longer window."""
+        self._window_seconds = min(2 * self._window_seconds, MAX_WINDOW_SECONDS)
+        self.ends_at = now + self._window_seconds
 
 
-def journal_fields(_: WrappedLogger, __: str, event: EventDict) -> dict[str, str | list[str]]:
-    """Render an event as the fields of a journald entry (systemd.journal-fields(7))."""
-    del event["timestamp"]  # journald has its own
-    fields: dict[str, str | list[str]] = {
-        "PRIORITY": str(_LEVELS[event.pop("level")].priority),
-        "SYSLOG_IDENTIFIER": "milepost",
-        **{field: _text(event.pop(key)) for key, field in CALLSITE.items() if key in event},
-    }
-    fields |= {_field_name(key): _text(value) for key, value in event.items() if value is not None}
-    names = event.get("streams")
-    if isinstance(names, list):  # so that a search for MILEPOST_STREAM finds each of them
-        del fields[_field_name("streams")]
-        fields[_field_name("stream")] = names
-    exception = event.pop("exception", None)
-    name = _printable(_text(event.pop("event")))
-    fields["MESSAGE"] = " ".join([name, *(f"{key}={value}" for key, value in _pairs(event))]) + _below(exception)
-    return fields
-
-
-def _field_name(key: str) -> str:
-    return f"MILEPOST_{re.sub('[^A-Z0-9_]', '_', key.upper())}"[:_MAX_FIELD_NAME_LENGTH]
-
-
-def _pairs(event: EventDict) -> Iterator[tuple[str, str]]:
-    for key, value in event.items():
-        text = _first_names(value) if key == "streams" and isinstance(value, list) else _text(value)
-        is_plain = text.isprintable() and _PLAIN.fullmatch(text)
-        yield _printable(key), text if is_plain else repr(text)  # repr escapes whatever is not printable
-
-
-def _text(value: Plain) -> str:
-    return value if isinstance(value, str) else _COMPACT.encode(value)
-
-
-def _first_names(names: list[str]) -> str:
-    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f"{' '.join(names[:MAX_NAMES])}{rest}"
-
-
-def _printable(text: str) -> str:
-    """Escape line ends, control characters, ANSI sequences and bidirectional overrides: they could forge log lines."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-
-
-def _below(exception: str | None) -> str:
-    """Return a traceback as indented lines to put below its event, so that none of them looks like an event."""
-    return "".join(f"\n    {_printable(line)}" for line in exception.splitlines()) if exception else ""
-
-
-def painter(stream: TextIO, environment: Mapping[str, str]) -> Painter:
-    """Return a function that colours text, or leaves it alone if the stream is not a terminal with colours."""
-    if not stream.closed and stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb":
-        return lambda colour, text: f"\x1b[{colour}m{text}\x1b[0m"
-    return lambda _, text: text
+def _key(event: EventDict) -> Hashable:
+    return event["level"], event["event"], *(str(event.get(name, "")) for name in _REASONS)

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from milepost.core.deliveries import Delivery, DeliveryResult, lag_seconds
+from milepost.core.changes import Delivery, DeliveryResult, lag_seconds
 from milepost.core.model import Stream
 from milepost.core.webhooks import WebhookKind
 from milepost.facebook.webhooks import ECHOES, FIELD_OF, UpdateResult

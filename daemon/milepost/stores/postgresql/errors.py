@@ -18,11 +18,15 @@ REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceed
 # Two transactions conflicted: worth another attempt at once, in a new transaction.
 _CONTENTION = (errors.DeadlockDetected, errors.SerializationFailure)
 
+# A statement that was prepared in one session is looked for in another, or is already there.
+_POOLER = "the URL leads to a pooler in transaction mode: set store.pooler: transaction"
 # Permanent errors by the beginning of their SQLSTATE, each with what to do about it.
 _REFUSED = {
     "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
     "3D": "check the database's name in store.url, or create it: createdb",
     "3F": "check store.schema",
+    "26": _POOLER,
+    "42P05": _POOLER,
     "42501": "docs/postgresql.md lists the privileges that the user in store.url needs",
     "42": "the tables are not Milepost's: check store.url and store.schema, or restore a backup",
     "XX001": "restore the database from a backup, then start again: the journal knows where to continue",

@@ -14,19 +14,20 @@ from typing import TypeVar
 import psycopg
 from psycopg.rows import TupleRow
 
+from milepost.core.changes import HOLD_SECONDS, Delivery
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreLost
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed
 from milepost.core.webhooks import WebhookEvent
+from milepost.stores.changes import StoredDeliveries, parameters_of
 from milepost.stores.commit import Outdated
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import Database, connected
-from milepost.stores.postgresql.deliveries import PostgresqlDeliveryPlaces
 from milepost.stores.postgresql.encoding import json_rows, searchable, with_inserts
 from milepost.stores.postgresql.errors import REFUSALS, is_contention, is_of_statement, reason_of, translated
-from milepost.stores.postgresql.migrate import migrate
+from milepost.stores.postgresql.migrate import migrate, open_current
 from milepost.stores.postgresql.queries import PostgresqlSession
 from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.store import OpenStore, Refusals
@@ -151,3 +152,37 @@ class PostgresqlWebhookInbox(StoredWebhooks):
     async def _write_together(self, steps: Steps[T]) -> T:
         async with self._database.transaction() as connection:
             return await steps(partial(self._database.rows_on, connection))
+
+
+# --- delivery places --------------------------------------------------------------------------------------------------
+
+
+class PostgresqlDeliveryPlaces(StoredDeliveries):
+    """DeliveryPlaces (see core/changes.py), over the connections of the store."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read, database.rows)
+
+    async def hold(self, destination: str, worker: str) -> Delivery | None:
+        """Hold a destination for a worker and return its state; None if it does not exist or another one holds it."""
+        wanted = {"destination": destination, "worker": worker, "seconds": HOLD_SECONDS}
+        return await self._find(destination) if await self._write("hold_delivery", wanted) else None
+
+    async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
+        """Record where a destination stands, if its place is still that of `before` and this worker holds it."""
+        parameters = {**parameters_of(before, after), "worker": worker, "seconds": HOLD_SECONDS}
+        return bool(await self._write("record_delivery", parameters))
+
+    async def release(self, worker: str) -> None:
+        """Release the destinations that a worker holds."""
+        await self._write("release_deliveries", {"worker": worker})
+
+
+@asynccontextmanager
+async def open_postgresql_deliveries(store_url: StoreUrl) -> AsyncIterator[PostgresqlDeliveryPlaces]:
+    """Open the delivery places of a database, beside running workers or without any.
+
+    Raises StoreRefused if the database has no schema of this program's version, StoreAway if it does not answer.
+    """
+    async with open_current(store_url, "deliveries") as database:
+        yield PostgresqlDeliveryPlaces(database)

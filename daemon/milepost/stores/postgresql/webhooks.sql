@@ -47,7 +47,7 @@ WHERE
         SELECT event_key
         FROM webhook_events
         WHERE
-            due_at IS NOT NULL AND kind = 'message'
+            due_at < %(due_before)s AND kind = 'message'
             AND (
                 EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id OFFSET 0)
                 OR EXISTS (

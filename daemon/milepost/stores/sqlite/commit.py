@@ -3,9 +3,8 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, repeat
 from time import perf_counter
-from typing import Any, TypeVar
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.journal import dead_letter_after, since_removal
@@ -19,18 +18,16 @@ from milepost.stores.commit import (
     OWN,
     Writer,
     commit_parameters,
+    conversations_of,
     demand_known,
     gaps_of,
     ids_of,
     without_forgotten,
-    written_of,
 )
 from milepost.stores.reader import stream_parameters
 from milepost.stores.sql import Parameters
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.queries import SqliteSession, at_once
-
-RowT = TypeVar("RowT")
 
 
 class SqliteWriter(SqliteSession, Writer):
@@ -48,9 +45,10 @@ class SqliteWriter(SqliteSession, Writer):
     def _write(self, commit: Commit, events_chunk_size: int) -> Committed:
         began = perf_counter()
         stream = commit.checkpoint.stream
-        if written := self.stored_ids.among(written_of(commit)):
+        conversation_ids = conversations_of(commit.changes)
+        if commit.known is not None and (written := self.stored_ids.among(conversation_ids)):
             demand_known(commit, written, self.ask("conversation_states", (rows.json_list(written),)))
-        self.stored_ids.add(commit.changes)
+        self.stored_ids.add(conversation_ids, commit.changes)
         if commit.changes.moved:
             at_once(self.link(commit))
         changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
@@ -63,11 +61,10 @@ class SqliteWriter(SqliteSession, Writer):
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
         version = commit.checkpoint.version
-        contacts = zip(changes.contacts, self._numbers(), strict=False)
-        self._write_all("upsert_contacts", ((*rows.contact_tuple(row), version, seq) for row, seq in contacts))
-        conversations = zip(changes.conversations, self._numbers(), strict=False)
-        numbered = ((*rows.conversation_tuple(row), version, seq) for row, seq in conversations)
-        self._write_all("upsert_conversations", numbered)
+        contacts = map(rows.contact_tuple, changes.contacts, repeat(version), self._numbers())
+        self._write_all("upsert_contacts", contacts)
+        conversations = map(rows.conversation_tuple, changes.conversations, repeat(version), self._numbers())
+        self._write_all("upsert_conversations", conversations)
         at_once(self.write_notes(commit, changes))
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
@@ -105,12 +102,9 @@ class SqliteWriter(SqliteSession, Writer):
     def _write_events(self, changes: Changes, version: int, chunk_size: int) -> None:
         events = changes.interaction_events
         for start in range(0, len(events), chunk_size):
-            chunk = zip(events[start : start + chunk_size], self._numbers(), strict=False)
-            numbered = (
-                (*rows.interaction_event_tuple(row), rows.is_history(row, changes.news_after), version, seq)
-                for row, seq in chunk
-            )
-            self._write_all("insert_interaction_events", numbered)
+            chunk, numbers = events[start : start + chunk_size], self._numbers()
+            columns = map(rows.interaction_event_tuple, chunk, repeat(changes.news_after), repeat(version), numbers)
+            self._write_all("insert_interaction_events", columns)
         if changes.named:
             self.ask("name_messages", {"named": rows.json_list(changes.named), "version": version})
 
@@ -164,23 +158,16 @@ class SqliteWriter(SqliteSession, Writer):
 
 
 def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], Parameters]]]:
-    for conversation in changes.conversations:
-        columns = partial(_tried, rows.conversation_tuple, conversation)
-        yield Table.CONVERSATIONS, conversation.conversation_id, "upsert_conversations", columns
+    """Yield each row with its table, key and statement, and its columns with an arbitrary version and number."""
+    for row in changes.conversations:
+        columns = partial(rows.conversation_tuple, row, 0, 0)
+        yield Table.CONVERSATIONS, row.conversation_id, "upsert_conversations", columns
     for contact in changes.contacts:
-        yield Table.CONTACTS, contact.contact_id, "upsert_contacts", partial(_tried, rows.contact_tuple, contact)
+        columns = partial(rows.contact_tuple, contact, 0, 0)
+        yield Table.CONTACTS, contact.contact_id, "upsert_contacts", columns
     for event in changes.interaction_events:
-        columns = partial(_tried, rows.interaction_event_tuple, event, False)
+        columns = partial(rows.interaction_event_tuple, event, None, 0, 0)
         yield Table.INTERACTION_EVENTS, event.event_id, "insert_interaction_events", columns
     for event in changes.revised:
-        yield (
-            Table.INTERACTION_EVENTS,
-            event.event_id,
-            "revise_interaction_events",
-            partial(rows.revision, event, 0),
-        )
-
-
-def _tried(columns_of: Callable[[RowT], tuple[Any, ...]], row: RowT, *more: object) -> Parameters:
-    """Return the columns of a row for a trial write, with an arbitrary version and number in the feed."""
-    return (*columns_of(row), *more, 0, 0)
+        revision = partial(rows.revision, event, 0)
+        yield Table.INTERACTION_EVENTS, event.event_id, "revise_interaction_events", revision

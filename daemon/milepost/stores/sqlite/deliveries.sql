@@ -1,4 +1,4 @@
--- The delivery places: see core/deliveries.py.
+-- The delivery places: see core/changes.py.
 
 -- name: begin_delivery
 INSERT INTO deliveries (destination, place, failures) VALUES (:destination, :place, 0)

@@ -15,12 +15,14 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 
+from milepost.core.changes import Delivery
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreLost
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.core.webhooks import WebhookEvent
+from milepost.stores.changes import StoredDeliveries, parameters_of
 from milepost.stores.commit import Outdated
 from milepost.stores.rows import json_list
 from milepost.stores.sql import Parameters, load_statements
@@ -36,7 +38,6 @@ from milepost.stores.sqlite.connection import (
     transaction,
     with_synchronous,
 )
-from milepost.stores.sqlite.deliveries import SqliteDeliveryPlaces
 from milepost.stores.sqlite.errors import REFUSALS, exists, reason_of
 from milepost.stores.sqlite.files import (
     LOCK,
@@ -47,7 +48,7 @@ from milepost.stores.sqlite.files import (
     warn_of_others_beside,
 )
 from milepost.stores.sqlite.migrate import applied as applied_to
-from milepost.stores.sqlite.migrate import demand_finished, migrate
+from milepost.stores.sqlite.migrate import demand_finished, migrate, open_current
 from milepost.stores.sqlite.queries import DIALECT, StoredIds, at_once
 from milepost.stores.store import OpenStore, Refusals
 from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
@@ -231,3 +232,47 @@ class SqliteWebhookInbox(StoredWebhooks):
 
     async def _write_together(self, steps: Steps[T]) -> T:
         return await self._write(steps)
+
+
+# --- delivery places --------------------------------------------------------------------------------------------------
+
+TIMEOUT_SECONDS = 30.0  # a large commit or a checkpoint of the daemon may hold the database for seconds
+
+
+class SqliteDeliveryPlaces(StoredDeliveries):
+    """DeliveryPlaces (see core/changes.py) over a connection, for the only process that delivers."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.read, database.rows)
+        self._database = database
+
+    async def hold(self, destination: str, worker: str) -> Delivery | None:
+        """Return where a destination stands; None if it is not there."""
+        return await self._find(destination)
+
+    async def record(self, before: Delivery, after: Delivery, worker: str) -> bool:
+        """Record where a destination stands; return False if it was moved since `before`.
+
+        Does not wait for the disk, as the store's commits do: what a power cut takes back is delivered again.
+        """
+
+        def write(connection: sqlite3.Connection) -> bool:
+            with with_synchronous(connection, "NORMAL"), transaction(connection):
+                recorded = connection.execute(self._database.sql["record_delivery"], parameters_of(before, after))
+                return bool(recorded.fetchall())
+
+        return await self._database.write(write)
+
+    async def release(self, worker: str) -> None:
+        """Do nothing: there is no other worker."""
+
+
+@asynccontextmanager
+async def open_sqlite_deliveries(path: Path) -> AsyncIterator[SqliteDeliveryPlaces]:
+    """Open the delivery places of the database at `path`, beside a running daemon or without one.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
+    """
+    pragmas: dict[str, str | int] = {"synchronous": "FULL"}
+    async with open_current(path, "deliveries", pragmas=pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
+        yield SqliteDeliveryPlaces(database)

@@ -26,7 +26,7 @@ ON CONFLICT (event_key) DO NOTHING;
 UPDATE webhook_events
 SET due_at = NULL
 WHERE
-    due_at IS NOT NULL AND kind = 'message'
+    due_at < :due_before AND kind = 'message'
     AND (
         EXISTS (SELECT 1 FROM contact_interaction_events WHERE event_id = message_id)
         OR EXISTS (
@@ -80,7 +80,7 @@ WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revisi
 
 -- name: follow_moves
 -- A fact moves to the stream that its message is stored under, as when the account was linked to another page.
-UPDATE webhook_events
+UPDATE webhook_events INDEXED BY webhook_events_of_facts
 SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
 WHERE
     due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
@@ -91,7 +91,7 @@ WHERE
 
 -- name: take_unsent
 -- Messages reported as unsent since the last run of this statement.
-UPDATE webhook_events
+UPDATE webhook_events INDEXED BY webhook_events_of_facts
 SET claims = 1
 WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
 RETURNING stream, message_id;

@@ -11,7 +11,7 @@ from kit.graph_client import access_of, client_of
 from milepost.core.model import Platform, TokenHealth
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind
-from milepost.facebook.page_health import InspectedToken, Subscription, Subscriptions, inspect_token
+from milepost.facebook.pages import InspectedToken, Subscription, Subscriptions, inspect_token
 
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 
