@@ -132,6 +132,17 @@ async def test_an_empty_list_after_one_with_pages_is_not_believed_until_it_has_l
         assert run_of(lost).status is RunStatus.STOPPED
 
 
+async def test_a_clock_that_is_set_forward_makes_no_empty_list_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trial_of() as trial:
+        await trial.discovery.discover()
+        for page in (BAKERY, BICYCLES):
+            trial.simulator.world.access.unmanage(page.id)
+        monkeypatch.setattr(trial.clock, "steady", lambda: 60.0)
+        assert isinstance(await trial.discovery.discover(), Problem)
+        trial.clock.time += timedelta(hours=3)
+        assert isinstance(await trial.discovery.discover(), Problem)
+
+
 def kinds(trial: Trial) -> list[str]:
     return [issue.kind.value for issue in trial.discovery.issues()]
 

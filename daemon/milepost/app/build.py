@@ -86,7 +86,7 @@ async def assembled(
         slots = Slots(settings.sync.concurrency, lambda seconds: feed.publish(SlotWaited(seconds)))
         engine = EngineContext(store, clock, feed, stop, policy_of(settings), rate_limits, slots)
         supervisor = Supervisor(engine, registry.add(world.pages), schedule_of(settings))
-        discovery = PageDiscovery(registry, supervisor, settings, learn_secret, clock.now)
+        discovery = PageDiscovery(registry, supervisor, settings, learn_secret, clock)
         targets = ReloadTargets(supervisor, client, rate_limits, discovery)
         yield Parts(
             supervisor=supervisor,

@@ -270,7 +270,7 @@ async def _show(
     show: Callable[[Change], str],
 ) -> None:
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
-    stopped = stopped_by_signals(sys.stdout)
+    stopped = stopped_by_signals(sys.stdout if follows else None)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
         if after > (last := await reader.last_change()):
@@ -285,6 +285,8 @@ async def _show(
                     return
                 await wait_to_poll(stopped)
             after = page.next
+    if not follows:  # what was shown is not all
+        raise click.Abort
 
 
 async def _page(
