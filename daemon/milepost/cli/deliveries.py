@@ -268,7 +268,7 @@ async def _show(
     stream: str | None,
     *,
     follows: bool,
-    show: Callable[[Change], str],
+    show: Callable[[Change], bytes],
 ) -> None:
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
     stopped = stopped_by_signals(sys.stdout if follows else None)
@@ -280,7 +280,7 @@ async def _show(
         while not stopped.is_set():
             page = await _page(reader, after, wanted, of_stream, may_be_away=follows)
             if page.changes:
-                click.echo("".join(map(show, page.changes)), nl=False)
+                click.echo(b"".join(map(show, page.changes)), nl=False)
             if page.next == after:
                 if not follows:
                     return
@@ -302,12 +302,12 @@ async def _page(
         raise
 
 
-def _as_json(change: Change) -> str:
-    return msgspec.json.encode(change).decode() + "\n"
+def _as_json(change: Change) -> bytes:
+    return msgspec.json.encode(change) + b"\n"
 
 
-def _as_text(change: Change) -> str:
+def _as_text(change: Change) -> bytes:
     key = "  ".join(f"{name}={value}" for name, value in change.key.items())
     version = "" if change.row is None else f"  version={change.row['version']}"
     history = "  history" if change.history else ""
-    return f"#{change.seq}  {change.op:6}  {change.kind:12}  {key}{version}{history}\n"
+    return f"#{change.seq}  {change.op:6}  {change.kind:12}  {key}{version}{history}\n".encode()
