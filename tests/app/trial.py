@@ -108,7 +108,7 @@ async def trial_of(*pages: Page, faults: str = "calm") -> AsyncIterator[Trial]:
         registry = PageRegistry(client, share.rate_limits, 0, simulator.world.user_token)
         supervisor = Supervisor(share, registry.add(pages), Schedule())
         settings = settings_with(*pages, discover_pages=True, source=manager_of(simulator))
-        discovery = PageDiscovery(registry, supervisor, settings, secrets.append, clock.now)
+        discovery = PageDiscovery(registry, supervisor, settings, secrets.append, clock)
         targets = ReloadTargets(supervisor, client, share.rate_limits, discovery)
         reloader = ConfigReloader(settings, targets, secrets.append)
         tokens = TokenWatch(registry, supervisor)

@@ -1,11 +1,12 @@
 """What the status page says while something is wrong with the daemon as a whole."""
 
+import asyncio
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from kit.binary import started
 from kit.browser import visiting
@@ -114,6 +115,26 @@ async def test_what_waits_for_a_slot_or_has_not_begun_does_not_count_as_syncing(
             await expect(page.locator(".card .state", has_text="Waiting for a slot")).to_have_count(2)
             simulator.release()
             await verdict(page, "All 3 streams are up to date")
+
+
+async def test_an_answer_that_is_cut_off_does_not_end_the_refreshes(
+    installation: Installation, browser: Browser
+) -> None:
+    cut_off = asyncio.Event()
+
+    async def cut(route: Route) -> None:
+        await route.fulfill(body='{"at":', content_type="application/json")
+        cut_off.set()
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await verdict(visit.page, "The stream is up to date")
+            await visit.page.route("**/api/overview*", cut)
+            await cut_off.wait()
+            await visit.page.unroute("**/api/overview*")
+            await visit.page.get_by_role("button", name="Pause").click()
+            await verdict(visit.page, "The stream is paused")
 
 
 async def test_a_token_revoked_after_a_transient_failure_is_the_reason_that_is_shown(

@@ -177,5 +177,5 @@ def test_a_person_is_forgotten_before_the_page_was_ever_synced(database: Path) -
 def test_on_a_terminal_it_asks_for_confirmation(database: Path, answer: str, code: int, left: set[str]) -> None:
     done = answered_on_terminal(database.parent, answer, "contacts", "forget", *PAGE, "ada")
     assert done.code == code, done
-    assert f"Erase contact ada of {STREAM.key}, with their conversations and messages, for good? [y/N]" in done.stdout
+    assert f"Erase contact ada of {STREAM.key}, with their conversations and messages, for good? [y/N]" in done.stderr
     assert people(database) == left

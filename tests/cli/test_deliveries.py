@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,11 +15,13 @@ from msgspec.structs import replace
 from kit.binary import milepost
 from kit.builders import STREAM
 from kit.receiver import NEW
+from milepost.cli import deliveries as module
 from milepost.cli.deliveries import changes as command
-from milepost.core.changes import Answer, Delivery, DeliveryResult, delivered, failed
+from milepost.core.changes import Answer, ChangesPage, Delivery, DeliveryResult, delivered, failed
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Changes
 from milepost.stores.open import forget, open_store
+from milepost.stores.sqlite.reader import SqliteReader
 from milepost.stores.sqlite.store import open_sqlite
 from milepost.stores.url import StoreUrl
 from stores.histories import ROWS, commit_after, contact_row, write
@@ -167,6 +170,13 @@ def test_everything_comes_as_json_lines() -> None:
     assert [json.loads(line) for line in later] == shown[2:]
 
 
+async def test_json_is_utf_8_whatever_the_terminal_writes(store_url: StoreUrl, tmp_path: Path) -> None:
+    async with open_store(store_url) as store:
+        await write(store, Changes(contacts=(contact_row(name="Zoë 🍰"),)))
+    shown = await milepost(tmp_path, "changes", "--json", environment={"PYTHONIOENCODING": "latin-1"})
+    assert "Zoë 🍰" in [json.loads(line)["row"].get("name") for line in shown.stdout.splitlines()]
+
+
 @pytest.mark.usefixtures("store_url")
 def test_in_words_nothing_is_said_that_a_person_wrote() -> None:
     first, *others = changes("--kind", "contact", "--kind", "message").stdout.splitlines()
@@ -190,6 +200,22 @@ def test_a_place_that_was_never_given_out_is_said() -> None:
     result = changes("--after", "5")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "The latest change has the seq 4: is 5 a place of another database?\n"
+
+
+@pytest.mark.usefixtures("store_url")
+@pytest.mark.parametrize(("arguments", "code"), [([], 1), (["-f"], 0)])
+def test_only_who_follows_may_be_stopped(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script must be able to tell a part of the rows from all of them."""
+    read_changes, stopped = SqliteReader.read_changes, asyncio.Event()
+
+    async def stopped_meanwhile(self: SqliteReader, after: int, _: int, *more: Any) -> ChangesPage:  # noqa: ANN401
+        stopped.set()
+        return await read_changes(self, after, 1, *more)
+
+    monkeypatch.setattr(SqliteReader, "read_changes", stopped_meanwhile)
+    monkeypatch.setattr(module, "stopped_by_signals", lambda _: stopped)
+    result = changes(*arguments)
+    assert (result.exit_code, result.stdout.count("\n")) == (code, 1)
 
 
 async def test_new_changes_are_shown_as_they_come(store_url: StoreUrl, tmp_path: Path) -> None:

@@ -102,10 +102,10 @@ def test_on_a_terminal_it_shows_what_is_stored_and_asks_for_confirmation(
     done = answered_on_terminal(folder(kept), answer, "streams", "remove", STREAM.key)
 
     assert done.code == code, done
-    shown = next(line for line in done.stdout.splitlines() if line.startswith("Corner Bakery ")).split()
+    shown = next(line for line in done.stderr.splitlines() if line.startswith("Corner Bakery ")).split()
     assert shown == ["Corner", "Bakery", STREAM.key, "1", "1", "2", "1"]
-    assert "is still configured" in done.stdout
-    assert "for good? [y/N]" in done.stdout
+    assert "is still configured" in done.stderr
+    assert "for good? [y/N]" in done.stderr
     assert streams_in(kept) == left
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from kit.delivery_doubles import REFUSED, World, destination
+from kit.delivery_doubles import DELIVERED, REFUSED, World, destination
 from milepost.deliveries.worker import Dispatcher
 from milepost.engine.interrupt import Stop
 from milepost.settings import DeliverySettings
@@ -73,6 +73,20 @@ async def test_a_reload_adds_changes_and_removes_destinations(world: World) -> N
         trial.configured = [CRM, ERP]
         await asyncio.sleep(20)
     assert crm.requests == [[1], [2], [3]], "it goes on where it was"
+
+
+async def test_a_destination_that_was_changed_is_tried_at_once(world: World) -> None:
+    crm = world.receivers["crm"]
+    crm.answering = lambda _: REFUSED
+    world.changes.write("m_1", "hello")
+    trial = Trial(world, [CRM])
+    async with trial.running():
+        await asyncio.sleep(6 * 3600)
+        tried = len(crm.requests)
+        crm.answering = lambda _: DELIVERED
+        trial.configured = [destination("crm", url="https://other.example/")]
+        await asyncio.sleep(20)
+        assert (len(crm.requests), crm.texts) == (tried + 1, {"m_1": "hello"})
 
 
 async def test_where_destinations_stand_is_known_within_seconds(world: World) -> None:

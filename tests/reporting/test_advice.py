@@ -35,7 +35,7 @@ def test_every_invalid_token_calls_for_a_new_one_and_says_where_to_put_it(subcod
     assert words in advice
     assert "give page 1234567890 a new access_token" in advice
     assert "access_token_file" in advice
-    assert "without a restart" in advice
+    assert "without a restart, unless it is a credential of a systemd unit" in advice
 
 
 @pytest.mark.parametrize("code", [3, 10, 200, 230, 299])

@@ -63,6 +63,11 @@ class TestFiles:
         settings = loaded(file, text, D=str(file.parent))
         assert secrets(settings) == ("x", SECRET)
 
+    @pytest.mark.parametrize("keys", ["notify: {urls_file: list}", "webhooks: {secrets_file: list}"])
+    def test_a_file_of_blank_lines_is_no_empty_list(self, file: Path, keys: str) -> None:
+        file.with_name("list").write_text("  \n \n")
+        assert "list: is empty; it must hold the secret" in refused(file, keys)
+
     @pytest.mark.parametrize(
         ("content", "expected"),
         [

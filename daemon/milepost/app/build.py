@@ -86,8 +86,11 @@ async def assembled(
         slots = Slots(settings.sync.concurrency, lambda seconds: feed.publish(SlotWaited(seconds)))
         engine = EngineContext(store, clock, feed, stop, policy_of(settings), rate_limits, slots)
         supervisor = Supervisor(engine, registry.add(world.pages), schedule_of(settings))
-        discovery = PageDiscovery(registry, supervisor, settings, learn_secret, clock.now)
+        discovery = PageDiscovery(registry, supervisor, settings, learn_secret, clock)
         targets = ReloadTargets(supervisor, client, rate_limits, discovery)
+        undiscovered: Problem | Held | None = Held()
+        async with stop.interruptible():
+            undiscovered = await discovery.discover()
         yield Parts(
             supervisor=supervisor,
             engine=engine,
@@ -97,7 +100,7 @@ async def assembled(
             clock=clock,
             reloader=ConfigReloader(settings, targets, learn_secret),
             discovery=discovery,
-            undiscovered=await discovery.discover(),
+            undiscovered=undiscovered,
             send_webhooks=world.send_webhooks,
         )
 

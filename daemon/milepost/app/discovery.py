@@ -1,7 +1,7 @@
 """Keeps the set of pages up to date: those in the configuration, and those that the manager's token can access."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from msgspec import Struct
@@ -17,7 +17,7 @@ from milepost.settings import Settings
 
 LOOK_SECONDS = 10.0  # between checks of the clock: it may have been set, or the machine suspended
 DISCOVERY_SECONDS = 900.0
-EMPTY_LASTS = timedelta(hours=1)  # before an empty list is believed where pages were discovered: as long as an outage
+EMPTY_SECONDS = 3_600.0  # before an empty list is believed where pages were discovered: as long as an outage
 DISCOVERY_RETRY_SECONDS = 60.0  # after a failure that may pass, or when a rate limit forbade the call
 
 log = structlog.get_logger("milepost")
@@ -43,9 +43,9 @@ class PageDiscovery:
         supervisor: Supervisor,
         settings: Settings,
         learn_secret: Callable[[str], None],
-        now: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
-        self._now = now
+        self._clock = clock
         self._failure: _Failure | None = None
         self._has_succeeded = False
         self._registry = registry
@@ -53,7 +53,7 @@ class PageDiscovery:
         self._settings = settings
         self._learn_secret = learn_secret
         self._discovered: frozenset[str] = frozenset()
-        self._empty_since: datetime | None = None
+        self._empty_since: float | None = None  # by the steady clock
         self._next_seconds = DISCOVERY_SECONDS
         self._requested = Interrupt()
 
@@ -63,7 +63,8 @@ class PageDiscovery:
         while not stop.is_requested:
             if self._requested.is_set or clock.steady() >= due_at:
                 self._requested.clear()
-                await self.discover()
+                async with stop.interruptible():
+                    await self.discover()
                 due_at = clock.steady() + self._next_seconds
             await stop.sleep(clock, LOOK_SECONDS, self._requested)
 
@@ -116,8 +117,9 @@ class PageDiscovery:
         if found or not self._discovered:
             self._empty_since = None
             return found
-        self._empty_since = self._empty_since or self._now()
-        if self._now() - self._empty_since >= EMPTY_LASTS:
+        now = self._clock.steady()
+        self._empty_since = now if self._empty_since is None else self._empty_since
+        if now - self._empty_since >= EMPTY_SECONDS:
             return found
         return Problem(ProblemKind.INVALID_RESPONSE, "the list of managed pages is empty, and was not before")
 
@@ -146,7 +148,7 @@ class PageDiscovery:
 
     def _note(self, found: Sequence[Page] | Problem | Held) -> None:
         """Remember whether discovery fails, and since when. A call that a rate limit forbade changes nothing."""
-        since = self._now() if self._failure is None else self._failure.since
+        since = self._clock.now() if self._failure is None else self._failure.since
         match found:
             case Problem():
                 self._failure = _Failure(since, str(found), discovery_hint(found))
@@ -198,7 +200,10 @@ def discovery_hint(problem: Problem) -> str:
     """Return what a person can do about a discovery that failed."""
     match rule_for(problem, has_cursor=False).remedy:
         case Remedy.STOP_AUTHORIZATION:
-            return "give source.access_token a new token; it is picked up without a restart"
+            return (
+                "give source.access_token a new token; it is picked up without a restart, unless it is a credential"
+                " of a systemd unit: then restart that"
+            )
         case Remedy.STOP_CONFIGURATION:
             return "check source.access_token, source.app_secret and source.version"
         case _:

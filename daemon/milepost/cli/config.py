@@ -94,7 +94,8 @@ def check(config: str | None, *, online: bool) -> None:
     With --online, also request the newest conversation of each page and platform, and check how long each token is
     valid and what it permits.
 
-    Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable
+    Exit codes: 0 valid · 78 invalid · with --online also 77 a token was refused · 1 the API is unavailable, or a page
+    lacks something, such as a subscription to webhooks
     """
     settings = load_settings(config)
     if settings.notify.urls:

@@ -59,12 +59,15 @@ def parse_stream(key: str) -> Stream:
 
 
 def confirm(question: str, shown: Sequence[str] = ()) -> None:
-    """Show some lines, and ask whether to go ahead. Raises UsageError without a terminal, Abort for a no."""
+    """Show some lines, and ask whether to go ahead. Raises UsageError without a terminal, Abort for a no.
+
+    All of that goes to stderr: stdout may be a file, in which nobody would see that a question waits.
+    """
     if not sys.stdin.isatty():
         raise click.UsageError("stdin is not a terminal; pass --yes to confirm")
     if shown:
-        click.echo("\n".join(shown))
-    click.confirm(question, abort=True)
+        click.echo("\n".join(shown), err=True)
+    click.confirm(question, abort=True, err=True)
 
 
 def warnings_logged(settings: Settings) -> AbstractContextManager[None]:

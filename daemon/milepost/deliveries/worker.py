@@ -50,9 +50,9 @@ class Outlets(Struct, frozen=True, eq=False):
 
 
 class DestinationWorker:
-    """Delivers to one destination."""
+    """Delivers to one destination. If it was changed, what failed before may be mended: it is due at once."""
 
-    def __init__(self, destination: DeliverySettings, outlets: Outlets) -> None:
+    def __init__(self, destination: DeliverySettings, outlets: Outlets, *, is_changed: bool = False) -> None:
         self.destination = destination
         self.stop = Stop()
         self.is_well = False  # True once it has worked without an unexpected error
@@ -62,6 +62,7 @@ class DestinationWorker:
         self._arrived = Interrupt()
         self._goal: int | None = None  # the last change at the time of the latest look for it
         self._is_away = False
+        self._is_changed = is_changed
 
     def notify(self) -> None:
         """Note that something was committed."""
@@ -102,7 +103,8 @@ class DestinationWorker:
         if delivery.paused_at is not None:
             await self._note_lag(delivery)
             return LOOK_SECONDS
-        if not is_due(delivery, clock.now()):
+        is_changed, self._is_changed = self._is_changed, False
+        if not (is_changed or is_due(delivery, clock.now())):
             return min(LOOK_SECONDS, max(seconds_left(delivery, clock.now()), MIN_SECONDS))
         return await self._deliver_next(delivery, sender)
 
@@ -201,6 +203,7 @@ class Dispatcher:
         self._configured = configured
         self._outlets = outlets
         self._workers: dict[str, DestinationWorker] = {}
+        self._changed: set[str] = set()  # destinations whose settings have changed since their worker began
         self.states: Mapping[str, Delivery] = {}
         self._errors: dict[str, str] = {}
 
@@ -234,8 +237,10 @@ class Dispatcher:
         for name, worker in self._workers.items():
             if configured.get(name) != worker.destination:
                 worker.stop.request()  # the look after its end starts a worker for a changed destination
+                self._changed.add(name)
         for name in configured.keys() - self._workers.keys():
-            self._workers[name] = DestinationWorker(configured[name], self._outlets)
+            self._workers[name] = DestinationWorker(configured[name], self._outlets, is_changed=name in self._changed)
+            self._changed.discard(name)
             yield self._workers[name]
 
     async def _work(self, worker: DestinationWorker) -> None:

@@ -19,7 +19,8 @@ PERMISSIONS = {
 
 RENEW = (
     "give page {page} a new access_token (in config.yaml or its access_token_file; in source.access_token where pages "
-    "are discovered), which is picked up without a restart"
+    "are discovered), which is picked up without a restart, unless it is a credential of a systemd unit: then restart "
+    "that"
 )
 SUBSCRIBE = "subscribe each page to these fields, or set webhooks.subscribe: true (docs/webhooks.md)"
 _LOG_IN = "have the token's owner log in at facebook.com and follow the instructions there; if that does not help, "

@@ -134,7 +134,7 @@ def _secret_keys(document: Document) -> Iterator[tuple[KeyPath, dict[str, object
 def read_secret(path: Path) -> str:
     """Return the secret in a file. Raises BadConfiguration if the file cannot be read or is empty."""
     secret = read_text(path, max_bytes=MAX_FILE_BYTES).rstrip("\r\n")
-    if not secret:
+    if not secret.strip():
         raise BadConfiguration(f"{path}: is empty; it must hold the secret")
     return secret
 

@@ -167,6 +167,17 @@ class TestStream:
 
         assert [each.told["key"] for each in heard] == [{"event_id": "m_1"}, {"event_id": "m_2"}]
 
+    async def test_a_reader_from_before_a_restore_misses_nothing_if_it_is_cut_off_at_once(self, daemon: Daemon) -> None:
+        await daemon.commit(ROWS)
+        async with listening(daemon.url, last_event_id="999", path=STREAM_PATH) as source:
+            last_id = source.last_event_id
+        await daemon.commit(Changes(contacts=(contact_row(name="Countess"),)))
+        async with listening(daemon.url, last_event_id=last_id, path=STREAM_PATH) as source:
+            await daemon.commit(Changes(contacts=(contact_row("c_2", name="Earl"),)))
+            names = [each.told["row"]["name"] for each in await source.events(2)]
+
+        assert names == ["Countess", "Earl"]
+
     async def test_what_another_process_erases_is_found_by_the_next_poll(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
         async with daemon_on(path, poll_seconds=0.01) as daemon:

@@ -394,6 +394,24 @@ async def test_a_damaged_database_ends_the_stream_for_all_readers(short: Path) -
     ]
 
 
+async def test_the_stream_is_there_again_once_the_database_is_sound(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "RESTART_SECONDS", 0.01)
+    async with daemon_on(short) as daemon:
+        async with listening(daemon.url) as source:
+            daemon.journal_reader.is_broken = True
+            await daemon.commit(ANOTHER, is_announced=False)
+            await daemon.commit(ONE)
+            assert await source.events() == []
+        daemon.journal_reader.is_broken = False
+        await until(lambda: not daemon.broadcast._is_over)
+        async with listening(daemon.url) as source:
+            await daemon.has_readers(1)
+            entries = await daemon.commit(ANOTHER)
+            assert len(await source.events(entries)) == entries
+
+
 async def test_readers_get_the_rest_and_end_when_the_daemon_does(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_module, "GRACE_SECONDS", 60.0)  # for requests that do not end by themselves
     async with AsyncExitStack() as readers:

@@ -32,6 +32,7 @@ from milepost.stores.reader import JournalReader, StoredEntry
 BEAT_SECONDS = 0.2
 DIGEST_SECONDS = 3.0  # between two digests
 HEARTBEAT_SECONDS = 15.0
+RESTART_SECONDS = 60.0  # after an error that ended it
 MAX_READERS = 500
 RETRY_MILLISECONDS = 3_000
 
@@ -101,14 +102,23 @@ class Broadcast:
     async def running(self) -> AsyncIterator[None]:
         """Broadcast during the block. At its end, readers get the remaining events and are disconnected."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(bulkhead("events", self._run()), name="events")
+            tasks.create_task(self._keep_up(), name="events")
             try:
                 yield
             finally:
                 self._ending.set()
                 self._has_news.set()
 
+    async def _keep_up(self) -> None:
+        """Run until the end. After an error, which disconnects all readers, begin again a minute later."""
+        while await bulkhead("events", self._run()) is not None and not self._ending.is_set():
+            self._recent = None  # so that its readers end, however late they notice
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_SECONDS):
+                    await self._ending.wait()
+
     async def _run(self) -> None:
+        self._is_over = False
         try:
             is_last = False
             while not is_last:
@@ -161,7 +171,7 @@ class Broadcast:
                         await self._rest()
                 if chunk := reader.matching(live):
                     yield chunk
-                if self._is_over:
+                if self._is_over or self._recent is not recent:
                     return
                 is_late = beat.is_over  # only readers that keep up get events without an entry
                 try:
@@ -186,7 +196,7 @@ class Broadcast:
     async def _recent_events(self) -> AsyncIterator["RecentEvents"]:
         """Keep the newest events as long as there is a reader."""
         if self._is_over:
-            raise Unavailable("the event stream has ended: the daemon is shutting down, or its log says what happened")
+            raise Unavailable("no events now: the daemon is shutting down, or its log says what happened")
         if self._readers >= MAX_READERS:
             raise Unavailable(f"{MAX_READERS} readers are connected already: try again in a minute")
         self._readers += 1

@@ -83,8 +83,9 @@ class ChangeStream:
     async def _pieces(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         loop, place, news = asyncio.get_running_loop(), query.after, self._news
         page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
-        # How to reconnect, so that a browser knows its position even before the first change.
-        yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, place)
+        # How to reconnect, so that a browser knows its position even before the first change. The feed may end before
+        # the requested place: see ChangesPage.
+        yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, min(place, page.next))
         due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
             if page.changes:

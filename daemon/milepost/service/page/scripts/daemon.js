@@ -38,7 +38,12 @@ async function request(path, body) {
   bytesOnWire += HEADER_BYTES + Number(response.headers.get("Content-Length")); // as it was sent, compressed
   if (response.status === 401) location.reload(); // the daemon then shows the login page
   if (!response.ok) throw new RequestError(await reasonOf(response), response.status);
-  return response.status === 204 ? null : response.json();
+  if (response.status === 204) return null;
+  try {
+    return await response.json();
+  } catch { // the daemon has ended in the midst of it, or it took too long
+    throw new RequestError("the daemon's answer was cut off", 0);
+  }
 }
 
 async function reasonOf(response) {
