@@ -11,12 +11,12 @@ OF_POSTGRESQL = {"procrastinate", "psycopg", "psycopg_pool"}
 
 
 # Those that only read, and those that complete the name of a stream.
-LIGHT = ("status", "journal", "config", "streams", "dead_letters")
+LIGHT = ("status", "journal", "config", "streams", "dead_letters", "deliveries")
 
 
 def loaded_with(names: tuple[str, ...]) -> set[str]:
     modules = ", ".join(f"milepost.cli.{name}" for name in names)
-    program = f"import sys, milepost.stores.sqlite.reader, {modules}; print(*sys.modules)"
+    program = f"import sys, milepost.stores.sqlite.reader, milepost.stores.sqlite.store, {modules}; print(*sys.modules)"
     return set(
         subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

@@ -10,8 +10,8 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from milepost.service import http
+from milepost.service.availability import probes
 from milepost.service.http import serve
-from milepost.service.probes import probes
 from service.listening import TOKEN, thing, well
 
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"

@@ -18,9 +18,9 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.live import LiveStreams
+from milepost.service.availability import probes
 from milepost.service.http import HEADERS, MAX_BODY_BYTES, Allowed, LimitedSite, serve
-from milepost.service.metrics.collect import Metrics
-from milepost.service.probes import exposition, probes
+from milepost.service.metrics.collect import Metrics, exposition
 from service.listening import BEARER, JSON, TOKEN, listening, well
 
 
@@ -44,7 +44,7 @@ async def problem_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milepost.service.probes.MAX_STORE_SECONDS", 0.05)
+    monkeypatch.setattr("milepost.service.availability.MAX_STORE_SECONDS", 0.05)
 
 
 # --- health and readiness ---------------------------------------------------------------------------------------------

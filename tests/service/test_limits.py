@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from milepost.reporting.live import LiveStreams
 from milepost.service import limits
 from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, login
+from milepost.service.availability import probes
 from milepost.service.endpoint import routes_of
 from milepost.service.http import serve
 from milepost.service.limits import (
@@ -29,7 +30,6 @@ from milepost.service.limits import (
     client_of,
 )
 from milepost.service.metrics.collect import Metrics
-from milepost.service.probes import probes
 from service.listening import TOKEN, thing, well
 
 RIGHT, WRONG = {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": "Bearer a-guess"}

@@ -20,7 +20,6 @@ from milepost.app.health import Health
 from milepost.app.notices import NoticeWatch, Observed
 from milepost.app.pages import TokenWatch
 from milepost.app.reload import Configuration
-from milepost.app.store_watch import StoreSize, StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.changes import ChangeReader
 from milepost.core.checkpoint import Checkpoint
@@ -44,6 +43,7 @@ from milepost.service.api.openapi import described
 from milepost.service.api.overview import daemon_status, deliveries, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions, login
+from milepost.service.availability import StoreSize, StoreWatch, probes
 from milepost.service.endpoint import AnyOperation, routes_of
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.changes import ChangeStream, change_stream, changes
@@ -52,10 +52,9 @@ from milepost.service.http import Allowed, serve
 from milepost.service.limits import WrongTokens
 from milepost.service.logs.lines import JournalLog, Redactor
 from milepost.service.logs.output import Deduplicator
-from milepost.service.metrics.collect import Metrics
+from milepost.service.metrics.collect import Metrics, exposition
 from milepost.service.metrics.traffic import DeliveryCounter
 from milepost.service.pages import pages, runbooks
-from milepost.service.probes import exposition, probes
 from milepost.service.systemd import Notifier, keep_notified, starting
 from milepost.settings import Settings, SyncSettings
 from milepost.stores.open import open_reader

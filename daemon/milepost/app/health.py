@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from milepost import __version__
 from milepost.app.build import Parts
-from milepost.app.store_watch import StoreWatch
 from milepost.app.webhooks import Webhooks
 from milepost.core.background import Demand
 from milepost.core.changes import Delivery, DeliveryState, state_of
@@ -32,6 +31,7 @@ from milepost.reporting.health import (
 from milepost.reporting.humanize import counted, lasting
 from milepost.reporting.live import LiveStreams
 from milepost.reporting.status import limit_in_words
+from milepost.service.availability import StoreWatch
 
 FAILING_ADVICE = "they are tried again within a quarter of an hour; the log says more, for a report of this bug"
 STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copied meanwhile"

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import structlog
-
 from milepost.core.changes import Delivery
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway, StoreLost
@@ -91,6 +89,9 @@ async def open_sqlite(
 
 def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
     """Create the database if there is none, migrate it, and log anything unusual."""
+    # Imported here because a command that only opens the delivery places logs nothing.
+    import structlog  # noqa: PLC0415
+
     log = structlog.get_logger("milepost")
     create_private(path)
     demand_finished(path)

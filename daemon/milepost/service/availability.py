@@ -1,13 +1,15 @@
-"""Watches the database: whether it is available, and how large it is.
+"""Watches the database, whether it is available and how large it is, and answers the probes of orchestrators.
 
 It is pinged every few seconds, and runs report their commits. Its size is measured from time to time, so that no scrape
 has to wait for that.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 import structlog
+from aiohttp import web
 from msgspec import Struct
 
 from milepost.core.errors import MilepostError
@@ -17,7 +19,6 @@ from milepost.engine.feed import Notice, Recorded, StoreRetried
 from milepost.engine.interrupt import Stop
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.status import StoreOutage
-from milepost.service.probes import SharedPing
 
 ASK_SECONDS = 5.0
 MAX_ANSWER_SECONDS = 10.0  # a database that is only busy takes less
@@ -140,3 +141,59 @@ class StoreSize:
             self.bytes = await self._measure()
         except MilepostError:  # it is away, which the store watch reports
             self.bytes = None
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+MAX_STORE_SECONDS = 2.0  # probes of orchestrators seldom wait longer
+
+
+def probes(
+    ping_store: Callable[[], Awaitable[None]], stalled: Callable[[], str | None]
+) -> Sequence[web.AbstractRouteDef]:
+    """Return the routes /healthz, which answers as long as the process lives, and /readyz.
+
+    Args:
+        ping_store: checks that the store answers and accepts writes; raises MilepostError if not.
+        stalled: returns why nothing has made progress for too long; None if all is well.
+    """
+    store = SharedPing(ping_store)
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        try:
+            await store.demand(MAX_STORE_SECONDS)
+        except TimeoutError as error:
+            text = f"the store did not answer within {MAX_STORE_SECONDS:g} s"
+            raise web.HTTPServiceUnavailable(text=text) from error
+        except MilepostError as error:
+            raise web.HTTPServiceUnavailable(text=error.message) from error
+        if (reason := stalled()) is not None:
+            raise web.HTTPServiceUnavailable(text=reason)
+        return web.Response(text="ready\n")
+
+    return [web.get("/healthz", healthz), web.get("/readyz", readyz)]
+
+
+class SharedPing:
+    """One ping at a time, whose result all callers share: otherwise pings would pile up on a database that hangs."""
+
+    def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
+        self._ping = ping
+        self._pinging: asyncio.Future[None] | None = None
+
+    async def demand(self, max_seconds: float) -> None:
+        """Raise what the ping raises, or TimeoutError if it takes longer; the ping itself is not cancelled.
+
+        Cancelling it could hang as well.
+        """
+        pinging = self._pinging
+        if pinging is None or pinging.done():
+            pinging = self._pinging = asyncio.ensure_future(self._ping())
+            pinging.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks it as retrieved
+        await asyncio.wait([pinging], timeout=max_seconds)
+        if not pinging.done():
+            raise TimeoutError
+        pinging.result()

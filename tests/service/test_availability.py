@@ -9,12 +9,12 @@ from structlog.testing import capture_logs
 from kit.builders import NOON, STREAM, at, run_started
 from kit.notices import recorded, store_retried
 from kit.virtual_time import LeapingClock
-from milepost.app import store_watch
-from milepost.app.store_watch import GIVEN_UP_SECONDS, MEASURE_SECONDS, StoreSize, StoreWatch
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
 from milepost.engine.interrupt import Stop
 from milepost.reporting.status import StoreOutage
+from milepost.service import availability
+from milepost.service.availability import GIVEN_UP_SECONDS, MEASURE_SECONDS, StoreSize, StoreWatch
 
 
 class Watched:
@@ -101,7 +101,7 @@ async def test_a_frozen_database_is_away(monkeypatch: pytest.MonkeyPatch) -> Non
     async def never() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(store_watch, "MAX_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(availability, "MAX_ANSWER_SECONDS", 0.01)
     watch = StoreWatch(never, lambda _: True, LeapingClock(Stop()))
     await watch.ask()
     assert watch.outage is not None
