@@ -1,24 +1,31 @@
 """The discovery of pages: how often it runs, and that it respects rate limits."""
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from app.trial import OF_BICYCLES, Trial, page_of, trial_of
+from kit.binary import until
 from kit.builders import NOON
 from kit.engine_doubles import run_of
-from kit.simulated import BAKERY, BICYCLES
+from kit.simulated import BAKERY, BICYCLES, frozen_world
+from milepost.app.build import assembled
 from milepost.app.discovery import DISCOVERY_RETRY_SECONDS, DISCOVERY_SECONDS
 from milepost.core.checkpoint import Checkpoint, RateLimit
 from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Held
 from milepost.core.problems import Problem, ProblemKind, Scope
+from milepost.engine.interrupt import Stop
 from milepost.facebook.pages import Page
 from milepost.reporting.health import IssueKind
+from milepost.settings import Settings
 from milepost.simulator.access import USER
 
+WELL_BEFORE_THE_CALL_TIMES_OUT = 20.0
 APP_LIMIT = Problem(ProblemKind.API, "(#4) Application request limit reached", code=4)
 
 
@@ -39,6 +46,42 @@ async def test_pages_are_discovered_every_quarter_of_an_hour() -> None:
     async with trial_of() as trial:
         await trial.run_discovery(4 * DISCOVERY_SECONDS + 60)
         assert trial.discoveries == 4
+
+
+async def test_a_stop_does_not_wait_for_a_discovery_that_gets_no_answer() -> None:
+    async with trial_of() as trial:
+        trial.simulator.hold()
+        trial.discovery.request()
+        running = asyncio.create_task(trial.discovery.run(trial.clock, trial.engine.stop))
+        await until(lambda: trial.simulator.held)
+        trial.engine.stop.request()
+        async with asyncio.timeout(WELL_BEFORE_THE_CALL_TIMES_OUT):
+            await running
+        trial.simulator.release()
+
+
+async def test_a_stop_does_not_wait_for_the_discovery_of_a_start(tmp_path: Path) -> None:
+    stop = Stop()
+    async with frozen_world(3) as simulator:
+        source = {"kind": "facebook", "base_url": simulator.base_url, "discover_pages": True}
+        settings = Settings.model_validate(
+            {
+                "store": {"url": f"sqlite:///{tmp_path / 'milepost.db'}"},
+                "source": {**source, "access_token": simulator.world.user_token},
+            }
+        )
+
+        async def start() -> Problem | Held | None:
+            async with assembled(settings, stop) as parts:
+                return parts.undiscovered
+
+        simulator.hold()
+        starting = asyncio.create_task(start())
+        await until(lambda: simulator.held)
+        stop.request()
+        async with asyncio.timeout(WELL_BEFORE_THE_CALL_TIMES_OUT):
+            assert await starting == Held()
+        simulator.release()
 
 
 async def test_discovery_is_retried_soon_after_a_failure_that_may_pass() -> None:

@@ -60,10 +60,10 @@ class Daemon:
     async def read(self) -> Mapping[Stream, int]:
         return {STREAM: self._read}
 
-    async def sync(self, *, full: bool = False) -> Sequence[RunResult]:
+    async def sync(self, *, full: bool = False, stop: Stop | None = None) -> Sequence[RunResult]:
         who = Operator([STREAM], NO_TITLES, self.ask, self.read, is_daemon=True)
         look = Look(self, self.is_at_work, lambda: NOON, self.shown.append)  # type: ignore[arg-type]
-        return await sync_through_daemon(who, [STREAM], look, SyncSettings(), Stop(), full=full)
+        return await sync_through_daemon(who, [STREAM], look, SyncSettings(), stop or Stop(), full=full)
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,18 @@ async def test_a_stream_that_is_paused_meanwhile_says_so() -> None:
 async def test_a_daemon_that_ends_leaves_no_run_to_wait_for() -> None:
     before = run(1, sweep_started(), DONE)
     (result,) = await Daemon(before).sync()
+    assert result == RunResult(STREAM, None)
+
+
+async def test_a_stop_does_not_wait_for_the_batch_in_hand() -> None:
+    class Busy(Daemon):
+        async def ask(self, _: Stream, command: StreamCommand) -> None:
+            stop.request()
+            await asyncio.Event().wait()
+
+    stop = Stop()
+    async with asyncio.timeout(10):
+        (result,) = await Busy(run(1, sweep_started(), DONE)).sync(stop=stop)
     assert result == RunResult(STREAM, None)
 
 

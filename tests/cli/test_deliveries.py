@@ -170,6 +170,13 @@ def test_everything_comes_as_json_lines() -> None:
     assert [json.loads(line) for line in later] == shown[2:]
 
 
+async def test_json_is_utf_8_whatever_the_terminal_writes(store_url: StoreUrl, tmp_path: Path) -> None:
+    async with open_store(store_url) as store:
+        await write(store, Changes(contacts=(contact_row(name="Zoë 🍰"),)))
+    shown = await milepost(tmp_path, "changes", "--json", environment={"PYTHONIOENCODING": "latin-1"})
+    assert "Zoë 🍰" in [json.loads(line)["row"].get("name") for line in shown.stdout.splitlines()]
+
+
 @pytest.mark.usefixtures("store_url")
 def test_in_words_nothing_is_said_that_a_person_wrote() -> None:
     first, *others = changes("--kind", "contact", "--kind", "message").stdout.splitlines()

@@ -103,6 +103,21 @@ def test_lines_are_counted_as_an_editor_does(file: Path, indentation: int) -> No
     assert refused(file, text).startswith(f"config.yaml:{5 + indentation}: sync.batch_size: found 500;")
 
 
+@pytest.mark.parametrize(
+    ("key", "secret", "shown"),
+    [
+        ("deliveries: [{name: '%s'}]", "whsec_ab+cd/efGHij+klMN/opqrST+uvwx/yzAB+CDEF/GHI=", "whsec_…"),
+        ("http: {listen: '%s'}", "whsec_ab+cd/efGHij+klMN/opqrST+uvwx/yzAB+CDEF/GHI=", "whsec_…"),
+        ("notify: {on: ['%s']}", "tgram://123456:AAE-bcd-efg/99", "tgram://***"),
+        ("store: {url: '%s'}", "slack://T1JJ/B3HR/Ap-Mab", "slack://***"),
+    ],
+)
+def test_a_secret_in_the_place_of_another_value_is_not_shown(file: Path, key: str, secret: str, shown: str) -> None:
+    text = refused(file, key % secret)
+    assert f'found "{shown}"' in text
+    assert secret[8:] not in text
+
+
 class TestKeys:
     def test_an_error_about_a_section_lists_its_keys(self, file: Path) -> None:
         assert refused(file, "log:\n") == "config.yaml:1: log: found nothing; allowed: the keys format, level"

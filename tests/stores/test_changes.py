@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM, at
 from kit.mirror import TABLES, Mirror, numbers, stored_numbers
@@ -20,6 +21,7 @@ from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Platform, Stream
 from milepost.stores.changes import ChangesAsked
 from milepost.stores.open import forget, open_reader, open_store, remove
+from milepost.stores.postgresql import reader as reading
 from milepost.stores.postgresql.connection import settings
 from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
 from milepost.stores.sql import load_statements
@@ -384,6 +386,25 @@ class TestTransactionsAtTheSameTime:
             (ChangeKind.CONVERSATION, ChangeOp.UPSERT, "t_1"),
         }
         assert is_mirrored(kept, mirror)
+
+    async def test_a_transaction_that_holds_the_feed_up_is_reported_while_it_lasts(
+        self, kept: StoreDump, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Somebody may have left it open. Consumers seem to be up to date meanwhile."""
+        monkeypatch.setattr(reading, "HELD_UP_SECONDS", 0.0)
+        async with mirrored(kept), open_reader(kept.store_url) as reader:
+            with database.connect() as slow, capture_logs() as logs:
+                slow.autocommit = False
+                slow.execute(RENAME)
+                kept.execute(CLOSE)
+                before = await reader.last_change()
+                assert await reader.last_change() == before
+                assert [(line["event"], line["after"], line["waiting"]) for line in logs] == [
+                    ("change feed held up by an open transaction", before, 2)
+                ]
+                slow.commit()
+                assert await reader.last_change() == await reader.last_change() > before
+                assert len(logs) == 1
 
     async def test_a_transaction_that_is_rolled_back_holds_nothing_up(
         self, kept: StoreDump, database: Database

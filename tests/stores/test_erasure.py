@@ -102,6 +102,18 @@ class TestErasure:
             await store.commit(commit_after(await store.load(STREAM), RunStarted(NOON), changes=changes))
         assert (kept.tables().conversations, kept.tables().interaction_events) == ({}, {})
 
+    @pytest.mark.parametrize("person", ["a[d]a", "[", "a*", "a?b", "a.b", "a-b="])
+    async def test_an_id_is_found_in_payloads_whatever_its_characters_are(self, kept: StoreDump, person: str) -> None:
+        """A pattern in a statement is no pattern of the id."""
+        async with open_store(kept.store_url) as store:
+            for each in (person, "ab", "acb", "ad a"):
+                await keep(store, each, SECRET)
+
+            assert await forget(kept.store_url, STREAM, person) == GONE
+
+            await keep(store, person, SECRET)
+        assert kept.tables().payloads.keys() == {"d_ab", "d_acb", "d_ad a"}
+
     async def test_the_page_of_an_erased_person_stays(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await store.commit(commit_after(await store.load(STREAM), changes=Changes(page=page_row())))

@@ -77,6 +77,13 @@ class TestWebhooks:
         assert due == [0, SOON_SECONDS, SOON_SECONDS + LATER_SECONDS]
         assert waiting(kept) == ["m_1"]
 
+    async def test_an_event_that_came_while_the_clock_was_ahead_is_due_at_once(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([written("m_1")], at(5 * 3600))
+            assert await store.webhooks.claim(NOON) == (STREAM,)
+            due = [seconds for seconds in range(200) if await store.webhooks.claim(at(seconds))]
+        assert due == [SOON_SECONDS, SOON_SECONDS + LATER_SECONDS]
+
     async def test_events_whose_message_is_stored_are_worked_off(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_1")

@@ -61,6 +61,12 @@ async def test_a_sync_works_with_closed_standard_streams(installation: Installat
     assert installation.rows("SELECT count(*) FROM conversations") == [(60,)]
 
 
+async def test_what_the_encoding_of_the_terminal_lacks_is_escaped(installation: Installation) -> None:
+    written = await milepost(installation.folder, "config", "init", environment={"PYTHONIOENCODING": "latin-1"})
+    assert written.code == 0, written
+    assert "\\u2192 `milepost run` copies a simulated world" in written.stdout
+
+
 async def test_help_and_version_need_no_configuration(installation: Installation) -> None:
     version = await milepost(installation.folder, "--version")
     assert (version.code, version.stdout) == (0, f"milepost, version {__version__}\n")

@@ -88,6 +88,9 @@ async def assembled(
         supervisor = Supervisor(engine, registry.add(world.pages), schedule_of(settings))
         discovery = PageDiscovery(registry, supervisor, settings, learn_secret, clock)
         targets = ReloadTargets(supervisor, client, rate_limits, discovery)
+        undiscovered: Problem | Held | None = Held()
+        async with stop.interruptible():
+            undiscovered = await discovery.discover()
         yield Parts(
             supervisor=supervisor,
             engine=engine,
@@ -97,7 +100,7 @@ async def assembled(
             clock=clock,
             reloader=ConfigReloader(settings, targets, learn_secret),
             discovery=discovery,
-            undiscovered=await discovery.discover(),
+            undiscovered=undiscovered,
             send_webhooks=world.send_webhooks,
         )
 

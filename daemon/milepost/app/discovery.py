@@ -63,7 +63,8 @@ class PageDiscovery:
         while not stop.is_requested:
             if self._requested.is_set or clock.steady() >= due_at:
                 self._requested.clear()
-                await self.discover()
+                async with stop.interruptible():
+                    await self.discover()
                 due_at = clock.steady() + self._next_seconds
             await stop.sleep(clock, LOOK_SECONDS, self._requested)
 

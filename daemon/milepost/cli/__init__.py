@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -82,6 +83,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. An error that a user can cause is a line on stderr and an exit code, never a traceback."""
     _replace_closed_streams()
+    if isinstance(sys.stdout, TextIOWrapper):  # as stderr does: a terminal in Latin-1 has no arrows
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Rows and entries form no cycles. Looking for some every 700 objects takes 5 % of a first copy and finds none.
     gc.set_threshold(50_000, 20, 50)
     try:

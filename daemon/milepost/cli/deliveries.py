@@ -10,7 +10,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from milepost.app.database import store_url_of
-from milepost.cli.options import config_option, demand_known, load_settings, named, stream_option
+from milepost.cli.options import config_option, demand_known, load_settings, named, stream_option, warnings_logged
 from milepost.cli.signals import stopped_by_signals, wait_to_poll
 from milepost.cli.terminal import Cell, Column, Group, Terminal, did_you_mean, echo, stdout_terminal, table
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage, Delivery, DeliveryPlaces, DeliveryState
@@ -257,7 +257,8 @@ def changes(
     To continue later, pass the last seq that is shown to --after. Rows that are gone are shown as deletes.
     """
     settings = load_settings(config)
-    asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))
+    with warnings_logged(settings):
+        asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))
 
 
 async def _show(
@@ -267,7 +268,7 @@ async def _show(
     stream: str | None,
     *,
     follows: bool,
-    show: Callable[[Change], str],
+    show: Callable[[Change], bytes],
 ) -> None:
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
     stopped = stopped_by_signals(sys.stdout if follows else None)
@@ -279,7 +280,7 @@ async def _show(
         while not stopped.is_set():
             page = await _page(reader, after, wanted, of_stream, may_be_away=follows)
             if page.changes:
-                click.echo("".join(map(show, page.changes)), nl=False)
+                click.echo(b"".join(map(show, page.changes)), nl=False)
             if page.next == after:
                 if not follows:
                     return
@@ -301,12 +302,12 @@ async def _page(
         raise
 
 
-def _as_json(change: Change) -> str:
-    return msgspec.json.encode(change).decode() + "\n"
+def _as_json(change: Change) -> bytes:
+    return msgspec.json.encode(change) + b"\n"
 
 
-def _as_text(change: Change) -> str:
+def _as_text(change: Change) -> bytes:
     key = "  ".join(f"{name}={value}" for name, value in change.key.items())
     version = "" if change.row is None else f"  version={change.row['version']}"
     history = "  history" if change.history else ""
-    return f"#{change.seq}  {change.op:6}  {change.kind:12}  {key}{version}{history}\n"
+    return f"#{change.seq}  {change.op:6}  {change.kind:12}  {key}{version}{history}\n".encode()

@@ -124,7 +124,7 @@ async def _serve(server: SimulatorServer, app_secret_file: str | None, hooks: Ho
     async with server:
         if hooks is not None:
             server.send_webhooks(hooks.url, hooks.secret, hooks.faults)
-        click.echo("\n".join(_configuration(server, app_secret_file, hooks)))
+        click.echo("\n".join(_configuration(server, app_secret_file, hooks)).encode())  # whatever stdout's encoding
         await stopped.wait()
 
 

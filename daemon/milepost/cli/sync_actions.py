@@ -188,7 +188,9 @@ async def sync_through_daemon(
     It waits while a daemon is running, and at most as long as the daemon may take.
     """
     before = {each.stream: each for each in await look.journal_reader.checkpoints()}
-    refused = await _request_runs(who, streams, full=full)
+    refused = dict[Stream, str]()
+    async with stop.interruptible():  # the daemon answers once the batch in hand is committed
+        refused = await _request_runs(who, streams, full=full)
     wanted = {stream: before.get(stream) for stream in streams if stream not in refused}
     asked_at, over_at = look.now(), monotonic() + _longest_seconds(settings, len(streams))
     ended: dict[Stream, Checkpoint] = {}
@@ -311,7 +313,9 @@ def rendered(synced: Synced, now: datetime, terminal: Terminal = PLAIN) -> list[
 
 def _why_undiscovered(why: Problem | Held) -> list[str]:
     if isinstance(why, Held):
-        return ["source.discover_pages: the pages were not discovered: a rate limit forbids the call"]
+        return [
+            "source.discover_pages: the pages were not discovered: a rate limit forbids the call, or a stop came first"
+        ]
     words = f"source.discover_pages: the pages could not be discovered: {on_one_line(why)}"
     return [words, f"  → {discovery_hint(why)}"]
 

@@ -6,7 +6,7 @@ are owed back to the limit of `sync.message_history`. `background` decides when 
 `message_reading` what the answers mean.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -32,11 +32,21 @@ def owed(
     """Return the event of the messages that a batch shows to be owed, if any. `found` are the batch's changes."""
     watermark, overlap_seconds = checkpoint.watermark, context.policy.watermark_overlap_seconds
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
-    changed = frozenset(row.conversation_id for row in found.changes.conversations)
+    changed = frozenset([row.conversation_id for row in found.changes.conversations])
     history_to = history_from(context.now, context.policy)
     is_searched = checkpoint.left_out is not None and checkpoint.left_out.search is not None
-    leaves_out = not (context.refused or is_searched)
-    meeting = _Meeting(checkpoint, known, context, changed, found.changes.moved, last_read_at, history_to, leaves_out)
+    meeting = _Meeting(
+        checkpoint,
+        known,
+        context,
+        changed,
+        found.changes.moved,
+        _open_among(batch, known, row_of),
+        _open_among(batch, known, messages_of),
+        last_read_at,
+        history_to,
+        leaves_out=not (context.refused or is_searched),
+    )
     gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back the histories reach that are left out of the record
     bare = _came_bare(checkpoint, batch, known, context.policy)
@@ -63,9 +73,10 @@ def owed(
 class _Meeting(Struct, frozen=True):
     """A batch together with what is stored, and with the record of histories.
 
-    `changed` conversations have news, and `moved` ones belonged to another page. Everything since `last_read_at` is
-    news, and histories are owed back to `history_to` (None: no histories). It `leaves_out` those that owe nothing, as
-    long as they can be found in the tables later: the store refuses no rows, and no search is under way.
+    `changed` conversations have news, and `moved` ones belonged to another page. The store has `refused` the rows of
+    some, and the messages of some were `unread` until now. Everything since `last_read_at` is news, and histories are
+    owed back to `history_to` (None: no histories). It `leaves_out` those that owe nothing, as long as they can be found
+    in the tables later: the store refuses no rows, and no search is under way.
     """
 
     checkpoint: Checkpoint
@@ -73,6 +84,8 @@ class _Meeting(Struct, frozen=True):
     context: Context
     changed: frozenset[str]
     moved: Collection[str]
+    refused: Collection[str]
+    unread: Collection[str]
     last_read_at: datetime | None
     history_to: datetime | None
     leaves_out: bool
@@ -84,10 +97,10 @@ class _Meeting(Struct, frozen=True):
         from another page. A conversation with news owes the messages before them even if the list names no older ones,
         because the stored ones are older. A conversation that is not stored, and that the store did not refuse, is new.
         """
-        if stored is None and not self._was_refused(read):
+        if stored is None and read.conversation_id not in self.refused:
             opens = _shows_older(read, self.context.policy)
         else:
-            opens = read.conversation_id in self.changed or self._is_open(messages_of(read.conversation_id))
+            opens = read.conversation_id in self.changed or read.conversation_id in self.unread
         return opens and self._are_unknown(read)
 
     def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
@@ -96,7 +109,7 @@ class _Meeting(Struct, frozen=True):
         If the store refused it, everything older was owed when it was first met; otherwise its history is owed. If it
         could not be read until now, messages since it was first met are not history.
         """
-        if self._was_refused(read):
+        if read.conversation_id in self.refused:
             return self.last_read_at or EPOCH
         unread = self.known.dead_letters.get(read.conversation_id)
         if unread is None or not unread.is_open:
@@ -110,7 +123,8 @@ class _Meeting(Struct, frozen=True):
         It is found by its number of messages (if the list has a count, it must say that there are more) and by the time
         of the oldest one.
         """
-        if not self.leaves_out or read.conversation_id not in self.changed or self._was_refused(read):
+        conversation_id = read.conversation_id
+        if not self.leaves_out or conversation_id not in self.changed or conversation_id in self.refused:
             return False
         limit = self.first_limit(read, oldest_at)
         is_counted = read.message_count is None or read.message_count > len(read.interactions)
@@ -139,13 +153,6 @@ class _Meeting(Struct, frozen=True):
         """Return how far back a history is owed. Messages since the last reading are not history, and always owed."""
         limit = oldest_at if self.history_to is None else self.history_to
         return limit if last_read_at is None else min(limit, last_read_at)
-
-    def _was_refused(self, read: Conversation) -> bool:
-        return bool(self.known.dead_letters) and self._is_open(row_of(read.conversation_id))
-
-    def _is_open(self, subject: str) -> bool:
-        dead_letter = self.known.dead_letters.get(subject)
-        return dead_letter is not None and dead_letter.is_open
 
     def _are_unknown(self, read: Conversation) -> bool:
         stored = self.known.interaction_events
@@ -179,9 +186,20 @@ class _Meeting(Struct, frozen=True):
         )
 
 
+def _open_among(batch: Batch, known: Known, subject_of: Callable[[str], str]) -> Collection[str]:
+    """Return the conversations of a batch with an open dead letter about a subject."""
+    is_open = {subject for subject, dead_letter in known.dead_letters.items() if dead_letter.is_open}
+    if not is_open:
+        return ()
+    return {each.conversation_id for each in batch.conversations if subject_of(each.conversation_id) in is_open}
+
+
 def _oldest_at(read: Conversation) -> datetime:
-    times = [each.occurred_at for each in read.interactions]  # half the time of a generator
-    return min(times, default=read.updated_time)
+    oldest_at = read.interactions[0].occurred_at if read.interactions else read.updated_time
+    for each in read.interactions:  # a loop takes a third of the time of `min` here
+        if each.occurred_at < oldest_at:  # noqa: PLR1730
+            oldest_at = each.occurred_at
+    return oldest_at
 
 
 def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:

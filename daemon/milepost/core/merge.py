@@ -125,7 +125,7 @@ def difference(
         unchanged=unchanged,
         contacts=len(contacts),
         interaction_events=len(events),
-        without_contact=sum(each.contact is None for each in read),
+        without_contact=sum([each.contact is None for each in read]),
         replaced_characters=replaced,
         moved=moved,
     )
@@ -333,23 +333,23 @@ def new_events(
     row: ConversationRow, interactions: Iterable[Interaction], known: Known, asked_at: datetime | None
 ) -> dict[str, InteractionEventRow]:
     """Return the rows of a conversation's messages that are not stored yet, by id; they are known as of `asked_at`."""
-    return {
-        event.event_id: InteractionEventRow(
-            event.event_id,
-            row.conversation_id,
-            row.platform,
-            row.page_id,
-            event.contact_id or row.contact_id,
-            event.direction,
-            event.kind,
-            event.text,
-            event.attachments,
-            event.occurred_at,
-            content_at=asked_at,
-        )
-        for event in interactions
-        if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten
-    }
+    new: dict[str, InteractionEventRow] = {}
+    for event in interactions:
+        if event.event_id not in known.interaction_events and event.contact_id not in known.forgotten:
+            new[event.event_id] = InteractionEventRow(
+                event.event_id,
+                row.conversation_id,
+                row.platform,
+                row.page_id,
+                event.contact_id or row.contact_id,
+                event.direction,
+                event.kind,
+                event.text,
+                event.attachments,
+                event.occurred_at,
+                content_at=asked_at,
+            )
+    return new
 
 
 def _first(value: Value | None, other: Value | None) -> Value | None:

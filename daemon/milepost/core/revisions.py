@@ -261,7 +261,7 @@ def with_revisions(found: Difference, batch: Batch, shown: Iterable[Reading], kn
     changes = replace(
         changes,
         conversations=tuple(
-            replace(row, messages_fingerprint=fingerprints.get(row.conversation_id)) for row in conversations.values()
+            [replace(row, messages_fingerprint=fingerprints.get(key)) for key, row in conversations.items()]
         ),
         revised=revised_rows,
     )

@@ -2,10 +2,10 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -83,7 +83,7 @@ class Stop(Interrupt):
         self.set()
 
 
-# --- tasks that fail --------------------------------------------------------------------------------------------------
+# --- tasks ------------------------------------------------------------------------------------------------------------
 
 RESTART_SECONDS = 60.0  # after an error
 
@@ -101,6 +101,17 @@ async def bulkhead(part: str, work: Awaitable[Result]) -> Result | Exception:
     except Exception as error:
         log.exception("task failed unexpectedly", part=part, hint="this is a bug in Milepost: please report it")
         return error
+
+
+@asynccontextmanager
+async def running(name: str, work: Coroutine[Any, Any, object]) -> AsyncIterator[asyncio.Task[object]]:
+    """Do work during the block, in a task that is cancelled at its end."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, stop: Stop) -> None:
@@ -169,9 +180,6 @@ async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop
         await asyncio.sleep(LINGER_SECONDS)
         stop.request()
 
-    watching = asyncio.create_task(bulkhead("watch of the database", end()), name="watch of the database")
-    try:
+    name = "watch of the database"
+    async with running(name, bulkhead(name, end())):
         yield
-    finally:
-        watching.cancel()
-        await asyncio.wait([watching])

@@ -16,6 +16,8 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from milepost.engine.interrupt import running
+
 MAX_CLIENTS = 4_096
 MAX_REQUESTS, IN_SECONDS = 2_000, 10.0
 NEVER_LIMITED = frozenset({"/healthz"})
@@ -141,12 +143,10 @@ class WrongTokens(Collector):
     @asynccontextmanager
     async def logging(self) -> AsyncIterator[None]:
         """Log what is due during the block, and the rest at its end."""
-        checking = asyncio.create_task(self._check(), name="wrong tokens")
         try:
-            yield
+            async with running("wrong tokens", self._check()):
+                yield
         finally:
-            checking.cancel()
-            await asyncio.wait({checking})
             for client, known in self._clients.items():
                 self._log(client, known)
 

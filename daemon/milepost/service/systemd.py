@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from milepost.core.ports import Clock
-from milepost.engine.interrupt import Stop
+from milepost.engine.interrupt import Stop, running
 
 EXTENSION_SECONDS = 60.0  # by which startup extends TimeoutStartSec each time
 STATUS_SECONDS = 5.0  # between updates of the status
@@ -101,17 +101,13 @@ async def starting(notifier: Notifier) -> AsyncIterator[Callable[[], None]]:
             notifier.extend_timeout(EXTENSION_SECONDS)
             await asyncio.sleep(EXTENSION_SECONDS / 2)
 
-    extending = asyncio.create_task(extend_timeout(), name="start")
+    async with running("start", extend_timeout()) as extending:
 
-    def ready() -> None:
-        extending.cancel()
-        notifier.ready()
+        def ready() -> None:
+            extending.cancel()
+            notifier.ready()
 
-    try:
         yield ready
-    finally:
-        extending.cancel()
-        await asyncio.wait([extending])
 
 
 async def keep_notified(

@@ -302,6 +302,8 @@ def _found(document: Document, key_path: KeyPath, field: FieldInfo) -> str:
 
 def _without_secrets(text: str) -> str:
     """Return a URL without passwords and tokens, or another text with words cut that are as long as a secret."""
+    text = re.sub(r"(whsec_)\S+", r"\1…", text)  # Base64, which holds signs that end a word
+    text = re.sub(r"^(?!https?:|sqlite:|postgres|mysql:)([\w+.-]+://).+", r"\1***", text, flags=re.DOTALL)  # of Apprise
     text = re.sub(rf"(\w{{12}})\w{{{_MIN_SECRET - 12},}}", r"\1…", text)
     text = re.sub(r"^([a-z+]+://)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"(://[^?#]*[?#]).+", r"\1***", text, flags=re.DOTALL)

@@ -73,6 +73,15 @@ def test_short_secrets_are_ignored() -> None:
     assert Redactor(["", "   ", "abcde"]).redact("abcde  fghij") == "abcde  fghij"
 
 
+def test_a_secret_is_learned_once() -> None:
+    redactor = Redactor(["a/secret/with/slashes", "another-secret"])
+    learned = redactor._spellings
+    redactor.learn("another-secret\n")
+    assert redactor._spellings is learned
+    redactor.learn("a%2Fsecret%2Fwith%2Fslashes")  # the spelling of another one is a secret of its own
+    assert redactor._spellings is not learned
+
+
 def test_a_secret_that_contains_another_leaves_no_rest() -> None:
     assert Redactor(["secret", "secret-and-more"]).redact("secret-and-more secret") == f"{BLOT} {BLOT}"
 

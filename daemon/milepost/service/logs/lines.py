@@ -144,9 +144,10 @@ class Redactor:
     quote a token that a reload has replaced.
     """
 
-    __slots__ = ("_spellings",)
+    __slots__ = ("_known", "_spellings")
 
     def __init__(self, secrets: Iterable[str]) -> None:
+        self._known: set[str] = set()
         self._spellings: tuple[str, ...] = ()
         for secret in secrets:
             self.learn(secret)
@@ -154,11 +155,13 @@ class Redactor:
     def learn(self, secret: str) -> None:
         """Redact a secret from now on, also as URLs, JSON or a repr spell it.
 
-        A secret with fewer than six characters is ignored.
+        A secret with fewer than six characters is ignored. A known one costs nothing: each discovery and each reload
+        brings all of them again.
         """
         secret = secret.strip()
-        if len(secret) < MIN_SECRET_LENGTH:
+        if len(secret) < MIN_SECRET_LENGTH or secret in self._known:
             return
+        self._known.add(secret)
         spellings = {
             secret,
             quote(secret, safe=""),
@@ -265,11 +268,7 @@ def _text(value: object) -> str:
 def redacted(_: WrappedLogger, __: str, event: EventDict, *, redactor: Redactor) -> dict[str, Plain]:
     """Return an event without secrets, the fields that most events have first."""
     cleaned = redactor.clean_fields(event)
-    return {key: cleaned[key] for key in sorted(cleaned, key=_place)}
-
-
-def _place(key: str) -> int:
-    return _LEADING.index(key) if key in _LEADING else len(_LEADING)
+    return {key: cleaned[key] for key in _LEADING if key in cleaned} | cleaned
 
 
 # --- events as text ---------------------------------------------------------------------------------------------------

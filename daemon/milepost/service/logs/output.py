@@ -25,6 +25,7 @@ from structlog import DropEvent
 from structlog.processors import CallsiteParameter, CallsiteParameterAdder
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from milepost.engine.interrupt import running
 from milepost.service.logs.lines import (
     CALLSITE,
     Redactor,
@@ -324,12 +325,10 @@ class Deduplicator:
     @asynccontextmanager
     async def flushing(self) -> AsyncIterator[None]:
         """Emit each summary when its window ends, and the rest at the end of the block."""
-        task = asyncio.create_task(self._poll(), name="log summaries")
         try:
-            yield
+            async with running("log summaries", self._poll()):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait({task})
             self.flush()
 
     async def _poll(self) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 
 import psycopg
+import structlog
 from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
@@ -28,6 +29,7 @@ from milepost.stores.sql import Parameters
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
+HELD_UP_SECONDS = 60.0  # Milepost's own transactions take seconds; only erasing and removing take longer
 MAX_READERS = 3  # concurrent ones: this leaves connections for commits, however many requests there are
 
 
@@ -44,6 +46,8 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
     def __init__(self, database: Database) -> None:
         super().__init__(database.read)
         self._database = database
+        self._held_up_at = -1
+        self._held_up_since = 0.0
 
     async def seq_before(self, instant: datetime) -> int:
         """Return the seq of the last entry that was recorded before an instant; 0 if there is none."""
@@ -56,7 +60,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
         asked, database = ChangesAsked(after, limit, kinds, stream), self._database
         async with database.connection() as connection:
-            last = await _last_settled(database, connection)
+            last = await self._last_settled(connection)
             fetch, read_rows = (
                 partial(database.rows_on, connection),
                 partial(_rows_between, asked, database, connection),
@@ -66,7 +70,20 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
     async def last_change(self) -> int:
         """Return the seq of the latest change; 0 if there is none."""
         async with self._database.connection() as connection:
-            return await _last_settled(self._database, connection)
+            return await self._last_settled(connection)
+
+    async def _last_settled(self, connection: Connection) -> int:
+        """Begin a transaction and return how far the feed is settled; warn if a transaction holds it up."""
+        last, latest = await _settled_and_latest(self._database, connection)
+        now = asyncio.get_running_loop().time()
+        if last == latest or last != self._held_up_at:
+            self._held_up_at, self._held_up_since = last, now
+        elif now - self._held_up_since >= HELD_UP_SECONDS:
+            self._held_up_since = now
+            log = structlog.get_logger("milepost")
+            hint = "end it, so that consumers get what has changed since: SELECT pid, xact_start FROM pg_stat_activity"
+            log.warning("change feed held up by an open transaction", after=last, waiting=latest - last, hint=hint)
+        return last
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""
@@ -114,15 +131,18 @@ def settled(last: int, in_use: Iterable[int]) -> int:
     return last - max((each for each in behind if each < KEYS_OF_LOCKS // 2), default=0)
 
 
-async def _last_settled(database: Database, connection: Connection) -> int:
-    """Begin a transaction and return how far the feed is settled, in one round trip. The order of reads matters."""
+async def _settled_and_latest(database: Database, connection: Connection) -> tuple[int, int]:
+    """Begin a transaction and return how far the feed is settled, and the number of the latest committed change.
+
+    It takes one round trip. The order of reads matters.
+    """
     async with connection.pipeline():
         await database.begin(connection)
         taken = await connection.execute(database.sql["last_number"])
         in_use = await connection.execute(database.sql["numbers_in_use"])
         committed = await connection.execute(database.sql["last_change"])
     ((last,),), ((latest,),) = await taken.fetchall(), await committed.fetchall()
-    return min(settled(last, (key for (key,) in await in_use.fetchall())), int(latest))
+    return min(settled(last, (key for (key,) in await in_use.fetchall())), int(latest)), int(latest)
 
 
 async def _rows_between(

@@ -517,7 +517,12 @@ WHERE
     AND CASE kind
         WHEN 'contact' THEN
             page_id = :page_id
-            AND (:subject = 'contact ' || id OR :payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*')
+            AND (
+                :subject = 'contact ' || id
+                OR :payload GLOB
+                '*[^0-9A-Za-z]' || replace(replace(replace(id, '[', '[[]'), '*', '[*]'), '?', '[?]')
+                || '[^0-9A-Za-z]*'
+            )
         ELSE :subject = id OR instr(:subject, id || '/') = 1
     END
 LIMIT 1;
@@ -943,7 +948,11 @@ WHERE
         WHERE
             platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
             AND CASE kind
-                WHEN 'contact' THEN subject = 'contact ' || id OR payload GLOB '*[^0-9A-Za-z]' || id || '[^0-9A-Za-z]*'
+                WHEN 'contact' THEN
+                    subject = 'contact ' || id
+                    OR payload GLOB
+                    '*[^0-9A-Za-z]' || replace(replace(replace(id, '[', '[[]'), '*', '[*]'), '?', '[?]')
+                    || '[^0-9A-Za-z]*'
                 ELSE subject = id OR instr(subject, id || '/') = 1
             END
     );
