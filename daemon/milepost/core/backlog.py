@@ -196,8 +196,8 @@ def _open_among(batch: Batch, known: Known, subject_of: Callable[[str], str]) ->
 
 def _oldest_at(read: Conversation) -> datetime:
     oldest_at = read.interactions[0].occurred_at if read.interactions else read.updated_time
-    for each in read.interactions:  # a loop takes a third of the time of `min` here
-        if each.occurred_at < oldest_at:  # noqa: PLR1730
+    for each in read.interactions:
+        if each.occurred_at < oldest_at:  # noqa: PLR1730 -- a comparison takes a third of the time of `min`
             oldest_at = each.occurred_at
     return oldest_at
 

@@ -306,15 +306,11 @@ def _merged_contact(
         return ContactRow(of.platform, page_id, read.contact_id, read.name, read.username, now, interaction_at, now)
     last_at = stored.last_interaction_at
     if interaction_at >= last_at or _was_wrong(last_at, interaction_at, now):
-        row = replace(
-            stored,
-            name=_first(read.name, stored.name),
-            username=_first(read.username, stored.username),
-            last_interaction_at=interaction_at,
-        )
+        name, username = _first(read.name, stored.name), _first(read.username, stored.username)
+        last_at = interaction_at
     else:  # an older thread of this contact may have a value that the newer one lacks
-        row = replace(stored, name=_first(stored.name, read.name), username=_first(stored.username, read.username))
-    row = replace(row, page_id=page_id)
+        name, username = _first(stored.name, read.name), _first(stored.username, read.username)
+    row = replace(stored, page_id=page_id, name=name, username=username, last_interaction_at=last_at)
     return replace(row, updated_at=now) if row != stored else None
 
 

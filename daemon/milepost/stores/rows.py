@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -54,6 +55,7 @@ def optional_text(at: datetime | None) -> str | None:
     return None if at is None else instant_text(at)
 
 
+@lru_cache(1024)  # a conversation and its contact have seven instants, of which hardly more than one is new
 def instant(text: str) -> datetime:
     """Return the instant that a text names. Raises StoreRefused if it names none, as only a damaged page can."""
     try:

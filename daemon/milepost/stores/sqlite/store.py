@@ -26,7 +26,7 @@ from milepost.stores.commit import Forgotten, Outdated, removal
 from milepost.stores.reader import StreamRows
 from milepost.stores.rows import json_list
 from milepost.stores.sql import Parameters, load_statements
-from milepost.stores.sqlite.commit import SqliteWriter
+from milepost.stores.sqlite.commit import SqliteWriter, with_inserts
 from milepost.stores.sqlite.connection import (
     Database,
     IdleCheckpoint,
@@ -79,7 +79,7 @@ async def open_sqlite(
     with lock_database(path) as lock:
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
         with kept_open(path) as descriptor:
-            sql = load_statements("sqlite", "statements", "webhooks", "deliveries")
+            sql = with_inserts(load_statements("sqlite", "statements", "webhooks", "deliveries"))
             async with connect(path, sql, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.rows("demand_writable")
                 await asyncio.to_thread(close_to_others, path)  # only now is it known to be Milepost's, and usable
@@ -170,14 +170,14 @@ class SqliteStore(OpenStore):
             except StoreAway:  # raised to those who use the store
                 continue
 
-    def _writer_on(self, connection: sqlite3.Connection) -> SqliteWriter:
-        return SqliteWriter(self._database.sql, connection, self._stored_ids)
+    def _writer_on(self, connection: sqlite3.Connection, *, trusts_known: bool = False) -> SqliteWriter:
+        return SqliteWriter(self._database.sql, connection, self._stored_ids, trusts_known=trusts_known)
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         def write(connection: sqlite3.Connection) -> Sequence[Committed]:
             self._log_limit.set_on(connection)
             with transaction(connection):
-                return self._writer_on(connection).write(commits, self._events_chunk_size)
+                return self._writer_on(connection, trusts_known=trusts_known).write(commits, self._events_chunk_size)
 
         return await self._database.write(write)
 
