@@ -73,7 +73,8 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
         direction = _OUT
     else:
         direction = _IN
-        contact_id = kept_id(sender_id) if sender_id else contact_id
+        if sender_id and sender_id != contact_id:
+            contact_id = kept_id(sender_id)
     return Interaction(
         kept_id(message.id),
         direction,
