@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from kit.builders import NOON, RATE_LIMIT, STREAM, at, given, run_started, sweep_started, walking
+from kit.loopback import serving
 from milepost.cli.actions import Operator
+from milepost.cli.daemon_client import OpenSweeps, daemon_at
 from milepost.cli.options import NO_TITLES
 from milepost.cli.sync_actions import Look, sync_through_daemon
 from milepost.core import events
@@ -15,12 +19,13 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow
 from milepost.core.errors import MilepostError, StoreBusy
 from milepost.core.events import Reason, RunEnded, RunStatus, Tally
-from milepost.core.model import Stream
+from milepost.core.model import Platform, Stream
 from milepost.core.ports import RunResult
 from milepost.core.position import Mode
 from milepost.core.problems import Scope
 from milepost.engine.interrupt import Stop
-from milepost.settings import SyncSettings
+from milepost.service.api.overview import ChangesSince
+from milepost.settings import HttpSettings, SyncSettings
 
 DONE = events.SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1, unchanged=50))
 FULL = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, unchanged=50))
@@ -137,3 +142,61 @@ async def test_batches_that_changed_nothing_are_shown_as_the_daemon_counts_them(
     await asyncio.wait_for(daemon.sync(), 10)
     assert replace(daemon.shown[0], unrecorded=Tally()) == under_way
     assert daemon.shown[0].unrecorded == Tally(unchanged=100)
+
+
+# --- how far the sweeps of a daemon are -------------------------------------------------------------------------------
+
+
+OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
+
+
+def syncing(conversations: int) -> dict[str, Any]:
+    return {"state": "syncing", "sweep": {"mode": "full", "conversations": conversations}}
+
+
+IDLE = {"state": "idle", "sweep": None}
+
+
+class FakeDaemon:
+    """Shows these states of its streams, and remembers which tags it was asked with. Without one, it is away."""
+
+    def __init__(self) -> None:
+        self.states: Mapping[str, dict[str, Any]] | None = {}
+        self.changes = ChangesSince()
+        self.asked: list[str | None] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request.query.get("since"))
+        if self.states is None:
+            return web.json_response({"detail": "it is ending"}, status=503)
+        tag = self.changes.remember(self.states)
+        since, streams, removed = self.changes.since(self.asked[-1], tag)
+        return web.json_response({"tag": tag, "since": since, "streams": streams, "removed": removed})
+
+
+async def test_each_look_asks_for_the_changes_since_the_last_one() -> None:
+    fake = FakeDaemon()
+    async with serving(fake.answer) as base_url, daemon_at(HttpSettings(listen=base_url[7:])) as daemon:
+        sweeps = OpenSweeps(daemon)
+        fake.states = {STREAM.key: syncing(50), OTHER.key: IDLE}
+        assert await sweeps.read() == {STREAM: 50}
+        fake.states = {STREAM.key: syncing(100), OTHER.key: syncing(7)}
+        assert await sweeps.read() == {STREAM: 100, OTHER: 7}
+        fake.states = {STREAM.key: syncing(100) | {"state": "retrying"}, OTHER.key: IDLE}
+        assert await sweeps.read() == {STREAM: 100}
+        fake.states = {OTHER.key: IDLE}
+        assert await sweeps.read() == {}
+    assert fake.asked[0] is None
+    assert all(fake.asked[1:])
+
+
+async def test_a_daemon_that_is_away_or_has_restarted_changes_nothing_by_that() -> None:
+    fake = FakeDaemon()
+    async with serving(fake.answer) as base_url, daemon_at(HttpSettings(listen=base_url[7:])) as daemon:
+        sweeps = OpenSweeps(daemon)
+        fake.states = {STREAM.key: syncing(50), OTHER.key: syncing(7)}
+        await sweeps.read()
+        fake.states = None
+        assert await sweeps.read() == {STREAM: 50, OTHER: 7}
+        fake.changes, fake.states = ChangesSince(), {STREAM.key: syncing(60)}  # as another process
+        assert await sweeps.read() == {STREAM: 60}

@@ -53,6 +53,13 @@ def test_a_sound_journal_is_counted(database: Path) -> None:
     assert result.stdout.splitlines()[1].startswith("Not covered")
 
 
+def test_what_a_rebuild_warns_of_is_no_part_of_its_output(database: Path) -> None:
+    database.chmod(0o644)
+    result = journal(database, "rebuild")
+    assert result.stdout.startswith("The projections are rebuilt from 5 entries")
+    assert "database closed to other users" in result.stderr
+
+
 def test_a_projection_that_differs_from_its_fold_is_found_and_rebuilt(database: Path) -> None:
     alter(database, "UPDATE checkpoints SET watermark = NULL", "DELETE FROM runs")
     found = journal(database, "verify")

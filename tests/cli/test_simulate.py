@@ -168,6 +168,9 @@ def test_the_configuration_takes_the_webhooks_that_are_sent(tmp_path: Path) -> N
         (("--webhooks", "http://127.0.0.1:9/hook"), "--webhooks needs --app-secret-file"),
         (("--webhooks", "ftp://127.0.0.1/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
         (("--webhooks", "127.0.0.1:9/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
+        (("--webhooks", "http://[::1/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
+        (("--webhooks", "http://a:99999/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
+        (("--webhooks", "http://a..b/hook", "--app-secret-file", "secret"), "is not an http:// or https:// URL"),
     ],
 )
 def test_webhooks_that_nobody_would_take_are_refused(arguments: tuple[str, ...], expected: str) -> None:

@@ -16,10 +16,9 @@ from milepost.core.model import Changes, DeadLetterPayload
 from milepost.core.ports import Store
 from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, open_reader, open_store
-from milepost.stores.sqlite.erase import forget_in_sqlite
 from milepost.stores.sqlite.migrate import MIGRATIONS
 from milepost.stores.sqlite.reader import open_sqlite_reader
-from milepost.stores.sqlite.store import open_sqlite
+from milepost.stores.sqlite.store import forget_in_sqlite, open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
 from stores.sqlite_files import names_in, raw
 from stores.store_dump import SqliteDump, StoreDump

@@ -132,7 +132,7 @@ class Health:
             seconds = asyncio.get_running_loop().time() - min(slowdown.since for slowdown in slowdowns.values())
             since = _before(self._now(), seconds)
             what = f"calls are slowed down for {counted(len(slowdowns), 'page')}"
-            yield Issue(IssueKind.SLOWED_DOWN, what, since, _why(worst), SLOW_ADVICE)
+            yield Issue(IssueKind.SLOWED_DOWN, what, since, _used(worst.ratio, worst.scope), SLOW_ADVICE)
         clocks = self._registry.clock_difference
         if clocks.since is not None:
             direction = "behind" if clocks.ahead_seconds > 0 else "ahead of"
@@ -187,11 +187,9 @@ def _before(now: datetime, seconds: float) -> datetime:
 
 
 def _in_words(slowdown: Slowdown) -> str:
-    return f"calls are {counted(round(slowdown.seconds), 'second')} apart, because {_why(slowdown)}"
-
-
-def _why(slowdown: Slowdown) -> str:
-    return _used(slowdown.ratio, slowdown.scope)
+    return (
+        f"calls are {counted(round(slowdown.seconds), 'second')} apart, because {_used(slowdown.ratio, slowdown.scope)}"
+    )
 
 
 def _used(ratio: float, scope: Scope) -> str:

@@ -19,7 +19,15 @@ from msgspec import Struct
 
 from milepost.app.database import store_url_of
 from milepost.cli.atomic_file import atomic_file
-from milepost.cli.options import Titles, config_option, demand_known, known_titles, load_settings, stream_option
+from milepost.cli.options import (
+    Titles,
+    config_option,
+    demand_known,
+    known_titles,
+    load_settings,
+    stream_option,
+    warnings_logged,
+)
 from milepost.cli.signals import stopped_by_signals, wait_to_poll
 from milepost.cli.terminal import Group, Terminal, echo_wrapped, stdout_terminal
 from milepost.core.errors import MilepostError, StoreAway
@@ -205,7 +213,9 @@ def verify(config: str | None) -> None:
 @config_option
 def rebuild(config: str | None) -> None:
     """Rebuild the projections (checkpoints, runs, dead letters) from the journal. Stop the daemon first."""
-    audit, seconds = asyncio.run(_audit(store_url_of(load_settings(config)), rebuilds=True))
+    settings = load_settings(config)
+    with warnings_logged(settings):
+        audit, seconds = asyncio.run(_audit(store_url_of(settings), rebuilds=True))
     echo_wrapped(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
 

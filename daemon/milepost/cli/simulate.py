@@ -90,7 +90,7 @@ def command(
     """
     if webhooks is not None and app_secret_file is None:
         raise click.UsageError("--webhooks needs --app-secret-file: webhooks are signed with its secret")
-    if webhooks is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", webhooks):
+    if webhooks is not None and not _is_url(webhooks):
         raise click.BadParameter(f"{webhooks} is not an http:// or https:// URL", param_hint="--webhooks")
     try:
         plan = msgspec.convert(world, WorldPlan)
@@ -108,6 +108,17 @@ def command(
     )
     hooks = None if webhooks is None else Hooks(webhooks, _secret(app_secret_file), webhook_plan)
     asyncio.run(_serve(server, app_secret_file, hooks))
+
+
+def _is_url(text: str) -> bool:
+    """Return whether a text is the URL of a host and a port that there may be."""
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").encode("idna")
+        has_port = parts.port != 0
+    except ValueError:
+        return False
+    return host != b"" and has_port and re.fullmatch(r"https?://[^/\s]+(/\S*)?", text) is not None
 
 
 def _secret(file: str | None) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from milepost.app.database import Holding, holdings, source_of, store_url_in, store_url_of
 from milepost.cli.atomic_file import atomic_file
-from milepost.cli.options import config_option, confirm, load_settings, yes_option
+from milepost.cli.options import config_option, confirm, load_settings, warnings_logged, yes_option
 from milepost.cli.signals import interruptible_by_signals
 from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, StoreAway, StoreBusy, StoreRefused
@@ -59,9 +59,11 @@ def copy(config: str | None, url: str, password_file: str | None, *, replace_nul
     78 bad configuration, or a database that cannot be used.
     """
     began = perf_counter()
-    source, store = store_url_of(load_settings(config)), _target(url, keys)
+    settings, store = load_settings(config), _target(url, keys)
+    source = store_url_of(settings)
     target = replace(store_url_in(store), password="" if password_file is None else read_secret(Path(password_file)))
-    result = asyncio.run(_copy(CopyJob(source, target, replaces_nul=replace_nul)))
+    with warnings_logged(settings):
+        result = asyncio.run(_copy(CopyJob(source, target, replaces_nul=replace_nul)))
     summary = _summary(source, target, result, perf_counter() - began)
     click.echo("\n".join([*summary, "", *_next_step(config, target, store, password_file)]))
 
@@ -177,7 +179,10 @@ def adopt(config: str | None, *, is_confirmed: bool) -> None:
 
     Exit codes: 0 done · 75 the database is in use · 78 bad configuration, or a database that cannot be used.
     """
-    echo_wrapped(asyncio.run(_adopt(load_settings(config), is_confirmed=is_confirmed)))
+    settings = load_settings(config)
+    with warnings_logged(settings):
+        done = asyncio.run(_adopt(settings, is_confirmed=is_confirmed))
+    echo_wrapped(done)
 
 
 async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:

@@ -73,7 +73,7 @@ def interaction(message: Message, own_ids: frozenset[str], contact_id: str | Non
         direction = _OUT
     else:
         direction = _IN
-        if sender_id and sender_id != contact_id:
+        if sender_id and sender_id != contact_id:  # an equal text would take up memory once more
             contact_id = kept_id(sender_id)
     return Interaction(
         kept_id(message.id),

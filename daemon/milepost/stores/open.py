@@ -77,10 +77,10 @@ async def forget(store_url: StoreUrl, stream: Stream, contact_id: str) -> Forgot
     Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.erase import forget_in_sqlite  # noqa: PLC0415
+        from milepost.stores.sqlite.store import forget_in_sqlite  # noqa: PLC0415
 
         return await forget_in_sqlite(store_url.file, stream, contact_id)
-    from milepost.stores.postgresql.erase import forget_in_postgresql  # noqa: PLC0415
+    from milepost.stores.postgresql.store import forget_in_postgresql  # noqa: PLC0415
 
     return await forget_in_postgresql(store_url, stream, contact_id)
 
@@ -92,10 +92,10 @@ async def remove(store_url: StoreUrl, stream: Stream, by: str, now: datetime) ->
     StoreAway if it does not answer.
     """
     if store_url.file is not None:
-        from milepost.stores.sqlite.erase import remove_from_sqlite  # noqa: PLC0415
+        from milepost.stores.sqlite.store import remove_from_sqlite  # noqa: PLC0415
 
         return await remove_from_sqlite(store_url.file, stream, by, now)
-    from milepost.stores.postgresql.erase import remove_from_postgresql  # noqa: PLC0415
+    from milepost.stores.postgresql.store import remove_from_postgresql  # noqa: PLC0415
 
     return await remove_from_postgresql(store_url, stream, by, now)
 

@@ -2,12 +2,13 @@
 
 It has one connection, in a thread of its own: a second one for reading would lose its whole page cache at each commit
 of the first. Commits that wait at the same time share a transaction, and so one write to the disk.
+Commands that look at deliveries, erase a person or remove a stream open the database for themselves.
 """
 
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from milepost.core.model import Changes, Keys, Known, RefusedRow, Stream
 from milepost.core.ports import Commit, Committed, Rejected
 from milepost.core.webhooks import WebhookEvent
 from milepost.stores.changes import StoredDeliveries, parameters_of
-from milepost.stores.commit import Outdated
+from milepost.stores.commit import Forgotten, Outdated, removal
+from milepost.stores.reader import StreamRows
 from milepost.stores.rows import json_list
 from milepost.stores.sql import Parameters, load_statements
-from milepost.stores.sqlite.commit import SqliteWriter
+from milepost.stores.sqlite.commit import SqliteWriter, with_inserts
 from milepost.stores.sqlite.connection import (
     Database,
     IdleCheckpoint,
@@ -53,6 +55,7 @@ from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
 
 CACHE_KIB = 20 * 1024
 WATCH_SECONDS = 1.0  # between two checks of the files while nothing is committed
+TIMEOUT_SECONDS = 30.0  # beside a daemon, of which a large commit or a checkpoint may hold the database for seconds
 
 
 @asynccontextmanager
@@ -76,7 +79,7 @@ async def open_sqlite(
     with lock_database(path) as lock:
         await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
         with kept_open(path) as descriptor:
-            sql = load_statements("sqlite", "statements", "webhooks", "deliveries")
+            sql = with_inserts(load_statements("sqlite", "statements", "webhooks", "deliveries"))
             async with connect(path, sql, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
                 await database.rows("demand_writable")
                 await asyncio.to_thread(close_to_others, path)  # only now is it known to be Milepost's, and usable
@@ -167,14 +170,14 @@ class SqliteStore(OpenStore):
             except StoreAway:  # raised to those who use the store
                 continue
 
-    def _writer_on(self, connection: sqlite3.Connection) -> SqliteWriter:
-        return SqliteWriter(self._database.sql, connection, self._stored_ids)
+    def _writer_on(self, connection: sqlite3.Connection, *, trusts_known: bool = False) -> SqliteWriter:
+        return SqliteWriter(self._database.sql, connection, self._stored_ids, trusts_known=trusts_known)
 
     async def _write_together(self, commits: list[Commit], *, trusts_known: bool) -> Sequence[Committed]:
         def write(connection: sqlite3.Connection) -> Sequence[Committed]:
             self._log_limit.set_on(connection)
             with transaction(connection):
-                return self._writer_on(connection).write(commits, self._events_chunk_size)
+                return self._writer_on(connection, trusts_known=trusts_known).write(commits, self._events_chunk_size)
 
         return await self._database.write(write)
 
@@ -237,8 +240,6 @@ class SqliteWebhookInbox(StoredWebhooks):
 
 # --- delivery places --------------------------------------------------------------------------------------------------
 
-TIMEOUT_SECONDS = 30.0  # a large commit or a checkpoint of the daemon may hold the database for seconds
-
 
 class SqliteDeliveryPlaces(StoredDeliveries):
     """DeliveryPlaces (see core/changes.py) over a connection, for the only process that delivers."""
@@ -277,3 +278,73 @@ async def open_sqlite_deliveries(path: Path) -> AsyncIterator[SqliteDeliveryPlac
     pragmas: dict[str, str | int] = {"synchronous": "FULL"}
     async with open_current(path, "deliveries", pragmas=pragmas, timeout_seconds=TIMEOUT_SECONDS) as database:
         yield SqliteDeliveryPlaces(database)
+
+
+# --- erasing a person, removing a stream ------------------------------------------------------------------------------
+
+# Nothing is left in the file, and nobody erased comes back.
+
+CHECKPOINT_TIMEOUT_MILLISECONDS = 2_000
+
+
+async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgotten:
+    """Erase a contact of a page, with their conversations, messages and dead letters' payloads, and keep them out.
+
+    It covers rows written under other pages, too: an account that moves to another page takes its people along.
+
+    Works beside a running daemon, which waits while the messages are scanned once. A contact that is not stored is kept
+    out as well. A dead letter's entries in the journal, which never name a person, stay; the daemon closes it.
+
+    Erased data is overwritten in the database, and the WAL is emptied unless a reader holds it. Backups, snapshots of
+    the file system and blocks that the disk itself has moved still hold the data.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreAway if it does not answer.
+    """
+
+    def forget(connection: sqlite3.Connection) -> Forgotten:
+        with transaction(connection):
+            return at_once(SqliteWriter(database.sql, connection).erase(stream, contact_id))
+
+    async with open_current(path, pragmas={"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
+        forgotten = await database.write(forget)
+        with suppress(StoreAway):
+            await database.run(empty_wal)
+    return forgotten
+
+
+async def remove_from_sqlite(path: Path, stream: Stream, by: str, now: datetime) -> StreamRows | None:
+    """Remove a stream with all its rows and return how many there were, or None if nothing of it is stored.
+
+    Locks the database, as a daemon would have the stream in memory. The entry and the deletions are one transaction, so
+    readers see the whole stream until it is gone. As for a person, deleted data is overwritten and the WAL emptied.
+
+    Raises StoreRefused if there is no database of this program's schema, StoreBusy if a daemon holds it, StoreAway if
+    it does not answer.
+    """
+
+    def remove(connection: sqlite3.Connection) -> StreamRows | None:
+        writer = SqliteWriter(database.sql, connection)
+        with transaction(connection):
+            commit = removal(at_once(writer.load(stream)), by, now)
+            if commit is None:
+                return None
+            rows = at_once(writer.count_rows(stream))
+            writer.write([commit], 1)
+        return rows
+
+    pragmas: dict[str, str | int] = {"secure_delete": "ON", "synchronous": "FULL", "cache_size": -CACHE_KIB}
+    async with open_current(path, pragmas=pragmas, is_alone=True, timeout_seconds=TIMEOUT_SECONDS) as database:
+        try:
+            removed = await database.run(remove)
+        except asyncio.CancelledError:
+            await database.interrupt()  # or the thread would go on, and commit after the cancellation
+            raise
+        with suppress(StoreAway):
+            await database.run(empty_wal)
+    return removed
+
+
+def empty_wal(connection: sqlite3.Connection) -> None:
+    """Empty the WAL, so that it holds no erased data, unless a reader holds it."""
+    connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT_MILLISECONDS}")  # writers wait as long as this does
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
