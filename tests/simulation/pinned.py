@@ -109,8 +109,8 @@ LEFT_BEHIND = Scenario(
 
 # Two pages read the same threads for the first time, the one right before the account is linked to the other.
 MET_BY_BOTH = Scenario(
-    seed=3,
-    steps=176,
+    seed=1153,
+    steps=60,
     streams=2,
     threads=2,
     habits=Habits(
@@ -141,10 +141,9 @@ MET_BY_BOTH = Scenario(
     skew_seconds=30 * 86400.0,
     date_skew_seconds=-7200.0,
     rival_chance=0.05,
-    refused_row_chance=0.05,
     away_chance=0.1,
     unknown_chance=0.02,
     command_chance=0.05,
     pause_chance=0.02,
-    link_chance=0.03,
+    link_chance=0.06,
 )

@@ -2,11 +2,14 @@
 
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 
 import aiohttp
 
-from kit.binary import started, until
+from kit.binary import PATIENCE_SECONDS, started, until
 from kit.installation import Installation
 from kit.simulated import BICYCLES, NOW, STREAMS, frozen_world, taken_cursors
 
@@ -133,3 +136,35 @@ async def test_incremental_sweeps_copy_new_messages(installation: Installation) 
         ("full", 120),
         ("incremental", 1),
     ]
+
+
+WITHOUT_DNS = """
+import socket, sys, time
+look_up = socket.getaddrinfo
+
+def never(host, *more, **options):
+    if host != "graph.invalid":
+        return look_up(host, *more, **options)
+    print("asked", flush=True)
+    time.sleep(600)
+
+socket.getaddrinfo = never
+from milepost.cli import main
+sys.argv = ["milepost", "run"]
+main()
+"""
+
+
+def test_a_dns_server_that_does_not_answer_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    pages = "pages: [{id: '1', platforms: [messenger], access_token: EAAPageToken0000000000}]"
+    source = "source: {kind: facebook, base_url: https://graph.invalid}"
+    (tmp_path / "config.yaml").write_text(f"{source}\n{pages}\nhttp: {{listen: '127.0.0.1:0'}}")
+    program = [sys.executable, "-c", WITHOUT_DNS]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as daemon:
+        assert daemon.stdout is not None
+        try:
+            assert daemon.stdout.readline() == b"asked\n"
+            daemon.terminate()
+            assert daemon.wait(PATIENCE_SECONDS) == 0
+        finally:
+            daemon.kill()

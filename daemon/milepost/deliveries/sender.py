@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256
@@ -14,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
 from pydantic import SecretStr
 from standardwebhooks.webhooks import Webhook
 from yarl import URL
@@ -23,6 +22,7 @@ from milepost import __version__
 from milepost.core.changes import MAX_WAIT_SECONDS, Answer, Change, DeliveryResult
 from milepost.core.journal import instant_text
 from milepost.facebook.proxy import trusted
+from milepost.facebook.resolver import Resolver
 from milepost.facebook.responses import retry_after_seconds
 from milepost.settings import DeliverySettings
 from milepost.settings.types import is_local_name
@@ -175,8 +175,8 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-class GuardedResolver(AbstractResolver):
-    """Looks names up in a thread of its own, so that a DNS server that does not answer delays no other destination.
+class GuardedResolver(Resolver):
+    """Lets only addresses on the Internet pass.
 
     With `may_be_private` every address passes: the configuration names the host as one of our own network. A host that
     is an address is never looked up.
@@ -184,33 +184,13 @@ class GuardedResolver(AbstractResolver):
 
     def __init__(self, *, may_be_private: bool) -> None:
         self._may_be_private = may_be_private
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delivery-dns")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of a name. Raises ForbiddenAddress if none of them is public, OSError if it has none."""
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, _look_up, host, port, family)
+        found = await super().resolve(host, port, family)
         allowed = [each for each in found if self._may_be_private or is_public(each["host"])]
         if found and not allowed:
             raise ForbiddenAddress(f"{host} leads to a private address")
         return allowed
-
-    async def close(self) -> None:
-        """Release the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-    found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [
-        ResolveResult(
-            hostname=host,
-            host=str(address[0]),
-            port=int(address[1]),
-            family=kind,
-            proto=protocol,
-            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-        )
-        for kind, _, protocol, _, address in found
-    ]

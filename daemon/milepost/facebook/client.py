@@ -22,6 +22,7 @@ from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import HeadRoom
 from milepost.facebook.proxy import Proxy, proxy_to, trusted
 from milepost.facebook.redaction import KnownTokens, without_token
+from milepost.facebook.resolver import Resolver
 from milepost.facebook.responses import asked_by_server
 
 T = TypeVar("T")
@@ -168,7 +169,7 @@ class GraphClient:
         if self.proxy is not None:
             log.info("requests go through a proxy", proxy=str(self.proxy))
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._trusted or True),
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=self._trusted or True, resolver=Resolver()),
             proxy=self.proxy.url if self.proxy else None,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"milepost/{__version__}"},
