@@ -88,8 +88,9 @@ class SqliteWriter(SqliteSession, Writer):
             self.ask("upsert_page", rows.page_tuple(changes.page))
         version = commit.checkpoint.version
         known = commit.known if self._trusts_known and not changes.moved else None
+        are_new = known is not None and not (known.contacts or known.contacts_elsewhere)
         contacts = map(rows.contact_tuple, changes.contacts, repeat(version), self._numbers())
-        self._put("upsert_contacts", contacts, all_new=known is not None and not known.contacts)
+        self._put("upsert_contacts", contacts, all_new=are_new)
         conversations = map(rows.conversation_tuple, changes.conversations, repeat(version), self._numbers())
         self._put("upsert_conversations", conversations, all_new=known is not None and not known.conversations)
         at_once(self.write_notes(commit, changes))
