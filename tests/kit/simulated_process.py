@@ -170,6 +170,10 @@ class Process:
             version = self._rivals.write(stream)
             is_notified = version is not None and setting.random.random() < 0.5
             self.sources[stream].calls_since_notified = 0 if is_notified else None
+            if (
+                version is not None and setting.snapshot(stream).rate_limit is None
+            ):  # it has read a batch: no limit holds
+                self.limits_met = [each for each in self.limits_met if each[1] != stream]
             if version is not None and is_notified:
                 self.supervisor.mailbox(stream).observe_version(version)
         stream = setting.random.choice(setting.streams)
