@@ -87,11 +87,11 @@ class SqliteWriter(SqliteSession, Writer):
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
         version = commit.checkpoint.version
-        known = commit.known if self._trusts_known and not changes.moved else None
+        suffix = ALL_NEW if self._trusts_known and _is_all_new(commit) else ""
         contacts = map(rows.contact_tuple, changes.contacts, repeat(version), self._numbers())
-        self._put("upsert_contacts", contacts, all_new=known is not None and not known.contacts)
+        self._write_all(f"upsert_contacts{suffix}", contacts)
         conversations = map(rows.conversation_tuple, changes.conversations, repeat(version), self._numbers())
-        self._put("upsert_conversations", conversations, all_new=known is not None and not known.conversations)
+        self._write_all(f"upsert_conversations{suffix}", conversations)
         at_once(self.write_notes(commit, changes))
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
@@ -110,9 +110,6 @@ class SqliteWriter(SqliteSession, Writer):
 
     def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
-
-    def _put(self, upsert: str, columns: Iterator[Parameters], *, all_new: bool) -> None:
-        self._write_all(f"{upsert}{ALL_NEW}" if all_new else upsert, columns)
 
     def _numbers(self) -> Iterator[int]:
         """Yield the next numbers of the change feed, for all rows of one statement; the next statement calls again."""
@@ -185,6 +182,12 @@ class SqliteWriter(SqliteSession, Writer):
                 if self.connection.in_transaction:  # SQLite itself rolls back after some failures
                     self.connection.execute("ROLLBACK")
         return tuple(refused)
+
+
+def _is_all_new(commit: Commit) -> bool:
+    """Return whether a commit takes all its contacts and conversations for new."""
+    known = commit.known
+    return known is not None and not (known.contacts or known.conversations or commit.changes.moved)
 
 
 def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], Parameters]]]:
