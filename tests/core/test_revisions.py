@@ -449,6 +449,11 @@ class TestPayloads:
 
         assert json.loads(erased_in(json.dumps(item), ["m_1"])) == {"reason": "too long", "item": ""}
 
+    def test_an_item_may_have_an_id_of_any_shape(self) -> None:
+        item = {"id": ["t_1"], "messages": [{"id": {}, "message": "kept"}, {"id": "m_1", "message": "gone"}]}
+        left = {"id": ["t_1"], "messages": [{"id": {}, "message": "kept"}, {"id": "m_1", "message": None}]}
+        assert json.loads(erased_in(json.dumps(item), ["m_1"])) == left
+
 
 def test_an_erased_person_is_revised_by_nothing() -> None:
     known = replace(stored(thread(message("m_1", NOON, "hello"))), forgotten=frozenset({"c_1"}))

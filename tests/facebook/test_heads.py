@@ -69,7 +69,14 @@ def test_a_head_that_comes_again_is_not_decoded_again() -> None:
 def test_another_head_is_decoded_and_so_is_the_one_before_when_it_comes_back() -> None:
     inbox = Read()
     assert inbox.reads(OURS, OURS, OURS) == 1
-    assert inbox.reads(RENAMED, OURS, OURS, OURS) == 2
+    assert inbox.reads(RENAMED, OURS, OURS, OURS) == 3
+
+
+def test_a_busy_inbox_takes_no_room_from_a_quiet_one() -> None:
+    room = HeadRoom(max_bytes=len(OURS))
+    busy, quiet = Read(room), Read(room)
+    busy.reads(OURS, RENAMED)
+    assert quiet.reads(OURS, OURS) == 1
 
 
 def test_one_that_was_asked_for_in_another_way_is_decoded() -> None:

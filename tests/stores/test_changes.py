@@ -393,6 +393,7 @@ class TestTransactionsAtTheSameTime:
         """Somebody may have left it open. Consumers seem to be up to date meanwhile."""
         monkeypatch.setattr(reading, "HELD_UP_SECONDS", 0.0)
         async with mirrored(kept), open_reader(kept.store_url) as reader:
+            await reader.last_change()  # nothing is held up yet, however long ago this is
             with database.connect() as slow, capture_logs() as logs:
                 slow.autocommit = False
                 slow.execute(RENAME)

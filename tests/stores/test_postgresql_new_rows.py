@@ -111,6 +111,19 @@ async def test_a_contact_that_is_stored_without_being_known_is_updated(
     assert database.sql("SELECT name, version FROM contacts") == [("Grace", 2)]
 
 
+async def test_a_contact_of_another_page_is_not_taken_for_new(store: PostgresqlStore, written: Counter[str]) -> None:
+    """Its thread is listed by this page, too, and was met there first."""
+    there = contact_row("c_1", of=OTHER)
+    await store.commit(replace(commit_after(Checkpoint(OTHER), changes=Changes(contacts=(there,))), known=Known()))
+    written.clear()
+
+    known = Known(contacts_elsewhere={(OTHER.page_id, "c_1"): there})
+    ours = Changes(contacts=(replace(there, name="Grace"),))
+    assert isinstance(await store.commit(decided(known, ours)), Committed)
+
+    assert written == {CONTACTS.upsert: 1}
+
+
 async def test_a_message_that_comes_twice_is_written_once(
     database: Database, store: PostgresqlStore, written: Counter[str]
 ) -> None:

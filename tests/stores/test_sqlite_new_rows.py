@@ -15,8 +15,9 @@ from milepost.core.ports import Commit, Committed
 from milepost.stores.sql import Parameters
 from milepost.stores.sqlite.commit import ALL_NEW, UPSERTS, SqliteWriter
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
-from stores.histories import commit_after, contact_row, conversation_row
+from stores.histories import commit_after, contact_row, conversation_row, stream
 
+OTHER = stream(2)
 INSERTS = [f"{each}{ALL_NEW}" for each in UPSERTS]
 
 
@@ -95,3 +96,16 @@ async def test_a_contact_that_is_stored_without_being_known_is_updated(
 
     assert written == [INSERTS[0], *UPSERTS]
     assert stored(path, "SELECT name, version FROM contacts") == [("Grace", 2)]
+
+
+async def test_a_contact_of_another_page_is_not_taken_for_new(store: SqliteStore, written: list[str]) -> None:
+    """Its thread is listed by this page, too, and was met there first."""
+    there = contact_row("c_1", of=OTHER)
+    await store.commit(replace(commit_after(Checkpoint(OTHER), changes=Changes(contacts=(there,))), known=Known()))
+    written.clear()
+
+    known = Known(contacts_elsewhere={(OTHER.page_id, "c_1"): there})
+    ours = Changes(contacts=(replace(there, name="Grace"),))
+    assert isinstance(await store.commit(decided(known, ours)), Committed)
+
+    assert written == list(UPSERTS)

@@ -84,6 +84,14 @@ class TestWebhooks:
             due = [seconds for seconds in range(200) if await store.webhooks.claim(at(seconds))]
         assert due == [SOON_SECONDS, SOON_SECONDS + LATER_SECONDS]
 
+    async def test_a_worker_whose_clock_is_behind_takes_no_event_before_its_time(self, kept: StoreDump) -> None:
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([written("m_1")], NOON)
+            await store.webhooks.claim(NOON)
+            assert await store.webhooks.claim(at(SOON_SECONDS)) == (STREAM,)
+            assert await store.webhooks.claim(at(SOON_SECONDS - 2)) == ()
+            assert await store.webhooks.claim(at(SOON_SECONDS + LATER_SECONDS)) == (STREAM,)
+
     async def test_events_whose_message_is_stored_are_worked_off(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await keep(store, "m_1")

@@ -347,7 +347,7 @@ def erased_in(payload: str, event_ids: Collection[str]) -> str:
 def _erased(value: object, event_ids: frozenset[str], named: re.Pattern[str]) -> object:
     match value:
         case dict():
-            is_unsent = any(value.get(name) in event_ids for name in IDS)
+            is_unsent = any(each in event_ids for each in map(value.get, IDS) if isinstance(each, str))
             erased = {*ERASED_KEYS, SNIPPET} if is_unsent else {SNIPPET}
             return {name: None if name in erased else _erased(each, event_ids, named) for name, each in value.items()}
         case list():

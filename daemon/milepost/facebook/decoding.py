@@ -291,7 +291,11 @@ class HeadRoom:
 
 
 class Head:
-    """The latest head of one inbox. It comes again at once after a first copy, in the scan that follows the walk."""
+    """The latest head of one inbox.
+
+    The first batch is kept, because it comes again at once in the scan that follows a first copy. A later one is kept
+    once it has come twice, so that busy inboxes take no room.
+    """
 
     def __init__(self, room: HeadRoom, own_ids: OwnIds) -> None:
         self._room = room
@@ -310,9 +314,10 @@ class Head:
             self._own_ids.see_expected()
             return self._kept.batch
         self._kept = None
-        batch = decode()
+        batch, before = decode(), self._seen
         self._seen = self._see(body, asked)
-        if isinstance(batch, Batch) and batch.own_id == EXPECTED and not batch.unreadable:
+        is_wanted = before is None or before == self._seen
+        if is_wanted and isinstance(batch, Batch) and batch.own_id == EXPECTED and not batch.unreadable:
             self._kept = self._room.keep(batch, len(body))
         return batch
 

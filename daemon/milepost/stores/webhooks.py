@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.core.revisions import erased_in
@@ -49,6 +50,7 @@ class StoredWebhooks(ABC):
             "now": instant_text(now),
             "soon": instant_text(now + timedelta(seconds=SOON_SECONDS)),
             "later": instant_text(now + timedelta(seconds=LATER_SECONDS)),
+            "ahead": instant_text(now + timedelta(seconds=LATER_SECONDS + TOLERATED_SECONDS)),
             "never": NEVER,
         }
 

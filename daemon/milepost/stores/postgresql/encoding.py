@@ -263,7 +263,7 @@ class RowTable(Struct, frozen=True):
             known = each.commit.known
             is_new = (
                 known is not None
-                and not each.changes.moved
+                and not (each.changes.moved or known.contacts_elsewhere)
                 and getattr(row, self.key) not in getattr(known, self.known)
             )
             (new if is_new else others).append((row, each))

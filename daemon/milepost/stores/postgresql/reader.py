@@ -46,7 +46,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
     def __init__(self, database: Database) -> None:
         super().__init__(database.read)
         self._database = database
-        self._held_up_at = -1
+        self._held_up_at: int | None = None
         self._held_up_since = 0.0
 
     async def seq_before(self, instant: datetime) -> int:
@@ -76,8 +76,9 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         """Begin a transaction and return how far the feed is settled; warn if a transaction holds it up."""
         last, latest = await _settled_and_latest(self._database, connection)
         now = asyncio.get_running_loop().time()
-        if last == latest or last != self._held_up_at:
-            self._held_up_at, self._held_up_since = last, now
+        held_up_at = last if last < latest else None
+        if held_up_at is None or held_up_at != self._held_up_at:
+            self._held_up_at, self._held_up_since = held_up_at, now
         elif now - self._held_up_since >= HELD_UP_SECONDS:
             self._held_up_since = now
             log = structlog.get_logger("milepost")

@@ -61,7 +61,7 @@ WHERE
     );
 
 -- name: claim_webhook_events
--- Skips events that another worker is claiming at this moment. An event that is due after `later` was received by a
+-- Skips events that another worker is claiming at this moment. An event that is due after `ahead` was received by a
 -- clock that was ahead, so it is due now.
 UPDATE webhook_events
 SET
@@ -74,7 +74,7 @@ WHERE
         SELECT event_key
         FROM webhook_events
         WHERE
-            (due_at <= %(now)s OR due_at > %(later)s AND due_at < %(never)s)
+            (due_at <= %(now)s OR due_at > %(ahead)s AND due_at < %(never)s)
             AND kind IN ('message', 'revision')
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED

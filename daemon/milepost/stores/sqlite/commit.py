@@ -187,7 +187,9 @@ class SqliteWriter(SqliteSession, Writer):
 def _is_all_new(commit: Commit) -> bool:
     """Return whether a commit takes all its contacts and conversations for new."""
     known = commit.known
-    return known is not None and not (known.contacts or known.conversations or commit.changes.moved)
+    if known is None or commit.changes.moved:
+        return False
+    return not (known.contacts or known.contacts_elsewhere or known.conversations)
 
 
 def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], Parameters]]]:

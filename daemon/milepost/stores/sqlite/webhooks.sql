@@ -36,13 +36,13 @@ WHERE
     );
 
 -- name: claim_webhook_events
--- An event that is due after :later was received by a clock that was ahead, so it is due now.
+-- An event that is due after :ahead was received by a clock that was ahead, so it is due now.
 UPDATE webhook_events
 SET
     due_at = CASE WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN :soon WHEN claims = 1 THEN :later ELSE :never END,
     claims = claims + 1
 WHERE
-    (due_at <= :now OR due_at > :later AND due_at < :never)
+    (due_at <= :now OR due_at > :ahead AND due_at < :never)
     AND kind IN ('message', 'revision')
 RETURNING stream;
 
