@@ -87,12 +87,11 @@ class SqliteWriter(SqliteSession, Writer):
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
         version = commit.checkpoint.version
-        known = commit.known if self._trusts_known and not changes.moved else None
-        are_new = known is not None and not (known.contacts or known.contacts_elsewhere)
+        suffix = ALL_NEW if self._trusts_known and _is_all_new(commit) else ""
         contacts = map(rows.contact_tuple, changes.contacts, repeat(version), self._numbers())
-        self._put("upsert_contacts", contacts, all_new=are_new)
+        self._write_all(f"upsert_contacts{suffix}", contacts)
         conversations = map(rows.conversation_tuple, changes.conversations, repeat(version), self._numbers())
-        self._put("upsert_conversations", conversations, all_new=known is not None and not known.conversations)
+        self._write_all(f"upsert_conversations{suffix}", conversations)
         at_once(self.write_notes(commit, changes))
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
@@ -111,9 +110,6 @@ class SqliteWriter(SqliteSession, Writer):
 
     def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
-
-    def _put(self, upsert: str, columns: Iterator[Parameters], *, all_new: bool) -> None:
-        self._write_all(f"{upsert}{ALL_NEW}" if all_new else upsert, columns)
 
     def _numbers(self) -> Iterator[int]:
         """Yield the next numbers of the change feed, for all rows of one statement; the next statement calls again."""
@@ -186,6 +182,14 @@ class SqliteWriter(SqliteSession, Writer):
                 if self.connection.in_transaction:  # SQLite itself rolls back after some failures
                     self.connection.execute("ROLLBACK")
         return tuple(refused)
+
+
+def _is_all_new(commit: Commit) -> bool:
+    """Return whether a commit takes all its contacts and conversations for new."""
+    known = commit.known
+    if known is None or commit.changes.moved:
+        return False
+    return not (known.contacts or known.contacts_elsewhere or known.conversations)
 
 
 def _each_row(changes: Changes) -> Iterator[tuple[Table, str, str, Callable[[], Parameters]]]:
