@@ -1,6 +1,8 @@
 """Migrating a database: once, forward only, and whole however it is interrupted."""
 
+import asyncio
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from kit.needs import long_only
 from milepost.core.errors import StoreRefused
 from milepost.stores.postgresql.migrate import MIGRATIONS as POSTGRESQL
 from milepost.stores.sqlite import migrate as migrating
+from milepost.stores.sqlite import store as sqlite_store
+from milepost.stores.sqlite.connection import is_held
 from milepost.stores.sqlite.migrate import MIGRATIONS, applied, migrate, pending, shipped
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import open_sqlite
@@ -35,6 +39,35 @@ def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copied = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations [50%]"))
     monkeypatch.setattr(migrating, "MIGRATIONS", copied)
     return copied
+
+
+async def test_a_start_that_is_cancelled_holds_the_database_until_its_migration_has_ended(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise another process might begin the same migrations meanwhile."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def migrate_slowly(_: Path, *, is_missing: bool) -> None:
+        has_begun.set()
+        may_end.wait()
+
+    async def start() -> None:
+        async with open_sqlite(path):
+            raise AssertionError("it was cancelled before")
+
+    monkeypatch.setattr(sqlite_store, "_bring_up_to_date", migrate_slowly)
+    starting = asyncio.create_task(start())
+    await asyncio.to_thread(has_begun.wait)
+    starting.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    try:
+        assert is_held(path)
+    finally:
+        may_end.set()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+    assert not is_held(path)
 
 
 class TestMigrate:

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -93,7 +92,9 @@ class TestASecondMilepost:
         """`milepost status` checks by taking the lock for a moment, in which a daemon may start."""
         with path.with_name(f"{path.name}.lock").open("w") as looking:
             fcntl.flock(looking, fcntl.LOCK_SH)
-            monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+            monkeypatch.setattr(
+                "milepost.stores.sqlite.connection.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN)
+            )
 
             async with open_sqlite(path):
                 pass

@@ -9,10 +9,10 @@ worse to hide thousands of conversations than to show three for too long.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
-from itertools import pairwise
+from operator import gt
 
 from milepost.core.checkpoint import Checkpoint, Doubt, Lowest, Sweep
 from milepost.core.events import NO_TALLY, Entry, SweepCompleted, Tally
@@ -169,8 +169,8 @@ def advanced(progress: Progress, batch: Batch, *, brings_new: bool) -> Progress:
         low_at=newest if is_lower else progress.low_at,
         stale=0 if brings_new or is_lower else progress.stale + len(times),
         empty=progress.empty + 1 if is_empty else 0,
-        inversions=progress.inversions + _inversions(batch),
-        raised=progress.raised + _is_raised(progress, batch),
+        inversions=progress.inversions + _inversions(times),
+        raised=progress.raised + _is_raised(progress, newest),
     )
 
 
@@ -179,23 +179,24 @@ def digest(cursor: str) -> str:
     return sha256(cursor.encode()).hexdigest()[:12]
 
 
-def _inversions(batch: Batch) -> int:
-    """Return how many conversations are newer than the previous one in the same batch.
+def _inversions(times: Sequence[datetime]) -> int:
+    """Return how many conversations are newer than the previous one in the same batch, given their times.
 
     The order between batches does not count, because a page may repeat rows of the previous page.
     """
-    return sum(later.updated_time > earlier.updated_time for earlier, later in pairwise(batch.conversations))
+    return sum(map(gt, times[1:], times))
 
 
-def _is_raised(progress: Progress, batch: Batch) -> bool:
+def _is_raised(progress: Progress, newest: datetime | None) -> bool:
     """Return whether a batch begins with a newer conversation than an earlier batch did."""
-    newest = max((each.updated_time for each in batch.conversations), default=None)
     return newest is not None and progress.low_at is not None and newest > progress.low_at
 
 
 def disorder(progress: Progress, batch: Batch) -> int:
     """Return how often the order was broken, this batch included."""
-    return progress.inversions + progress.raised + _inversions(batch) + _is_raised(progress, batch)
+    times = [each.updated_time for each in batch.conversations]
+    in_batch = _inversions(times) + _is_raised(progress, max(times, default=None))
+    return progress.inversions + progress.raised + in_batch
 
 
 def no_progress(progress: Progress) -> Problem | None:

@@ -7,7 +7,7 @@ API later reports an older message only as deleted.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from itertools import pairwise
+from operator import gt
 from typing import TypeVar
 
 from msgspec import Struct
@@ -145,7 +145,7 @@ def _taken_over(stream: Stream, batch: Batch, known: Known, now: datetime) -> tu
 
     Conversations of erased people are included: nothing else shows that the other page had this account.
     """
-    if not (known.conversations or known.left_behind):
+    if not known.left_behind and all(row.page_id == stream.page_id for row in known.conversations.values()):
         return ()
     ids = dict.fromkeys(each.conversation_id for each in batch.conversations)
     rows = ((key, known.conversations.get(key)) for key in ids)
@@ -218,7 +218,9 @@ def _is_newer(row: ContactRow, known: Known) -> bool:
 def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:
     """Return how many conversations are newer than the previous one; `after` is the last time of the previous batch."""
     times = [each.updated_time for each in conversations]
-    return sum(later > earlier for earlier, later in pairwise(times if after is None else [after, *times]))
+    if after is not None:
+        times.insert(0, after)
+    return sum(map(gt, times[1:], times))
 
 
 def _conversation_row(

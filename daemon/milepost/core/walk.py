@@ -13,7 +13,7 @@ from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetA
 from milepost.core.doubts import advanced, cursor_loop, disorder, no_progress
 from milepost.core.events import NO_TALLY
 from milepost.core.model import Batch, Detail, Known
-from milepost.core.position import Mode, Phase, Position, Stretch
+from milepost.core.position import Mode, Phase, Position, Progress, Stretch
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
@@ -75,15 +75,22 @@ def next_position(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Positio
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
     until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
     older = older_in_a_row(times, until, sweep.position.older)
-    # A small batch that is wholly older proves little, because its rows may just be out of order. If other rows were,
-    # it proves even less, and an incremental walk over a list without any order goes on to the list's end.
-    least_older = LEAST_OLDER * 4 ** min(disorder(sweep.position.progress, batch), 10)
-    is_back = reaches_back(times, until) and older >= least_older
+    is_back = reaches_back(times, until) and older >= _least_older(sweep.position.progress, batch)
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
         return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)
     is_only = sweep.tally.batches + checkpoint.unrecorded.batches == 0
     return Position(Phase.CATCH_UP) if phase is Phase.WALK and not is_only else None
+
+
+def _least_older(progress: Progress, batch: Batch) -> int:
+    """Return how many older conversations in a row end a walk.
+
+    A small batch that is wholly older proves little, because its rows may just be out of order. If other rows were, it
+    proves even less, and an incremental walk over a list without any order goes on to the list's end.
+    """
+    least: int = LEAST_OLDER * 4 ** min(disorder(progress, batch), 10)
+    return least
 
 
 # --- deletions: conversations that a full sweep no longer finds -------------------------------------------------------

@@ -96,12 +96,13 @@ class BacklogReader:
         """
         try:
             checkpoint = await self._open_left_out(await self._reopen(checkpoint))
-            while not self._is_in_vain:
-                self._mailbox.set_version(checkpoint.version)
+            self._mailbox.set_version(checkpoint.version)
+            while checkpoint.backlog and not self._is_in_vain:
                 after = await self._step(checkpoint)
                 if after is None:
                     break
                 checkpoint = after
+                self._mailbox.set_version(checkpoint.version)
         except VersionConflict:  # another process wrote to the stream: the rest is read after the next run
             return await self._stream_journal.load()
         return checkpoint

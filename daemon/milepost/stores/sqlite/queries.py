@@ -82,7 +82,7 @@ class SqliteSession(Session):
         return at_once(self.with_elsewhere(known, keys))
 
     def _ask_of(self, ids: Sequence[str], statement: str, *parameters: str) -> Iterable[tuple[Any, ...]]:
-        return self.ask(statement, (*parameters, rows.json_list(ids))) if ids else ()
+        return self.ask(statement, (rows.json_list(ids), *parameters)) if ids else ()
 
     def _left_behind(self, stream: Stream, without_row: Sequence[str]) -> dict[str, str]:
         """Return those of the conversations `without_row` whose messages are stored under another page."""

@@ -424,23 +424,27 @@ linked (page_id) AS (
 SELECT page_id FROM linked;
 
 -- name: known_conversations
+-- A join: of ids after IN, SQLite would first make a sorted table, which takes up to a third of the time.
 SELECT
     conversation_id, platform, page_id, contact_id, link, snippet, message_count, unread_count, can_reply,
     updated_time, first_synced_at, synced_at, deleted_at, messages_fingerprint
-FROM conversations
-WHERE conversation_id IN (SELECT value FROM json_each(?));
+FROM json_each(?)
+CROSS JOIN conversations ON conversation_id = value;
 
 -- name: conversation_states
-SELECT conversation_id, page_id, synced_at FROM conversations
-WHERE conversation_id IN (SELECT value FROM json_each(?));
+SELECT conversation_id, page_id, synced_at
+FROM json_each(?)
+CROSS JOIN conversations ON conversation_id = value;
 
 -- name: known_contacts
 SELECT platform, page_id, contact_id, name, username, first_seen_at, last_interaction_at, updated_at
-FROM contacts
-WHERE platform = ? AND page_id = ? AND contact_id IN (SELECT value FROM json_each(?));
+FROM json_each(?)
+CROSS JOIN contacts ON platform = ? AND page_id = ? AND contact_id = value;
 
 -- name: known_interaction_events
-SELECT event_id FROM contact_interaction_events WHERE event_id IN (SELECT value FROM json_each(?));
+SELECT event_id
+FROM json_each(?)
+CROSS JOIN contact_interaction_events ON event_id = value;
 
 -- name: known_messages
 -- The stored messages of some conversations, each within its own time span.

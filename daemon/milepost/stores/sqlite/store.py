@@ -7,7 +7,7 @@ Commands that look at deliveries, erase a person or remove a stream open the dat
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -77,7 +77,7 @@ async def open_sqlite(
     path = real_path(path)
     is_missing = not exists(path) and beside(path, LOCK).exists()
     with lock_database(path) as lock:
-        await asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing)
+        await _finished(asyncio.to_thread(_bring_up_to_date, path, is_missing=is_missing))
         with kept_open(path) as descriptor:
             sql = with_inserts(load_statements("sqlite", "statements", "webhooks", "deliveries"))
             async with connect(path, sql, pragmas, files=OpenFiles(path, lock, descriptor)) as database:
@@ -88,6 +88,16 @@ async def open_sqlite(
                 await database.run(log_limit.set_on)
                 yield SqliteStore(database, stored_ids, log_limit, events_chunk_size)
                 await asyncio.to_thread(database.files.demand_same)  # if not, the work of the block is lost
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the end of work in a thread, even when cancelled: the database stays locked as long as it goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await asyncio.wait([task])
 
 
 def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:
