@@ -257,6 +257,23 @@ async def test_a_command_does_not_wait_for_a_slot_that_another_stream_holds() ->
         assert asyncio.get_running_loop().time() == 10
 
 
+async def test_a_command_does_not_wait_until_a_run_that_has_waited_has_a_slot_again() -> None:
+    store, dead_letter_id = await with_letter(Stage.FETCH)
+    parts = engine(store, concurrency=1)
+    refuse = refusing(replace(RATE_LIMIT, wait_seconds=70.0), until=at(70), clock=parts.clock)
+    inbox = Inbox(5, before=refuse)
+    sources = {STREAM: inbox, Stream(STREAM.platform, "2"): Inbox(5, call_seconds=50, prefix="o")}
+    one = Supervisor(parts, sources, Schedule())
+    async with running(one, parts.stop):
+        await asyncio.sleep(80)
+        assert STREAM in parts.slots.waiting
+        await one.do(Discard(dead_letter_id, "of no interest"))
+        await one.ask(STREAM, PauseStream("Ada"))
+        assert asyncio.get_running_loop().time() == 80
+        await asyncio.sleep(300)
+        assert len(inbox.asked) == 1, "it was paused before it went on"
+
+
 async def test_a_command_does_not_wait_for_the_slot_that_the_next_run_waits_for() -> None:
     """Thousands of streams may wait in turn during a first copy. The stream keeps its place among them."""
     store, dead_letter_id = await with_letter(Stage.FETCH)

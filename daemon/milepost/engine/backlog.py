@@ -227,10 +227,4 @@ class BacklogReader:
 
     async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
         """Wait without a slot. A command or news ends the wait."""
-        engine = self._engine
-        async with (
-            engine.slots.released(self._stream_journal.stream),
-            engine.stop.interruptible(self._mailbox.interrupt, self._mailbox.prompted),
-        ):
-            await engine.clock.sleep_until(until)
-        return checkpoint
+        return await self._commands.wait_without_slot(self._engine, checkpoint, until, self._mailbox.prompted)

@@ -1,6 +1,9 @@
 """Executes the commands for a stream, within a run or between runs, and redrives its dead letters."""
 
-from datetime import timedelta
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from typing import assert_never
 
@@ -20,10 +23,12 @@ from milepost.core.commands import (
 )
 from milepost.core.errors import MilepostError, VersionConflict
 from milepost.core.facts import MAX_FACTS, apply_facts, contradicts
+from milepost.core.model import Stream
 from milepost.core.ports import DueDeadLetter, Held, MessagesFetched, MessagesRequest, Outcome, Refused, Source
 from milepost.core.redrive import discard, is_refused_alike, redrive, to_reread
 from milepost.engine.clock import Deadline
 from milepost.engine.context import CommandResult, EngineContext, Mailbox
+from milepost.engine.interrupt import Interrupt, running
 from milepost.engine.stream_journal import StreamJournal
 
 MAX_CONFLICTS = 10
@@ -152,6 +157,27 @@ class CommandHandler:
         await self._mailbox.run(execute)
         return checkpoint
 
+    async def wait_without_slot(
+        self, engine: EngineContext, checkpoint: Checkpoint, until: datetime, *others: Interrupt
+    ) -> Checkpoint:
+        """Wait until an instant, a command or another interrupt; return the checkpoint after the commands.
+
+        Commands that interrupt the wait are executed at once, and so are those that come before there is a slot again.
+        """
+
+        async def run_commands() -> None:
+            nonlocal checkpoint
+            checkpoint = await self.run_commands(checkpoint)
+
+        stream = self._stream_journal.stream
+        async with (
+            commands_run(stream, self._mailbox, run_commands),
+            engine.slots.released(stream),
+            engine.stop.interruptible(self._mailbox.interrupt, *others),
+        ):
+            await engine.clock.sleep_until(until)
+        return checkpoint
+
     async def _attempt(self, checkpoint: Checkpoint, command: Command) -> tuple[Checkpoint, CommandResult]:
         match command:
             case Redrive() | Discard():
@@ -178,3 +204,26 @@ class CommandHandler:
             if any(map(contradicts, due)):
                 self._mailbox.prompt(self._stream_journal.now())
         return checkpoint
+
+
+@asynccontextmanager
+async def commands_run(
+    stream: Stream, mailbox: Mailbox, run_commands: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Execute the commands that come during the block, which waits for a slot: they need none.
+
+    The block ends after the command under way. Raises what `run_commands` raises.
+    """
+    over = Interrupt()
+
+    async def run() -> None:
+        while not over.is_set:
+            async with over.interruptible(mailbox.interrupt):
+                await asyncio.get_running_loop().create_future()
+            if not over.is_set:
+                await run_commands()
+
+    async with running(f"commands of {stream.key}", run()) as commands:
+        yield
+        over.set()
+        await commands

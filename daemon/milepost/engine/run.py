@@ -1,6 +1,5 @@
 """One run of one stream: takes the steps that the core plans, and commits what it decides. Nothing is decided here."""
 
-from datetime import datetime
 from functools import partial
 
 from milepost.core.checkpoint import Checkpoint, Run
@@ -136,7 +135,7 @@ class _Run:
             case Reload():
                 after = await self._reload(checkpoint)
             case Wait(until=until):
-                after = await self._wait(checkpoint, until)
+                after = await self._commands.wait_without_slot(self._engine, checkpoint, until)
             case Finish(reason=reason):
                 ending = conclude(checkpoint, reason, self._budget)
                 after = None if ending is None else await self._stream_journal.record(checkpoint, ending)
@@ -216,14 +215,6 @@ class _Run:
             self._engine.rate_limits.forget(self._stream)
             return checkpoint
         return await self._settle(checkpoint, refused)
-
-    async def _wait(self, checkpoint: Checkpoint, until: datetime) -> Checkpoint:
-        """Wait without a slot. Commands that interrupt the wait are executed at once, still without a slot."""
-        engine = self._engine
-        async with engine.slots.released(self._stream):
-            async with engine.stop.interruptible(self._mailbox.interrupt):
-                await engine.clock.sleep_until(until)
-            return await self._commands.run_commands(checkpoint)
 
     async def _reload(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint after another process's entry: any process may record a command.

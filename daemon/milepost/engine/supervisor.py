@@ -3,8 +3,9 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from msgspec import Struct
@@ -18,6 +19,7 @@ from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import RunResult, Source
 from milepost.core.retry import MAX_PARK_SECONDS, in_step, next_run_at
 from milepost.engine.clock import Anchor
+from milepost.engine.commands import commands_run
 from milepost.engine.context import CommandResult, EngineContext, Mailbox, aborted
 from milepost.engine.interrupt import Interrupt, bulkhead
 from milepost.engine.run import run_commands_only, run_stream
@@ -255,22 +257,11 @@ class Supervisor:
     @asynccontextmanager
     async def _slot(self, stream: Stream, mailbox: Mailbox) -> AsyncIterator[None]:
         """Hold a slot during the block. Commands do not wait for it: they need none."""
-        slots, has_slot = self._engine.slots, Interrupt()
+        slots, run_commands = self._engine.slots, partial(self._run_commands, stream, mailbox)
         async with AsyncExitStack() as slot:
-            async with asyncio.TaskGroup() as meanwhile:
-                if slots.all_taken:
-                    commands = self._run_commands_until(has_slot, stream, mailbox)
-                    meanwhile.create_task(commands, name=f"commands of {stream.key}")
+            async with commands_run(stream, mailbox, run_commands) if slots.all_taken else nullcontext():
                 await slot.enter_async_context(slots.hold(stream))
-                has_slot.set()
             yield
-
-    async def _run_commands_until(self, over: Interrupt, stream: Stream, mailbox: Mailbox) -> None:
-        while not over.is_set:
-            async with over.interruptible(mailbox.interrupt):
-                await asyncio.get_running_loop().create_future()
-            if not over.is_set:
-                await self._run_commands(stream, mailbox)
 
     async def _run(self, stream: Stream, *, full: bool) -> RunResult:
         mailbox = self._mailboxes[stream]
