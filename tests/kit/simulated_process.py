@@ -167,15 +167,7 @@ class Process:
         if setting.is_calm:
             return
         if setting.happens(scenario.rival_chance):
-            version = self._rivals.write(stream)
-            is_notified = version is not None and setting.random.random() < 0.5
-            self.sources[stream].calls_since_notified = 0 if is_notified else None
-            if (
-                version is not None and setting.snapshot(stream).rate_limit is None
-            ):  # it has read a batch: no limit holds
-                self.limits_met = [each for each in self.limits_met if each[1] != stream]
-            if version is not None and is_notified:
-                self.supervisor.mailbox(stream).observe_version(version)
+            self._let_another_process_write(stream)
         stream = setting.random.choice(setting.streams)
         self._give_commands(stream)
         if scenario.news_chance and setting.happens(scenario.news_chance):
@@ -189,6 +181,16 @@ class Process:
             self._admit_another_page()
         if setting.happens(scenario.stop_chance):
             self.stop.request()
+
+    def _let_another_process_write(self, stream: Stream) -> None:
+        setting = self.setting
+        version = self._rivals.write(stream)
+        is_notified = version is not None and setting.random.random() < 0.5
+        self.sources[stream].calls_since_notified = 0 if is_notified else None
+        if version is not None and setting.snapshot(stream).rate_limit is None:  # it read a batch: no limit holds
+            self.limits_met = [each for each in self.limits_met if each[1] != stream]
+        if version is not None and is_notified:
+            self.supervisor.mailbox(stream).observe_version(version)
 
     def _give_commands(self, stream: Stream) -> None:
         setting, scenario = self.setting, self.setting.scenario
