@@ -6,6 +6,7 @@ from kit.builders import removals
 from kit.fake_inbox import Inbox, Thread, as_listed
 from kit.observations import Observations, has_doubt
 from milepost.core.checkpoint import Checkpoint, DeadLetter
+from milepost.core.events import RunStatus
 from milepost.core.journal import GapOf, RunOf, project
 from milepost.core.model import Conversation, ConversationRow, InteractionEventRow, Stream
 from milepost.stores import rows
@@ -16,7 +17,9 @@ class FinalInvariants(Observations):
 
     def everything_is_safe(self) -> None:
         for stream, inbox in self.world.inboxes.items():
-            is_in_doubt = has_doubt(self.observed[stream].refolded) or not self.world.is_ordered
+            after = self.observed[stream].refolded
+            is_stopped = after.run is not None and after.run.status is RunStatus.STOPPED  # all threads are unreadable
+            is_in_doubt = has_doubt(after) or is_stopped or not self.world.is_ordered
             for thread in inbox.threads.values() if not is_in_doubt else ():
                 assert self._is_safe(stream, thread), f"{thread.thread_id} is neither stored nor a dead letter"
 

@@ -9,16 +9,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from datetime import datetime, timedelta
 from math import inf
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import structlog
 from msgspec.structs import replace
 
 from kit.engine_doubles import engine
-from kit.fake_inbox import whole_second
 from kit.invariants import RIVAL, Reading, concerns, is_refused
 from kit.simulated_rivals import Rivals
-from kit.simulation_setting import ANOTHER_PAGE, Setting
+from kit.simulation_setting import ANOTHER_PAGE, Answer, Setting
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import ApplyFacts, Discard, PauseStream, RecordTokenHealth, Redrive, ResumeStream, SyncNow
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, VersionConflict
@@ -53,7 +52,6 @@ from milepost.engine.rate_limits import RateLimits, StreamGate
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.stores import rows
 
-Answer = TypeVar("Answer", bound=Outcome | MessagesFetched)
 OPERATOR = "an operator"
 PLANNED_ENDS = {Reason.SHUTDOWN, Reason.REQUEST, Reason.REMOVED, Reason.TIME_LIMIT, Reason.BATCH_LIMIT}
 MAX_ANSWER_SECONDS = 30.0  # a command that a stopped process leaves unanswered is a bug
@@ -428,7 +426,7 @@ class SimulatedSource:
         except AssertionError as violation:
             await process.fail(violation)
         sent_at, asked_at = setting.world.now, setting.now
-        outcome = self._dated(answer(), asked_at)
+        outcome = setting.dated(answer(), asked_at)
         await asyncio.sleep(outcome.took_seconds)
         await process.reach()
         if isinstance(outcome, Refused):
@@ -465,13 +463,6 @@ class SimulatedSource:
         """Whether this call is made ahead, in a task of its own."""
         task = asyncio.current_task()
         return task is None or not task.get_name().startswith("stream ")
-
-    def _dated(self, outcome: Answer, asked_at: datetime) -> Answer:
-        """Date an answer as the client does: by our clock, or by the server's if that is behind."""
-        if not isinstance(outcome, Fetched):
-            return outcome
-        dated = outcome.asked_at + timedelta(seconds=self._setting.scenario.date_skew_seconds)
-        return replace(outcome, asked_at=min(dated, whole_second(asked_at)))
 
 
 class SimulatedStore:

@@ -62,7 +62,8 @@ class Rivals:
         action = plan(checkpoint, setting.now, budget, setting.scenario.policy)
         if not isinstance(action, Fetch):
             return None
-        sent_at, outcome = setting.world.now, setting.world.inboxes[stream].answer(action.request)
+        sent_at, asked_at = setting.world.now, setting.now
+        outcome = setting.dated(setting.world.inboxes[stream].answer(action.request), asked_at)
         context = Context(setting.now, setting.random.random(), budget, setting.scenario.policy)
         pending = setting.decides(checkpoint, outcome, context)
         decision = pending.record(Known() if pending.keys is None else settled(setting.store.known(pending.keys)))

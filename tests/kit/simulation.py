@@ -113,6 +113,8 @@ class Simulation:
             await asyncio.sleep(1.1 * AGREES_AFTER.total_seconds())
             await self._sweep_all(times=2, full=True)
         await self._read_what_is_owed()
+        await self._sweep_all(times=1, full=True)  # what was owed to a former limit until now is owed further back
+        await self._read_what_is_owed()
         setting.invariants.tables_equal_inboxes()
         self._histories_reach_back()
         setting.invariants.projections_are_the_fold()

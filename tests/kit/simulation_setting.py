@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
-from kit.fake_inbox import Habits, World
+from msgspec.structs import replace
+
+from kit.fake_inbox import Habits, World, whole_second
 from kit.invariants import Invariants
 from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualTime
@@ -15,11 +17,12 @@ from milepost.core.decide import decide
 from milepost.core.events import RunEnded, SweepCompleted
 from milepost.core.model import Platform, Stream, Table
 from milepost.core.plan import Policy
-from milepost.core.ports import Commit, Committed, DueDeadLetter, Outcome, Rejected
+from milepost.core.ports import Commit, Committed, DueDeadLetter, Fetched, MessagesFetched, Outcome, Rejected
 from milepost.core.records import Context, Pending
 from milepost.stores import rows
 
 Decide = Callable[[Checkpoint, Outcome, Context], Pending]
+Answer = TypeVar("Answer", bound=Outcome | MessagesFetched)
 Result = TypeVar("Result")
 
 STREAMS = (
@@ -76,6 +79,7 @@ class Setting:
         self.invariants = Invariants(self.world, self.store, scenario.policy.messages_per_conversation)
         if min(scenario.skew_seconds, scenario.date_skew_seconds) > 0:
             self.invariants.doubt = timedelta(seconds=scenario.policy.watermark_overlap_seconds + 1.0)
+        self.invariants.behind = timedelta(seconds=max(0.0, -scenario.skew_seconds))
         self.world.stored = lambda stream: len(self.invariants.rows_alive(stream))
         self.steps = 0
         self.is_calm = False
@@ -114,6 +118,13 @@ class Setting:
             self._refuse_a_row()
         if self.happens(self.scenario.forget_chance):
             self._forget_somebody()
+
+    def dated(self, outcome: Answer, asked_at: datetime) -> Answer:
+        """Date an answer as the client does: by our clock, or by the server's if that is behind."""
+        if not isinstance(outcome, Fetched | MessagesFetched):
+            return outcome
+        dated = outcome.asked_at + timedelta(seconds=self.scenario.date_skew_seconds)
+        return replace(outcome, asked_at=min(dated, whole_second(asked_at)))
 
     async def commit(self, stream: Stream, commit: Commit) -> Committed | Rejected:
         """Commit for any process, and check the invariants before and after."""
