@@ -159,6 +159,27 @@ async def test_events_of_a_restored_database_are_shown_although_their_ids_are_lo
             await expect(visit.page.locator("#feed .what")).to_have_text(["three", "two", "one"])
 
 
+async def test_the_drawer_of_a_stream_that_was_removed_closes(installation: Installation, browser: Browser) -> None:
+    async def without_bicycles(route: Route) -> None:
+        response = await route.fetch()
+        changes = await response.json()
+        changes["streams"].pop(f"messenger:{BICYCLES.id}", None)
+        await route.fulfill(response=response, json={**changes, "removed": [f"messenger:{BICYCLES.id}"]})
+
+    async with frozen_world(20, pages=(BAKERY, BICYCLES), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, drawer = visit.page, visit.page.locator("#drawer")
+            await verdict(page, "All 3 streams are up to date")
+            await page.locator(f'[data-stream="messenger:{BICYCLES.id}"] .opens').click()
+            await expect(drawer).to_be_visible()
+            await page.route("**/api/overview*", without_bicycles)
+            await drawer.get_by_role("button", name="Full sweep").click()
+            await expect(drawer).to_be_hidden()
+            await expect(page.locator(".card")).to_have_count(2)
+            await page.unroute_all(behavior="wait")
+
+
 async def test_a_token_revoked_after_a_transient_failure_is_the_reason_that_is_shown(
     installation: Installation, browser: Browser
 ) -> None:
