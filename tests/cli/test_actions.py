@@ -74,4 +74,4 @@ async def test_a_stop_does_not_wait_for_the_batch_in_hand(
     async with asyncio.timeout(10):
         code, asked = await pause(monkeypatch, wait)
     assert (code, asked) == (ExitCode.PROGRESS_SAVED, [STREAM])
-    assert "not confirmed; the daemon may still do it" in capsys.readouterr().out
+    assert "not confirmed; it may still take effect" in capsys.readouterr().out

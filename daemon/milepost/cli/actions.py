@@ -112,7 +112,7 @@ async def perform_on_streams(
                     return ExitCode.PROGRESS_SAVED
                 result = await _stream_result(who, stream, command, stop)
                 if result is None:
-                    echo_wrapped(f"{who.titles.of(stream)}: not confirmed; the daemon may still do it")
+                    echo_wrapped(f"{who.titles.of(stream)}: not confirmed; it may still take effect")
                     return ExitCode.PROGRESS_SAVED
                 is_refused = is_refused or isinstance(result, MilepostError)
                 echo_wrapped(f"{who.titles.of(stream)}: {result}")
@@ -122,12 +122,12 @@ async def perform_on_streams(
 async def _stream_result(
     who: Operator, stream: Stream, command: PauseStream | ResumeStream, stop: Stop
 ) -> str | MilepostError | None:
-    """Return the result of a command in words, or its error; None if a stop came before the daemon's answer.
+    """Return the result of a command in words, or its error; None if a stop came before it.
 
     Raises errors that concern all streams.
     """
     try:
-        # A daemon answers once the batch in hand is committed; what this process commits itself is waited for.
+        # A daemon answers once the batch in hand is committed. Where none runs, this process does it at once.
         async with stop.interruptible() if who.is_daemon else nullcontext():
             await who.ask(stream, command)
             return _done(who, stream, command)
