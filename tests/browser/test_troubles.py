@@ -1,6 +1,7 @@
 """What the status page says while something is wrong with the daemon as a whole."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -135,6 +136,48 @@ async def test_an_answer_that_is_cut_off_does_not_end_the_refreshes(
             await visit.page.unroute("**/api/overview*")
             await visit.page.get_by_role("button", name="Pause").click()
             await verdict(visit.page, "The stream is paused")
+
+
+async def test_events_of_a_restored_database_are_shown_although_their_ids_are_lower(
+    installation: Installation, browser: Browser
+) -> None:
+    def sent(seq: int, kind: str, at: str) -> str:
+        event = {"status": "progress", "type": kind, "message": kind, "stream": "messenger:1", "at": at}
+        return f"id: {seq}\ndata: {json.dumps(event)}\n\n"
+
+    before = sent(89, "one", "2026-03-01T12:00:00Z") + sent(90, "two", "2026-03-01T12:00:01Z")
+    connections = ["retry: 50\n\n" + before, "retry: 600000\n\n" + before + sent(3, "three", "2026-03-01T12:05:00Z")]
+
+    async def answer(route: Route) -> None:
+        await route.fulfill(body=connections.pop(0), content_type="text/event-stream")
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await visit.page.route("**/api/events*", answer)
+            await visit.page.reload()
+            await expect(visit.page.locator("#feed .what")).to_have_text(["three", "two", "one"])
+
+
+async def test_the_drawer_of_a_stream_that_was_removed_closes(installation: Installation, browser: Browser) -> None:
+    async def without_bicycles(route: Route) -> None:
+        response = await route.fetch()
+        changes = await response.json()
+        changes["streams"].pop(f"messenger:{BICYCLES.id}", None)
+        await route.fulfill(response=response, json={**changes, "removed": [f"messenger:{BICYCLES.id}"]})
+
+    async with frozen_world(20, pages=(BAKERY, BICYCLES), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, drawer = visit.page, visit.page.locator("#drawer")
+            await verdict(page, "All 3 streams are up to date")
+            await page.locator(f'[data-stream="messenger:{BICYCLES.id}"] .opens').click()
+            await expect(drawer).to_be_visible()
+            await page.route("**/api/overview*", without_bicycles)
+            await drawer.get_by_role("button", name="Full sweep").click()
+            await expect(drawer).to_be_hidden()
+            await expect(page.locator(".card")).to_have_count(2)
+            await page.unroute_all(behavior="wait")
 
 
 async def test_a_token_revoked_after_a_transient_failure_is_the_reason_that_is_shown(

@@ -123,6 +123,8 @@ async def test_a_replay_moves_the_place(folder: Path, options: tuple[str, ...], 
         (("resume", "erp"), 1, "erp has not begun"),
         (("replay", "--from", "yesterday", "crm"), 2, "'yesterday' is neither a seq of the change feed nor start"),
         (("replay", "--from", "99", "crm"), 2, "the latest change has the seq 1"),
+        (("replay", "--from", "9" * 19, "crm"), 2, "the latest change has the seq 1"),
+        (("replay", "--from", "9" * 5_000, "crm"), 2, "is neither a seq of the change feed nor start"),
         (("pause",), 2, "Missing argument"),
     ],
 )

@@ -47,3 +47,19 @@ async def test_a_reader_that_fails_stops_neither_the_others_nor_the_work() -> No
         await asyncio.sleep(0)
     assert len(store.conversations) == 3
     assert sum(len(each.entries) for each in seen if isinstance(each, Recorded)) == len(store.journal)
+
+
+async def test_a_reader_that_fails_once_goes_on_with_the_next_notice() -> None:
+    def breaks_at_third(notice: Notice) -> None:
+        if attempts([notice]) == [2]:
+            msg = "a bug in a reader"
+            raise RuntimeError(msg)
+        seen.append(notice)
+
+    feed, seen = Feed(), list[Notice]()
+    async with reading(feed, {"broken once": breaks_at_third}):
+        for number in range(5):
+            feed.publish(notice(number))
+        await asyncio.sleep(0)
+        feed.publish(notice(5))
+    assert attempts(seen) == [0, 1, 3, 4, 5]

@@ -107,6 +107,32 @@ async def test_only_the_fields_of_our_app_count_where_its_id_is_known() -> None:
     assert everybodys.missing == ("messaging_postbacks",)
 
 
+async def test_our_app_is_found_on_a_later_page_of_the_list() -> None:
+    seen: list[str | None] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        seen.append(request.query.get("after"))
+        if "after" in request.query:
+            return web.json_response({"data": [app("7", "messages", "feed")], "paging": {"cursors": {"after": "y"}}})
+        others = [app(str(number), "standby") for number in range(100, 125)]
+        paging = {"cursors": {"after": "x"}, "next": str(request.url.update_query(after="x"))}
+        return web.json_response({"data": others, "paging": paging})
+
+    async with client_of(respond) as client:
+        subscriptions = Subscriptions(client, access_of(), RecordingGate(), "1", [Platform.MESSENGER])
+        found = await subscriptions.look("7")
+    assert isinstance(found, Subscription)
+    assert found.fields == {"messages", "feed"}
+    assert seen == [None, "x"]
+
+
+async def test_a_list_of_apps_without_an_end_says_nothing() -> None:
+    paging = {"cursors": {"after": "x"}, "next": "https://graph.facebook.com/v26.0/1/subscribed_apps?after=x"}
+    found = await looked({"data": [app("8", "messages")], "paging": paging}, "7")
+    assert isinstance(found, Problem)
+    assert found.kind is ProblemKind.CURSOR_LOOP
+
+
 async def test_any_field_of_its_page_switches_an_instagram_account_on() -> None:
     found = await looked({"data": [app("7", "messages")]}, "7", platforms=(Platform.INSTAGRAM,))
     assert isinstance(found, Subscription)

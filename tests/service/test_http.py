@@ -371,7 +371,13 @@ async def test_requests_are_not_logged() -> None:
 
 
 @pytest.mark.parametrize(
-    "malformed", [b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"\x16\x03\x01"]
+    "malformed",
+    [
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01",
+    ],
 )
 async def test_malformed_http_is_refused_and_not_logged(malformed: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with serve("127.0.0.1", 0, all_routes()) as url:

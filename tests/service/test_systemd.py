@@ -1,6 +1,7 @@
 """Notifications to systemd, received on a real datagram socket."""
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -124,6 +125,23 @@ def test_a_systemd_that_has_gone_away_is_logged_and_breaks_nothing(tmp_path: Pat
     assert [(line["event"], line["what"], line["error"]) for line in logs] == [
         ("systemd not notified", "READY=1", "No such file or directory")
     ]
+
+
+def test_a_lack_of_file_descriptors_is_logged_and_breaks_nothing(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    notifier = listener.notifier(WATCHDOG_USEC="60000000")
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(socket, "socket", refuse)
+        notifier.ping_watchdog()
+    notifier.ping_watchdog()
+    assert [(line["event"], line["what"], line["error"]) for line in logs] == [
+        ("systemd not notified", "WATCHDOG=1", "Too many open files")
+    ]
+    assert listener.received() == ["WATCHDOG=1"]
 
 
 def test_a_systemd_that_does_not_read_blocks_nothing(listener: Listener) -> None:

@@ -5,7 +5,7 @@ PostgreSQL any process may, because the workers follow the journal.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -110,20 +110,35 @@ async def perform_on_streams(
             for stream in streams:
                 if stop.is_requested:
                     return ExitCode.PROGRESS_SAVED
-                result = await _stream_result(who, stream, command)
+                result = await _stream_result(who, stream, command, stop)
+                if result is None:
+                    echo_wrapped(f"{who.titles.of(stream)}: not confirmed; it may still take effect")
+                    return ExitCode.PROGRESS_SAVED
                 is_refused = is_refused or isinstance(result, MilepostError)
                 echo_wrapped(f"{who.titles.of(stream)}: {result}")
     return ExitCode.WITH_ERRORS if is_refused else ExitCode.COMPLETE
 
 
-async def _stream_result(who: Operator, stream: Stream, command: PauseStream | ResumeStream) -> str | MilepostError:
-    """Return the result of a command in words, or its error. Raises errors that concern all streams."""
+async def _stream_result(
+    who: Operator, stream: Stream, command: PauseStream | ResumeStream, stop: Stop
+) -> str | MilepostError | None:
+    """Return the result of a command in words, or its error; None if a stop came before it.
+
+    Raises errors that concern all streams.
+    """
     try:
-        await who.ask(stream, command)
+        # A daemon answers once the batch in hand is committed. Where none runs, this process does it at once.
+        async with stop.interruptible() if who.is_daemon else nullcontext():
+            await who.ask(stream, command)
+            return _done(who, stream, command)
     except CONCERNS_ALL:
         raise
     except MilepostError as error:
         return error
+    return None
+
+
+def _done(who: Operator, stream: Stream, command: PauseStream | ResumeStream) -> str:
     if isinstance(command, PauseStream):
         return f"paused; `milepost resume {stream.key}` resumes it"
     return "resumed, and syncs at once" if who.is_daemon else "resumed; it syncs with the next run"

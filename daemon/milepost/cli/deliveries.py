@@ -36,6 +36,7 @@ COLOURS = {
     DeliveryState.FAILING: "red",
 }
 START = "start"
+MAX_DIGITS = 19  # of a seq, in both databases
 SOME_FAILURES = 3  # fewer may resolve themselves soon
 
 Act = Callable[[DeliveryPlaces, str], Awaitable[bool]]
@@ -163,7 +164,7 @@ def _parse_place(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     """Parse the option --from. Raises BadParameter if it is not a place in the change feed."""
     if value == START:
         return 0
-    if value.isascii() and value.isdigit():
+    if value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
         return int(value)
     raise click.BadParameter(f"{value!r} is neither a seq of the change feed nor {START}", ctx, parameter)
 

@@ -7,7 +7,7 @@ neither the work nor another reader.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -128,7 +128,7 @@ Reader = Callable[[Notice], None]
 async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[None]:
     """Run the readers, by name, during the block; at its end they read what is left."""
     subscription = feed.subscribe()
-    reading_all = asyncio.create_task(_read(subscription, dict(readers)), name="readers")
+    reading_all = asyncio.create_task(_read(subscription, readers), name="readers")
     try:
         yield
     finally:
@@ -136,14 +136,15 @@ async def reading(feed: Feed, readers: Mapping[str, Reader]) -> AsyncIterator[No
         await reading_all
 
 
-async def _read(subscription: Subscription, readers: dict[str, Reader]) -> None:
-    """Hand all notices to the readers. A reader that fails gets no more of them."""
+async def _read(subscription: Subscription, readers: Mapping[str, Reader]) -> None:
+    """Hand all notices to the readers. A reader that fails on a notice goes on with the next one."""
     async for notices in subscription:
-        for name, reader in tuple(readers.items()):
-            if isinstance(await bulkhead(f"reader {name}", _read_all(reader, notices)), Exception):
-                del readers[name]
+        for name, reader in readers.items():
+            left = iter(notices)
+            while await bulkhead(f"reader {name}", _read_all(reader, left)) is not None:
+                pass
 
 
-async def _read_all(reader: Reader, notices: Iterable[Notice]) -> None:
+async def _read_all(reader: Reader, notices: Iterator[Notice]) -> None:
     for notice in notices:
         reader(notice)

@@ -279,9 +279,17 @@ FACT_FIELDS: dict[Platform, tuple[str, ...]] = {
 }
 
 
+MAX_APP_BATCHES = 20  # of 25 apps
+
+
 class _App(Struct):
     id: str | None = None
     subscribed_fields: list[str] = []
+
+
+class _Apps(Struct, frozen=True):
+    apps: list[_App]
+    next_cursor: str | None
 
 
 class Subscription(Struct, frozen=True):
@@ -310,14 +318,25 @@ class Subscriptions:
     ) -> None:
         self._calls = Calls(client, access, gate, SUBSCRIBED_APPS)
         self._path = f"{page_id}/{SUBSCRIBED_APPS}"
+        self._decode = partial(_decode_apps, str(client.url(self._path)))
         on = tuple(platforms)
         self._needed = frozenset(field for platform in on for field in MESSAGE_FIELDS[platform])
         self._of_facts = frozenset(field for platform in on for field in FACT_FIELDS[platform])
 
     async def look(self, app_id: str) -> Subscription | Problem | Held:
         """Return the subscription of an app; with an empty id, that of all listed apps, which is often only one."""
-        decode = partial(self._decode, app_id)
-        return plain(await self._calls.make(self._path, {"fields": "id,subscribed_fields"}, decode))
+        fields, cursor = frozenset[str](), None
+        for _ in range(MAX_APP_BATCHES):
+            parameters = {"fields": "id,subscribed_fields", **place_of(cursor)}
+            found = plain(await self._calls.make(self._path, parameters, self._decode))
+            if not isinstance(found, _Apps):
+                return found
+            own = (app for app in found.apps if not app_id or app.id in (None, app_id))
+            fields = fields.union(*(app.subscribed_fields for app in own))
+            cursor = found.next_cursor
+            if cursor is None:
+                return Subscription(fields, self._needed, self._of_facts)
+        return Problem(ProblemKind.CURSOR_LOOP, "the list of subscribed apps does not end")
 
     async def mend(self, found: Subscription, missing: Iterable[str]) -> Problem | Held | None:
         """Subscribe to the missing fields and to the present ones, because a new subscription replaces the old one."""
@@ -325,16 +344,17 @@ class Subscriptions:
         outcome = plain(await self._calls.make(self._path, {"subscribed_fields": wanted}, _done, "POST"))
         return outcome if isinstance(outcome, Problem | Held) else None
 
-    def _decode(self, app_id: str, response: GraphResponse) -> Subscription | Problem:
-        try:
-            answer = read_json(response.body)
-            apps = msgspec.convert(answer["data"], list[_App])
-        except (ValueError, TypeError, KeyError):
-            return problem_of(response.body, response.status)
-        own = (app for app in apps if not app_id or app.id in (None, app_id))
-        return Subscription(
-            frozenset(field for app in own for field in app.subscribed_fields), self._needed, self._of_facts
-        )
+
+def _decode_apps(edge_url: str, response: GraphResponse) -> _Apps | Problem:
+    listed = read_list(response.body, response.status)
+    if isinstance(listed, Problem):
+        return listed
+    try:
+        apps = msgspec.convert(listed.items, list[_App])
+    except ValidationError:
+        return problem_of(response.body, response.status)
+    cursor = next_cursor(listed.paging, edge_url, response.status)
+    return cursor if isinstance(cursor, Problem) else _Apps(apps, cursor)
 
 
 def _done(response: GraphResponse) -> int | Problem:

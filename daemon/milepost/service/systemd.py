@@ -69,14 +69,14 @@ class Notifier:
     def _send(self, *assignments: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.setblocking(False)  # a systemd that does not read must not hold up the work
-            try:
+        try:  # there may be no file descriptor left for the socket
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)  # a systemd that does not read must not hold up the work
                 sender.sendto("\n".join(assignments).encode(), self._address)
-            except OSError as error:
-                structlog.get_logger("milepost").warning(
-                    "systemd not notified", what=assignments[0], error=os.strerror(error.errno or 0)
-                )
+        except OSError as error:
+            structlog.get_logger("milepost").warning(
+                "systemd not notified", what=assignments[0], error=os.strerror(error.errno or 0)
+            )
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

@@ -58,11 +58,12 @@ async function reasonOf(response) {
 /**
  * Subscribe to a digest of all events, or to those of one stream, for good. After a broken connection the browser
  * reconnects by itself, with the id of the last event; if it has given up, because something else answered, this starts
- * anew and skips events that it has seen. An event without a type is sent live only, and has no id of its own.
- * Returns a function that ends it.
+ * anew and skips events that it has seen. Those of a database that was restored from a backup have lower ids again, and
+ * are later. An event without a type is sent live only, and has no id of its own. Returns a function that ends it.
  */
 function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {}, last = LAST_EVENTS, stream = null }) {
   let lastId = 0;
+  let latestAt = -Infinity;
   let source = null;
   let isOver = false;
   const connect = () => {
@@ -73,8 +74,9 @@ function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {},
     source.onmessage = ({ data, lastEventId }) => {
       const event = JSON.parse(data);
       const id = event.type === undefined ? null : Number(lastEventId);
-      if (id !== null && id <= lastId) return;
-      lastId = id ?? lastId;
+      const at = Date.parse(event.at);
+      if (id !== null && id <= lastId && at <= latestAt) return;
+      if (id !== null) [lastId, latestAt] = [id, Math.max(at, latestAt)];
       onEvent(event, id);
     };
     source.onerror = () => {

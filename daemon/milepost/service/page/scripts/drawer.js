@@ -43,8 +43,12 @@ function closeDrawer() {
 }
 
 function showDrawer() {
-  const stream = drawerKey === null ? undefined : streamByKey(drawerKey);
-  if (stream === undefined) return;
+  if (drawerKey === null) return;
+  const stream = streamByKey(drawerKey);
+  if (stream === undefined) { // it was removed
+    closeDrawer();
+    return;
+  }
   const drawer = byId("drawer");
   showState(drawer, stream, progressInWords(stream));
   setText(byId("drawer-title"), `${nameOf(stream)} · ${platformOf(stream)}`);
