@@ -154,6 +154,17 @@ class TestEndOfAFullSweep:
         assert isinstance(completed, SweepCompleted)
         assert completed.tally.deleted == 1
 
+    def test_a_conversation_that_its_last_batch_lists_twice_is_found_once(self) -> None:
+        last = fetched(conversation("t_1", at(-700)), conversation("t_1", at(-700)))
+        known = replace(self.KNOWN, all_missed=2, missed=frozenset({"t_1"}))
+
+        decision = record(decision_on(self.SCAN, last, FORCED, known))
+
+        assert decision.changes.missed_are_deleted_at == NOON
+        completed = decision.events[-1]
+        assert isinstance(completed, SweepCompleted)
+        assert completed.tally.deleted == 1
+
     def test_a_full_sweep_of_one_batch_marks_what_it_does_not_see(self) -> None:
         decision = record(decision_on(WALKED_BEFORE, self.LAST, FORCED, replace(self.KNOWN, unseen=3)))
 
