@@ -1,6 +1,6 @@
 """Deletions: what a full sweep misses is noted, and marked as deleted at its end if it saw everything."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from msgspec.structs import replace
@@ -87,6 +87,14 @@ class TestStretch:
     )
     def test_an_answer_without_a_known_range_has_no_stretch(self, checkpoint: Checkpoint, answer: Fetched) -> None:
         assert keys(checkpoint, answer).stretch is None
+
+    def test_a_stretch_may_begin_at_the_end_of_the_calendar(self) -> None:
+        latest = datetime.max.replace(tzinfo=UTC)
+        edge = replace(walking("after 2", latest), edge=("t_2",))
+
+        found = keys(sweeping(edge), fetched(conversation("t_3", at(-20)))).stretch
+
+        assert found == Stretch(NOON, latest, None, ("t_2", "t_3"))
 
     def test_there_is_no_stretch_in_an_incremental_sweep(self) -> None:
         found = looked_up(WALKED_BEFORE, fetched(conversation()), context())
