@@ -1,6 +1,6 @@
 """Deletions: what a full sweep misses is noted, and marked as deleted at its end if it saw everything."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from msgspec.structs import replace
@@ -88,6 +88,14 @@ class TestStretch:
     def test_an_answer_without_a_known_range_has_no_stretch(self, checkpoint: Checkpoint, answer: Fetched) -> None:
         assert keys(checkpoint, answer).stretch is None
 
+    def test_a_stretch_may_begin_at_the_end_of_the_calendar(self) -> None:
+        latest = datetime.max.replace(tzinfo=UTC)
+        edge = replace(walking("after 2", latest), edge=("t_2",))
+
+        found = keys(sweeping(edge), fetched(conversation("t_3", at(-20)))).stretch
+
+        assert found == Stretch(NOON, latest, None, ("t_2", "t_3"))
+
     def test_there_is_no_stretch_in_an_incremental_sweep(self) -> None:
         found = looked_up(WALKED_BEFORE, fetched(conversation()), context())
 
@@ -150,6 +158,17 @@ class TestEndOfAFullSweep:
         decision = record(decision_on(self.SCAN, self.LAST, FORCED, known))
 
         assert decision.changes.found == ("t_1",)
+        completed = decision.events[-1]
+        assert isinstance(completed, SweepCompleted)
+        assert completed.tally.deleted == 1
+
+    def test_a_conversation_that_its_last_batch_lists_twice_is_found_once(self) -> None:
+        last = fetched(conversation("t_1", at(-700)), conversation("t_1", at(-700)))
+        known = replace(self.KNOWN, all_missed=2, missed=frozenset({"t_1"}))
+
+        decision = record(decision_on(self.SCAN, last, FORCED, known))
+
+        assert decision.changes.missed_are_deleted_at == NOON
         completed = decision.events[-1]
         assert isinstance(completed, SweepCompleted)
         assert completed.tally.deleted == 1

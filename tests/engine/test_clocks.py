@@ -178,14 +178,23 @@ async def test_a_rate_limit_that_begins_in_the_future_counts_as_over() -> None:
         assert world.sweeps() == [1, 1, 1, 1]
 
 
-async def test_a_limit_recorded_before_the_step_does_not_replace_the_shifted_one() -> None:
+@either_way
+async def test_a_limit_recorded_before_the_step_does_not_replace_the_shifted_one(step: timedelta) -> None:
+    clock = VirtualClock()
+    known = RateLimits(clock, Feed(), floor_seconds=60)
+    recorded = Checkpoint(STREAMS[0], rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
+    known.observe(recorded)
+    clock.set_by += step
+    known.observe(recorded)
+    assert known.held_until(STREAMS[0]) == at(60) + step
+
+
+async def test_another_limit_that_begins_in_the_future_replaces_the_shifted_one() -> None:
     clock = VirtualClock()
     known = RateLimits(clock, Feed(), floor_seconds=60)
     recorded = Checkpoint(STREAMS[0], rate_limit=RateLimit(Scope.PAGE, 1, NOON, at(60), RATE_LIMIT))
     known.observe(recorded)
     clock.set_by -= HOUR
-    known.observe(recorded)
-    assert known.held_until(STREAMS[0]) == at(60) - HOUR
     later = RateLimit(Scope.PAGE, 2, NOON, at(7200), RATE_LIMIT)
     known.observe(replace(recorded, rate_limit=later))
     assert known.held_until(STREAMS[0]) is None

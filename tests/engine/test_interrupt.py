@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,31 @@ async def test_the_second_signal_cancels_the_work() -> None:
 
     with pytest.raises(StoppedHard):
         await two_signals()
+
+
+async def test_a_signal_while_the_cancelled_work_cleans_up_changes_nothing() -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
+
+    async def three_signals() -> None:
+        stop = Stop()
+        async with asyncio.timeout(10), stopping_on_signals(stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                handled = asyncio.Event()
+                asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, handled.set)
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGUSR1)  # handled after the other one
+                await handled.wait()
+                asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+
+    with pytest.raises(StoppedHard):
+        await three_signals()
+    assert not errors
 
 
 async def test_the_work_is_cancelled_when_the_grace_period_is_over() -> None:

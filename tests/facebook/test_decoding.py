@@ -482,6 +482,7 @@ class TestUnreadable:
             {"updated_time": "yesterday"},
             {"updated_time": "2026-06-26T01:13:24"},
             {"updated_time": "0001-01-01T00:00:00+1400"},
+            {"updated_time": 253402300800},  # the year 10000
         ],
     )
     def test_an_item_without_a_time_is_unreadable_and_the_others_are_read(self, fields: dict[str, object]) -> None:
@@ -544,6 +545,19 @@ class TestUnreadable:
         batch = read(encoded(listed(thread("t_1", message("m_3"), bad, message("m_1")))))
         assert [event.event_id for event in batch.conversations[0].interactions] == ["m_3", "m_1"]
         assert [each.subject for each in batch.unreadable] == ["t_1/messages"]
+
+    @pytest.mark.parametrize(
+        "fields", [{"participants": "MARK"}, {"participants": ["MARK"]}, {"participants": {"data": [{"MARK": "1"}]}}]
+    )
+    def test_a_lone_surrogate_instead_of_an_object_does_not_spoil_the_list(self, fields: dict[str, object]) -> None:
+        batch = read(encoded(listed(thread("t_1", **fields), GOOD)).replace(b"MARK", rb"\ud83d"))
+        assert [each.conversation_id for each in batch.conversations] == ["t_1", "t_good"]
+
+    @pytest.mark.parametrize("sender", ["MARK", {"MARK": "1"}])
+    def test_nor_does_one_instead_of_a_sender(self, sender: object) -> None:
+        odd = thread("t_1", message(**{"from": sender}))  # type: ignore[arg-type] # fields of the JSON
+        batch = read(encoded(listed(odd, GOOD)).replace(b"MARK", rb"\ud83d"))
+        assert [each.conversation_id for each in batch.conversations] == ["t_1", "t_good"]
 
     def test_a_lone_surrogate_never_becomes_part_of_a_subject(self) -> None:
         body = encoded(listed(thread("t_MARK", updated_time="MARK"), GOOD)).replace(b"MARK", rb"\ud83d")

@@ -192,10 +192,11 @@ class PendingBatch(Struct, frozen=True):
         read = read_batch(checkpoint, self.fetched, self.detail, self.keys.readings, known, self.context)
         own_id = None if batch.own_id == (checkpoint.own_id or OwnId(OwnIdState.EXPECTED)) else batch.own_id
         news = (OwnIdChecked(own_id),) if own_id is not None else ()
+        listed = (each.conversation_id for each in batch.conversations)
         changes = replace(
             read.changes,
             missed=self.keys.stretch if known.unseen else None,
-            found=tuple(each.conversation_id for each in batch.conversations if each.conversation_id in known.missed),
+            found=tuple(dict.fromkeys(key for key in listed if key in known.missed)),  # a batch may list one twice
             own_id=own_id.own_id if own_id is not None else None,
         )
         position = self.sweep.position

@@ -16,6 +16,7 @@ from milepost.core.model import Batch, Detail, Known
 from milepost.core.position import Mode, Phase, Position, Progress, Stretch
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
+LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(milliseconds=1)  # nothing can be added to a later instant
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
 MAX_EDGE = 200  # conversations of one second that a position remembers; the journal holds them as well
 
@@ -112,7 +113,7 @@ def stretch_of(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Stretch | 
     if position.phase is not Phase.WALK or is_silent or is_adrift or not notes_missed(checkpoint, sweep):
         return None
     older_than = position.reached_at
-    if position.edge and older_than is not None:
+    if position.edge and older_than is not None and older_than <= LATEST:
         older_than += timedelta(milliseconds=1)  # includes the second, as all that was seen of it is known
     return Stretch(
         sweep.walk_started_at,

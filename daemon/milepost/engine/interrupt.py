@@ -143,7 +143,8 @@ async def stopping_on_signals(stop: Stop, *, grace_seconds: float = GRACE_SECOND
     def on_signal(number: signal.Signals) -> None:
         if stop.is_requested:
             log.warning("stopping at once", signal=number.name)
-            grace.reschedule(loop.time())
+            if not grace.expired():  # otherwise the block is cancelled already
+                grace.reschedule(loop.time())
             return
         log.info("stopping", signal=number.name, patience_seconds=grace_seconds, again="stops at once")
         stop.request()

@@ -46,10 +46,11 @@ class RateLimits:
             self._recorded.pop(stream, None)
             return
         self._shift()
-        if not has_begun(rate_limit, self._clock.now(), floor_seconds=self.floor_seconds):
-            known = self._recorded.get(stream)
-            if known is not None and replace(rate_limit, until=known.until) != known:  # else it is the same, shifted
-                del self._recorded[stream]
+        known = self._recorded.get(stream)
+        if known is not None and replace(rate_limit, until=known.until) == known:
+            rate_limit = known  # the same, and possibly shifted
+        elif not has_begun(rate_limit, self._clock.now(), floor_seconds=self.floor_seconds):
+            self._recorded.pop(stream, None)
             return
         self._recorded[stream] = rate_limit
         met = self._met.get(stream)

@@ -77,7 +77,7 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
     elements instead of a list. Raises ValidationError if a required field is missing or wrong.
     """
     try:
-        return msgspec.convert(value, wanted)
+        return _convert(value, wanted)
     except ValidationError:
         if get_origin(wanted) is list:
             if not isinstance(value, (list, dict)):
@@ -107,9 +107,19 @@ def elements_of(value: list[Any] | dict[str, Any]) -> list[Any]:
 def _from_number(value: int, wanted: Any) -> Any:  # noqa: ANN401 -- see lenient
     """Read a number as an id, or as seconds of Unix time."""
     try:
-        return msgspec.convert(str(value), wanted)
+        return _convert(str(value), wanted)
     except ValidationError:
-        return msgspec.convert(value, wanted, strict=False)
+        return _convert(value, wanted, strict=False)
+
+
+def _convert(value: object, wanted: Any, *, strict: bool = True) -> Any:  # noqa: ANN401 -- see lenient
+    """Convert as msgspec does, which raises errors of its own for half of a surrogate pair and for the year 10000."""
+    try:
+        return msgspec.convert(value, wanted, strict=strict)
+    except ValidationError:
+        raise
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
 
 
 def _as_object(value: object, struct: type[Struct]) -> dict[str, object]:
