@@ -107,6 +107,26 @@ async def test_a_stream_that_is_due_elsewhere_waits_from_when_it_was_due() -> No
     assert waited == [3]
 
 
+async def test_a_run_that_is_cancelled_as_it_waits_for_its_slot_again_frees_none() -> None:
+    """The slot that it gave up is held by another run."""
+    slots = Slots(1)
+
+    async def wait_inside() -> None:
+        async with slots.hold(ONE), slots.released(ONE):
+            await asyncio.sleep(1)
+
+    waiting = asyncio.create_task(wait_inside())
+    await asyncio.sleep(0)
+    async with slots.hold(TWO):
+        await asyncio.sleep(2)
+        assert slots.waiting == {ONE}
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5), slots.hold(THREE):
+                pass
+
+
 async def test_a_slot_is_free_again_however_its_block_ended() -> None:
     slots = Slots(1)
 

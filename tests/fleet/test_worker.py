@@ -18,7 +18,7 @@ from kit.memory_store import MemoryStore
 from kit.virtual_time import VirtualClock
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import PauseStream, ResumeStream, SyncNow
-from milepost.core.errors import JournalDamaged, StoreRefused
+from milepost.core.errors import JournalDamaged, StoreAway, StoreRefused
 from milepost.core.events import RunEnded, RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.core.ports import Commit, Committed, Outcome, Rejected, Request
@@ -369,6 +369,32 @@ async def test_workers_go_on_after_a_failover_that_lost_the_last_commits(crew: C
         await asyncio.sleep(2.5 * PACE.interval_seconds)
         assert all(crew.sweeps(stream) > 2 for stream in keys)
         assert crew.jobs.calls - calls < 20_000, "nothing spins"
+
+
+async def test_a_follower_cut_off_as_it_reads_a_new_primary_begins_there_anew(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would go on with the checkpoints of entries that are lost, and pass over those in their place."""
+    (stream,) = keys = streams(1)
+    await crew.join(keys)
+    async with crew.at_work():
+        await until(lambda: crew.sweeps(stream) == 1)
+        replica = copy.deepcopy(vars(crew.store))
+        await until(lambda: crew.sweeps(stream) == 2, seconds=2 * PACE.interval_seconds)
+    journal = MemoryJournal(crew.store)
+    follower = JournalFollower(journal)  # type: ignore[arg-type]  # as above
+    await follower.begin()
+    vars(crew.store).update(replica)
+
+    async def is_away() -> list[Checkpoint]:
+        raise StoreAway("the connection broke")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "checkpoints", is_away)
+        with pytest.raises(StoreAway):
+            await follower.catch_up(lambda _: None)
+    await follower.catch_up(lambda _: None)
+    assert follower.checkpoints[stream] == await crew.store.load(stream)
 
 
 async def test_a_page_whose_other_stream_runs_elsewhere_is_called_at_half_the_pace(crew: Crew) -> None:

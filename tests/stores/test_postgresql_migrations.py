@@ -13,7 +13,7 @@ from kit.postgres import Database, Server, fresh_database, on_both_releases
 from milepost.core.errors import StoreAway, StoreRefused
 from milepost.stores.open import has_database, open_reader, open_store
 from milepost.stores.postgresql import migrate as migrating
-from milepost.stores.postgresql.migrate import MIGRATIONS, migrate, shipped
+from milepost.stores.postgresql.migrate import MIGRATIONS, migrate, open_current, shipped
 from milepost.stores.url import StoreUrl
 from stores.histories import live
 
@@ -50,6 +50,14 @@ def in_order(database: Database) -> list[str]:
     return [name for (name,) in database.sql("SELECT name FROM schema_migrations ORDER BY applied_at, name")]
 
 
+def limited(database: Database) -> list[str]:
+    """Limit the time that statements and transactions in the database may take; return the names of the settings."""
+    found = database.sql("SELECT name FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')")
+    for (name,) in found:
+        database.sql(f"ALTER DATABASE {database.name} SET {name} = '100s'")
+    return [name for (name,) in found]
+
+
 class TestMigrate:
     async def test_an_empty_database_gets_the_schema(self, empty: Database) -> None:
         assert not await has_database(empty.store_url)
@@ -80,12 +88,22 @@ class TestMigrate:
     async def test_a_migration_takes_as_long_as_it_takes_whatever_the_database_allows(
         self, database: Database, more: Path
     ) -> None:
-        database.sql(f"ALTER DATABASE {database.name} SET statement_timeout = '100s'")
-        (more / "0108_large.sql").write_text("CREATE TABLE seen AS SELECT current_setting('statement_timeout') AS it;")
+        timeouts = limited(database)
+        seen = " UNION ALL ".join(f"SELECT current_setting('{name}') AS it" for name in timeouts)
+        (more / "0108_large.sql").write_text(f"CREATE TABLE seen AS {seen};")
 
         assert await migrated(database) == {"0108_large"}
 
-        assert database.sql("SELECT it FROM milepost.seen") == [("0",)]
+        assert database.sql("SELECT it FROM milepost.seen") == [("0",)] * len(timeouts)
+
+    async def test_a_long_transaction_takes_as_long_as_it_takes_whatever_the_database_allows(
+        self, database: Database
+    ) -> None:
+        timeouts = limited(database)
+        async with open_current(database.store_url) as opened, opened.long_transaction() as connection:
+            for name in timeouts:
+                shown = await connection.execute(f"SHOW {name}".encode())
+                assert await shown.fetchone() == ("0",)
 
     @pytest.mark.parametrize("isolation", ["read committed", *long_only("repeatable read")])
     async def test_one_of_many_simultaneous_starts_migrates_and_the_others_wait(

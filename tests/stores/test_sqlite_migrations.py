@@ -1,6 +1,7 @@
 """Migrating a database: once, forward only, and whole however it is interrupted."""
 
 import asyncio
+import gc
 import shutil
 import threading
 from pathlib import Path
@@ -68,6 +69,36 @@ async def test_a_start_that_is_cancelled_holds_the_database_until_its_migration_
     await asyncio.wait([starting])
     assert starting.cancelled()
     assert not is_held(path)
+
+
+async def test_a_start_that_is_cancelled_says_nothing_of_a_migration_that_fails_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start meets the same failure, and reports it as an error instead of as a traceback."""
+    has_begun, may_end, reported = threading.Event(), threading.Event(), list[object]()
+
+    def fail_slowly(_: Path, *, is_missing: bool) -> None:
+        has_begun.set()
+        may_end.wait()
+        raise StoreRefused("a migration failed")
+
+    async def start() -> None:
+        async with open_sqlite(path):
+            raise AssertionError("it was cancelled before")
+
+    monkeypatch.setattr(sqlite_store, "_bring_up_to_date", fail_slowly)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    starting = asyncio.create_task(start())
+    await asyncio.to_thread(has_begun.wait)
+    starting.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+    del starting
+    gc.collect()
+    assert reported == []
 
 
 class TestMigrate:

@@ -187,6 +187,22 @@ def test_the_limit_of_the_log_follows_the_room_on_the_disk(tmp_path: Path) -> No
         assert 3.5 < limit_in_mb() < 4, "so small that each commit would have to write it back"
 
 
+def test_a_damaged_database_is_left_to_the_next_commit_to_report(
+    path: Path, writer: sqlite3.Connection, clock: Clock
+) -> None:
+    idle = IdleCheckpoint(path, clock)
+    write(writer, 5)
+    writer.execute("PRAGMA wal_checkpoint")
+    with path.open("r+b") as file:
+        file.write(b"no database any more")
+    beside(path, WAL).write_bytes(bytes(5 * MANY))
+    idle.look()
+    clock.seconds += IDLE_SECONDS
+    idle.look()
+
+    assert log_size(path) == 5 * MANY
+
+
 async def test_the_store_looks_at_its_log_as_long_as_it_is_watched(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, looked = asyncio.get_running_loop(), asyncio.Event()
     monkeypatch.setattr(store_module, "WATCH_SECONDS", 0.0)

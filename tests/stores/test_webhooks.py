@@ -289,6 +289,18 @@ class TestFacts:
             ]
         assert waiting(kept) == ["", "m_2", "m_2"]
 
+    async def test_a_look_for_the_message_of_a_fact_writes_nothing_until_it_is_stored(self, kept: StoreDump) -> None:
+        """There is one every few seconds, and a fact may wait for two days: whoever follows an ad need not write."""
+        written = "PRAGMA data_version" if kept.kind == "sqlite" else "SELECT xmin::text FROM webhook_events"
+        async with open_store(kept.store_url) as store:
+            early, late = said(WebhookKind.READ, "", -1), said(WebhookKind.REFERRAL, "", 5)
+            await keep(store, "m_1")
+            await store.webhooks.add([early, late], NOON)
+            with kept.asking() as ask:
+                before = ask(written)
+                assert await store.webhooks.streams_with_facts() == ()
+                assert ask(written) == before
+
     async def test_facts_that_never_find_their_message_are_counted_by_kind(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             facts = [said(kind, "m_1", 5) for kind in WebhookKind if kind.is_fact]

@@ -87,8 +87,8 @@ class Slots:
             self._held_since[stream] = asyncio.get_running_loop().time()
             yield
         finally:
-            self._held_since.pop(stream, None)
-            self._free.release()
+            if self._held_since.pop(stream, None) is not None:  # `released` may have been cancelled as it waited
+                self._free.release()
 
     @asynccontextmanager
     async def released(self, stream: Stream) -> AsyncIterator[None]:

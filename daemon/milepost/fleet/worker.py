@@ -53,9 +53,9 @@ class JournalFollower:
     async def begin(self) -> None:
         """Load the checkpoints of all streams."""
         (last,) = await self._journal_reader.latest(limit=1) or (None,)
-        self._seq, self._hash = (0, "") if last is None else (last.seq, last.entry.hash)
         # Loaded after the seq, so that nothing in between is missed; reading an entry twice changes nothing.
         self.checkpoints = {each.stream: each for each in await self._journal_reader.checkpoints()}
+        self._seq, self._hash = (0, "") if last is None else (last.seq, last.entry.hash)
 
     async def catch_up(self, on_commit: Callable[[Recorded], None]) -> None:
         """Read all new entries and report them as commits. Raises StoreAway or StoreRefused."""

@@ -23,8 +23,13 @@ from milepost.stores.url import StoreUrl
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
 
-# Migrating a large table may take any time, whatever timeout the role, the database or the server sets for statements.
-NO_BOUND = "SELECT set_config('statement_timeout', '0', true)"
+# Migrating a large table may take any time, whatever timeout the role, the database or the server sets for statements,
+# and since PostgreSQL 17 for transactions.
+NO_BOUND = """
+SELECT
+    set_config('statement_timeout', '0', true),
+    CASE WHEN current_setting('transaction_timeout', true) <> '' THEN set_config('transaction_timeout', '0', true) END
+"""
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"
 SEARCH_PATH = "SELECT set_config('search_path', %s, true)"
 LOCK_TIMEOUT = "SELECT set_config('lock_timeout', '60s', true)"

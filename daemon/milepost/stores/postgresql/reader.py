@@ -82,7 +82,10 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
         elif now - self._held_up_since >= HELD_UP_SECONDS:
             self._held_up_since = now
             log = structlog.get_logger("milepost")
-            hint = "end it, so that consumers get what has changed since: SELECT pid, xact_start FROM pg_stat_activity"
+            hint = (
+                "unless it is a `milepost contacts forget` or `streams remove`, end it, so that consumers get what has"
+                " changed since: SELECT pid, application_name, xact_start FROM pg_stat_activity"
+            )
             log.warning("change feed held up by an open transaction", after=last, waiting=latest - last, hint=hint)
         return last
 

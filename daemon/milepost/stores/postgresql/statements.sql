@@ -8,6 +8,7 @@
 -- scans are off: without statistics a stream seems to have so few rows that fetching and sorting all of them looks
 -- cheaper than following an index in its order up to the limit. JIT is off: a batch of many messages looks costly
 -- enough to compile, but takes a few milliseconds. `array_nulls` is on because the arrays contain JSON's null.
+-- `transaction_timeout` came with PostgreSQL 17; without a time limit for its statements, a transaction has none either.
 --
 -- Lookups are planned once, as planning one takes as long as running it. Every key has an index, and sequential scans,
 -- which the planner would choose for an empty table, are off: so the same plan suits tables of any size.
@@ -15,6 +16,10 @@ SELECT
     set_config('search_path', %(schema)s, true),
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', %(statement_timeout)s, true),
+    CASE
+        WHEN %(statement_timeout)s = '0' AND current_setting('transaction_timeout', true) <> ''
+        THEN set_config('transaction_timeout', '0', true)
+    END,
     set_config('lock_timeout', '15s', true),
     set_config('idle_in_transaction_session_timeout', '10s', true),
     set_config('plan_cache_mode', CASE WHEN %(is_lookup)s THEN 'force_generic_plan' ELSE 'force_custom_plan' END, true),

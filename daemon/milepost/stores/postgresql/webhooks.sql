@@ -87,6 +87,7 @@ SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previ
 
 -- name: attach_facts
 -- Facts that name no message: a referral is about the contact's next message, a read receipt about the last before it.
+-- Those whose message is not stored yet are not written: they may wait for days.
 UPDATE webhook_events
 SET
     message_id = coalesce(
@@ -116,7 +117,26 @@ WHERE
     event_key IN (
         SELECT event_key
         FROM webhook_events
-        WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+        WHERE
+            message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+            AND CASE kind
+                WHEN 'referral' THEN EXISTS (
+                    SELECT 1 FROM contact_interaction_events AS message
+                    WHERE
+                        platform = split_part(stream, ':', 1) AND page_id = substr(stream, strpos(stream, ':') + 1)
+                        AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                        AND message.occurred_at >= webhook_events.occurred_at
+                    OFFSET 0
+                )
+                ELSE EXISTS (
+                    SELECT 1 FROM contact_interaction_events AS message
+                    WHERE
+                        platform = split_part(stream, ':', 1) AND page_id = substr(stream, strpos(stream, ':') + 1)
+                        AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                        AND message.occurred_at <= webhook_events.occurred_at
+                    OFFSET 0
+                )
+            END
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     );

@@ -354,7 +354,7 @@ def _write_back(path: Path) -> bool:
     well, and is reported there.
     """
     with (
-        suppress(sqlite3.OperationalError),
+        suppress(sqlite3.Error),
         closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)) as connection,
     ):
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")

@@ -98,6 +98,7 @@ async def _finished(work: Coroutine[Any, Any, None]) -> None:
     finally:
         if not task.done():
             await asyncio.wait([task])
+            task.exception()  # marks it as retrieved: the next start meets what failed, and says so
 
 
 def _bring_up_to_date(path: Path, *, is_missing: bool) -> None:

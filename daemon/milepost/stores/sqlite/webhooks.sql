@@ -52,6 +52,7 @@ SELECT platform || ':' || page_id FROM page_moves WHERE platform || ':' || previ
 
 -- name: attach_facts
 -- Facts that name no message: a referral is about the contact's next message, a read receipt about the last before it.
+-- Those whose message is not stored yet are not written: they may wait for days.
 UPDATE webhook_events
 SET
     message_id = coalesce(
@@ -79,7 +80,26 @@ SET
         END,
         ''
     )
-WHERE message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
+WHERE
+    message_id = '' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+    AND CASE kind
+        WHEN 'referral' THEN EXISTS (
+            SELECT 1 FROM contact_interaction_events AS message
+            WHERE
+                platform = substr(stream, 1, instr(stream, ':') - 1)
+                AND page_id = substr(stream, instr(stream, ':') + 1)
+                AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                AND message.occurred_at >= webhook_events.occurred_at
+        )
+        ELSE EXISTS (
+            SELECT 1 FROM contact_interaction_events AS message
+            WHERE
+                platform = substr(stream, 1, instr(stream, ':') - 1)
+                AND page_id = substr(stream, instr(stream, ':') + 1)
+                AND message.contact_id = webhook_events.contact_id AND direction = 'in'
+                AND message.occurred_at <= webhook_events.occurred_at
+        )
+    END;
 
 -- name: follow_moves
 -- A fact moves to the stream that its message is stored under, as when the account was linked to another page.
