@@ -391,7 +391,8 @@ class Invariants(FinalInvariants):
                     # A message counts as read when its request was sent, but has all edits up to the answer.
                     assert row.content_at is not None
                     assert stored.content_at is not None
-                    is_in_doubt = bool(changes.settled) and row.content_at - stored.content_at <= MAX_CALL
+                    later_by = row.content_at - stored.content_at
+                    is_in_doubt = bool(changes.settled) and timedelta() <= later_by <= MAX_CALL
                     assert is_in_doubt, f"{row.event_id} became older"
                 (message,) = (each for each in thread.messages if each.event_id == row.event_id)
                 assert (message.text or "").startswith(row.text or " "), f"{row.event_id} never had that text"

@@ -34,6 +34,7 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
+from milepost.core.facts import _edited
 from milepost.core.failures import checked
 from milepost.core.gaps import Gap, GapEnding
 from milepost.core.merge import Difference, newer
@@ -43,6 +44,7 @@ from milepost.core.model import (
     Changes,
     DeadLetterPayload,
     Detail,
+    InteractionEventRow,
     Keys,
     Known,
     MessagePage,
@@ -57,6 +59,7 @@ from milepost.core.problems import Problem, Remedy, Rule, rule_for
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.redrive import PendingRedrive
 from milepost.core.walk import next_position, stretch_of
+from milepost.core.webhooks import DueFact
 from simulation.test_simulation import with_facts
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
@@ -331,6 +334,10 @@ def any_stored_message_ends_it(
     return following, GapEnding.CLOSED if is_stored else ending
 
 
+def edited_although_gone(row: InteractionEventRow, fact: DueFact) -> InteractionEventRow:
+    return _edited(replace(row, deleted_at=None, content_at=None), fact)
+
+
 # --- and none of them survives ----------------------------------------------------------------------------------------
 
 
@@ -427,6 +434,15 @@ def to_limits_that_change(scenario: Scenario) -> Scenario:
     """Let threads with long pasts be met while histories are short, for a while."""
     short = to_histories(scenario)
     return dataclasses.replace(short, full_chance=0.3, reload_chance=0.1, skew_seconds=0.0, date_skew_seconds=0.0)
+
+
+def to_late_facts(scenario: Scenario) -> Scenario:
+    """Let facts about the same few messages come late and often, in an inbox without other faults."""
+    few = dataclasses.replace(scenario, threads=3, streams=1, crash_chance=0.0, full_chance=0.5, interval_seconds=1.0)
+    facts = with_facts(few)
+    habits = Habits(arrival_chance=0.1, new_thread_chance=0.0, edit_chance=0.4, unsend_chance=0.4)
+    policy = replace(facts.policy, batch_size=2, messages_per_conversation=20)
+    return dataclasses.replace(facts, habits=habits, policy=policy, facts_chance=0.5)
 
 
 def to_bursts(scenario: Scenario) -> Scenario:
@@ -603,15 +619,15 @@ MUTANTS = {
     "the checkpoint is stored before the rows": Mutant(TORN, store=CheckpointFirstStore),
     "the rows are stored before the checkpoint": Mutant(f"{TORN}|is opened again", store=RowsFirstStore),
     "an answer undoes an edit that was made since it was asked for": Mutant(
-        "became older", patches={"milepost.core.revisions._is_newer": lambda *_: False}, narrowed=with_facts
+        "became older", patches={"milepost.core.revisions._is_newer": lambda *_: False}, narrowed=to_late_facts
     ),
     "a late edit is applied to a message that was read since": Mutant(
-        "became older", patches={"milepost.core.facts._was_read_after": lambda *_: False}, narrowed=with_facts
+        "became older", patches={"milepost.core.facts._was_read_after": lambda *_: False}, narrowed=to_late_facts
     ),
     "an unsent message is edited": Mutant(
-        "is there again|became older",
-        patches={"milepost.core.facts.is_reported_unsent": lambda *_: False},
-        narrowed=with_facts,
+        "is there again",
+        patches={"milepost.core.facts._edited": edited_although_gone},
+        narrowed=to_late_facts,
     ),
     "a second writer is not refused": Mutant("the versions of the stream|is not the fold", store=UncheckedStore),
 }

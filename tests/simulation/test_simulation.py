@@ -165,9 +165,10 @@ def test_webhooks_at_any_moment_lose_double_and_age_nothing(examples: int, news:
 def with_facts(scenario: Scenario) -> Scenario:
     """Let webhooks say of some messages how they were edited or unsent: late, again and in any order.
 
-    The times in them are the platform's, so that no clock may be wrong by more than a fact may be late.
+    The times in them are the platform's, so that no clock may be wrong by more than a fact may be late. Ghosts are left
+    out: they show messages as they were before a fact.
     """
-    habits = replace(scenario.habits, edit_chance=0.3, unsend_chance=0.1)
+    habits = replace(scenario.habits, edit_chance=0.3, unsend_chance=0.1, ghost_chance=0.0)
     right = replace(scenario, skew_seconds=0.0, date_skew_seconds=0.0)
     return replace(right, habits=habits, facts_chance=0.3, news_chance=0.1, link_chance=0.0)
 
