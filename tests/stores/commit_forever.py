@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 
+from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway
 from milepost.core.model import Stream
 from milepost.stores.open import open_store
@@ -22,8 +23,16 @@ def report(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
+async def loaded(store: OpenStore, key: str) -> Checkpoint:
+    while True:
+        try:
+            return await store.load(Stream.parse(key))
+        except StoreAway:
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
 async def live(store: OpenStore, key: str, commits: int) -> None:
-    checkpoint = await store.load(Stream.parse(key))
+    checkpoint = await loaded(store, key)
     for _ in range(commits):
         following, is_unknown = next_commit(checkpoint), False
         while True:
