@@ -161,7 +161,7 @@ class TestPowerCut:
 # --- PostgreSQL, whenever the process or the server dies --------------------------------------------------------------
 
 
-COMMITS = 40
+COMMITS = 120  # so many that some are still to come when the server ends, however fast they are
 
 
 @on_both_releases
