@@ -111,10 +111,10 @@ class _Meeting(Struct, frozen=True):
         """
         if read.conversation_id in self.refused:
             return self.last_read_at or EPOCH
-        unread = self.known.dead_letters.get(read.conversation_id)
-        if unread is None or not unread.is_open:
+        dead_letter = self.known.dead_letters.get(read.conversation_id)
+        if dead_letter is None or not dead_letter.is_open:
             return self._history_limit(oldest_at, self.last_read_at)
-        met_at = overlap_before(unread.opened_at, self.context.policy.watermark_overlap_seconds)
+        met_at = overlap_before(dead_letter.opened_at, self.context.policy.watermark_overlap_seconds)
         return self._history_limit(oldest_at, min(met_at, self.last_read_at or met_at))
 
     def may_be_left_out(self, read: Conversation, oldest_at: datetime) -> bool:

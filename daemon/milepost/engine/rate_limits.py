@@ -62,8 +62,7 @@ class RateLimits:
         if not (self._recorded or self._met):
             return None
         self._shift()
-        rate_limits = self._recorded | self._met
-        return held_until(stream, rate_limits) if rate_limits else None
+        return held_until(stream, self._recorded | self._met)
 
     def holds(self) -> Callable[[Stream], datetime | None]:
         """Return a function like `held_until` as of now, to look up many streams."""
