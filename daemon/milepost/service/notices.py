@@ -63,7 +63,7 @@ class AppriseDestination(Struct, frozen=True, eq=False):
 
     def send(self, text: NoticeText) -> str | None:
         """Send a notice; return None, or why it was not accepted."""
-        from apprise import NotifyType  # noqa: PLC0415  (the extra)
+        from apprise import NotifyFormat, NotifyType  # noqa: PLC0415  (the extra)
 
         types = {
             NoticeKind.RECOVERED: NotifyType.SUCCESS,
@@ -72,7 +72,10 @@ class AppriseDestination(Struct, frozen=True, eq=False):
         }
         notify_type = types.get(text.kind, NotifyType.FAILURE)
         with self.reasons.heard() as heard:
-            taken = self.plugin.notify(title=text.title, body=text.body, notify_type=notify_type)
+            # Without the format nothing is converted, and an email in HTML would have no line breaks.
+            taken = self.plugin.notify(
+                title=text.title, body=text.body, notify_type=notify_type, body_format=NotifyFormat.TEXT
+            )
         return None if taken else _reason(heard)
 
 
