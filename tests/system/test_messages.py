@@ -13,9 +13,8 @@ from kit.installation import Installation, on_both_databases, on_sqlite_first
 from kit.simulated import BICYCLES, Clock, frozen_world
 from milepost.core.gaps import MessagesMissed, Missed
 from milepost.simulator import refusals
-from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
-from milepost.simulator.plan import SimulatedPage
+from milepost.simulator.plan import SimulatedPage, instant_us
 from milepost.simulator.requests import ApiRequest, Node
 from milepost.simulator.server import SimulatorServer
 
