@@ -39,12 +39,11 @@ from milepost.service.api.dead_letters import (
     dead_letters,
 )
 from milepost.service.api.journal import journal, runs
-from milepost.service.api.openapi import described
 from milepost.service.api.overview import daemon_status, deliveries, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions, login
 from milepost.service.availability import StoreSize, StoreWatch, probes
-from milepost.service.endpoint import AnyOperation, routes_of
+from milepost.service.endpoint import AnyOperation, described, routes_of
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.events.route import event_stream
