@@ -26,7 +26,6 @@ from kit.engine_doubles import Inbox, engine, run_of
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
 from milepost.core.events import RunStatus
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.model import Conversation, Interaction, MessagePage, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import (
@@ -40,6 +39,7 @@ from milepost.core.ports import (
     Request,
     Usage,
 )
+from milepost.core.position import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.problems import Scope
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop

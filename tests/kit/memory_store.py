@@ -16,8 +16,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import MilepostError, OutcomeUnknown, VersionConflict
 from milepost.core.events import Entry, Resolution, StreamRemoved
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread, gaps_after
-from milepost.core.journal import Codec, check_link, dead_letter_after, instant_text
+from milepost.core.journal import Codec, check_link, dead_letter_after, gaps_after, instant_text
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -32,7 +31,7 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
-from milepost.core.position import Stretch, ThreadSpan
+from milepost.core.position import Gap, Stretch, ThreadSpan, ThreadsSearched, UnopenedThread
 from milepost.core.retry import latest_redrive
 from milepost.core.revisions import erased_in, to_look_up, unsent_in
 from milepost.core.webhooks import DueFact, WebhookEvent

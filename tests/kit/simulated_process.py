@@ -24,7 +24,6 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, Versi
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
-from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.model import Keys, Known, Stream, TokenHealth
 from milepost.core.plan import open_sweep, with_head_first
 from milepost.core.ports import (
@@ -43,6 +42,7 @@ from milepost.core.ports import (
     Rejected,
     Request,
 )
+from milepost.core.position import Gap, ThreadsSearched
 from milepost.core.problems import Remedy, Scope, rule_for
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.webhooks import DueFact

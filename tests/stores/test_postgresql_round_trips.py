@@ -22,9 +22,9 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.gaps import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Stream
 from milepost.core.ports import Commit, Committed
+from milepost.core.position import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.stores.open import open_reader
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.commit import PostgresqlWriter

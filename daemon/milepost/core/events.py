@@ -9,9 +9,17 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.gaps import GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, Stream, TokenHealth
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import (
+    GapEvent,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Mode,
+    Phase,
+    Position,
+)
 from milepost.core.problems import Problem, Scope
 from milepost.core.webhooks import FactsApplied
 

@@ -51,7 +51,9 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import (
+from milepost.core.missed import hints_after, window_after
+from milepost.core.model import OwnId, OwnIdState
+from milepost.core.position import (
     Gap,
     GapEnding,
     GapEvent,
@@ -60,10 +62,10 @@ from milepost.core.gaps import (
     MessagesMissed,
     MessagesOwed,
     MessagesRead,
+    Mode,
+    Phase,
+    Position,
 )
-from milepost.core.missed import hints_after, window_after
-from milepost.core.model import OwnId, OwnIdState
-from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied

@@ -20,7 +20,6 @@ from milepost.core.background import (
 from milepost.core.backlog import earlier_limit, next_search, open_found, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
-from milepost.core.gaps import Gap, MissedReason
 from milepost.core.message_reading import decide_messages, drop_gap, futile_page, request_of
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
@@ -35,6 +34,7 @@ from milepost.core.ports import (
     Source,
     Usage,
 )
+from milepost.core.position import Gap, MissedReason
 from milepost.core.problems import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler

@@ -13,10 +13,9 @@ from msgspec.structs import asdict, replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
-from milepost.core.position import Mode, Phase
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on

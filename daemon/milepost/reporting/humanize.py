@@ -10,7 +10,7 @@ from msgspec import Struct, to_builtins
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, MissedSoFar, Run
 from milepost.core.events import RunStatus, Tally
-from milepost.core.gaps import (
+from milepost.core.position import (
     Gap,
     GapEnding,
     GapEvent,

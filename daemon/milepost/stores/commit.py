@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import remove
-from milepost.core.gaps import GapAfter, gaps_after
-from milepost.core.journal import Codec, instant_text, since_removal
+from milepost.core.journal import Codec, GapAfter, gaps_after, instant_text, since_removal
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit
 from milepost.core.records import prepare

@@ -17,11 +17,10 @@ from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
 from milepost.core.journal import RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
-from milepost.core.position import Stretch, ThreadSpan
+from milepost.core.position import Gap, Stretch, ThreadSpan, ThreadsSearched, UnopenedThread
 from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
 from milepost.stores import rows

@@ -38,10 +38,9 @@ from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_to
 from milepost import __version__
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.gaps import MessagesMissed
 from milepost.core.model import Detail, Platform, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
-from milepost.core.position import Mode
+from milepost.core.position import MessagesMissed, Mode
 from milepost.core.problems import Problem, Remedy, Scope
 from milepost.engine.feed import Notice, Recorded, SlotWaited
 from milepost.service.metrics.collect import MAX_CODES, USAGE_SECONDS

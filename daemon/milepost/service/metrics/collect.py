@@ -18,9 +18,9 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.doubts import doubt_about
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnIdState, Stream
 from milepost.core.ports import Usage
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.problems import Problem, Remedy, Scope, rule_for
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
