@@ -11,7 +11,7 @@ from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, connected
 from milepost.stores.postgresql.reader import MAX_READERS, listening
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from stores.histories import live, stream
 
 STEPS = 40  # of the event loop, more than it takes to hand a connection over

@@ -30,7 +30,7 @@ from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row, stream
 from stores.store_dump import PostgresDump
 

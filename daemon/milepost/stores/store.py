@@ -15,8 +15,7 @@ from milepost.core.model import Changes, DataSource, Keys, Known, RefusedRow, St
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.core.webhooks import WebhookInbox
 from milepost.stores.commit import Outdated
-from milepost.stores.reader import Dialect, Session
-from milepost.stores.sql import Fetch
+from milepost.stores.reader import Dialect, Fetch, Session
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

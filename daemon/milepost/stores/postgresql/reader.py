@@ -19,7 +19,7 @@ from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
-from milepost.stores.audit import Audit, Ledger, Row, Table
+from milepost.stores.audit import Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, read_changes
 from milepost.stores.postgresql.connection import ANSWER_SECONDS, NO_TIMEOUT, Connection, Database, settings
 from milepost.stores.postgresql.encoding import json_projection, storable_row
@@ -27,8 +27,7 @@ from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import answering_within, hang_up, while_answering
 from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.reader import JournalReader
-from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.reader import Audit, JournalReader, Parameters, load_statements
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
