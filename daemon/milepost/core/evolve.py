@@ -33,6 +33,7 @@ from milepost.core.events import (
     Entry,
     FetchFailed,
     FieldsLeftOut,
+    GapEvent,
     OwnIdChecked,
     RateLimited,
     Reason,
@@ -56,7 +57,6 @@ from milepost.core.model import OwnId, OwnIdState
 from milepost.core.position import (
     Gap,
     GapEnding,
-    GapEvent,
     HistoryLeft,
     MessagesFailed,
     MessagesMissed,

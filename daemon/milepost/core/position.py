@@ -297,9 +297,6 @@ class MessagesMissed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         return sum(1 if each.count is None else each.count for each in self.missed)
 
 
-GapEvent = MessagesOwed | MessagesRead | MessagesFailed | MessagesMissed
-
-
 class HistoryLeft(Struct, frozen=True):
     """Of the `total` histories that have become owed since none was, `left` are still to be read."""
 
