@@ -16,7 +16,7 @@ from milepost.core.errors import StoreRefused
 from milepost.core.events import BatchStored, Event, RunStarted, SweepCompleted, Tally
 from milepost.core.model import Changes, DataSource, Platform, Stream
 from milepost.core.position import Mode
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
 from milepost.simulator.world import World
 from milepost.stores.open import open_store

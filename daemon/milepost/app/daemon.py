@@ -55,7 +55,7 @@ from milepost.service.metrics.collect import Metrics, exposition
 from milepost.service.metrics.traffic import DeliveryCounter
 from milepost.service.pages import pages, runbooks
 from milepost.service.systemd import Notifier, keep_notified, starting
-from milepost.settings import Settings, SyncSettings
+from milepost.settings.model import Settings, SyncSettings
 from milepost.stores.open import open_reader
 from milepost.stores.reader import JournalReader
 from milepost.stores.store import OpenStore

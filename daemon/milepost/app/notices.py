@@ -32,7 +32,7 @@ from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
 from milepost.service.metrics.traffic import NoticeCounter
 from milepost.service.notices import NoticeSender, destinations, urls_of
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.reader import JournalReader
 
 LOOK_SECONDS = 5.0

@@ -35,7 +35,7 @@ from milepost.core.events import Entry
 from milepost.core.journal import instant_text
 from milepost.reporting.describe import describe
 from milepost.reporting.humanize import counted, on_one_line
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.open import open_reader
 from milepost.stores.reader import Audit, JournalReader, StoredEntry
 from milepost.stores.url import StoreUrl

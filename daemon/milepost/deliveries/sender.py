@@ -23,7 +23,7 @@ from milepost.core.changes import MAX_WAIT_SECONDS, Answer, Change, DeliveryResu
 from milepost.core.journal import instant_text
 from milepost.facebook.network import Resolver, trusted
 from milepost.facebook.responses import retry_after_seconds
-from milepost.settings import DeliverySettings
+from milepost.settings.model import DeliverySettings
 from milepost.settings.types import is_local_name
 
 REQUEST_SECONDS = 15.0  # Standard Webhooks, "Deliverability": 15 to 30 seconds

@@ -29,7 +29,7 @@ from milepost.core.ports import Clock
 from milepost.deliveries.sender import Sender, fitting, sending_to
 from milepost.engine.feed import Notice, Recorded
 from milepost.engine.interrupt import Interrupt, Stop, bulkhead
-from milepost.settings import DeliverySettings
+from milepost.settings.model import DeliverySettings
 
 LOOK_SECONDS = 5.0  # between looks for what other processes changed: rows, or an operator's request
 MIN_SECONDS = 0.25  # between looks, however often something is committed
