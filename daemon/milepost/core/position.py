@@ -206,7 +206,11 @@ class HistoriesLeftOut(Struct, frozen=True, omit_defaults=True):
 
 
 class UnopenedThread(Struct, frozen=True):
-    """A stored conversation without a history on record. `stored` counts its messages that are not deleted."""
+    """A stored conversation without a history on record.
+
+    `stored` counts the messages that may be in its `message_count`: they are not deleted, and no later than the stored
+    state. `newest_at` is the time of the latest of these.
+    """
 
     conversation_id: str
     first_synced_at: datetime
