@@ -20,7 +20,7 @@ from milepost.settings import Settings
 from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
 from milepost.simulator.world import World
 from milepost.stores.open import open_store
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from stores.databases import AnyDatabase, databases
 from stores.histories import commit_after, conversation_row
 

@@ -217,6 +217,10 @@ WHERE
     stream = %(stream)s AND closed_at IS NULL
     AND EXISTS (SELECT 1 FROM unnest(%(event_ids)s::text[]) AS unsent WHERE strpos(payload, unsent) > 0);
 
+-- name: unsent_messages
+-- Those that a webhook has reported lately.
+SELECT message_id FROM webhook_events WHERE stream = %s AND kind = 'unsend';
+
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload)
 SELECT dead_letter_id, payload

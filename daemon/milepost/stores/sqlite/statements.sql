@@ -102,6 +102,10 @@ WHERE
     stream = :stream AND closed_at IS NULL
     AND EXISTS (SELECT 1 FROM json_each(:event_ids) WHERE instr(payload, value));
 
+-- name: unsent_messages
+-- Those that a webhook has reported lately.
+SELECT message_id FROM webhook_events WHERE stream = ? AND kind = 'unsend';
+
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?)
 ON CONFLICT (dead_letter_id) DO UPDATE SET payload = excluded.payload;
