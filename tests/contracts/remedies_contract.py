@@ -172,6 +172,22 @@ class BacklogContract:
         ]
         assert await store.search_threads(OTHER, None, 10) == ThreadsSearched((), None)
 
+    async def test_only_messages_up_to_the_stored_state_of_a_conversation_are_compared_with_its_count(
+        self, store: Store
+    ) -> None:
+        """The store may have refused the row of a later state, whose messages are stored."""
+        rows = tuple(conversation_row(key, synced_at=NOON, message_count=3) for key in ("t_1", "t_2"))
+        times = {"t_1": (-9.0, 0.0, 0.999, 1.0, 60.0), "t_2": (60.0, 90.0)}
+        messages = (event_at(f"{key}_{n}", key, n) for key, seconds in times.items() for n in seconds)
+        await commit(store, changes=Changes(rows, (), tuple(messages)))
+
+        searched = await store.search_threads(STREAM, None, 10)
+
+        assert sorted(searched.threads, key=lambda thread: thread.conversation_id) == [
+            UnopenedThread("t_1", NOON, 3, 3, at(-9), at(0.999)),
+            UnopenedThread("t_2", NOON, 3, 0, at(60), at(60)),
+        ]
+
     async def test_a_search_goes_on_after_each_step_until_the_last(self, store: Store) -> None:
         rows = tuple(conversation_row(f"t_{n}", synced_at=at(n // 2)) for n in range(7))
         messages = tuple(event_at(f"m_{n}", f"t_{n}", 0) for n in range(7))

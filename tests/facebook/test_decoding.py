@@ -654,7 +654,7 @@ class TestMoreThanWasAskedFor:
 
     def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
         long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
-        problem = decode_thread(encoded(long), 200, EDGE.own_ids)
+        problem = decode_thread(encoded(long), 200, "t_long", EDGE.own_ids)
         assert isinstance(problem, Problem)
         assert problem.kind is ProblemKind.OVERSIZE
 

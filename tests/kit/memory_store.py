@@ -307,9 +307,11 @@ class MemoryStore:
         times = [each.occurred_at for each in messages]
         if not times:
             return None
-        stored = sum(each.deleted_at is None for each in messages)
+        counted = [each for each in messages if each.occurred_at.replace(microsecond=0) <= row.updated_time]
+        stored = sum(each.deleted_at is None for each in counted)
+        newest_at = max((each.occurred_at for each in counted), default=min(times))
         return UnopenedThread(
-            row.conversation_id, row.first_synced_at, row.message_count, stored, min(times), max(times)
+            row.conversation_id, row.first_synced_at, row.message_count, stored, min(times), newest_at
         )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:

@@ -339,6 +339,22 @@ class TestFacts:
             details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
             assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
+    async def test_a_dead_letter_opened_later_keeps_no_text_of_an_unsent_message(self, kept: StoreDump) -> None:
+        rows = [event_row(f"m_{number}", text=f"a secret of m_{number}") for number in (1, 2)]
+        payloads = tuple(
+            DeadLetterPayload(f"d_{row.event_id}", msgspec.json.encode(Changes(interaction_events=(row,))).decode())
+            for row in rows
+        )
+        opened = [DeadLetterOpened(each.dead_letter_id, Stage.EVENTS, each.dead_letter_id, "why") for each in payloads]
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([said(WebhookKind.UNSEND, "m_1", 9, detail=None)], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            checkpoint = await store.load(STREAM)
+            await store.commit(commit_after(checkpoint, *opened, changes=Changes(payloads=payloads)))
+        left = kept.rows("SELECT payload FROM dead_letter_payloads ORDER BY dead_letter_id")
+        found = [row for (payload,) in left for row in msgspec.json.decode(payload, type=Changes).interaction_events]
+        assert found == [replace(rows[0], text=None), rows[1]]
+
     async def test_of_an_unsent_message_that_is_not_stored_no_later_edit_is_kept(self, kept: StoreDump) -> None:
         """Facts come in any order. It is still known as a repetition, and announces nothing else."""
         edits = [said(WebhookKind.EDIT, message_id, 5, detail='{"text":"a secret"}') for message_id in ("m_1", "m_2")]

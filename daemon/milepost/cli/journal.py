@@ -250,7 +250,9 @@ def export(config: str | None, file: str, *, force: bool) -> None:
     Each line is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
     """
     store_url = store_url_of(load_settings(config))
-    opened = nullcontext(sys.stdout.buffer) if file == "-" else atomic_file(Path(file), force=force)
+    opened = (
+        nullcontext(sys.stdout.buffer) if file == "-" else atomic_file(Path(file), force=force, database=store_url.file)
+    )
     try:
         with opened as out:
             written = asyncio.run(_export(store_url, out))

@@ -246,7 +246,7 @@ def backup(config: str | None, file: str, *, force: bool) -> None:
             hint="back up PostgreSQL with its own tools, such as pg_dump: docs/postgresql.md",
         )
     try:
-        with atomic_file(Path(file), force=force) as temporary:
+        with atomic_file(Path(file), force=force, database=database) as temporary:
             audit = asyncio.run(_back_up(database, Path(temporary.name)))
             size = temporary.seek(0, 2)
     except OSError as error:

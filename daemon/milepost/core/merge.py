@@ -230,12 +230,14 @@ def _conversation_row(
         return new_row(stream, read, now)
     if is_older_state(read, stored, now):
         return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
+    is_same_state = read.updated_time == stored.updated_time
     row = replace(
         stored,
         contact_id=read.contact.contact_id if read.contact else stored.contact_id,
         link=_first(read.link, stored.link),
         snippet=_first(read.snippet, stored.snippet),
-        message_count=_first(read.message_count, stored.message_count),
+        # A history may be taken for whole by its count, so that of an earlier state is not kept.
+        message_count=_first(read.message_count, stored.message_count) if is_same_state else read.message_count,
         unread_count=_first(read.unread_count, stored.unread_count),
         can_reply=_first(read.can_reply, stored.can_reply),
         updated_time=read.updated_time,

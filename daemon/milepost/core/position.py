@@ -206,7 +206,11 @@ class HistoriesLeftOut(Struct, frozen=True, omit_defaults=True):
 
 
 class UnopenedThread(Struct, frozen=True):
-    """A stored conversation without a history on record. `stored` counts its messages that are not deleted."""
+    """A stored conversation without a history on record.
+
+    `stored` counts the messages that may be in its `message_count`: they are not deleted, and no later than the stored
+    state. `newest_at` is the time of the latest of these.
+    """
 
     conversation_id: str
     first_synced_at: datetime
@@ -285,6 +289,11 @@ class Missed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     count: int | None = None
     is_estimate: bool = False
 
+    @property
+    def messages(self) -> int:
+        """How many messages these are; 1 if their number is unknown."""
+        return 1 if self.count is None else self.count
+
 
 class MessagesMissed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The API withholds messages: they are not stored, and are not requested again."""
@@ -294,7 +303,12 @@ class MessagesMissed(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     @property
     def messages(self) -> int:
         """How many messages are missed; where the number is unknown, one for each conversation."""
-        return sum(1 if each.count is None else each.count for each in self.missed)
+        return sum(each.messages for each in self.missed)
+
+    @property
+    def of_histories(self) -> int:
+        """How many of them are older than every stored message of their conversations."""
+        return sum(each.messages for each in self.missed if each.from_at is None)
 
 
 class HistoryLeft(Struct, frozen=True):

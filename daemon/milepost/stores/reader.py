@@ -313,7 +313,7 @@ class Session:
         found = await self.fetch("search_threads", span | {"until": last[0] if last else dialect.after_all})
         unopened = (
             UnopenedThread(
-                key, rows.instant(first_synced_at), count, stored, rows.instant(oldest), rows.instant(newest)
+                key, rows.instant(first_synced_at), count, stored, rows.instant(oldest), rows.instant(newest or oldest)
             )
             for key, first_synced_at, count, stored, oldest, newest in found
         )

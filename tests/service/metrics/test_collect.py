@@ -521,6 +521,15 @@ def test_missed_messages_are_counted_and_one_for_a_conversation_where_their_numb
     assert values(exposition, "messages_missed_total") == {"": 41}
 
 
+def test_missed_messages_of_histories_are_counted_among_them_and_apart() -> None:
+    history = replace(MISSED, from_at=None, count=900)
+
+    exposition = after(recorded(MessagesMissed((replace(MISSED, from_at=NOON), history))))
+
+    assert values(exposition, "messages_missed_total") == {"": 940}
+    assert values(exposition, "message_history_missed_total") == {"": 900}
+
+
 def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None:
     exposed = {}
     for family in families(everything().expose()):

@@ -290,8 +290,9 @@ class Counters:
                 series.interaction_events.inc(stored)
             case MessagesFailed(problem=problem):
                 self._count_error(problem, rule_for(problem, has_cursor=True).remedy)
-            case MessagesMissed(messages=messages):
+            case MessagesMissed(messages=messages, of_histories=of_histories):
                 series.messages_missed.inc(messages)
+                series.history_missed.inc(of_histories)
             case (
                 events.RunStarted()
                 | events.SweepStarted()

@@ -16,6 +16,7 @@ from psycopg import IsolationLevel, sql
 from psycopg.rows import TupleRow
 
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
+from milepost.core.errors import StoreAway
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
@@ -140,14 +141,18 @@ def settled(last: int, in_use: Iterable[int]) -> int:
 async def _settled_and_latest(database: Database, connection: Connection) -> tuple[int, int]:
     """Begin a transaction and return how far the feed is settled, and the number of the latest committed change.
 
-    It takes one round trip. The order of reads matters.
+    It takes one round trip. The order of reads matters. Raises StoreAway for a replica, where the locks of the
+    transactions under way do not show.
     """
     async with connection.pipeline():
         await database.begin(connection)
         taken = await connection.execute(database.sql["last_number"])
         in_use = await connection.execute(database.sql["numbers_in_use"])
         committed = await connection.execute(database.sql["last_change"])
-    ((last,),), ((latest,),) = await taken.fetchall(), await committed.fetchall()
+    ((last, is_replica),), ((latest,),) = await taken.fetchall(), await committed.fetchall()
+    if is_replica:
+        what = f"the database {database.name} does not answer: a replica cannot tell which changes are complete"
+        raise StoreAway(what, hint="let store.url lead to the primary; after a failover, it is retried")
     return min(settled(last, (key for (key,) in await in_use.fetchall())), int(latest)), int(latest)
 
 

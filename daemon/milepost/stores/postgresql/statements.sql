@@ -217,6 +217,10 @@ WHERE
     stream = %(stream)s AND closed_at IS NULL
     AND EXISTS (SELECT 1 FROM unnest(%(event_ids)s::text[]) AS unsent WHERE strpos(payload, unsent) > 0);
 
+-- name: unsent_messages
+-- Those that a webhook has reported lately.
+SELECT message_id FROM webhook_events WHERE stream = %s AND kind = 'unsend';
+
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload)
 SELECT dead_letter_id, payload
@@ -875,15 +879,18 @@ LIMIT 1 OFFSET %(offset)s;
 
 -- name: search_threads
 -- The conversations of a step that have stored messages but no recorded history, with the number of their messages. One
--- conversation at a time, as in `known`.
+-- conversation at a time, as in `known`. Messages after the second of `updated_time` are not in `message_count`: the
+-- store has refused the row of a later state.
 SELECT
     conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
     instant_text(newest_at)
 FROM conversations
 CROSS JOIN LATERAL (
     SELECT
-        count(*) FILTER (WHERE message.deleted_at IS NULL) AS messages, min(occurred_at) AS oldest_at,
-        max(occurred_at) AS newest_at
+        count(*) FILTER (WHERE message.deleted_at IS NULL AND date_trunc('second', occurred_at) <= updated_time)
+        AS messages,
+        min(occurred_at) AS oldest_at,
+        max(occurred_at) FILTER (WHERE date_trunc('second', occurred_at) <= updated_time) AS newest_at
     FROM contact_interaction_events AS message
     WHERE message.conversation_id = conversations.conversation_id
 ) AS stored

@@ -102,6 +102,10 @@ WHERE
     stream = :stream AND closed_at IS NULL
     AND EXISTS (SELECT 1 FROM json_each(:event_ids) WHERE instr(payload, value));
 
+-- name: unsent_messages
+-- Those that a webhook has reported lately.
+SELECT message_id FROM webhook_events WHERE stream = ? AND kind = 'unsend';
+
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?)
 ON CONFLICT (dead_letter_id) DO UPDATE SET payload = excluded.payload;
@@ -585,11 +589,14 @@ LIMIT 1 OFFSET :offset;
 
 -- name: search_threads
 -- The conversations of a step that have stored messages but no recorded history, with the number of their messages.
+-- Those after the second of `updated_time` are not in `message_count`: the store has refused the row of a later state.
 SELECT
     conversation_id, first_synced_at, message_count,
     (
         SELECT count(*) FROM contact_interaction_events AS message
-        WHERE message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+        WHERE
+            message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+            AND occurred_at <= substr(updated_time, 1, 19) || '.999Z'
     ),
     (
         SELECT min(occurred_at) FROM contact_interaction_events AS message
@@ -597,7 +604,9 @@ SELECT
     ) AS oldest_at,
     (
         SELECT max(occurred_at) FROM contact_interaction_events AS message
-        WHERE message.conversation_id = conversations.conversation_id
+        WHERE
+            message.conversation_id = conversations.conversation_id
+            AND occurred_at <= substr(updated_time, 1, 19) || '.999Z'
     )
 FROM conversations
 WHERE

@@ -146,7 +146,9 @@ class SqliteStore(OpenStore):
         the next commit here, and the checkpoint is read again.
         """
         committed = self._committed.get(stream)
-        return committed if committed is not None else await super().load(stream)
+        if committed is not None:
+            return committed
+        return await self._database.run(lambda connection: at_once(self._writer_on(connection).load(stream)))
 
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
