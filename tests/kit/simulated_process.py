@@ -277,7 +277,8 @@ class Process:
         return ObservedPending(pending, lambda decision: self._check(checkpoint, outcome, context, decision))
 
     def _check(self, checkpoint: Checkpoint, outcome: Outcome, context: Context, decision: Decision) -> None:
-        stream, sweep = checkpoint.stream, open_sweep(checkpoint, context.budget)
+        stream, begun = checkpoint.stream, with_head_first(checkpoint, context.budget)
+        sweep = open_sweep(begun, context.budget)
         if isinstance(decision, Record):
             self.invariants.decided(outcome, decision.events)
         if isinstance(outcome, Refused):
@@ -291,7 +292,6 @@ class Process:
                 ] += 1
             return
         if is_refused(decision):
-            begun = with_head_first(checkpoint, context.budget)
             is_another = mistaken(begun, outcome.batch, context.policy) is not None
             in_its_place = "another thread came in the place of one that fails"
             self.invariants.disturbed(stream, in_its_place if is_another else "a cursor loop")
