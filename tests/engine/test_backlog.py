@@ -543,7 +543,7 @@ async def test_messages_wait_for_their_share_while_another_stream_of_the_page_is
     async def sweep() -> None:
         with parts.call_shares.sweeping(instagram):
             for _ in range(3):
-                parts.call_shares.count_batch(instagram)
+                parts.call_shares.count_batches(instagram, 1)
                 await asyncio.sleep(10)
 
     sweeping = asyncio.create_task(sweep())
