@@ -268,7 +268,7 @@ def _dispatcher(parts: Parts, changes: ChangeReader) -> tuple[Dispatcher, Delive
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, store_watch: StoreWatch) -> Metrics:
     metrics = Metrics(live)
-    metrics.add_page_names(parts.registry.page_names)
+    metrics.page_names = parts.registry.page_names
     metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
     metrics.add_health(
         store_up=lambda: store_watch.outage is None,

@@ -385,7 +385,7 @@ def infos(exposition: Exposition) -> list[dict[str, str]]:
 def test_a_stream_has_the_name_of_its_page_and_what_it_is_called_later() -> None:
     names = {STREAM.page_id: 'The "Bakery"'}
     exposition = after(recorded(completed()), recorded(completed(), after=Checkpoint(OTHER)))
-    exposition.metrics.add_page_names(lambda: names)
+    exposition.metrics.page_names = lambda: names
     bakery = {"stream": KEY, "platform": STREAM.platform.value, "page_id": STREAM.page_id}
     other = {"stream": OTHER.key, "platform": "messenger", "page_id": "2", "page_name": "2"}
     assert infos(exposition) == [bakery | {"page_name": 'The "Bakery"'}, other]

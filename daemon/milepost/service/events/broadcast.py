@@ -45,21 +45,7 @@ class Beat:
 
     def __init__(self) -> None:
         self.live: Sequence[EncodedEvent] = ()
-        self._struck = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has been struck."""
-        return self._struck.is_set()
-
-    async def wait(self) -> None:
-        """Wait until it is struck."""
-        await self._struck.wait()
-
-    def strike(self, live: Sequence[EncodedEvent]) -> None:
-        """Wake everyone who waits for it."""
-        self.live = live
-        self._struck.set()
+        self.struck = asyncio.Event()
 
 
 class Broadcast:
@@ -144,7 +130,8 @@ class Broadcast:
 
     def _strike(self, live: Sequence[EncodedEvent]) -> None:
         beat, self._beat = self._beat, Beat()
-        beat.strike(live)
+        beat.live = live
+        beat.struck.set()
 
     # --- a reader's side ---
 
@@ -171,10 +158,10 @@ class Broadcast:
                     yield chunk
                 if self._is_over or self._recent is not recent:
                     return
-                is_late = beat.is_over  # only readers that keep up get events without an entry
+                is_late = beat.struck.is_set()  # only readers that keep up get events without an entry
                 try:
                     async with asyncio.timeout_at(due_at):
-                        await beat.wait()
+                        await beat.struck.wait()
                     live = () if is_late else beat.live
                 except TimeoutError:
                     # With the seq, so that a reader that filters resumes where it was, not at its last event.
