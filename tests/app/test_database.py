@@ -142,7 +142,7 @@ class TestADatabaseRemembersItsSource:
             await demand_source(other, settings(on_postgresql, base_url="https://graph.example"))
             row = Changes((conversation_row("t_1", of=INBOX, contact_id=None),))
             await one.commit(commit_after(Checkpoint(INBOX), changes=row))
-            with pytest.raises(StoreRefused, match="works for another source"):
+            with pytest.raises(StoreRefused, match="belongs to another source"):
                 await other.commit(commit_after(Checkpoint(DIRECT), changes=row))
         assert on_postgresql.rows("SELECT DISTINCT stream FROM journal") == [(INBOX.key,)]
 

@@ -202,10 +202,11 @@ def test_a_pipe_that_nobody_reads_leaves_no_traceback(database: Path) -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_full_disk_is_reported() -> None:
+@pytest.mark.parametrize("name", ["export", "tail"])
+def test_a_full_disk_is_reported(name: str) -> None:
     with Path("/dev/full").open("wb") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "milepost", "journal", "export"],
+            [sys.executable, "-m", "milepost", "journal", name],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -307,15 +307,25 @@ class TestHistory:
 
         assert bool(history_of(replace(full, message_count=count))) is is_owed
 
-    @pytest.mark.parametrize(("count", "is_owed"), [(None, False), (0, False), (3, True)])
-    def test_the_count_decides_for_a_conversation_that_came_without_messages(
-        self, count: int | None, *, is_owed: bool
+    @pytest.mark.parametrize(
+        ("count", "has_older", "is_owed"),
+        [(None, False, True), (None, True, True), (0, False, False), (0, True, True), (3, False, True)],
+    )
+    def test_a_conversation_that_came_without_messages_owes_them_unless_it_has_none(
+        self, count: int | None, *, has_older: bool, is_owed: bool
     ) -> None:
-        bare = replace(listed(has_older=False), message_count=count)
+        bare = replace(listed(has_older=has_older), message_count=count)
 
         assert bool(history_of(bare)) is is_owed
-        assert history_of(replace(bare, updated_time=at(-7200)), message_history_seconds=3600.0) == []
         assert history_of(bare, messages_per_conversation=0) == []
+
+    def test_messages_that_did_not_come_are_on_record_even_if_they_are_older_than_the_limit(self) -> None:
+        """No search finds their conversation in the tables if the limit is moved further back."""
+        bare = replace(listed(has_older=False), message_count=3, updated_time=at(-7200))
+
+        (gap,) = history_of(bare, message_history_seconds=3600.0)
+
+        assert gap.is_at_limit
 
     def test_messages_since_the_previous_sweep_are_owed_whatever_the_limit(self) -> None:
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))

@@ -168,7 +168,7 @@ class TestConversationsReadAgain:
     ) -> None:
         known = stored(batch(conversation(snippet="hello", message_count=3)))
 
-        found = again(batch(conversation(updated_time=updated_time, snippet="bye")), known)
+        found = again(batch(Conversation("t_1", updated_time, snippet="bye")), known)
 
         assert found.changes.conversations[0].message_count == count
 

@@ -143,6 +143,17 @@ class TestAConversationThatEndsTooSoon:
         assert [each.count for each in missed_by(*settled(messages_fetched(), stored(21, messages=20)))] == [1]
         assert missed_by(*settled(messages_fetched(), stored(20, messages=20))) == []
 
+    def test_a_count_of_fewer_messages_than_are_stored_is_no_evidence_that_all_were_read(self) -> None:
+        """Some of those below were unsent, where no list shows it, so those between may be withheld all the same."""
+        (missed,) = missed_by(*settled(messages_fetched(), stored(115, messages=120, below=100)))
+
+        assert (missed.count, missed.from_at, missed.until_at) == (None, at(-3600), at(-120))
+
+    @pytest.mark.parametrize("count", [20, 120])
+    def test_a_count_that_agrees_with_what_is_stored_with_or_without_those_below_is_evidence(self, count: int) -> None:
+        """A conversation that was deleted and goes on has only what came since."""
+        assert missed_by(*settled(messages_fetched(), stored(count, messages=120, below=100))) == []
+
     def test_a_walk_that_ends_above_where_the_list_began_has_left_a_hole(self) -> None:
         """What has arrived since fills the window, and the list's count knows nothing of it."""
         restarted = replace(AT_END, cursor=None)

@@ -62,12 +62,13 @@ def conversation(
     snippet: str | None = None,
     message_count: int | None = None,
 ) -> Conversation:
+    """Return a conversation; without messages it has none, by its count."""
     return Conversation(
         conversation_id,
         updated_time,
         contact=of,
         snippet=snippet,
-        message_count=message_count,
+        message_count=message_count if messages or message_count is not None else 0,
         interactions=tuple(messages),
     )
 

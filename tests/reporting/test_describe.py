@@ -176,7 +176,7 @@ CASES: dict[events.Event, Description] = {
         "The API refuses fields by name: conversations are read without can_reply, shares",
         WARNING,
         {"left_out": "can_reply, shares"},
-        "nothing is lost but these fields; they are tried again at each start, and with another source.version",
+        "nothing is lost but these fields; they are tried again daily, at each start and with another version",
     ),
     events.FieldsLeftOut(): Description("all fields read again", "The API knows all requested fields again"),
     events.CursorLost(problem(2642)): Description(

@@ -115,7 +115,7 @@ class NoticeWatch:
         """Yield an issue for the destinations that accept no notices."""
         failing = list(self._sender.failing())
         if failing:
-            what = f"notices to people are not taken by {counted(len(failing), 'destination')}"
+            what = f"notices to people are not accepted by {counted(len(failing), 'destination')}"
             reason = "; ".join(f"{each.name}: {each.reason}" for each in failing)
             yield Issue(IssueKind.NOTICES, what, min(each.since for each in failing), reason, ADVICE)
 

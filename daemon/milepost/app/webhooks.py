@@ -72,7 +72,7 @@ class Webhooks:
         async with serving_webhooks(host, port, requests) as url:
             if self._send is not None:
                 self._send(f"{url}{webhooks.path}", self._simulated_secret)
-            log.info("webhooks are taken", url=f"{url}{webhooks.path}")
+            log.info("listening for webhooks", url=f"{url}{webhooks.path}")
             self.counter.expect(self._supervisor.streams)
             self.judge.begin()
             self._is_listening = True

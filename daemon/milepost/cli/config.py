@@ -155,11 +155,11 @@ def notify() -> None:
 @notify.command()
 @config_option
 def test(config: str | None) -> None:
-    """Send a notice to each destination in notify.urls, and show whether its service took it.
+    """Send a notice to each destination in notify.urls, and show whether its service accepted it.
 
     Only the kind of service and its host are shown, because the rest of the URL may be secret.
 
-    Exit codes: 0 all services took it · 1 one did not · 78 there is no destination, or the configuration is invalid
+    Exit codes: 0 all services accepted it · 1 one did not · 78 there is no destination, or the configuration is invalid
     """
     # Imported here because none of the other commands sends notices.
     from milepost.reporting.notices import trial_notice  # noqa: PLC0415
@@ -171,6 +171,6 @@ def test(config: str | None) -> None:
         raise BadConfiguration("notify.urls is empty: there is nothing to try", hint=hint)
     found = destinations(urls)
     reasons = asyncio.run(try_each(found, trial_notice()))
-    words = ["taken" if reason is None else f"not taken: {reason}" for reason in reasons]
+    words = ["accepted" if reason is None else f"not accepted: {reason}" for reason in reasons]
     echo_wrapped(*in_columns([(each.name, said) for each, said in zip(found, words, strict=True)]))
     sys.exit(ExitCode.WITH_ERRORS if any(reasons) else ExitCode.COMPLETE)

@@ -192,11 +192,11 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
             f"there is no database at {store_url}", hint="the first start creates one, for its own source"
         )
     if await is_at_work(store_url):
-        raise StoreBusy(f"a Milepost works on the database {store_url}", hint="stop it first")
+        raise StoreBusy(f"a Milepost is using the database {store_url}", hint="stop it first")
     async with open_store(store_url) as store:
         recorded = await store.source()
         if recorded == wanted:
-            return f"{store_url} works for {wanted} already"
+            return f"{store_url} already belongs to {wanted}"
         held = await holdings(store)
         if held:
             click.echo("\n".join(_holdings_table(store_url, recorded, held)))
@@ -205,7 +205,7 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         await store.replace_source(wanted)
     # The old watermark would make a sweep complete at once, with most of the new source unread.
     whole = "; `milepost sync --full` reads the existing streams in full" if held else ""
-    return f"{store_url} works for {wanted} from now on{whole}"
+    return f"{store_url} belongs to {wanted} from now on{whole}"
 
 
 def _holdings_table(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:

@@ -64,11 +64,11 @@ def owed(
         if opens and stored is None and not is_bare and meeting.may_be_left_out(each, oldest_at := _oldest_at(each)):
             unrecorded.append(oldest_at)
         elif opens:
-            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each, _oldest_at(each)))
-            gaps += () if is_bare and gap.is_at_limit else (gap,)
-        limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
-        if limit is not None:
-            gap = meeting.gap_below(each, None, limit)
+            limit = None if stored else meeting.first_limit(each, _oldest_at(each))
+            gaps.append(meeting.gap_below(each, stored, limit))
+        late_limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
+        if late_limit is not None:
+            gap = meeting.gap_below(each, None, late_limit)
             gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
     gaps += meeting.moved_here()
     after = _left_out_after(checkpoint.left_out, unrecorded, meeting)
@@ -210,19 +210,20 @@ def _oldest_at(read: Conversation) -> datetime:
 
 
 def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:
-    """Return the conversations that came without messages although they have some, or have news.
+    """Return the conversations that came without messages although they may have some, or have news.
 
-    The API silently leaves out fields for which a permission is missing.
+    The API silently leaves out fields for which a permission is missing, and an empty page may have a `next`.
     """
     if not policy.messages_per_conversation or size_now(checkpoint, policy).detail.leaves_out:
         return ()
     unread = {each.subject for each in batch.unreadable}
 
     def is_bare(read: Conversation) -> bool:
-        if read.message_count == 0 or messages_of(read.conversation_id) in unread:
+        is_empty = read.message_count == 0 and not read.has_older
+        if is_empty or messages_of(read.conversation_id) in unread:
             return False
         stored = known.conversations.get(read.conversation_id)
-        return read.message_count is not None if stored is None else read.updated_time > stored.updated_time
+        return stored is None or read.updated_time > stored.updated_time
 
     return {each.conversation_id for each in batch.conversations if not each.interactions and is_bare(each)}
 

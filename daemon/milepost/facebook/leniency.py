@@ -98,9 +98,14 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
 
 
 def elements_of(value: list[Any] | dict[str, Any]) -> list[Any]:
-    """Return the elements of a list, which PHP writes as an object if its keys are not 0, 1, 2 and so on."""
+    """Return the elements of a list, which PHP writes as an object if its keys are not 0, 1, 2 and so on.
+
+    A list without its `data` may have a paging only: then it is empty.
+    """
     if isinstance(value, list):
         return value
+    if value.keys() == {"paging"}:
+        return []
     return list(value.values()) if all(isinstance(each, dict) for each in value.values()) else [value]
 
 

@@ -228,7 +228,7 @@ def _fields_left_out(event: events.FieldsLeftOut) -> Description:
         return Description("all fields read again", "The API knows all requested fields again")
     names = on_one_line(", ".join(event.fields))
     sentence = f"The API refuses fields by name: conversations are read without {names}"
-    hint = "nothing is lost but these fields; they are tried again at each start, and with another source.version"
+    hint = "nothing is lost but these fields; they are tried again daily, at each start and with another version"
     return Description("fields left out", sentence, Level.WARNING, {"left_out": names}, hint)
 
 

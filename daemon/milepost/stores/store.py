@@ -181,13 +181,13 @@ class OpenStore(Session, ABC):
 
 
 def demand_same(name: object, recorded: DataSource, wanted: DataSource) -> None:
-    """Raise StoreRefused if the database of this name works for another source than the wanted one."""
+    """Raise StoreRefused if the database of this name belongs to another source than the wanted one."""
     if recorded != wanted:
         raise StoreRefused(
-            f"the database {name} works for another source: it holds what came from {recorded},"
+            f"the database {name} belongs to another source: it holds what came from {recorded},"
             f" and the configuration names {wanted}",
-            hint="give store.url another database; or keep this one: remove what is not to stay with"
-            " `milepost streams remove`, then let it change over with `milepost store adopt`",
+            hint="set store.url to another database; or keep this one: remove the streams that should not stay with"
+            " `milepost streams remove`, then switch it with `milepost store adopt`",
         )
 
 

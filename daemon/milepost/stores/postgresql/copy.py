@@ -93,7 +93,7 @@ class _Side:
             self._begin()
             if self._ask("has_queue_schema") == (True,) and self._ask("workers_at_work", (ALIVE_SECONDS,)) != (0,):
                 raise StoreBusy(
-                    f"a Milepost works on the database {self._name}",
+                    f"a Milepost is using the database {self._name}",
                     hint="stop it first, and leave it stopped until the copy is made",
                 )
 
