@@ -40,7 +40,6 @@ READ_EVERYTHING = {
     "erase_payloads",
     "erase_reactions",
     "erase_webhook_events",
-    "linked_pages",
     "journal",
     "checkpoints",
     "count_checkpoints",

@@ -21,10 +21,10 @@ from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
 from milepost.stores.open import forget, open_store, remove
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import connected
+from milepost.stores.postgresql.connection import connected, settings
 from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
-from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
+from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS
 from stores.histories import commit_after, contact_row, event_row, page_row
 from stores.processes import outcome
 from stores.store_dump import IN_POSTGRESQL, SqliteDump, StoreDump
@@ -495,3 +495,20 @@ def test_events_are_worked_off_without_reading_all_messages(database: Database) 
     settle = load_statements("postgresql", "webhooks")[SETTLE].replace("%(due_before)s", "'infinity'")
     plan = "\n".join(line for (line,) in database.sql(f"EXPLAIN {settle}"))
     assert "Seq Scan on contact_interaction_events" not in plan
+
+
+@pytest.mark.parametrize("name", ["claim_webhook_events", "add_webhook_events"])
+def test_a_look_for_news_does_not_read_the_events_that_were_worked_off_or_only_wait(
+    database: Database, name: str
+) -> None:
+    database.sql(
+        "INSERT INTO webhook_events"
+        " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(),"
+        " CASE WHEN n % 2 = 0 THEN timestamptz '9000-01-01Z' END, 3 FROM generate_series(1, 50000) AS n"
+    )
+    asked = dict.fromkeys(("soon", "later", "ahead", "now"), NOON) | {"never": NEVER, "rows": "[]"}
+    with database.connect() as connection, connection.transaction():
+        connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
+        statement = f"EXPLAIN {load_statements('postgresql', 'webhooks')[name]}".encode()
+        plan = "\n".join(line for (line,) in connection.execute(statement, asked))
+    assert "Seq Scan on webhook_events" not in plan

@@ -373,8 +373,13 @@ def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
         gap.stored,
         gap.attempts,
         optional_text(gap.retry_at),
-        _encode(gap).decode(),
+        gap_json(gap),
     )
+
+
+def gap_json(gap: Gap) -> str:
+    """Return a gap as the JSON that `gap` reads."""
+    return _encode(gap).decode()
 
 
 def gap(state: str) -> Gap:

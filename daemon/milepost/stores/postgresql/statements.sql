@@ -611,23 +611,14 @@ CROSS JOIN LATERAL (
 ) AS stored;
 
 -- name: linked_pages
--- The page, and all pages that rows have moved from or to in any number of steps. Moves from before moves were recorded
--- show in messages that are stored under another page than their conversation.
-WITH RECURSIVE
-link (one, other) AS (
-    SELECT previous_page_id, page_id FROM page_moves WHERE platform = %(platform)s
-    UNION
-    SELECT conversations.page_id, said.page_id
-    FROM contact_interaction_events AS said
-    JOIN conversations USING (conversation_id)
-    WHERE said.platform = %(platform)s AND conversations.page_id <> said.page_id
-),
-linked (page_id) AS (
+-- The page, and all pages that rows have moved from or to in any number of steps.
+WITH RECURSIVE linked (page_id) AS (
     SELECT %(page_id)s::text COLLATE "C"
     UNION
-    SELECT CASE WHEN link.one = linked.page_id THEN link.other ELSE link.one END
+    SELECT CASE WHEN move.page_id = linked.page_id THEN move.previous_page_id ELSE move.page_id END
     FROM linked
-    JOIN link ON linked.page_id IN (link.one, link.other)
+    JOIN page_moves AS move
+        ON move.platform = %(platform)s AND linked.page_id IN (move.previous_page_id, move.page_id)
 )
 SELECT page_id FROM linked;
 
