@@ -100,11 +100,7 @@ def check(config: str | None, *, online: bool) -> None:
     lacks something, such as a subscription to webhooks
     """
     settings = load_settings(config)
-    if settings.notify.urls:
-        # Imported here because it loads more than everything else that a check needs.
-        from milepost.service.notices import demand_sendable  # noqa: PLC0415
-
-        demand_sendable(settings)
+    _demand_usable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
         echo_wrapped("There is no config.yaml here: the built-in settings apply, with the simulator")
@@ -113,6 +109,23 @@ def check(config: str | None, *, online: bool) -> None:
         echo_wrapped(*lines, "", *_origins(secret_report(path, os.environ)))
     if online:
         sys.exit(_try_tokens(settings))
+
+
+def _demand_usable(settings: Settings) -> None:
+    """Raise BadConfiguration for what only the environment or Apprise can tell: a bad proxy, certificates or notices.
+
+    What that needs is imported here, because it loads more than everything else in a check.
+    """
+    if settings.source.kind == "facebook":
+        from yarl import URL  # noqa: PLC0415
+
+        from milepost.facebook.network import route_to  # noqa: PLC0415
+
+        route_to(URL(settings.source.base_url), os.environ)
+    if settings.notify.urls:
+        from milepost.service.notices import demand_sendable  # noqa: PLC0415
+
+        demand_sendable(settings)
 
 
 def _purpose(settings: Settings) -> str:

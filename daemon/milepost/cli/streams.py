@@ -266,7 +266,7 @@ def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
         "dead_letter_payloads": forgotten.payloads,
     }
     if not any(rows.values()):
-        return [f"Nothing was stored for {who}; they are recorded to be kept out"]
+        return [f"Nothing was stored for {who}"]
     table = in_columns([("table", "rows removed"), *((name, f"{number:,}") for name, number in rows.items())], RIGHT)
     return [f"Erased {who}", *table]
 

@@ -271,7 +271,7 @@ def _run_result(
     if ended is None:
         return RunResult(stream, None)
     if ended.operator_pause is not None:
-        why = f"it is paused (by {ended.operator_pause.by}) and has to be resumed first"
+        why = f"it was paused by the {ended.operator_pause.by}, and has to be resumed first"
         return RunResult(stream, _new_run(ended, before), error=why)
     return RunResult(stream, _new_run(ended, before), backlog=ended.backlog)
 

@@ -168,6 +168,7 @@ async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop
 
     Until then, the store refuses every call, so that nothing more is recorded.
     """
+    name = "watch of the database"
 
     async def end() -> None:
         lost = await watch()
@@ -175,6 +176,8 @@ async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop
         await asyncio.sleep(LINGER_SECONDS)
         stop.request()
 
-    name = "watch of the database"
-    async with running(name, bulkhead(name, end())):
+    async def watched() -> None:  # may be cancelled before it begins, and then `end` must not exist
+        await bulkhead(name, end())
+
+    async with running(name, watched()):
         yield

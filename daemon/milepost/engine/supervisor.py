@@ -268,7 +268,7 @@ class Supervisor:
         self._note(stream, result)
         match result:
             case Checkpoint(operator_pause=OperatorPause(by=by)) as checkpoint:
-                why = f"it is paused (by {by}) and has to be resumed first"
+                why = f"it was paused by the {by}, and has to be resumed first"
                 return RunResult(stream, _run_of(checkpoint, budget.run_id), error=why)
             case Checkpoint() as checkpoint:
                 return RunResult(stream, _run_of(checkpoint, budget.run_id), backlog=checkpoint.backlog)

@@ -20,7 +20,7 @@ from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import HeadRoom
-from milepost.facebook.network import Proxy, Resolver, proxy_to, trusted
+from milepost.facebook.network import Proxy, Resolver, route_to
 from milepost.facebook.redaction import KnownTokens, without_token
 from milepost.facebook.responses import asked_by_server
 
@@ -150,8 +150,7 @@ class GraphClient:
     ) -> None:
         self.request_timeout_seconds = request_timeout_seconds
         self._root = URL(base_url) / version
-        self.proxy = proxy_to(self._root, os.environ)
-        self._trusted = trusted(os.environ) if self._root.scheme == "https" else None
+        self.proxy, self._trusted = route_to(self._root, os.environ)
         self._version = version
         self._clock = clock
         self.known_tokens = KnownTokens()

@@ -35,6 +35,14 @@ class Proxy(Struct, frozen=True):
         return f"Proxy({str(self.url)!r})"
 
 
+def route_to(url: URL, environment: Mapping[str, str]) -> tuple[Proxy | None, ssl.SSLContext | None]:
+    """Return the proxy and the trusted certificates for a URL, where the environment names them.
+
+    Raises BadConfiguration for a variable that cannot be used.
+    """
+    return proxy_to(url, environment), trusted(environment) if url.scheme == "https" else None
+
+
 def proxy_to(url: URL, environment: Mapping[str, str]) -> Proxy | None:
     """Return the proxy to use for a URL; None if none. Raises BadConfiguration, which does not quote the variable."""
     written = _variable("HTTPS_PROXY", environment)
