@@ -192,6 +192,19 @@ class TestWhatIsOwed:
 
         assert gap.back_to == at(0)
 
+    @pytest.mark.parametrize(
+        ("updated", "has_older", "is_owed"), [(-3600.0, True, True), (0.0, True, False), (-3600.0, False, False)]
+    )
+    def test_messages_that_could_not_be_read_until_now_are_owed_if_news_has_pushed_them_out_of_the_list(
+        self, updated: float, *, has_older: bool, is_owed: bool
+    ) -> None:
+        """The list closes their dead letter, although it may no longer show them."""
+        dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
+        known = replace(stored(updated, "m_-60"), dead_letters={"t_1/messages": dead_letter})
+        gaps = owed_of(listed(-60, -30, has_older=has_older), known)
+
+        assert [(gap.reached_at, gap.cursor) for gap in gaps] == [(at(-60), "older")] * is_owed
+
     def test_a_history_is_owed_if_the_store_refused_the_conversation_before(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))

@@ -96,12 +96,16 @@ class _Meeting(Struct, frozen=True):
         A conversation without news owes nothing new, unless its messages could not be read until now, or it moves here
         from another page. A conversation with news owes the messages before them even if the list names no older ones,
         because the stored ones are older. A conversation that is not stored, and that the store did not refuse, is new.
+
+        If messages could not be read until now, and others have come since, the list may no longer show them, even if
+        some of the listed are stored.
         """
+        has_news, is_unread = read.conversation_id in self.changed, read.conversation_id in self.unread
         if stored is None and read.conversation_id not in self.refused:
-            opens = _shows_older(read, self.context.policy)
-        else:
-            opens = read.conversation_id in self.changed or read.conversation_id in self.unread
-        return opens and self._are_unknown(read)
+            return _shows_older(read, self.context.policy) and self._are_unknown(read)
+        if has_news and is_unread and read.interactions and _shows_older(read, self.context.policy):
+            return True
+        return (has_news or is_unread) and self._are_unknown(read)
 
     def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
