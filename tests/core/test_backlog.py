@@ -31,14 +31,17 @@ from kit.builders import (
     problem,
     refused,
     run_started,
+    sweep_started,
     unreadable,
 )
 from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
 from milepost.core.events import (
+    BatchShrunk,
     DeadLetterClosed,
     DeadLetterOpened,
+    Event,
     RateLimited,
     Reason,
     RedriveFailed,
@@ -66,13 +69,14 @@ from milepost.core.message_reading import (
 from milepost.core.model import (
     Changes,
     Conversation,
+    Detail,
     Interaction,
     Known,
     KnownDeadLetter,
     RefusedRow,
     Table,
 )
-from milepost.core.ports import DueDeadLetter, MessagesOutcome, OpenGap
+from milepost.core.ports import DueDeadLetter, Fetched, MessagesOutcome, OpenGap
 from milepost.core.position import Mode
 from milepost.core.problems import Problem
 from milepost.core.records import Record
@@ -332,6 +336,19 @@ class TestHistory:
 
         assert bool(history_of(bare)) is is_owed
         assert history_of(bare, messages_per_conversation=0) == []
+
+    def test_messages_that_did_not_come_with_a_thread_that_was_read_alone_are_owed(self) -> None:
+        """The list leaves out its messages, but the request for the thread did not."""
+        lean = given(BatchShrunk(1, Detail.BARE, UNKNOWN, "t_1"), after=given(run_started(), sweep_started()))
+        bare = fetched(replace(listed(has_older=False), message_count=3))
+
+        def owed(answer: Fetched) -> list[type[Event]]:
+            record = decide(lean, answer, context()).record(Known())
+            assert isinstance(record, Record)
+            return [type(event) for event in record.events if isinstance(event, MessagesOwed | DeadLetterOpened)]
+
+        assert owed(bare) == [DeadLetterOpened]
+        assert owed(replace(bare, is_whole=True)) == [MessagesOwed]
 
     def test_messages_that_did_not_come_are_on_record_even_if_they_are_older_than_the_limit(self) -> None:
         """No search finds their conversation in the tables if the limit is moved further back."""
