@@ -154,6 +154,13 @@ class TestAConversationThatEndsTooSoon:
         """A conversation that was deleted and goes on has only what came since."""
         assert missed_by(*settled(messages_fetched(), stored(count, messages=120, below=100))) == []
 
+    def test_a_history_that_ends_with_an_empty_page_and_of_which_more_are_stored_than_counted_misses_nothing(
+        self,
+    ) -> None:
+        history = replace(AT_END, history_to=at(-86_400), listed=WINDOW)
+
+        assert missed_by(*settled(messages_fetched(), stored(115, messages=120, below=100), history)) == []
+
     def test_a_walk_that_ends_above_where_the_list_began_has_left_a_hole(self) -> None:
         """What has arrived since fills the window, and the list's count knows nothing of it."""
         restarted = replace(AT_END, cursor=None)

@@ -18,8 +18,8 @@ from milepost.core.dead_letters import messages_of, row_of
 from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
-from milepost.core.model import Batch, Conversation, ConversationRow, Known
-from milepost.core.plan import Policy, RunBudget, size_now
+from milepost.core.model import Batch, Conversation, ConversationRow, Detail, Known
+from milepost.core.plan import Policy, RunBudget
 from milepost.core.position import (
     Gap,
     HistoriesLeftOut,
@@ -34,9 +34,12 @@ from milepost.core.walk import EPOCH, overlap_before
 
 
 def owed(
-    checkpoint: Checkpoint, batch: Batch, found: Difference, known: Known, context: Context
+    checkpoint: Checkpoint, batch: Batch, detail: Detail, found: Difference, known: Known, context: Context
 ) -> tuple[MessagesOwed, ...]:
-    """Return the event of the messages that a batch shows to be owed, if any. `found` are the batch's changes."""
+    """Return the event of the messages that a batch with this detail shows to be owed, if any.
+
+    `found` are the batch's changes.
+    """
     watermark, overlap_seconds = checkpoint.watermark, context.policy.watermark_overlap_seconds
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
     changed = frozenset([row.conversation_id for row in found.changes.conversations])
@@ -56,7 +59,7 @@ def owed(
     )
     gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back the histories reach that are left out of the record
-    bare = _came_bare(checkpoint, batch, known, context.policy)
+    bare = _came_bare(batch, known) if context.policy.messages_per_conversation and not detail.leaves_out else ()
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
         is_bare = each.conversation_id in bare
@@ -103,12 +106,16 @@ class _Meeting(Struct, frozen=True):
         A conversation without news owes nothing new, unless its messages could not be read until now, or it moves here
         from another page. A conversation with news owes the messages before them even if the list names no older ones,
         because the stored ones are older. A conversation that is not stored, and that the store did not refuse, is new.
+
+        If messages could not be read until now, and others have come since, the list may no longer show them, even if
+        some of the listed are stored.
         """
+        has_news, is_unread = read.conversation_id in self.changed, read.conversation_id in self.unread
         if stored is None and read.conversation_id not in self.refused:
-            opens = _shows_older(read, self.context.policy)
-        else:
-            opens = read.conversation_id in self.changed or read.conversation_id in self.unread
-        return opens and self._are_unknown(read)
+            return _shows_older(read, self.context.policy) and self._are_unknown(read)
+        if has_news and is_unread and read.interactions and _shows_older(read, self.context.policy):
+            return True
+        return (has_news or is_unread) and self._are_unknown(read)
 
     def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
@@ -209,18 +216,20 @@ def _oldest_at(read: Conversation) -> datetime:
     return oldest_at
 
 
-def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:
+def has_no_messages(read: Conversation) -> bool:
+    """Return whether a conversation that came without messages has none, by its count."""
+    return read.message_count == 0 and not read.has_older
+
+
+def _came_bare(batch: Batch, known: Known) -> Collection[str]:
     """Return the conversations that came without messages although they may have some, or have news.
 
     The API silently leaves out fields for which a permission is missing, and an empty page may have a `next`.
     """
-    if not policy.messages_per_conversation or size_now(checkpoint, policy).detail.leaves_out:
-        return ()
     unread = {each.subject for each in batch.unreadable}
 
     def is_bare(read: Conversation) -> bool:
-        is_empty = read.message_count == 0 and not read.has_older
-        if is_empty or messages_of(read.conversation_id) in unread:
+        if has_no_messages(read) or messages_of(read.conversation_id) in unread:
             return False
         stored = known.conversations.get(read.conversation_id)
         return stored is None or read.updated_time > stored.updated_time

@@ -251,7 +251,7 @@ def read_batch(
     dead_letters, payloads = opened(stream, failures, known, now)
     missed = () if detail.leaves_out else missed_events(*without_content(written.changes.interaction_events))
     closed = recovered(readable, detail, failures, known)
-    gaps = owed(checkpoint, readable, found, known, context)
+    gaps = owed(checkpoint, readable, detail, found, known, context)
     tally = replace(written.tally, dead_lettered=len(dead_letters), unreadable=len(failures))
     events: tuple[Event, ...] = (*dead_letters, *closed, *missed, *gaps)
     return BatchRead(replace(written.changes, payloads=payloads), events, tally, failures)
