@@ -77,12 +77,15 @@ class Reading(Struct, frozen=True):
     """The messages of a conversation in an answer, from the oldest to the newest.
 
     The `fingerprint` covers their ids and content; None if the answer may lack some of the messages in between.
+    `updated_time` is the conversation's; None if the answer does not have it.
     """
 
     conversation_id: str
     oldest_at: datetime
     newest_at: datetime
     fingerprint: str | None
+    event_ids: tuple[str, ...] = ()
+    updated_time: datetime | None = None
 
 
 class ThreadSpan(Struct, frozen=True):
