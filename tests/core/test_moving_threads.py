@@ -88,6 +88,15 @@ def test_a_thread_may_escape_several_scans() -> None:
     assert world.deleted == set()
 
 
+def test_a_first_batch_full_of_the_second_in_which_the_scan_before_began_is_no_snapshot() -> None:
+    world = MovingWorld(40, 10)
+    world.now += timedelta(seconds=0.5)  # so that the first two batches of the scan are read in one second
+
+    world.sweep([*ESCAPES_THE_WALK, [16], [35, *range(12)], [], [35]])
+
+    assert world.deleted == set()
+
+
 def test_a_scan_whose_first_batch_shows_all_that_moved_is_not_repeated() -> None:
     world = MovingWorld(40, 10)
     world.take_away([20])
