@@ -22,7 +22,7 @@ from milepost.engine.interrupt import Stop
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.notices import NoticeText
 from milepost.service.notices import Destination
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.reader import JournalReader, StoredEntry
 
 ON = Settings.model_validate({"notify": {"urls": ("json://people",)}})

@@ -180,7 +180,7 @@ async def test_a_source_in_use_is_not_copied(installation: Installation, unmade:
             await daemon.url()
             refused = await copy(installation, unmade.url, environment=password(unmade))
     assert refused.code == 75
-    assert "works on the database" in refused.stderr
+    assert "is using the database" in refused.stderr
     assert not AnyDatabase(unmade.store_url, unmade).has_tables()
 
 
@@ -196,7 +196,7 @@ async def test_a_server_in_use_is_neither_source_nor_target(installation: Instal
             into_it = await copy(installation, database.url, "-c", str(files), environment=password(database))
     for refused in (out_of_it, into_it):
         assert refused.code == 75, refused
-        assert f"a Milepost works on the database {database.url}" in refused.stderr
+        assert f"a Milepost is using the database {database.url}" in refused.stderr
     assert database.sql("SELECT count(*) FROM unfinished_copy") == [(0,)]
 
 

@@ -32,7 +32,7 @@ from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
 from milepost.service.metrics.traffic import NoticeCounter
 from milepost.service.notices import NoticeSender, destinations, urls_of
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.reader import JournalReader
 
 LOOK_SECONDS = 5.0
@@ -118,7 +118,7 @@ class NoticeWatch:
             yield self._refusal
         failing = list(self._sender.failing())
         if failing:
-            what = f"notices to people are not taken by {counted(len(failing), 'destination')}"
+            what = f"notices to people are not accepted by {counted(len(failing), 'destination')}"
             reason = "; ".join(f"{each.name}: {each.reason}" for each in failing)
             yield Issue(IssueKind.NOTICES, what, min(each.since for each in failing), reason, ADVICE)
 

@@ -23,12 +23,12 @@ from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
-from milepost.settings import Settings, StoreSettings, default_path
-from milepost.settings.model import key_of
+from milepost.settings.load import default_path
+from milepost.settings.model import Settings, StoreSettings, key_of
 from milepost.settings.secrets import read_secret
-from milepost.stores.audit import Audit
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
 from milepost.stores.open import copy_store, has_database, is_at_work, open_store
+from milepost.stores.reader import Audit
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.url import StoreUrl
 
@@ -192,11 +192,11 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
             f"there is no database at {store_url}", hint="the first start creates one, for its own source"
         )
     if await is_at_work(store_url):
-        raise StoreBusy(f"a Milepost works on the database {store_url}", hint="stop it first")
+        raise StoreBusy(f"a Milepost is using the database {store_url}", hint="stop it first")
     async with open_store(store_url) as store:
         recorded = await store.source()
         if recorded == wanted:
-            return f"{store_url} works for {wanted} already"
+            return f"{store_url} already belongs to {wanted}"
         held = await holdings(store)
         if held:
             click.echo("\n".join(_holdings_table(store_url, recorded, held)))
@@ -205,7 +205,7 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         await store.replace_source(wanted)
     # The old watermark would make a sweep complete at once, with most of the new source unread.
     whole = "; `milepost sync --full` reads the existing streams in full" if held else ""
-    return f"{store_url} works for {wanted} from now on{whole}"
+    return f"{store_url} belongs to {wanted} from now on{whole}"
 
 
 def _holdings_table(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
@@ -246,7 +246,7 @@ def backup(config: str | None, file: str, *, force: bool) -> None:
             hint="back up PostgreSQL with its own tools, such as pg_dump: docs/postgresql.md",
         )
     try:
-        with atomic_file(Path(file), force=force) as temporary:
+        with atomic_file(Path(file), force=force, database=database) as temporary:
             audit = asyncio.run(_back_up(database, Path(temporary.name)))
             size = temporary.seek(0, 2)
     except OSError as error:

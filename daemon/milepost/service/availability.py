@@ -168,7 +168,7 @@ def probes(
         try:
             await store.demand(MAX_STORE_SECONDS)
         except TimeoutError as error:
-            text = f"the store did not answer within {MAX_STORE_SECONDS:g} s"
+            text = f"the database did not answer within {MAX_STORE_SECONDS:g} s"
             raise web.HTTPServiceUnavailable(text=text) from error
         except MilepostError as error:
             raise web.HTTPServiceUnavailable(text=error.message) from error

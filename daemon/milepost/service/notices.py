@@ -22,7 +22,7 @@ from milepost.core.errors import BadConfiguration
 from milepost.core.notices import NoticeKind
 from milepost.core.ports import Clock
 from milepost.reporting.notices import NoticeText
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase

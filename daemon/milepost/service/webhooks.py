@@ -199,7 +199,7 @@ class WebhookRequests:
         if index != self._signed_by:
             self._signed_by = index
             name = "source.app_secret" if index == 0 else f"webhooks.secrets[{index - 1}]"
-            log.info("webhooks are signed", secret=name)
+            log.info("webhook signature verified", secret=name)
 
     async def _store(self, body: bytes) -> None:
         try:
