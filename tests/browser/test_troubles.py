@@ -370,3 +370,20 @@ async def test_a_slow_discard_does_not_close_the_question_about_another_dead_let
             await expect(page.locator(".toast", has_text="is resolved and closed")).to_be_visible()
             await expect(dialog).to_be_visible()
             await expect(dialog.get_by_role("button", name="Discard it")).not_to_have_attribute("aria-disabled", "true")
+
+
+async def test_an_action_without_an_answer_is_not_called_failed(installation: Installation, browser: Browser) -> None:
+    async def done_but_cut_off(route: Route) -> None:
+        await route.fetch()
+        await route.abort()
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await verdict(page, "The stream is up to date")
+            visit.is_away = True
+            await page.route("**/pause", done_but_cut_off)
+            await page.get_by_role("button", name="Pause").click()
+            await expect(page.locator(".toast")).to_contain_text("it may take effect all the same")
+            await verdict(page, "The stream is paused")

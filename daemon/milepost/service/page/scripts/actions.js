@@ -11,7 +11,8 @@ async function act(button, path, body, { onDone, onError = (words) => toast("sto
     onDone(await request(path, body));
     return true;
   } catch (error) {
-    onError(`Action failed: ${error.message}`);
+    const isUnknown = error.status === 0; // the daemon may have acted, and its answer be lost
+    onError(isUnknown ? `${capitalized(error.message)}; it may take effect all the same` : `Action failed: ${error.message}`);
     return false;
   } finally {
     switchOff(button, false);
