@@ -25,7 +25,7 @@ from milepost.core.position import Mode
 from milepost.core.problems import Scope
 from milepost.engine.interrupt import Stop
 from milepost.service.api.overview import ChangesSince
-from milepost.settings import HttpSettings, SyncSettings
+from milepost.settings.model import HttpSettings, SyncSettings
 
 DONE = events.SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1, unchanged=50))
 FULL = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, unchanged=50))

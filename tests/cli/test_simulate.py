@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from milepost.cli.simulate import command
 from milepost.core.errors import BadConfiguration, MilepostError
-from milepost.settings import load
+from milepost.settings.load import load
 
 
 def milepost(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:

@@ -13,10 +13,9 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import is_of_older, row_of
 from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import Event, Stage, Tally
-from milepost.core.gaps import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Stream
-from milepost.core.position import Mode
+from milepost.core.position import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed, Mode
 from milepost.core.problems import Scope
 from milepost.core.walk import EPOCH
 

@@ -21,7 +21,7 @@ from milepost.reporting.health import Issue, IssueKind, WebhookStatus
 from milepost.reporting.humanize import counted, listed
 from milepost.service.metrics.traffic import EXPIRED, REQUEST, WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.settings.types import split_address
 
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"

@@ -16,7 +16,9 @@ from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, MilepostError
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
-from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report
+from milepost.settings.load import default_path, moved_keys, secret_report
+from milepost.settings.model import Settings
+from milepost.settings.secrets import SecretOrigin
 
 DEFAULT = Path("config.yaml")
 FOR_FACEBOOK = """\
@@ -117,7 +119,7 @@ def _demand_usable(settings: Settings) -> None:
     if settings.source.kind == "facebook":
         from yarl import URL  # noqa: PLC0415
 
-        from milepost.facebook.proxy import route_to  # noqa: PLC0415
+        from milepost.facebook.network import route_to  # noqa: PLC0415
 
         route_to(URL(settings.source.base_url), os.environ)
     if settings.notify.urls:

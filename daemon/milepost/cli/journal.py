@@ -35,10 +35,9 @@ from milepost.core.events import Entry
 from milepost.core.journal import instant_text
 from milepost.reporting.describe import describe
 from milepost.reporting.humanize import counted, on_one_line
-from milepost.settings import Settings
-from milepost.stores.audit import Audit
+from milepost.settings.model import Settings
 from milepost.stores.open import open_reader
-from milepost.stores.reader import JournalReader, StoredEntry
+from milepost.stores.reader import Audit, JournalReader, StoredEntry
 from milepost.stores.url import StoreUrl
 
 MAX_LINES = 10_000

@@ -23,12 +23,12 @@ from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
-from milepost.settings import Settings, StoreSettings, default_path
-from milepost.settings.model import key_of
+from milepost.settings.load import default_path
+from milepost.settings.model import Settings, StoreSettings, key_of
 from milepost.settings.secrets import read_secret
-from milepost.stores.audit import Audit
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
 from milepost.stores.open import copy_store, has_database, is_at_work, open_store
+from milepost.stores.reader import Audit
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.url import StoreUrl
 

@@ -31,7 +31,7 @@ from milepost.core.errors import StoreBusy
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import counted, in_columns, on_one_line
 from milepost.reporting.summary import ExitCode
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, is_at_work, open_reader, remove
 from milepost.stores.reader import StreamRows

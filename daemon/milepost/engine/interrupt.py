@@ -73,14 +73,8 @@ class Interrupt:
 class Stop(Interrupt):
     """The request to shut down, which is final."""
 
-    @property
-    def is_requested(self) -> bool:
-        """Whether shutdown was requested."""
-        return self.is_set
-
-    def request(self) -> None:
-        """Request shutdown. Requesting it again changes nothing."""
-        self.set()
+    is_requested = Interrupt.is_set
+    request = Interrupt.set
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------

@@ -13,13 +13,12 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import remove
-from milepost.core.gaps import GapAfter, gaps_after
-from milepost.core.journal import Codec, instant_text, since_removal
+from milepost.core.journal import Codec, GapAfter, gaps_after, instant_text, since_removal
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit
 from milepost.core.records import prepare
-from milepost.stores.reader import Session, stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.core.revisions import erased_in
+from milepost.stores.reader import Parameters, Session, stream_parameters
 
 # LINKS first: once the pages are linked, a person who was erased on one of them is kept out of this very commit, and is
 # erased on the other page if the link is new. Then MOVES, with conversations last: the other rows are found by them.
@@ -154,6 +153,21 @@ class Writer(Session, ABC):
             await self.execute("mark_missed_as_deleted", commit_parameters(commit) | {"at": at})
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
+
+    async def without_unsent(self, commit: Commit) -> list[tuple[str, str]]:
+        """Return the payloads that a commit brings, without the content of messages that a webhook reported as unsent.
+
+        A webhook that comes later finds them stored.
+        """
+        payloads = commit.changes.payloads
+        if not payloads:
+            return []
+        unsent = [key for (key,) in await self.fetch("unsent_messages", (commit.checkpoint.stream.key,))]
+        erased = []
+        for each in payloads:
+            named = [key for key in unsent if key in each.payload]
+            erased.append((each.dead_letter_id, erased_in(each.payload, named) if named else each.payload))
+        return erased
 
     async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
         """Erase a contact on the stream's page and on all pages linked to it, and keep them out there."""

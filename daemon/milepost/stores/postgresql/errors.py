@@ -64,10 +64,10 @@ _REJECTED = {
     "too many clients": "53300",
     "connection slots are reserved": "53300",
     'role "': "28",  # the role does not exist, or may not log in
+    "certificate": "",  # the server's is not trusted, or the root's does not exist
     "does not exist": "3D",
     "the database system is": "57",  # starting up, shutting down, in recovery mode
     "does not support SSL": "",
-    "certificate": "",
 }
 _TLS = "check sslmode and sslrootcert in store.url: docs/postgresql.md"
 

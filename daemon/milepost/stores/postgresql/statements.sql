@@ -217,6 +217,10 @@ WHERE
     stream = %(stream)s AND closed_at IS NULL
     AND EXISTS (SELECT 1 FROM unnest(%(event_ids)s::text[]) AS unsent WHERE strpos(payload, unsent) > 0);
 
+-- name: unsent_messages
+-- Those that a webhook has reported lately.
+SELECT message_id FROM webhook_events WHERE stream = %s AND kind = 'unsend';
+
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload)
 SELECT dead_letter_id, payload
@@ -607,23 +611,14 @@ CROSS JOIN LATERAL (
 ) AS stored;
 
 -- name: linked_pages
--- The page, and all pages that rows have moved from or to in any number of steps. Moves from before moves were recorded
--- show in messages that are stored under another page than their conversation.
-WITH RECURSIVE
-link (one, other) AS (
-    SELECT previous_page_id, page_id FROM page_moves WHERE platform = %(platform)s
-    UNION
-    SELECT conversations.page_id, said.page_id
-    FROM contact_interaction_events AS said
-    JOIN conversations USING (conversation_id)
-    WHERE said.platform = %(platform)s AND conversations.page_id <> said.page_id
-),
-linked (page_id) AS (
+-- The page, and all pages that rows have moved from or to in any number of steps.
+WITH RECURSIVE linked (page_id) AS (
     SELECT %(page_id)s::text COLLATE "C"
     UNION
-    SELECT CASE WHEN link.one = linked.page_id THEN link.other ELSE link.one END
+    SELECT CASE WHEN move.page_id = linked.page_id THEN move.previous_page_id ELSE move.page_id END
     FROM linked
-    JOIN link ON linked.page_id IN (link.one, link.other)
+    JOIN page_moves AS move
+        ON move.platform = %(platform)s AND linked.page_id IN (move.previous_page_id, move.page_id)
 )
 SELECT page_id FROM linked;
 
@@ -875,15 +870,18 @@ LIMIT 1 OFFSET %(offset)s;
 
 -- name: search_threads
 -- The conversations of a step that have stored messages but no recorded history, with the number of their messages. One
--- conversation at a time, as in `known`.
+-- conversation at a time, as in `known`. Messages after the second of `updated_time` are not in `message_count`: the
+-- store has refused the row of a later state.
 SELECT
     conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
     instant_text(newest_at)
 FROM conversations
 CROSS JOIN LATERAL (
     SELECT
-        count(*) FILTER (WHERE message.deleted_at IS NULL) AS messages, min(occurred_at) AS oldest_at,
-        max(occurred_at) AS newest_at
+        count(*) FILTER (WHERE message.deleted_at IS NULL AND date_trunc('second', occurred_at) <= updated_time)
+        AS messages,
+        min(occurred_at) AS oldest_at,
+        max(occurred_at) FILTER (WHERE date_trunc('second', occurred_at) <= updated_time) AS newest_at
     FROM contact_interaction_events AS message
     WHERE message.conversation_id = conversations.conversation_id
 ) AS stored

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from milepost.stores.sqlite.errors import error_of, errors_of
 from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, WAL, Inode, OpenFiles, beside, inode_of
 

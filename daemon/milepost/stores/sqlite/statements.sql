@@ -102,6 +102,10 @@ WHERE
     stream = :stream AND closed_at IS NULL
     AND EXISTS (SELECT 1 FROM json_each(:event_ids) WHERE instr(payload, value));
 
+-- name: unsent_messages
+-- Those that a webhook has reported lately.
+SELECT message_id FROM webhook_events WHERE stream = ? AND kind = 'unsend';
+
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?)
 ON CONFLICT (dead_letter_id) DO UPDATE SET payload = excluded.payload;
@@ -403,23 +407,14 @@ WHERE
     AND contact_id IN (SELECT value FROM json_each(:contacts));
 
 -- name: linked_pages
--- The page, and all pages that rows have moved from or to in any number of steps. Moves from before moves were recorded
--- show in messages that are stored under another page than their conversation.
-WITH RECURSIVE
-link (one, other) AS (
-    SELECT previous_page_id, page_id FROM page_moves WHERE platform = :platform
-    UNION ALL
-    SELECT conversations.page_id, said.page_id
-    FROM contact_interaction_events AS said
-    JOIN conversations USING (conversation_id)
-    WHERE said.platform = :platform AND conversations.page_id <> said.page_id
-),
-linked (page_id) AS (
+-- The page, and all pages that rows have moved from or to in any number of steps.
+WITH RECURSIVE linked (page_id) AS (
     SELECT :page_id
     UNION
-    SELECT CASE WHEN link.one = linked.page_id THEN link.other ELSE link.one END
+    SELECT CASE WHEN move.page_id = linked.page_id THEN move.previous_page_id ELSE move.page_id END
     FROM linked
-    JOIN link ON linked.page_id IN (link.one, link.other)
+    JOIN page_moves AS move
+        ON move.platform = :platform AND linked.page_id IN (move.previous_page_id, move.page_id)
 )
 SELECT page_id FROM linked;
 
@@ -585,11 +580,14 @@ LIMIT 1 OFFSET :offset;
 
 -- name: search_threads
 -- The conversations of a step that have stored messages but no recorded history, with the number of their messages.
+-- Those after the second of `updated_time` are not in `message_count`: the store has refused the row of a later state.
 SELECT
     conversation_id, first_synced_at, message_count,
     (
         SELECT count(*) FROM contact_interaction_events AS message
-        WHERE message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+        WHERE
+            message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+            AND occurred_at <= substr(updated_time, 1, 19) || '.999Z'
     ),
     (
         SELECT min(occurred_at) FROM contact_interaction_events AS message
@@ -597,7 +595,9 @@ SELECT
     ) AS oldest_at,
     (
         SELECT max(occurred_at) FROM contact_interaction_events AS message
-        WHERE message.conversation_id = conversations.conversation_id
+        WHERE
+            message.conversation_id = conversations.conversation_id
+            AND occurred_at <= substr(updated_time, 1, 19) || '.999Z'
     )
 FROM conversations
 WHERE

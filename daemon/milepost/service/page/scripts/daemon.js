@@ -37,7 +37,7 @@ async function request(path, body) {
   }
   bytesOnWire += HEADER_BYTES + Number(response.headers.get("Content-Length")); // as it was sent, compressed
   if (response.status === 401) location.reload(); // the daemon then shows the login page
-  if (!response.ok) throw new RequestError(await reasonOf(response), response.status);
+  if (!response.ok) throw await errorOf(response);
   if (response.status === 204) return null;
   try {
     return await response.json();
@@ -46,13 +46,13 @@ async function request(path, body) {
   }
 }
 
-async function reasonOf(response) {
-  try {
-    const problem = await response.json();
-    return problem.detail ?? problem.title;
-  } catch {
-    return `the daemon answered ${response.status} ${response.statusText}`;
-  }
+/** Return the error of a response. If it is no problem document, a proxy answers in place of the daemon. */
+async function errorOf(response) {
+  const { status, headers } = response;
+  const isOfDaemon = headers.get("Content-Type")?.startsWith("application/problem+json");
+  const problem = isOfDaemon ? await response.json().catch(() => null) : null;
+  if (problem === null) return new RequestError(`the daemon is unreachable (HTTP ${status})`, 0);
+  return new RequestError(problem.detail ?? problem.title, status);
 }
 
 /**
