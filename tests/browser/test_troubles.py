@@ -17,6 +17,7 @@ from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.access import USER
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CONNECTIONS_OF_A_BROWSER = 6  # to one host
 
 
 async def verdict(page: Page, text: str) -> None:
@@ -317,3 +318,55 @@ async def test_more_dead_letters_than_a_list_can_show_are_pointed_to(
             await expect(page.locator(".dead-letter")).to_have_count(1_000)
             await expect(page.get_by_role("button", name="Show more of them")).to_be_hidden()
             await expect(page.locator(".group > .more")).to_contain_text("The oldest 1,000 are shown")
+
+
+async def test_pages_that_nobody_sees_leave_their_connections_to_others(
+    installation: Installation, browser: Browser
+) -> None:
+    async def turn(page: Page, *, is_hidden: bool) -> None:
+        await page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: {is_hidden:d}, configurable: true}})")
+        await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            first = page = visit.page
+            for _ in range(CONNECTIONS_OF_A_BROWSER):
+                await expect(page.locator("#connection")).to_have_text("Live")
+                await turn(page, is_hidden=True)
+                page = await page.context.new_page()
+                await page.goto(first.url)
+            await expect(page.locator("#connection")).to_have_text("Live")
+            await page.get_by_role("button", name="Pause").click()
+            await turn(first, is_hidden=False)
+            await expect(first.locator("#feed")).to_contain_text("Paused")
+
+
+async def test_a_slow_discard_does_not_close_the_question_about_another_dead_letter(
+    installation: Installation, browser: Browser
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(route: Route) -> None:
+        await go_on.wait()
+        await route.fulfill(json={"dead_letter_id": "1", "outcome": "closed", "reason": None, "redrive_at": None})
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        for thread in simulator.world.truth(BICYCLES.id, "messenger", right_now())[3:8:4]:
+            simulator.world.poison(thread.id)
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, dialog = visit.page, visit.page.locator("#discard")
+            await expect(page.locator("#figure-dead-letters")).to_have_text("2")
+            letters = page.locator(".dead-letter")
+            await expect(letters).to_have_count(2)
+            await page.route("**/discard", slow)
+            await letters.nth(0).get_by_role("button", name="Discard").click()
+            await dialog.locator("textarea").fill("no longer needed")
+            await dialog.get_by_role("button", name="Discard it").click()
+            await dialog.get_by_role("button", name="Cancel").click()
+            await letters.nth(1).get_by_role("button", name="Discard").click()
+            go_on.set()
+            await expect(page.locator(".toast", has_text="is resolved and closed")).to_be_visible()
+            await expect(dialog).to_be_visible()
+            await expect(dialog.get_by_role("button", name="Discard it")).not_to_have_attribute("aria-disabled", "true")

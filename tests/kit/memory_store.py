@@ -33,7 +33,7 @@ from milepost.core.model import (
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.position import Gap, Stretch, ThreadSpan, ThreadsSearched, UnopenedThread
 from milepost.core.retry import latest_redrive
-from milepost.core.revisions import erased_in, to_look_up, unsent_in
+from milepost.core.revisions import erased_in, read_before, to_look_up, unsent_in
 from milepost.core.webhooks import DueFact, WebhookEvent
 from milepost.stores import rows
 from milepost.stores.commit import Outdated, demand_known, written_of
@@ -117,6 +117,8 @@ class MemoryStore:
             stored_below=sum(row.occurred_at <= span.back_to for row in counted) if span is not None else 0,
             left_behind=self._left_behind(stream, set(keys.conversations).difference(self.conversations)),
         )
+        lost = read_before(keys, self.conversations) - self.interaction_events.keys()
+        assert known.forgotten or not lost, "other stores take these messages for stored, without looking them up"
         pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())} - {stream.page_id}
         return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 

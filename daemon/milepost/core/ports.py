@@ -94,6 +94,9 @@ class Refused(Struct, frozen=True):
 class Held(Struct, frozen=True):
     """No call was made: a rate limit was hit in its scope while it waited to be sent."""
 
+    def __str__(self) -> str:
+        return "a rate limit forbids calls"
+
 
 Outcome = Fetched | Refused
 Answered = Outcome | Held

@@ -65,6 +65,8 @@ class StoreWatch:
                 self._unwritten = StoreOutage(since, reason)
                 self._last_retry = _LastRetry(stream, self._clock.steady() + wait_seconds + GIVEN_UP_SECONDS)
             case Recorded():
+                if self._unwritten is None and self._unanswered is not None:  # or else the journal says so
+                    log.info("database available again", part="health")
                 self._unanswered = self._unwritten = self._last_retry = None
             case _:
                 return

@@ -59,15 +59,21 @@ async function errorOf(response) {
  * Subscribe to a digest of all events, or to those of one stream, for good. After a broken connection the browser
  * reconnects by itself, with the id of the last event; if it has given up, because something else answered, this starts
  * anew and skips events that it has seen. Those of a database that was restored from a backup have lower ids again, and
- * are later. An event without a type is sent live only, and has no id of its own. Returns a function that ends it.
+ * are later. An event without a type is sent live only, and has no id of its own. A page that nobody sees does not stay
+ * connected: a browser has six connections to a host, for all its pages together. Returns a function that ends it.
  */
 function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {}, last = LAST_EVENTS, stream = null }) {
   let lastId = 0;
   let latestAt = -Infinity;
   let source = null;
-  let isOver = false;
+  let timer = null;
+  const disconnect = () => {
+    clearTimeout(timer);
+    source?.close();
+  };
   const connect = () => {
-    if (isOver) return;
+    disconnect();
+    if (document.hidden) return;
     const filter = stream === null ? "&digest=true" : `&stream=${encodeURIComponent(stream)}`;
     source = new EventSource(`/api/events?last=${lastId ? MAX_LAST_EVENTS : last}${filter}`);
     source.onopen = onConnected;
@@ -81,12 +87,13 @@ function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {},
     };
     source.onerror = () => {
       onDisconnected();
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, RECONNECT_MS);
     };
   };
   connect();
+  document.addEventListener("visibilitychange", connect);
   return () => {
-    isOver = true;
-    source.close();
+    document.removeEventListener("visibilitychange", connect);
+    disconnect();
   };
 }
