@@ -33,6 +33,7 @@ class Observed:
         self.redrive_tally = Tally()
         self.erased = Counter[str]()
         self.walk_read_at: dict[SweepKey, datetime] = {}
+        self.head_read_at: dict[SweepKey, datetime] = {}  # when its walk or its latest scan began
         self.sweep_being_read: SweepKey | None = None
         self.version_before_run = 0
         self.is_undisturbed = False

@@ -42,6 +42,7 @@ from milepost.core.position import (
     Mode,
     Phase,
     Position,
+    Scan,
 )
 from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.core.webhooks import FactsApplied
@@ -99,6 +100,12 @@ CASES: dict[events.Event, Description] = {
     events.BatchStored(catching_up(), Tally(batches=1, unchanged=50)): Description(
         "batch unchanged",
         "Batch 3: nothing new, 50 unchanged; the catch-up scan starts",
+        DEBUG,
+        fields={"unchanged": 50},
+    ),
+    events.BatchStored(Position(Phase.CATCH_UP, scan=Scan(2, NOON)), Tally(batches=1, unchanged=50)): Description(
+        "batch unchanged",
+        "Batch 3: nothing new, 50 unchanged; the catch-up scan starts again",
         DEBUG,
         fields={"unchanged": 50},
     ),

@@ -214,7 +214,7 @@ def no_progress(progress: Progress) -> Problem | None:
 def lowest_of(position: Position) -> Lowest | None:
     """Return how far the phase of a position has got; None for the head, which is read separately."""
     low_at = position.progress.low_at
-    return None if low_at is None or position.is_of_head else Lowest(position.phase, low_at)
+    return None if low_at is None or position.is_of_head else Lowest(position.phase, low_at, position.scan.number)
 
 
 def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
@@ -223,10 +223,15 @@ def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
     New conversations at the head do not count: the head is read separately, and does not advance the sweep.
     """
     lowest, reached = sweep.lowest, lowest_of(position)
-    is_lower = reached is not None and (lowest is None or lowest.phase is not reached.phase or reached.at < lowest.at)
+    is_lower = reached is not None and (lowest is None or _is_beyond(reached, lowest))
     is_scan_starting = position.phase is Phase.CATCH_UP and position.cursor is None
     brings_new = (tally.inserted > 0 or tally.dead_lettered > 0) and not position.is_of_head
     return brings_new or is_lower or is_scan_starting
+
+
+def _is_beyond(reached: Lowest, lowest: Lowest) -> bool:
+    """Return whether a walk or scan got further than before, or is another one, which begins at the head."""
+    return (reached.phase, reached.scan) != (lowest.phase, lowest.scan) or reached.at < lowest.at
 
 
 def futile_runs_after(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:

@@ -164,7 +164,7 @@ def _after_lost_cursor(checkpoint: Checkpoint, event: CursorLost) -> Checkpoint:
     before = sweep.position
     sweep = replace(
         sweep,
-        position=Position(before.phase, has_gap=before.has_gap, head_read_at=before.head_read_at),
+        position=Position(before.phase, has_gap=before.has_gap, head_read_at=before.head_read_at, scan=before.scan),
         lost_cursor=before.cursor,
         resets=sweep.resets + 1,
         is_rewound=sweep.is_rewound or event.is_last,

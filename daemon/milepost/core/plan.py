@@ -230,7 +230,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
         until = walk_limit(checkpoint, next_mode(checkpoint, now, budget, policy), policy)
     else:
         cursor = sweep.position.cursor
-        until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
+        until = sweep.until
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # mostly one batch, so nothing is prefetched
     batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)

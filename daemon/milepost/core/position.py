@@ -44,6 +44,20 @@ class Progress(Struct, frozen=True, omit_defaults=True):
     raised: int = 0
 
 
+class Scan(Struct, frozen=True, omit_defaults=True):
+    """A catch-up scan of a full sweep that looks for deletions; it is repeated until it is a snapshot.
+
+    It goes back to `back_to`, the newest instant in the first batch of the scan before it; None is the instant that the
+    sweep names. `began_at` is the newest instant in its own first batch. It `is_snapshot` if that batch reached back so
+    far: then no thread can have moved to the head unseen between two batches.
+    """
+
+    number: int = 1
+    back_to: datetime | None = None
+    began_at: datetime | None = None
+    is_snapshot: bool = False
+
+
 class Position(Struct, frozen=True, omit_defaults=True):
     """Where a sweep continues: after `cursor`, or at the head of the inbox if that is None.
 
@@ -53,7 +67,7 @@ class Position(Struct, frozen=True, omit_defaults=True):
 
     `is_after_head` is set from when the head was read until this position is requested, `has_gap` as long as the last
     reading of the head was incomplete, and `is_old` if `cursor` is of an earlier run. `head_read_at` is the start of
-    the latest run that read the head, None in entries from before the field.
+    the latest run that read the head, None in entries from before the field. `scan` is kept if a full sweep needs it.
     """
 
     phase: Phase = Phase.WALK
@@ -66,6 +80,7 @@ class Position(Struct, frozen=True, omit_defaults=True):
     is_old: bool = False
     head_read_at: datetime | None = None
     progress: Progress = Progress()
+    scan: Scan = Scan()
 
     @property
     def is_of_head(self) -> bool:

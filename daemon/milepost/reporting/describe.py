@@ -134,7 +134,8 @@ def _batch_stored(event: events.BatchStored, run: Run | None, stream: Stream) ->
     if position.reached_at is not None:
         fields["reached"] = position.reached_at.isoformat()
     starts_scan = position.phase is Phase.CATCH_UP and position.cursor is None
-    then = "; the catch-up scan starts" if starts_scan else ""
+    again = " again" if position.scan.number > 1 else ""
+    then = f"; the catch-up scan starts{again}" if starts_scan else ""
     subject = _batches(tally, run)
     if event.problem is not None:
         sentence = f"The walk ends here, though the list goes on: {on_one_line(event.problem)}"
