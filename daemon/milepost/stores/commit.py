@@ -4,7 +4,7 @@ The constants list statements that both databases have, in the order in which th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -129,8 +129,7 @@ class Writer(Session, ABC):
             forgotten = await self.fetch("forgotten_contacts", of_stream | {"pages": pages})
             if forgotten:
                 await self.keep_others_out()  # or a commit of the other page might bring them back meanwhile
-            for (contact_id,) in forgotten:
-                await self.erase(stream, contact_id)
+                await self.erase(stream, [contact_id for (contact_id,) in forgotten])
 
     async def move(self, statements: Iterable[str], commit: Commit) -> None:
         """Run LINKS or MOVES, which take conversations over from other pages. Called before the batch's rows."""
@@ -169,22 +168,22 @@ class Writer(Session, ABC):
             erased.append((each.dead_letter_id, erased_in(each.payload, named) if named else each.payload))
         return erased
 
-    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and on all pages linked to it, and keep them out there."""
-        if not contact_id:
+    async def erase(self, stream: Stream, contact_ids: Sequence[str]) -> Forgotten:
+        """Erase contacts on the stream's page and on all pages linked to it, and keep them out there."""
+        if not all(contact_ids):
             msg = "a contact has an id"
             raise ValueError(msg)
-        pages = self.dialect.keys(await self.linked_pages(stream))
-        who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
+        keys, pages = self.dialect.keys, await self.linked_pages(stream)
+        who = stream_parameters(stream) | {"contacts": keys(contact_ids), "pages": keys(pages)}
         await self.keep_webhook_events_out()
-        for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
+        for statement in ("forget_contacts", "forget_conversations", "erase_webhook_events", "erase_reactions"):
             await self.execute(statement, who)
         forgotten = Forgotten(
-            contacts=(await self.execute("erase_contact", who)).rowcount,
+            contacts=(await self.execute("erase_contacts", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,
             interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
             payloads=(await self.execute("erase_payloads", who)).rowcount,
-            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
+            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contacts_on_other_pages", who)),
         )
         await self.execute("erase_notes", who)
         return forgotten
