@@ -123,6 +123,7 @@ class TestText:
             "https://graph..facebook.com",
             f"https://{'g' * 64}.com",
             "https://xn--zzzzzz.com",
+            "https://xn--a.com",
         ],
     )
     def test_an_unsafe_base_url_is_refused(self, file: Path, url: str) -> None:

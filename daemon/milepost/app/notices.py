@@ -133,7 +133,7 @@ class NoticeWatch:
         try:
             found = await asyncio.to_thread(destinations, urls)
         except MilepostError as error:
-            what = "notices cannot be sent to the URLs of the configuration, and go to those from before"
+            what = "notices to people cannot be sent to the URLs of the configuration"
             self._refusal = Issue(IssueKind.NOTICES, what, self._clock.now(), error.message, error.hint)
             log.error("notices cannot be sent", error=error.message, hint=error.hint)  # noqa: TRY400  (nothing to trace)
         else:
