@@ -41,10 +41,16 @@ class MovingWorld(ListWorld):
         for number in numbers:
             del self._threads[number]
 
-    def sweep(self, moves: Moves = (), *, max_batches: int = 500) -> None:
-        """Complete a full sweep, in as many runs as it takes."""
+    @property
+    def is_read(self) -> bool:
+        """Whether every thread is stored as it is."""
+        rows = self.store.conversations
+        return all(rows[each.conversation_id].updated_time == each.updated_time for each in self._threads.values())
+
+    def sweep(self, moves: Moves = (), *, full: bool = True, max_batches: int = 500) -> None:
+        """Complete a sweep, in as many runs as it takes."""
         self._moves = iter(moves)
-        self.run(full=True, max_batches=max_batches)
+        self.run(full=full, max_batches=max_batches)
         while self.checkpoint.sweep is not None:
             self.run(max_batches=max_batches)
         self._moves = iter(())
@@ -138,28 +144,42 @@ def test_runs_that_repeat_a_scan_are_not_futile() -> None:
     assert {each.problem for each in ended(world.entries)} == {None}
 
 
-HOURS = (timedelta(), timedelta(hours=2), timedelta(hours=-2))
+worlds = st.builds(
+    MovingWorld,
+    st.integers(1, 30),
+    st.integers(1, 12),
+    ahead=st.sampled_from((timedelta(), timedelta(hours=2), timedelta(hours=-2))),
+    apart=st.sampled_from((timedelta(), timedelta(seconds=1))),
+)
+lists_of_moves = st.lists(st.lists(st.integers(0, 29), max_size=6), max_size=60)
+limits = st.sampled_from((1, 2, 5, 500))
 
 
 @settings(max_examples=60, deadline=None)
-@drawn(
-    st.integers(1, 30),
-    st.integers(1, 12),
-    st.lists(st.lists(st.integers(0, 29), max_size=6), max_size=60),
-    st.sampled_from(HOURS),
-    st.sampled_from((timedelta(), timedelta(seconds=1))),
-    st.data(),
-)
+@drawn(worlds, lists_of_moves, limits, st.data())
 def test_however_threads_move_only_what_is_gone_is_marked(
-    threads: int, batch_size: int, moves: Moves, ahead: timedelta, apart: timedelta, data: st.DataObject
+    world: MovingWorld, moves: Moves, max_batches: int, data: st.DataObject
 ) -> None:
-    world = MovingWorld(threads, batch_size, ahead=ahead, apart=apart)
+    threads = len(world.stored)
     gone = data.draw(st.sets(st.integers(0, threads - 1), max_size=min(5, threads - 1)))
     world.take_away(gone)
 
-    world.sweep(moves, max_batches=data.draw(st.sampled_from((1, 2, 5, 500))))
+    world.sweep(moves, max_batches=max_batches)
     assert world.deleted <= {f"t_{number:04}" for number in gone}
 
     world.run(after=timedelta(days=1))
     world.sweep()
     assert world.deleted == {f"t_{number:04}" for number in gone}
+
+
+@settings(max_examples=60, deadline=None)
+@drawn(worlds, st.lists(lists_of_moves, max_size=3), limits)
+def test_however_threads_move_an_incremental_sweep_leaves_them_to_the_next(
+    world: MovingWorld, moves: Sequence[Moves], max_batches: int
+) -> None:
+    for during_sweep in moves:
+        world.sweep(during_sweep, full=False, max_batches=max_batches)
+
+    world.sweep(full=False)
+
+    assert world.is_read
