@@ -103,6 +103,17 @@ def test_a_first_batch_full_of_the_second_in_which_the_scan_before_began_is_no_s
     assert world.deleted == set()
 
 
+def test_a_thread_that_escapes_an_incremental_sweep_is_read_by_the_next_one() -> None:
+    world = MovingWorld(40, 10)
+    escapes_the_walk = [[*range(25)], [35, *range(15)], []]
+
+    world.sweep([*escapes_the_walk, [], [35, *range(12)]], full=False)
+    assert not world.is_read
+
+    world.run(after=timedelta(hours=1))
+    assert world.is_read
+
+
 def test_a_scan_whose_first_batch_shows_all_that_moved_is_not_repeated() -> None:
     world = MovingWorld(40, 10)
     world.take_away([20])
@@ -170,16 +181,3 @@ def test_however_threads_move_only_what_is_gone_is_marked(
     world.run(after=timedelta(days=1))
     world.sweep()
     assert world.deleted == {f"t_{number:04}" for number in gone}
-
-
-@settings(max_examples=60, deadline=None)
-@drawn(worlds, st.lists(lists_of_moves, max_size=3), limits)
-def test_however_threads_move_an_incremental_sweep_leaves_them_to_the_next(
-    world: MovingWorld, moves: Sequence[Moves], max_batches: int
-) -> None:
-    for during_sweep in moves:
-        world.sweep(during_sweep, full=False, max_batches=max_batches)
-
-    world.sweep(full=False)
-
-    assert world.is_read
