@@ -13,16 +13,6 @@ from contracts.store_contract import Look, commit
 from kit.builders import NOON, STREAM, at
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
-from milepost.core.gaps import (
-    Gap,
-    GapEnding,
-    HistoryLeft,
-    MessagesFailed,
-    MessagesOwed,
-    MessagesRead,
-    ThreadsSearched,
-    UnopenedThread,
-)
 from milepost.core.model import (
     Changes,
     ConversationRow,
@@ -35,7 +25,17 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import DueDeadLetter, OpenGap, Store
-from milepost.core.position import Stretch
+from milepost.core.position import (
+    Gap,
+    GapEnding,
+    HistoryLeft,
+    MessagesFailed,
+    MessagesOwed,
+    MessagesRead,
+    Stretch,
+    ThreadsSearched,
+    UnopenedThread,
+)
 from milepost.core.problems import Problem, ProblemKind
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 

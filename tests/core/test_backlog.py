@@ -53,7 +53,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.merge import difference
 from milepost.core.message_reading import (
     MAX_IDLE,
@@ -77,7 +76,7 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesOutcome, OpenGap
-from milepost.core.position import Mode
+from milepost.core.position import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead, Mode
 from milepost.core.problems import Problem
 from milepost.core.records import Record
 from milepost.core.redrive import redrive, to_reread

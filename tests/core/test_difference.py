@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at, batch, contact, conversation, message, unreadable
 from milepost.core.events import Tally
-from milepost.core.merge import Difference, difference, keys_of, order_violations
+from milepost.core.merge import Difference, difference, keys_of
 from milepost.core.model import Batch, Changes, Conversation, Known
 
 NOTHING = Known()
@@ -257,23 +257,6 @@ class TestContacts:
         (row,) = difference(STREAM, batch(*threads), Known(), NOON).changes.contacts
 
         assert (row.name, row.username, row.last_interaction_at) == ("Ada", "ada", at(9))
-
-
-class TestOrder:
-    @pytest.mark.parametrize(
-        ("seconds", "violations"), [((9, 8, 7), 0), ((9, 9, 9), 0), ((9, 7, 8), 1), ((7, 8, 9), 2), ((), 0)]
-    )
-    def test_order_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
-        items = [conversation(f"t_{index}", at(second)) for index, second in enumerate(seconds)]
-
-        assert order_violations(items, None) == violations
-
-    @pytest.mark.parametrize(("before", "violations"), [(10, 0), (9, 0), (8, 1)])
-    def test_order_violations_are_counted_across_batches(self, before: float, violations: int) -> None:
-        items = [conversation("t_1", at(9)), conversation("t_2", at(7))]
-
-        assert order_violations(items, at(before)) == violations
-        assert order_violations([], at(before)) == 0
 
 
 class TestForgottenPeople:

@@ -25,11 +25,18 @@ from milepost.core.backlog import next_search, open_found
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.decide import decide
 from milepost.core.events import Reason, RunEnded, RunStatus, SweepCompleted, Tally
-from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
 from milepost.core.merge import difference
 from milepost.core.model import Conversation, Known, RefusedRow, Table
 from milepost.core.plan import Policy
-from milepost.core.position import Mode
+from milepost.core.position import (
+    Gap,
+    HistoriesLeftOut,
+    HistorySearch,
+    MessagesOwed,
+    Mode,
+    ThreadsSearched,
+    UnopenedThread,
+)
 from milepost.core.records import Record
 from milepost.core.walk import EPOCH
 

@@ -40,16 +40,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import fold
-from milepost.core.gaps import (
-    Gap,
-    GapEnding,
-    MessagesFailed,
-    MessagesMissed,
-    MessagesOwed,
-    MessagesRead,
-    Missed,
-    MissedReason,
-)
 from milepost.core.merge import difference
 from milepost.core.message_reading import ROUNDS, decide_messages, payload_of, request_of
 from milepost.core.missed import DELETED, WINDOW, WINDOW_LASTS, is_beyond_window, is_hint
@@ -64,7 +54,17 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy
 from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome
-from milepost.core.position import Mode
+from milepost.core.position import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+    Mode,
+)
 from milepost.core.records import Record
 from milepost.core.redrive import redrive
 

@@ -37,9 +37,9 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.gaps import MessagesOwed
 from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Table
 from milepost.core.ports import DueDeadLetter, Outcome
+from milepost.core.position import MessagesOwed
 from milepost.core.problems import Problem, Scope
 from milepost.core.records import Record
 from milepost.core.redrive import discard, redrive, to_reread

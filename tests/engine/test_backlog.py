@@ -26,7 +26,6 @@ from kit.engine_doubles import Inbox, engine, run_of
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
 from milepost.core.events import RunStatus
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.model import Conversation, Interaction, MessagePage, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import (
@@ -40,6 +39,7 @@ from milepost.core.ports import (
     Request,
     Usage,
 )
+from milepost.core.position import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.problems import Scope
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop
@@ -543,7 +543,7 @@ async def test_messages_wait_for_their_share_while_another_stream_of_the_page_is
     async def sweep() -> None:
         with parts.call_shares.sweeping(instagram):
             for _ in range(3):
-                parts.call_shares.count_batch(instagram)
+                parts.call_shares.count_batches(instagram, 1)
                 await asyncio.sleep(10)
 
     sweeping = asyncio.create_task(sweep())

@@ -12,9 +12,9 @@ from kit.builders import NOON, message
 from kit.engine_doubles import engine
 from kit.memory_store import MemoryStore
 from milepost.core.events import Event
-from milepost.core.gaps import Gap, GapEnding, MessagesMissed, MessagesOwed, MissedReason, ThreadsSearched
 from milepost.core.model import MessagePage, Stream, Table
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest
+from milepost.core.position import Gap, GapEnding, MessagesMissed, MessagesOwed, MissedReason, ThreadsSearched
 from milepost.engine import backlog
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Event, Reason, RunStarted, StreamRemoved, SweepStarted, Tally
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, Missed, MissedReason
 from milepost.core.journal import Codec, seal
 from milepost.core.model import (
     Batch,
@@ -22,7 +21,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Fetched, MessagesFetched, Refused
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import Gap, Missed, MissedReason, Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context
 

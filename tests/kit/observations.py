@@ -13,10 +13,9 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import is_of_older
 from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import Event, Stage, Tally
-from milepost.core.gaps import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed
 from milepost.core.message_reading import gap_in
 from milepost.core.model import Changes, Conversation, ConversationRow, Interaction, Stream
-from milepost.core.position import Mode
+from milepost.core.position import Gap, HistoriesLeftOut, MessagesMissed, MessagesOwed, MessagesRead, Missed, Mode
 from milepost.core.problems import Scope
 from milepost.core.walk import EPOCH
 
@@ -34,6 +33,7 @@ class Observed:
         self.redrive_tally = Tally()
         self.erased = Counter[str]()
         self.walk_read_at: dict[SweepKey, datetime] = {}
+        self.head_read_at: dict[SweepKey, datetime] = {}  # when its walk or its latest scan began
         self.sweep_being_read: SweepKey | None = None
         self.version_before_run = 0
         self.is_undisturbed = False

@@ -15,13 +15,20 @@ from msgspec.structs import replace
 from milepost.core.background import COMPLETE, may_read
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
-from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
 from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
 from milepost.core.model import Batch, Conversation, ConversationRow, Detail, Known
 from milepost.core.plan import Policy, RunBudget
-from milepost.core.position import Mode
+from milepost.core.position import (
+    Gap,
+    HistoriesLeftOut,
+    HistorySearch,
+    MessagesOwed,
+    Mode,
+    ThreadsSearched,
+    UnopenedThread,
+)
 from milepost.core.records import Context, Record, unchanged_before
 from milepost.core.walk import EPOCH, overlap_before
 

@@ -7,7 +7,6 @@ API later reports an older message only as deleted.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from operator import gt
 from typing import TypeVar
 
 from msgspec import Struct
@@ -213,14 +212,6 @@ def _where_its_threads_are(row: ContactRow, known: Known) -> ContactRow:
 def _is_newer(row: ContactRow, known: Known) -> bool:
     stored = known.contacts_elsewhere.get((row.page_id, row.contact_id)) or known.contacts.get(row.contact_id)
     return stored is None or row.last_interaction_at > stored.last_interaction_at
-
-
-def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:
-    """Return how many conversations are newer than the previous one; `after` is the last time of the previous batch."""
-    times = [each.updated_time for each in conversations]
-    if after is not None:
-        times.insert(0, after)
-    return sum(map(gt, times[1:], times))
 
 
 def _conversation_row(

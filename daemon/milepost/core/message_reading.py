@@ -24,7 +24,6 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesRead, MissedReason
 from milepost.core.merge import new_events, new_row
 from milepost.core.missed import (
     ends_with,
@@ -48,7 +47,16 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
-from milepost.core.position import Reading, ThreadSpan
+from milepost.core.position import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesRead,
+    MissedReason,
+    Reading,
+    ThreadSpan,
+)
 from milepost.core.problems import Problem, ProblemKind, Remedy, Rule, is_gone, rule_for
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.revisions import reading, revised, tally_of, without_fingerprint

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.gaps import Gap, GapEnding, MessagesMissed, MessagesRead, Missed, MissedReason
 from milepost.core.model import (
     UNAVAILABLE,
     InteractionEventRow,
@@ -18,6 +17,7 @@ from milepost.core.model import (
     Platform,
     Stream,
 )
+from milepost.core.position import Gap, GapEnding, MessagesMissed, MessagesRead, Missed, MissedReason
 from milepost.core.problems import Problem
 
 WINDOW = 20  # messages of a conversation: a list never shows more, and an API that ends there has no more

@@ -30,7 +30,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import MessagesOwed, is_kept_after
 from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import (
     DELETED_PAGE,
@@ -54,6 +53,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
+from milepost.core.position import MessagesOwed, is_kept_after
 from milepost.core.problems import Problem, Remedy, is_gone, rule_for
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.revisions import readings, with_older_messages

@@ -83,8 +83,9 @@ def decode_thread(body: bytes, http_status: int, thread_id: str, own_ids: OwnIds
     """Decode a response about the thread that was requested, as a batch of one."""
 
     def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
+        thread, replaced = mended(thread)
         own_ids.check([participants_of(thread)])
-        return read_item(thread, own_ids.all)
+        return read_item(thread, replaced, own_ids.all)
 
     return _decode_thread(body, http_status, thread_id, read)
 
@@ -145,8 +146,9 @@ def _decode_by_item(body: bytes, http_status: int, edge: Edge, asked: Asked) -> 
         return too_much
     if problem := _without_people(_forms_of_items(found.items)):
         return problem
-    own_id = edge.check(map(participants_of, found.items), found.paging)
-    read = [each for item in found.items for each in read_item(item, edge.own_ids.all)]
+    items = [mended(item) for item in found.items]
+    own_id = edge.check((participants_of(item) for item, _ in items), found.paging)
+    read = [each for item, replaced in items for each in read_item(item, replaced, edge.own_ids.all)]
     cursor = next_cursor(found.paging, edge.url, http_status)
     return cursor if isinstance(cursor, Problem) else _batch(read, cursor, own_id)
 
