@@ -27,7 +27,6 @@ from kit.builders import (
 from milepost.core.checkpoint import BatchUnchanged
 from milepost.core.decide import decide
 from milepost.core.events import BatchShrunk, BatchStored, DeadLetterOpened, SweepCompleted, Tally
-from milepost.core.gaps import MessagesRead
 from milepost.core.merge import difference
 from milepost.core.message_reading import decide_messages
 from milepost.core.model import (
@@ -40,6 +39,7 @@ from milepost.core.model import (
     RefusedRow,
     Table,
 )
+from milepost.core.position import MessagesRead
 from milepost.core.problems import ProblemKind
 from milepost.core.records import Decision, Record
 from milepost.core.revisions import erased_in, read_before, readings

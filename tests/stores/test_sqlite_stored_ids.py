@@ -9,7 +9,7 @@ from kit.builders import NOON, STREAM
 from milepost.core.model import Changes, Keys, Known, Stream
 from milepost.core.ports import Committed, Rejected, Store
 from milepost.core.position import Reading
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, event_row

@@ -21,8 +21,7 @@ from milepost.core.position import Stretch
 from milepost.core.revisions import read_before, to_look_up
 from milepost.stores import rows
 from milepost.stores.postgresql.encoding import Texts, searchable, storable
-from milepost.stores.reader import Dialect, Session, span_parameters, stream_parameters
-from milepost.stores.sql import Fetch, Parameters
+from milepost.stores.reader import Dialect, Fetch, Parameters, Session, span_parameters, stream_parameters
 
 DIALECT = Dialect(searchable, storable, before_all="-infinity", after_all="infinity")
 

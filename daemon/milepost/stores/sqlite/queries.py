@@ -8,8 +8,7 @@ from milepost.core.journal import instant_text
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
 from milepost.core.revisions import read_before, to_look_up
 from milepost.stores import rows
-from milepost.stores.reader import Dialect, Session, span_parameters, stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Dialect, Parameters, Session, span_parameters, stream_parameters
 
 Answer = TypeVar("Answer")
 
