@@ -31,7 +31,7 @@ from milepost.core.events import BatchShrunk, BatchStored, Reason, SweepComplete
 from milepost.core.merge import difference
 from milepost.core.model import Detail, Keys, Known
 from milepost.core.ports import Fetched
-from milepost.core.position import Mode, Position, Stretch
+from milepost.core.position import Mode, Phase, Position, Scan, Stretch
 from milepost.core.records import conclude
 
 WALKED_BEFORE = given(SweepCompleted(Mode.FULL, at(-86400), at(-86400), Tally(batches=1)), run_id="run-0")
@@ -227,6 +227,23 @@ class TestEndOfAFullSweep:
         decision = record(decision_on(stepping, self.LAST, FORCED, replace(self.KNOWN, all_missed=2)))
 
         assert decision.changes.missed_are_deleted_at is not None
+
+    def test_a_scan_that_an_older_version_began_is_repeated_before_anything_is_marked(self) -> None:
+        begun = sweeping(catching_up("after 1", at(-1)), Tally(batches=3, unchanged=3))
+
+        decision = decision_on(begun, self.LAST, FORCED, replace(self.KNOWN, all_missed=2))
+
+        assert isinstance(decision, BatchUnchanged)
+        assert decision.sweep.position == Position(Phase.CATCH_UP, scan=Scan(2))
+
+    def test_a_repeated_scan_whose_cursor_is_lost_goes_back_as_far_as_before(self) -> None:
+        position = replace(catching_up("after 1", at(-1)), scan=Scan(2, at(-60), NOON))
+
+        lost = then(sweeping(position), refused(DEAD_CURSOR))
+
+        assert lost.sweep is not None
+        assert lost.sweep.position.cursor is None
+        assert lost.sweep.until == at(-60)
 
     def test_a_full_sweep_that_missed_nothing_marks_nothing(self) -> None:
         decision = record(decision_on(self.SCAN, self.LAST, FORCED, self.KNOWN))

@@ -13,8 +13,8 @@ from kit.postgres import Database
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease, StreamLeases, open_leases
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.notify import ALIVE_SECONDS, are_at_work
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.reader import ALIVE_SECONDS, are_at_work
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 
 BAKERY, BICYCLES = "messenger:1", "instagram:1"

@@ -105,6 +105,7 @@ class Thread:
     thread_id: str
     updated_time: datetime
     moved_at: datetime
+    listed_since: datetime  # since when it has been in the inbox without a break
     messages: list[Interaction] = field(default_factory=list)  # including unsent ones
     unsent: set[str] = field(default_factory=set)
     is_readable: bool = True
@@ -188,7 +189,7 @@ class Inbox:
             self.unsend(self.random.choice(list(self.threads.values())))
 
     def new_thread(self) -> None:
-        thread = Thread(self.world.new_thread_id(), self.now, self.now)
+        thread = Thread(self.world.new_thread_id(), self.now, self.now, self.now)
         age = timedelta(seconds=self.random.choice((10.0, 600.0, 86_400.0)))
         count = self.random.randint(0, self.habits.longest_past)
         for n in range(count):
@@ -202,7 +203,8 @@ class Inbox:
 
     def message_for(self, thread: Thread) -> None:
         """Let a message arrive: its thread jumps to the head, or nearly, and its health may change."""
-        self.gone.pop(thread.thread_id, None)
+        if self.gone.pop(thread.thread_id, None) is not None:
+            thread.listed_since = self.now
         self.threads[thread.thread_id] = thread
         for index, line in enumerate(self.listing):
             if line.thread is thread:

@@ -35,12 +35,11 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.evolve import evolve
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.journal import check_link, dead_letter_after
 from milepost.core.model import Changes, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
-from milepost.core.position import Mode, Phase
+from milepost.core.position import GapEnding, MessagesFailed, MessagesRead, Mode, Phase, Position
 from milepost.core.problems import Remedy, Scope, rule_for
 from milepost.core.records import Decision, Record
 from milepost.core.revisions import is_reported_unsent
@@ -91,12 +90,16 @@ class Invariants(FinalInvariants):
         observed, sweep = self.observed[reading.stream], reading.sweep
         observed.vain_calls = 0
         observed.sweep_being_read = (sweep.mode, sweep.walk_started_at) if sweep else (None, reading.fetched.asked_at)
-        if sweep is None or sweep.position.phase is Phase.WALK:
+        position = sweep.position if sweep is not None else Position()
+        if position.phase is not Phase.HEAD and position.cursor is None:
+            observed.head_read_at[observed.sweep_being_read] = reading.sent_at
+        if position.phase is Phase.WALK:
             observed.walk_read_at[observed.sweep_being_read] = reading.sent_at
-        elif sweep.position.phase is Phase.HEAD:
+        elif position.phase is Phase.HEAD:
             self.seen["a resumed run read the head first"] += 1
         else:
             self.seen["a catch-up scan read a batch"] += 1
+            self.seen["a catch-up scan was repeated"] += position.scan.number > 1 and position.cursor is None
 
     def batch_is_safe(self, reading: Reading, after: Checkpoint) -> None:
         """Nothing is lost: everything in a batch is stored or a dead letter by the time the sweep moves on."""
@@ -321,7 +324,10 @@ class Invariants(FinalInvariants):
         assert counted == stored, "the journal does not count what the tables hold"
 
     def _deletions_are_true(self, stream: Stream, fresh: list[Entry], deleted_before: frozenset[str]) -> None:
-        """Only a completed full sweep marks threads as deleted, and only those that were gone while it walked."""
+        """Only a completed full sweep marks threads as deleted, and only those that were gone while it read the inbox.
+
+        They were gone, at the latest, when it last began at the head, however often they moved.
+        """
         marked = self.deleted(stream) - deleted_before
         completed = [entry.event for entry in fresh if isinstance(entry.event, SweepCompleted)]
         assert len(marked) == sum(event.tally.deleted for event in completed), "deletions are not counted"
@@ -330,7 +336,7 @@ class Invariants(FinalInvariants):
             self.seen["a thread was marked as deleted"] += 1
             thread = threads.get(key)
             assert observed.sweep_being_read is not None
-            is_there = thread is not None and thread.moved_at <= observed.walk_read_at[observed.sweep_being_read]
+            is_there = thread is not None and thread.listed_since <= observed.head_read_at[observed.sweep_being_read]
             assert not is_there, f"{key} is there and was marked as deleted"
 
     def others_are_left_alone(self, stream: Stream, deleted_before: frozenset[str]) -> None:

@@ -36,7 +36,6 @@ from milepost.core.events import (
 )
 from milepost.core.facts import _edited
 from milepost.core.failures import checked
-from milepost.core.gaps import Gap, GapEnding
 from milepost.core.merge import Difference, newer
 from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
@@ -53,8 +52,8 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Fetch, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
+from milepost.core.position import Gap, GapEnding, Position, Scan, Stretch
 from milepost.core.position import Phase as SweepPhase
-from milepost.core.position import Position, Stretch
 from milepost.core.problems import Problem, Remedy, Rule, rule_for
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.redrive import PendingRedrive
@@ -244,6 +243,11 @@ def stretch_of_the_scan(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> S
     return stretch if stretch is None else replace(stretch, older_than=sweep.position.reached_at)
 
 
+def always_a_snapshot(sweep: Sweep, _: Batch) -> Scan:
+    """Takes a scan for a snapshot, whatever moved meanwhile."""
+    return replace(sweep.position.scan, is_snapshot=True)
+
+
 def blind(refused: Refused, positions: Answered) -> Answered:
     """Takes every refusal for one about what the list holds."""
     together = checked(refused, positions)
@@ -355,6 +359,13 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
     habits = Habits(dead_cursor_chance=0.2, deletion_chance=0.05)
     longer = dataclasses.replace(scenario, streams=1, threads=12, run_seconds=3.0)
     return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
+
+
+def to_full_sweeps(scenario: Scenario) -> Scenario:
+    """Let threads move between any two requests of full sweeps that take many small batches."""
+    habits = Habits(arrival_chance=0.5, new_thread_chance=0.0)
+    small = replace(scenario.policy, batch_size=2)
+    return dataclasses.replace(scenario, policy=small, habits=habits, full_chance=0.5, threads=12, link_chance=0.0)
 
 
 def to_rate_limits(scenario: Scenario) -> Scenario:
@@ -524,6 +535,14 @@ MUTANTS = {
     ),
     "a batch is all that there is": Mutant(
         "is there and was marked as deleted", patches={"milepost.core.decide.stretch_of": whole_stretch}
+    ),
+    "a scan of several batches is a snapshot": Mutant(
+        "is there and was marked as deleted",
+        patches={
+            "milepost.core.walk.scan_after": always_a_snapshot,
+            "milepost.core.decide.scan_after": always_a_snapshot,
+        },
+        narrowed=to_full_sweeps,
     ),
     "a cursor is taken up without its place": Mutant(
         "is there and was marked as deleted|is gone and not marked as deleted",

@@ -25,6 +25,7 @@ ORDEALS = {
     "a batch was skipped",
     "batches were committed together",
     "a catch-up scan read a batch",
+    "a catch-up scan was repeated",
     "a command between two batches",
     "a command was refused",
     "a command: stream_paused",

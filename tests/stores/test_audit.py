@@ -14,10 +14,10 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import MilepostError
 from milepost.core.events import Entry, Event
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.core.journal import GapOf
+from milepost.core.position import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.stores.audit import GapsOnDisk, Ledger, Row, Table, rebuild
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 
 BATCH = 50
 

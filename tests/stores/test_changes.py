@@ -25,7 +25,7 @@ from milepost.stores.open import forget, open_reader, open_store, remove
 from milepost.stores.postgresql import reader as reading
 from milepost.stores.postgresql.connection import settings
 from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
 from stores.histories import ROWS, contact_row, conversation_row, event_row, write
 from stores.sqlite_files import raw

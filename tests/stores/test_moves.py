@@ -10,11 +10,10 @@ from msgspec.structs import replace
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
-from milepost.core.gaps import Gap, GapEnding, HistoriesLeftOut, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
-from milepost.core.position import Mode, Stretch
+from milepost.core.position import Gap, GapEnding, HistoriesLeftOut, MessagesOwed, Mode, Stretch
 from milepost.core.webhooks import WebhookEvent, WebhookKind
 from milepost.stores.commit import Forgotten, Writer
 from milepost.stores.open import forget, open_store

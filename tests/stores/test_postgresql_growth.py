@@ -22,7 +22,7 @@ from milepost.core.model import Changes, Keys
 from milepost.core.position import Stretch
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.test_postgresql_plans import READ_EVERYTHING, columns_of

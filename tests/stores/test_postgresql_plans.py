@@ -10,7 +10,7 @@ import pytest
 
 from kit.postgres import Database, Server
 from milepost.stores.open import open_store
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 
 SQL = load_statements("postgresql")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from stores.sqlite_files import raw
 
 OF_A_COPY = {name: text for name, text in load_statements("sqlite", "copy").items() if name.startswith("read_")}

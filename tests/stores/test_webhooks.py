@@ -22,7 +22,7 @@ from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookK
 from milepost.stores.open import forget, open_store, remove
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected, settings
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
 from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS
 from stores.histories import commit_after, contact_row, event_row, page_row

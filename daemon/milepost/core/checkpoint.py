@@ -22,9 +22,8 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
 from milepost.core.model import Detail, OwnId, Stream, TokenHealth
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import HistoriesLeftOut, HistoryLeft, Mode, Phase, Position
 from milepost.core.problems import Problem, Scope, is_unnamed_limit
 
 
@@ -77,11 +76,12 @@ class WalkSetAside(Struct, frozen=True, omit_defaults=True):
     retry: RetryState | None = None
 
 
-class Lowest(Struct, frozen=True):
-    """The earliest of the newest instants of a phase's batches, as in Progress."""
+class Lowest(Struct, frozen=True, omit_defaults=True):
+    """The earliest of the newest instants in the batches of a phase, or of one of its scans, as in Progress."""
 
     phase: Phase
     at: datetime
+    scan: int = 1
 
 
 class Sweep(Struct, frozen=True, omit_defaults=True):
@@ -108,6 +108,13 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     is_rewound: bool = False
     lowest: Lowest | None = None
     problem: Problem | None = None
+
+    @property
+    def until(self) -> datetime | None:
+        """How far back its walk or scan has to go; None is the end of the inbox."""
+        return (
+            self.walk_until if self.position.phase is Phase.WALK else self.position.scan.back_to or self.catch_up_until
+        )
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):

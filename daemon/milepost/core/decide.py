@@ -15,12 +15,13 @@ from milepost.core.doubts import (
     implausible,
     messages_missing,
     no_progress,
+    order_violations,
     out_of_order,
     outlasts_incidents,
 )
 from milepost.core.events import BatchStored, Event, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.failures import exonerate, mistaken, on_refusal
-from milepost.core.merge import difference, keys_of, order_violations
+from milepost.core.merge import difference, keys_of
 from milepost.core.missed import missed_events, without_content
 from milepost.core.model import Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
 from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, with_head_first
@@ -42,7 +43,16 @@ from milepost.core.records import (
     with_news,
 )
 from milepost.core.revisions import AsOf, readings, with_revisions, without_unsent
-from milepost.core.walk import after_head, edge_after, next_position, notes_missed, stretch_of
+from milepost.core.walk import (
+    after_head,
+    edge_after,
+    has_snapshot,
+    next_position,
+    next_scan,
+    notes_missed,
+    scan_after,
+    stretch_of,
+)
 
 
 def decide(checkpoint: Checkpoint, outcome: Outcome, context: Context) -> Pending:
@@ -124,15 +134,16 @@ class PendingBatch(Struct, frozen=True):
         return self._moved(read, self._with_progress(position, progress), problem)
 
     def _with_progress(self, position: Position, progress: Progress) -> Position:
-        """Add the progress of its phase to a position. The order of the walk counts for the whole sweep."""
-        before = self.sweep.position
-        if position.phase is not before.phase:
+        """Add the progress of its walk or scan to a position. The order of the walk counts for the whole sweep."""
+        before, batch = self.sweep.position, self.fetched.batch
+        if position.cursor is None:
             return replace(position, progress=Progress(inversions=progress.inversions, raised=progress.raised))
-        notes = self.keys.full_sweep_at is not None and position.phase is Phase.WALK
+        notes = self.keys.full_sweep_at is not None
         return replace(
             position,
             progress=progress,
-            edge=edge_after(before, self.fetched.batch) if notes else (),
+            edge=edge_after(before, batch) if notes and position.phase is Phase.WALK else (),
+            scan=scan_after(self.sweep, batch) if notes else before.scan,
             head_read_at=self.context.budget.started_at if before.cursor is None else before.head_read_at,
         )
 
@@ -149,21 +160,18 @@ class PendingBatch(Struct, frozen=True):
         stored = BatchStored(position, checkpoint.unrecorded + read.tally, number, problem)
         return self._record((*beginnings(checkpoint, sweep, budget), *read.events, stored), read.changes)
 
-    def _complete(self, read: "BatchRead", known: Known, progress: Progress, problem: Problem | None) -> Record:
-        """Return what to record of the last batch of a sweep, which may be in doubt."""
+    def _complete(self, read: "BatchRead", known: Known, progress: Progress, problem: Problem | None) -> Decision:
+        """Return what to record of the last batch of a sweep, which may be in doubt, or call for another scan."""
         checkpoint, sweep, budget, now = self.checkpoint, self.sweep, self.context.budget, self.context.now
         tally, changes = checkpoint.unrecorded + read.tally, read.changes
         whole = sweep.tally + tally
         missed = known.all_missed + known.unseen - len(changes.found)
-        is_empty = progress.low_at is None and sweep.lowest is None and not whole.unreadable
-        problem = (
-            sweep.problem
-            or problem
-            or implausible(missed, known, checkpoint.doubt, now, is_empty=is_empty)
-            or messages_missing(whole)
-            or out_of_order(whole, progress)
-        )
-        if missed and problem is None and _is_flawless(whole):
+        problem = sweep.problem or problem or self._problem_of(whole, missed, known, progress)
+        may_mark = missed > 0 and problem is None and _is_flawless(whole)
+        again = next_scan(sweep, self.fetched.batch) if may_mark else None
+        if again is not None:
+            return self._moved(read, self._with_progress(again, progress))
+        if may_mark and has_snapshot(sweep, self.fetched.batch):
             tally = replace(tally, deleted=missed)
             changes = replace(changes, missed_are_deleted_at=now)
         elif known.all_missed or known.unseen:
@@ -175,6 +183,16 @@ class PendingBatch(Struct, frozen=True):
         opening = beginnings(checkpoint, sweep, budget) if read.events else ()
         record = self._record((*opening, *read.events, completed), changes)
         return record if read.events or changes != Changes() else self._unchanged(record, tally)
+
+    def _problem_of(self, whole: Tally, missed: int, known: Known, progress: Progress) -> Problem | None:
+        """Return why the answers of a whole sweep are not believed; None if they are."""
+        doubt, now = self.checkpoint.doubt, self.context.now
+        is_empty = progress.low_at is None and self.sweep.lowest is None and not whole.unreadable
+        return (
+            implausible(missed, known, doubt, now, is_empty=is_empty)
+            or messages_missing(whole)
+            or out_of_order(whole, progress)
+        )
 
     def _unchanged(self, record: Record, tally: Tally) -> Record:
         """Return the record of a sweep that changed nothing, with its head if the next sweep may get the same."""
@@ -201,7 +219,8 @@ class PendingBatch(Struct, frozen=True):
         )
         position = self.sweep.position
         is_head = position.phase is Phase.HEAD
-        violations = 0 if is_head else order_violations(batch.conversations, position.reached_at)
+        times = [each.updated_time for each in batch.conversations]
+        violations = 0 if is_head else order_violations(times, position.reached_at)
         return BatchRead(changes, (*news, *read.events), replace(read.tally, order_violations=violations))
 
     def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
@@ -249,7 +268,7 @@ def read_batch(
     dead_letters, payloads = opened(stream, failures, known, now)
     missed = () if detail.leaves_out else missed_events(*without_content(written.changes.interaction_events))
     closed = recovered(readable, detail, failures, known)
-    gaps = owed(checkpoint, readable, found, known, context)
+    gaps = owed(checkpoint, readable, detail, found, known, context)
     tally = replace(written.tally, dead_lettered=len(dead_letters), unreadable=len(failures))
     events: tuple[Event, ...] = (*dead_letters, *closed, *missed, *gaps)
     return BatchRead(replace(written.changes, payloads=payloads), events, tally, failures)

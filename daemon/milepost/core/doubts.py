@@ -169,7 +169,7 @@ def advanced(progress: Progress, batch: Batch, *, brings_new: bool) -> Progress:
         low_at=newest if is_lower else progress.low_at,
         stale=0 if brings_new or is_lower else progress.stale + len(times),
         empty=progress.empty + 1 if is_empty else 0,
-        inversions=progress.inversions + _inversions(times),
+        inversions=progress.inversions + order_violations(times),
         raised=progress.raised + _is_raised(progress, newest),
     )
 
@@ -179,12 +179,13 @@ def digest(cursor: str) -> str:
     return sha256(cursor.encode()).hexdigest()[:12]
 
 
-def _inversions(times: Sequence[datetime]) -> int:
-    """Return how many conversations are newer than the previous one in the same batch, given their times.
+def order_violations(times: Sequence[datetime], after: datetime | None = None) -> int:
+    """Return how many conversations of a batch are newer than the previous one, given their times.
 
-    The order between batches does not count, because a page may repeat rows of the previous page.
+    The first follows `after`, if it counts: a page may repeat rows of the previous page.
     """
-    return sum(map(gt, times[1:], times))
+    listed = times if after is None else [after, *times]
+    return sum(map(gt, listed[1:], listed))
 
 
 def _is_raised(progress: Progress, newest: datetime | None) -> bool:
@@ -195,7 +196,7 @@ def _is_raised(progress: Progress, newest: datetime | None) -> bool:
 def disorder(progress: Progress, batch: Batch) -> int:
     """Return how often the order was broken, this batch included."""
     times = [each.updated_time for each in batch.conversations]
-    in_batch = _inversions(times) + _is_raised(progress, max(times, default=None))
+    in_batch = order_violations(times) + _is_raised(progress, max(times, default=None))
     return progress.inversions + progress.raised + in_batch
 
 
@@ -213,7 +214,7 @@ def no_progress(progress: Progress) -> Problem | None:
 def lowest_of(position: Position) -> Lowest | None:
     """Return how far the phase of a position has got; None for the head, which is read separately."""
     low_at = position.progress.low_at
-    return None if low_at is None or position.is_of_head else Lowest(position.phase, low_at)
+    return None if low_at is None or position.is_of_head else Lowest(position.phase, low_at, position.scan.number)
 
 
 def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
@@ -222,10 +223,15 @@ def has_moved(sweep: Sweep, position: Position, tally: Tally) -> bool:
     New conversations at the head do not count: the head is read separately, and does not advance the sweep.
     """
     lowest, reached = sweep.lowest, lowest_of(position)
-    is_lower = reached is not None and (lowest is None or lowest.phase is not reached.phase or reached.at < lowest.at)
+    is_lower = reached is not None and (lowest is None or _is_beyond(reached, lowest))
     is_scan_starting = position.phase is Phase.CATCH_UP and position.cursor is None
     brings_new = (tally.inserted > 0 or tally.dead_lettered > 0) and not position.is_of_head
     return brings_new or is_lower or is_scan_starting
+
+
+def _is_beyond(reached: Lowest, lowest: Lowest) -> bool:
+    """Return whether a walk or scan got further than before, or is another one, which begins at the head."""
+    return (reached.phase, reached.scan) != (lowest.phase, lowest.scan) or reached.at < lowest.at
 
 
 def futile_runs_after(checkpoint: Checkpoint, position: Position, tally: Tally) -> int:

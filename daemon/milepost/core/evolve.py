@@ -33,6 +33,7 @@ from milepost.core.events import (
     Entry,
     FetchFailed,
     FieldsLeftOut,
+    GapEvent,
     OwnIdChecked,
     RateLimited,
     Reason,
@@ -51,19 +52,20 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import (
+from milepost.core.missed import hints_after, window_after
+from milepost.core.model import OwnId, OwnIdState
+from milepost.core.position import (
     Gap,
     GapEnding,
-    GapEvent,
     HistoryLeft,
     MessagesFailed,
     MessagesMissed,
     MessagesOwed,
     MessagesRead,
+    Mode,
+    Phase,
+    Position,
 )
-from milepost.core.missed import hints_after, window_after
-from milepost.core.model import OwnId, OwnIdState
-from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied
@@ -162,7 +164,7 @@ def _after_lost_cursor(checkpoint: Checkpoint, event: CursorLost) -> Checkpoint:
     before = sweep.position
     sweep = replace(
         sweep,
-        position=Position(before.phase, has_gap=before.has_gap, head_read_at=before.head_read_at),
+        position=Position(before.phase, has_gap=before.has_gap, head_read_at=before.head_read_at, scan=before.scan),
         lost_cursor=before.cursor,
         resets=sweep.resets + 1,
         is_rewound=sweep.is_rewound or event.is_last,

@@ -18,8 +18,8 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import TAGS, DeadLetterClosed, DeadLetterOpened, Entry, Event, RedriveFailed, StreamRemoved
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, gaps_after
 from milepost.core.model import Stream
+from milepost.core.position import Gap, MessagesFailed, MessagesOwed, MessagesRead, is_kept_after
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -218,6 +218,24 @@ def project(
         if checkpoint.run is not None:
             yield RunOf(checkpoint.stream, checkpoint.run)
         yield checkpoint
+
+
+class GapAfter(Struct, frozen=True):
+    """A gap as of an entry; `is_kept` if anything is still owed, or would be with an earlier limit."""
+
+    gap: Gap
+    is_kept: bool
+
+
+def gaps_after(event: object) -> tuple[GapAfter, ...]:
+    """Return the gaps of an event, as they are after it."""
+    match event:
+        case MessagesOwed(gaps=gaps):
+            return tuple(GapAfter(gap, is_kept=True) for gap in gaps)
+        case MessagesRead(gap=gap, ending=ending) | MessagesFailed(gap=gap, ending=ending):
+            return (GapAfter(gap, is_kept=is_kept_after(ending)),)
+        case _:
+            return ()
 
 
 def dead_letter_after(entry: Entry, before: Callable[[str], DeadLetter | None]) -> DeadLetter | None:

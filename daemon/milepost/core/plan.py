@@ -175,8 +175,11 @@ def with_head_first(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
 
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
-    """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = with_head_first(checkpoint, budget).sweep
+    """Return the sweep to continue, given the checkpoint from `with_head_first`.
+
+    None if none is open, or if a full one is wanted and the open one is not full.
+    """
+    sweep = checkpoint.sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep
@@ -227,7 +230,7 @@ def _request(checkpoint: Checkpoint, now: datetime, budget: RunBudget, policy: P
         until = walk_limit(checkpoint, next_mode(checkpoint, now, budget, policy), policy)
     else:
         cursor = sweep.position.cursor
-        until = sweep.walk_until if sweep.position.phase is Phase.WALK else sweep.catch_up_until
+        until = sweep.until
     is_head = sweep is not None and sweep.position.phase is Phase.HEAD  # mostly one batch, so nothing is prefetched
     batches_left = 0 if is_head else budget.max_batches - batches_read(checkpoint, budget) - 1
     size = size_now(checkpoint, policy)

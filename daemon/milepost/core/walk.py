@@ -13,11 +13,12 @@ from milepost.core.checkpoint import Checkpoint, ReducedRequest, Sweep, WalkSetA
 from milepost.core.doubts import advanced, cursor_loop, disorder, no_progress
 from milepost.core.events import NO_TALLY
 from milepost.core.model import Batch, Detail, Known
-from milepost.core.position import Mode, Phase, Position, Progress, Stretch
+from milepost.core.position import Mode, Phase, Position, Progress, Scan, Stretch
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before any conversation
 LATEST = datetime.max.replace(tzinfo=UTC) - timedelta(milliseconds=1)  # nothing can be added to a later instant
 LEAST_OLDER = 10  # older conversations in a row before a walk may end
+MAX_SCANS = 10  # of a full sweep; each is shorter, unless threads move faster than they can be read
 MAX_EDGE = 200  # conversations of one second that a position remembers; the journal holds them as well
 
 
@@ -74,9 +75,8 @@ def next_position(checkpoint: Checkpoint, sweep: Sweep, batch: Batch) -> Positio
     scan.
     """
     phase, times = sweep.position.phase, [each.updated_time for each in batch.conversations]
-    until = sweep.walk_until if phase is Phase.WALK else sweep.catch_up_until
-    older = older_in_a_row(times, until, sweep.position.older)
-    is_back = reaches_back(times, until) and older >= _least_older(sweep.position.progress, batch)
+    older = older_in_a_row(times, sweep.until, sweep.position.older)
+    is_back = reaches_back(times, sweep.until) and older >= _least_older(sweep.position.progress, batch)
     if batch.next_cursor is not None and not is_back:
         reached_at = times[-1] if times else sweep.position.reached_at
         return Position(phase, batch.next_cursor, reached_at, older, has_gap=sweep.position.has_gap)
@@ -132,6 +132,36 @@ def edge_after(position: Position, batch: Batch) -> tuple[str, ...]:
     if last == position.reached_at:
         seen = (*position.edge, *seen) if position.edge else ()
     return seen if len(seen) <= MAX_EDGE else ()
+
+
+# A thread that moves to the head before the walk gets to it is left to the scan. If it moves again before the scan gets
+# to it, it escapes both. So after a scan, threads may be unseen that moved since its first batch was read, and no
+# others. An incremental sweep leaves them to the next one: they are no older than the newest conversation of its own
+# first batch, to which the next walk goes back. A full sweep would take them for deleted. So it scans again, back to
+# the newest thread of that first batch, as whatever has moved since is no older. It does so until the first batch of a
+# scan reaches back so far. That batch shows all that moved, at one instant, and all else has been seen.
+
+
+def scan_after(sweep: Sweep, batch: Batch) -> Scan:
+    """Return what is known of a catch-up scan after a batch: it depends on its first batch."""
+    scan, times = sweep.position.scan, [each.updated_time for each in batch.conversations]
+    if sweep.position.phase is not Phase.CATCH_UP or sweep.position.cursor is not None or not times:
+        return scan
+    is_snapshot = batch.next_cursor is None or (sweep.until is not None and times[-1] < sweep.until)
+    return replace(scan, began_at=max(times), is_snapshot=is_snapshot)
+
+
+def has_snapshot(sweep: Sweep, batch: Batch) -> bool:
+    """Return whether a sweep that ends with a batch has seen every thread that was there at one instant."""
+    return sweep.position.phase is Phase.WALK or scan_after(sweep, batch).is_snapshot
+
+
+def next_scan(sweep: Sweep, batch: Batch) -> Position | None:
+    """Return the start of another scan after the one that ends with a batch; None if it would show no more."""
+    scan = scan_after(sweep, batch)
+    if has_snapshot(sweep, batch) or scan.number >= MAX_SCANS:
+        return None
+    return Position(Phase.CATCH_UP, scan=Scan(scan.number + 1, scan.began_at))
 
 
 # --- the head first ---------------------------------------------------------------------------------------------------

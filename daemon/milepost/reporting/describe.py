@@ -13,10 +13,9 @@ from msgspec.structs import asdict, replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
-from milepost.core.position import Mode, Phase
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
@@ -135,7 +134,8 @@ def _batch_stored(event: events.BatchStored, run: Run | None, stream: Stream) ->
     if position.reached_at is not None:
         fields["reached"] = position.reached_at.isoformat()
     starts_scan = position.phase is Phase.CATCH_UP and position.cursor is None
-    then = "; the catch-up scan starts" if starts_scan else ""
+    again = " again" if position.scan.number > 1 else ""
+    then = f"; the catch-up scan starts{again}" if starts_scan else ""
     subject = _batches(tally, run)
     if event.problem is not None:
         sentence = f"The walk ends here, though the list goes on: {on_one_line(event.problem)}"
@@ -229,7 +229,7 @@ def _fields_left_out(event: events.FieldsLeftOut) -> Description:
         return Description("all fields read again", "The API knows all requested fields again")
     names = on_one_line(", ".join(event.fields))
     sentence = f"The API refuses fields by name: conversations are read without {names}"
-    hint = "nothing is lost but these fields; they are tried again at each start, and with another source.version"
+    hint = "nothing is lost but these fields; they are tried again daily, at each start and with another version"
     return Description("fields left out", sentence, Level.WARNING, {"left_out": names}, hint)
 
 

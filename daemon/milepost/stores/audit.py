@@ -5,10 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
-from datetime import datetime
 from typing import Any, Literal
-
-from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged, MilepostError
@@ -16,7 +13,7 @@ from milepost.core.events import Entry
 from milepost.core.journal import GapOf, Projected, RunOf, project
 from milepost.core.model import Stream
 from milepost.stores import rows
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Audit, Parameters
 
 Table = Literal["checkpoint", "run", "dead_letter", "gap"]
 TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter", "gap")
@@ -25,17 +22,6 @@ TEMPORARY = "make room in the directory for temporary files, or name another in 
 
 Row = tuple[Any, ...]
 """A projected row, as `rows` writes it; its first column is its key."""
-
-
-class Audit(Struct, frozen=True):
-    """The totals of a verification or a rebuild."""
-
-    entries: int
-    streams: int
-    runs: int
-    dead_letters: int
-    last_recorded_at: datetime | None
-    gaps: int = 0
 
 
 class Ledger(ABC):

@@ -13,14 +13,12 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import remove
-from milepost.core.gaps import GapAfter, gaps_after
-from milepost.core.journal import Codec, instant_text, since_removal
+from milepost.core.journal import Codec, GapAfter, gaps_after, instant_text, since_removal
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit
 from milepost.core.records import prepare
 from milepost.core.revisions import erased_in
-from milepost.stores.reader import Session, stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters, Session, stream_parameters
 
 # LINKS first: once the pages are linked, a person who was erased on one of them is kept out of this very commit, and is
 # erased on the other page if the link is new. Then MOVES, with conversations last: the other rows are found by them.

@@ -11,11 +11,10 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
 from milepost.core.ports import DueDeadLetter
-from milepost.core.position import Mode
+from milepost.core.position import Gap, Mode
 from milepost.core.problems import Problem
 from milepost.core.webhooks import DueFact, WebhookKind
 

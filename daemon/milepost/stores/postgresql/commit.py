@@ -58,8 +58,7 @@ from milepost.stores.postgresql.encoding import (
 )
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.reader import stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters, stream_parameters
 
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 

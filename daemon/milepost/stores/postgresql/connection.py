@@ -15,7 +15,7 @@ from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.postgresql.errors import errors_of, translated
 from milepost.stores.postgresql.liveness import answering_within, while_answering
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from milepost.stores.url import StoreUrl
 
 Connection = psycopg.AsyncConnection[TupleRow]

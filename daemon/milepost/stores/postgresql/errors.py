@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -144,4 +145,5 @@ def reason_of(error: Exception) -> str:
 def _message_of(error: Exception) -> str:
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = primary or str(error).strip() or type(error).__name__
-    return " ".join(text.removeprefix("connection failed: ").split())
+    said = re.sub(r"Is the server running [^?]*\?", "", text.removeprefix("connection failed: "))  # our hint says that
+    return " ".join(said.split())

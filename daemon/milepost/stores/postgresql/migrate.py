@@ -17,7 +17,7 @@ from milepost.stores.postgresql.connection import Connection, Database, connecte
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import while_answering
 from milepost.stores.postgresql.rights import demand_all_rows, kept_private, make_private
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"

@@ -630,6 +630,21 @@ WITH known_conversations AS MATERIALIZED (
     SELECT stored.*
     FROM unnest(%(conversations)s::text[]) AS wanted
     CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
+),
+wanted_events AS (
+    SELECT unnest(%(interaction_events)s::text[]) AS event_id
+    UNION ALL
+    SELECT unnest(string_to_array(reading.event_ids, E'\n'))  -- those of conversations that came with others before
+    FROM unnest(
+        %(threads)s::text[], %(fingerprints)s::text[], %(updated_times)s::timestamptz[], %(event_ids)s::text[]
+    ) AS reading (conversation_id, fingerprint, updated_time, event_ids)
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM known_conversations AS before
+        WHERE
+            before.conversation_id = reading.conversation_id
+            AND before.messages_fingerprint = reading.fingerprint AND before.updated_time = reading.updated_time
+    )
 )
 SELECT json_build_object(
     'conversations', (
@@ -646,9 +661,11 @@ SELECT json_build_object(
         ) AS stored
     ),
     'interaction_events', (
-        SELECT coalesce(json_agg(wanted), '[]'::json)
-        FROM unnest(%(interaction_events)s::text[]) AS wanted
-        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = wanted OFFSET 0) AS stored
+        SELECT coalesce(json_agg(wanted_events.event_id), '[]'::json)
+        FROM wanted_events
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM contact_interaction_events WHERE event_id = wanted_events.event_id OFFSET 0
+        ) AS stored
     ),
     'left_behind', (
         SELECT coalesce(json_agg(json_build_array(wanted, stored.page_id)), '[]'::json)
@@ -870,15 +887,18 @@ LIMIT 1 OFFSET %(offset)s;
 
 -- name: search_threads
 -- The conversations of a step that have stored messages but no recorded history, with the number of their messages. One
--- conversation at a time, as in `known`.
+-- conversation at a time, as in `known`. Messages after the second of `updated_time` are not in `message_count`: the
+-- store has refused the row of a later state.
 SELECT
     conversation_id, instant_text(first_synced_at), message_count, messages, instant_text(oldest_at),
     instant_text(newest_at)
 FROM conversations
 CROSS JOIN LATERAL (
     SELECT
-        count(*) FILTER (WHERE message.deleted_at IS NULL) AS messages, min(occurred_at) AS oldest_at,
-        max(occurred_at) AS newest_at
+        count(*) FILTER (WHERE message.deleted_at IS NULL AND date_trunc('second', occurred_at) <= updated_time)
+        AS messages,
+        min(occurred_at) AS oldest_at,
+        max(occurred_at) FILTER (WHERE date_trunc('second', occurred_at) <= updated_time) AS newest_at
     FROM contact_interaction_events AS message
     WHERE message.conversation_id = conversations.conversation_id
 ) AS stored

@@ -25,8 +25,7 @@ from milepost.stores.commit import (
     payloads_of,
     without_forgotten,
 )
-from milepost.stores.reader import stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters, stream_parameters
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.queries import SqliteSession, StoredIds, at_once
 

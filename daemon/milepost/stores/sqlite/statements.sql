@@ -580,11 +580,14 @@ LIMIT 1 OFFSET :offset;
 
 -- name: search_threads
 -- The conversations of a step that have stored messages but no recorded history, with the number of their messages.
+-- Those after the second of `updated_time` are not in `message_count`: the store has refused the row of a later state.
 SELECT
     conversation_id, first_synced_at, message_count,
     (
         SELECT count(*) FROM contact_interaction_events AS message
-        WHERE message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+        WHERE
+            message.conversation_id = conversations.conversation_id AND message.deleted_at IS NULL
+            AND occurred_at <= substr(updated_time, 1, 19) || '.999Z'
     ),
     (
         SELECT min(occurred_at) FROM contact_interaction_events AS message
@@ -592,7 +595,9 @@ SELECT
     ) AS oldest_at,
     (
         SELECT max(occurred_at) FROM contact_interaction_events AS message
-        WHERE message.conversation_id = conversations.conversation_id
+        WHERE
+            message.conversation_id = conversations.conversation_id
+            AND occurred_at <= substr(updated_time, 1, 19) || '.999Z'
     )
 FROM conversations
 WHERE

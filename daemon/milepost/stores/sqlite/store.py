@@ -23,9 +23,8 @@ from milepost.core.ports import Commit, Committed, Rejected
 from milepost.core.webhooks import WebhookEvent
 from milepost.stores.changes import StoredDeliveries, parameters_of
 from milepost.stores.commit import Forgotten, Outdated, removal
-from milepost.stores.reader import StreamRows
+from milepost.stores.reader import Parameters, StreamRows, load_statements
 from milepost.stores.rows import json_list
-from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite.commit import SqliteWriter, with_inserts
 from milepost.stores.sqlite.connection import (
     Database,
@@ -147,7 +146,9 @@ class SqliteStore(OpenStore):
         the next commit here, and the checkpoint is read again.
         """
         committed = self._committed.get(stream)
-        return committed if committed is not None else await super().load(stream)
+        if committed is not None:
+            return committed
+        return await self._database.run(lambda connection: at_once(self._writer_on(connection).load(stream)))
 
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
