@@ -152,7 +152,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_found_notes": ("messenger:1", THREADS),
     "drop_notes_of_other_sweeps": ("messenger:1", SWEEP_STARTED_AT),
     "drop_notes": ("messenger:1",),
-    "unsent_messages": ("messenger:1",),
+    "unsent_messages": (["messenger:1"],),
     "delete_payload": (["d_7"],),
     "delete_gap": (["g_7"],),
     "dead_letter": ("d_7",),

@@ -4,7 +4,7 @@ The constants list statements that both databases have, in the order in which th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -153,20 +153,14 @@ class Writer(Session, ABC):
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
-    async def without_unsent(self, commit: Commit) -> list[tuple[str, str]]:
-        """Return the payloads that a commit brings, without the content of messages that a webhook reported as unsent.
+    async def unsent_messages(self, commits: Iterable[Commit]) -> list[str]:
+        """Return the messages that webhooks have reported as unsent, if the commits bring payloads.
 
-        A webhook that comes later finds them stored.
+        Webhooks that come later find the payloads stored.
         """
-        payloads = commit.changes.payloads
-        if not payloads:
-            return []
-        unsent = [key for (key,) in await self.fetch("unsent_messages", (commit.checkpoint.stream.key,))]
-        erased = []
-        for each in payloads:
-            named = [key for key in unsent if key in each.payload]
-            erased.append((each.dead_letter_id, erased_in(each.payload, named) if named else each.payload))
-        return erased
+        streams = {commit.checkpoint.stream.key for commit in commits if commit.changes.payloads}
+        found = await self.fetch("unsent_messages", (self.dialect.keys(streams),)) if streams else ()
+        return [message_id for (message_id,) in found]
 
     async def erase(self, stream: Stream, contact_ids: Sequence[str]) -> Forgotten:
         """Erase contacts on the stream's page and on all pages linked to it, and keep them out there."""
@@ -187,6 +181,13 @@ class Writer(Session, ABC):
         )
         await self.execute("erase_notes", who)
         return forgotten
+
+
+def payloads_of(commit: Commit, unsent: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the payloads that a commit brings, by dead letter, without the content of `unsent` messages."""
+    for each in commit.changes.payloads:
+        named = [key for key in unsent if key in each.payload]
+        yield each.dead_letter_id, erased_in(each.payload, named) if named else each.payload
 
 
 def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:

@@ -104,7 +104,7 @@ WHERE
 
 -- name: unsent_messages
 -- Those that a webhook has reported lately.
-SELECT message_id FROM webhook_events WHERE stream = ? AND kind = 'unsend';
+SELECT message_id FROM webhook_events WHERE stream IN (SELECT value FROM json_each(?)) AND kind = 'unsend';
 
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?)
