@@ -268,7 +268,7 @@ def _dispatcher(parts: Parts, changes: ChangeReader) -> tuple[Dispatcher, Delive
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, store_watch: StoreWatch) -> Metrics:
     metrics = Metrics(live)
-    metrics.page_names = parts.registry.page_names
+    metrics.page_names, metrics.is_worked = parts.registry.page_names, parts.supervisor.works
     metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
     metrics.add_health(
         store_up=lambda: store_watch.outage is None,
@@ -284,7 +284,7 @@ def _store_watch(parts: Parts) -> StoreWatch:
     supervisor = parts.supervisor
 
     def wake(stream: Stream) -> bool:
-        if stream not in supervisor.streams:
+        if not supervisor.works(stream):
             return False
         supervisor.wake(stream)
         return True

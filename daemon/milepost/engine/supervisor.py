@@ -71,7 +71,11 @@ class Supervisor:
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The streams that run here, without those that are being dismissed."""
-        return tuple(stream for stream in self._sources if not self._mailboxes[stream].is_dismissed)
+        return tuple(filter(self.works, self._sources))
+
+    def works(self, stream: Stream) -> bool:
+        """Return whether the stream runs here, and is not being dismissed. May be called from another thread."""
+        return stream in self._sources and not self._mailboxes[stream].is_dismissed
 
     async def run(self) -> None:
         """Run every stream on its interval until shutdown."""

@@ -448,6 +448,16 @@ def test_a_removed_stream_disappears_until_it_has_entries_again() -> None:
     assert values(exposition, "last_success_timestamp_seconds") == {}
 
 
+def test_a_stream_that_has_left_the_configuration_disappears_until_it_is_back() -> None:
+    exposition = after(recorded(completed()))
+    exposition.metrics.is_worked = lambda stream: stream != STREAM
+    exposition.read(recorded(completed(), after=Checkpoint(OTHER)))
+    assert f'stream="{KEY}"' not in exposition.expose().decode(), "it would be late for ever"
+    assert set(states(exposition)) == {OTHER.key}
+    exposition.metrics.is_worked = lambda _: True
+    assert set(states(exposition)) == {KEY, OTHER.key}
+
+
 # --- the exposition ---------------------------------------------------------------------------------------------------
 
 

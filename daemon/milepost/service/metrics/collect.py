@@ -35,7 +35,8 @@ class Metrics:
     """All metrics of the process, in a registry of their own.
 
     `read` counts what a notice reports, and `register` adds another collector. `page_names` returns the names of the
-    streams' pages by id, "" for an unknown one.
+    streams' pages by id, "" for an unknown one. `is_worked` returns whether a stream is configured: another one has no
+    metrics, or it would be late for ever. Both are called from another thread.
     """
 
     def __init__(self, live: LiveStreams, steady: Callable[[], float] = time.monotonic) -> None:
@@ -46,6 +47,7 @@ class Metrics:
         self._counters = Counters(self._instruments, steady)
         self._live = live
         self.page_names: Callable[[], Mapping[str, str]] = dict
+        self.is_worked: Callable[[Stream], bool] = lambda _: True
         self.read, self.register = self._counters.read, self._registry.register
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
@@ -88,6 +90,9 @@ class Metrics:
         page_names = self.page_names()
         for checkpoint, state in self._live.states():
             stream = checkpoint.stream
+            if not self.is_worked(stream):
+                self._instruments.drop_stream(stream.key)
+                continue
             series = self._instruments.of_stream(stream.key)
             _set_gauges(series, checkpoint, state)
             series.page_usage.set(self._counters.page_usage(stream.page_id))
