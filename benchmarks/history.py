@@ -36,7 +36,7 @@ from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, prepare
 from milepost.stores import rows
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.sqlite.migrate import migrate
 
 BEGAN_AT = datetime(2025, 2, 1, tzinfo=UTC)  # after the newest row of the benchmark's inboxes

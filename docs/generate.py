@@ -9,9 +9,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from milepost.app.reload import is_live
-from milepost.settings import Settings
 from milepost.settings.load import allowed
-from milepost.settings.model import Section, key_of, section_in
+from milepost.settings.model import Section, Settings, key_of, section_in
 from milepost.settings.types import format_duration
 
 PAGE = Path(__file__).parent / "configuration.md"

@@ -16,10 +16,11 @@ from milepost.core.errors import StoreRefused
 from milepost.core.events import BatchStored, Event, RunStarted, SweepCompleted, Tally
 from milepost.core.model import Changes, DataSource, Platform, Stream
 from milepost.core.position import Mode
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
 from milepost.simulator.world import World
 from milepost.stores.open import open_store
+from milepost.stores.reader import Parameters
 from stores.databases import AnyDatabase, databases
 from stores.histories import commit_after, conversation_row
 
@@ -111,6 +112,22 @@ class TestADatabaseRemembersItsSource:
         assert await opened(house, base_url="https://graph.facebok.example", brings=False) is None
         assert await opened(house) == DataSource("facebook", META)
 
+    async def test_streams_that_begin_together_record_it_once(
+        self, house: AnyDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with open_store(house.store_url) as store:
+            await demand_source(store, settings(house))
+            written, write = list[str](), store.write
+
+            async def spy(statement: str, parameters: Parameters = ()) -> list[Any]:
+                written.append(statement)
+                return await write(statement, parameters)
+
+            monkeypatch.setattr(store, "write", spy)
+            streams = [Stream(Platform.MESSENGER, f"{number}") for number in range(5)]
+            await asyncio.gather(*(store.commit(commit_after(Checkpoint(each), STORED)) for each in streams))
+            assert written.count("record_source") == 1
+
     @pytest.mark.parametrize("event", [STORED, COMPLETED], ids=["batch", "sweep"])
     async def test_a_checkpoint_that_moved_records_the_source_too(self, house: AnyDatabase, event: Event) -> None:
         """The watermark of an empty inbox would hide what is older in another one."""
@@ -125,7 +142,7 @@ class TestADatabaseRemembersItsSource:
             await demand_source(other, settings(on_postgresql, base_url="https://graph.example"))
             row = Changes((conversation_row("t_1", of=INBOX, contact_id=None),))
             await one.commit(commit_after(Checkpoint(INBOX), changes=row))
-            with pytest.raises(StoreRefused, match="works for another source"):
+            with pytest.raises(StoreRefused, match="belongs to another source"):
                 await other.commit(commit_after(Checkpoint(DIRECT), changes=row))
         assert on_postgresql.rows("SELECT DISTINCT stream FROM journal") == [(INBOX.key,)]
 

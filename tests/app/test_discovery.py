@@ -22,7 +22,7 @@ from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.engine.interrupt import Stop
 from milepost.facebook.pages import Page
 from milepost.reporting.health import IssueKind
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.simulator.access import USER
 
 WELL_BEFORE_THE_CALL_TIMES_OUT = 20.0

@@ -13,7 +13,7 @@ from kit.virtual_time import LeapingClock
 from milepost.app import notices
 from milepost.app.notices import HANDOVER_SECONDS, NoticeWatch, Observed
 from milepost.core.checkpoint import Checkpoint, FailureStreak
-from milepost.core.errors import StoreAway
+from milepost.core.errors import BadConfiguration, StoreAway
 from milepost.core.events import DeadLetterOpened, Reason, Stage
 from milepost.core.notices import SETTLE
 from milepost.core.ports import Committed
@@ -22,7 +22,7 @@ from milepost.engine.interrupt import Stop
 from milepost.reporting.health import Issue, IssueKind
 from milepost.reporting.notices import NoticeText
 from milepost.service.notices import Destination
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.reader import JournalReader, StoredEntry
 
 ON = Settings.model_validate({"notify": {"urls": ("json://people",)}})
@@ -84,7 +84,11 @@ class World:
         self.is_notifier = True
         self.is_away = False
 
+        self.error: Exception | None = None
+
         def destinations(urls: Sequence[str]) -> Sequence[Destination]:
+            if self.error is not None:
+                raise self.error
             return [self.people] if urls else []
 
         monkeypatch.setattr(notices, "destinations", destinations)
@@ -247,6 +251,34 @@ async def test_a_destination_that_takes_nothing_is_an_issue(world: World) -> Non
     await world.look(SETTLE.total_seconds())
     (issue,) = world.watch.issues()
     assert (issue.kind, issue.reason) == (IssueKind.NOTICES, "json://people: no")
+
+
+async def test_a_url_that_cannot_be_sent_to_is_an_issue_and_the_destinations_from_before_stay(world: World) -> None:
+    await world.watch.begin()
+    await world.look()
+    world.error = BadConfiguration("notify.urls[0]: Apprise does not know such a URL", hint="see its wiki")
+    world.settings = Settings.model_validate({"notify": {"urls": ("strange://people",)}})
+    world.checkpoints = [STOPPED]
+    await world.look()
+    (issue,) = world.watch.issues()
+    assert (issue.kind, issue.reason) == (IssueKind.NOTICES, world.error.message)
+    assert await world.look(SETTLE.total_seconds()) == [f"page {STREAM.page_id} is stopped"]
+    world.error = None
+    world.settings = ON
+    await world.look()
+    assert list(world.watch.issues()) == []
+
+
+async def test_after_an_unexpected_error_the_destinations_are_made_again(world: World) -> None:
+    await world.watch.begin()
+    world.error = ValueError("a broken library")
+    with pytest.raises(ValueError, match="a broken library"):
+        await world.look()
+    world.error = None
+    await world.look()
+    world.checkpoints = [STOPPED]
+    await world.look()
+    assert await world.look(SETTLE.total_seconds()) == [f"page {STREAM.page_id} is stopped"]
 
 
 def test_urls_are_secret() -> None:

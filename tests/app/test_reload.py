@@ -21,7 +21,7 @@ from milepost.core.events import RunStatus
 from milepost.core.model import Platform, Stream
 from milepost.engine.interrupt import Interrupt
 from milepost.reporting.health import Issue, IssueKind
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 
 PAGE = {"id": "1", "access_token": "token-of-page-1"}
 RUNNING: dict[str, Any] = {

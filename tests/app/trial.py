@@ -21,7 +21,7 @@ from milepost.engine.interrupt import Interrupt, Stop
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.facebook.client import GraphClient
 from milepost.facebook.pages import Page
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.simulator.plan import SimulatedPage
 from milepost.simulator.server import SimulatorServer
 

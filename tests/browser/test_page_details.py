@@ -129,7 +129,7 @@ async def test_what_has_come_by_webhooks_is_said_where_they_are_taken(
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             said = visit.page.locator("#webhooks")
             await expect(said).to_have_text("0 webhooks since the daemon's start.")
-            found = re.search(r"url=(http\S+)", await daemon.says("webhooks are taken"))
+            found = re.search(r"url=(http\S+)", await daemon.says("listening for webhooks"))
             assert found is not None
             body = body_of("m_1", page_id=BICYCLES.id)
             async with ClientSession() as session, session.post(found[1], data=body, headers=signed(body)) as answer:

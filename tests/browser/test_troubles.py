@@ -17,6 +17,7 @@ from kit.simulated import BAKERY, BICYCLES, frozen_world, right_now
 from milepost.simulator.access import USER
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+CONNECTIONS_OF_A_BROWSER = 6  # to one host
 
 
 async def verdict(page: Page, text: str) -> None:
@@ -194,3 +195,178 @@ async def test_a_token_revoked_after_a_transient_failure_is_the_reason_that_is_s
             await verdict(visit.page, "The stream needs you")
             await expect(card.locator(".problem")).to_contain_text("code 190")
             await expect(card.locator(".advice")).to_contain_text("The token has expired: give page")
+
+
+async def test_an_error_of_the_page_itself_is_said_and_does_not_end_the_refreshes(
+    installation: Installation, browser: Browser
+) -> None:
+    async def of_another_version(route: Route) -> None:
+        response = await route.fetch()
+        changes = await response.json()
+        del changes["daemon"]["deliveries"]
+        await route.fulfill(response=response, json=changes)
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, notice = visit.page, visit.page.locator("#notice")
+            await verdict(page, "The stream is up to date")
+            visit.expected = "TypeError"
+            await page.route("**/api/overview*", of_another_version)
+            await expect(notice).to_contain_text("This page failed to show the streams")
+            await page.unroute("**/api/overview*")
+            await page.get_by_role("button", name="Pause").click()
+            await verdict(page, "The stream is paused")
+            await expect(notice).to_be_hidden()
+
+
+async def test_a_daemon_that_is_down_behind_a_proxy_is_the_verdict(
+    installation: Installation, browser: Browser
+) -> None:
+    async def bad_gateway(route: Route) -> None:
+        await route.fulfill(status=502, body="<h1>Bad Gateway</h1>", content_type="text/html")
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await verdict(visit.page, "The stream is up to date")
+            visit.expects("502")
+            await visit.page.route("**/api/**", bad_gateway)
+            await verdict(visit.page, "The daemon is unreachable")
+            await visit.page.unroute("**/api/**")
+            await verdict(visit.page, "The stream is up to date")
+
+
+async def test_two_issues_of_one_kind_are_both_shown(installation: Installation, browser: Browser) -> None:
+    whats = ("deliveries to crm are not made", "deliveries to erp fail")
+
+    async def with_both(route: Route) -> None:
+        response = await route.fetch()
+        changes = await response.json()
+        changes["daemon"]["issues"] = [
+            {"kind": "deliveries", "what": what, "since": None, "reason": None, "advice": None} for what in whats
+        ]
+        await route.fulfill(response=response, json=changes)
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await visit.page.route("**/api/overview*", with_both)
+            for what in whats:
+                await expect(visit.page.locator("#notice")).to_contain_text(what[1:])
+            await visit.page.unroute("**/api/overview*")
+            await expect(visit.page.locator("#notice")).to_be_hidden()
+
+
+async def test_the_runs_of_the_drawer_are_loaded_again_after_a_failure(
+    installation: Installation, browser: Browser
+) -> None:
+    async def unavailable(route: Route) -> None:
+        problem = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "it is away"}
+        await route.fulfill(status=503, body=json.dumps(problem), content_type="application/problem+json")
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, notice = visit.page, visit.page.locator("#notice")
+            await verdict(page, "The stream is up to date")
+            visit.expects("503")
+            await page.route("**/api/runs*", unavailable)
+            await page.locator(".card .opens").click()
+            await expect(notice).to_contain_text("Cannot load the runs")
+            await expect(page.locator("#drawer-runs")).to_be_hidden()
+            await page.unroute("**/api/runs*")
+            await expect(page.locator("#drawer-runs figcaption")).to_contain_text("1 run")
+            await expect(notice).to_be_hidden()
+
+
+async def test_more_dead_letters_than_a_list_can_show_are_pointed_to(
+    installation: Installation, browser: Browser
+) -> None:
+    at = "2026-03-01T12:00:00Z"
+    common = {"stage": "fetch", "reason": "HTTP 500", "opened_at": at, "redrive_at": None}
+    group = {**common, "group": "abc", "count": 1_200, "streams": 1, "latest_at": at}
+
+    async def groups(route: Route) -> None:
+        await route.fulfill(json={"groups": [group], "is_complete": False})
+
+    async def members(route: Route) -> None:
+        limit = int(route.request.url.rpartition("limit=")[2])
+        facts = {
+            **common,
+            "stream": "messenger:1",
+            "attempts": 0,
+            "closed_at": None,
+            "contact_name": None,
+            "link": None,
+        }
+        found = [{**facts, "dead_letter_id": f"{number:x}", "subject": f"t_{number}"} for number in range(limit)]
+        await route.fulfill(json={"dead_letters": found, "next": None})
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page = visit.page
+            await page.route("**/api/dead-letters/groups", groups)
+            await page.route("**/api/dead-letters?group=*", members)
+            await page.reload()
+            await expect(page.locator("#more-dead-letters")).to_contain_text("has all")
+            await page.get_by_role("button", name="Show them").click()
+            for number in (10, 50, 250):
+                await expect(page.locator(".dead-letter")).to_have_count(number)
+                await page.get_by_role("button", name="Show more of them").click()
+            await expect(page.locator(".dead-letter")).to_have_count(1_000)
+            await expect(page.get_by_role("button", name="Show more of them")).to_be_hidden()
+            await expect(page.locator(".group > .more")).to_contain_text("The oldest 1,000 are shown")
+
+
+async def test_pages_that_nobody_sees_leave_their_connections_to_others(
+    installation: Installation, browser: Browser
+) -> None:
+    async def turn(page: Page, *, is_hidden: bool) -> None:
+        await page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: {is_hidden:d}, configurable: true}})")
+        await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            first = page = visit.page
+            for _ in range(CONNECTIONS_OF_A_BROWSER):
+                await expect(page.locator("#connection")).to_have_text("Live")
+                await turn(page, is_hidden=True)
+                page = await page.context.new_page()
+                await page.goto(first.url)
+            await expect(page.locator("#connection")).to_have_text("Live")
+            await page.get_by_role("button", name="Pause").click()
+            await turn(first, is_hidden=False)
+            await expect(first.locator("#feed")).to_contain_text("Paused")
+
+
+async def test_a_slow_discard_does_not_close_the_question_about_another_dead_letter(
+    installation: Installation, browser: Browser
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(route: Route) -> None:
+        await go_on.wait()
+        await route.fulfill(json={"dead_letter_id": "1", "outcome": "closed", "reason": None, "redrive_at": None})
+
+    async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
+        for thread in simulator.world.truth(BICYCLES.id, "messenger", right_now())[3:8:4]:
+            simulator.world.poison(thread.id)
+        installation.configure_for(simulator)
+        async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            page, dialog = visit.page, visit.page.locator("#discard")
+            await expect(page.locator("#figure-dead-letters")).to_have_text("2")
+            letters = page.locator(".dead-letter")
+            await expect(letters).to_have_count(2)
+            await page.route("**/discard", slow)
+            await letters.nth(0).get_by_role("button", name="Discard").click()
+            await dialog.locator("textarea").fill("no longer needed")
+            await dialog.get_by_role("button", name="Discard it").click()
+            await dialog.get_by_role("button", name="Cancel").click()
+            await letters.nth(1).get_by_role("button", name="Discard").click()
+            go_on.set()
+            await expect(page.locator(".toast", has_text="is resolved and closed")).to_be_visible()
+            await expect(dialog).to_be_visible()
+            await expect(dialog.get_by_role("button", name="Discard it")).not_to_have_attribute("aria-disabled", "true")

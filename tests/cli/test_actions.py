@@ -15,7 +15,7 @@ from milepost.core.errors import BadConfiguration, MilepostError, StoreAway
 from milepost.core.model import Platform, Stream
 from milepost.engine.interrupt import Stop
 from milepost.reporting.summary import ExitCode
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 
 OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
 

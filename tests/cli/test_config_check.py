@@ -16,8 +16,7 @@ from milepost.core.errors import BadConfiguration
 from milepost.core.model import Platform
 from milepost.reporting.advice import PERMISSIONS
 from milepost.reporting.summary import ExitCode
-from milepost.settings import PageSettings, Settings, SourceSettings
-from milepost.settings.model import WebhookSettings
+from milepost.settings.model import PageSettings, Settings, SourceSettings, WebhookSettings
 from milepost.simulator.faults import CALM, FaultPlan, parse_faults
 from milepost.simulator.plan import WorldPlan
 from milepost.simulator.server import SimulatorServer

@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 
 from milepost.cli.config import command, sample
 from milepost.core.errors import MilepostError
-from milepost.settings import load
+from milepost.settings.load import load
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
 

@@ -25,7 +25,7 @@ from milepost.core.position import Mode
 from milepost.core.problems import Scope
 from milepost.engine.interrupt import Stop
 from milepost.service.api.overview import ChangesSince
-from milepost.settings import HttpSettings, SyncSettings
+from milepost.settings.model import HttpSettings, SyncSettings
 
 DONE = events.SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1, unchanged=50))
 FULL = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, unchanged=50))
@@ -104,9 +104,9 @@ async def test_a_limit_that_outlasts_a_run_is_not_waited_for() -> None:
 
 async def test_a_stream_that_is_paused_meanwhile_says_so() -> None:
     before = run(1, sweep_started(), DONE)
-    paused = given(events.StreamPaused("somebody"), after=before)
+    paused = given(events.StreamPaused("command line"), after=before)
     (result,) = await Daemon(before, before, paused, paused, paused).sync()
-    assert result.error == "it is paused (by somebody) and has to be resumed first"
+    assert result.error == "it was paused by the command line, and has to be resumed first"
 
 
 async def test_a_daemon_that_ends_leaves_no_run_to_wait_for() -> None:

@@ -77,6 +77,15 @@ def test_an_existing_file_is_overwritten_only_by_force() -> None:
     assert seqs(file.read_text()) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["simulated.db", "link.db", "simulated.db-wal", "simulated.db.lock"])
+def test_no_file_of_the_database_is_ever_overwritten(database: Path, name: str) -> None:
+    Path("link.db").symlink_to("simulated.db")
+    content = database.read_bytes()
+    refused = export("--force", name)
+    assert (refused.exit_code, "belongs to the database itself" in refused.stderr) == (2, True)
+    assert database.read_bytes() == content
+
+
 @pytest.mark.usefixtures("database")
 def test_a_link_stays_a_link() -> None:
     Path("link.jsonl").symlink_to("target.jsonl")
@@ -193,10 +202,11 @@ def test_a_pipe_that_nobody_reads_leaves_no_traceback(database: Path) -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_full_disk_is_reported() -> None:
+@pytest.mark.parametrize("name", ["export", "tail"])
+def test_a_full_disk_is_reported(name: str) -> None:
     with Path("/dev/full").open("wb") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "milepost", "journal", "export"],
+            [sys.executable, "-m", "milepost", "journal", name],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

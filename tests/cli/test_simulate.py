@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from milepost.cli.simulate import command
 from milepost.core.errors import BadConfiguration, MilepostError
-from milepost.settings import load
+from milepost.settings.load import load
 
 
 def milepost(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -136,13 +136,16 @@ def test_a_port_that_is_taken_is_reported() -> None:
         port = str(taken.getsockname()[1])
         error = CliRunner().invoke(command, ["--port", port]).exception
     assert isinstance(error, MilepostError)
-    assert f"cannot listen on 127.0.0.1:{port}" in error.message
+    assert error.message == f"the simulator cannot listen on 127.0.0.1:{port}: address already in use"
+    assert "port" in error.hint
 
 
-def test_a_host_that_cannot_be_a_name_is_reported() -> None:
-    error = CliRunner().invoke(command, ["--host", "a..b"]).exception
+@pytest.mark.parametrize("host", ["a..b", "203.0.113.1"])
+def test_a_host_that_is_not_this_machine_is_reported(host: str) -> None:
+    error = CliRunner().invoke(command, ["--host", host]).exception
     assert isinstance(error, MilepostError)
-    assert error.message.endswith("the host has no address")
+    assert error.message.startswith(f"the simulator cannot listen on {host}:9470: ")
+    assert error.hint == "choose an address of this machine, such as 127.0.0.1"
 
 
 def test_a_missing_secret_file_is_reported(tmp_path: Path) -> None:

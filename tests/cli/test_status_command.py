@@ -23,7 +23,7 @@ from milepost.core.problems import Scope
 from milepost.reporting.health import DaemonStatus
 from milepost.reporting.status import State
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, Written
-from milepost.settings import HttpSettings, PageSettings, Settings
+from milepost.settings.model import HttpSettings, PageSettings, Settings
 from milepost.stores.sqlite.connection import lock_database
 
 COMPLETE = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, inserted=3))

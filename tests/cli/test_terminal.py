@@ -156,6 +156,12 @@ def complaint(monkeypatch: pytest.MonkeyPatch, width: int | None) -> list[str]:
     return lines[next(number for number, line in enumerate(lines) if line.startswith("Error: ")) :]
 
 
+def test_a_group_without_a_command_shows_its_help_once() -> None:
+    result = CliRunner().invoke(outer, ["inner"])
+    assert (result.exit_code, result.stderr.count("Usage:"), "Error" in result.stderr) == (2, 1, False)
+    assert "fail" in result.stderr
+
+
 def test_a_usage_error_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert complaint(monkeypatch, 60) == [
         "Error: Invalid value for STREAM: there is no stream",

@@ -13,16 +13,6 @@ from contracts.store_contract import Look, commit
 from kit.builders import NOON, STREAM, at
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
-from milepost.core.gaps import (
-    Gap,
-    GapEnding,
-    HistoryLeft,
-    MessagesFailed,
-    MessagesOwed,
-    MessagesRead,
-    ThreadsSearched,
-    UnopenedThread,
-)
 from milepost.core.model import (
     Changes,
     ConversationRow,
@@ -35,7 +25,17 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import DueDeadLetter, OpenGap, Store
-from milepost.core.position import Stretch
+from milepost.core.position import (
+    Gap,
+    GapEnding,
+    HistoryLeft,
+    MessagesFailed,
+    MessagesOwed,
+    MessagesRead,
+    Stretch,
+    ThreadsSearched,
+    UnopenedThread,
+)
 from milepost.core.problems import Problem, ProblemKind
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 
@@ -171,6 +171,22 @@ class BacklogContract:
             UnopenedThread("t_4", at(4), 4, 1, at(4), at(4)),
         ]
         assert await store.search_threads(OTHER, None, 10) == ThreadsSearched((), None)
+
+    async def test_only_messages_up_to_the_stored_state_of_a_conversation_are_compared_with_its_count(
+        self, store: Store
+    ) -> None:
+        """The store may have refused the row of a later state, whose messages are stored."""
+        rows = tuple(conversation_row(key, synced_at=NOON, message_count=3) for key in ("t_1", "t_2"))
+        times = {"t_1": (-9.0, 0.0, 0.999, 1.0, 60.0), "t_2": (60.0, 90.0)}
+        messages = (event_at(f"{key}_{n}", key, n) for key, seconds in times.items() for n in seconds)
+        await commit(store, changes=Changes(rows, (), tuple(messages)))
+
+        searched = await store.search_threads(STREAM, None, 10)
+
+        assert sorted(searched.threads, key=lambda thread: thread.conversation_id) == [
+            UnopenedThread("t_1", NOON, 3, 3, at(-9), at(0.999)),
+            UnopenedThread("t_2", NOON, 3, 0, at(60), at(60)),
+        ]
 
     async def test_a_search_goes_on_after_each_step_until_the_last(self, store: Store) -> None:
         rows = tuple(conversation_row(f"t_{n}", synced_at=at(n // 2)) for n in range(7))

@@ -26,10 +26,9 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.gaps import MessagesOwed
 from milepost.core.plan import Wait
 from milepost.core.ports import Usage
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import MessagesOwed, Mode, Phase, Position
 from milepost.core.problems import Scope
 
 DONE = given(run_started(), SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)), MessagesOwed((GAP,)))

@@ -31,14 +31,17 @@ from kit.builders import (
     problem,
     refused,
     run_started,
+    sweep_started,
     unreadable,
 )
 from milepost.core.backlog import earlier_limit, reopen
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.decide import decide
 from milepost.core.events import (
+    BatchShrunk,
     DeadLetterClosed,
     DeadLetterOpened,
+    Event,
     RateLimited,
     Reason,
     RedriveFailed,
@@ -50,7 +53,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.merge import difference
 from milepost.core.message_reading import (
     MAX_IDLE,
@@ -66,14 +68,15 @@ from milepost.core.message_reading import (
 from milepost.core.model import (
     Changes,
     Conversation,
+    Detail,
     Interaction,
     Known,
     KnownDeadLetter,
     RefusedRow,
     Table,
 )
-from milepost.core.ports import DueDeadLetter, MessagesOutcome, OpenGap
-from milepost.core.position import Mode
+from milepost.core.ports import DueDeadLetter, Fetched, MessagesOutcome, OpenGap
+from milepost.core.position import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead, Mode
 from milepost.core.problems import Problem
 from milepost.core.records import Record
 from milepost.core.redrive import redrive, to_reread
@@ -192,6 +195,19 @@ class TestWhatIsOwed:
 
         assert gap.back_to == at(0)
 
+    @pytest.mark.parametrize(
+        ("updated", "has_older", "is_owed"), [(-3600.0, True, True), (0.0, True, False), (-3600.0, False, False)]
+    )
+    def test_messages_that_could_not_be_read_until_now_are_owed_if_news_has_pushed_them_out_of_the_list(
+        self, updated: float, *, has_older: bool, is_owed: bool
+    ) -> None:
+        """The list closes their dead letter, although it may no longer show them."""
+        dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
+        known = replace(stored(updated, "m_-60"), dead_letters={"t_1/messages": dead_letter})
+        gaps = owed_of(listed(-60, -30, has_older=has_older), known)
+
+        assert [(gap.reached_at, gap.cursor) for gap in gaps] == [(at(-60), "older")] * is_owed
+
     def test_a_history_is_owed_if_the_store_refused_the_conversation_before(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
@@ -308,15 +324,38 @@ class TestHistory:
 
         assert bool(history_of(replace(full, message_count=count))) is is_owed
 
-    @pytest.mark.parametrize(("count", "is_owed"), [(None, False), (0, False), (3, True)])
-    def test_the_count_decides_for_a_conversation_that_came_without_messages(
-        self, count: int | None, *, is_owed: bool
+    @pytest.mark.parametrize(
+        ("count", "has_older", "is_owed"),
+        [(None, False, True), (None, True, True), (0, False, False), (0, True, True), (3, False, True)],
+    )
+    def test_a_conversation_that_came_without_messages_owes_them_unless_it_has_none(
+        self, count: int | None, *, has_older: bool, is_owed: bool
     ) -> None:
-        bare = replace(listed(has_older=False), message_count=count)
+        bare = replace(listed(has_older=has_older), message_count=count)
 
         assert bool(history_of(bare)) is is_owed
-        assert history_of(replace(bare, updated_time=at(-7200)), message_history_seconds=3600.0) == []
         assert history_of(bare, messages_per_conversation=0) == []
+
+    def test_messages_that_did_not_come_with_a_thread_that_was_read_alone_are_owed(self) -> None:
+        """The list leaves out its messages, but the request for the thread did not."""
+        lean = given(BatchShrunk(1, Detail.BARE, UNKNOWN, "t_1"), after=given(run_started(), sweep_started()))
+        bare = fetched(replace(listed(has_older=False), message_count=3))
+
+        def owed(answer: Fetched) -> list[type[Event]]:
+            record = decide(lean, answer, context()).record(Known())
+            assert isinstance(record, Record)
+            return [type(event) for event in record.events if isinstance(event, MessagesOwed | DeadLetterOpened)]
+
+        assert owed(bare) == [DeadLetterOpened]
+        assert owed(replace(bare, is_whole=True)) == [MessagesOwed]
+
+    def test_messages_that_did_not_come_are_on_record_even_if_they_are_older_than_the_limit(self) -> None:
+        """No search finds their conversation in the tables if the limit is moved further back."""
+        bare = replace(listed(has_older=False), message_count=3, updated_time=at(-7200))
+
+        (gap,) = history_of(bare, message_history_seconds=3600.0)
+
+        assert gap.is_at_limit
 
     def test_messages_since_the_previous_sweep_are_owed_whatever_the_limit(self) -> None:
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))
@@ -545,12 +584,20 @@ class TestFailures:
         assert after_failures(GONE, ROUNDS * POLICY.attempts - 1).ending is None
         assert after_failures(GONE, ROUNDS * POLICY.attempts).ending is GapEnding.GONE
 
-    def test_a_conversation_that_is_empty_all_at_once_is_no_end(self) -> None:
-        """A list of conversations had some of its messages; an incident looks like an empty list."""
-        event = failed_of(settled(messages_fetched(), stored(), replace(GAP, cursor=None, listed=3)))
+    @pytest.mark.parametrize(("listed", "count"), [(3, None), (0, 3)])
+    def test_a_conversation_that_is_empty_all_at_once_is_no_end(self, listed: int, count: int | None) -> None:
+        """A list of conversations had some of its messages, or their number; an incident looks like an empty list."""
+        gap = replace(GAP, cursor=None, listed=listed, message_count=count)
+        event = failed_of(settled(messages_fetched(), stored(), gap))
 
         assert (event.gap.attempts, event.ending) == (1, None)
-        assert event.problem.message == "the list of messages is empty, though some of them were listed"
+        assert event.problem.message == "the list of messages is empty, though some of them were listed or counted"
+
+    @pytest.mark.parametrize("count", [None, 0])
+    def test_a_conversation_that_may_always_have_been_empty_is_read_to_its_end(self, count: int | None) -> None:
+        gap = replace(GAP, cursor=None, message_count=count)
+
+        assert read_of(settled(messages_fetched(), stored(), gap)).ending is GapEnding.THREAD_END
 
     def test_a_dead_token_is_no_more_than_a_failure(self) -> None:
         assert after_failures(DEAD_TOKEN, 1).gap.attempts == 1

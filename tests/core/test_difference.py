@@ -1,5 +1,7 @@
 """merge.difference: what of a batch is new."""
 
+from datetime import datetime
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, at, batch, contact, conversation, message, unreadable
 from milepost.core.events import Tally
-from milepost.core.merge import Difference, difference, keys_of, order_violations
+from milepost.core.merge import Difference, difference, keys_of
 from milepost.core.model import Batch, Changes, Conversation, Known
 
 NOTHING = Known()
@@ -152,15 +154,25 @@ class TestConversationsReadAgain:
         assert found.changes.conversations[0].message_count == 2
 
     def test_fields_that_the_api_leaves_out_keep_their_values(self) -> None:
-        known = stored(batch(conversation(of=contact("c_1", "Ada"), snippet="hello", message_count=3)))
+        known = stored(batch(conversation(of=contact("c_1", "Ada"), snippet="hello")))
 
         found = again(batch(conversation(updated_time=at(9), of=contact("c_1", None))), known)
 
         (row,) = found.changes.conversations
-        assert (row.snippet, row.message_count, row.contact_id) == ("hello", 3, "c_1")
+        assert (row.snippet, row.contact_id) == ("hello", "c_1")
         assert found.changes.contacts[0].name == "Ada"
 
-    def test_every_field_is_updated_if_it_is_there_and_kept_if_it_is_not(self) -> None:
+    @pytest.mark.parametrize(("updated_time", "count"), [(NOON, 3), (at(9), None)])
+    def test_a_count_of_messages_that_the_api_leaves_out_is_kept_only_for_the_same_state(
+        self, updated_time: datetime, count: int | None
+    ) -> None:
+        known = stored(batch(conversation(snippet="hello", message_count=3)))
+
+        found = again(batch(Conversation("t_1", updated_time, snippet="bye")), known)
+
+        assert found.changes.conversations[0].message_count == count
+
+    def test_every_other_field_is_updated_if_it_is_there_and_kept_if_it_is_not(self) -> None:
         first = Conversation("t_1", NOON, contact("c_1", "Ada", "ada"), "/one", "hello", 1, 1, can_reply=True)
         second = Conversation("t_1", at(9), contact("c_2", "Bea", "bea"), "/two", "bye", 2, 0, can_reply=False)
         silent = Conversation("t_1", at(10), contact("c_2"))
@@ -168,7 +180,7 @@ class TestConversationsReadAgain:
         known = stored(batch(silent), stored(batch(second), stored(batch(first))))
 
         row = known.conversations["t_1"]
-        assert (row.contact_id, row.link, row.snippet, row.message_count) == ("c_2", "/two", "bye", 2)
+        assert (row.contact_id, row.link, row.snippet) == ("c_2", "/two", "bye")
         assert (row.unread_count, row.can_reply, row.updated_time) == (0, False, at(10))
 
     def test_the_names_of_a_contact_are_updated_and_kept_in_the_same_way(self) -> None:
@@ -245,23 +257,6 @@ class TestContacts:
         (row,) = difference(STREAM, batch(*threads), Known(), NOON).changes.contacts
 
         assert (row.name, row.username, row.last_interaction_at) == ("Ada", "ada", at(9))
-
-
-class TestOrder:
-    @pytest.mark.parametrize(
-        ("seconds", "violations"), [((9, 8, 7), 0), ((9, 9, 9), 0), ((9, 7, 8), 1), ((7, 8, 9), 2), ((), 0)]
-    )
-    def test_order_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
-        items = [conversation(f"t_{index}", at(second)) for index, second in enumerate(seconds)]
-
-        assert order_violations(items, None) == violations
-
-    @pytest.mark.parametrize(("before", "violations"), [(10, 0), (9, 0), (8, 1)])
-    def test_order_violations_are_counted_across_batches(self, before: float, violations: int) -> None:
-        items = [conversation("t_1", at(9)), conversation("t_2", at(7))]
-
-        assert order_violations(items, at(before)) == violations
-        assert order_violations([], at(before)) == 0
 
 
 class TestForgottenPeople:

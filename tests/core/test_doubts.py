@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kit.builders import conversation, unreadable
+from kit.builders import at, conversation, unreadable
 from kit.list_worlds import ListWorld, aged, ended, listed, named_on_every_face, newest_first, problem_of
 from kit.needs import long_only
-from milepost.core.doubts import AGREES_AFTER, HANDFUL, MAX_EMPTY, MAX_RUNS, MAX_STALE, doubt_about
+from milepost.core.doubts import AGREES_AFTER, HANDFUL, MAX_EMPTY, MAX_RUNS, MAX_STALE, doubt_about, order_violations
 from milepost.core.events import CursorLost, Reason, RunStatus, SweepCompleted
 from milepost.core.model import Batch, Conversation
 from milepost.core.plan import Policy
@@ -621,3 +621,16 @@ def test_runs_in_a_row_that_read_nothing_new_end_with_a_problem() -> None:
     assert problem.kind is ProblemKind.NO_PROGRESS
     assert ended(world.entries)[-1].reason is Reason.BATCH_LIMIT
     assert MAX_EMPTY > 30
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("seconds", "violations"), [((9, 8, 7), 0), ((9, 9, 9), 0), ((9, 7, 8), 1), ((7, 8, 9), 2), ((), 0)]
+    )
+    def test_order_violations_are_counted(self, seconds: tuple[int, ...], violations: int) -> None:
+        assert order_violations([at(second) for second in seconds]) == violations
+
+    @pytest.mark.parametrize(("before", "violations"), [(10, 0), (9, 0), (8, 1)])
+    def test_order_violations_are_counted_across_batches(self, before: float, violations: int) -> None:
+        assert order_violations([at(9), at(7)], at(before)) == violations
+        assert order_violations([], at(before)) == 0

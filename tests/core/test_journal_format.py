@@ -19,10 +19,9 @@ from kit.memory_store import JournalRow
 from milepost.core.checkpoint import Checkpoint, Doubt, MissedSoFar, Run
 from milepost.core.events import TAGS, BatchStored, Entry, RunStatus, SweepCompleted
 from milepost.core.evolve import evolve
-from milepost.core.gaps import HistoriesLeftOut, HistorySearch
 from milepost.core.journal import Codec, check_link
 from milepost.core.model import Stream
-from milepost.core.position import Progress
+from milepost.core.position import HistoriesLeftOut, HistorySearch, Progress
 from milepost.stores import rows
 
 HERE = Path(__file__).parent

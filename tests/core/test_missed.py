@@ -40,16 +40,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.evolve import fold
-from milepost.core.gaps import (
-    Gap,
-    GapEnding,
-    MessagesFailed,
-    MessagesMissed,
-    MessagesOwed,
-    MessagesRead,
-    Missed,
-    MissedReason,
-)
 from milepost.core.merge import difference
 from milepost.core.message_reading import ROUNDS, decide_messages, payload_of, request_of
 from milepost.core.missed import DELETED, WINDOW, WINDOW_LASTS, is_beyond_window, is_hint
@@ -64,7 +54,17 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy
 from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome
-from milepost.core.position import Mode
+from milepost.core.position import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesOwed,
+    MessagesRead,
+    Missed,
+    MissedReason,
+    Mode,
+)
 from milepost.core.records import Record
 from milepost.core.redrive import redrive
 
@@ -142,6 +142,24 @@ class TestAConversationThatEndsTooSoon:
     def test_a_single_message_is_evidence_if_the_previous_answer_announced_more(self) -> None:
         assert [each.count for each in missed_by(*settled(messages_fetched(), stored(21, messages=20)))] == [1]
         assert missed_by(*settled(messages_fetched(), stored(20, messages=20))) == []
+
+    def test_a_count_of_fewer_messages_than_are_stored_is_no_evidence_that_all_were_read(self) -> None:
+        """Some of those below were unsent, where no list shows it, so those between may be withheld all the same."""
+        (missed,) = missed_by(*settled(messages_fetched(), stored(115, messages=120, below=100)))
+
+        assert (missed.count, missed.from_at, missed.until_at) == (None, at(-3600), at(-120))
+
+    @pytest.mark.parametrize("count", [20, 120])
+    def test_a_count_that_agrees_with_what_is_stored_with_or_without_those_below_is_evidence(self, count: int) -> None:
+        """A conversation that was deleted and goes on has only what came since."""
+        assert missed_by(*settled(messages_fetched(), stored(count, messages=120, below=100))) == []
+
+    def test_a_history_that_ends_with_an_empty_page_and_of_which_more_are_stored_than_counted_misses_nothing(
+        self,
+    ) -> None:
+        history = replace(AT_END, history_to=at(-86_400), listed=WINDOW)
+
+        assert missed_by(*settled(messages_fetched(), stored(115, messages=120, below=100), history)) == []
 
     def test_a_walk_that_ends_above_where_the_list_began_has_left_a_hole(self) -> None:
         """What has arrived since fills the window, and the list's count knows nothing of it."""

@@ -37,9 +37,9 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.gaps import MessagesOwed
 from milepost.core.model import Changes, ConversationRow, Keys, Known, KnownDeadLetter, RefusedRow, Table
 from milepost.core.ports import DueDeadLetter, Outcome
+from milepost.core.position import MessagesOwed
 from milepost.core.problems import Problem, Scope
 from milepost.core.records import Record
 from milepost.core.redrive import discard, redrive, to_reread
@@ -114,6 +114,19 @@ class TestReread:
             DeadLetterClosed("d_1", Resolution.REDRIVEN, Tally(inserted=1, contacts=1, interaction_events=1)),
         )
         assert [row.conversation_id for row in decided.changes.conversations] == ["t_1"]
+
+    @pytest.mark.parametrize(
+        ("count", "has_older", "closes"), [(7, False, False), (None, True, False), (0, False, True)]
+    )
+    def test_a_reread_without_messages_does_not_close_their_dead_letter_unless_there_are_none(
+        self, count: int | None, *, has_older: bool, closes: bool
+    ) -> None:
+        read = replace(READ, interactions=(), message_count=count, has_older=has_older)
+
+        event = redriven(due(subject="t_1/messages"), fetched(read), knowing(read)).events[-1]
+
+        assert isinstance(event, DeadLetterClosed if closes else RedriveFailed)
+        assert isinstance(redriven(due(), fetched(read), knowing(read)).events[-1], DeadLetterClosed)
 
     def test_what_failed_in_a_sweep_is_still_news_and_what_failed_in_a_first_copy_never_is(self) -> None:
         late = due()

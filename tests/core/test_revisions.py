@@ -27,7 +27,6 @@ from kit.builders import (
 from milepost.core.checkpoint import BatchUnchanged
 from milepost.core.decide import decide
 from milepost.core.events import BatchShrunk, BatchStored, DeadLetterOpened, SweepCompleted, Tally
-from milepost.core.gaps import MessagesRead
 from milepost.core.merge import difference
 from milepost.core.message_reading import decide_messages
 from milepost.core.model import (
@@ -40,9 +39,10 @@ from milepost.core.model import (
     RefusedRow,
     Table,
 )
+from milepost.core.position import MessagesRead
 from milepost.core.problems import ProblemKind
 from milepost.core.records import Decision, Record
-from milepost.core.revisions import erased_in, readings
+from milepost.core.revisions import erased_in, read_before, readings
 
 ASKED = 20
 LATER = NOON + timedelta(minutes=5)
@@ -383,6 +383,40 @@ class TestTheFingerprint:
         (reading,) = readings(batch, Detail.NESTED, ASKED)
 
         assert (reading.conversation_id, reading.oldest_at, reading.newest_at) == ("t_1", at(60), at(120))
+
+
+class TestWhatNeedsNoLookup:
+    READ = thread(*numbered(1, 2))
+
+    def read_before(self, read: Conversation, **columns: object) -> frozenset[str]:
+        """Return what needs no lookup in an answer after another one, whose row was changed since."""
+        (stored_row,) = stored(self.READ).conversations.values()
+        keys = decide(checkpoint_of(), fetched(read), context(now=LATER)).keys
+        assert keys is not None
+        assert {"m_1", "m_2"} <= set(keys.interaction_events)
+        return read_before(keys, {"t_1": replace(stored_row, **columns)})
+
+    def test_messages_that_came_with_their_conversation_before_need_no_lookup(self) -> None:
+        assert self.read_before(self.READ) == {"m_1", "m_2"}
+
+    def test_other_messages_may_be_new_and_are_looked_up(self) -> None:
+        assert self.read_before(thread(*numbered(1, 2, 3))) == frozenset()
+
+    def test_messages_of_a_newer_conversation_are_looked_up_even_with_the_same_fingerprint(self) -> None:
+        """Two lists may have the same fingerprint, but a new message changes the time of its conversation."""
+        assert self.read_before(replace(self.READ, updated_time=LATER)) == frozenset()
+
+    def test_messages_are_looked_up_if_there_is_no_fingerprint_to_compare(self) -> None:
+        in_part = replace(self.READ, has_older=True)
+
+        assert self.read_before(self.READ, messages_fingerprint=None) == frozenset()
+        assert self.read_before(in_part, messages_fingerprint=None) == frozenset()
+
+    def test_messages_of_a_conversation_without_a_row_are_looked_up(self) -> None:
+        keys = decide(checkpoint_of(), fetched(self.READ), context()).keys
+
+        assert keys is not None
+        assert read_before(keys, {}) == frozenset()
 
 
 class TestARevisionThatTheStoreRefuses:

@@ -9,7 +9,7 @@ import pytest
 from kit.delivery_doubles import DELIVERED, REFUSED, World, destination
 from milepost.deliveries.worker import Dispatcher
 from milepost.engine.interrupt import Stop
-from milepost.settings import DeliverySettings
+from milepost.settings.model import DeliverySettings
 
 CRM, ERP = (destination(name, **{"from": "start"}) for name in ("crm", "erp"))
 

@@ -17,7 +17,7 @@ from kit.receiver import NEW, OLD, Receiver
 from kit.tls import certified, serving_tls
 from milepost.core.changes import Answer, Change, ChangeKind, ChangeOp, DeliveryResult
 from milepost.deliveries.sender import answer_of, fitting, message_of, sending_to
-from milepost.settings import DeliverySettings
+from milepost.settings.model import DeliverySettings
 
 SECRET_PATH = "/hooks/its-secret-path"
 

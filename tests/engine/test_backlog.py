@@ -26,7 +26,6 @@ from kit.engine_doubles import Inbox, engine, run_of
 from kit.memory_store import MemoryStore
 from milepost.core.commands import PauseStream
 from milepost.core.events import RunStatus
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.model import Conversation, Interaction, MessagePage, Platform, Stream
 from milepost.core.plan import Policy
 from milepost.core.ports import (
@@ -40,6 +39,7 @@ from milepost.core.ports import (
     Request,
     Usage,
 )
+from milepost.core.position import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.problems import Scope
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop
@@ -54,7 +54,8 @@ OfCall = Callable[[MessagesRequest], Awaitable[MessagesOutcome | None]]
 class Busy(Inbox):
     """An inbox of some threads, in which messages arrive; pages have PAGE_SIZE messages, cursors are their ids.
 
-    `before` is awaited ahead of each answer to a request for messages, and may answer in its place.
+    Lists have no counts of messages unless it `has_counts`. `before` is awaited ahead of each answer to a request for
+    messages, and may answer in its place.
     """
 
     def __init__(self, parts: EngineContext, threads: int, *, before: OfCall | None = None) -> None:
@@ -62,6 +63,7 @@ class Busy(Inbox):
         self.calls: list[str] = []
         self.threads = {f"t_{number}": [message(f"m_{number}_0", NOON)] for number in range(threads)}
         self.requests: list[MessagesRequest] = []
+        self.has_counts = True
         self._before_messages = before
 
     def has_past(self, thread_id: str, count: int) -> None:
@@ -93,7 +95,8 @@ class Busy(Inbox):
         shown = thread[::-1][: POLICY.messages_per_conversation]
         read = conversation(thread_id, thread[-1].occurred_at, of=contact(f"c_{thread_id}"), messages=shown)
         has_older = len(shown) < len(thread)
-        return replace(read, has_older=has_older, older_cursor=shown[-1].event_id, message_count=len(thread))
+        count = len(thread) if self.has_counts else None
+        return replace(read, has_older=has_older, older_cursor=shown[-1].event_id, message_count=count)
 
     async def messages(self, request: MessagesRequest) -> MessagesAnswered:
         assert self._gate is not None
@@ -540,7 +543,7 @@ async def test_messages_wait_for_their_share_while_another_stream_of_the_page_is
     async def sweep() -> None:
         with parts.call_shares.sweeping(instagram):
             for _ in range(3):
-                parts.call_shares.count_batch(instagram)
+                parts.call_shares.count_batches(instagram, 1)
                 await asyncio.sleep(10)
 
     sweeping = asyncio.create_task(sweep())

@@ -107,8 +107,8 @@ async def test_a_sync_of_a_paused_stream_is_refused_with_a_hint() -> None:
     one = supervisor(parts, inbox := Inbox(2))
     await one.ask(STREAM, PauseStream(ADA))
     (result,) = await one.sync([STREAM])
-    assert (result.run, result.error) == (None, f"it is paused (by {ADA}) and has to be resumed first")
-    with pytest.raises(MilepostError, match=rf"is paused \(by {ADA}\) \(resume it, which also syncs it at once\)"):
+    assert (result.run, result.error) == (None, f"it was paused by the {ADA}, and has to be resumed first")
+    with pytest.raises(MilepostError, match=rf"was paused by the {ADA} \(resume it, which also syncs it at once\)"):
         await one.ask(STREAM, SyncNow(ADA))
     assert inbox.asked == []
     assert types(store, STREAM) == ["stream_paused"]

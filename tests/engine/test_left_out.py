@@ -12,9 +12,9 @@ from kit.builders import NOON, message
 from kit.engine_doubles import engine
 from kit.memory_store import MemoryStore
 from milepost.core.events import Event
-from milepost.core.gaps import Gap, GapEnding, MessagesMissed, MessagesOwed, MissedReason, ThreadsSearched
-from milepost.core.model import MessagePage, Stream
+from milepost.core.model import MessagePage, Stream, Table
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest
+from milepost.core.position import Gap, GapEnding, MessagesMissed, MessagesOwed, MissedReason, ThreadsSearched
 from milepost.engine import backlog
 from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Stop
@@ -144,6 +144,36 @@ async def test_a_history_that_is_met_by_an_incremental_sweep_is_found_like_the_o
     await sync(parts, inbox, inf, full=True)
 
     assert opened(store) == {"t_7": 1}
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def as_many_come_as_are_missing(store: MemoryStore, parts: EngineContext, inbox: Busy) -> None:
+    """Let messages come until as many are stored as there were when the conversation was met."""
+    for _ in range(39):
+        inbox.arrive("t_0", 1)
+        await sync(parts, inbox, 20)
+    assert len(store.interaction_events) == 41
+
+
+async def test_a_history_is_found_though_the_store_refuses_the_later_row_of_its_conversation() -> None:
+    store, parts, inbox = with_long_pasts(1)
+    await sync(parts, inbox, 20)
+    store.refuses = {(Table.CONVERSATIONS, "t_0")}
+    await as_many_come_as_are_missing(store, parts, inbox)
+
+    await sync(parts, inbox, inf, full=True)
+
+    assert store.interaction_events.keys() == all_of(inbox)
+
+
+async def test_a_history_is_found_though_later_lists_have_no_count_of_messages() -> None:
+    store, parts, inbox = with_long_pasts(1)
+    await sync(parts, inbox, 20)
+    inbox.has_counts = False
+    await as_many_come_as_are_missing(store, parts, inbox)
+
+    await sync(parts, inbox, inf, full=True)
+
     assert store.interaction_events.keys() == all_of(inbox)
 
 

@@ -264,5 +264,5 @@ async def test_redrives_end_for_now_if_another_process_writes_to_the_stream() ->
     (result,) = await Supervisor(parts, {STREAM: Inbox(3, before=before)}, Schedule()).sync([STREAM])
 
     assert result.error is not None
-    assert "it is paused (by " in result.error
+    assert "it was paused by the " in result.error
     assert types(store, STREAM)[-1] == "stream_paused"

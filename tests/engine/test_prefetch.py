@@ -38,10 +38,31 @@ async def test_the_next_batch_is_requested_ahead_and_only_once() -> None:
         assert inbox.cursors == [None, "1", "2"]
 
 
+async def test_the_scan_from_the_head_is_requested_once_a_walk_has_come_to_the_end() -> None:
+    inbox = Inbox(3)
+    async with prefetching(inbox) as ahead, going_on(ahead):
+        await ahead.fetch(asks(None, batches_left=99))
+        await let_run(50)
+        assert inbox.cursors == [None, "1", "2", None]
+        assert [ahead.ready(asks(cursor), place) is not None for place, cursor in enumerate(("1", "2", None))] == [
+            True,
+            True,
+            True,
+        ]
+
+
+async def test_a_scan_that_comes_to_the_end_is_followed_by_no_other() -> None:
+    inbox = Inbox(3)
+    async with prefetching(inbox) as ahead, going_on(ahead):
+        await ahead.fetch(asks("1", batches_left=9, until=NOON - timedelta(days=1)))
+        await let_run(50)
+        assert inbox.cursors == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     ("batches", "request_"),
     [
-        pytest.param(1, asks(None), id="at the end of the inbox"),
+        pytest.param(1, asks(None), id="at the end of an inbox of one batch, which needs no scan"),
         pytest.param(3, asks(None, batches_left=0), id="after the last batch of the run"),
         pytest.param(3, asks(None, until=NOON - timedelta(minutes=1)), id="if the walk reaches back far enough"),
     ],

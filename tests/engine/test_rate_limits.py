@@ -312,8 +312,7 @@ async def test_a_held_call_is_made_only_after_the_limit() -> None:
 def test_the_streams_of_a_page_count_their_calls_together_and_each_page_for_itself() -> None:
     shares = CallShares()
     with shares.sweeping(INSTAGRAM):
-        shares.count_batch(INSTAGRAM)
-        shares.count_batch(INSTAGRAM)
+        shares.count_batches(INSTAGRAM, 2)
         shares.count_messages(MESSENGER)
 
         demand = shares.demand(MESSENGER, None)
@@ -326,7 +325,7 @@ def test_the_streams_of_a_page_count_their_calls_together_and_each_page_for_itse
 def test_counting_begins_with_the_first_of_the_sweeps_under_way() -> None:
     shares = CallShares()
     with shares.sweeping(INSTAGRAM):
-        shares.count_batch(INSTAGRAM)
+        shares.count_batches(INSTAGRAM, 1)
         with shares.sweeping(MESSENGER):
             assert shares.demand(MESSENGER, None).batches == 1
     assert shares.demand(MESSENGER, None).batches == 1

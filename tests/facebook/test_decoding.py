@@ -247,6 +247,19 @@ class TestPaging:
         paging = {"cursors": cursors, "next": ""}
         assert read(encoded({"data": [GOOD], "paging": paging})) == read(encoded({"data": [GOOD]}))
 
+    @pytest.mark.parametrize(("next_url", "has_older"), [(None, False), (NEXT_URL, True)])
+    def test_messages_with_nothing_but_a_paging_are_an_empty_page_of_them(
+        self, next_url: str | None, *, has_older: bool
+    ) -> None:
+        paging = {"cursors": {"before": "b", "after": "a"}, "next": next_url}
+        batch = read(encoded(listed(thread("t_1", messages={"paging": paging}))))
+
+        (conversation,) = batch.conversations
+        assert (conversation.interactions, conversation.has_older, batch.unreadable) == ((), has_older, ())
+
+    def test_attachments_with_nothing_but_a_paging_are_none(self) -> None:
+        assert one_message(message="", attachments={"paging": {"cursors": {}}}).kind == "unavailable"
+
     def test_an_empty_next_of_messages_means_that_there_are_no_older_ones(self) -> None:
         nested = {"data": [message()], "paging": {"cursors": {"after": "m_2"}, "next": ""}}
 
@@ -654,7 +667,7 @@ class TestMoreThanWasAskedFor:
 
     def test_far_more_messages_of_a_conversation_that_is_read_alone_are_refused(self) -> None:
         long = thread("t_long", *(message(f"m_{number}") for number in range(241)))
-        problem = decode_thread(encoded(long), 200, EDGE.own_ids)
+        problem = decode_thread(encoded(long), 200, "t_long", EDGE.own_ids)
         assert isinstance(problem, Problem)
         assert problem.kind is ProblemKind.OVERSIZE
 

@@ -15,6 +15,7 @@ from milepost.core.model import Batch, Detail, Platform, Stream
 from milepost.core.ports import Fetched, Refused, Request
 from milepost.core.problems import Problem, ProblemKind, Remedy, rule_for
 from milepost.core.records import note_left_out
+from milepost.facebook import calls
 from milepost.facebook.calls import refused_field, without
 from milepost.facebook.inbox import ESSENTIAL, FacebookInbox, list_fields
 from milepost.reporting.advice import advice_on
@@ -109,6 +110,18 @@ class TestRequests:
         assert (first.left_out, second.left_out) == ((name,), (name,))
         assert len(first.batch.conversations[0].interactions) == 1
         assert api.asked == [REQUESTED, *[without(REQUESTED, [name])] * 2], "tried once"
+
+    async def test_a_field_that_was_refused_is_tried_again_after_a_day(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An incident may refuse it, and the daemon may run for months."""
+        monkeypatch.setattr(calls, "TRIED_AGAIN_SECONDS", 0.0)
+        api = FussyApi("attachments")
+        async with inbox_of(api) as inbox:
+            await inbox.fetch(Request(None, 5, 20))
+            api.unknown = ()
+            healed = await inbox.fetch(Request(None, 5, 20))
+
+        assert isinstance(healed, Fetched)
+        assert (healed.left_out, api.asked[-1]) == ((), REQUESTED)
 
     async def test_several_are_left_out_one_after_the_other(self) -> None:
         api = FussyApi("link", "shares", "can_reply")

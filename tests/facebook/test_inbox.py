@@ -306,10 +306,14 @@ class TestWhatThePageIsCalled:
 
 
 class Threads:
-    """A small list edge and its threads, distinguished by the end of the path; records the requests."""
+    """A small list edge and its threads, distinguished by the end of the path; records the requests.
+
+    A request for a thread that is among the `answers` gets that one.
+    """
 
     def __init__(self, *nodes: Json) -> None:
         self.nodes = {str(node["id"]): node for node in nodes}
+        self.answers: dict[str, Json] = {}
         self.refused: dict[str, Json] = {}
         self.headers: dict[str, str] = {}
         self.requested: list[tuple[str, str]] = []
@@ -324,8 +328,8 @@ class Threads:
         node_id = request.path.removeprefix("/v26.0/")
         if node_id in self.refused:
             return web.json_response(self.refused[node_id], status=400, headers=self.headers)
-        if node_id in self.nodes:
-            return web.json_response(self.nodes[node_id], headers=self.headers)
+        if node_id in self.nodes | self.answers:
+            return web.json_response((self.nodes | self.answers)[node_id], headers=self.headers)
         bare = [{name: value for name, value in node.items() if name != "messages"} for node in self.nodes.values()]
         return web.json_response(listed(*bare), headers=self.headers)
 
@@ -387,6 +391,13 @@ class TestSeparateMessages:
         async with inbox_of(threads) as inbox:
             batch = fetched(await inbox.fetch(SEPARATE))
         assert [len(each.interactions) for each in batch.conversations] == [0, 1]
+
+    async def test_the_messages_of_another_thread_are_not_taken_for_its_own(self) -> None:
+        threads = Threads(thread("t_1", message("m_1")), thread("t_2", message("m_2")))
+        threads.answers["t_1"] = threads.nodes["t_2"]
+        async with inbox_of(threads) as inbox:
+            problem = refused(await inbox.fetch(SEPARATE))
+        assert problem.kind is ProblemKind.INVALID_RESPONSE
 
     async def test_a_refusal_on_the_way_is_the_outcome(self) -> None:
         gate = RecordingGate()
@@ -453,10 +464,18 @@ class TestReread:
             problem = refused(await inbox.reread("t_1", 5))
         assert (problem.code, problem.subcode) == (100, 33)
 
+    async def test_another_thread_is_refused(self) -> None:
+        """Its dead letter would be closed, or a batch step over it, although it was not read."""
+        threads = Threads()
+        threads.answers["t_1"] = thread("t_2", message())
+        async with inbox_of(threads) as inbox:
+            problem = refused(await inbox.reread("t_1", 5))
+        assert (problem.kind, problem.http_status) == (ProblemKind.INVALID_RESPONSE, 200)
+
     @pytest.mark.parametrize("node", [{"id": 7}, {"id": "t_1", "error": {"code": 2}}])
     async def test_an_object_that_is_not_a_thread_is_refused(self, node: Json) -> None:
         threads = Threads()
-        threads.nodes["t_1"] = node
+        threads.answers["t_1"] = node
         async with inbox_of(threads) as inbox:
             assert refused(await inbox.reread("t_1", 5)).http_status == 200
 

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
+from procrastinate.schema import SchemaManager
 
 from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import Database
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease, StreamLeases, open_leases
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.notify import ALIVE_SECONDS, are_at_work
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.reader import ALIVE_SECONDS, are_at_work
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 
 BAKERY, BICYCLES = "messenger:1", "instagram:1"
@@ -25,6 +27,13 @@ async def leases_of(store_url: StoreUrl) -> AsyncIterator[StreamLeases]:
     sql = load_statements("postgresql", "statements", "queue")
     async with connected(store_url, sql) as database, open_leases(database) as leases:
         yield leases
+
+
+def test_the_tables_of_the_queue_are_those_that_every_earlier_start_has_created() -> None:
+    """They are created once: a version of Procrastinate that changes them is allowed only with a migration."""
+    latest = max(path.stem for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+
+    assert latest == "03.04.00_50_post_add_retry_failed_job_procedure"
 
 
 @pytest.fixture

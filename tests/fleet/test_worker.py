@@ -26,7 +26,7 @@ from milepost.engine.context import EngineContext
 from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.fleet.worker import HEARTBEAT_SECONDS, JournalFollower, Worker
-from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.postgresql.reader import ALIVE_SECONDS
 from milepost.stores.reader import StoredEntry
 
 ADA = "Ada"

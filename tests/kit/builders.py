@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import Entry, Event, Reason, RunStarted, StreamRemoved, SweepStarted, Tally
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, Missed, MissedReason
 from milepost.core.journal import Codec, seal
 from milepost.core.model import (
     Batch,
@@ -22,7 +21,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import Fetched, MessagesFetched, Refused
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import Gap, Missed, MissedReason, Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Context
 
@@ -63,12 +62,13 @@ def conversation(
     snippet: str | None = None,
     message_count: int | None = None,
 ) -> Conversation:
+    """Return a conversation; without messages it has none, by its count."""
     return Conversation(
         conversation_id,
         updated_time,
         contact=of,
         snippet=snippet,
-        message_count=message_count,
+        message_count=message_count if messages or message_count is not None else 0,
         interactions=tuple(messages),
     )
 

@@ -15,7 +15,7 @@ from milepost.core.changes import ALL_KINDS, Answer, Change, ChangeKind, ChangeO
 from milepost.core.errors import StoreAway
 from milepost.core.model import Stream
 from milepost.deliveries.worker import Outlets
-from milepost.settings import DeliverySettings
+from milepost.settings.model import DeliverySettings
 
 DELIVERED = Answer(DeliveryResult.DELIVERED)
 REFUSED = Answer(DeliveryResult.REFUSED, "HTTP 500")

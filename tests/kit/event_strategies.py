@@ -33,7 +33,8 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import (
+from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
+from milepost.core.position import (
     Gap,
     GapEnding,
     MessagesFailed,
@@ -42,9 +43,11 @@ from milepost.core.gaps import (
     MessagesRead,
     Missed,
     MissedReason,
+    Mode,
+    Phase,
+    Position,
+    Progress,
 )
-from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
-from milepost.core.position import Mode, Phase, Position, Progress
 from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.core.webhooks import FactsApplied
 

@@ -77,7 +77,7 @@ def everything() -> Exposition:
         replaced_characters=1,
     )
     exposition = Exposition()
-    exposition.metrics.add_page_names(lambda: {STREAM.page_id: "Corner Bakery"})
+    exposition.metrics.page_names = lambda: {STREAM.page_id: "Corner Bakery"}
     exposition.metrics.add_installation(lambda: 300.0, Path("milepost.db"))
     exposition.metrics.add_store_size(lambda: 8_192)
     exposition.metrics.add_health(lambda: True, lambda: True, lambda: True, lambda: 1, lambda: 0.0)

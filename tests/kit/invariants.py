@@ -35,12 +35,11 @@ from milepost.core.events import (
     TokenChecked,
 )
 from milepost.core.evolve import evolve
-from milepost.core.gaps import GapEnding, MessagesFailed, MessagesRead
 from milepost.core.journal import check_link, dead_letter_after
 from milepost.core.model import Changes, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Fetched, MessagesFetched, MessagesOutcome, Outcome, Refused
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import GapEnding, MessagesFailed, MessagesRead, Mode, Phase, Position
 from milepost.core.problems import Remedy, Scope, rule_for
 from milepost.core.records import Decision, Record
 from milepost.core.revisions import is_reported_unsent

@@ -10,7 +10,7 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease
 from milepost.stores import rows
-from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.postgresql.reader import ALIVE_SECONDS
 from milepost.stores.reader import StoredEntry
 
 ROUND_TRIP_SECONDS = 0.001

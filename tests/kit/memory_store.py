@@ -16,8 +16,7 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import MilepostError, OutcomeUnknown, VersionConflict
 from milepost.core.events import Entry, Resolution, StreamRemoved
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread, gaps_after
-from milepost.core.journal import Codec, check_link, dead_letter_after, instant_text
+from milepost.core.journal import Codec, check_link, dead_letter_after, gaps_after, instant_text
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -32,9 +31,9 @@ from milepost.core.model import (
     Table,
 )
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
-from milepost.core.position import Stretch, ThreadSpan
+from milepost.core.position import Gap, Stretch, ThreadSpan, ThreadsSearched, UnopenedThread
 from milepost.core.retry import latest_redrive
-from milepost.core.revisions import erased_in, to_look_up, unsent_in
+from milepost.core.revisions import erased_in, read_before, to_look_up, unsent_in
 from milepost.core.webhooks import DueFact, WebhookEvent
 from milepost.stores import rows
 from milepost.stores.commit import Outdated, demand_known, written_of
@@ -118,6 +117,8 @@ class MemoryStore:
             stored_below=sum(row.occurred_at <= span.back_to for row in counted) if span is not None else 0,
             left_behind=self._left_behind(stream, set(keys.conversations).difference(self.conversations)),
         )
+        lost = read_before(keys, self.conversations) - self.interaction_events.keys()
+        assert known.forgotten or not lost, "other stores take these messages for stored, without looking them up"
         pages = {*known.left_behind.values(), *(row.page_id for row in known.conversations.values())} - {stream.page_id}
         return self._with_elsewhere(known, keys, pages) if pages or keys.locates_contacts else known
 
@@ -308,9 +309,11 @@ class MemoryStore:
         times = [each.occurred_at for each in messages]
         if not times:
             return None
-        stored = sum(each.deleted_at is None for each in messages)
+        counted = [each for each in messages if each.occurred_at.replace(microsecond=0) <= row.updated_time]
+        stored = sum(each.deleted_at is None for each in counted)
+        newest_at = max((each.occurred_at for each in counted), default=min(times))
         return UnopenedThread(
-            row.conversation_id, row.first_synced_at, row.message_count, stored, min(times), max(times)
+            row.conversation_id, row.first_synced_at, row.message_count, stored, min(times), newest_at
         )
 
     async def find_open_dead_letters(self, dead_letter_ids: tuple[str, ...]) -> tuple[DueDeadLetter, ...]:

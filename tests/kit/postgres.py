@@ -242,6 +242,13 @@ class Server:
         self.stop(mode)
         self.start(**settings)
 
+    def become_standby(self) -> None:
+        """Restart the server as a hot standby, which only reads, until `pg_promote()`."""
+        self.stop()
+        (self._data / "standby.signal").touch()
+        self._account.own(self._data / "standby.signal")
+        self.start()
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Freeze the server and every backend during the block, as a machine does whose disk or host hangs."""

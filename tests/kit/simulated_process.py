@@ -24,7 +24,6 @@ from milepost.core.errors import MilepostError, OutcomeUnknown, StoreAway, Versi
 from milepost.core.events import Reason, RunEnded, StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.failures import mistaken
-from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.model import Keys, Known, Stream, TokenHealth
 from milepost.core.plan import open_sweep, with_head_first
 from milepost.core.ports import (
@@ -43,6 +42,7 @@ from milepost.core.ports import (
     Rejected,
     Request,
 )
+from milepost.core.position import Gap, ThreadsSearched
 from milepost.core.problems import Remedy, Scope, rule_for
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.webhooks import DueFact
@@ -277,7 +277,8 @@ class Process:
         return ObservedPending(pending, lambda decision: self._check(checkpoint, outcome, context, decision))
 
     def _check(self, checkpoint: Checkpoint, outcome: Outcome, context: Context, decision: Decision) -> None:
-        stream, sweep = checkpoint.stream, open_sweep(checkpoint, context.budget)
+        stream, begun = checkpoint.stream, with_head_first(checkpoint, context.budget)
+        sweep = open_sweep(begun, context.budget)
         if isinstance(decision, Record):
             self.invariants.decided(outcome, decision.events)
         if isinstance(outcome, Refused):
@@ -291,7 +292,6 @@ class Process:
                 ] += 1
             return
         if is_refused(decision):
-            begun = with_head_first(checkpoint, context.budget)
             is_another = mistaken(begun, outcome.batch, context.policy) is not None
             in_its_place = "another thread came in the place of one that fails"
             self.invariants.disturbed(stream, in_its_place if is_another else "a cursor loop")

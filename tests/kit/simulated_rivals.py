@@ -9,7 +9,7 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.commands import PauseStream, ResumeStream, StreamCommand, SyncNow, decide_command
 from milepost.core.errors import VersionConflict
 from milepost.core.model import Known, Stream
-from milepost.core.plan import Fetch, RunBudget, open_sweep, plan
+from milepost.core.plan import Fetch, RunBudget, open_sweep, plan, with_head_first
 from milepost.core.ports import Committed, Fetched
 from milepost.core.records import Context, Record, prepare, recover
 
@@ -69,7 +69,7 @@ class Rivals:
         decision = pending.record(Known() if pending.keys is None else settled(setting.store.known(pending.keys)))
         if isinstance(decision, BatchUnchanged):
             return None
-        sweep = open_sweep(checkpoint, budget)
+        sweep = open_sweep(with_head_first(checkpoint, budget), budget)
         is_read = isinstance(outcome, Fetched) and not is_refused(decision)
         if isinstance(outcome, Fetched) and is_read and checkpoint.version == setting.snapshot(stream).version:
             setting.invariants.batch_fetched(Reading(stream, sweep, outcome, sent_at, budget))

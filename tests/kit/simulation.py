@@ -17,10 +17,10 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import Redrive, ResumeStream
 from milepost.core.decide import decide
 from milepost.core.doubts import AGREES_AFTER
-from milepost.core.gaps import Gap
 from milepost.core.message_reading import decide_messages
 from milepost.core.model import Stream
 from milepost.core.ports import DueDeadLetter, MessagesFetched, MessagesOutcome, Outcome, Refused
+from milepost.core.position import Gap
 from milepost.core.problems import ProblemKind
 from milepost.core.records import Context, Decision, Pending, Record
 from milepost.core.redrive import is_refused_alike, redrive

@@ -68,7 +68,7 @@ def test_a_panel_queries_the_selected_data_source(title: str) -> None:
 
 
 @every_panel
-def test_a_table_renames_and_orders_only_columns_that_it_has(title: str) -> None:
+def test_a_panel_renames_orders_and_overrides_only_fields_that_it_has(title: str) -> None:
     panel = PANELS[title]
     targets = {target["refId"] for target in panel["targets"]}
     text = json.dumps(panel.get("transformations", []))
@@ -77,7 +77,7 @@ def test_a_table_renames_and_orders_only_columns_that_it_has(title: str) -> None
     for transformation in panel.get("transformations", []):
         renamed |= transformation["options"].get("renameByName", {})
     for override in panel["fieldConfig"]["overrides"]:
-        assert override["matcher"]["options"] in {*renamed.values(), "stream", "alertname"}
+        assert override["matcher"]["options"] in {*renamed.values(), *targets, "stream", "alertname"}
 
 
 def test_the_dashboard_defines_exactly_the_variables_that_it_uses() -> None:

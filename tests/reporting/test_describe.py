@@ -28,7 +28,8 @@ from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import (
+from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
+from milepost.core.position import (
     GapEnding,
     HistoriesLeftOut,
     HistorySearch,
@@ -38,9 +39,11 @@ from milepost.core.gaps import (
     MessagesRead,
     Missed,
     MissedReason,
+    Mode,
+    Phase,
+    Position,
+    Scan,
 )
-from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
-from milepost.core.position import Mode, Phase, Position, Scan
 from milepost.core.problems import Problem, ProblemKind, Scope
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
@@ -180,7 +183,7 @@ CASES: dict[events.Event, Description] = {
         "The API refuses fields by name: conversations are read without can_reply, shares",
         WARNING,
         {"left_out": "can_reply, shares"},
-        "nothing is lost but these fields; they are tried again at each start, and with another source.version",
+        "nothing is lost but these fields; they are tried again daily, at each start and with another version",
     ),
     events.FieldsLeftOut(): Description("all fields read again", "The API knows all requested fields again"),
     events.CursorLost(problem(2642)): Description(

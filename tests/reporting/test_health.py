@@ -40,8 +40,9 @@ def test_the_status_line_begins_with_what_is_wrong_and_stands_still() -> None:
 
 def test_only_what_keeps_everything_from_being_copied_makes_the_daemon_unready() -> None:
     assert why_unready([UNDISCOVERED], NOON) is None
-    stuck = Issue(IssueKind.GETTING_NOWHERE, "1 stream getting nowhere", reason="messenger:1: nothing new")
-    assert why_unready([UNDISCOVERED, stuck], NOON) == "1 stream getting nowhere: messenger:1: nothing new"
+    for kind in (IssueKind.GETTING_NOWHERE, IssueKind.RUNS_FAIL):
+        assert why_unready([Issue(kind, "1 stream is in trouble, and the others are not")], NOON) is None
+    assert why_unready([UNDISCOVERED, IDLE], NOON) == "there is no stream"
     assert why_unready([AWAY, UNDISCOVERED], at(1)) == (
         "the database is unavailable since 12:00 UTC (1 second ago): the disk is full"
     )

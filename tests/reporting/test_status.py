@@ -24,9 +24,8 @@ from kit.builders import (
 )
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, RateLimit
-from milepost.core.gaps import GapEnding, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, Platform, Stream
-from milepost.core.position import Mode
+from milepost.core.position import GapEnding, MessagesOwed, MessagesRead, Mode
 from milepost.core.problems import Scope
 from milepost.core.retry import (
     AUTHORIZATION_PROBE_SECONDS,

@@ -20,9 +20,8 @@ from kit.builders import (
 )
 from kit.notices import passed, recorded, store_retried, usage_told
 from milepost.core import events
-from milepost.core.gaps import MessagesFailed
 from milepost.core.journal import Codec, seal
-from milepost.core.position import Mode
+from milepost.core.position import MessagesFailed, Mode
 from milepost.service import activity as module
 from milepost.service.activity import BUCKETS, Activity, Counts, Past, Window, counts, recent_activity
 from milepost.service.endpoint import routes_of

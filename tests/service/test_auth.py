@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from kit.builders import NOON
-from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, is_admitted, login
-from milepost.service.endpoint import routes_of
+from milepost.service.auth import MAX_SESSION_SECONDS, Sessions, is_admitted, login
+from milepost.service.endpoint import COOKIE, routes_of
 from milepost.service.limits import MAX_TRIES, WrongTokens
 from service.listening import JSON, TOKEN, listening, thing
 

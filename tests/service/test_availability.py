@@ -57,6 +57,15 @@ async def test_a_database_that_does_not_answer_is_away_until_it_does() -> None:
     assert [line["event"] for line in logged] == ["database unavailable, retrying", "database available again"]
 
 
+async def test_a_commit_ends_an_outage_that_a_ping_has_met_and_the_log_says_so() -> None:
+    watched = Watched()
+    with capture_logs() as logged:
+        await watched.ask(GONE)
+        watched.watch.read(recorded(run_started()))
+    assert watched.watch.outage is None
+    assert [line["event"] for line in logged] == ["database unavailable, retrying", "database available again"]
+
+
 async def test_a_commit_that_fails_is_an_outage_that_only_a_commit_ends() -> None:
     watched = Watched()
     watched.watch.read(store_retried())

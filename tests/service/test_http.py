@@ -75,7 +75,7 @@ async def test_the_daemon_is_not_ready_while_the_store_is_away() -> None:
 async def test_the_daemon_is_not_ready_when_the_store_takes_too_long(impatient: None) -> None:
     async with listening(all_routes(asyncio.Event().wait)) as session, session.get("/readyz") as response:  # type: ignore[arg-type]  # what it answers is not looked at
         assert response.status == 503
-        assert (await problem_of(response))["detail"] == "the store did not answer within 0.05 s"
+        assert (await problem_of(response))["detail"] == "the database did not answer within 0.05 s"
 
 
 async def test_probes_wait_for_the_ping_that_is_under_way_and_begin_no_other(impatient: None) -> None:

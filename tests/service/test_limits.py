@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 
 from milepost.reporting.live import LiveStreams
 from milepost.service import limits
-from milepost.service.auth import COOKIE, MAX_SESSION_SECONDS, Sessions, login
+from milepost.service.auth import MAX_SESSION_SECONDS, Sessions, login
 from milepost.service.availability import probes
-from milepost.service.endpoint import routes_of
+from milepost.service.endpoint import COOKIE, routes_of
 from milepost.service.http import serve
 from milepost.service.limits import (
     LOG_SECONDS,

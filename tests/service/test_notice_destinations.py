@@ -1,12 +1,16 @@
 """Destinations: what is shown of Apprise's URLs, and which of them are refused."""
 
 import logging
+import smtplib
 from collections.abc import Iterator
+from email import message_from_string
+from unittest.mock import MagicMock
 
 import pytest
 
 from milepost.core.errors import BadConfiguration
-from milepost.reporting.notices import trial_notice
+from milepost.core.notices import NoticeKind
+from milepost.reporting.notices import NoticeText, trial_notice
 from milepost.service.notices import destinations
 
 # Apprise imports a module that Python 3.13 no longer has, where there is one.
@@ -72,6 +76,19 @@ def test_what_apprise_logs_reaches_no_log_and_its_reason_holds_no_url(caplog: py
     with caplog.at_level(logging.DEBUG):
         assert found.send(trial_notice()) == "the service cannot be reached"
     assert caplog.records == []
+
+
+def test_an_email_has_the_lines_of_its_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = MagicMock(**{"sendmail.return_value": {}})  # nobody was refused
+    monkeypatch.setattr(smtplib, "SMTP", lambda *_, **__: server)
+    (found,) = destinations(["mailto://user:password@crm.example?to=somebody@crm.example"])
+    assert (
+        found.send(NoticeText(NoticeKind.STOPPED, "Milepost: a title", "Why: 1 < 2 & so on.\nWhat to do: this."))
+        is None
+    )
+    message = message_from_string(server.sendmail.call_args.args[2])
+    (plain,) = [part for part in message.walk() if part.get_content_type() == "text/plain"]
+    assert str(plain.get_payload()).splitlines() == ["Why: 1 < 2 & so on.", "What to do: this."]
 
 
 def test_without_urls_apprise_is_not_loaded() -> None:

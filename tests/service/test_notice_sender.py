@@ -49,7 +49,10 @@ class Sending:
         self.clock = LeapingClock(Stop())
         self.counts = Counter[tuple[str, str]]()
         self.sender = NoticeSender(self.clock, lambda name, result: self.counts.update([(name, result)]))
-        self.sender.adopt(services)
+        self.adopt(*services)
+
+    def adopt(self, *services: Service) -> None:
+        self.sender.adopt({each.name: each for each in services})
 
     def pass_time(self, seconds: float) -> None:
         self.clock.time += timedelta(seconds=seconds)
@@ -151,10 +154,22 @@ async def test_what_waits_for_a_destination_that_is_removed_is_dropped_and_count
     sending = Sending(service)
     sending.sender.send(text(1))
     await sending.until(lambda: sending.counts["json://one", "retried"] == 1)
-    sending.sender.adopt([new])
+    sending.adopt(new)
     assert sending.counts["json://one", "dropped"] == 1
     sending.sender.send(text(2))
     await sending.until(lambda: new.taken == ["notice 2"])
+
+
+async def test_what_waits_for_a_destination_that_stays_is_kept() -> None:
+    service, new = Service(reason="no"), Service("json://new")
+    sending = Sending(service)
+    sending.sender.send(text(1))
+    await sending.until(lambda: sending.counts["json://one", "retried"] == 1)
+    service.reason = None
+    sending.adopt(new, service)
+    sending.pass_time(RETRY_SECONDS[0])
+    await sending.until(lambda: service.taken == ["notice 1"])
+    assert new.taken == []
 
 
 async def test_a_trial_tells_of_each_destination() -> None:

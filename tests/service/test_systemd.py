@@ -212,3 +212,34 @@ async def test_a_stalled_service_does_not_ping_the_watchdog_and_says_why(listene
     received = listener.received()
     assert "WATCHDOG=1" not in received
     assert received[0] == f"STATUS=streams are stalled ({stalled})"
+
+
+async def test_what_could_not_be_sent_is_sent_again(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    stop = Stop()
+    clock = LeapingClock(stop)
+    clock.ends_at = at(5)
+    notifier = listener.notifier()
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", refuse)
+        notifier.ready()
+        notifier.status(up_to_date())
+    await keep_notified(notifier, up_to_date, well, clock, stop)
+    assert listener.received()[:2] == ["READY=1", "STATUS=all is up to date"]
+
+
+async def test_an_error_in_the_status_does_not_end_the_pings(listener: Listener) -> None:
+    def broken() -> str:
+        raise ValueError("a bug")
+
+    stop = Stop()
+    clock = LeapingClock(stop)
+    clock.ends_at = at(6)
+    with capture_logs() as logs:
+        await keep_notified(listener.notifier(WATCHDOG_USEC="6000000"), broken, well, clock, stop)
+    received = listener.received()
+    assert received.count("WATCHDOG=1") == 3
+    assert received[-2:] == ["STOPPING=1", "STATUS=stopping: committing the batches in hand"]
+    assert {line["event"] for line in logs} == {"task failed unexpectedly"}

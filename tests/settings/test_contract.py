@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from docs.generate import written
-from milepost.settings import DeliverySettings, PageSettings, Settings, load
-from milepost.settings.model import Section, key_of, section_in
+from milepost.settings.load import load
+from milepost.settings.model import DeliverySettings, PageSettings, Section, Settings, key_of, section_in
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "config.yaml").read_text()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings import load, secret_files, secret_report, secrets
+from milepost.settings.load import load, secret_report
+from milepost.settings.secrets import secret_files, secrets
 from milepost.settings.types import is_local_name
 
 NEW, OLD = (f"whsec_{b64encode(name.encode() * 12).decode()}" for name in ("new", "old"))

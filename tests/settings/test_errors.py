@@ -9,7 +9,8 @@ from typing import IO, Any
 import pytest
 
 from milepost.core.errors import BadConfiguration, ConfigurationAway
-from milepost.settings import load, yaml
+from milepost.settings import yaml
+from milepost.settings.load import load
 from milepost.settings.yaml import MAX_BYTES
 
 

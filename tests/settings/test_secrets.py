@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from milepost.core.errors import BadConfiguration
-from milepost.settings import SecretOrigin, Settings, load, secret_files, secret_report, secrets
-from milepost.settings.model import Section, SourceSettings, section_in
+from milepost.settings.load import load, secret_report
+from milepost.settings.model import Section, Settings, SourceSettings, section_in
+from milepost.settings.secrets import SecretOrigin, secret_files, secrets
 
 SECRET = "EAAB-made-up-secret"
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from milepost.app.database import store_url_of
 from milepost.core.errors import BadConfiguration
-from milepost.settings import RetrySettings, Settings, SyncSettings, load, load_or_default, moved_keys
+from milepost.settings.load import load, load_or_default, moved_keys
+from milepost.settings.model import RetrySettings, Settings, SyncSettings
 from milepost.settings.types import format_duration, parse_duration, reached_at
 from milepost.settings.yaml import substitute
 from milepost.stores.url import StoreUrl
@@ -122,6 +123,7 @@ class TestText:
             "https://graph..facebook.com",
             f"https://{'g' * 64}.com",
             "https://xn--zzzzzz.com",
+            "https://xn--a.com",
         ],
     )
     def test_an_unsafe_base_url_is_refused(self, file: Path, url: str) -> None:

@@ -36,7 +36,6 @@ from milepost.core.events import (
 )
 from milepost.core.facts import _edited
 from milepost.core.failures import checked
-from milepost.core.gaps import Gap, GapEnding
 from milepost.core.merge import Difference, newer
 from milepost.core.message_reading import _gap_after
 from milepost.core.model import (
@@ -53,8 +52,8 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Fetch, Policy, RunBudget, SettleRefusal, Size, Step, next_step, smaller
 from milepost.core.ports import Answered, Commit, Committed, Fetched, ListCheck, Outcome, Refused
+from milepost.core.position import Gap, GapEnding, Position, Scan, Stretch
 from milepost.core.position import Phase as SweepPhase
-from milepost.core.position import Position, Scan, Stretch
 from milepost.core.problems import Problem, Remedy, Rule, rule_for
 from milepost.core.records import Context, Decided, Decision, Pending, Record, _saved_position, beginnings
 from milepost.core.redrive import PendingRedrive

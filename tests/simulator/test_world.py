@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from milepost.core.errors import BadConfiguration
-from milepost.simulator.arrivals import Arrivals, instant_us
 from milepost.simulator.inbox import Inbox, is_invented
 from milepost.simulator.nodes import Message, message_node
-from milepost.simulator.plan import PLATFORMS, SimulatedPage, WorldPlan
+from milepost.simulator.plan import PLATFORMS, Arrivals, SimulatedPage, WorldPlan, instant_us
 from milepost.simulator.requests import Link, parse_fields
 from milepost.simulator.world import TrueConversation, World
 

@@ -22,7 +22,6 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead
 from milepost.core.model import (
     Changes,
     ContactRow,
@@ -34,7 +33,7 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.ports import Commit, Store
-from milepost.core.position import Mode
+from milepost.core.position import Gap, GapEnding, MessagesFailed, MessagesOwed, MessagesRead, Mode
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.records import Record, prepare
 

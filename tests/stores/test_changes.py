@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from kit.builders import NOON, STREAM, at
 from kit.mirror import TABLES, Mirror, numbers, stored_numbers
-from kit.postgres import Database
+from kit.postgres import Database, fresh_database, running
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp
+from milepost.core.errors import StoreAway
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Platform, Stream
 from milepost.stores.changes import ChangesAsked
@@ -24,11 +25,11 @@ from milepost.stores.open import forget, open_reader, open_store, remove
 from milepost.stores.postgresql import reader as reading
 from milepost.stores.postgresql.connection import settings
 from milepost.stores.postgresql.reader import KEYS_OF_LOCKS, settled
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
 from stores.histories import ROWS, contact_row, conversation_row, event_row, write
 from stores.sqlite_files import raw
-from stores.store_dump import IN_POSTGRESQL, StoreDump
+from stores.store_dump import IN_POSTGRESQL, PostgresDump, StoreDump
 
 OTHER = Stream(Platform.MESSENGER, "9")
 ELSEWHERE = Changes(
@@ -454,6 +455,21 @@ class TestTransactionsAtTheSameTime:
                 await followed(kept, mirror)
 
         assert is_mirrored(kept, mirror)
+
+
+async def test_a_replica_does_not_claim_to_know_how_far_the_feed_is_complete() -> None:
+    """The transactions under way on the primary do not show in it: their numbers would be passed over for good."""
+    with running() as server, fresh_database(server, template=None) as database:
+        async with mirrored(PostgresDump(database)) as (_, mirror):
+            pass
+        server.become_standby()
+        async with open_reader(database.store_url) as reader:
+            for ask in (lambda: mirror.follow(reader), reader.last_change):
+                with pytest.raises(StoreAway, match="replica"):
+                    await ask()
+
+            server.sql("SELECT pg_promote()")
+            assert await mirror.follow(reader) == []
 
 
 class TestSettled:

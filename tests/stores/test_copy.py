@@ -16,10 +16,10 @@ from kit.postgres import Mode, on_both_releases
 from kit.small_disk import small_disk
 from milepost.core.errors import MilepostError, StoreAway, StoreBusy
 from milepost.core.model import DataSource
-from milepost.stores.audit import Audit
 from milepost.stores.copy import TABLES, Phase, Progress, Report
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql.copy import PostgresqlCopyTarget
+from milepost.stores.reader import Audit
 from milepost.stores.sqlite.copy import SqliteCopyTarget
 from milepost.stores.url import StoreUrl
 from stores.copies import WAYS, Pair, copied, holds_nothing

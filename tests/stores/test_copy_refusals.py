@@ -152,13 +152,13 @@ class TestUnusable:
     async def test_a_source_in_use_is_refused_before_anything_is_created(self, into_postgresql: Pair) -> None:
         source, target = into_postgresql
         async with open_store(source.store_url):
-            with pytest.raises(StoreBusy, match="works on the database"):
+            with pytest.raises(StoreBusy, match="is using the database"):
                 await copied(source, target)
         assert not target.has_tables()
 
     async def test_a_target_in_use_is_refused(self, into_sqlite: Pair) -> None:
         source, target = into_sqlite
         async with open_store(target.store_url):
-            with pytest.raises(StoreBusy, match="works on the database"):
+            with pytest.raises(StoreBusy, match="is using the database"):
                 await copied(source, target)
         assert not any(target.everything().values())

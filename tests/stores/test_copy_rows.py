@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kit.builders import STREAM
 from milepost.core.errors import MilepostError, RowsRejected
 from milepost.stores import copy as copying
-from milepost.stores.audit import Audit
 from milepost.stores.copy import TABLES, CopyJob, Row, Table, copy_between
 from milepost.stores.open import open_store
+from milepost.stores.reader import Audit
 from milepost.stores.url import StoreUrl
 from stores.any_rows import any_changes
 from stores.copies import Pair, copied, holds_nothing, ignore

@@ -1,22 +1,23 @@
 """An account that moves to another page: its threads keep their ids, and other streams read them."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 
+import pytest
 from msgspec.structs import replace
 
 from contracts.store_contract import Tables
 from kit.builders import NOON, at, batch, contact, conversation, message, sweep_started
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage, SweepCompleted, Tally
-from milepost.core.gaps import Gap, GapEnding, HistoriesLeftOut, MessagesOwed
 from milepost.core.merge import RETURN_AFTER, difference, keys_of, keys_of_rows, newer
 from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, Platform, Stream
 from milepost.core.ports import Committed, Rejected, Store
-from milepost.core.position import Mode, Stretch
+from milepost.core.position import Gap, GapEnding, HistoriesLeftOut, MessagesOwed, Mode, Stretch
 from milepost.core.webhooks import WebhookEvent, WebhookKind
-from milepost.stores.commit import Forgotten
+from milepost.stores.commit import Forgotten, Writer
 from milepost.stores.open import forget, open_store
-from stores.histories import commit_after, contact_row, conversation_row, event_row
+from stores.histories import commit_after, contact_row, event_row
 from stores.store_dump import StoreDump
 
 OLD, NEW, THIRD, STRANGER = (Stream(Platform.INSTAGRAM, page_id) for page_id in ("1", "2", "3", "9"))
@@ -314,6 +315,31 @@ class TestMoves:
 
         assert set(kept.tables().conversations) == {"t_2"}
 
+    async def test_all_who_were_forgotten_on_the_new_page_are_erased_at_once(
+        self, kept: StoreDump, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rows of a page are read once, not once for each of hundreds, as the commit has only a minute."""
+        erasures: list[tuple[str, ...]] = []
+        erase = Writer.erase
+
+        async def noted(writer: Writer, stream: Stream, contact_ids: Sequence[str]) -> Forgotten:
+            erasures.append(tuple(sorted(contact_ids)))
+            return await erase(writer, stream, contact_ids)
+
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, *map(thread, (1, 2, 3, 4)))
+            for contact_id in ("c_1", "c_2"):
+                await forget(kept.store_url, NEW, contact_id)
+            monkeypatch.setattr(Writer, "erase", noted)
+
+            await read(store, NEW, thread(3), now=at(60))
+
+        assert erasures == [("c_1", "c_2")]
+        tables = kept.tables()
+        assert set(tables.conversations) == {"t_3", "t_4"}
+        assert {row.conversation_id for row in tables.interaction_events.values()} == {"t_3", "t_4"}
+        assert {row.contact_id for row in tables.contacts.values()} == {"c_3", "c_4"}
+
     async def test_who_was_forgotten_stays_so_on_the_next_page(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await read(store, OLD, thread(1), thread(2))
@@ -334,17 +360,3 @@ class TestMoves:
             await read(store, STRANGER, thread(5, "c_1"), now=at(120))
 
         assert set(kept.tables().conversations) == {"t_4", "t_5"}
-
-    async def test_rows_that_moved_before_moves_were_on_record_are_found(self, kept: StoreDump) -> None:
-        """Until then the conversation stayed, and only new messages had the new page."""
-        rows = Changes(
-            (conversation_row("t_1", of=OLD, contact_id="c_1"),),
-            (contact_row("c_1", of=OLD), contact_row("c_1", of=NEW)),
-            (event_row("m_1", of=OLD), event_row("m_2", of=NEW)),
-        )
-        async with open_store(kept.store_url) as store:
-            await store.commit(commit_after(await store.load(NEW), changes=rows))
-
-            forgotten = await forget(kept.store_url, NEW, "c_1")
-
-        assert forgotten == Forgotten(contacts=2, conversations=1, interaction_events=2, payloads=0)

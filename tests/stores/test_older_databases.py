@@ -12,8 +12,9 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import DeadLetterOpened, Stage
 from milepost.core.evolve import fold
 from milepost.core.journal import instant_text
+from milepost.core.model import Platform, Stream
 from milepost.stores import rows
-from milepost.stores.open import open_reader, open_store
+from milepost.stores.open import forget, open_reader, open_store
 from milepost.stores.postgresql import migrate as postgresql
 from milepost.stores.postgresql.encoding import COLUMNS, ENTRY_COLUMNS
 from milepost.stores.sqlite import migrate as sqlite
@@ -133,3 +134,28 @@ async def test_the_rows_of_an_older_database_begin_the_change_feed(kept: StoreDu
         (2, {"conversation_id": "t_2"}, 0, False),
         (3, {"event_id": "m_1"}, 2, True),
     ]
+
+
+async def test_rows_that_moved_before_moves_were_on_record_are_found(kept: StoreDump, before: Before) -> None:
+    await before("0020_erasing")
+    noon = f"'{NOON_TEXT}'"
+    kept.execute(
+        f"""
+        INSERT INTO conversations
+            (conversation_id, platform, page_id, contact_id, updated_time, first_synced_at, synced_at)
+        VALUES ('t_1', 'instagram', '7', 'c_1', {noon}, {noon}, {noon}),
+            ('t_2', 'instagram', '9', 'c_1', {noon}, {noon}, {noon});
+        INSERT INTO contact_interaction_events
+            (event_id, conversation_id, platform, page_id, contact_id, direction, kind, occurred_at)
+        VALUES ('m_1', 't_1', 'instagram', '7', 'c_1', 'in', 'message', {noon}),
+            ('m_2', 't_1', 'instagram', '8', 'c_1', 'in', 'message', {noon}),
+            ('m_3', 't_2', 'instagram', '9', 'c_1', 'in', 'message', {noon});
+        """
+    )
+
+    await migrate(kept)
+
+    assert kept.rows("SELECT * FROM page_moves") == [("instagram", "7", "8", NOON_TEXT)]
+    forgotten = await forget(kept.store_url, Stream(Platform.INSTAGRAM, "8"), "c_1")
+    assert (forgotten.conversations, forgotten.interaction_events) == (1, 2)
+    assert kept.rows("SELECT event_id FROM contact_interaction_events") == [("m_3",)]

@@ -10,8 +10,7 @@ import pytest
 
 from milepost.stores import postgresql, sqlite
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.reader import Session
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import Session, load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 
 # Lookups cost PostgreSQL a round trip for each statement, so it has only two for a batch. SQLite has no round trips.
@@ -50,7 +49,6 @@ MODULES_ONLY_OF_SQLITE = {
 MODULES_ONLY_OF_POSTGRESQL = {
     "encoding": "SQLite takes rows as they are, commit by commit, and lists of keys as JSON",
     "liveness": "SQLite answers in this process",
-    "notify": "SQLite has no other worker to notify",
     "rights": "a file has permissions: see sqlite/files.py",
 }
 

@@ -18,7 +18,7 @@ from milepost.core.ports import Committed
 from milepost.stores.copy import CopyJob
 from milepost.stores.open import copy_store, forget, has_database, is_at_work, open_reader, open_store
 from milepost.stores.postgresql.encoding import columns_text
-from milepost.stores.postgresql.notify import listening
+from milepost.stores.postgresql.reader import listening
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 

@@ -342,6 +342,24 @@ async def test_a_role_that_does_not_exist_is_no_missing_database(database: Datab
     assert "the user in store.url" in refused.hint
 
 
+async def test_an_unreachable_server_is_reported_without_the_question_of_libpq(database: Database) -> None:
+    said = psycopg.OperationalError(
+        'connection failed: connection to server at "db.example", port 5432 failed: Connection refused\n'
+        "\tIs the server running on that host and accepting TCP/IP connections?"
+    )
+    away = translated(said, database.name)
+    assert isinstance(away, StoreAway)
+    assert away.message.endswith('connection to server at "db.example", port 5432 failed: Connection refused')
+
+
+async def test_a_root_certificate_that_does_not_exist_is_no_missing_database(database: Database) -> None:
+    """Only a server that offers TLS makes libpq look for it."""
+    said = psycopg.OperationalError('connection failed: root certificate file "/root/root.crt" does not exist')
+    refused = translated(said, database.name)
+    assert isinstance(refused, StoreRefused)
+    assert "sslrootcert" in refused.hint
+
+
 @pytest.mark.parametrize(
     "statement", ["EXECUTE made_elsewhere", "PREPARE twice AS SELECT 1; PREPARE twice AS SELECT 2"]
 )

@@ -22,7 +22,7 @@ from milepost.core.model import Changes, Keys
 from milepost.core.position import Stretch
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 from stores.histories import commit_after, contact_row, conversation_row, event_row
 from stores.test_postgresql_plans import READ_EVERYTHING, columns_of
@@ -38,7 +38,8 @@ READ_A_PAGE = {
     "forget_conversations",
     "forgotten_contacts",
     "is_about_forgotten",
-    "contact_elsewhere",  # when somebody is forgotten, by a person's command
+    "erase_interaction_events",  # looks through who was forgotten
+    "contacts_on_other_pages",  # when somebody is forgotten, by a person's command
     "owed_elsewhere",
     "remove_stream_contacts",
     "remove_stream_conversations",
@@ -111,7 +112,6 @@ NAMED: dict[str, object] = {
     "streams": ["messenger:1"],
     "platform": "messenger",
     "page_id": "1",
-    "contact_id": "c_7",
     "own_id": "c_7",
     "at": SWEEP_STARTED_AT,
     "moved": THREADS,
@@ -152,6 +152,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_found_notes": ("messenger:1", THREADS),
     "drop_notes_of_other_sweeps": ("messenger:1", SWEEP_STARTED_AT),
     "drop_notes": ("messenger:1",),
+    "unsent_messages": ("messenger:1",),
     "delete_payload": (["d_7"],),
     "delete_gap": (["g_7"],),
     "dead_letter": ("d_7",),

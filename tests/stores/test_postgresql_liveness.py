@@ -16,9 +16,9 @@ from kit.postgres import Database
 from milepost.core.errors import StoreAway
 from milepost.stores.copy import CopyJob
 from milepost.stores.open import copy_store, forget, has_database, is_at_work, open_reader, open_store, remove
-from milepost.stores.postgresql import liveness, notify
+from milepost.stores.postgresql import liveness, reader
 from milepost.stores.postgresql.liveness import while_answering
-from milepost.stores.postgresql.notify import listening
+from milepost.stores.postgresql.reader import listening
 from milepost.stores.url import StoreUrl
 from stores.histories import live
 
@@ -27,7 +27,7 @@ from stores.histories import live
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "EVERY_SECONDS", 0.1)
     monkeypatch.setattr(liveness, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(notify, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(reader, "ANSWER_SECONDS", 0.3)
 
 
 async def audited(function: str, store_url: StoreUrl) -> None:
@@ -102,7 +102,7 @@ async def test_a_server_that_lives_may_take_its_time(
 async def test_whoever_listens_to_a_frozen_server_hears_again_when_it_is_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(reader, "RECONNECT_SECONDS", 0.01)
     heard = asyncio.Event()
     async with breakable_line(database) as line:
         line.fall_silent_at(b"LISTEN")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.binary import until
 from kit.builders import STREAM
 from kit.needs import long_only
 from kit.postgres import Database, Server, fresh_database, on_both_releases
@@ -114,6 +115,18 @@ class TestMigrate:
         done = await asyncio.gather(*(migrated(empty) for _ in range(8)))
 
         assert sorted(name for each in done for name in each) == sorted(shipped())
+
+    async def test_a_start_waits_for_the_migration_of_another_whatever_lock_timeout_the_role_has(
+        self, database: Database
+    ) -> None:
+        database.sql(f"ALTER DATABASE {database.name} SET lock_timeout = '1ms'")
+        with database.connect() as other, other.transaction():
+            other.execute("SELECT pg_advisory_xact_lock(hashtextextended('milepost migrations', 0))")
+            starting = asyncio.create_task(migrated(database))
+            waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await until(lambda: starting.done() or database.sql(waits))
+
+        assert await starting == set()
 
     async def test_a_schema_that_was_created_for_it_is_used(self, empty: Database) -> None:
         """By somebody who does not allow it to create one."""

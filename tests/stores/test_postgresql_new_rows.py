@@ -14,7 +14,7 @@ from milepost.core.ports import Commit, Committed
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.encoding import CONTACTS, CONVERSATIONS, INTERACTION_EVENTS
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from stores.histories import commit_after, contact_row, conversation_row, event_row, stream
 
 OTHER = stream(2)

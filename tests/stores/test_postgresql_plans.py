@@ -10,7 +10,7 @@ import pytest
 
 from kit.postgres import Database, Server
 from milepost.stores.open import open_store
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 
 SQL = load_statements("postgresql")
@@ -36,11 +36,7 @@ READ_EVERYTHING = {
     "remove_stream_interaction_events",
     "remove_stream_payloads",
     "erase_conversations",
-    "erase_interaction_events",
     "erase_payloads",
-    "erase_reactions",
-    "erase_webhook_events",
-    "linked_pages",
     "journal",
     "checkpoints",
     "count_checkpoints",

@@ -10,9 +10,8 @@ from kit.postgres import Database
 from milepost.stores.open import open_reader, open_store
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection, connected
-from milepost.stores.postgresql.notify import listening
-from milepost.stores.postgresql.reader import MAX_READERS
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.reader import MAX_READERS, listening
+from milepost.stores.reader import load_statements
 from stores.histories import live, stream
 
 STEPS = 40  # of the event loop, more than it takes to hand a connection over

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from msgspec.structs import replace
 
 from contracts.database_contract import DatabaseContract
 from kit.builders import STREAM
@@ -54,6 +55,22 @@ async def test_everything_works_in_sessions_that_are_shared(postgres: Server) ->
         assert tables.checkpoints == tables.refold()
         settings = "SELECT name FROM pg_settings WHERE source = 'session' AND name = 'search_path'"
         assert database.server.sql(settings) == []
+
+
+async def test_without_store_pooler_no_statement_of_one_session_is_executed_in_another(
+    database: Database, pooler: PgBouncer
+) -> None:
+    """The sessions behind it are shared: under the name of a prepared statement, another client's might be there."""
+    unmentioned = replace(pooler.store_url, is_pooled=False)
+
+    async def work(number: int) -> None:
+        async with open_store(unmentioned) as store:
+            await asyncio.gather(*(live(store, stream(6 * number + each), 8) for each in range(6)))
+
+    await asyncio.gather(*(work(number) for number in range(3)))
+
+    tables = PostgresDump(database).tables()
+    assert tables.checkpoints == tables.refold()
 
 
 async def test_a_restart_of_the_pooler_is_an_absence_that_loses_nothing(database: Database, pooler: PgBouncer) -> None:

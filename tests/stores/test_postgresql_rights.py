@@ -11,7 +11,7 @@ from milepost.core.model import Changes
 from milepost.fleet.leases import open_leases
 from milepost.stores.open import open_store
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 from stores.histories import contact_row, conversation_row, event_row
 

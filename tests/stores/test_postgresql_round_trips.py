@@ -22,15 +22,15 @@ from milepost.core.events import (
     Stage,
     Tally,
 )
-from milepost.core.gaps import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.core.model import Changes, DeadLetterPayload, Keys, Stream
 from milepost.core.ports import Commit, Committed
+from milepost.core.position import Gap, GapEnding, MessagesOwed, MessagesRead
 from milepost.stores.open import open_reader
 from milepost.stores.postgresql import connection as connecting
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import MAX_CONNECTIONS, Connection
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row, stream
 from stores.store_dump import PostgresDump
 

@@ -15,9 +15,8 @@ from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
 from milepost.core.ports import Committed
 from milepost.stores.open import forget
-from milepost.stores.postgresql import notify as hearing
-from milepost.stores.postgresql.notify import listening
-from milepost.stores.postgresql.reader import open_postgresql_reader
+from milepost.stores.postgresql import reader as hearing
+from milepost.stores.postgresql.reader import listening, open_postgresql_reader
 from milepost.stores.postgresql.store import PostgresqlStore, open_postgresql
 from stores.histories import commit_after, next_commit, stream
 

@@ -12,8 +12,7 @@ from milepost.core.errors import VersionConflict
 from milepost.core.events import SyncRequested
 from milepost.core.model import Changes, Stream
 from milepost.core.ports import Commit, Committed, Rejected, Store
-from milepost.stores.reader import Session
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import Session, load_statements
 from milepost.stores.sqlite.commit import SqliteWriter
 from milepost.stores.sqlite.connection import transaction
 from milepost.stores.sqlite.store import open_sqlite

@@ -12,7 +12,7 @@ from kit.builders import STREAM
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.model import Changes, Known
 from milepost.core.ports import Commit, Committed
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from milepost.stores.sqlite.commit import ALL_NEW, UPSERTS, SqliteWriter
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, stream

@@ -59,7 +59,7 @@ class TestASecondMilepost:
     async def test_a_second_process_is_refused_until_the_first_has_ended(self, path: Path) -> None:
         async with open_sqlite(path):
             (printed,) = outcome(command(path))
-        assert printed.startswith(f"StoreBusy another Milepost (process {os.getpid()}) works on the database {path}")
+        assert printed.startswith(f"StoreBusy another Milepost (process {os.getpid()}) is using the database {path}")
 
         assert outcome(command(path))[-1] == "done"
 

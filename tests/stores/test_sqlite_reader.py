@@ -57,7 +57,7 @@ class TestSqliteReader(JournalReaderContract):
 
     async def test_a_rebuild_is_refused_beside_a_daemon(self, filled: SqliteDump) -> None:
         async with open_sqlite(filled.path):
-            with pytest.raises(StoreBusy, match="works on the database"):
+            with pytest.raises(StoreBusy, match="is using the database"):
                 await rebuild(filled)
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from kit.builders import NOON
 from milepost.core.errors import JournalDamaged
-from milepost.stores.audit import Audit
 from milepost.stores.open import open_reader, remove
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import Audit, load_statements
 from milepost.stores.sqlite import reader
 from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.reader import open_sqlite_reader, verify_in_steps

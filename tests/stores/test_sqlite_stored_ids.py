@@ -1,14 +1,15 @@
-"""A store that filled its database itself skips lookups of new ids, and makes all other lookups."""
+"""A store skips lookups whose result it knows, and makes all others."""
 
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from kit.builders import STREAM
+from kit.builders import NOON, STREAM
 from milepost.core.model import Changes, Keys, Known, Stream
 from milepost.core.ports import Committed, Rejected, Store
-from milepost.stores.sql import Parameters
+from milepost.core.position import Reading
+from milepost.stores.reader import Parameters
 from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.store import open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, event_row
@@ -101,6 +102,25 @@ async def test_rows_that_were_stored_before_the_start_are_looked_up(path: Path, 
         assert (await store.known(keys(2))) == Known()
 
     assert set(looked_up) == LOOK_UPS - {"conversation_states"}
+
+
+async def test_messages_that_came_with_their_conversation_before_are_not_looked_up(
+    path: Path, looked_up: list[str]
+) -> None:
+    row = replace(conversation_row("t_1"), messages_fingerprint="abc")
+    async with open_sqlite(path) as store:
+        await store.commit(commit_after(await store.load(STREAM), changes=Changes((row,), (), (event_row("m_1"),))))
+
+    async with open_sqlite(path) as store:
+        same = Reading("t_1", NOON, NOON, "abc", ("m_1",), row.updated_time)
+        asked = Keys(STREAM, ("t_1",), interaction_events=("m_1",), readings=(same,))
+        assert (await store.known(asked)).interaction_events == {"m_1"}
+        assert "known_interaction_events" not in looked_up
+
+        other = replace(same, fingerprint="abcd", event_ids=("m_1", "m_2"))
+        asked = replace(asked, interaction_events=("m_1", "m_2"), readings=(other,))
+        assert (await store.known(asked)).interaction_events == {"m_1"}
+        assert "known_interaction_events" in looked_up
 
 
 async def test_rows_of_another_writer_are_looked_up(path: Path) -> None:

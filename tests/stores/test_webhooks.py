@@ -21,10 +21,10 @@ from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
 from milepost.stores.open import forget, open_store, remove
 from milepost.stores.postgresql.commit import PostgresqlWriter
-from milepost.stores.postgresql.connection import connected
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.connection import connected, settings
+from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
-from milepost.stores.webhooks import LATER_SECONDS, SOON_SECONDS
+from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS
 from stores.histories import commit_after, contact_row, event_row, page_row
 from stores.processes import outcome
 from stores.store_dump import IN_POSTGRESQL, SqliteDump, StoreDump
@@ -339,6 +339,22 @@ class TestFacts:
             details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
             assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
+    async def test_a_dead_letter_opened_later_keeps_no_text_of_an_unsent_message(self, kept: StoreDump) -> None:
+        rows = [event_row(f"m_{number}", text=f"a secret of m_{number}") for number in (1, 2)]
+        payloads = tuple(
+            DeadLetterPayload(f"d_{row.event_id}", msgspec.json.encode(Changes(interaction_events=(row,))).decode())
+            for row in rows
+        )
+        opened = [DeadLetterOpened(each.dead_letter_id, Stage.EVENTS, each.dead_letter_id, "why") for each in payloads]
+        async with open_store(kept.store_url) as store:
+            await store.webhooks.add([said(WebhookKind.UNSEND, "m_1", 9, detail=None)], NOON)
+            assert await store.webhooks.streams_with_facts() == ()
+            checkpoint = await store.load(STREAM)
+            await store.commit(commit_after(checkpoint, *opened, changes=Changes(payloads=payloads)))
+        left = kept.rows("SELECT payload FROM dead_letter_payloads ORDER BY dead_letter_id")
+        found = [row for (payload,) in left for row in msgspec.json.decode(payload, type=Changes).interaction_events]
+        assert found == [replace(rows[0], text=None), rows[1]]
+
     async def test_of_an_unsent_message_that_is_not_stored_no_later_edit_is_kept(self, kept: StoreDump) -> None:
         """Facts come in any order. It is still known as a repetition, and announces nothing else."""
         edits = [said(WebhookKind.EDIT, message_id, 5, detail='{"text":"a secret"}') for message_id in ("m_1", "m_2")]
@@ -457,7 +473,7 @@ async def test_one_of_several_workers_claims_an_event(kept: StoreDump) -> None:
 async def test_nothing_is_added_of_a_person_while_they_are_erased(kept: StoreDump, database: Database) -> None:
     async with open_store(kept.store_url) as store, connected(kept.store_url, load_statements("postgresql")) as erasing:
         async with erasing.long_transaction() as connection:
-            await PostgresqlWriter(erasing, connection).erase(STREAM, "ada")
+            await PostgresqlWriter(erasing, connection).erase(STREAM, ["ada"])
             adding = asyncio.create_task(store.webhooks.add([written("m_1"), written("m_2", contact_id="bob")], NOON))
             waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             await until(lambda: database.sql(waits) or adding.done())
@@ -479,3 +495,20 @@ def test_events_are_worked_off_without_reading_all_messages(database: Database) 
     settle = load_statements("postgresql", "webhooks")[SETTLE].replace("%(due_before)s", "'infinity'")
     plan = "\n".join(line for (line,) in database.sql(f"EXPLAIN {settle}"))
     assert "Seq Scan on contact_interaction_events" not in plan
+
+
+@pytest.mark.parametrize("name", ["claim_webhook_events", "add_webhook_events"])
+def test_a_look_for_news_does_not_read_the_events_that_were_worked_off_or_only_wait(
+    database: Database, name: str
+) -> None:
+    database.sql(
+        "INSERT INTO webhook_events"
+        " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(),"
+        " CASE WHEN n % 2 = 0 THEN timestamptz '9000-01-01Z' END, 3 FROM generate_series(1, 50000) AS n"
+    )
+    asked = dict.fromkeys(("soon", "later", "ahead", "now"), NOON) | {"never": NEVER, "rows": "[]"}
+    with database.connect() as connection, connection.transaction():
+        connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
+        statement = f"EXPLAIN {load_statements('postgresql', 'webhooks')[name]}".encode()
+        plan = "\n".join(line for (line,) in connection.execute(statement, asked))
+    assert "Seq Scan on webhook_events" not in plan

@@ -76,6 +76,16 @@ async def test_a_backup_is_private_and_overwritten_only_with_force(installation:
     assert left_beside(installation) == {"backup.db"}
 
 
+async def test_a_backup_never_overwrites_the_database_itself(installation: Installation) -> None:
+    async with frozen_world(60, pages=(BICYCLES,)) as simulator:
+        await installation.sync_from(simulator)
+    file = installation.database.stat().st_ino
+    refused = await back_up(installation, "--force", str(installation.database))
+    assert refused.code == 2
+    assert "belongs to the database itself" in refused.stderr
+    assert installation.database.stat().st_ino == file
+
+
 async def test_a_damaged_database_makes_no_backup_and_keeps_the_previous_one(installation: Installation) -> None:
     async with frozen_world(60, pages=(BICYCLES,)) as simulator:
         await installation.sync_from(simulator)

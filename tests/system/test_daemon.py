@@ -105,9 +105,9 @@ async def test_a_second_daemon_on_the_same_database_is_refused(installation: Ins
             assert not daemon.has_ended
     assert refused.code == 75
     error, hint = refused.stderr.splitlines()
-    assert error.startswith(f"milepost: another Milepost (process {daemon.pid}) works on the database ")
+    assert error.startswith(f"milepost: another Milepost (process {daemon.pid}) is using the database ")
     assert error.endswith("milepost.db")
-    assert hint == "  → stop it first, or let it do the work: `milepost status` shows what it does"
+    assert hint == "  → stop it first, or let it do the work: `milepost status` shows what it is doing"
 
 
 async def test_a_port_in_use_is_reported_and_nothing_is_fetched(installation: Installation) -> None:

@@ -25,7 +25,8 @@ from kit.receiver import NEW, OLD, Receiver
 from kit.simulated import BICYCLES, NOW, frozen_world
 from milepost.core.changes import Change, ChangeKind, ChangeOp, DeliveryResult
 from milepost.deliveries.sender import sending_to
-from milepost.settings import DeliverySettings, load
+from milepost.settings.load import load
+from milepost.settings.model import DeliverySettings
 from milepost.simulator.server import SimulatorServer
 
 SYNC = {"interval": "1s"}

@@ -17,7 +17,7 @@ import yaml
 from kit.binary import until
 from kit.image import Image, built, running
 from kit.needs import needs
-from milepost.settings import load
+from milepost.settings.load import load
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -11,11 +11,10 @@ import pytest
 from kit.binary import Running, milepost, started, until
 from kit.installation import Installation, on_both_databases, on_sqlite_first
 from kit.simulated import BICYCLES, Clock, frozen_world
-from milepost.core.gaps import MessagesMissed, Missed
+from milepost.core.position import MessagesMissed, Missed
 from milepost.simulator import refusals
-from milepost.simulator.arrivals import instant_us
 from milepost.simulator.graph import GraphApi
-from milepost.simulator.plan import SimulatedPage
+from milepost.simulator.plan import SimulatedPage, instant_us
 from milepost.simulator.requests import ApiRequest, Node
 from milepost.simulator.server import SimulatorServer
 

@@ -146,7 +146,7 @@ async def test_the_daemon_goes_on_while_nobody_takes_its_notices_and_says_so(ins
             async with aiohttp.ClientSession() as session, session.get(f"{await daemon.url()}/api/daemon") as response:
                 (issue,) = (await response.json())["issues"]
             assert issue["kind"] == "notices"
-            assert issue["what"] == "notices to people are not taken by 1 destination"
+            assert issue["what"] == "notices to people are not accepted by 1 destination"
             assert issue["reason"] == "json://127.0.0.1: the service answered HTTP 500"
             people.status = 200
             await daemon.says("notice sent")
@@ -156,7 +156,7 @@ async def test_the_daemon_goes_on_while_nobody_takes_its_notices_and_says_so(ins
     assert SECRET not in ended.stderr
 
 
-async def test_the_trial_says_of_each_destination_whether_it_took_it(installation: Installation) -> None:
+async def test_the_trial_shows_whether_each_destination_accepted_it(installation: Installation) -> None:
     async with receiver() as one, receiver() as other:
         other.status = 401
         urls = [one.url, other.url]
@@ -164,8 +164,8 @@ async def test_the_trial_says_of_each_destination_whether_it_took_it(installatio
         ended = await milepost(installation.folder, "notify", "test")
         assert ended.code == 1, ended
         assert ended.stdout.splitlines() == [
-            "json://127.0.0.1 (1)  taken",
-            "json://127.0.0.1 (2)  not taken: the service answered HTTP 401",
+            "json://127.0.0.1 (1)  accepted",
+            "json://127.0.0.1 (2)  not accepted: the service answered HTTP 401",
         ]
         assert one.titles == other.titles == ["Milepost: test"]
         other.status = 200

@@ -91,9 +91,10 @@ async def test_what_no_proxy_names_is_reached_without_it(
 
 async def test_a_proxy_of_another_kind_is_a_wrong_setting(installation: Installation) -> None:
     installation.configure(f"https://{HOST}", {"id": "1", "platforms": ["messenger"], "access_token": "EAAx"})
-    refused = await milepost(
-        installation.folder, "sync", environment={"HTTPS_PROXY": "socks5://ada:s3cret@127.0.0.1:1080"}
-    )
-    assert refused.code == 78
-    assert "HTTPS_PROXY names a proxy for socks5" in refused.stderr
-    assert "s3cret" not in refused.stderr
+    of_another_kind = {"HTTPS_PROXY": "socks5://ada:s3cret@127.0.0.1:1080"}
+    for command in (("sync",), ("config", "check")):
+        refused = await milepost(installation.folder, *command, environment=of_another_kind)
+        assert refused.code == 78, command
+        assert "HTTPS_PROXY names a proxy for socks5" in refused.stderr
+        assert "s3cret" not in refused.stderr
+        assert "Warning" not in refused.stderr

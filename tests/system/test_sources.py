@@ -152,7 +152,7 @@ async def test_a_database_belongs_to_one_source_until_it_is_adopted(installation
         assert other.requests.total == 0
         adopted = await milepost(installation.folder, "store", "adopt", "--yes")
         assert adopted.code == 0, adopted
-        assert f"works for facebook at {other.base_url} from now on" in adopted.stdout
+        assert f"belongs to facebook at {other.base_url} from now on" in adopted.stdout
         again = await milepost(installation.folder, "store", "adopt")
         assert (again.code, "already" in again.stdout) == (0, True), again
         assert (await installation.sync()).code == 0

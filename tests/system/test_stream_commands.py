@@ -46,7 +46,7 @@ async def test_beside_a_daemon_they_go_through_it(installation: Installation) ->
         resumed = await milepost(installation.folder, "resume", KEY, KEY)
     assert (paused.code, paused.stdout) == (0, f"{TITLE}: paused; `milepost resume {KEY}` resumes it\n")
     assert refused.code == 1, refused
-    assert f"{TITLE}: {KEY} is paused (by command line" in refused.stdout
+    assert f"{TITLE}: {KEY} was paused by the command line" in refused.stdout
     assert f"with `milepost resume {KEY}`" in status.stdout
     assert "when resumed" in status.stdout
     assert (resumed.code, resumed.stdout) == (0, f"{TITLE}: resumed, and syncs at once\n")
@@ -126,7 +126,7 @@ async def test_without_a_daemon_the_next_start_finds_the_stream_paused(installat
         resumed = await milepost(installation.folder, "resume", KEY)
         done = await installation.sync()
     assert (paused.code, refused.code, resumed.code, done.code) == (0, 1, 0, 0)
-    assert "(by command line) and has to be resumed first" in refused.stdout
+    assert "was paused by the command line, and has to be resumed first" in refused.stdout
     assert resumed.stdout == f"{TITLE}: resumed; it syncs with the next run\n"
 
 

@@ -84,7 +84,7 @@ async def hooked(installation: Installation) -> AsyncIterator[Hooked]:
 
 
 async def url_of(daemon: Running) -> str:
-    found = re.search(r"url=(http\S+)", await daemon.says("webhooks are taken"))
+    found = re.search(r"url=(http\S+)", await daemon.says("listening for webhooks"))
     assert found is not None
     return found[1]
 
@@ -154,7 +154,7 @@ async def test_the_embedded_world_is_copied_within_seconds_without_any_settings(
     installation.config.write_text("http: {listen: '127.0.0.1:0'}\nsync: {interval: 1h}\n")
     installation.database = installation.folder / "simulated.db"
     async with started(installation.folder, "run") as daemon:
-        await daemon.says("webhooks are taken")
+        await daemon.says("listening for webhooks")
         await until(
             lambda: (
                 installation.has_tables()

@@ -21,7 +21,7 @@ from milepost.engine.interrupt import Stop, stopping_when_lost
 from milepost.engine.rate_limits import RateLimits
 from milepost.engine.supervisor import Supervisor
 from milepost.facebook.pages import Page
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.open import open_store
 from milepost.stores.store import OpenStore
 

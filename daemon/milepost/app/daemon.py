@@ -39,12 +39,11 @@ from milepost.service.api.dead_letters import (
     dead_letters,
 )
 from milepost.service.api.journal import journal, runs
-from milepost.service.api.openapi import described
 from milepost.service.api.overview import daemon_status, deliveries, overview_changes
 from milepost.service.api.streams import Overview, stream_actions, streams
 from milepost.service.auth import Sessions, login
 from milepost.service.availability import StoreSize, StoreWatch, probes
-from milepost.service.endpoint import AnyOperation, routes_of
+from milepost.service.endpoint import AnyOperation, described, routes_of
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.changes import ChangeStream, change_stream, changes
 from milepost.service.events.route import event_stream
@@ -56,7 +55,7 @@ from milepost.service.metrics.collect import Metrics, exposition
 from milepost.service.metrics.traffic import DeliveryCounter
 from milepost.service.pages import pages, runbooks
 from milepost.service.systemd import Notifier, keep_notified, starting
-from milepost.settings import Settings, SyncSettings
+from milepost.settings.model import Settings, SyncSettings
 from milepost.stores.open import open_reader
 from milepost.stores.reader import JournalReader
 from milepost.stores.store import OpenStore
@@ -269,7 +268,7 @@ def _dispatcher(parts: Parts, changes: ChangeReader) -> tuple[Dispatcher, Delive
 
 def _metrics(settings: Settings, parts: Parts, live: LiveStreams, store_watch: StoreWatch) -> Metrics:
     metrics = Metrics(live)
-    metrics.add_page_names(parts.registry.page_names)
+    metrics.page_names = parts.registry.page_names
     metrics.add_installation(lambda: parts.reloader.settings.sync.interval_seconds, store_url_of(settings).file)
     metrics.add_health(
         store_up=lambda: store_watch.outage is None,

@@ -8,7 +8,7 @@ from msgspec import Struct
 from milepost.core.errors import StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import listed
-from milepost.settings import Settings, StoreSettings
+from milepost.settings.model import Settings, StoreSettings
 from milepost.stores.store import OpenStore, demand_same
 from milepost.stores.url import StoreUrl
 

@@ -13,7 +13,7 @@ from milepost.engine.interrupt import Interrupt, Stop
 from milepost.engine.supervisor import Supervisor
 from milepost.facebook.pages import Page
 from milepost.reporting.health import Issue, IssueKind
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 
 LOOK_SECONDS = 10.0  # between checks of the clock: it may have been set, or the machine suspended
 DISCOVERY_SECONDS = 900.0

@@ -32,7 +32,7 @@ from milepost.reporting.humanize import counted
 from milepost.reporting.notices import concerns_of_daemon, is_of_this_process, notice_in_words
 from milepost.service.metrics.traffic import NoticeCounter
 from milepost.service.notices import NoticeSender, destinations, urls_of
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.reader import JournalReader
 
 LOOK_SECONDS = 5.0
@@ -70,6 +70,7 @@ class NoticeWatch:
         self._sender = NoticeSender(clock, self.counter.count)
         self._urls = urls_of(settings())
         self._adopted: tuple[str, ...] = ()
+        self._refusal: Issue | None = None
         self._state: NoticeState | None = None  # None: nothing is watched
         self._opened: list[tuple[int, NewDeadLetter]] = []  # with their seq
         self._decided: list[tuple[float, PeopleNotice]] = []  # with when, by the steady clock
@@ -112,10 +113,12 @@ class NoticeWatch:
         await self._notify(now)
 
     def issues(self) -> Iterator[Issue]:
-        """Yield an issue for the destinations that accept no notices."""
+        """Yield an issue for URLs that cannot be sent to, and one for the destinations that accept no notices."""
+        if self._refusal is not None:
+            yield self._refusal
         failing = list(self._sender.failing())
         if failing:
-            what = f"notices to people are not taken by {counted(len(failing), 'destination')}"
+            what = f"notices to people are not accepted by {counted(len(failing), 'destination')}"
             reason = "; ".join(f"{each.name}: {each.reason}" for each in failing)
             yield Issue(IssueKind.NOTICES, what, min(each.since for each in failing), reason, ADVICE)
 
@@ -126,14 +129,18 @@ class NoticeWatch:
             return
         if not urls:  # when notices are turned on again, they begin with what happens after that
             self._state, self._opened = None, []
-        self._urls = self._adopted = urls
+        self._urls = urls
         try:
             found = await asyncio.to_thread(destinations, urls)
         except MilepostError as error:
+            what = "notices to people cannot be sent to the URLs of the configuration"
+            self._refusal = Issue(IssueKind.NOTICES, what, self._clock.now(), error.message, error.hint)
             log.error("notices cannot be sent", error=error.message, hint=error.hint)  # noqa: TRY400  (nothing to trace)
-            found = ()
-        self.counter.expect(each.name for each in found)
-        self._sender.adopt(found)
+        else:
+            self._refusal = None
+            self.counter.expect(each.name for each in found)
+            self._sender.adopt(dict(zip(urls, found, strict=True)))
+        self._adopted = urls
 
     async def _has_begun(self) -> bool:
         """Find out, once, which notices went out before the start; return whether that is known."""

@@ -19,7 +19,7 @@ from milepost.facebook.calls import Access, Budget, RateLimiter, Slowdown
 from milepost.facebook.client import GraphClient
 from milepost.facebook.inbox import FacebookInbox
 from milepost.facebook.pages import InspectedToken, Page, Subscriptions, fetch_managed_pages, inspect_token
-from milepost.settings import Settings, SourceSettings
+from milepost.settings.model import Settings, SourceSettings
 
 # Discovery makes its calls as a stream of its own. So an app limit that it meets holds up every stream, and a user
 # limit only discovery.

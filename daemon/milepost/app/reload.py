@@ -20,8 +20,8 @@ from milepost.engine.supervisor import Schedule, Supervisor
 from milepost.facebook.client import GraphClient
 from milepost.reporting.health import Issue, IssueKind
 from milepost.service.logs.output import set_level
-from milepost.settings import Settings, secret_files, secrets
-from milepost.settings.model import Section, key_of
+from milepost.settings.model import Section, Settings, key_of
+from milepost.settings.secrets import secret_files, secrets
 
 LOOK_SECONDS = 10.0  # between checks of the files: a new token is in use well within a minute
 

@@ -21,7 +21,7 @@ from milepost.reporting.health import Issue, IssueKind, WebhookStatus
 from milepost.reporting.humanize import counted, listed
 from milepost.service.metrics.traffic import EXPIRED, REQUEST, WebhookCounter
 from milepost.service.webhooks import WebhookCredentials, WebhookIntake, WebhookRequests, serving_webhooks
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.settings.types import split_address
 
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
@@ -72,7 +72,7 @@ class Webhooks:
         async with serving_webhooks(host, port, requests) as url:
             if self._send is not None:
                 self._send(f"{url}{webhooks.path}", self._simulated_secret)
-            log.info("webhooks are taken", url=f"{url}{webhooks.path}")
+            log.info("listening for webhooks", url=f"{url}{webhooks.path}")
             self.counter.expect(self._supervisor.streams)
             self.judge.begin()
             self._is_listening = True

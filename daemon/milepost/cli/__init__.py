@@ -93,8 +93,8 @@ def main() -> None:
         _complain(f"milepost: {error.message}", *([f"  → {error.hint}"] if error.hint else []))
         _end(_exit_code(error))
     except OSError as error:  # from stdout or a file that an argument names; everything else raises MilepostError
-        where = f": {error.filename}" if error.filename else ""
-        _complain(f"milepost: {error.strerror or error}{where}")
+        where = f"{error.filename}:" if error.filename else "stdout cannot be written:"
+        _complain(f"milepost: {where} {error.strerror or error}")
         _end(ExitCode.WITH_ERRORS)
     finally:
         gc.freeze()  # collecting everything at exit would take a quarter of the time of a short command

@@ -25,7 +25,7 @@ from milepost.engine.interrupt import Stop, stopping_on_signals
 from milepost.reporting.humanize import ahead, on_one_line
 from milepost.reporting.summary import ExitCode, most_serious
 from milepost.reporting.views import ActionOutcome, ActionResult, accepted, closed, held, refused, result_of
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.open import is_at_work, open_reader
 
 # Errors that end a command for several streams: the remaining streams would fail as well.

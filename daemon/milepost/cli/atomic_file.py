@@ -8,18 +8,23 @@ from typing import BinaryIO
 
 import click
 
+from milepost.stores.sqlite.files import LOCK, SHM, WAL, beside
+
 OWNER_ONLY = 0o600
 
 
 @contextmanager
-def atomic_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, force: bool, database: Path | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that replaces it when the block succeeds, and is removed when it fails.
 
     Only its owner may ever open it, because it holds personal data.
 
-    Raises click.UsageError if `path` exists and may not be overwritten, OSError if it cannot be written.
+    Raises click.UsageError if `path` exists and may not be overwritten, as the `database` never may; OSError if it
+    cannot be written.
     """
     path = path.resolve()  # so that a link stays and its target is replaced
+    if database is not None and path in {beside(database.resolve(), suffix) for suffix in ("", WAL, SHM, LOCK)}:
+        raise click.UsageError(f"{path} belongs to the database itself; write to another file")
     _check_free(path, force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

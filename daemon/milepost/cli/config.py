@@ -16,7 +16,9 @@ from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, MilepostError
 from milepost.reporting.humanize import in_columns
 from milepost.reporting.summary import ExitCode
-from milepost.settings import SecretOrigin, Settings, default_path, moved_keys, secret_report
+from milepost.settings.load import default_path, moved_keys, secret_report
+from milepost.settings.model import Settings
+from milepost.settings.secrets import SecretOrigin
 
 DEFAULT = Path("config.yaml")
 FOR_FACEBOOK = """\
@@ -98,11 +100,7 @@ def check(config: str | None, *, online: bool) -> None:
     lacks something, such as a subscription to webhooks
     """
     settings = load_settings(config)
-    if settings.notify.urls:
-        # Imported here because it loads more than everything else that a check needs.
-        from milepost.service.notices import demand_sendable  # noqa: PLC0415
-
-        demand_sendable(settings)
+    _demand_usable(settings)
     path = default_path() if config is None else Path(config)
     if path is None:
         echo_wrapped("There is no config.yaml here: the built-in settings apply, with the simulator")
@@ -111,6 +109,23 @@ def check(config: str | None, *, online: bool) -> None:
         echo_wrapped(*lines, "", *_origins(secret_report(path, os.environ)))
     if online:
         sys.exit(_try_tokens(settings))
+
+
+def _demand_usable(settings: Settings) -> None:
+    """Raise BadConfiguration for what only the environment or Apprise can tell: a bad proxy, certificates or notices.
+
+    What that needs is imported here, because it loads more than everything else in a check.
+    """
+    if settings.source.kind == "facebook":
+        from yarl import URL  # noqa: PLC0415
+
+        from milepost.facebook.network import route_to  # noqa: PLC0415
+
+        route_to(URL(settings.source.base_url), os.environ)
+    if settings.notify.urls:
+        from milepost.service.notices import demand_sendable  # noqa: PLC0415
+
+        demand_sendable(settings)
 
 
 def _purpose(settings: Settings) -> str:
@@ -153,11 +168,11 @@ def notify() -> None:
 @notify.command()
 @config_option
 def test(config: str | None) -> None:
-    """Send a notice to each destination in notify.urls, and show whether its service took it.
+    """Send a notice to each destination in notify.urls, and show whether its service accepted it.
 
     Only the kind of service and its host are shown, because the rest of the URL may be secret.
 
-    Exit codes: 0 all services took it · 1 one did not · 78 there is no destination, or the configuration is invalid
+    Exit codes: 0 all services accepted it · 1 one did not · 78 there is no destination, or the configuration is invalid
     """
     # Imported here because none of the other commands sends notices.
     from milepost.reporting.notices import trial_notice  # noqa: PLC0415
@@ -169,6 +184,6 @@ def test(config: str | None) -> None:
         raise BadConfiguration("notify.urls is empty: there is nothing to try", hint=hint)
     found = destinations(urls)
     reasons = asyncio.run(try_each(found, trial_notice()))
-    words = ["taken" if reason is None else f"not taken: {reason}" for reason in reasons]
+    words = ["accepted" if reason is None else f"not accepted: {reason}" for reason in reasons]
     echo_wrapped(*in_columns([(each.name, said) for each, said in zip(found, words, strict=True)]))
     sys.exit(ExitCode.WITH_ERRORS if any(reasons) else ExitCode.COMPLETE)

@@ -26,7 +26,7 @@ from milepost.core.commands import (
 from milepost.core.errors import BadConfiguration, MilepostError, StoreAway, StoreBusy
 from milepost.core.model import Stream
 from milepost.reporting.views import ActionResult, closed, refused
-from milepost.settings import HttpSettings
+from milepost.settings.model import HttpSettings
 from milepost.settings.types import authority, reached_at
 
 # The daemon looks the dead letter up and then waits for its redrive; each takes at most half a minute.

@@ -30,7 +30,7 @@ from milepost.core.events import Stage
 from milepost.reporting.humanize import ago, ahead, counted, in_columns, on_one_line
 from milepost.reporting.summary import ExitCode
 from milepost.reporting.views import dead_letter_view
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.open import open_reader
 from milepost.stores.reader import DeadLetterState, JournalReader, all_dead_letters
 

@@ -18,7 +18,7 @@ from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.reporting.health import DeliveryView, delivery_view
 from milepost.reporting.humanize import ago, ahead, counted, in_words, lasting, on_one_line
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.open import open_deliveries, open_reader
 from milepost.stores.reader import JournalReader
 

@@ -35,10 +35,9 @@ from milepost.core.events import Entry
 from milepost.core.journal import instant_text
 from milepost.reporting.describe import describe
 from milepost.reporting.humanize import counted, on_one_line
-from milepost.settings import Settings
-from milepost.stores.audit import Audit
+from milepost.settings.model import Settings
 from milepost.stores.open import open_reader
-from milepost.stores.reader import JournalReader, StoredEntry
+from milepost.stores.reader import Audit, JournalReader, StoredEntry
 from milepost.stores.url import StoreUrl
 
 MAX_LINES = 10_000
@@ -251,7 +250,9 @@ def export(config: str | None, file: str, *, force: bool) -> None:
     Each line is an object with seq, stream, version, run_id, recorded_at, type, data (an object) and hash.
     """
     store_url = store_url_of(load_settings(config))
-    opened = nullcontext(sys.stdout.buffer) if file == "-" else atomic_file(Path(file), force=force)
+    opened = (
+        nullcontext(sys.stdout.buffer) if file == "-" else atomic_file(Path(file), force=force, database=store_url.file)
+    )
     try:
         with opened as out:
             written = asyncio.run(_export(store_url, out))

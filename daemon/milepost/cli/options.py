@@ -15,7 +15,9 @@ from milepost.cli.terminal import Column, clipped, did_you_mean, elided_key
 from milepost.core.errors import MilepostError
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import listed, on_one_line
-from milepost.settings import Settings, load_or_default, secrets
+from milepost.settings.load import load_or_default
+from milepost.settings.model import Settings
+from milepost.settings.secrets import secrets
 from milepost.stores.open import has_database, open_reader
 from milepost.stores.reader import JournalReader
 

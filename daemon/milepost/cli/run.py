@@ -14,7 +14,9 @@ from milepost.service.logs.lines import Redactor
 from milepost.service.logs.output import configure
 from milepost.service.notices import demand_sendable
 from milepost.service.systemd import Notifier
-from milepost.settings import Settings, default_path, load_or_default, secrets
+from milepost.settings.load import default_path, load_or_default
+from milepost.settings.model import Settings
+from milepost.settings.secrets import secrets
 
 
 @click.command(name="run")

@@ -18,7 +18,7 @@ from milepost.reporting.health import DaemonStatus, in_a_sentence, webhooks_in_w
 from milepost.reporting.humanize import ago, ahead, counted, in_words, on_one_line, waiting
 from milepost.reporting.status import ConditionContext, State, rate_limits_of
 from milepost.reporting.views import OpenSweep, Status, StreamStatus, statuses
-from milepost.settings import HttpSettings, Settings
+from milepost.settings.model import HttpSettings, Settings
 from milepost.settings.types import authority, reached_at
 from milepost.stores.open import has_database, is_at_work, open_reader
 from milepost.stores.url import StoreUrl

@@ -23,12 +23,12 @@ from milepost.cli.terminal import Group, echo_wrapped
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, StoreAway, StoreBusy, StoreRefused
 from milepost.core.model import DataSource
 from milepost.reporting.humanize import counted, in_columns
-from milepost.settings import Settings, StoreSettings, default_path
-from milepost.settings.model import key_of
+from milepost.settings.load import default_path
+from milepost.settings.model import Settings, StoreSettings, key_of
 from milepost.settings.secrets import read_secret
-from milepost.stores.audit import Audit
 from milepost.stores.copy import CopyJob, CopyResult, Progress, Report
 from milepost.stores.open import copy_store, has_database, is_at_work, open_store
+from milepost.stores.reader import Audit
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.url import StoreUrl
 
@@ -45,7 +45,7 @@ def command() -> None:
 @click.option("--to", "url", metavar="URL", required=True, help="The database to copy into, written as store.url is.")
 @click.option("--password-file", metavar="FILE", help="The file with the password for URL.")
 @click.option("--schema", metavar="NAME", help="The schema to copy into, as store.schema (PostgreSQL only).")
-@click.option("--pooler", metavar="MODE", help="session or transaction, as store.pooler (PostgreSQL only).")
+@click.option("--pooler", type=click.Choice(["session", "transaction"]), help="As store.pooler (PostgreSQL only).")
 @click.option(
     "--replace-nul", is_flag=True, help="Write U+FFFD for the character NUL, which PostgreSQL does not accept."
 )
@@ -76,7 +76,8 @@ def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
         if details["loc"] != ("url",):
-            raise click.UsageError(f"--{details['loc'][0]} is none that store.{details['loc'][0]} allows") from None
+            key = details["loc"][0]
+            raise click.BadParameter(f"store.{key} does not allow it", param_hint=f"--{key}") from None
         if details["type"] == "rule":  # its text says what to write in the configuration
             hint = "here the options --schema and --pooler do the same"
             raise BadConfiguration(f"--to: {details['msg']}", hint=hint) from None
@@ -90,9 +91,18 @@ async def _copy(job: CopyJob) -> CopyResult:
     with _progress() as report, interruptible_by_signals(_stopped):
         try:
             return await copy_store(job, report)
-        except StoreAway as error:  # a daemon retries by itself; this command does not
-            hint = error.hint.removesuffix("retrying").rstrip("; ")
-            raise StoreAway(error.message, hint=f"{hint}; then run the copy again".lstrip("; ")) from error
+        except (StoreAway, StoreRefused) as error:
+            raise type(error)(error.message, hint=_hint(error, job.target)) from error
+
+
+def _hint(error: MilepostError, target: StoreUrl) -> str:
+    """Return an error's hint for this command, which has options for its target and does not retry as a daemon does."""
+    hint, name = error.hint, target if target.file is None else target.file.absolute()
+    if f" {name} " in error.message:
+        hint = hint.replace("store.password, store.password_file", "--password-file").replace("store.url", "--to")
+    if isinstance(error, StoreAway):
+        hint = f"{hint.removesuffix('retrying').rstrip('; ')}; then run the copy again".lstrip("; ")
+    return hint
 
 
 def _stopped() -> MilepostError:
@@ -192,11 +202,11 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
             f"there is no database at {store_url}", hint="the first start creates one, for its own source"
         )
     if await is_at_work(store_url):
-        raise StoreBusy(f"a Milepost works on the database {store_url}", hint="stop it first")
+        raise StoreBusy(f"a Milepost is using the database {store_url}", hint="stop it first")
     async with open_store(store_url) as store:
         recorded = await store.source()
         if recorded == wanted:
-            return f"{store_url} works for {wanted} already"
+            return f"{store_url} already belongs to {wanted}"
         held = await holdings(store)
         if held:
             click.echo("\n".join(_holdings_table(store_url, recorded, held)))
@@ -205,7 +215,7 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         await store.replace_source(wanted)
     # The old watermark would make a sweep complete at once, with most of the new source unread.
     whole = "; `milepost sync --full` reads the existing streams in full" if held else ""
-    return f"{store_url} works for {wanted} from now on{whole}"
+    return f"{store_url} belongs to {wanted} from now on{whole}"
 
 
 def _holdings_table(store_url: StoreUrl, recorded: DataSource | None, held: Sequence[Holding]) -> list[str]:
@@ -246,7 +256,7 @@ def backup(config: str | None, file: str, *, force: bool) -> None:
             hint="back up PostgreSQL with its own tools, such as pg_dump: docs/postgresql.md",
         )
     try:
-        with atomic_file(Path(file), force=force) as temporary:
+        with atomic_file(Path(file), force=force, database=database) as temporary:
             audit = asyncio.run(_back_up(database, Path(temporary.name)))
             size = temporary.seek(0, 2)
     except OSError as error:

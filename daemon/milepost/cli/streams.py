@@ -31,7 +31,7 @@ from milepost.core.errors import StoreBusy
 from milepost.core.model import Platform, Stream
 from milepost.reporting.humanize import counted, in_columns, on_one_line
 from milepost.reporting.summary import ExitCode
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, is_at_work, open_reader, remove
 from milepost.stores.reader import StreamRows
@@ -266,7 +266,7 @@ def _removed(forgotten: Forgotten, stream: Stream, contact: str) -> list[str]:
         "dead_letter_payloads": forgotten.payloads,
     }
     if not any(rows.values()):
-        return [f"Nothing was stored for {who}; they are recorded to be kept out"]
+        return [f"Nothing was stored for {who}"]
     table = in_columns([("table", "rows removed"), *((name, f"{number:,}") for name, number in rows.items())], RIGHT)
     return [f"Erased {who}", *table]
 

@@ -37,7 +37,8 @@ from milepost.reporting.status import Condition, ConditionContext, condition, is
 from milepost.reporting.summary import ExitCode, Totals, exit_code, exit_code_of, most_serious, totals
 from milepost.service.logs.lines import JournalLog, Redactor
 from milepost.service.logs.output import logged
-from milepost.settings import Settings, SyncSettings, secrets
+from milepost.settings.model import Settings, SyncSettings
+from milepost.settings.secrets import secrets
 from milepost.stores.open import is_at_work, open_reader
 from milepost.stores.reader import JournalReader
 
@@ -270,7 +271,7 @@ def _run_result(
     if ended is None:
         return RunResult(stream, None)
     if ended.operator_pause is not None:
-        why = f"it is paused (by {ended.operator_pause.by}) and has to be resumed first"
+        why = f"it was paused by the {ended.operator_pause.by}, and has to be resumed first"
         return RunResult(stream, _new_run(ended, before), error=why)
     return RunResult(stream, _new_run(ended, before), backlog=ended.backlog)
 

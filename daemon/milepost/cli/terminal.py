@@ -232,6 +232,8 @@ class Group(click.Group):
         """Run the command that the arguments name. Raises UsageError if they are wrong."""
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:  # its message is the help
+            raise
         except click.UsageError as error:
             lines = terminal_of(sys.stderr, os.environ).fitted([f"{PREFIX}{error.format_message()}"])
             raise click.UsageError("\n".join(lines).removeprefix(PREFIX), error.ctx) from error

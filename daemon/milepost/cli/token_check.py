@@ -22,7 +22,7 @@ from milepost.reporting.advice import PERMISSIONS, SUBSCRIBE, advice_on
 from milepost.reporting.humanize import counted, on_one_line
 from milepost.reporting.status import SET_OWN_ID, own_id_in_words
 from milepost.reporting.summary import ExitCode, exit_code_of, most_serious
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 
 # The permissions without which the platform refuses the list of conversations, or shows it empty.
 ESSENTIAL = {Platform.MESSENGER: "pages_messaging", Platform.INSTAGRAM: "instagram_manage_messages"}

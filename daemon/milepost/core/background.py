@@ -7,11 +7,10 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.events import NO_TALLY, Reason, RunStatus
-from milepost.core.gaps import Gap
 from milepost.core.message_reading import is_parked
 from milepost.core.plan import Policy, RunBudget, Wait
 from milepost.core.ports import Usage
-from milepost.core.position import Phase
+from milepost.core.position import Gap, Phase
 from milepost.core.retry import JITTER
 
 COMPLETE = (RunStatus.COMPLETE, RunStatus.COMPLETE_WITH_ERRORS)

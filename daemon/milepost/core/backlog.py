@@ -15,21 +15,31 @@ from msgspec.structs import replace
 from milepost.core.background import COMPLETE, may_read
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.dead_letters import messages_of, row_of
-from milepost.core.gaps import Gap, HistoriesLeftOut, HistorySearch, MessagesOwed, ThreadsSearched, UnopenedThread
 from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
-from milepost.core.model import Batch, Conversation, ConversationRow, Known
-from milepost.core.plan import Policy, RunBudget, size_now
-from milepost.core.position import Mode
+from milepost.core.model import Batch, Conversation, ConversationRow, Detail, Known
+from milepost.core.plan import Policy, RunBudget
+from milepost.core.position import (
+    Gap,
+    HistoriesLeftOut,
+    HistorySearch,
+    MessagesOwed,
+    Mode,
+    ThreadsSearched,
+    UnopenedThread,
+)
 from milepost.core.records import Context, Record, unchanged_before
 from milepost.core.walk import EPOCH, overlap_before
 
 
 def owed(
-    checkpoint: Checkpoint, batch: Batch, found: Difference, known: Known, context: Context
+    checkpoint: Checkpoint, batch: Batch, detail: Detail, found: Difference, known: Known, context: Context
 ) -> tuple[MessagesOwed, ...]:
-    """Return the event of the messages that a batch shows to be owed, if any. `found` are the batch's changes."""
+    """Return the event of the messages that a batch with this detail shows to be owed, if any.
+
+    `found` are the batch's changes.
+    """
     watermark, overlap_seconds = checkpoint.watermark, context.policy.watermark_overlap_seconds
     last_read_at = overlap_before(watermark, overlap_seconds) if watermark is not None else None
     changed = frozenset([row.conversation_id for row in found.changes.conversations])
@@ -49,7 +59,7 @@ def owed(
     )
     gaps: list[Gap] = []
     unrecorded: list[datetime] = []  # how far back the histories reach that are left out of the record
-    bare = _came_bare(checkpoint, batch, known, context.policy)
+    bare = _came_bare(batch, known) if context.policy.messages_per_conversation and not detail.leaves_out else ()
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
         is_bare = each.conversation_id in bare
@@ -57,11 +67,11 @@ def owed(
         if opens and stored is None and not is_bare and meeting.may_be_left_out(each, oldest_at := _oldest_at(each)):
             unrecorded.append(oldest_at)
         elif opens:
-            gap = meeting.gap_below(each, stored, None if stored else meeting.first_limit(each, _oldest_at(each)))
-            gaps += () if is_bare and gap.is_at_limit else (gap,)
-        limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
-        if limit is not None:
-            gap = meeting.gap_below(each, None, limit)
+            limit = None if stored else meeting.first_limit(each, _oldest_at(each))
+            gaps.append(meeting.gap_below(each, stored, limit))
+        late_limit = meeting.late_limit(each, stored, opens=opens) if stored is not None else None
+        if late_limit is not None:
+            gap = meeting.gap_below(each, None, late_limit)
             gaps.append(replace(gap, gap_id=derived_id("late", gap.gap_id)))
     gaps += meeting.moved_here()
     after = _left_out_after(checkpoint.left_out, unrecorded, meeting)
@@ -96,12 +106,16 @@ class _Meeting(Struct, frozen=True):
         A conversation without news owes nothing new, unless its messages could not be read until now, or it moves here
         from another page. A conversation with news owes the messages before them even if the list names no older ones,
         because the stored ones are older. A conversation that is not stored, and that the store did not refuse, is new.
+
+        If messages could not be read until now, and others have come since, the list may no longer show them, even if
+        some of the listed are stored.
         """
+        has_news, is_unread = read.conversation_id in self.changed, read.conversation_id in self.unread
         if stored is None and read.conversation_id not in self.refused:
-            opens = _shows_older(read, self.context.policy)
-        else:
-            opens = read.conversation_id in self.changed or read.conversation_id in self.unread
-        return opens and self._are_unknown(read)
+            return _shows_older(read, self.context.policy) and self._are_unknown(read)
+        if has_news and is_unread and read.interactions and _shows_older(read, self.context.policy):
+            return True
+        return (has_news or is_unread) and self._are_unknown(read)
 
     def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
@@ -202,20 +216,23 @@ def _oldest_at(read: Conversation) -> datetime:
     return oldest_at
 
 
-def _came_bare(checkpoint: Checkpoint, batch: Batch, known: Known, policy: Policy) -> Collection[str]:
-    """Return the conversations that came without messages although they have some, or have news.
+def has_no_messages(read: Conversation) -> bool:
+    """Return whether a conversation that came without messages has none, by its count."""
+    return read.message_count == 0 and not read.has_older
 
-    The API silently leaves out fields for which a permission is missing.
+
+def _came_bare(batch: Batch, known: Known) -> Collection[str]:
+    """Return the conversations that came without messages although they may have some, or have news.
+
+    The API silently leaves out fields for which a permission is missing, and an empty page may have a `next`.
     """
-    if not policy.messages_per_conversation or size_now(checkpoint, policy).detail.leaves_out:
-        return ()
     unread = {each.subject for each in batch.unreadable}
 
     def is_bare(read: Conversation) -> bool:
-        if read.message_count == 0 or messages_of(read.conversation_id) in unread:
+        if has_no_messages(read) or messages_of(read.conversation_id) in unread:
             return False
         stored = known.conversations.get(read.conversation_id)
-        return read.message_count is not None if stored is None else read.updated_time > stored.updated_time
+        return stored is None or read.updated_time > stored.updated_time
 
     return {each.conversation_id for each in batch.conversations if not each.interactions and is_bare(each)}
 
@@ -341,7 +358,8 @@ def _is_owed(thread: UnopenedThread, left_out: HistoriesLeftOut, history_to: dat
     A history that is neither on record nor left out was read to its end. It must not be opened: if the API withholds
     its beginning, that would be requested and recorded as missed once more.
     """
-    if thread.message_count is not None and thread.stored >= thread.message_count:
+    # If more are stored than were counted, some were unsent since, where no list shows it: then the count is no proof.
+    if thread.stored == thread.message_count:
         return False
     is_older = left_out.since is not None and thread.first_synced_at < left_out.since - SLACK
     if thread.oldest_at <= history_to or is_older:

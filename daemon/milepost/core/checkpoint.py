@@ -22,9 +22,8 @@ from milepost.core.events import (
     SweepCompleted,
     Tally,
 )
-from milepost.core.gaps import HistoriesLeftOut, HistoryLeft
 from milepost.core.model import Detail, OwnId, Stream, TokenHealth
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import HistoriesLeftOut, HistoryLeft, Mode, Phase, Position
 from milepost.core.problems import Problem, Scope, is_unnamed_limit
 
 

@@ -15,12 +15,13 @@ from milepost.core.doubts import (
     implausible,
     messages_missing,
     no_progress,
+    order_violations,
     out_of_order,
     outlasts_incidents,
 )
 from milepost.core.events import BatchStored, Event, OwnIdChecked, SweepCompleted, Tally
 from milepost.core.failures import exonerate, mistaken, on_refusal
-from milepost.core.merge import difference, keys_of, order_violations
+from milepost.core.merge import difference, keys_of
 from milepost.core.missed import missed_events, without_content
 from milepost.core.model import Changes, Detail, Keys, Known, OwnId, OwnIdState, PageRow
 from milepost.core.plan import batches_read, new_sweep, open_sweep, size_now, with_head_first
@@ -218,7 +219,8 @@ class PendingBatch(Struct, frozen=True):
         )
         position = self.sweep.position
         is_head = position.phase is Phase.HEAD
-        violations = 0 if is_head else order_violations(batch.conversations, position.reached_at)
+        times = [each.updated_time for each in batch.conversations]
+        violations = 0 if is_head else order_violations(times, position.reached_at)
         return BatchRead(changes, (*news, *read.events), replace(read.tally, order_violations=violations))
 
     def _record(self, events: tuple[Event, ...], changes: Changes) -> Record:
@@ -266,7 +268,7 @@ def read_batch(
     dead_letters, payloads = opened(stream, failures, known, now)
     missed = () if detail.leaves_out else missed_events(*without_content(written.changes.interaction_events))
     closed = recovered(readable, detail, failures, known)
-    gaps = owed(checkpoint, readable, found, known, context)
+    gaps = owed(checkpoint, readable, detail, found, known, context)
     tally = replace(written.tally, dead_lettered=len(dead_letters), unreadable=len(failures))
     events: tuple[Event, ...] = (*dead_letters, *closed, *missed, *gaps)
     return BatchRead(replace(written.changes, payloads=payloads), events, tally, failures)

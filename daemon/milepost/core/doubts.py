@@ -169,7 +169,7 @@ def advanced(progress: Progress, batch: Batch, *, brings_new: bool) -> Progress:
         low_at=newest if is_lower else progress.low_at,
         stale=0 if brings_new or is_lower else progress.stale + len(times),
         empty=progress.empty + 1 if is_empty else 0,
-        inversions=progress.inversions + _inversions(times),
+        inversions=progress.inversions + order_violations(times),
         raised=progress.raised + _is_raised(progress, newest),
     )
 
@@ -179,12 +179,13 @@ def digest(cursor: str) -> str:
     return sha256(cursor.encode()).hexdigest()[:12]
 
 
-def _inversions(times: Sequence[datetime]) -> int:
-    """Return how many conversations are newer than the previous one in the same batch, given their times.
+def order_violations(times: Sequence[datetime], after: datetime | None = None) -> int:
+    """Return how many conversations of a batch are newer than the previous one, given their times.
 
-    The order between batches does not count, because a page may repeat rows of the previous page.
+    The first follows `after`, if it counts: a page may repeat rows of the previous page.
     """
-    return sum(map(gt, times[1:], times))
+    listed = times if after is None else [after, *times]
+    return sum(map(gt, listed[1:], listed))
 
 
 def _is_raised(progress: Progress, newest: datetime | None) -> bool:
@@ -195,7 +196,7 @@ def _is_raised(progress: Progress, newest: datetime | None) -> bool:
 def disorder(progress: Progress, batch: Batch) -> int:
     """Return how often the order was broken, this batch included."""
     times = [each.updated_time for each in batch.conversations]
-    in_batch = _inversions(times) + _is_raised(progress, max(times, default=None))
+    in_batch = order_violations(times) + _is_raised(progress, max(times, default=None))
     return progress.inversions + progress.raised + in_batch
 
 

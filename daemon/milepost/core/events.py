@@ -9,9 +9,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from milepost.core.gaps import GapEvent, MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, Stream, TokenHealth
-from milepost.core.position import Mode, Phase, Position
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Mode, Phase, Position
 from milepost.core.problems import Problem, Scope
 from milepost.core.webhooks import FactsApplied
 
@@ -333,6 +332,7 @@ class StreamRemoved(Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     by: str
 
 
+GapEvent = MessagesOwed | MessagesRead | MessagesFailed | MessagesMissed
 StreamEvent = StreamPaused | StreamResumed | SyncRequested | TokenChecked | OwnIdChecked | StreamRemoved
 """Events about a stream as a whole, independent of its run."""
 

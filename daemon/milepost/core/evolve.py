@@ -33,6 +33,7 @@ from milepost.core.events import (
     Entry,
     FetchFailed,
     FieldsLeftOut,
+    GapEvent,
     OwnIdChecked,
     RateLimited,
     Reason,
@@ -51,19 +52,20 @@ from milepost.core.events import (
     Tally,
     TokenChecked,
 )
-from milepost.core.gaps import (
+from milepost.core.missed import hints_after, window_after
+from milepost.core.model import OwnId, OwnIdState
+from milepost.core.position import (
     Gap,
     GapEnding,
-    GapEvent,
     HistoryLeft,
     MessagesFailed,
     MessagesMissed,
     MessagesOwed,
     MessagesRead,
+    Mode,
+    Phase,
+    Position,
 )
-from milepost.core.missed import hints_after, window_after
-from milepost.core.model import OwnId, OwnIdState
-from milepost.core.position import Mode, Phase, Position
 from milepost.core.problems import Problem, ProblemKind
 from milepost.core.walk import resumed, return_to_walk
 from milepost.core.webhooks import FactsApplied

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -18,8 +18,8 @@ from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import TAGS, DeadLetterClosed, DeadLetterOpened, Entry, Event, RedriveFailed, StreamRemoved
 from milepost.core.evolve import evolve
-from milepost.core.gaps import Gap, gaps_after
 from milepost.core.model import Stream
+from milepost.core.position import Gap, MessagesFailed, MessagesOwed, MessagesRead, is_kept_after
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -155,6 +155,22 @@ class GapOf(Struct, frozen=True):
 Projected = Checkpoint | RunOf | DeadLetter | GapOf
 
 
+class HeldGaps(Protocol):
+    """Holds gaps by their ids, as a dict does: there may be more than fit in memory."""
+
+    def __setitem__(self, gap_id: str, gap: GapOf, /) -> None:
+        """Hold a gap, in place of an earlier state of it."""
+        ...
+
+    def pop(self, gap_id: str, default: None, /) -> object:
+        """Drop a gap, if it is held."""
+        ...
+
+    def values(self) -> Iterable[GapOf]:
+        """Return the gaps that are held."""
+        ...
+
+
 def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Return the entries of one stream that follow its latest removal; all of them if there was none."""
     for index in range(len(entries), 0, -1):
@@ -163,16 +179,19 @@ def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
     return entries
 
 
-def project(entries: Iterable[Entry], removed: Mapping[Stream, int]) -> Iterator[Projected]:
+def project(
+    entries: Iterable[Entry], removed: Mapping[Stream, int], gaps: HeldGaps | None = None
+) -> Iterator[Projected]:
     """Yield the projections of a whole journal, given in the order of seq, and check its hash chains on the way.
 
     `removed` has the version of each stream's latest removal: no runs, dead letters or gaps remain from before it.
+    `gaps` holds those that are open, at first none; by default in memory.
 
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
     checkpoints: dict[Stream, Checkpoint] = {}
     dead_letters: dict[str, DeadLetter] = {}
-    gaps: dict[str, GapOf] = {}
+    held: HeldGaps = dict[str, GapOf]() if gaps is None else gaps
     for entry in entries:
         before = checkpoints.get(entry.stream) or Checkpoint(entry.stream)
         check_link(before, entry)
@@ -190,15 +209,33 @@ def project(entries: Iterable[Entry], removed: Mapping[Stream, int]) -> Iterator
             dead_letters[dead_letter.dead_letter_id] = dead_letter
         for each in gaps_after(entry.event):
             if each.is_kept:
-                gaps[each.gap.gap_id] = GapOf(entry.stream, each.gap)
+                held[each.gap.gap_id] = GapOf(entry.stream, each.gap)
             else:
-                gaps.pop(each.gap.gap_id, None)
+                held.pop(each.gap.gap_id, None)
     yield from dead_letters.values()
-    yield from gaps.values()
+    yield from held.values()
     for checkpoint in checkpoints.values():
         if checkpoint.run is not None:
             yield RunOf(checkpoint.stream, checkpoint.run)
         yield checkpoint
+
+
+class GapAfter(Struct, frozen=True):
+    """A gap as of an entry; `is_kept` if anything is still owed, or would be with an earlier limit."""
+
+    gap: Gap
+    is_kept: bool
+
+
+def gaps_after(event: object) -> tuple[GapAfter, ...]:
+    """Return the gaps of an event, as they are after it."""
+    match event:
+        case MessagesOwed(gaps=gaps):
+            return tuple(GapAfter(gap, is_kept=True) for gap in gaps)
+        case MessagesRead(gap=gap, ending=ending) | MessagesFailed(gap=gap, ending=ending):
+            return (GapAfter(gap, is_kept=is_kept_after(ending)),)
+        case _:
+            return ()
 
 
 def dead_letter_after(entry: Entry, before: Callable[[str], DeadLetter | None]) -> DeadLetter | None:

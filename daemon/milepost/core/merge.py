@@ -7,7 +7,6 @@ API later reports an older message only as deleted.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from operator import gt
 from typing import TypeVar
 
 from msgspec import Struct
@@ -215,14 +214,6 @@ def _is_newer(row: ContactRow, known: Known) -> bool:
     return stored is None or row.last_interaction_at > stored.last_interaction_at
 
 
-def order_violations(conversations: Iterable[Conversation], after: datetime | None) -> int:
-    """Return how many conversations are newer than the previous one; `after` is the last time of the previous batch."""
-    times = [each.updated_time for each in conversations]
-    if after is not None:
-        times.insert(0, after)
-    return sum(map(gt, times[1:], times))
-
-
 def _conversation_row(
     stream: Stream, read: Conversation, stored: ConversationRow | None, now: datetime
 ) -> ConversationRow:
@@ -230,12 +221,14 @@ def _conversation_row(
         return new_row(stream, read, now)
     if is_older_state(read, stored, now):
         return stored if stored.deleted_at is None else replace(stored, deleted_at=None, synced_at=now)
+    is_same_state = read.updated_time == stored.updated_time
     row = replace(
         stored,
         contact_id=read.contact.contact_id if read.contact else stored.contact_id,
         link=_first(read.link, stored.link),
         snippet=_first(read.snippet, stored.snippet),
-        message_count=_first(read.message_count, stored.message_count),
+        # A history may be taken for whole by its count, so that of an earlier state is not kept.
+        message_count=_first(read.message_count, stored.message_count) if is_same_state else read.message_count,
         unread_count=_first(read.unread_count, stored.unread_count),
         can_reply=_first(read.can_reply, stored.can_reply),
         updated_time=read.updated_time,

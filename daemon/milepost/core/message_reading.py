@@ -24,7 +24,6 @@ from milepost.core.dead_letters import (
 )
 from milepost.core.events import DeadLetterOpened, Stage, Tally
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import Gap, GapEnding, MessagesFailed, MessagesMissed, MessagesRead, MissedReason
 from milepost.core.merge import new_events, new_row
 from milepost.core.missed import (
     ends_with,
@@ -48,7 +47,16 @@ from milepost.core.model import (
 )
 from milepost.core.plan import Policy, RunBudget
 from milepost.core.ports import MessagesFetched, MessagesOutcome, MessagesRequest, Refused
-from milepost.core.position import Reading, ThreadSpan
+from milepost.core.position import (
+    Gap,
+    GapEnding,
+    MessagesFailed,
+    MessagesMissed,
+    MessagesRead,
+    MissedReason,
+    Reading,
+    ThreadSpan,
+)
 from milepost.core.problems import Problem, ProblemKind, Remedy, Rule, is_gone, rule_for
 from milepost.core.records import Context, Decided, Pending, Record, arrived_since, unchanged_before, with_news
 from milepost.core.revisions import reading, revised, tally_of, without_fingerprint
@@ -61,7 +69,9 @@ ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of
 CURSOR_LOOP = Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next messages is the one just used")
 NO_PROGRESS = Problem(ProblemKind.CURSOR_LOOP, "the cursors of the messages lead to nothing new")
 DELETED_PAGE = MessagePage((), withheld=MissedReason.DELETED)
-EMPTY = Problem(ProblemKind.INVALID_RESPONSE, "the list of messages is empty, though some of them were listed")
+EMPTY = Problem(
+    ProblemKind.INVALID_RESPONSE, "the list of messages is empty, though some of them were listed or counted"
+)
 
 _encode = msgspec.json.Encoder(order=None).encode
 _decode = msgspec.json.Decoder(Gap).decode
@@ -116,7 +126,7 @@ def futile_page(gap: Gap, page: MessagePage) -> Problem | None:
     if page.next_cursor is not None:
         return CURSOR_LOOP if page.next_cursor == gap.cursor else None
     is_empty = not (page.interactions or page.bare_ids or page.unreadable or page.withheld)
-    return EMPTY if is_empty and gap.cursor is None and gap.listed else None
+    return EMPTY if is_empty and gap.cursor is None and (gap.listed or gap.message_count) else None
 
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.gaps import Gap, GapEnding, MessagesMissed, MessagesRead, Missed, MissedReason
 from milepost.core.model import (
     UNAVAILABLE,
     InteractionEventRow,
@@ -18,6 +17,7 @@ from milepost.core.model import (
     Platform,
     Stream,
 )
+from milepost.core.position import Gap, GapEnding, MessagesMissed, MessagesRead, Missed, MissedReason
 from milepost.core.problems import Problem
 
 WINDOW = 20  # messages of a conversation: a list never shows more, and an API that ends there has no more
@@ -107,14 +107,18 @@ def _is_cut(stream: Stream, gap: Gap, page: MessagePage, known: Known, missing: 
     """Return whether messages are missing behind a page.
 
     `message_count` is an estimate, so a difference of one normally proves nothing. It does if older messages are stored
-    but not listed, or if an earlier answer said that there are more.
+    but not listed, or if an earlier answer said that there are more. In the former case, nothing is missing only if the
+    count agrees with what is stored, or with that except for those below, which are gone. A lower count proves nothing,
+    because some may have been unsent where no list shows it.
     """
     has_below = bool(page.bare_ids) or (known.stored_below > 0 and not gap.is_history)
     is_promised = gap.resets > 0 or page.withheld is not None or (gap.cursor is not None and not page.interactions)
     if missing is None:
         is_at_window = stream.platform is Platform.INSTAGRAM or (gap.listed >= WINDOW and not gap.stored)
         return has_below or page.withheld is not None or (is_promised and is_at_window)
-    if has_below or is_promised:
+    if has_below:
+        return missing not in {0, -known.stored_below}
+    if is_promised:
         return missing > 0
     return missing > max(LEAST_SURPLUS, (gap.message_count or 0) // SURPLUS_SHARE)
 

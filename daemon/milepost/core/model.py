@@ -9,8 +9,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from milepost.core.gaps import Gap, HistoriesLeftOut, MissedReason
-from milepost.core.position import Reading, Stretch, ThreadSpan
+from milepost.core.position import Gap, HistoriesLeftOut, MissedReason, Reading, Stretch, ThreadSpan
 
 
 class Platform(StrEnum):

@@ -175,8 +175,11 @@ def with_head_first(checkpoint: Checkpoint, budget: RunBudget) -> Checkpoint:
 
 
 def open_sweep(checkpoint: Checkpoint, budget: RunBudget) -> Sweep | None:
-    """Return the sweep to continue: None if none is open, or if a full one is wanted and the open one is not full."""
-    sweep = with_head_first(checkpoint, budget).sweep
+    """Return the sweep to continue, given the checkpoint from `with_head_first`.
+
+    None if none is open, or if a full one is wanted and the open one is not full.
+    """
+    sweep = checkpoint.sweep
     if sweep is not None and budget.wants_full and sweep.mode is not Mode.FULL:
         return None
     return sweep

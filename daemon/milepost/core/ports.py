@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.events import Entry
-from milepost.core.gaps import Gap, GapEnding, ThreadsSearched
 from milepost.core.model import Batch, Changes, Detail, Keys, Known, MessagePage, RefusedRow, Stream
+from milepost.core.position import Gap, GapEnding, ThreadsSearched
 from milepost.core.problems import Problem, Scope
 from milepost.core.webhooks import DueFact
 
@@ -93,6 +93,9 @@ class Refused(Struct, frozen=True):
 
 class Held(Struct, frozen=True):
     """No call was made: a rate limit was hit in its scope while it waited to be sent."""
+
+    def __str__(self) -> str:
+        return "a rate limit forbids calls"
 
 
 Outcome = Fetched | Refused

@@ -1,5 +1,6 @@
 """Decides what a redrive means: the dead letter is closed together with the rows it yields, or retried later."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -7,12 +8,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from milepost.core.backlog import has_no_messages
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.dead_letters import (
     MAX_REASON_CHARACTERS,
     can_succeed,
     conversation_of,
     is_of_older,
+    messages_of,
     redrive_at,
     subjects_of,
 )
@@ -27,7 +30,6 @@ from milepost.core.events import (
     Tally,
 )
 from milepost.core.failures import rate_limited
-from milepost.core.gaps import MessagesOwed, is_kept_after
 from milepost.core.merge import keys_of, keys_of_rows, newer, remembered
 from milepost.core.message_reading import (
     DELETED_PAGE,
@@ -43,6 +45,7 @@ from milepost.core.message_reading import (
 from milepost.core.missed import gone, missed_events, says_deleted, without_content
 from milepost.core.model import (
     Changes,
+    Conversation,
     DeadLetterPayload,
     Detail,
     Keys,
@@ -50,6 +53,7 @@ from milepost.core.model import (
 )
 from milepost.core.plan import RunBudget
 from milepost.core.ports import DueDeadLetter, Fetched, MessagesFetched, MessagesRequest, Outcome, Refused
+from milepost.core.position import MessagesOwed, is_kept_after
 from milepost.core.problems import Problem, Remedy, is_gone, rule_for
 from milepost.core.records import Context, Pending, Record, unchanged_before, with_news
 from milepost.core.revisions import readings, with_older_messages
@@ -206,12 +210,20 @@ class PendingRedrive(Struct, frozen=True):
         changes = with_news(read.changes, self._news_after)
         tally = replace(read.tally, batches=0, unreadable=0)
         reasons = {each.subject: each.reason for each in read.failures}
-        if subject in reasons or not fetched.batch.conversations:
+        listed = fetched.batch.conversations
+        is_forgotten = bool(listed) and not remembered(listed, known)
+        if not is_forgotten and (subject in reasons or not self._has_subject(listed)):
             reason = reasons.get(subject, "it was not in the answer")
             return Record((*others, _failure(self, reason, tally)), changes)
-        is_forgotten = not remembered(fetched.batch.conversations, known)
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN
         return Record((*others, self._closed(resolution, tally)), changes)
+
+    def _has_subject(self, listed: Collection[Conversation]) -> bool:
+        """Return whether an answer has what the dead letter is about: a conversation, or the messages of one."""
+        subjects = {messages_of(each.conversation_id) for each in listed}
+        if self.due.dead_letter.subject not in subjects or not self.context.policy.messages_per_conversation:
+            return bool(listed)
+        return any(each.interactions or has_no_messages(each) for each in listed)
 
     @property
     def _news_after(self) -> datetime | None:

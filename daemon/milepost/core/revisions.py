@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -84,6 +85,7 @@ def readings(batch: Batch, detail: Detail, asked: int) -> tuple[Reading, ...]:
                 is_whole=has_all
                 and (len(each.interactions) >= asked or not each.has_older)
                 and each.conversation_id not in in_part,
+                updated_time=each.updated_time,
             )
             for each in batch.conversations
             if each.interactions
@@ -91,7 +93,9 @@ def readings(batch: Batch, detail: Detail, asked: int) -> tuple[Reading, ...]:
     )
 
 
-def reading(conversation_id: str, messages: Sequence[Interaction], *, is_whole: bool) -> Reading:
+def reading(
+    conversation_id: str, messages: Sequence[Interaction], *, is_whole: bool, updated_time: datetime | None = None
+) -> Reading:
     """Return the reading of a conversation's messages.
 
     It `is_whole` if it has all messages between its oldest and its newest one: the answer is not known to be cut short,
@@ -100,14 +104,15 @@ def reading(conversation_id: str, messages: Sequence[Interaction], *, is_whole: 
     new as these may come after its end.
     """
     newest_at = oldest_at = messages[0].occurred_at
-    content: list[str | None] = []
+    content: list[Any] = []  # three values of each message
     for each in messages:
         if each.occurred_at > oldest_at:
             is_whole, newest_at = False, max(newest_at, each.occurred_at)
         else:
             oldest_at = each.occurred_at
         content += (each.event_id, each.text, each.attachments)
-    return Reading(conversation_id, oldest_at, newest_at, f"{crc32(_encode(content)):08x}" if is_whole else None)
+    fingerprint = f"{crc32(_encode(content)):08x}" if is_whole else None
+    return Reading(conversation_id, oldest_at, newest_at, fingerprint, tuple(content[::3]), updated_time)
 
 
 def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list[Reading]:
@@ -118,6 +123,24 @@ def to_look_up(keys: Keys, conversations: Mapping[str, ConversationRow]) -> list
         if (row := conversations.get(each.conversation_id)) is not None
         and (each.fingerprint is None or each.fingerprint != row.messages_fingerprint)
     ]
+
+
+def read_before(keys: Keys, conversations: Mapping[str, ConversationRow]) -> frozenset[str]:
+    """Return the messages of conversations that came with the same messages before: all of them are stored.
+
+    The fingerprint alone does not prove it, because two lists of messages may have the same; a new message also changes
+    the `updated_time`.
+    """
+    return frozenset(
+        [
+            event_id
+            for each in keys.readings
+            if (row := conversations.get(each.conversation_id)) is not None
+            and each.fingerprint is not None
+            and (each.fingerprint, each.updated_time) == (row.messages_fingerprint, row.updated_time)
+            for event_id in each.event_ids
+        ]
+    )
 
 
 # --- what the comparison shows ----------------------------------------------------------------------------------------

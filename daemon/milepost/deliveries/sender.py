@@ -21,10 +21,9 @@ from yarl import URL
 from milepost import __version__
 from milepost.core.changes import MAX_WAIT_SECONDS, Answer, Change, DeliveryResult
 from milepost.core.journal import instant_text
-from milepost.facebook.proxy import trusted
-from milepost.facebook.resolver import Resolver
+from milepost.facebook.network import Resolver, trusted
 from milepost.facebook.responses import retry_after_seconds
-from milepost.settings import DeliverySettings
+from milepost.settings.model import DeliverySettings
 from milepost.settings.types import is_local_name
 
 REQUEST_SECONDS = 15.0  # Standard Webhooks, "Deliverability": 15 to 30 seconds

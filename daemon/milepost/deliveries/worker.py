@@ -28,12 +28,11 @@ from milepost.core.errors import MilepostError
 from milepost.core.ports import Clock
 from milepost.deliveries.sender import Sender, fitting, sending_to
 from milepost.engine.feed import Notice, Recorded
-from milepost.engine.interrupt import Interrupt, Stop, bulkhead
-from milepost.settings import DeliverySettings
+from milepost.engine.interrupt import RESTART_SECONDS, Interrupt, Stop, bulkhead
+from milepost.settings.model import DeliverySettings
 
 LOOK_SECONDS = 5.0  # between looks for what other processes changed: rows, or an operator's request
 MIN_SECONDS = 0.25  # between looks, however often something is committed
-RESTART_SECONDS = 60.0  # after an unexpected error
 MAX_READ_SECONDS = 5.0  # after a longer read, the hold on the destination may end before the request does
 
 log = structlog.get_logger("milepost")

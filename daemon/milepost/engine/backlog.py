@@ -20,7 +20,6 @@ from milepost.core.background import (
 from milepost.core.backlog import earlier_limit, next_search, open_found, reopen
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.errors import VersionConflict
-from milepost.core.gaps import Gap, MissedReason
 from milepost.core.message_reading import decide_messages, drop_gap, futile_page, request_of
 from milepost.core.missed import is_beyond_window
 from milepost.core.model import MessagePage
@@ -35,6 +34,7 @@ from milepost.core.ports import (
     Source,
     Usage,
 )
+from milepost.core.position import Gap, MissedReason
 from milepost.core.problems import Remedy, rule_for
 from milepost.engine.clock import Deadline
 from milepost.engine.commands import CommandHandler
@@ -66,26 +66,17 @@ class BacklogReader:
         self._budget = stream_journal.budget
         self._deadline = Deadline(engine.clock, reading_ends_at(self._budget))
         self._requests = 0
-        self._has_turn = False
         self._tried: set[str] = set()
         self._limited: Counter[str] = Counter()  # rate limits, by gap
         self._failures_in_a_row = 0
         self._is_in_vain = False
 
-    def begin_turn(self) -> None:
-        """Note that a batch was requested, so that a request for older messages may follow."""
-        self._engine.call_shares.count_batch(self._stream_journal.stream)
-        self._has_turn = True
-
     def is_due_between(self, checkpoint: Checkpoint) -> bool:
         """Return whether older messages should be read before the next batch of the run."""
-        if not checkpoint.backlog or not self._has_turn or self._is_in_vain:
-            return False
-        return reads_between(checkpoint, self._budget, self._demand(), requests=self._requests)
+        return not self._is_in_vain and reads_between(checkpoint, self._budget, self._demand(), requests=self._requests)
 
     async def read_between(self, checkpoint: Checkpoint) -> Checkpoint:
         """Make one request before the next batch, if any owed messages can be read now."""
-        self._has_turn = False
         found = await self._next()
         return await self._read(checkpoint, found) if isinstance(found, OpenGap) else checkpoint
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime
 
 from msgspec import Struct, field
@@ -80,11 +80,14 @@ class Slots:
             self._free.release()
 
     @asynccontextmanager
-    async def hold(self, stream: Stream) -> AsyncIterator[None]:
-        """Hold a slot during the block."""
-        await self._acquire(stream)
+    async def hold(
+        self, stream: Stream, meanwhile: AbstractAsyncContextManager[None] | None = None
+    ) -> AsyncIterator[None]:
+        """Hold a slot during the block; wait for it inside `meanwhile`."""
         try:
-            self._held_since[stream] = asyncio.get_running_loop().time()
+            async with meanwhile or nullcontext():
+                await self._acquire(stream)
+                self._held_since[stream] = asyncio.get_running_loop().time()
             yield
         finally:
             if self._held_since.pop(stream, None) is not None:  # `released` may have been cancelled as it waited

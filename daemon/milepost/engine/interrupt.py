@@ -73,14 +73,8 @@ class Interrupt:
 class Stop(Interrupt):
     """The request to shut down, which is final."""
 
-    @property
-    def is_requested(self) -> bool:
-        """Whether shutdown was requested."""
-        return self.is_set
-
-    def request(self) -> None:
-        """Request shutdown. Requesting it again changes nothing."""
-        self.set()
+    is_requested = Interrupt.is_set
+    request = Interrupt.set
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -174,6 +168,7 @@ async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop
 
     Until then, the store refuses every call, so that nothing more is recorded.
     """
+    name = "watch of the database"
 
     async def end() -> None:
         lost = await watch()
@@ -181,6 +176,8 @@ async def stopping_when_lost(watch: Callable[[], Awaitable[MilepostError]], stop
         await asyncio.sleep(LINGER_SECONDS)
         stop.request()
 
-    name = "watch of the database"
-    async with running(name, bulkhead(name, end())):
+    async def watched() -> None:  # may be cancelled before it begins, and then `end` must not exist
+        await bulkhead(name, end())
+
+    async with running(name, watched()):
         yield

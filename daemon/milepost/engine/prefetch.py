@@ -187,6 +187,8 @@ def _next_request(request: Request, outcome: Answered) -> Request | None:
     if request.batches_left <= 0 or request.detail is not Detail.NESTED or not isinstance(outcome, Fetched):
         return None  # after a reduced request, the next may be of another size
     cursor = outcome.batch.next_cursor
+    if cursor is None and request.until is None and request.cursor is not None:
+        return replace(request, cursor=None, batches_left=0)  # the catch-up scan, after a walk to the end of the inbox
     times = (each.updated_time for each in outcome.batch.conversations)
     if cursor is None or cursor == request.cursor or reaches_back(times, request.until):
         return None

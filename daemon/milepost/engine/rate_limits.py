@@ -1,5 +1,6 @@
 """Decides when streams may call: by the rate limits that any of them has met, and by each page's shares of calls."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -153,13 +154,13 @@ class CallShares:
     """Counts the calls of each page, starting when the first of its current sweeps began."""
 
     def __init__(self) -> None:
-        self._pages: dict[str, _Page] = {}
+        self._pages = defaultdict[str, _Page](_Page)
         self._held_back: set[Stream] = set()
 
     @contextmanager
     def sweeping(self, stream: Stream) -> Iterator[None]:
         """Mark a stream as being swept during the block: older messages of its page get at most half of the calls."""
-        page = self._page(stream)
+        page = self._pages[stream.page_id]
         if not page.swept:
             page.batches = page.messages = 0
         page.swept.add(stream)
@@ -168,17 +169,17 @@ class CallShares:
         finally:
             page.swept.discard(stream)
 
-    def count_batch(self, stream: Stream) -> None:
-        """Count a request for a list."""
-        self._page(stream).batches += 1
+    def count_batches(self, stream: Stream, count: int) -> None:
+        """Count requests for a list."""
+        self._pages[stream.page_id].batches += count
 
     def count_messages(self, stream: Stream) -> None:
         """Count a request for older messages."""
-        self._page(stream).messages += 1
+        self._pages[stream.page_id].messages += 1
 
     def demand(self, stream: Stream, usage: Usage | None) -> Demand:
         """Return the other demand for the calls of the stream's page; `usage` is the fullest of its budgets."""
-        page = self._page(stream)
+        page = self._pages[stream.page_id]
         return Demand(usage, page.batches, page.messages, is_swept=bool(page.swept - {stream}))
 
     def note_held_back(self, stream: Stream, *, is_held_back: bool) -> bool:
@@ -187,6 +188,3 @@ class CallShares:
             return False
         self._held_back ^= {stream}
         return True
-
-    def _page(self, stream: Stream) -> _Page:
-        return self._pages.setdefault(stream.page_id, _Page())

@@ -103,6 +103,7 @@ class _Run:
         self._mailbox = mailbox
         self._budget = stream_journal.budget
         self._deadline = stream_journal.deadline
+        self._may_read_messages = False  # at most one request for older ones between two batches
 
     async def complete(self, own_run_id: str | None) -> Checkpoint:
         """Take step after step until the run is over; return the checkpoint after it."""
@@ -129,6 +130,7 @@ class _Run:
             case SettleRefusal(refused=refused):
                 after = await self._settle_ahead(checkpoint, self._prefetch.forget(), refused)
             case ReadMessages():
+                self._may_read_messages = False
                 after = await self._backlog.read_between(checkpoint)
             case RunCommands():
                 after = await self._commands.run_commands(checkpoint)
@@ -145,18 +147,20 @@ class _Run:
         engine, mailbox = self._engine, self._mailbox
         budget = engine.budget_now(self._budget, self._deadline, mailbox)
         held_until = engine.rate_limits.held_until(self._stream)
+        may_read = checkpoint.backlog > 0 and self._may_read_messages
         interruptions = Interruptions(
             mailbox.is_outdated,
             self._prefetch.refusal,
             mailbox.interrupt.is_set,
-            are_messages_due=self._backlog.is_due_between(checkpoint),
+            are_messages_due=may_read and self._backlog.is_due_between(checkpoint),
         )
         return next_step(checkpoint, engine.clock.now(), budget, engine.policy, held_until, interruptions)
 
     async def _fetch(self, checkpoint: Checkpoint, request: Request) -> Checkpoint:
         """Fetch a batch, and settle the result. Nothing changes if a stop or a rate limit comes first."""
         answer = await self._ask(checkpoint, request)
-        self._backlog.begin_turn()
+        self._engine.call_shares.count_batches(self._stream, 1)
+        self._may_read_messages = True
         if isinstance(answer, Refused) and answer.check is None and wants_check(request, answer.problem):
             answer = await self._check_list(check_request(request, checkpoint), answer)
         if (suspect := to_read_alone(checkpoint, request, answer)) is not None:
@@ -271,8 +275,7 @@ class _Run:
         with self._prefetch.going_on():
             after, followed = await self._stream_journal.settle_ready(checkpoint, first, self._following)
             self._prefetch.drop_settled(followed)
-        for _ in range(followed):
-            self._backlog.begin_turn()
+        self._engine.call_shares.count_batches(self._stream, followed)
         return after
 
     def _following(self, checkpoint: Checkpoint, place: int) -> ToSettle | None:

@@ -15,11 +15,11 @@ from milepost.core.checkpoint import BatchUnchanged, Checkpoint
 from milepost.core.errors import OutcomeUnknown, RowsRejected, StoreAway
 from milepost.core.events import StoreReturned
 from milepost.core.evolve import skip_unchanged
-from milepost.core.gaps import Gap, ThreadsSearched
 from milepost.core.journal import Codec
 from milepost.core.model import Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
+from milepost.core.position import Gap, ThreadsSearched
 from milepost.core.records import MAX_DRAFTS, Context, Draft, DraftedIds, Pending, Record, prepare, prepare_after
 from milepost.core.retry import backoff_seconds
 from milepost.core.webhooks import DueFact

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -254,18 +253,10 @@ class Supervisor:
         if isinstance(result, Exception):
             mailbox.fail_all(result if isinstance(result, MilepostError) else aborted())
 
-    @asynccontextmanager
-    async def _slot(self, stream: Stream, mailbox: Mailbox) -> AsyncIterator[None]:
-        """Hold a slot during the block. Commands do not wait for it: they need none."""
-        slots, run_commands = self._engine.slots, partial(self._run_commands, stream, mailbox)
-        async with AsyncExitStack() as slot:
-            async with commands_run(stream, mailbox, run_commands) if slots.all_taken else nullcontext():
-                await slot.enter_async_context(slots.hold(stream))
-            yield
-
     async def _run(self, stream: Stream, *, full: bool) -> RunResult:
-        mailbox = self._mailboxes[stream]
-        async with self._slot(stream, mailbox):
+        mailbox, slots = self._mailboxes[stream], self._engine.slots
+        run_commands = partial(self._run_commands, stream, mailbox)  # they need no slot
+        async with slots.hold(stream, commands_run(stream, mailbox, run_commands) if slots.all_taken else None):
             source, before = self._sources.get(stream), self._latest.get(stream)
             if source is None:
                 return RunResult(stream, None, error="its page was removed meanwhile")
@@ -277,7 +268,7 @@ class Supervisor:
         self._note(stream, result)
         match result:
             case Checkpoint(operator_pause=OperatorPause(by=by)) as checkpoint:
-                why = f"it is paused (by {by}) and has to be resumed first"
+                why = f"it was paused by the {by}, and has to be resumed first"
                 return RunResult(stream, _run_of(checkpoint, budget.run_id), error=why)
             case Checkpoint() as checkpoint:
                 return RunResult(stream, _run_of(checkpoint, budget.run_id), backlog=checkpoint.backlog)

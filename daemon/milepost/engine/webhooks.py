@@ -151,7 +151,7 @@ class WebhookJudge:
             try:
                 await self.judge()
             except MilepostError as error:  # others report it; the next look tries again
-                log.debug("webhooks not judged", reason=error.message)
+                log.debug("missed webhooks not counted", reason=error.message)
 
     async def judge(self) -> None:
         """Count the messages that no webhook has announced in time."""

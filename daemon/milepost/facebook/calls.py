@@ -250,16 +250,24 @@ _REFUSALS = tuple(
 )
 
 
+TRIED_AGAIN_SECONDS = 86_400.0  # an incident may refuse a field as well
+
+
 class FieldCalls:
-    """Makes calls that request fields. A field that the API refuses is left out of this call and of all later ones."""
+    """Makes calls that request fields. A field that the API refuses is left out of this and later calls, for a day."""
 
     def __init__(self, calls: Calls, essential: Collection[str]) -> None:
         self.left_out: list[str] = []
+        self._tries_again_at = float("-inf")
         self._calls = calls
         self._essential = essential
 
     async def make(self, path: str, parameters: Mapping[str, str], decode: Decoder[T]) -> Decoded[T] | Refused | Held:
         """Make a call. If the API refuses an essential field, the problem says so."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._tries_again_at:
+            self._tries_again_at = now + TRIED_AGAIN_SECONDS
+            self.left_out.clear()
         while True:
             fields = without(parameters["fields"], self.left_out)
             outcome = await self._calls.make(path, {**parameters, "fields": fields}, decode)

@@ -20,9 +20,8 @@ from milepost.core.checkpoint import TOLERATED_SECONDS
 from milepost.core.ports import Refused
 from milepost.core.problems import Problem, ProblemKind
 from milepost.facebook.decoding import HeadRoom
-from milepost.facebook.proxy import Proxy, proxy_to, trusted
+from milepost.facebook.network import Proxy, Resolver, route_to
 from milepost.facebook.redaction import KnownTokens, without_token
-from milepost.facebook.resolver import Resolver
 from milepost.facebook.responses import asked_by_server
 
 T = TypeVar("T")
@@ -136,7 +135,7 @@ class GraphClient:
     With an app secret each call is signed (`appsecret_proof`; Meta, "Secure Graph API calls"). The server's Date can
     only make a time earlier than `clock`, never later; `ahead_seconds` is how far `clock` was ahead of it in the latest
     response. `request_timeout_seconds` may be changed at any time. The environment may name a `proxy` and certificate
-    authorities (see facebook/proxy.py). Raises BadConfiguration if those cannot be used.
+    authorities (see facebook/network.py). Raises BadConfiguration if those cannot be used.
     """
 
     def __init__(
@@ -151,8 +150,7 @@ class GraphClient:
     ) -> None:
         self.request_timeout_seconds = request_timeout_seconds
         self._root = URL(base_url) / version
-        self.proxy = proxy_to(self._root, os.environ)
-        self._trusted = trusted(os.environ) if self._root.scheme == "https" else None
+        self.proxy, self._trusted = route_to(self._root, os.environ)
         self._version = version
         self._clock = clock
         self.known_tokens = KnownTokens()

@@ -79,14 +79,15 @@ def decode(body: bytes, http_status: int, edge: Edge, asked: Asked = MOST) -> Ba
         return invalid_response("the response is nested too deeply", http_status)
 
 
-def decode_thread(body: bytes, http_status: int, own_ids: OwnIds) -> Batch | Problem:
-    """Decode a response about one thread, as a batch of one."""
+def decode_thread(body: bytes, http_status: int, thread_id: str, own_ids: OwnIds) -> Batch | Problem:
+    """Decode a response about the thread that was requested, as a batch of one."""
 
     def read(thread: dict[str, Any]) -> list[Conversation | Unreadable]:
+        thread, replaced = mended(thread)
         own_ids.check([participants_of(thread)])
-        return read_item(thread, own_ids.all)
+        return read_item(thread, replaced, own_ids.all)
 
-    return _decode_thread(body, http_status, read)
+    return _decode_thread(body, http_status, thread_id, read)
 
 
 def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids: frozenset[str]) -> Batch | Problem:
@@ -97,7 +98,7 @@ def decode_messages(body: bytes, http_status: int, listed: Conversation, own_ids
         known = replace(listed, replaced_characters=listed.replaced_characters + replaced)
         return with_messages(known, messages, own_ids)
 
-    return _decode_thread(body, http_status, read)
+    return _decode_thread(body, http_status, listed.conversation_id, read)
 
 
 def decode_message_page(body: bytes, http_status: int, edge: Edge, asked: int) -> MessagePage | Problem:
@@ -145,8 +146,9 @@ def _decode_by_item(body: bytes, http_status: int, edge: Edge, asked: Asked) -> 
         return too_much
     if problem := _without_people(_forms_of_items(found.items)):
         return problem
-    own_id = edge.check(map(participants_of, found.items), found.paging)
-    read = [each for item in found.items for each in read_item(item, edge.own_ids.all)]
+    items = [mended(item) for item in found.items]
+    own_id = edge.check((participants_of(item) for item, _ in items), found.paging)
+    read = [each for item, replaced in items for each in read_item(item, replaced, edge.own_ids.all)]
     cursor = next_cursor(found.paging, edge.url, http_status)
     return cursor if isinstance(cursor, Problem) else _batch(read, cursor, own_id)
 
@@ -171,12 +173,15 @@ def _batch(read: list[Conversation | Unreadable], next_cursor: str | None = None
 def _decode_thread(
     body: bytes,
     http_status: int,
+    thread_id: str,
     read: Callable[[dict[str, Any]], list[Conversation | Unreadable]],
 ) -> Batch | Problem:
     try:
         thread = _thread_of(body, http_status)
         if isinstance(thread, Problem):
             return thread
+        if thread["id"] != thread_id:  # it says nothing about the requested one, not even that it is gone
+            return invalid_response("the response is about another conversation", http_status)
         messages = len(nested_messages(thread.get("messages")))
         return surplus("messages of a conversation", messages, MAX_MESSAGES, http_status) or _batch(read(thread))
     except RecursionError:

@@ -94,7 +94,7 @@ class FacebookInbox:
         if (obstacle := await self._obstacle(conversation_id)) is not None:
             return obstacle
         fields = with_messages(THREAD_FIELDS, self._stream.platform, messages)
-        decoder = partial(decode_thread, own_ids=self._own_ids)
+        decoder = partial(decode_thread, thread_id=conversation_id, own_ids=self._own_ids)
         thread = await self._get(_path_of(conversation_id), {"fields": fields}, decoder)
         return Fetched(thread.value, thread.asked_at, thread.took_seconds) if isinstance(thread, Decoded) else thread
 

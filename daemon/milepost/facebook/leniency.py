@@ -98,9 +98,14 @@ def lenient(value: object, wanted: Any) -> Any:  # noqa: ANN401 -- a type expres
 
 
 def elements_of(value: list[Any] | dict[str, Any]) -> list[Any]:
-    """Return the elements of a list, which PHP writes as an object if its keys are not 0, 1, 2 and so on."""
+    """Return the elements of a list, which PHP writes as an object if its keys are not 0, 1, 2 and so on.
+
+    A list without its `data` may have a paging only: then it is empty.
+    """
     if isinstance(value, list):
         return value
+    if value.keys() == {"paging"}:
+        return []
     return list(value.values()) if all(isinstance(each, dict) for each in value.values()) else [value]
 
 
@@ -190,9 +195,8 @@ def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- 
         return str(item.get("id")), None
 
 
-def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON of any shape
-    """Return a conversation and, separately, its messages that cannot be read."""
-    item, replaced = mended(item)
+def read_item(item: Any, replaced: int, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON
+    """Return a mended conversation and, separately, its messages that cannot be read."""
     if not isinstance(item, dict):
         return [_unreadable(None, "the item is no object", item)]
     try:
@@ -203,11 +207,7 @@ def read_item(item: Any, own_ids: frozenset[str]) -> list[Conversation | Unreada
     return with_messages(replace(converted, replaced_characters=replaced), item.get("messages"), own_ids)
 
 
-def with_messages(
-    listed: Conversation,
-    messages: Any,  # noqa: ANN401 -- JSON of any shape
-    own_ids: frozenset[str],
-) -> list[Conversation | Unreadable]:
+def with_messages(listed: Conversation, messages: Any, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON
     """Return a conversation with the messages of its thread and, separately, those that cannot be read."""
     contact_id = listed.contact.contact_id if listed.contact else None
     interactions, refused = _read_messages(nested_messages(messages), own_ids, contact_id)

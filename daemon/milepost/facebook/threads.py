@@ -146,7 +146,7 @@ def _story(kind: Kind, item: StoryItem | None) -> list[Attachment]:
 
 
 def _storable(text: str | None) -> str | None:
-    """Return a name, or an id that is never looked up, as every column can hold it: PostgreSQL's JSON has no NUL."""
+    """Return an id that is never looked up as every column can hold it: PostgreSQL's JSON has no NUL."""
     return storable(text)[0] if text else text
 
 
@@ -262,9 +262,7 @@ class OwnIds:
         """Learn our own name from a thread."""
         for person in participants.data if participants else ():
             if person.id in self.all:
-                self.profile = Profile(
-                    _storable(person.name) or self.profile.name, _storable(person.username) or self.profile.username
-                )
+                self.profile = Profile(person.name or self.profile.name, person.username or self.profile.username)
 
     def see_expected(self) -> OwnId:
         """Note that one of our expected ids is among the participants of a thread."""

@@ -19,7 +19,7 @@ from procrastinate.schema import SchemaManager
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.postgresql.connection import Database
 from milepost.stores.postgresql.errors import translated
-from milepost.stores.postgresql.notify import ALIVE_SECONDS
+from milepost.stores.postgresql.reader import ALIVE_SECONDS
 from milepost.stores.postgresql.rights import kept_private
 
 TASK = "milepost.turn"  # never change it: it is stored in the queue

@@ -23,9 +23,8 @@ from milepost.engine.supervisor import Supervisor
 from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
 from milepost.stores.postgresql.connection import connected
-from milepost.stores.postgresql.notify import listening
-from milepost.stores.reader import JournalReader, StoredEntry
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.reader import listening
+from milepost.stores.reader import JournalReader, StoredEntry, load_statements
 from milepost.stores.url import StoreUrl
 
 HEARTBEAT_SECONDS = 5.0

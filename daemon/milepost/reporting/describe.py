@@ -13,10 +13,9 @@ from msgspec.structs import asdict, replace
 from milepost.core import events
 from milepost.core.checkpoint import Run
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnId, OwnIdState, Stream
 from milepost.core.plan import Size
-from milepost.core.position import Mode, Phase
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Mode, Phase
 from milepost.core.problems import ProblemKind
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.advice import advice_on
@@ -230,7 +229,7 @@ def _fields_left_out(event: events.FieldsLeftOut) -> Description:
         return Description("all fields read again", "The API knows all requested fields again")
     names = on_one_line(", ".join(event.fields))
     sentence = f"The API refuses fields by name: conversations are read without {names}"
-    hint = "nothing is lost but these fields; they are tried again at each start, and with another source.version"
+    hint = "nothing is lost but these fields; they are tried again daily, at each start and with another version"
     return Description("fields left out", sentence, Level.WARNING, {"left_out": names}, hint)
 
 

@@ -34,15 +34,8 @@ class IssueKind(StrEnum):
 
 
 SERIOUSNESS = tuple(IssueKind)
-UNREADY = frozenset(  # copying has stopped, or does not work as it should
-    {
-        IssueKind.STORE_AWAY,
-        IssueKind.STALLED,
-        IssueKind.RUNS_FAIL,
-        IssueKind.GETTING_NOWHERE,
-        IssueKind.NOTHING_TO_DO,
-    }
-)
+# Not what concerns some streams only: an orchestrator would cut off webhooks and the status page of all the others.
+UNREADY = frozenset({IssueKind.STORE_AWAY, IssueKind.STALLED, IssueKind.NOTHING_TO_DO})
 
 
 class Issue(Struct, frozen=True):

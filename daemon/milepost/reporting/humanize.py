@@ -9,11 +9,10 @@ from msgspec import Struct, to_builtins
 
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, MissedSoFar, Run
-from milepost.core.events import RunStatus, Tally
-from milepost.core.gaps import (
+from milepost.core.events import GapEvent, RunStatus, Tally
+from milepost.core.position import (
     Gap,
     GapEnding,
-    GapEvent,
     HistoriesLeftOut,
     MessagesFailed,
     MessagesMissed,

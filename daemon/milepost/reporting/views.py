@@ -14,9 +14,8 @@ from msgspec.structs import asdict, replace
 from milepost.core.checkpoint import Checkpoint, DeadLetter, OperatorPause, Run
 from milepost.core.commands import CommandDeferred
 from milepost.core.events import Reason, Resolution, RunStatus, Stage
-from milepost.core.gaps import HistoryLeft
 from milepost.core.model import Platform, Stream
-from milepost.core.position import Mode, Phase
+from milepost.core.position import HistoryLeft, Mode, Phase
 from milepost.core.problems import Problem, Scope
 from milepost.reporting.health import DaemonStatus, outage_in
 from milepost.reporting.status import ConditionContext, State, condition

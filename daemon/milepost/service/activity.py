@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 
 from milepost.core import events
 from milepost.core.events import Entry
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import Notice, Recorded
 from milepost.service.endpoint import AnyOperation, Call, Operation, Reply, StreamKey

@@ -17,11 +17,10 @@ from aiohttp.typedefs import Handler, Middleware
 from msgspec import Meta, Struct
 
 from milepost import __version__
-from milepost.service.endpoint import AnyOperation, Call, Nothing, Operation
+from milepost.service.endpoint import COOKIE, AnyOperation, Call, Nothing, Operation
 from milepost.service.limits import WrongTokens, client_of, too_many
 from milepost.settings.types import is_loopback
 
-COOKIE = "milepost_session"
 MAX_SESSION_SECONDS = 12 * 60 * 60
 MAX_SKEW_SECONDS = 60
 COMMAND_LINE = f"milepost/{__version__}"  # the User-Agent of the commands

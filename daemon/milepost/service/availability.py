@@ -65,6 +65,8 @@ class StoreWatch:
                 self._unwritten = StoreOutage(since, reason)
                 self._last_retry = _LastRetry(stream, self._clock.steady() + wait_seconds + GIVEN_UP_SECONDS)
             case Recorded():
+                if self._unwritten is None and self._unanswered is not None:  # or else the journal says so
+                    log.info("database available again", part="health")
                 self._unanswered = self._unwritten = self._last_retry = None
             case _:
                 return
@@ -166,7 +168,7 @@ def probes(
         try:
             await store.demand(MAX_STORE_SECONDS)
         except TimeoutError as error:
-            text = f"the store did not answer within {MAX_STORE_SECONDS:g} s"
+            text = f"the database did not answer within {MAX_STORE_SECONDS:g} s"
             raise web.HTTPServiceUnavailable(text=text) from error
         except MilepostError as error:
             raise web.HTTPServiceUnavailable(text=error.message) from error

@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -22,7 +22,7 @@ from milepost.core.errors import BadConfiguration
 from milepost.core.notices import NoticeKind
 from milepost.core.ports import Clock
 from milepost.reporting.notices import NoticeText
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
@@ -63,7 +63,7 @@ class AppriseDestination(Struct, frozen=True, eq=False):
 
     def send(self, text: NoticeText) -> str | None:
         """Send a notice; return None, or why it was not accepted."""
-        from apprise import NotifyType  # noqa: PLC0415  (the extra)
+        from apprise import NotifyFormat, NotifyType  # noqa: PLC0415  (the extra)
 
         types = {
             NoticeKind.RECOVERED: NotifyType.SUCCESS,
@@ -72,7 +72,10 @@ class AppriseDestination(Struct, frozen=True, eq=False):
         }
         notify_type = types.get(text.kind, NotifyType.FAILURE)
         with self.reasons.heard() as heard:
-            taken = self.plugin.notify(title=text.title, body=text.body, notify_type=notify_type)
+            # Without the format nothing is converted, and an email in HTML would have no line breaks.
+            taken = self.plugin.notify(
+                title=text.title, body=text.body, notify_type=notify_type, body_format=NotifyFormat.TEXT
+            )
         return None if taken else _reason(heard)
 
 
@@ -216,32 +219,36 @@ class NoticeSender:
     def __init__(self, clock: Clock, count: Callable[[str, str], None]) -> None:
         self._clock = clock
         self._count = count
-        self._outlets: list[_Outlet] = []
+        self._outlets: dict[str, _Outlet] = {}
 
-    def adopt(self, destinations: Iterable[Destination]) -> None:
-        """Send to these destinations from now on; notices that wait for a removed one are dropped."""
-        for outlet in self._outlets:
+    def adopt(self, destinations: Mapping[str, Destination]) -> None:
+        """Send to these destinations, given by URL, from now on; notices that wait for a removed one are dropped."""
+        before, self._outlets = self._outlets, {}
+        for url, destination in destinations.items():
+            outlet = before.pop(url, None) or _Outlet(destination, self._clock, self._count)
+            outlet.destination = destination  # its name may have got a number
+            self._outlets[url] = outlet
+        for outlet in before.values():
             outlet.drop_all()
-        self._outlets = [_Outlet(each, self._clock, self._count) for each in destinations]
 
     def send(self, text: NoticeText) -> None:
         """Queue a notice for each destination."""
-        for outlet in self._outlets:
+        for outlet in self._outlets.values():
             outlet.offer(text)
 
     def pump(self) -> None:
         """Collect results, and start sending what is due. Call this every second."""
-        for outlet in self._outlets:
+        for outlet in self._outlets.values():
             outlet.pump()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is being sent, or is to be sent at once."""
-        return not any(outlet.is_busy for outlet in self._outlets)
+        return not any(outlet.is_busy for outlet in self._outlets.values())
 
     def failing(self) -> Iterator[Failing]:
         """Yield the destinations that do not accept notices."""
-        for outlet in self._outlets:
+        for outlet in self._outlets.values():
             if (failing := outlet.failing()) is not None:
                 yield failing
 
@@ -250,7 +257,7 @@ class _Outlet:
     """The notices for one destination."""
 
     def __init__(self, destination: Destination, clock: Clock, count: Callable[[str, str], None]) -> None:
-        self._destination = destination
+        self.destination = destination
         self._clock = clock
         self._count = count
         self._waiting: deque[NoticeText] = deque()
@@ -277,7 +284,7 @@ class _Outlet:
         if self._sending is not None and self._clock.steady() - self._began_at > MAX_SEND_SECONDS:
             seconds = self._clock.steady() - self._began_at
             since = self._clock.now() - timedelta(seconds=seconds)
-            return self._failing or Failing(self._destination.name, since, "it does not answer")
+            return self._failing or Failing(self.destination.name, since, "it does not answer")
         return self._failing
 
     def pump(self) -> None:
@@ -288,12 +295,12 @@ class _Outlet:
             self._take_in(reason)
         if self._waiting and self._next_at <= self._clock.steady():
             self._began_at = self._clock.steady()
-            self._sending = _in_thread(self._destination, self._waiting[0])
+            self._sending = _in_thread(self.destination, self._waiting[0])
 
     def _take_in(self, reason: str | None) -> None:
         if not self._waiting:  # it was dropped meanwhile
             return
-        name, text = self._destination.name, self._waiting[0]
+        name, text = self.destination.name, self._waiting[0]
         if reason is None:
             self._waiting.popleft()
             self._attempts, self._next_at, self._failing = 0, 0.0, None
@@ -316,7 +323,7 @@ class _Outlet:
         del self._waiting[index]
         if index == 0:
             self._attempts, self._next_at = 0, 0.0
-        name = self._destination.name
+        name = self.destination.name
         self._count(name, result)
         hint = "`milepost notify test` tries each destination"
         log.error("notice given up", destination=name, kind=text.kind.value, title=text.title, reason=reason, hint=hint)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from milepost.core.ports import Clock
-from milepost.engine.interrupt import Stop, running
+from milepost.engine.interrupt import Stop, bulkhead, running
 
 EXTENSION_SECONDS = 60.0  # by which startup extends TimeoutStartSec each time
 STATUS_SECONDS = 5.0  # between updates of the status
@@ -27,6 +27,7 @@ class Notifier:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self.watchdog_seconds = _watchdog_seconds(environment)
         self._status = ""
+        self._is_ready_unsent = False
 
     @property
     def is_enabled(self) -> bool:
@@ -35,7 +36,12 @@ class Notifier:
 
     def ready(self) -> None:
         """Report that the service is ready."""
-        self._send("READY=1")
+        self._is_ready_unsent = not self._send("READY=1")
+
+    def repeat_unsent(self) -> None:
+        """Report again what could not be sent, and what systemd waits for."""
+        if self._is_ready_unsent:
+            self.ready()
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
@@ -53,9 +59,8 @@ class Notifier:
     def status(self, text: str) -> None:
         """Set the status that people read. An unchanged one is not sent again."""
         line = " ".join(text.split())
-        if line != self._status:
+        if line != self._status and self._send(f"STATUS={line[:MAX_STATUS_LENGTH]}"):
             self._status = line
-            self._send(f"STATUS={line[:MAX_STATUS_LENGTH]}")
 
     def ping_watchdog(self) -> None:
         """Report that the service is alive: without this for WatchdogSec, systemd kills and restarts it."""
@@ -66,9 +71,10 @@ class Notifier:
         """Ask systemd to wait this long from now for the start to finish."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str) -> bool:
+        """Send assignments, and return whether that succeeded."""
         if not self._address:
-            return
+            return True
         try:  # there may be no file descriptor left for the socket
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)  # a systemd that does not read must not hold up the work
@@ -77,6 +83,8 @@ class Notifier:
             structlog.get_logger("milepost").warning(
                 "systemd not notified", what=assignments[0], error=os.strerror(error.errno or 0)
             )
+            return False
+        return True
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
@@ -132,10 +140,15 @@ async def keep_notified(
     if not notifier.is_enabled:
         return
     seconds = min(STATUS_SECONDS, (notifier.watchdog_seconds or STATUS_SECONDS) / 3)
-    while not stop.is_requested:
+
+    async def notify() -> None:
+        notifier.repeat_unsent()
         if stalled() is None:
             notifier.ping_watchdog()
         notifier.status(status())
+
+    while not stop.is_requested:
+        await bulkhead("systemd", notify())  # each time by itself: an error must not end the pings
         await stop.sleep(clock, seconds)
     notifier.stopping()
     notifier.status("stopping: committing the batches in hand")

@@ -54,6 +54,7 @@ FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 10
 CODE_PARAMETER, CODE_CHARACTERS = "c", 16
 CODE = re.compile(rf"[0-9a-f]{{{CODE_CHARACTERS}}}")
+HANDSHAKE_HINT = "if it came from Meta, the verify token there is not webhooks.verify_token; anybody may send one"
 NOTHING_STORED = (
     "Nothing is stored here about people who log in to this app, so nothing had to be deleted. "
     "Whoever wrote to a page can ask that page to delete the conversation.\n"
@@ -108,7 +109,7 @@ class WebhookRequests:
         challenge = challenge_of(request.query, self._credentials().verify_token)
         self._count("handshake_refused" if challenge is None else "handshake")
         if challenge is None:
-            log.warning("webhook handshake refused", hint="the verify token at Meta is not webhooks.verify_token")
+            log.warning("webhook handshake refused", hint=HANDSHAKE_HINT)
             raise web.HTTPForbidden(text="")
         log.info("webhook handshake")
         return web.Response(text=challenge)
@@ -198,7 +199,7 @@ class WebhookRequests:
         if index != self._signed_by:
             self._signed_by = index
             name = "source.app_secret" if index == 0 else f"webhooks.secrets[{index - 1}]"
-            log.info("webhooks are signed", secret=name)
+            log.info("webhook signature verified", secret=name)
 
     async def _store(self, body: bytes) -> None:
         try:

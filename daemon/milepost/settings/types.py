@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
+from yarl import URL
 
 from milepost.settings.yaml import as_if_written
 
@@ -162,15 +163,12 @@ def _web_url(url: str, may_be_plain: Callable[[str], bool], refused: str) -> str
 
 
 def _can_be_looked_up(host: str) -> bool:
-    """Return whether a host can be a name in DNS, or is an address; Python encodes no other one to look it up."""
+    """Return whether a host can be a name in DNS, or is an address: no other one can be looked up and shown."""
     try:
         host.encode("idna")
-        for label in host.split("."):
-            if label.startswith("xn--"):
-                label.removeprefix("xn--").encode().decode("punycode")
-    except UnicodeError:  # a label is empty or longer than 63 characters, or stands for no text
+        return bool(URL.build(scheme="https", host=host).host)
+    except ValueError:  # a label is empty or longer than 63 characters, or stands for no text
         return False
-    return host != ""
 
 
 def is_local_name(host: str) -> bool:

@@ -197,6 +197,7 @@ def _arguments_of(action: Action) -> list[str]:
     return [
         name if parameter.default is parameter.empty else f"{name}={parameter.default}"
         for name, parameter in inspect.signature(action).parameters.items()
+        if name != "at"  # the world's time
     ]
 
 

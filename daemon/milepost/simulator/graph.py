@@ -7,11 +7,10 @@ from itertools import islice
 
 from milepost.simulator import refusals, seeded
 from milepost.simulator.access import ALL_FIELDS
-from milepost.simulator.arrivals import instant_us
 from milepost.simulator.faults import FaultKind, FaultPlan
 from milepost.simulator.inbox import Inbox, Thread
 from milepost.simulator.nodes import UnknownField, conversation_node, message_list, nested_limit, node_of
-from milepost.simulator.plan import PLATFORMS, Platform, SimulatedPage
+from milepost.simulator.plan import PLATFORMS, Platform, SimulatedPage, instant_us
 from milepost.simulator.requests import ApiRequest, Field, Node, cursor_of, paging_node, pruned
 from milepost.simulator.world import World
 

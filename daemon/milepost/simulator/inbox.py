@@ -11,8 +11,7 @@ from typing import Literal
 import msgspec
 
 from milepost.simulator import seeded
-from milepost.simulator.arrivals import Arrivals, instant_us
-from milepost.simulator.plan import DEFAULT_SEED, Platform, SimulatedPage, WorldPlan
+from milepost.simulator.plan import DEFAULT_SEED, Arrivals, Platform, SimulatedPage, WorldPlan, instant_us
 
 MAX_DETAILED_MESSAGES = 20
 """The Graph API lists no more messages of a thread, and on Instagram has no more of it at all."""

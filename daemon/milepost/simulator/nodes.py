@@ -6,8 +6,8 @@ Some fields are missing, participants come in any order, counts are estimates, a
 from collections.abc import Callable, Mapping
 
 from milepost.simulator import refusals, seeded
-from milepost.simulator.arrivals import instant
 from milepost.simulator.inbox import MAX_DETAILED_MESSAGES, Moment, Thread
+from milepost.simulator.plan import instant
 from milepost.simulator.requests import ApiRequest, Field, Link, Node, paging_node, pruned
 
 _DEFAULT_NESTED_LIMIT = 25

@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from milepost.simulator import refusals, seeded
-from milepost.simulator.arrivals import instant_us
 from milepost.simulator.faults import FaultKind
 from milepost.simulator.inbox import HEAD, Inbox, Position
+from milepost.simulator.plan import instant_us
 
 MAX_LIMIT = 200
 """The most rows of a list; a larger `limit` is silently reduced to it."""

@@ -1,6 +1,9 @@
 """The simulator as an HTTP server: `GraphApi` with faults, rate limits, headers and a record of the traffic."""
 
 import asyncio
+import errno
+import os
+import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -23,6 +26,8 @@ from milepost.simulator.webhooks import NO_FAULTS, WebhookFaults, WebhookSender
 from milepost.simulator.world import World
 
 _SHUTDOWN_SECONDS = 0.1
+_OTHER_PORT = "choose another port, or port 0 for any that is free"
+_OTHER_HOST = "choose an address of this machine, such as 127.0.0.1"
 
 
 class ApiResponse(msgspec.Struct, frozen=True):
@@ -104,10 +109,11 @@ class SimulatorServer:
             await web.TCPSite(runner, self.host, self.port).start()
         except (OSError, UnicodeError) as problem:  # UnicodeError: the host cannot be a DNS name
             await runner.cleanup()
-            reason = problem.strerror if isinstance(problem, OSError) else "the host has no address"
+            code = None if isinstance(problem, UnicodeError | socket.gaierror) else problem.errno
+            reason = os.strerror(code).lower() if code else "the host has no address"
             raise MilepostError(
                 f"the simulator cannot listen on {self.host}:{self.port}: {reason}",
-                hint="choose another port, or port 0 for any that is free",
+                hint=_OTHER_PORT if code in {errno.EADDRINUSE, errno.EACCES} else _OTHER_HOST,
             ) from problem
         self.port = runner.addresses[0][1]
         self._runner = runner

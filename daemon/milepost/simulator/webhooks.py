@@ -16,9 +16,9 @@ import msgspec
 
 from milepost.core.errors import BadConfiguration
 from milepost.simulator import seeded
-from milepost.simulator.arrivals import instant_us
 from milepost.simulator.inbox import Happening, Inbox, Moment, Thread
 from milepost.simulator.nodes import Message
+from milepost.simulator.plan import instant_us
 from milepost.simulator.requests import Node
 from milepost.simulator.world import World
 

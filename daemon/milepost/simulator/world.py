@@ -13,11 +13,10 @@ import msgspec
 
 from milepost.simulator import refusals, seeded
 from milepost.simulator.access import Access
-from milepost.simulator.arrivals import instant, instant_us
 from milepost.simulator.faults import CALM, FaultPlan
 from milepost.simulator.inbox import Inbox, Thread
 from milepost.simulator.nodes import nested_limit
-from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan
+from milepost.simulator.plan import Platform, SimulatedPage, WorldPlan, instant, instant_us
 from milepost.simulator.requests import ApiRequest
 
 MAX_BURST = 10_000

@@ -1,38 +1,27 @@
 """Folds a journal in constant memory, to compare its projections with the result or to rebuild them."""
 
+import sqlite3
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import datetime
+from contextlib import closing
 from typing import Any, Literal
 
-from msgspec import Struct
-
 from milepost.core.checkpoint import Checkpoint, DeadLetter
-from milepost.core.errors import JournalDamaged
+from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
 from milepost.core.journal import GapOf, Projected, RunOf, project
 from milepost.core.model import Stream
 from milepost.stores import rows
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Audit, Parameters
 
 Table = Literal["checkpoint", "run", "dead_letter", "gap"]
 TABLES: tuple[Table, ...] = ("checkpoint", "run", "dead_letter", "gap")
 MAX_ROWS_HELD = 1_000
+TEMPORARY = "make room in the directory for temporary files, or name another in SQLITE_TMPDIR"
 
 Row = tuple[Any, ...]
 """A projected row, as `rows` writes it; its first column is its key."""
-
-
-class Audit(Struct, frozen=True):
-    """The totals of a verification or a rebuild."""
-
-    entries: int
-    streams: int
-    runs: int
-    dead_letters: int
-    last_recorded_at: datetime | None
-    gaps: int = 0
 
 
 class Ledger(ABC):
@@ -117,17 +106,54 @@ def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit
         counts[table] += len(held[table])
         held[table].clear()
 
-    for item in project(ledger.entries(), ledger.removals()):
-        if isinstance(item, Checkpoint):  # one at the end of each stream; entries have no gaps
-            read += item.version
-            last_recorded_at = max(filter(None, (last_recorded_at, item.updated_at)), default=None)
-        table, row = _row(item)
-        held[table].append(ledger.shaped(row))
-        if len(held[table]) == MAX_ROWS_HELD:
-            flush(table)
+    with closing(GapsOnDisk()) as gaps:
+        for item in project(ledger.entries(), ledger.removals(), gaps):
+            if isinstance(item, Checkpoint):  # one at the end of each stream; entries have no gaps
+                read += item.version
+                last_recorded_at = max(filter(None, (last_recorded_at, item.updated_at)), default=None)
+            table, row = _row(item)
+            held[table].append(ledger.shaped(row))
+            if len(held[table]) == MAX_ROWS_HELD:
+                flush(table)
     for table in TABLES:
         flush(table)
     return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at, counts["gap"])
+
+
+class GapsOnDisk:
+    """The HeldGaps of an audit, in a temporary database; SQLite puts it on the disk once it is large.
+
+    Raises MilepostError if there is no room for it.
+    """
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect("", isolation_level=None)
+        self._ask("PRAGMA journal_mode = OFF")
+        self._ask("CREATE TABLE gaps (gap_id TEXT PRIMARY KEY, stream TEXT, state TEXT) STRICT, WITHOUT ROWID")
+
+    def __setitem__(self, gap_id: str, gap: GapOf) -> None:
+        """Hold a gap, in place of an earlier state of it."""
+        row = gap_id, gap.stream.key, rows.gap_json(gap.gap)
+        self._ask("INSERT INTO gaps VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state", row)
+
+    def pop(self, gap_id: str, default: None) -> None:
+        """Drop a gap, if it is held."""
+        self._ask("DELETE FROM gaps WHERE gap_id = ?", (gap_id,))
+
+    def values(self) -> Iterator[GapOf]:
+        """Yield the gaps that are held, in the order of their ids."""
+        for stream, state in self._ask("SELECT stream, state FROM gaps ORDER BY gap_id"):
+            yield GapOf(Stream.parse(stream), rows.gap(state))
+
+    def close(self) -> None:
+        """Delete them."""
+        self.connection.close()
+
+    def _ask(self, statement: str, parameters: tuple[str, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self.connection.execute(statement, parameters)
+        except sqlite3.Error as error:
+            raise MilepostError(f"a temporary file cannot be written: {error}", hint=TEMPORARY) from error
 
 
 def _row(item: Projected) -> tuple[Table, Row]:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage, Delivery
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
-from milepost.stores.sql import Fetch
+from milepost.stores.reader import Fetch
 
 PASSED_OVER = 50_000  # numbers that a statement may scan for one stream's changes: no index covers a stream
 MAX_STATEMENTS = 20  # for one request; after that it gets an empty page, and the next request continues from there

@@ -4,7 +4,7 @@ The constants list statements that both databases have, in the order in which th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -13,13 +13,12 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import remove
-from milepost.core.gaps import GapAfter, gaps_after
-from milepost.core.journal import Codec, instant_text, since_removal
+from milepost.core.journal import Codec, GapAfter, gaps_after, instant_text, since_removal
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Stream
 from milepost.core.ports import Commit
 from milepost.core.records import prepare
-from milepost.stores.reader import Session, stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.core.revisions import erased_in
+from milepost.stores.reader import Parameters, Session, stream_parameters
 
 # LINKS first: once the pages are linked, a person who was erased on one of them is kept out of this very commit, and is
 # erased on the other page if the link is new. Then MOVES, with conversations last: the other rows are found by them.
@@ -130,8 +129,7 @@ class Writer(Session, ABC):
             forgotten = await self.fetch("forgotten_contacts", of_stream | {"pages": pages})
             if forgotten:
                 await self.keep_others_out()  # or a commit of the other page might bring them back meanwhile
-            for (contact_id,) in forgotten:
-                await self.erase(stream, contact_id)
+                await self.erase(stream, [contact_id for (contact_id,) in forgotten])
 
     async def move(self, statements: Iterable[str], commit: Commit) -> None:
         """Run LINKS or MOVES, which take conversations over from other pages. Called before the batch's rows."""
@@ -155,22 +153,37 @@ class Writer(Session, ABC):
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
-    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and on all pages linked to it, and keep them out there."""
-        if not contact_id:
+    async def without_unsent(self, commit: Commit) -> list[tuple[str, str]]:
+        """Return the payloads that a commit brings, without the content of messages that a webhook reported as unsent.
+
+        A webhook that comes later finds them stored.
+        """
+        payloads = commit.changes.payloads
+        if not payloads:
+            return []
+        unsent = [key for (key,) in await self.fetch("unsent_messages", (commit.checkpoint.stream.key,))]
+        erased = []
+        for each in payloads:
+            named = [key for key in unsent if key in each.payload]
+            erased.append((each.dead_letter_id, erased_in(each.payload, named) if named else each.payload))
+        return erased
+
+    async def erase(self, stream: Stream, contact_ids: Sequence[str]) -> Forgotten:
+        """Erase contacts on the stream's page and on all pages linked to it, and keep them out there."""
+        if not all(contact_ids):
             msg = "a contact has an id"
             raise ValueError(msg)
-        pages = self.dialect.keys(await self.linked_pages(stream))
-        who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
+        keys, pages = self.dialect.keys, await self.linked_pages(stream)
+        who = stream_parameters(stream) | {"contacts": keys(contact_ids), "pages": keys(pages)}
         await self.keep_webhook_events_out()
-        for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
+        for statement in ("forget_contacts", "forget_conversations", "erase_webhook_events", "erase_reactions"):
             await self.execute(statement, who)
         forgotten = Forgotten(
-            contacts=(await self.execute("erase_contact", who)).rowcount,
+            contacts=(await self.execute("erase_contacts", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,
             interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
             payloads=(await self.execute("erase_payloads", who)).rowcount,
-            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
+            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contacts_on_other_pages", who)),
         )
         await self.execute("erase_notes", who)
         return forgotten

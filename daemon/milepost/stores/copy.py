@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from milepost.core.errors import BadConfiguration, JournalDamaged, MilepostError, RowsRejected, StoreBusy, StoreRefused
-from milepost.stores.audit import Audit
+from milepost.stores.reader import Audit
 from milepost.stores.url import StoreUrl
 
 CHUNK_ROWS = 1_000

@@ -147,6 +147,6 @@ async def is_at_work(store_url: StoreUrl) -> bool:
         from milepost.stores.sqlite.connection import is_held, real_path  # noqa: PLC0415
 
         return is_held(real_path(store_url.file))
-    from milepost.stores.postgresql.notify import are_at_work  # noqa: PLC0415
+    from milepost.stores.postgresql.reader import are_at_work  # noqa: PLC0415
 
     return await are_at_work(store_url)

@@ -1,14 +1,17 @@
 """The queries of a store, for either database: checkpoints, rows, dead letters and positions in the journal.
 
-Each query is written once for the sessions of both. A JournalReader reads beside a daemon or inside its service.
+Each query is written once for the sessions of both, and each store has its statement, by name, in a .sql file. A
+JournalReader reads beside a daemon or inside its service.
 """
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,19 +20,36 @@ from milepost.core.changes import ALL_KINDS, ChangeKind, ChangesPage
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.events import Entry
 from milepost.core.evolve import fold
-from milepost.core.gaps import Gap, ThreadsSearched, UnopenedThread
 from milepost.core.journal import RunOf, instant_text
 from milepost.core.model import DataSource, Keys, Known, Stream
 from milepost.core.ports import DueDeadLetter, OpenGap
-from milepost.core.position import Stretch, ThreadSpan
+from milepost.core.position import Gap, Stretch, ThreadSpan, ThreadsSearched, UnopenedThread
 from milepost.core.retry import latest_redrive
 from milepost.core.webhooks import DueFact
 from milepost.stores import rows
-from milepost.stores.audit import Audit
-from milepost.stores.sql import Fetch, Parameters
 
 PAGE = 1_000  # dead letters that are read at a time
 AFTER_ALL_RUNS = "~"
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+Parameters = Mapping[str, Any] | tuple[Any, ...]
+
+
+class Fetch(Protocol):
+    """Runs a named statement and returns its rows."""
+
+    def __call__(self, statement: str, parameters: Parameters = ()) -> Awaitable[list[Any]]:
+        """Run a statement."""
+        ...
+
+
+def load_statements(store: str, *parts: str) -> dict[str, str]:
+    """Read `<store>/<part>.sql`, or `statements.sql`: each statement under its `-- name:` line, with its comments."""
+    statements: dict[str, str] = {}
+    for part in parts or ("statements",):
+        _, *split = _NAME.split((Path(__file__).parent / store / f"{part}.sql").read_text(encoding="utf-8"))
+        statements |= zip(split[::2], map(str.strip, split[1::2]), strict=True)
+    return statements
 
 
 class DeadLetterState(StrEnum):
@@ -49,6 +69,17 @@ class StoredEntry(Struct, frozen=True):
 
     seq: int
     entry: Entry
+
+
+class Audit(Struct, frozen=True):
+    """The totals of a verification or a rebuild."""
+
+    entries: int
+    streams: int
+    runs: int
+    dead_letters: int
+    last_recorded_at: datetime | None
+    gaps: int = 0
 
 
 class Thread(Struct, frozen=True):
@@ -282,7 +313,7 @@ class Session:
         found = await self.fetch("search_threads", span | {"until": last[0] if last else dialect.after_all})
         unopened = (
             UnopenedThread(
-                key, rows.instant(first_synced_at), count, stored, rows.instant(oldest), rows.instant(newest)
+                key, rows.instant(first_synced_at), count, stored, rows.instant(oldest), rows.instant(newest or oldest)
             )
             for key, first_synced_at, count, stored, oldest, newest in found
         )

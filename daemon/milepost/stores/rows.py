@@ -11,11 +11,10 @@ import msgspec
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import JournalDamaged, StoreRefused
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import Gap
 from milepost.core.journal import Codec, RunOf, instant_text
 from milepost.core.model import ContactRow, ConversationRow, InteractionEventRow, PageRow, Stream
 from milepost.core.ports import DueDeadLetter
-from milepost.core.position import Mode
+from milepost.core.position import Gap, Mode
 from milepost.core.problems import Problem
 from milepost.core.webhooks import DueFact, WebhookKind
 
@@ -374,8 +373,13 @@ def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
         gap.stored,
         gap.attempts,
         optional_text(gap.retry_at),
-        _encode(gap).decode(),
+        gap_json(gap),
     )
+
+
+def gap_json(gap: Gap) -> str:
+    """Return a gap as the JSON that `gap` reads."""
+    return _encode(gap).decode()
 
 
 def gap(state: str) -> Gap:

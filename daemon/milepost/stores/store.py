@@ -15,8 +15,7 @@ from milepost.core.model import Changes, DataSource, Keys, Known, RefusedRow, St
 from milepost.core.ports import Commit, Committed, DueDeadLetter, Rejected
 from milepost.core.webhooks import WebhookInbox
 from milepost.stores.commit import Outdated
-from milepost.stores.reader import Dialect, Session
-from milepost.stores.sql import Fetch
+from milepost.stores.reader import Dialect, Fetch, Session
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,6 +56,7 @@ class OpenStore(Session, ABC):
     def __init__(self, fetch: Fetch, dialect: Dialect) -> None:
         super().__init__(fetch, dialect)
         self.unrecorded: DataSource | None = None
+        self._recording = asyncio.Lock()
         self._group_commit = GroupCommit[Commit, Committed | Rejected](self._write_group)
         self._last_write = LastWrite(self.write_nothing)
 
@@ -104,10 +104,11 @@ class OpenStore(Session, ABC):
 
     async def commit_all(self, commits: Sequence[Commit]) -> Sequence[Committed | Rejected]:
         """Store successive commits together; if one is refused, only those before it are stored."""
-        for commit in commits:
-            if self.unrecorded is not None and _brings_something(commit):
-                await self.record_source(self.unrecorded)
-                self.unrecorded = None
+        if self.unrecorded is not None and any(map(_brings_something, commits)):
+            async with self._recording:  # streams that begin together record it once
+                if self.unrecorded is not None:
+                    await self.record_source(self.unrecorded)
+                    self.unrecorded = None
         return await self._last_write.watch(self._group_commit.commit_all(commits))
 
     async def settle(self, commit: Commit) -> Committed | None:
@@ -180,13 +181,13 @@ class OpenStore(Session, ABC):
 
 
 def demand_same(name: object, recorded: DataSource, wanted: DataSource) -> None:
-    """Raise StoreRefused if the database of this name works for another source than the wanted one."""
+    """Raise StoreRefused if the database of this name belongs to another source than the wanted one."""
     if recorded != wanted:
         raise StoreRefused(
-            f"the database {name} works for another source: it holds what came from {recorded},"
+            f"the database {name} belongs to another source: it holds what came from {recorded},"
             f" and the configuration names {wanted}",
-            hint="give store.url another database; or keep this one: remove what is not to stay with"
-            " `milepost streams remove`, then let it change over with `milepost store adopt`",
+            hint="set store.url to another database; or keep this one: remove the streams that should not stay with"
+            " `milepost streams remove`, then switch it with `milepost store adopt`",
         )
 
 

@@ -11,7 +11,7 @@ from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.core.revisions import erased_in
 from milepost.core.webhooks import WebhookEvent, WebhookKind
-from milepost.stores.sql import Fetch
+from milepost.stores.reader import Fetch
 
 T = TypeVar("T")
 

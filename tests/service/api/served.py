@@ -22,7 +22,7 @@ from milepost.service.endpoint import AnyOperation
 from milepost.service.events.broadcast import Broadcast
 from milepost.service.events.changes import ChangeStream, change_stream
 from milepost.service.events.route import event_stream
-from milepost.settings import Settings
+from milepost.settings.model import Settings
 from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 

@@ -8,7 +8,7 @@ from kit.memory_store import MemoryStore
 from milepost.core.model import Stream
 from milepost.core.ports import Commit
 from milepost.stores import rows
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from stores.histories import life, stream
 
 SQL = load_statements("sqlite")

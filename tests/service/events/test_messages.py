@@ -44,9 +44,8 @@ from kit.simulation_setting import Scenario
 from milepost.core import events
 from milepost.core.events import TAGS, Reason, Resolution, RunEnded, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Detail, OwnId, OwnIdState, TokenHealth
-from milepost.core.position import Mode
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead, Mode
 from milepost.core.problems import Scope
 from milepost.core.webhooks import FactsApplied
 from milepost.reporting.describe import describe

@@ -118,8 +118,8 @@ def test_routine_lines_and_the_last_words_of_a_process_are_never_held(log: Log, 
     assert counts(log.taken()) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("event", ["database available again", "stream recovered"])
-def test_a_recovery_is_logged_once_however_many_streams_recover(log: Log, event: str) -> None:
+@pytest.mark.parametrize("event", ["database available again", "stream recovered", "batch size reduced"])
+def test_what_comes_with_many_streams_or_batches_is_logged_once(log: Log, event: str) -> None:
     log.streams({"event": event, "level": "info"}, range(50))
     log.elapse(FIRST_WINDOW_SECONDS)
     assert counts(log.taken()) == [0, 49]

@@ -38,10 +38,9 @@ from kit.notices import passed, recorded, store_retried, told_by_a_run, usage_to
 from milepost import __version__
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.gaps import MessagesMissed
 from milepost.core.model import Detail, Platform, Stream, TokenHealth
 from milepost.core.ports import Outcome, Usage
-from milepost.core.position import Mode
+from milepost.core.position import MessagesMissed, Mode
 from milepost.core.problems import Problem, Remedy, Scope
 from milepost.engine.feed import Notice, Recorded, SlotWaited
 from milepost.service.metrics.collect import MAX_CODES, USAGE_SECONDS
@@ -386,7 +385,7 @@ def infos(exposition: Exposition) -> list[dict[str, str]]:
 def test_a_stream_has_the_name_of_its_page_and_what_it_is_called_later() -> None:
     names = {STREAM.page_id: 'The "Bakery"'}
     exposition = after(recorded(completed()), recorded(completed(), after=Checkpoint(OTHER)))
-    exposition.metrics.add_page_names(lambda: names)
+    exposition.metrics.page_names = lambda: names
     bakery = {"stream": KEY, "platform": STREAM.platform.value, "page_id": STREAM.page_id}
     other = {"stream": OTHER.key, "platform": "messenger", "page_id": "2", "page_name": "2"}
     assert infos(exposition) == [bakery | {"page_name": 'The "Bakery"'}, other]
@@ -520,6 +519,15 @@ def test_missed_messages_are_counted_and_one_for_a_conversation_where_their_numb
     exposition = after(recorded(MessagesMissed((MISSED, unknown))))
 
     assert values(exposition, "messages_missed_total") == {"": 41}
+
+
+def test_missed_messages_of_histories_are_counted_among_them_and_apart() -> None:
+    history = replace(MISSED, from_at=None, count=900)
+
+    exposition = after(recorded(MessagesMissed((replace(MISSED, from_at=NOON), history))))
+
+    assert values(exposition, "messages_missed_total") == {"": 940}
+    assert values(exposition, "message_history_missed_total") == {"": 900}
 
 
 def test_the_documentation_names_every_metric_with_its_type_and_labels() -> None:

@@ -32,7 +32,7 @@ from milepost.service.endpoint import (
     etag_of,
     page_of,
 )
-from milepost.settings import SyncSettings
+from milepost.settings.model import SyncSettings
 from milepost.stores.reader import JournalReader
 
 PATH = "/api/streams"

@@ -8,7 +8,7 @@ costs each of them a few writes, not hundreds.
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
 from typing import assert_never
@@ -18,7 +18,7 @@ from msgspec import Struct
 from milepost.core.errors import MilepostError, StoreAway
 from milepost.core.model import Stream
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
-from milepost.engine.interrupt import bulkhead
+from milepost.engine.interrupt import RESTART_SECONDS, Interrupt, bulkhead
 from milepost.service.events.messages import (
     EncodedEvent,
     EntryEncoder,
@@ -32,7 +32,6 @@ from milepost.stores.reader import JournalReader, StoredEntry
 BEAT_SECONDS = 0.2
 DIGEST_SECONDS = 3.0  # between two digests
 HEARTBEAT_SECONDS = 15.0
-RESTART_SECONDS = 60.0  # after an error that ended it
 MAX_READERS = 500
 RETRY_MILLISECONDS = 3_000
 
@@ -46,21 +45,7 @@ class Beat:
 
     def __init__(self) -> None:
         self.live: Sequence[EncodedEvent] = ()
-        self._struck = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has been struck."""
-        return self._struck.is_set()
-
-    async def wait(self) -> None:
-        """Wait until it is struck."""
-        await self._struck.wait()
-
-    def strike(self, live: Sequence[EncodedEvent]) -> None:
-        """Wake everyone who waits for it."""
-        self.live = live
-        self._struck.set()
+        self.struck = asyncio.Event()
 
 
 class Broadcast:
@@ -75,7 +60,7 @@ class Broadcast:
         self._unrecorded: dict[Stream, UnchangedRead | StoreRetried] = {}  # each stream's latest since the last beat
         self._has_news = asyncio.Event()
         self._beat = Beat()
-        self._ending = asyncio.Event()
+        self._ending = Interrupt()
         self._is_over = False
 
     # --- the daemon's side ---
@@ -111,11 +96,10 @@ class Broadcast:
 
     async def _keep_up(self) -> None:
         """Run until the end. After an error, which disconnects all readers, begin again a minute later."""
-        while await bulkhead("events", self._run()) is not None and not self._ending.is_set():
+        while await bulkhead("events", self._run()) is not None and not self._ending.is_set:
             self._recent = None  # so that its readers end, however late they notice
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RESTART_SECONDS):
-                    await self._ending.wait()
+            async with self._ending.interruptible():
+                await asyncio.sleep(RESTART_SECONDS)
 
     async def _run(self) -> None:
         self._is_over = False
@@ -124,11 +108,10 @@ class Broadcast:
             while not is_last:
                 await self._has_news.wait()
                 self._has_news.clear()
-                is_last = self._ending.is_set()
+                is_last = self._ending.is_set
                 await self._encode_news()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT_SECONDS):
-                        await self._ending.wait()
+                async with self._ending.interruptible():
+                    await asyncio.sleep(BEAT_SECONDS)
         finally:
             self._is_over = True  # only after the remaining events are encoded, or readers would miss them
             self._strike(())
@@ -147,7 +130,8 @@ class Broadcast:
 
     def _strike(self, live: Sequence[EncodedEvent]) -> None:
         beat, self._beat = self._beat, Beat()
-        beat.strike(live)
+        beat.live = live
+        beat.struck.set()
 
     # --- a reader's side ---
 
@@ -168,26 +152,21 @@ class Broadcast:
                 while (chunk := await reader.next_chunk()) is not None:
                     yield chunk
                     if query.is_digest:
-                        await self._rest()
+                        async with self._ending.interruptible():
+                            await asyncio.sleep(DIGEST_SECONDS)
                 if chunk := reader.matching(live):
                     yield chunk
                 if self._is_over or self._recent is not recent:
                     return
-                is_late = beat.is_over  # only readers that keep up get events without an entry
+                is_late = beat.struck.is_set()  # only readers that keep up get events without an entry
                 try:
                     async with asyncio.timeout_at(due_at):
-                        await beat.wait()
+                        await beat.struck.wait()
                     live = () if is_late else beat.live
                 except TimeoutError:
                     # With the seq, so that a reader that filters resumes where it was, not at its last event.
                     yield b": alive\nid: %d\n\n" % reader.seq
                     due_at, live = self._next_heartbeat_at(), ()
-
-    async def _rest(self) -> None:
-        """Wait until another digest is due, or the daemon ends."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DIGEST_SECONDS):
-                await self._ending.wait()
 
     def _next_heartbeat_at(self) -> float:
         return asyncio.get_running_loop().time() + HEARTBEAT_SECONDS

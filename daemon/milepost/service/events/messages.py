@@ -17,8 +17,8 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.events import NO_TALLY, Entry, Event, Reason, RunStatus, Stage, Tally
 from milepost.core.evolve import evolve
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import Stream
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import StoreRetried, UnchangedRead
 from milepost.reporting.describe import describe

@@ -251,7 +251,7 @@ def _log_uncaught_errors() -> None:
 
 # --- repeats ----------------------------------------------------------------------------------------------------------
 
-# Repeated warnings and errors are counted instead of logged: nobody reads a line per stream and second.
+# Repeated warnings, errors and some routine lines are counted instead: nobody reads a line per stream and second.
 #
 # Lines are of one kind if they have the same level, event and reason (or client). The first line of a kind is logged at
 # once. Errors may need a person, so the first error of each stream is logged, for up to ten streams. Repeats are held
@@ -267,7 +267,8 @@ MAX_KINDS = 100  # at a time; beyond that, all lines of a level are one kind
 POLL_SECONDS = 1.0  # between checks of the windows
 
 _REPEATED_LEVELS = frozenset({"warning", "error"})
-_RECOVERIES = frozenset({"database available again", "stream recovered"})  # what ends for one stream ends for many
+# What ends for one stream ends for many, and each unreadable thread takes its sweep some ten smaller batches.
+_REPEATED_EVENTS = frozenset({"database available again", "stream recovered", "batch size reduced"})
 _REASONS = ("status", "reason", "problem", "error", "found", "exception", "client")
 
 
@@ -288,7 +289,7 @@ class Deduplicator:
         """Let the event pass, or hold it and raise DropEvent."""
         with self._lock:
             self.flush_due()
-            if event["level"] not in _REPEATED_LEVELS and event["event"] not in _RECOVERIES:
+            if event["level"] not in _REPEATED_LEVELS and event["event"] not in _REPEATED_EVENTS:
                 return event
             key = _key(event)
             if key not in self._kinds and len(self._kinds) >= MAX_KINDS:

@@ -18,9 +18,9 @@ from milepost.core import events
 from milepost.core.checkpoint import Checkpoint, Run
 from milepost.core.doubts import doubt_about
 from milepost.core.events import Entry, Reason, Resolution, RunStatus, Stage, Tally
-from milepost.core.gaps import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.model import OwnIdState, Stream
 from milepost.core.ports import Usage
+from milepost.core.position import MessagesFailed, MessagesMissed, MessagesOwed, MessagesRead
 from milepost.core.problems import Problem, Remedy, Scope, rule_for
 from milepost.core.webhooks import FactsApplied
 from milepost.engine.feed import Notice, Recorded, SlotWaited, StoreRetried, UnchangedRead, UsageReported
@@ -32,7 +32,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `expose` re
 
 
 class Metrics:
-    """All metrics of the process, in a registry of their own."""
+    """All metrics of the process, in a registry of their own.
+
+    `read` counts what a notice reports, and `register` adds another collector. `page_names` returns the names of the
+    streams' pages by id, "" for an unknown one.
+    """
 
     def __init__(self, live: LiveStreams, steady: Callable[[], float] = time.monotonic) -> None:
         # The text format has no field for the creation time of a counter: each counter would get one more series.
@@ -41,11 +45,8 @@ class Metrics:
         self._instruments = Instruments(self._registry)
         self._counters = Counters(self._instruments, steady)
         self._live = live
-        self._page_names: Callable[[], Mapping[str, str]] = dict
-
-    def add_page_names(self, page_names: Callable[[], Mapping[str, str]]) -> None:
-        """Expose the page names of the streams. `page_names` returns the names by id; "" is an unknown name."""
-        self._page_names = page_names
+        self.page_names: Callable[[], Mapping[str, str]] = dict
+        self.read, self.register = self._counters.read, self._registry.register
 
     def add_installation(self, interval_seconds: Callable[[], float], database: Path | None) -> None:
         """Add the gauges of the installation: the sync interval, the clock, and the disk usage of the database."""
@@ -54,7 +55,7 @@ class Metrics:
         clock = Gauge("milepost_clock_timestamp_seconds", "Time of this machine's clock.", registry=self._registry)
         clock.set_function(time.time)
         if database is not None:
-            self._registry.register(_Disk(database.absolute()))
+            self.register(_Disk(database.absolute()))
 
     def add_health(
         self,
@@ -74,27 +75,17 @@ class Metrics:
         gauge("streams_due", "Streams that wait for a slot.", streams_due)
         ahead = "Seconds by which this machine's clock is ahead of the API's, by the Date of the latest response."
         gauge("api_clock_offset_seconds", ahead, api_clock_offset_seconds)
-        self._register_if_known("discovery_up", "1 if the latest discovery of pages succeeded.", discovery_up)
+        succeeded = "1 if the latest discovery of pages succeeded."
+        self.register(_IfKnown("milepost_discovery_up", succeeded, discovery_up))
 
     def add_store_size(self, size_bytes: Callable[[], int | None]) -> None:
         """Add the gauge of the database's size, which is None while it is unknown."""
-        self._register_if_known("store_size_bytes", "Size of the database: tables and indexes.", size_bytes)
-
-    def _register_if_known(self, name: str, documentation: str, value: Callable[[], float | None]) -> None:
-        self._registry.register(_IfKnown(f"milepost_{name}", documentation, value))
-
-    def register(self, collector: Collector) -> None:
-        """Add the metrics of another collector."""
-        self._registry.register(collector)
-
-    def read(self, notice: Notice) -> None:
-        """Count what a notice reports."""
-        self._counters.read(notice)
+        self.register(_IfKnown("milepost_store_size_bytes", "Size of the database: tables and indexes.", size_bytes))
 
     def expose(self) -> bytes:
         """Return all metrics in the text format of Prometheus. May be called from another thread."""
         self._counters.set_usages()
-        page_names = self._page_names()
+        page_names = self.page_names()
         for checkpoint, state in self._live.states():
             stream = checkpoint.stream
             series = self._instruments.of_stream(stream.key)
@@ -290,8 +281,9 @@ class Counters:
                 series.interaction_events.inc(stored)
             case MessagesFailed(problem=problem):
                 self._count_error(problem, rule_for(problem, has_cursor=True).remedy)
-            case MessagesMissed(messages=messages):
+            case MessagesMissed(messages=messages, of_histories=of_histories):
                 series.messages_missed.inc(messages)
+                series.history_missed.inc(of_histories)
             case (
                 events.RunStarted()
                 | events.SweepStarted()

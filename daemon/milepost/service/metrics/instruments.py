@@ -114,6 +114,7 @@ class StreamFamilies:
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
         self.messages_missed = family("counter", "messages_missed_total", "Messages that the API withholds.")
+        self.history_missed = family("counter", "message_history_missed_total", "Of these, messages of histories.")
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
         self.replaced_characters = family(
             "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
@@ -166,6 +167,7 @@ class StreamSeries:
         self.conversations = {result: every.conversations.add(stream, result) for result in CONVERSATION_RESULTS}
         self.interaction_events = every.interaction_events.add(stream)
         self.messages_missed = every.messages_missed.add(stream)
+        self.history_missed = every.history_missed.add(stream)
         self.redrives = {result: every.redrives.add(stream, result) for result in REDRIVE_RESULTS}
         self.order_violations = every.order_violations.add(stream)
         self.replaced_characters = every.replaced_characters.add(stream)

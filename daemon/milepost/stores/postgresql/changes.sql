@@ -2,8 +2,8 @@
 -- text, or a planner might read all rows of a page instead of those in the range of numbers.
 
 -- name: last_number
--- The last number taken, whether committed or not. Must be read before `numbers_in_use`.
-SELECT last_value FROM change_seqs;
+-- The last number taken, whether committed or not, and whether this is a replica. Must be read before `numbers_in_use`.
+SELECT last_value, pg_is_in_recovery() FROM change_seqs;
 
 -- name: numbers_in_use
 -- The lock keys of the transactions under way: for each the last number before its own, modulo 2^31. The statements

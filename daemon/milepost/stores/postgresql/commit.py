@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.journal import dead_letter_after, since_removal
-from milepost.core.model import Changes, DeadLetterPayload, RefusedRow, Stream, Table
+from milepost.core.model import Changes, RefusedRow, Stream, Table
 from milepost.core.ports import Commit, Committed
 from milepost.core.revisions import erased_in, unsent_in
 from milepost.stores import rows
@@ -57,8 +57,7 @@ from milepost.stores.postgresql.encoding import (
 )
 from milepost.stores.postgresql.errors import REFUSALS, reason_of
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.reader import stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters, stream_parameters
 
 _decode_states = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
@@ -144,19 +143,18 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         if has_forgotten:
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
         payloads = [
-            (each.dead_letter_id, each.payload)
-            for each in changes.payloads
-            if not (has_forgotten and await self._is_of_forgotten(stream, each, dead_letters))
+            (dead_letter_id, payload)
+            for dead_letter_id, payload in await self.without_unsent(commit)
+            if not (has_forgotten and await self._is_of_forgotten(stream, dead_letter_id, payload, dead_letters))
         ]
         erased = await self._without_unsent(stream, changes)
         return Prepared(commit, changes, tuple(dead_letters.values()), (*erased, *payloads))
 
     async def _is_of_forgotten(
-        self, stream: Stream, payload: DeadLetterPayload, dead_letters: dict[str, DeadLetter]
+        self, stream: Stream, dead_letter_id: str, payload: str, dead_letters: dict[str, DeadLetter]
     ) -> bool:
-        key = payload.dead_letter_id
-        known = dead_letters.get(key) or await self.find_dead_letter(key)
-        return await self.is_about_forgotten(stream, known.subject if known else "", payload.payload)
+        known = dead_letters.get(dead_letter_id) or await self.find_dead_letter(dead_letter_id)
+        return await self.is_about_forgotten(stream, known.subject if known else "", payload)
 
     async def _without_unsent(self, stream: Stream, changes: Changes) -> list[tuple[str, str]]:
         """Return the payloads of dead letters about unsent messages, with the messages' content removed."""

@@ -15,7 +15,7 @@ from milepost.core.errors import MilepostError, StoreAway
 from milepost.stores.copy import UnfinishedCopy
 from milepost.stores.postgresql.errors import errors_of, translated
 from milepost.stores.postgresql.liveness import answering_within, while_answering
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from milepost.stores.url import StoreUrl
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -274,6 +274,19 @@ def _new_pool(store_url: StoreUrl) -> Pool:
         max_idle=MAX_IDLE_SECONDS,
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=POOL_TIMEOUT_SECONDS,  # its waits double, until the next request restarts them
+        configure=_prepare_only_in_own_session,
         name=store_url.name,
         open=False,
     )
+
+
+async def _prepare_only_in_own_session(connection: Connection) -> None:
+    """Let psycopg prepare no statement if the connection leads to a pooler, whether the configuration says so or not.
+
+    A pooler announces a process id of its own. It may execute a statement in another client's session, where another
+    statement may have its name.
+    """
+    with answering_within(POOL_TIMEOUT_SECONDS, connection):
+        (process_id,) = await (await connection.execute("SELECT pg_backend_pid()")).fetchone() or (0,)
+    if process_id != connection.info.backend_pid:
+        connection.prepare_threshold = None

@@ -10,15 +10,13 @@ from psycopg.rows import TupleRow
 
 from milepost.core.errors import RowsRejected, StoreBusy, StoreRefused
 from milepost.stores import audit
-from milepost.stores.audit import Audit
 from milepost.stores.copy import CHUNK_ROWS, NUL, Row, Table, UnfinishedCopy, require_empty
 from milepost.stores.postgresql.connection import NO_TIMEOUT, settings
 from milepost.stores.postgresql.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.postgresql.liveness import hang_up, while_answering_a_thread
 from milepost.stores.postgresql.migrate import demand_current, has_schema, migrate
-from milepost.stores.postgresql.notify import ALIVE_SECONDS
-from milepost.stores.postgresql.reader import PostgresqlLedger
-from milepost.stores.sql import load_statements
+from milepost.stores.postgresql.reader import ALIVE_SECONDS, PostgresqlLedger
+from milepost.stores.reader import Audit, load_statements
 from milepost.stores.url import StoreUrl
 
 Connection = psycopg.Connection[TupleRow]
@@ -95,7 +93,7 @@ class _Side:
             self._begin()
             if self._ask("has_queue_schema") == (True,) and self._ask("workers_at_work", (ALIVE_SECONDS,)) != (0,):
                 raise StoreBusy(
-                    f"a Milepost works on the database {self._name}",
+                    f"a Milepost is using the database {self._name}",
                     hint="stop it first, and leave it stopped until the copy is made",
                 )
 

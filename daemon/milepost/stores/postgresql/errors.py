@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,10 +64,10 @@ _REJECTED = {
     "too many clients": "53300",
     "connection slots are reserved": "53300",
     'role "': "28",  # the role does not exist, or may not log in
+    "certificate": "",  # the server's is not trusted, or the root's does not exist
     "does not exist": "3D",
     "the database system is": "57",  # starting up, shutting down, in recovery mode
     "does not support SSL": "",
-    "certificate": "",
 }
 _TLS = "check sslmode and sslrootcert in store.url: docs/postgresql.md"
 
@@ -144,4 +145,5 @@ def reason_of(error: Exception) -> str:
 def _message_of(error: Exception) -> str:
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = primary or str(error).strip() or type(error).__name__
-    return " ".join(text.removeprefix("connection failed: ").split())
+    said = re.sub(r"Is the server running [^?]*\?", "", text.removeprefix("connection failed: "))  # our hint says that
+    return " ".join(said.split())

@@ -17,17 +17,18 @@ from milepost.stores.postgresql.connection import Connection, Database, connecte
 from milepost.stores.postgresql.errors import errors_of
 from milepost.stores.postgresql.liveness import while_answering
 from milepost.stores.postgresql.rights import demand_all_rows, kept_private, make_private
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.url import StoreUrl
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations" / "postgresql"
 OLDEST_MAJOR = 15
 
-# Migrating a large table may take any time, whatever timeout the role, the database or the server sets for statements,
-# and since PostgreSQL 17 for transactions.
+# Migrating a large table may take any time, and so may the wait for another program that does it, whatever timeout the
+# role, the database or the server sets for statements, for locks, and since PostgreSQL 17 for transactions.
 NO_BOUND = """
 SELECT
     set_config('statement_timeout', '0', true),
+    set_config('lock_timeout', '0', true),
     CASE WHEN current_setting('transaction_timeout', true) <> '' THEN set_config('transaction_timeout', '0', true) END
 """
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s || ' migrations', 0))"

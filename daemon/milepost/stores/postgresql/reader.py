@@ -1,4 +1,7 @@
-"""Reads a PostgreSQL journal beside the workers: follows it and its changes, verifies it, rebuilds its projections."""
+"""Reads a PostgreSQL journal beside the workers: follows it and its changes, verifies it, rebuilds its projections.
+
+PostgreSQL announces the workers' commits, and each worker that is alive has a heartbeat.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
@@ -9,23 +12,23 @@ from functools import partial
 
 import psycopg
 import structlog
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, sql
 from psycopg.rows import TupleRow
 
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangesPage
+from milepost.core.errors import StoreAway
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
-from milepost.stores.audit import Audit, Ledger, Row, Table
+from milepost.stores.audit import Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, read_changes
-from milepost.stores.postgresql.connection import NO_TIMEOUT, Connection, Database, settings
+from milepost.stores.postgresql.connection import ANSWER_SECONDS, NO_TIMEOUT, Connection, Database, settings
 from milepost.stores.postgresql.encoding import json_projection, storable_row
 from milepost.stores.postgresql.errors import errors_of
-from milepost.stores.postgresql.liveness import hang_up, while_answering
+from milepost.stores.postgresql.liveness import answering_within, hang_up, while_answering
 from milepost.stores.postgresql.migrate import open_current
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.reader import JournalReader
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Audit, JournalReader, Parameters, load_statements
 from milepost.stores.url import StoreUrl
 
 ENTRIES_PER_FETCH = 2_000
@@ -138,14 +141,18 @@ def settled(last: int, in_use: Iterable[int]) -> int:
 async def _settled_and_latest(database: Database, connection: Connection) -> tuple[int, int]:
     """Begin a transaction and return how far the feed is settled, and the number of the latest committed change.
 
-    It takes one round trip. The order of reads matters.
+    It takes one round trip. The order of reads matters. Raises StoreAway for a replica, where the locks of the
+    transactions under way do not show.
     """
     async with connection.pipeline():
         await database.begin(connection)
         taken = await connection.execute(database.sql["last_number"])
         in_use = await connection.execute(database.sql["numbers_in_use"])
         committed = await connection.execute(database.sql["last_change"])
-    ((last,),), ((latest,),) = await taken.fetchall(), await committed.fetchall()
+    ((last, is_replica),), ((latest,),) = await taken.fetchall(), await committed.fetchall()
+    if is_replica:
+        what = f"the database {database.name} does not answer: a replica cannot tell which changes are complete"
+        raise StoreAway(what, hint="let store.url lead to the primary; after a failover, it is retried")
     return min(settled(last, (key for (key,) in await in_use.fetchall())), int(latest)), int(latest)
 
 
@@ -217,3 +224,72 @@ def _rebuild(ledger: PostgresqlLedger) -> Audit:
     ledger.begin()
     ledger.ask("lock_commits")
     return audit.rebuild(ledger)
+
+
+# --- what the workers do meanwhile ------------------------------------------------------------------------------------
+
+RECONNECT_SECONDS = 2.0
+POLL_SECONDS = 1.0  # for connections through a pooler, which cannot listen
+LISTEN_SECONDS = 30.0  # after so long without a notification, the connection is checked
+ALIVE_SECONDS = 20.0  # since the last heartbeat; after that a worker counts as dead
+
+
+@asynccontextmanager
+async def listening(store_url: StoreUrl, on_commit: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `on_commit` after every commit during the block, or once for several that come together.
+
+    It is also called after a reconnection, as notifications may have been missed, and every second if the URL leads
+    through a pooler.
+    """
+    task = asyncio.create_task(
+        _poll(on_commit) if store_url.is_pooled else _listen_always(store_url, on_commit), name="listening"
+    )
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _poll(on_commit: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        on_commit()
+
+
+async def _listen_always(store_url: StoreUrl, on_commit: Callable[[], None]) -> None:
+    while True:
+        try:
+            await _listen(store_url, on_commit)
+        except (psycopg.Error, OSError):  # the store reports it
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def _listen(store_url: StoreUrl, on_commit: Callable[[], None]) -> None:
+    async with await psycopg.AsyncConnection.connect(
+        store_url.url, autocommit=True, **store_url.connect_kwargs()
+    ) as connection:
+        with answering_within(ANSWER_SECONDS, connection):
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(store_url.channel)))
+        on_commit()
+        while True:
+            async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                on_commit()
+            with answering_within(ANSWER_SECONDS, connection):
+                await connection.execute("SELECT 1")
+
+
+async def are_at_work(store_url: StoreUrl) -> bool:
+    """Return whether any worker is alive. Raises StoreRefused or StoreAway where that cannot be determined."""
+    statements = load_statements("postgresql", "statements", "queue")
+    with errors_of(store_url.name):
+        connection = await psycopg.AsyncConnection.connect(store_url.url, **store_url.connect_kwargs())
+        with answering_within(ANSWER_SECONDS, connection):
+            async with connection:
+                await connection.execute(statements["settings"], settings(store_url.schema))
+                (has_queue,) = await (await connection.execute(statements["has_queue_schema"])).fetchone() or (False,)
+                if not has_queue:
+                    return False
+                alive = await connection.execute(statements["workers_at_work"], (ALIVE_SECONDS,))
+                (count,) = await alive.fetchone() or (0,)
+                return bool(count)

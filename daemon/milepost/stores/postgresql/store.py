@@ -29,8 +29,7 @@ from milepost.stores.postgresql.encoding import Prepared, json_rows, searchable,
 from milepost.stores.postgresql.errors import REFUSALS, is_contention, is_of_statement, reason_of, translated
 from milepost.stores.postgresql.migrate import migrate, open_current
 from milepost.stores.postgresql.queries import PostgresqlSession
-from milepost.stores.reader import StreamRows
-from milepost.stores.sql import Parameters, load_statements
+from milepost.stores.reader import Parameters, StreamRows, load_statements
 from milepost.stores.store import OpenStore, Refusals
 from milepost.stores.url import StoreUrl
 from milepost.stores.webhooks import Steps, StoredWebhooks, event_columns
@@ -205,7 +204,7 @@ async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: 
     """
     async with _writer(store_url) as writer:
         await writer.keep_others_out()
-        return await writer.erase(stream, contact_id)
+        return await writer.erase(stream, [contact_id])
 
 
 async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:

@@ -24,8 +24,7 @@ from milepost.stores.commit import (
     ids_of,
     without_forgotten,
 )
-from milepost.stores.reader import stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters, stream_parameters
 from milepost.stores.sqlite.errors import REFUSALS, reason_of
 from milepost.stores.sqlite.queries import SqliteSession, StoredIds, at_once
 
@@ -155,10 +154,10 @@ class SqliteWriter(SqliteSession, Writer):
             if dead_letter is not None:
                 dead_letters[dead_letter.dead_letter_id] = dead_letter
                 self.ask("upsert_dead_letter", rows.dead_letter_tuple(dead_letter))
-        for each in commit.changes.payloads:
-            dead_letter = dead_letters.get(each.dead_letter_id) or find(each.dead_letter_id)
-            if not self.is_about_forgotten(stream, dead_letter.subject if dead_letter else "", each.payload):
-                self.ask("upsert_payload", (each.dead_letter_id, each.payload))
+        for dead_letter_id, payload in at_once(self.without_unsent(commit)):
+            dead_letter = dead_letters.get(dead_letter_id) or find(dead_letter_id)
+            if not self.is_about_forgotten(stream, dead_letter.subject if dead_letter else "", payload):
+                self.ask("upsert_payload", (dead_letter_id, payload))
         closed = ((key,) for key, dead_letter in dead_letters.items() if dead_letter.closed_at is not None)
         self._write_all("delete_payload", closed)
 

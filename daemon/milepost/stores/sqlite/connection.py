@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from milepost.core.errors import OutcomeUnknown, StoreAway, StoreBusy
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Parameters
 from milepost.stores.sqlite.errors import error_of, errors_of
 from milepost.stores.sqlite.files import LOCK, OWNER_ONLY, WAL, Inode, OpenFiles, beside, inode_of
 
@@ -173,8 +173,8 @@ def lock_database(path: Path) -> Iterator[dict[Path, Inode]]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise StoreBusy(
-                f"another Milepost (process {holder}) works on the database {path}",
-                hint="stop it first, or let it do the work: `milepost status` shows what it does",
+                f"another Milepost (process {holder}) is using the database {path}",
+                hint="stop it first, or let it do the work: `milepost status` shows what it is doing",
             ) from error
         except OSError as error:  # a file system without locks
             raise error_of(path, "cannot be locked", error) from error

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from milepost.core.errors import RowsRejected, StoreAway, StoreRefused
 from milepost.stores import audit
-from milepost.stores.audit import Audit
 from milepost.stores.copy import Row, Table, require_empty
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import Audit, load_statements
 from milepost.stores.sqlite.connection import lock_database, real_path, transaction
 from milepost.stores.sqlite.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.sqlite.files import SHM, WAL, OpenFiles, beside, create_private, sync

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from milepost.core.errors import StoreRefused
 from milepost.stores.copy import UnfinishedCopy
-from milepost.stores.sql import load_statements
+from milepost.stores.reader import load_statements
 from milepost.stores.sqlite.connection import Database, connect, lock_database, real_path
 from milepost.stores.sqlite.errors import errors_of, exists
 from milepost.stores.sqlite.files import OpenFiles

@@ -6,10 +6,9 @@ from typing import Any, Self, TypeVar
 
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, ConversationRow, InteractionEventRow, Keys, Known, KnownDeadLetter, Stream
-from milepost.core.revisions import to_look_up
+from milepost.core.revisions import read_before, to_look_up
 from milepost.stores import rows
-from milepost.stores.reader import Dialect, Session, span_parameters, stream_parameters
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Dialect, Parameters, Session, span_parameters, stream_parameters
 
 Answer = TypeVar("Answer")
 
@@ -63,12 +62,14 @@ class SqliteSession(Session):
         conversations = {row.conversation_id: row for row in found}
         page = stream.platform.value, stream.page_id
         contacts = self._ask_of(self.stored_ids.among(keys.contacts), "known_contacts", *page)
-        events = self._ask_of(self.stored_ids.among(keys.interaction_events), "known_interaction_events")
+        read = read_before(keys, conversations)
+        others = [each for each in keys.interaction_events if each not in read]
+        events = self._ask_of(self.stored_ids.among(others), "known_interaction_events")
         unseen, missed, all_missed = self._known_of_sweep(keys)
         known = Known(
             conversations,
             {row.contact_id: row for row in map(rows.contact_row, contacts)},
-            frozenset(event_id for (event_id,) in events),
+            read.union([event_id for (event_id,) in events]),
             self._known_dead_letters(keys) if keys.subjects else {},
             self.forgotten_among(stream, keys.conversations, keys.contacts),
             unseen,

@@ -14,10 +14,9 @@ from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
 from milepost.core.model import Stream
 from milepost.stores import audit, rows
-from milepost.stores.audit import Audit, Ledger, Row, Table
+from milepost.stores.audit import Ledger, Row, Table
 from milepost.stores.changes import ChangesAsked, changed, deleted, read_changes
-from milepost.stores.reader import JournalReader, StoredEntry
-from milepost.stores.sql import Parameters
+from milepost.stores.reader import Audit, JournalReader, Parameters, StoredEntry
 from milepost.stores.sqlite.connection import Database, transaction
 from milepost.stores.sqlite.files import WAL, close_to_others, sync
 from milepost.stores.sqlite.migrate import open_current

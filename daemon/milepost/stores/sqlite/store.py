@@ -23,9 +23,8 @@ from milepost.core.ports import Commit, Committed, Rejected
 from milepost.core.webhooks import WebhookEvent
 from milepost.stores.changes import StoredDeliveries, parameters_of
 from milepost.stores.commit import Forgotten, Outdated, removal
-from milepost.stores.reader import StreamRows
+from milepost.stores.reader import Parameters, StreamRows, load_statements
 from milepost.stores.rows import json_list
-from milepost.stores.sql import Parameters, load_statements
 from milepost.stores.sqlite.commit import SqliteWriter, with_inserts
 from milepost.stores.sqlite.connection import (
     Database,
@@ -147,7 +146,9 @@ class SqliteStore(OpenStore):
         the next commit here, and the checkpoint is read again.
         """
         committed = self._committed.get(stream)
-        return committed if committed is not None else await super().load(stream)
+        if committed is not None:
+            return committed
+        return await self._database.run(lambda connection: at_once(self._writer_on(connection).load(stream)))
 
     async def known(self, keys: Keys) -> Known:
         """Return what is stored under the keys."""
@@ -303,8 +304,8 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     It covers rows written under other pages, too: an account that moves to another page takes its people along.
 
-    Works beside a running daemon, which waits while the messages are scanned once. A contact that is not stored is kept
-    out as well. A dead letter's entries in the journal, which never name a person, stay; the daemon closes it.
+    Works beside a running daemon, which waits meanwhile. A contact that is not stored is kept out as well. A dead
+    letter's entries in the journal, which never name a person, stay; the daemon closes it.
 
     Erased data is overwritten in the database, and the WAL is emptied unless a reader holds it. Backups, snapshots of
     the file system and blocks that the disk itself has moved still hold the data.
@@ -314,7 +315,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     def forget(connection: sqlite3.Connection) -> Forgotten:
         with transaction(connection):
-            return at_once(SqliteWriter(database.sql, connection).erase(stream, contact_id))
+            return at_once(SqliteWriter(database.sql, connection).erase(stream, [contact_id]))
 
     async with open_current(path, pragmas={"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         forgotten = await database.write(forget)

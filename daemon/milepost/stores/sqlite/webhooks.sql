@@ -42,7 +42,7 @@ SET
     due_at = CASE WHEN kind <> 'message' THEN NULL WHEN claims = 0 THEN :soon WHEN claims = 1 THEN :later ELSE :never END,
     claims = claims + 1
 WHERE
-    (due_at <= :now OR due_at > :ahead AND due_at < :never)
+    due_at < :never AND (due_at <= :now OR due_at > :ahead)
     AND kind IN ('message', 'revision')
 RETURNING stream;
 

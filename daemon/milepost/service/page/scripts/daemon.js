@@ -37,7 +37,7 @@ async function request(path, body) {
   }
   bytesOnWire += HEADER_BYTES + Number(response.headers.get("Content-Length")); // as it was sent, compressed
   if (response.status === 401) location.reload(); // the daemon then shows the login page
-  if (!response.ok) throw new RequestError(await reasonOf(response), response.status);
+  if (!response.ok) throw await errorOf(response);
   if (response.status === 204) return null;
   try {
     return await response.json();
@@ -46,28 +46,34 @@ async function request(path, body) {
   }
 }
 
-async function reasonOf(response) {
-  try {
-    const problem = await response.json();
-    return problem.detail ?? problem.title;
-  } catch {
-    return `the daemon answered ${response.status} ${response.statusText}`;
-  }
+/** Return the error of a response. If it is no problem document, a proxy answers in place of the daemon. */
+async function errorOf(response) {
+  const { status, headers } = response;
+  const isOfDaemon = headers.get("Content-Type")?.startsWith("application/problem+json");
+  const problem = isOfDaemon ? await response.json().catch(() => null) : null;
+  if (problem === null) return new RequestError(`the daemon is unreachable (HTTP ${status})`, 0);
+  return new RequestError(problem.detail ?? problem.title, status);
 }
 
 /**
  * Subscribe to a digest of all events, or to those of one stream, for good. After a broken connection the browser
  * reconnects by itself, with the id of the last event; if it has given up, because something else answered, this starts
  * anew and skips events that it has seen. Those of a database that was restored from a backup have lower ids again, and
- * are later. An event without a type is sent live only, and has no id of its own. Returns a function that ends it.
+ * are later. An event without a type is sent live only, and has no id of its own. A page that nobody sees does not stay
+ * connected: a browser has six connections to a host, for all its pages together. Returns a function that ends it.
  */
 function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {}, last = LAST_EVENTS, stream = null }) {
   let lastId = 0;
   let latestAt = -Infinity;
   let source = null;
-  let isOver = false;
+  let timer = null;
+  const disconnect = () => {
+    clearTimeout(timer);
+    source?.close();
+  };
   const connect = () => {
-    if (isOver) return;
+    disconnect();
+    if (document.hidden) return;
     const filter = stream === null ? "&digest=true" : `&stream=${encodeURIComponent(stream)}`;
     source = new EventSource(`/api/events?last=${lastId ? MAX_LAST_EVENTS : last}${filter}`);
     source.onopen = onConnected;
@@ -81,12 +87,13 @@ function subscribe({ onEvent, onConnected = () => {}, onDisconnected = () => {},
     };
     source.onerror = () => {
       onDisconnected();
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, RECONNECT_MS);
     };
   };
   connect();
+  document.addEventListener("visibilitychange", connect);
   return () => {
-    isOver = true;
-    source.close();
+    document.removeEventListener("visibilitychange", connect);
+    disconnect();
   };
 }

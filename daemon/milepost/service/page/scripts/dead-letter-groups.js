@@ -2,6 +2,8 @@
 
 const DEAD_LETTERS_AT_ONCE = 10;
 const FEW_DEAD_LETTERS = 5; // that need no asking for
+const MAX_DEAD_LETTERS = 1000; // in one list: the API's limit
+const MORE = 5; // times as many are shown when more are asked for
 
 const groupRows = new Map(); // by group
 const deadLetterRows = new Map(); // by id
@@ -18,14 +20,23 @@ async function refreshDeadLetters() {
   setText(byId("dead-letters-empty"), none);
 }
 
+/** Offer to show more; or say where the others are, once there are as many as a list can show. */
+function offerMore(box, isMore, shown, words = `The oldest ${NUMBER.format(shown)} are shown`) {
+  const isFull = shown >= MAX_DEAD_LETTERS;
+  box.hidden = !isMore;
+  box.querySelector("button").hidden = isFull;
+  box.querySelector("span").hidden = !isFull;
+  setTextWithCode(box.querySelector("span"), `${words}: \`milepost dead-letters list\` has all.`);
+}
+
 /** Return a row for each group of open dead letters. */
 async function openDeadLetters() {
-  const { groups } = await request("/api/dead-letters/groups");
+  const { groups, is_complete: isComplete } = await request("/api/dead-letters/groups");
   const count = groups.reduce((sum, group) => sum + group.count, 0);
   const found = new Set(groups.map(({ group }) => group));
   for (const group of groupRows.keys()) if (!found.has(group)) groupRows.delete(group);
   deadLetterRows.clear();
-  byId("more-dead-letters").hidden = true;
+  offerMore(byId("more-dead-letters"), !isComplete, MAX_DEAD_LETTERS, `The ${groups.length} commonest reasons are shown`);
   await Promise.all(groups.map(async (group) => {
     const row = groupRows.get(group.group) ?? makeGroup(group);
     groupRows.set(group.group, row);
@@ -40,7 +51,7 @@ async function openDeadLetters() {
 async function deadLettersIn(state) {
   const { dead_letters: found, next } = await request(`/api/dead-letters?state=${state}&limit=${maxDeadLetters}`);
   groupRows.clear();
-  byId("more-dead-letters").hidden = next === null;
+  offerMore(byId("more-dead-letters"), next !== null, maxDeadLetters);
   return rowsOf(deadLetterRows, found, { isInGroup: false });
 }
 
@@ -82,7 +93,7 @@ function makeGroup({ group }) {
     refreshSoon({ deadLetters: true, isUrgent: true });
   };
   row.querySelector(".more button").onclick = () => {
-    shownOfGroup.set(group, Math.min(1000, row.members.size + 5 * DEAD_LETTERS_AT_ONCE));
+    shownOfGroup.set(group, Math.min(MAX_DEAD_LETTERS, MORE * row.members.size));
     refreshSoon({ deadLetters: true, isUrgent: true });
   };
   return row;
@@ -112,7 +123,7 @@ function meaningOfMany(stage) {
 async function showMembers(row, { group, count }, shown) {
   const limit = count === 1 ? 1 : shown;
   const list = row.querySelector("ul");
-  row.querySelector(".more").hidden = limit === 0 || limit >= count;
+  offerMore(row.querySelector(".more"), limit > 0 && limit < count, limit);
   if (limit === 0) {
     row.members.clear();
     list.replaceChildren();
@@ -135,6 +146,6 @@ function groupOutcome({ count, closed, failed, held, is_over: isOver }) {
 }
 
 function showMoreDeadLetters() {
-  maxDeadLetters = Math.min(1000, maxDeadLetters + DEAD_LETTERS_AT_ONCE);
+  maxDeadLetters = Math.min(MAX_DEAD_LETTERS, MORE * maxDeadLetters);
   refreshSoon({ deadLetters: true, isUrgent: true });
 }

@@ -110,11 +110,15 @@ function askForReason(title, subject, discard) {
   setText(byId("discard-title"), title);
   setText(byId("discard-subject"), subject);
   setText(byId("discard-error"), "");
-  dialog.querySelector("form").reset();
-  dialog.querySelector("form").onsubmit = async (submitted) => {
+  const form = dialog.querySelector("form");
+  form.reset();
+  switchOff(form.querySelector(".acts"), false); // an earlier action may still run
+  const onSubmit = async (submitted) => {
     submitted.preventDefault();
-    const onError = (words) => setText(byId("discard-error"), words);
-    if (await discard(submitted.submitter, byId("discard-reason").value, onError)) dialog.close();
+    const isAsking = () => dialog.open && form.onsubmit === onSubmit;
+    const onError = (words) => (isAsking() ? setText(byId("discard-error"), words) : toast("stopped", words));
+    if (await discard(submitted.submitter, byId("discard-reason").value, onError) && isAsking()) dialog.close();
   };
+  form.onsubmit = onSubmit;
   dialog.showModal();
 }

@@ -2,10 +2,11 @@
 
 const DRAWER_EVENTS = 15;
 const DRAWER_LETTERS = 5;
+const OF_DRAWER = "runs and dead letters of the stream";
 
 let drawerKey = null;
 let drawerOpener = null;
-let runsShownOf = ""; // the run, as of which the runs are shown
+let drawerAsOf = ""; // of the stream, when its runs and dead letters were loaded
 let endEvents = () => {};
 
 function drawerIsOf(key) {
@@ -16,7 +17,8 @@ function openDrawer(key) {
   if (drawerKey === null) drawerOpener = document.activeElement;
   endEvents();
   drawerKey = key;
-  runsShownOf = "";
+  drawerAsOf = "";
+  byId("drawer-runs").hidden = byId("drawer-letters-title").hidden = true; // those of another stream
   const drawer = byId("drawer");
   drawer.hidden = false;
   byId("drawer-events").replaceChildren();
@@ -29,6 +31,7 @@ function openDrawer(key) {
   writeFilter();
   drawer.scrollTop = 0;
   byId("drawer-close").focus({ preventScroll: true });
+  refreshSoon({ isUrgent: true });
 }
 
 function closeDrawer() {
@@ -37,6 +40,7 @@ function closeDrawer() {
   const key = drawerKey;
   drawerKey = null;
   byId("drawer").hidden = true;
+  showNotice(OF_DRAWER, null);
   showStreams();
   writeFilter();
   (shownByKey.get(key)?.querySelector(".opens") ?? drawerOpener)?.focus({ preventScroll: true });
@@ -54,31 +58,31 @@ function showDrawer() {
   setText(byId("drawer-title"), `${nameOf(stream)} · ${platformOf(stream)}`);
   showIssues(drawer.querySelector(".issues"), stream);
   showFacts(byId("drawer-facts"), [...factsOf(stream), ...furtherFactsOf(stream)]);
-  const asOf = JSON.stringify([stream.last_success_at, stream.run, stream.open_dead_letters]);
-  if (asOf !== runsShownOf) {
-    runsShownOf = asOf;
-    loadRuns(stream.stream);
-    loadLetters(stream.stream);
-  }
 }
 
-async function loadRuns(key) {
-  await refreshPart("runs", async () => {
-    const { runs } = await request(`/api/runs?stream=${encodeURIComponent(key)}&limit=${RUNS_SHOWN}`);
-    if (drawerKey === key) showRuns(byId("drawer-runs"), runs);
-  });
+function asOf({ last_success_at: success, run, open_dead_letters: deadLetters }) {
+  return JSON.stringify([success, run, deadLetters]);
 }
 
-async function loadLetters(key) {
-  await refreshPart("dead letters of the stream", async () => {
-    const path = `/api/dead-letters?stream=${encodeURIComponent(key)}&limit=${DRAWER_LETTERS}`;
-    const { dead_letters: found } = await request(path);
-    if (drawerKey !== key) return;
-    byId("drawer-letters").replaceChildren(...found.map((deadLetter) => {
-      const row = document.createElement("li");
-      row.append(element("p", deadLetterTitle(deadLetter)), element("p", deadLetter.reason, "lead"));
-      return row;
-    }));
-    byId("drawer-letters-title").hidden = found.length === 0;
-  });
+function isDrawerStale() {
+  return known.has(drawerKey) && asOf(streamByKey(drawerKey)) !== drawerAsOf;
+}
+
+async function refreshDrawer() {
+  const [key, loadedAsOf] = [drawerKey, asOf(streamByKey(drawerKey))];
+  const query = `stream=${encodeURIComponent(key)}&limit=`;
+  const [{ runs }, { dead_letters: deadLetters }] = await Promise.all([
+    request(`/api/runs?${query}${RUNS_SHOWN}`),
+    request(`/api/dead-letters?${query}${DRAWER_LETTERS}`),
+  ]);
+  if (drawerKey !== key) return;
+  drawerAsOf = loadedAsOf;
+  byId("drawer-runs").hidden = false;
+  showRuns(byId("drawer-runs"), runs);
+  byId("drawer-letters-title").hidden = deadLetters.length === 0;
+  byId("drawer-letters").replaceChildren(...deadLetters.map((deadLetter) => {
+    const row = document.createElement("li");
+    row.append(element("p", deadLetterTitle(deadLetter)), element("p", deadLetter.reason, "lead"));
+    return row;
+  }));
 }

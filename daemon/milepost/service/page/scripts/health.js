@@ -21,12 +21,11 @@ const ISSUE_TONES = {
 let issues = []; // the most serious first
 
 function updateDaemon(status) {
-  for (const { kind } of issues) showNotice(kind, null);
+  for (const issue of issues) showNotice(noticeOf(issue), null);
   ({ issues } = status);
   showDeliveries(status.deliveries);
-  for (const issue of issues) {
-    if (ISSUE_TONES[issue.kind] !== "stopped") showNotice(issue.kind, ...issueInWords(issue));
-  }
+  const worst = worstIssue();
+  for (const issue of issues) if (issue !== worst) showNotice(noticeOf(issue), ...issueInWords(issue));
   showConnection();
   showWebhooks(status.webhooks);
   if (issues.length > 0 || streams.length > 0) showVerdict();
@@ -46,6 +45,16 @@ function issueOf(kind) {
   return issues.find((issue) => issue.kind === kind) ?? null;
 }
 
+/** Several issues may be of one kind. */
+function noticeOf({ kind, what }) {
+  return `${kind}: ${what}`;
+}
+
+/** Return the issue that is the verdict: the most serious one because of which nothing is copied. */
+function worstIssue() {
+  return issues.find(({ kind }) => ISSUE_TONES[kind] === "stopped");
+}
+
 /** Return an issue in a sentence, and why it is so with what a person can do. */
 function issueInWords({ what, since, reason, advice }) {
   const begin = since === null ? "" : ` since ${clock(since)}`;
@@ -59,7 +68,7 @@ function inSentences(...parts) {
 
 /** Return the verdict on what keeps everything from being copied, above that on the streams; null if nothing does. */
 function verdictOnIssues({ words, more }) {
-  const worst = issues.find(({ kind }) => ISSUE_TONES[kind] === "stopped");
+  const worst = worstIssue();
   if (worst === undefined) return null;
   const since = worst.since === null ? "" : `Since ${clock(worst.since)}`;
   const onStreams = streams.length > 0 ? [words, more] : [];

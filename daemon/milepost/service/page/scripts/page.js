@@ -69,7 +69,7 @@ function wire() {
     maxDeadLetters = DEAD_LETTERS_AT_ONCE;
     refreshSoon({ deadLetters: true, isUrgent: true });
   };
-  byId("more-dead-letters").onclick = showMoreDeadLetters;
+  byId("more-dead-letters").querySelector("button").onclick = showMoreDeadLetters;
   byId("discard-cancel").onclick = () => byId("discard").close();
   byId("drawer-close").onclick = closeDrawer;
   wireButtons(byId("drawer"), () => streamByKey(drawerKey));

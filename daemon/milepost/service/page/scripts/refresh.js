@@ -70,6 +70,7 @@ async function refresh() {
     deadLettersAreStale = false;
     await refreshPart("dead letters", refreshDeadLetters, () => { deadLettersAreStale = true; });
   }
+  if (isDrawerStale()) await refreshPart(OF_DRAWER, refreshDrawer);
   if (performance.now() - activityAt > ACTIVITY_MS) {
     activityAt = performance.now();
     await refreshPart("activity", refreshActivity, () => { activityAt = -Infinity; });
@@ -83,8 +84,14 @@ async function refreshPart(about, part, onError = () => {}) {
     showNotice(about, null);
   } catch (error) {
     onError();
-    if (!(error instanceof RequestError)) throw error;
-    if (error.status === 0) markUnreachable("answers");
-    else showNotice(about, `Cannot load the ${about}. Retrying.`, `${capitalized(error.message)}.`);
+    if (!(error instanceof RequestError)) {
+      console.error(error);
+      showNotice(about, `This page failed to show the ${about}. Reload it; if it persists, report this bug.`, String(error));
+    } else if (error.status === 0) {
+      markUnreachable("answers");
+    } else {
+      markReachable("answers");
+      showNotice(about, `Cannot load the ${about}. Retrying.`, `${capitalized(error.message)}.`);
+    }
   }
 }

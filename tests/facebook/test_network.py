@@ -1,4 +1,4 @@
-"""The way to the API: a proxy and certificate authorities, as the standard variables of the environment name them."""
+"""The way to a server: a proxy and certificate authorities, as the standard variables of the environment name them."""
 
 import asyncio
 from base64 import b64decode
@@ -21,7 +21,7 @@ from milepost.core.errors import BadConfiguration
 from milepost.core.ports import Refused
 from milepost.core.problems import ProblemKind
 from milepost.facebook.client import GraphClient, GraphResponse
-from milepost.facebook.proxy import proxy_to
+from milepost.facebook.network import proxy_to
 
 GRAPH = "https://graph.example.invalid"
 PASSWORD = "sécret-p%4055"  # as written in a URL; it reads sécret-p@55

@@ -1,14 +1,19 @@
-"""The environment's settings for the way to the API: a proxy, and the trusted certificates.
+"""The way to a server: a proxy and trusted certificates, as the environment names them, and the lookup of its name.
 
 The variables are the usual ones: HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE. HTTP_PROXY is not used, because plain HTTP is
 allowed to the loopback only, so that tokens never leave the machine in plain text.
 """
 
+import asyncio
+import socket
 import ssl
+import threading
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
+from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
 from yarl import URL
 
@@ -28,6 +33,14 @@ class Proxy(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Proxy({str(self.url)!r})"
+
+
+def route_to(url: URL, environment: Mapping[str, str]) -> tuple[Proxy | None, ssl.SSLContext | None]:
+    """Return the proxy and the trusted certificates for a URL, where the environment names them.
+
+    Raises BadConfiguration for a variable that cannot be used.
+    """
+    return proxy_to(url, environment), trusted(environment) if url.scheme == "https" else None
 
 
 def proxy_to(url: URL, environment: Mapping[str, str]) -> Proxy | None:
@@ -99,3 +112,58 @@ def _is_within(host: str, network: str) -> bool:
         return ip_address(host) in ip_network(network.strip("[]"), strict=False)
     except ValueError:
         return False
+
+
+# --- name lookup ------------------------------------------------------------------------------------------------------
+
+
+class Resolver(AbstractResolver):
+    """Looks each name up in a thread that ends with the process: a DNS server that does not answer must not hold it up.
+
+    A thread of a pool would: Python waits for those at its end, and a lookup may take a minute.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of a name. Raises OSError if it has none, UnicodeError if it cannot be one."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[ResolveResult]] = loop.create_future()
+
+        def settle(found: list[ResolveResult] | Exception) -> None:
+            if future.done():  # nobody waits any more
+                return
+            if isinstance(found, Exception):
+                future.set_exception(found)
+            else:
+                future.set_result(found)
+
+        def work() -> None:
+            found: list[ResolveResult] | Exception
+            try:
+                found = _look_up(host, port, family)
+            except (OSError, UnicodeError) as error:
+                found = error
+            with suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(settle, found)
+
+        threading.Thread(target=work, name=f"lookup of {host}", daemon=True).start()
+        return await future
+
+    async def close(self) -> None:
+        """Close nothing: a thread ends with its lookup."""
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [
+        ResolveResult(
+            hostname=host,
+            host=str(address[0]),
+            port=int(address[1]),
+            family=kind,
+            proto=protocol,
+            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+        )
+        for kind, _, protocol, _, address in found
+    ]
