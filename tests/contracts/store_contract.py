@@ -447,6 +447,23 @@ class StoreContract:
         assert await known("abc") == {}
         assert await known("another", "t_unknown") == await known("another", "t_2") == {}
 
+    async def test_the_stored_messages_of_a_reading_are_known_whether_or_not_it_is_as_before(
+        self, store: Store
+    ) -> None:
+        row = replace(conversation_row(), messages_fingerprint="abc")
+        await commit(store, changes=Changes((row,), interaction_events=tuple(event_row(f"m_{n}") for n in range(3))))
+
+        async def known(fingerprint: str | None, updated_time: datetime, *more: str) -> frozenset[str]:
+            event_ids = ("m_0", "m_2", *more)
+            reading = Reading("t_1", at(1), at(3), fingerprint, event_ids, updated_time)
+            asked = Keys(STREAM, ("t_1",), interaction_events=(*event_ids, "m_x", "m_1"), readings=(reading,))
+            return (await store.known(asked)).interaction_events
+
+        assert await known("abc", row.updated_time) == {"m_0", "m_1", "m_2"}
+        assert await known("abc", at(99), "m_new") == {"m_0", "m_1", "m_2"}
+        assert await known("another", row.updated_time, "m_new") == {"m_0", "m_1", "m_2"}
+        assert await known(None, row.updated_time, "m_new") == {"m_0", "m_1", "m_2"}
+
     async def test_messages_are_counted_without_those_that_were_unsent(self, store: Store) -> None:
         rows = tuple(replace(event_row(f"m_{n}"), occurred_at=at(n)) for n in range(5))
         await commit(store, changes=Changes(interaction_events=(*rows, event_row("m_x", conversation_id="t_2"))))

@@ -584,12 +584,20 @@ class TestFailures:
         assert after_failures(GONE, ROUNDS * POLICY.attempts - 1).ending is None
         assert after_failures(GONE, ROUNDS * POLICY.attempts).ending is GapEnding.GONE
 
-    def test_a_conversation_that_is_empty_all_at_once_is_no_end(self) -> None:
-        """A list of conversations had some of its messages; an incident looks like an empty list."""
-        event = failed_of(settled(messages_fetched(), stored(), replace(GAP, cursor=None, listed=3)))
+    @pytest.mark.parametrize(("listed", "count"), [(3, None), (0, 3)])
+    def test_a_conversation_that_is_empty_all_at_once_is_no_end(self, listed: int, count: int | None) -> None:
+        """A list of conversations had some of its messages, or their number; an incident looks like an empty list."""
+        gap = replace(GAP, cursor=None, listed=listed, message_count=count)
+        event = failed_of(settled(messages_fetched(), stored(), gap))
 
         assert (event.gap.attempts, event.ending) == (1, None)
-        assert event.problem.message == "the list of messages is empty, though some of them were listed"
+        assert event.problem.message == "the list of messages is empty, though some of them were listed or counted"
+
+    @pytest.mark.parametrize("count", [None, 0])
+    def test_a_conversation_that_may_always_have_been_empty_is_read_to_its_end(self, count: int | None) -> None:
+        gap = replace(GAP, cursor=None, message_count=count)
+
+        assert read_of(settled(messages_fetched(), stored(), gap)).ending is GapEnding.THREAD_END
 
     def test_a_dead_token_is_no_more_than_a_failure(self) -> None:
         assert after_failures(DEAD_TOKEN, 1).gap.attempts == 1

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kit.fake_inbox import Thread, World, as_listed
 from kit.memory_store import MemoryStore
 from milepost.core.checkpoint import Checkpoint, DeadLetter
-from milepost.core.dead_letters import is_of_older, row_of
+from milepost.core.dead_letters import is_of_older
 from milepost.core.doubts import WITHOUT_PROGRESS
 from milepost.core.events import Event, Stage, Tally
 from milepost.core.message_reading import gap_in
@@ -242,15 +242,14 @@ class Observations:
     def _left_out_to(self, stream: Stream, thread: Thread) -> datetime:
         """Return how far back a history that was never recorded must reach; EPOCH if it was recorded, or need not.
 
-        A search takes a history for whole by the number of messages: wrongly, if some were unsent and are stored as
-        they were, or if the store refuses the conversation's newer row, which has a larger number.
+        A search takes a history for whole by the number of messages: wrongly, if as many were unsent and are stored as
+        they were.
         """
         observed = self.observed[stream]
         left_out = observed.refolded.left_out
         if left_out is None or thread.thread_id in observed.opened:
             return EPOCH
-        is_misleading = thread.unsent or row_of(thread.thread_id) in self._open_subjects(stream)
-        return EVER if is_misleading and left_out.searched_to is not None else left_out.reach_to
+        return EVER if thread.unsent and left_out.searched_to is not None else left_out.reach_to
 
     def _readable(self, stream: Stream, thread: Thread) -> set[str]:
         """Return the ids of the existing messages, except those beyond the window that are recorded as withheld.

@@ -1,8 +1,10 @@
 """An account that moves to another page: its threads keep their ids, and other streams read them."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 
+import pytest
 from msgspec.structs import replace
 
 from contracts.store_contract import Tables
@@ -13,7 +15,7 @@ from milepost.core.model import Changes, Conversation, DeadLetterPayload, Keys, 
 from milepost.core.ports import Committed, Rejected, Store
 from milepost.core.position import Gap, GapEnding, HistoriesLeftOut, MessagesOwed, Mode, Stretch
 from milepost.core.webhooks import WebhookEvent, WebhookKind
-from milepost.stores.commit import Forgotten
+from milepost.stores.commit import Forgotten, Writer
 from milepost.stores.open import forget, open_store
 from stores.histories import commit_after, contact_row, event_row
 from stores.store_dump import StoreDump
@@ -312,6 +314,31 @@ class TestMoves:
             await read(store, NEW, thread(2), now=at(60))
 
         assert set(kept.tables().conversations) == {"t_2"}
+
+    async def test_all_who_were_forgotten_on_the_new_page_are_erased_at_once(
+        self, kept: StoreDump, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rows of a page are read once, not once for each of hundreds, as the commit has only a minute."""
+        erasures: list[tuple[str, ...]] = []
+        erase = Writer.erase
+
+        async def noted(writer: Writer, stream: Stream, contact_ids: Sequence[str]) -> Forgotten:
+            erasures.append(tuple(sorted(contact_ids)))
+            return await erase(writer, stream, contact_ids)
+
+        async with open_store(kept.store_url) as store:
+            await read(store, OLD, *map(thread, (1, 2, 3, 4)))
+            for contact_id in ("c_1", "c_2"):
+                await forget(kept.store_url, NEW, contact_id)
+            monkeypatch.setattr(Writer, "erase", noted)
+
+            await read(store, NEW, thread(3), now=at(60))
+
+        assert erasures == [("c_1", "c_2")]
+        tables = kept.tables()
+        assert set(tables.conversations) == {"t_3", "t_4"}
+        assert {row.conversation_id for row in tables.interaction_events.values()} == {"t_3", "t_4"}
+        assert {row.contact_id for row in tables.contacts.values()} == {"c_3", "c_4"}
 
     async def test_who_was_forgotten_stays_so_on_the_next_page(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:

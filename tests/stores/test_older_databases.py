@@ -137,7 +137,7 @@ async def test_the_rows_of_an_older_database_begin_the_change_feed(kept: StoreDu
 
 
 async def test_rows_that_moved_before_moves_were_on_record_are_found(kept: StoreDump, before: Before) -> None:
-    await before("0020_old_moves")
+    await before("0020_erasing")
     noon = f"'{NOON_TEXT}'"
     kept.execute(
         f"""

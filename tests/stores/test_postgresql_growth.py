@@ -38,7 +38,8 @@ READ_A_PAGE = {
     "forget_conversations",
     "forgotten_contacts",
     "is_about_forgotten",
-    "contact_elsewhere",  # when somebody is forgotten, by a person's command
+    "erase_interaction_events",  # looks through who was forgotten
+    "contacts_on_other_pages",  # when somebody is forgotten, by a person's command
     "owed_elsewhere",
     "remove_stream_contacts",
     "remove_stream_conversations",
@@ -111,7 +112,6 @@ NAMED: dict[str, object] = {
     "streams": ["messenger:1"],
     "platform": "messenger",
     "page_id": "1",
-    "contact_id": "c_7",
     "own_id": "c_7",
     "at": SWEEP_STARTED_AT,
     "moved": THREADS,
@@ -152,7 +152,7 @@ IN_ORDER: dict[str, tuple[object, ...]] = {
     "drop_found_notes": ("messenger:1", THREADS),
     "drop_notes_of_other_sweeps": ("messenger:1", SWEEP_STARTED_AT),
     "drop_notes": ("messenger:1",),
-    "unsent_messages": ("messenger:1",),
+    "unsent_messages": (["messenger:1"],),
     "delete_payload": (["d_7"],),
     "delete_gap": (["g_7"],),
     "dead_letter": ("d_7",),

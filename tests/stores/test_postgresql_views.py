@@ -239,3 +239,10 @@ async def test_the_views_move_to_the_schema_that_is_named(empty: Database) -> No
     await opened(empty, views="shown")
     assert empty.sql("SELECT name FROM shown.contacts ORDER BY 1") == [("Ada",), ("Eve",)]
     assert shown(empty) == set()
+
+
+async def test_a_schema_for_the_views_that_does_not_exist_is_named(empty: Database) -> None:
+    with pytest.raises(StoreRefused, match='"nowhere" does not exist') as raised:
+        await opened(empty, views="nowhere")
+
+    assert "store.views" in raised.value.hint

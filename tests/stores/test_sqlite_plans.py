@@ -19,9 +19,7 @@ READ_EVERYTHING = {
     "remove_stream_dead_letters",
     "remove_stream_interaction_events",
     "remove_stream_payloads",
-    "erase_interaction_events",
     "erase_payloads",
-    "erase_reactions",
     "contact_pages",
     "journal",
     "checkpoints",
@@ -55,7 +53,7 @@ WHOLE_KEYS = {
     "note_missed": "(platform=? AND page_id=? AND updated_time>? AND updated_time<?)",
     "entries_of_run_before": "(stream=? AND version>? AND version<?)",
 }
-STEPS_OVER_PARAMETERS = re.compile(r"SCAN json_each VIRTUAL TABLE INDEX \d+:")
+STEPS_OVER_PARAMETERS = re.compile(r"SCAN \w+ VIRTUAL TABLE INDEX 1:")
 STEPS_OVER_FEW_ROWS = re.compile(r"SCAN (CONSTANT ROW|last_change|linked|pragma_page_\w+ VIRTUAL TABLE INDEX 0:)$")
 
 

@@ -473,7 +473,7 @@ async def test_one_of_several_workers_claims_an_event(kept: StoreDump) -> None:
 async def test_nothing_is_added_of_a_person_while_they_are_erased(kept: StoreDump, database: Database) -> None:
     async with open_store(kept.store_url) as store, connected(kept.store_url, load_statements("postgresql")) as erasing:
         async with erasing.long_transaction() as connection:
-            await PostgresqlWriter(erasing, connection).erase(STREAM, "ada")
+            await PostgresqlWriter(erasing, connection).erase(STREAM, ["ada"])
             adding = asyncio.create_task(store.webhooks.add([written("m_1"), written("m_2", contact_id="bob")], NOON))
             waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             await until(lambda: database.sql(waits) or adding.done())

@@ -259,7 +259,11 @@ async def test_a_schema_of_another_name_is_an_option_and_no_part_of_the_url(
     assert done.code == 0, done
     assert f"store:\n  url: {unmade.url}\n  schema: crm\n" in done.stdout
     assert unmade.sql("SELECT count(*) FROM crm.journal") == source.rows("SELECT count(*) FROM journal")
-    assert (await copy(installation, unmade.url, "--pooler", "none")).code == 2
+    assert (
+        "'none' is not one of 'session', 'transaction'"
+        in (await copy(installation, unmade.url, "--pooler", "none")).stderr
+    )
+    assert "store.schema does not allow it" in (await copy(installation, unmade.url, "--schema", "Shop 1")).stderr
 
 
 async def test_an_unreachable_server_is_reported_with_what_to_do(
@@ -271,9 +275,16 @@ async def test_an_unreachable_server_is_reported_with_what_to_do(
     postgres.start()
     assert refused.code == 1
     assert "does not answer" in refused.stderr
-    assert "check that the server runs and that store.url leads to it; then run the copy again" in refused.stderr
+    assert "check that the server runs and that --to leads to it; then run the copy again" in refused.stderr
     again = await copy(installation, unmade.url, environment=password(unmade))
     assert again.code == 0, again
+
+
+async def test_a_target_that_cannot_be_made_is_reported_by_its_option(installation: Installation) -> None:
+    await database_of(installation).fill(commits=1)
+    refused = await copy(installation, "sqlite:////nowhere/copy.db")
+    assert refused.code == 78
+    assert "check --to, that its directory exists" in refused.stderr
 
 
 async def test_a_rejected_row_is_an_error_with_a_way_out(installation: Installation, unmade: Database) -> None:

@@ -45,7 +45,7 @@ def command() -> None:
 @click.option("--to", "url", metavar="URL", required=True, help="The database to copy into, written as store.url is.")
 @click.option("--password-file", metavar="FILE", help="The file with the password for URL.")
 @click.option("--schema", metavar="NAME", help="The schema to copy into, as store.schema (PostgreSQL only).")
-@click.option("--pooler", metavar="MODE", help="session or transaction, as store.pooler (PostgreSQL only).")
+@click.option("--pooler", type=click.Choice(["session", "transaction"]), help="As store.pooler (PostgreSQL only).")
 @click.option(
     "--replace-nul", is_flag=True, help="Write U+FFFD for the character NUL, which PostgreSQL does not accept."
 )
@@ -76,7 +76,8 @@ def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
         if details["loc"] != ("url",):
-            raise click.UsageError(f"--{details['loc'][0]} is none that store.{details['loc'][0]} allows") from None
+            key = details["loc"][0]
+            raise click.BadParameter(f"store.{key} does not allow it", param_hint=f"--{key}") from None
         if details["type"] == "rule":  # its text says what to write in the configuration
             hint = "here the options --schema and --pooler do the same"
             raise BadConfiguration(f"--to: {details['msg']}", hint=hint) from None
@@ -90,9 +91,18 @@ async def _copy(job: CopyJob) -> CopyResult:
     with _progress() as report, interruptible_by_signals(_stopped):
         try:
             return await copy_store(job, report)
-        except StoreAway as error:  # a daemon retries by itself; this command does not
-            hint = error.hint.removesuffix("retrying").rstrip("; ")
-            raise StoreAway(error.message, hint=f"{hint}; then run the copy again".lstrip("; ")) from error
+        except (StoreAway, StoreRefused) as error:
+            raise type(error)(error.message, hint=_hint(error, job.target)) from error
+
+
+def _hint(error: MilepostError, target: StoreUrl) -> str:
+    """Return an error's hint for this command, which has options for its target and does not retry as a daemon does."""
+    hint, name = error.hint, target if target.file is None else target.file.absolute()
+    if f" {name} " in error.message:
+        hint = hint.replace("store.password, store.password_file", "--password-file").replace("store.url", "--to")
+    if isinstance(error, StoreAway):
+        hint = f"{hint.removesuffix('retrying').rstrip('; ')}; then run the copy again".lstrip("; ")
+    return hint
 
 
 def _stopped() -> MilepostError:

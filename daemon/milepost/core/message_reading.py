@@ -69,7 +69,9 @@ ROUNDS = 3  # runs in which a gap fails before it becomes a dead letter; each of
 CURSOR_LOOP = Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next messages is the one just used")
 NO_PROGRESS = Problem(ProblemKind.CURSOR_LOOP, "the cursors of the messages lead to nothing new")
 DELETED_PAGE = MessagePage((), withheld=MissedReason.DELETED)
-EMPTY = Problem(ProblemKind.INVALID_RESPONSE, "the list of messages is empty, though some of them were listed")
+EMPTY = Problem(
+    ProblemKind.INVALID_RESPONSE, "the list of messages is empty, though some of them were listed or counted"
+)
 
 _encode = msgspec.json.Encoder(order=None).encode
 _decode = msgspec.json.Decoder(Gap).decode
@@ -124,7 +126,7 @@ def futile_page(gap: Gap, page: MessagePage) -> Problem | None:
     if page.next_cursor is not None:
         return CURSOR_LOOP if page.next_cursor == gap.cursor else None
     is_empty = not (page.interactions or page.bare_ids or page.unreadable or page.withheld)
-    return EMPTY if is_empty and gap.cursor is None and gap.listed else None
+    return EMPTY if is_empty and gap.cursor is None and (gap.listed or gap.message_count) else None
 
 
 def keys_of_page(checkpoint: Checkpoint, gap: Gap, page: MessagePage, refused: Iterable[RefusedRow]) -> Keys:

@@ -88,7 +88,7 @@ class Position(Struct, frozen=True, omit_defaults=True):
         return self.phase is Phase.HEAD or self.is_after_head
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, gc=False):
     """The messages of a conversation in an answer, from the oldest to the newest.
 
     The `fingerprint` covers their ids and content; None if the answer may lack some of the messages in between.

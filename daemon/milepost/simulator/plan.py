@@ -119,7 +119,7 @@ def token_of(seed: int, whose: str) -> str:
 
 def _within(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        raise BadConfiguration(f"{name} is {value}", hint=f"{name} must be from {least:,} to {most:,}")
+        raise BadConfiguration(f"{name}: found {value}; allowed: a number from {least:,} to {most:,}")
 
 
 # --- the arrival of messages ------------------------------------------------------------------------------------------

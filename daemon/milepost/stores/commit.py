@@ -4,7 +4,7 @@ The constants list statements that both databases have, in the order in which th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -129,8 +129,7 @@ class Writer(Session, ABC):
             forgotten = await self.fetch("forgotten_contacts", of_stream | {"pages": pages})
             if forgotten:
                 await self.keep_others_out()  # or a commit of the other page might bring them back meanwhile
-            for (contact_id,) in forgotten:
-                await self.erase(stream, contact_id)
+                await self.erase(stream, [contact_id for (contact_id,) in forgotten])
 
     async def move(self, statements: Iterable[str], commit: Commit) -> None:
         """Run LINKS or MOVES, which take conversations over from other pages. Called before the batch's rows."""
@@ -154,40 +153,41 @@ class Writer(Session, ABC):
         if changes.missed_are_deleted_at is not None or changes.forgets_missed:
             await self.execute("drop_notes", (stream.key,))
 
-    async def without_unsent(self, commit: Commit) -> list[tuple[str, str]]:
-        """Return the payloads that a commit brings, without the content of messages that a webhook reported as unsent.
+    async def unsent_messages(self, commits: Iterable[Commit]) -> list[str]:
+        """Return the messages that webhooks have reported as unsent, if the commits bring payloads.
 
-        A webhook that comes later finds them stored.
+        Webhooks that come later find the payloads stored.
         """
-        payloads = commit.changes.payloads
-        if not payloads:
-            return []
-        unsent = [key for (key,) in await self.fetch("unsent_messages", (commit.checkpoint.stream.key,))]
-        erased = []
-        for each in payloads:
-            named = [key for key in unsent if key in each.payload]
-            erased.append((each.dead_letter_id, erased_in(each.payload, named) if named else each.payload))
-        return erased
+        streams = {commit.checkpoint.stream.key for commit in commits if commit.changes.payloads}
+        found = await self.fetch("unsent_messages", (self.dialect.keys(streams),)) if streams else ()
+        return [message_id for (message_id,) in found]
 
-    async def erase(self, stream: Stream, contact_id: str) -> Forgotten:
-        """Erase a contact on the stream's page and on all pages linked to it, and keep them out there."""
-        if not contact_id:
+    async def erase(self, stream: Stream, contact_ids: Sequence[str]) -> Forgotten:
+        """Erase contacts on the stream's page and on all pages linked to it, and keep them out there."""
+        if not all(contact_ids):
             msg = "a contact has an id"
             raise ValueError(msg)
-        pages = self.dialect.keys(await self.linked_pages(stream))
-        who = stream_parameters(stream) | {"contact_id": contact_id, "pages": pages}
+        keys, pages = self.dialect.keys, await self.linked_pages(stream)
+        who = stream_parameters(stream) | {"contacts": keys(contact_ids), "pages": keys(pages)}
         await self.keep_webhook_events_out()
-        for statement in ("forget_contact", "forget_conversations", "erase_webhook_events", "erase_reactions"):
+        for statement in ("forget_contacts", "forget_conversations", "erase_webhook_events", "erase_reactions"):
             await self.execute(statement, who)
         forgotten = Forgotten(
-            contacts=(await self.execute("erase_contact", who)).rowcount,
+            contacts=(await self.execute("erase_contacts", who)).rowcount,
             conversations=(await self.execute("erase_conversations", who)).rowcount,
             interaction_events=(await self.execute("erase_interaction_events", who)).rowcount,
             payloads=(await self.execute("erase_payloads", who)).rowcount,
-            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contact_elsewhere", who)),
+            elsewhere=tuple(page_id for (page_id,) in await self.fetch("contacts_on_other_pages", who)),
         )
         await self.execute("erase_notes", who)
         return forgotten
+
+
+def payloads_of(commit: Commit, unsent: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the payloads that a commit brings, by dead letter, without the content of `unsent` messages."""
+    for each in commit.changes.payloads:
+        named = [key for key in unsent if key in each.payload]
+        yield each.dead_letter_id, erased_in(each.payload, named) if named else each.payload
 
 
 def ids_of(changes: Changes) -> tuple[Iterable[str], Iterable[str]]:

@@ -30,6 +30,7 @@ from milepost.stores.commit import (
     demand_known,
     gaps_of,
     ids_of,
+    payloads_of,
     without_forgotten,
     written_of,
 )
@@ -117,11 +118,12 @@ class PostgresqlWriter(PostgresqlSession, Writer):
         await self.execute("lock_streams", {"streams": streams})
         has_forgotten = await self._demand_known(commits)
         stored = await self._stored_dead_letters(commits)
+        unsent = await self.unsent_messages(commits)
         group = []
         for commit in commits:
             dead_letters = _dead_letters_after(commit, stored)
             stored |= dead_letters
-            group.append(await self._prepare(commit, dead_letters, has_forgotten=has_forgotten))
+            group.append(await self._prepare(commit, dead_letters, unsent, has_forgotten=has_forgotten))
         return group
 
     async def _demand_known(self, commits: Sequence[Commit]) -> bool:
@@ -136,7 +138,9 @@ class PostgresqlWriter(PostgresqlSession, Writer):
             demand_known(commit, keys, [states[key] for key in keys if key in states])
         return bool(has_forgotten)
 
-    async def _prepare(self, commit: Commit, dead_letters: dict[str, DeadLetter], *, has_forgotten: bool) -> Prepared:
+    async def _prepare(
+        self, commit: Commit, dead_letters: dict[str, DeadLetter], unsent: Sequence[str], *, has_forgotten: bool
+    ) -> Prepared:
         stream, changes = commit.checkpoint.stream, commit.changes
         if changes.moved:
             await self.link(commit)
@@ -144,7 +148,7 @@ class PostgresqlWriter(PostgresqlSession, Writer):
             changes = without_forgotten(changes, await self.forgotten_among(stream, *ids_of(changes)))
         payloads = [
             (dead_letter_id, payload)
-            for dead_letter_id, payload in await self.without_unsent(commit)
+            for dead_letter_id, payload in payloads_of(commit, unsent)
             if not (has_forgotten and await self._is_of_forgotten(stream, dead_letter_id, payload, dead_letters))
         ]
         erased = await self._without_unsent(stream, changes)

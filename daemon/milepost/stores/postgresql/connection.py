@@ -286,6 +286,7 @@ async def _prepare_only_in_own_session(connection: Connection) -> None:
     A pooler announces a process id of its own. It may execute a statement in another client's session, where another
     statement may have its name.
     """
-    (process_id,) = await (await connection.execute("SELECT pg_backend_pid()")).fetchone() or (0,)
+    with answering_within(POOL_TIMEOUT_SECONDS, connection):
+        (process_id,) = await (await connection.execute("SELECT pg_backend_pid()")).fetchone() or (0,)
     if process_id != connection.info.backend_pid:
         connection.prepare_threshold = None

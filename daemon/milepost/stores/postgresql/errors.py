@@ -25,7 +25,7 @@ _POOLER = "the URL leads to a pooler in transaction mode: set store.pooler: tran
 _REFUSED = {
     "28": "check the user in store.url and its password: store.password, store.password_file or ~/.pgpass",
     "3D": "check the database's name in store.url, or create it: createdb",
-    "3F": "check store.schema",
+    "3F": "create the schema that store.views names, or check store.schema",
     "26": _POOLER,
     "42P05": _POOLER,
     "42501": "docs/postgresql.md lists the privileges that the user in store.url needs",

@@ -18,9 +18,9 @@ from milepost.core.model import (
     Stream,
 )
 from milepost.core.position import Stretch
-from milepost.core.revisions import to_look_up
+from milepost.core.revisions import read_before, to_look_up
 from milepost.stores import rows
-from milepost.stores.postgresql.encoding import searchable, storable
+from milepost.stores.postgresql.encoding import Texts, searchable, storable
 from milepost.stores.reader import Dialect, Fetch, Parameters, Session, span_parameters, stream_parameters
 
 DIALECT = Dialect(searchable, storable, before_all="-infinity", after_all="infinity")
@@ -64,7 +64,7 @@ class PostgresqlSession(Session):
         known = Known(
             conversations,
             {row.contact_id: row for row in found.contacts},
-            frozenset(found.interaction_events),
+            read_before(keys, conversations).union(found.interaction_events),
             {
                 subjects[each]: KnownDeadLetter(key, print_, opened_at, is_open)
                 for each, key, print_, opened_at, is_open in found.dead_letters
@@ -113,9 +113,8 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
     """Return the statements that look up the keys, with their parameters."""
     of_stream = stream_parameters(keys.stream)
     conversations = {"conversations": searchable(keys.conversations)}
-    contacts, events = searchable(keys.contacts), searchable(keys.interaction_events)
-    of_batch = {"contacts": contacts, "interaction_events": events, "subjects": subjects}
-    asked: dict[str, Parameters] = {"known": {**of_stream, **conversations, **of_batch}}
+    of_batch = {"contacts": searchable(keys.contacts), "subjects": subjects}
+    asked: dict[str, Parameters] = {"known": {**of_stream, **conversations, **of_batch, **_asked_of_messages(keys)}}
     if keys.full_sweep_at is not None:
         stretch = keys.stretch or Stretch(keys.full_sweep_at, None, None, ())
         of_sweep = {"has_stretch": keys.stretch is not None, "sweep_started_at": instant_text(keys.full_sweep_at)}
@@ -125,3 +124,16 @@ def _asked_of(keys: Keys, subjects: list[str]) -> dict[str, Parameters]:
     if keys.counts_messages is not None:
         asked["count_messages"] = span_parameters(keys.counts_messages)
     return asked
+
+
+def _asked_of_messages(keys: Keys) -> dict[str, Any]:
+    """Return the parameters of `known` for the messages: those of readings are looked up only if they differ."""
+    compared = [each for each in keys.readings if each.fingerprint is not None]
+    of_readings = {event_id for each in compared for event_id in each.event_ids}
+    return {
+        "interaction_events": searchable([each for each in keys.interaction_events if each not in of_readings]),
+        "threads": [each.conversation_id for each in compared],
+        "fingerprints": [each.fingerprint for each in compared],
+        "updated_times": [each.updated_time for each in compared],
+        "event_ids": Texts(["\n".join(each.event_ids) for each in compared]),  # which are printable
+    }

@@ -219,7 +219,7 @@ WHERE
 
 -- name: unsent_messages
 -- Those that a webhook has reported lately.
-SELECT message_id FROM webhook_events WHERE stream = %s AND kind = 'unsend';
+SELECT message_id FROM webhook_events WHERE stream = ANY (%s::text[]) AND kind = 'unsend';
 
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload)
@@ -630,6 +630,21 @@ WITH known_conversations AS MATERIALIZED (
     SELECT stored.*
     FROM unnest(%(conversations)s::text[]) AS wanted
     CROSS JOIN LATERAL (SELECT * FROM conversations WHERE conversation_id = wanted OFFSET 0) AS stored
+),
+wanted_events AS (
+    SELECT unnest(%(interaction_events)s::text[]) AS event_id
+    UNION ALL
+    SELECT unnest(string_to_array(reading.event_ids, E'\n'))  -- those of conversations that came with others before
+    FROM unnest(
+        %(threads)s::text[], %(fingerprints)s::text[], %(updated_times)s::timestamptz[], %(event_ids)s::text[]
+    ) AS reading (conversation_id, fingerprint, updated_time, event_ids)
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM known_conversations AS before
+        WHERE
+            before.conversation_id = reading.conversation_id
+            AND before.messages_fingerprint = reading.fingerprint AND before.updated_time = reading.updated_time
+    )
 )
 SELECT json_build_object(
     'conversations', (
@@ -646,9 +661,11 @@ SELECT json_build_object(
         ) AS stored
     ),
     'interaction_events', (
-        SELECT coalesce(json_agg(wanted), '[]'::json)
-        FROM unnest(%(interaction_events)s::text[]) AS wanted
-        CROSS JOIN LATERAL (SELECT 1 FROM contact_interaction_events WHERE event_id = wanted OFFSET 0) AS stored
+        SELECT coalesce(json_agg(wanted_events.event_id), '[]'::json)
+        FROM wanted_events
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM contact_interaction_events WHERE event_id = wanted_events.event_id OFFSET 0
+        ) AS stored
     ),
     'left_behind', (
         SELECT coalesce(json_agg(json_build_array(wanted, stored.page_id)), '[]'::json)
@@ -1178,10 +1195,12 @@ ON CONFLICT (place) DO UPDATE SET kind = excluded.kind, base_url = excluded.base
 SELECT conversation_id, platform, page_id FROM conversations
 WHERE conversation_id > %s ORDER BY conversation_id LIMIT %s;
 
--- name: forget_contact
+-- name: forget_contacts
 -- On each of the linked pages: people keep their ids when the account moves.
 INSERT INTO forgotten (platform, page_id, kind, id)
-SELECT %(platform)s, page_id, 'contact', %(contact_id)s FROM unnest(%(pages)s::text[]) AS page_id
+SELECT %(platform)s, page_id, 'contact', contact_id
+FROM unnest(%(pages)s::text[]) AS page_id
+CROSS JOIN unnest(%(contacts)s::text[]) AS contact_id
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
@@ -1192,20 +1211,21 @@ FROM conversations
 CROSS JOIN unnest(%(pages)s::text[]) AS linked
 WHERE
     platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
-    AND coalesce(contact_id, %(contact_id)s) = %(contact_id)s
+    AND (contact_id IS NULL OR contact_id = ANY (%(contacts)s::text[]))
     AND conversation_id = ANY (
         ARRAY(
-            SELECT conversation_id FROM conversations WHERE contact_id = %(contact_id)s
+            SELECT conversation_id FROM conversations WHERE contact_id = ANY (%(contacts)s::text[])
             UNION
             SELECT conversation_id FROM contact_interaction_events
-            WHERE contact_id = %(contact_id)s AND platform = %(platform)s
+            WHERE contact_id = ANY (%(contacts)s::text[]) AND platform = %(platform)s
         )
     )
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
--- name: erase_contact
+-- name: erase_contacts
 DELETE FROM contacts
-WHERE platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = %(contact_id)s;
+WHERE
+    platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = ANY (%(contacts)s::text[]);
 
 -- name: erase_conversations
 DELETE FROM conversations
@@ -1219,9 +1239,17 @@ WHERE
 DELETE FROM contact_interaction_events
 WHERE
     platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
-    AND (
-        contact_id = %(contact_id)s
-        OR conversation_id IN (SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation')
+    AND event_id = ANY (
+        ARRAY(
+            SELECT event_id FROM contact_interaction_events WHERE contact_id = ANY (%(contacts)s::text[])
+            UNION
+            SELECT said.event_id
+            FROM forgotten
+            CROSS JOIN LATERAL (
+                SELECT event_id FROM contact_interaction_events WHERE conversation_id = forgotten.id OFFSET 0
+            ) AS said
+            WHERE platform = %(platform)s AND kind = 'conversation'
+        )
     );
 
 -- name: erase_reactions
@@ -1232,7 +1260,7 @@ SET
     reactions = (
         SELECT json_agg(each ORDER BY place)
         FROM json_array_elements(reactions) WITH ORDINALITY AS element (each, place)
-        WHERE each ->> 'from' <> %(contact_id)s
+        WHERE each ->> 'from' <> ALL (%(contacts)s::text[])
     ),
     version = coalesce(
         (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
@@ -1240,7 +1268,10 @@ SET
     )
 WHERE
     platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
-    AND reactions IS NOT NULL AND strpos(reactions::text, '"from":"' || %(contact_id)s || '"') > 0;
+    AND reactions IS NOT NULL
+    AND EXISTS (
+        SELECT 1 FROM unnest(%(contacts)s::text[]) AS gone WHERE strpos(reactions::text, '"from":"' || gone || '"') > 0
+    );
 
 -- name: erase_webhook_events
 -- Runs before the messages are erased: some events name a message only, and no contact.
@@ -1248,18 +1279,19 @@ DELETE FROM webhook_events
 WHERE
     stream = ANY (ARRAY(SELECT %(platform)s || ':' || page_id FROM unnest(%(pages)s::text[]) AS page_id))
     AND (
-        contact_id = %(contact_id)s
-        OR message_id IN (
-            SELECT event_id
-            FROM contact_interaction_events
+        contact_id = ANY (%(contacts)s::text[])
+        OR EXISTS (
+            SELECT 1
+            FROM contact_interaction_events AS said
             WHERE
-                platform = %(platform)s AND page_id = ANY (%(pages)s::text[])
+                said.event_id = message_id AND said.platform = %(platform)s AND said.page_id = ANY (%(pages)s::text[])
                 AND (
-                    contact_id = %(contact_id)s
-                    OR conversation_id IN (
+                    said.contact_id = ANY (%(contacts)s::text[])
+                    OR said.conversation_id IN (
                         SELECT id FROM forgotten WHERE platform = %(platform)s AND kind = 'conversation'
                     )
                 )
+            OFFSET 0
         )
     );
 
@@ -1290,10 +1322,10 @@ WHERE
             END
     );
 
--- name: contact_elsewhere
--- The other pages that have a contact with this id, who need not be the same person.
-SELECT page_id FROM contacts
-WHERE platform = %(platform)s AND contact_id = %(contact_id)s ORDER BY page_id;
+-- name: contacts_on_other_pages
+-- The other pages that have contacts with these ids, who need not be the same people.
+SELECT DISTINCT page_id FROM contacts
+WHERE platform = %(platform)s AND contact_id = ANY (%(contacts)s::text[]) ORDER BY page_id;
 
 -- name: count_stream_rows
 SELECT

@@ -204,7 +204,7 @@ async def forget_in_postgresql(store_url: StoreUrl, stream: Stream, contact_id: 
     """
     async with _writer(store_url) as writer:
         await writer.keep_others_out()
-        return await writer.erase(stream, contact_id)
+        return await writer.erase(stream, [contact_id])
 
 
 async def remove_from_postgresql(store_url: StoreUrl, stream: Stream, by: str, now: datetime) -> StreamRows | None:

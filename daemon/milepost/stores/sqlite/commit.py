@@ -22,6 +22,7 @@ from milepost.stores.commit import (
     demand_known,
     gaps_of,
     ids_of,
+    payloads_of,
     without_forgotten,
 )
 from milepost.stores.reader import Parameters, stream_parameters
@@ -154,7 +155,7 @@ class SqliteWriter(SqliteSession, Writer):
             if dead_letter is not None:
                 dead_letters[dead_letter.dead_letter_id] = dead_letter
                 self.ask("upsert_dead_letter", rows.dead_letter_tuple(dead_letter))
-        for dead_letter_id, payload in at_once(self.without_unsent(commit)):
+        for dead_letter_id, payload in payloads_of(commit, at_once(self.unsent_messages((commit,)))):
             dead_letter = dead_letters.get(dead_letter_id) or find(dead_letter_id)
             if not self.is_about_forgotten(stream, dead_letter.subject if dead_letter else "", payload):
                 self.ask("upsert_payload", (dead_letter_id, payload))

@@ -104,7 +104,7 @@ WHERE
 
 -- name: unsent_messages
 -- Those that a webhook has reported lately.
-SELECT message_id FROM webhook_events WHERE stream = ? AND kind = 'unsend';
+SELECT message_id FROM webhook_events WHERE stream IN (SELECT value FROM json_each(?)) AND kind = 'unsend';
 
 -- name: upsert_payload
 INSERT INTO dead_letter_payloads (dead_letter_id, payload) VALUES (?, ?)
@@ -855,10 +855,13 @@ ON CONFLICT (place) DO UPDATE SET kind = excluded.kind, base_url = excluded.base
 -- name: conversations_after
 SELECT conversation_id, platform, page_id FROM conversations WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?;
 
--- name: forget_contact
+-- name: forget_contacts
 -- On each of the linked pages: people keep their ids when the account moves.
 INSERT INTO forgotten (platform, page_id, kind, id)
-SELECT :platform, value, 'contact', :contact_id FROM json_each(:pages) WHERE true
+SELECT :platform, page.value, 'contact', contact.value
+FROM json_each(:pages) AS page
+CROSS JOIN json_each(:contacts) AS contact
+WHERE true
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: forget_conversations
@@ -870,17 +873,19 @@ CROSS JOIN json_each(:pages)
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
     AND (
-        contact_id = :contact_id
+        contact_id IN (SELECT value FROM json_each(:contacts))
         OR contact_id IS NULL AND conversation_id IN (
             SELECT conversation_id FROM contact_interaction_events
-            WHERE platform = :platform AND contact_id = :contact_id
+            WHERE platform = :platform AND contact_id IN (SELECT value FROM json_each(:contacts))
         )
     )
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
--- name: erase_contact
+-- name: erase_contacts
 DELETE FROM contacts
-WHERE platform = :platform AND page_id IN (SELECT value FROM json_each(:pages)) AND contact_id = :contact_id;
+WHERE
+    platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+    AND contact_id IN (SELECT value FROM json_each(:contacts));
 
 -- name: erase_conversations
 DELETE FROM conversations
@@ -892,9 +897,12 @@ WHERE
 DELETE FROM contact_interaction_events
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
-    AND (
-        contact_id = :contact_id
-        OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
+    AND event_id IN (
+        SELECT event_id FROM contact_interaction_events WHERE contact_id IN (SELECT value FROM json_each(:contacts))
+        UNION ALL
+        SELECT event_id
+        FROM contact_interaction_events
+        WHERE conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
     );
 
 -- name: erase_reactions
@@ -905,7 +913,7 @@ SET
     reactions = (
         SELECT nullif(json_group_array(json(value)), '[]')
         FROM json_each(reactions)
-        WHERE json_extract(value, '$.from') <> :contact_id
+        WHERE json_extract(value, '$.from') NOT IN (SELECT gone.value FROM json_each(:contacts) AS gone)
     ),
     version = coalesce(
         (SELECT checkpoints.version FROM checkpoints WHERE stream = platform || ':' || page_id),
@@ -913,7 +921,8 @@ SET
     )
 WHERE
     platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
-    AND reactions IS NOT NULL AND instr(reactions, '"from":"' || :contact_id || '"');
+    AND reactions IS NOT NULL
+    AND EXISTS (SELECT 1 FROM json_each(:contacts) WHERE instr(reactions, '"from":"' || value || '"'));
 
 -- name: erase_webhook_events
 -- Runs before the messages are erased: some events name a message only, and no contact.
@@ -921,15 +930,18 @@ DELETE FROM webhook_events
 WHERE
     stream IN (SELECT :platform || ':' || value FROM json_each(:pages))
     AND (
-        contact_id = :contact_id
-        OR message_id IN (
-            SELECT event_id
-            FROM contact_interaction_events
+        contact_id IN (SELECT value FROM json_each(:contacts))
+        OR EXISTS (
+            SELECT 1
+            FROM contact_interaction_events AS said
             WHERE
-                platform = :platform AND page_id IN (SELECT value FROM json_each(:pages))
+                said.event_id = message_id
+                AND said.platform = :platform AND said.page_id IN (SELECT value FROM json_each(:pages))
                 AND (
-                    contact_id = :contact_id
-                    OR conversation_id IN (SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation')
+                    said.contact_id IN (SELECT value FROM json_each(:contacts))
+                    OR said.conversation_id IN (
+                        SELECT id FROM forgotten WHERE platform = :platform AND kind = 'conversation'
+                    )
                 )
         )
     );
@@ -961,9 +973,10 @@ WHERE
             END
     );
 
--- name: contact_elsewhere
--- The other pages that have a contact with this id, who need not be the same person.
-SELECT page_id FROM contacts WHERE platform = :platform AND contact_id = :contact_id ORDER BY page_id;
+-- name: contacts_on_other_pages
+-- The other pages that have contacts with these ids, who need not be the same people.
+SELECT DISTINCT page_id FROM contacts
+WHERE platform = :platform AND contact_id IN (SELECT value FROM json_each(:contacts)) ORDER BY page_id;
 
 -- name: count_stream_rows
 SELECT

@@ -304,8 +304,8 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     It covers rows written under other pages, too: an account that moves to another page takes its people along.
 
-    Works beside a running daemon, which waits while the messages are scanned once. A contact that is not stored is kept
-    out as well. A dead letter's entries in the journal, which never name a person, stay; the daemon closes it.
+    Works beside a running daemon, which waits meanwhile. A contact that is not stored is kept out as well. A dead
+    letter's entries in the journal, which never name a person, stay; the daemon closes it.
 
     Erased data is overwritten in the database, and the WAL is emptied unless a reader holds it. Backups, snapshots of
     the file system and blocks that the disk itself has moved still hold the data.
@@ -315,7 +315,7 @@ async def forget_in_sqlite(path: Path, stream: Stream, contact_id: str) -> Forgo
 
     def forget(connection: sqlite3.Connection) -> Forgotten:
         with transaction(connection):
-            return at_once(SqliteWriter(database.sql, connection).erase(stream, contact_id))
+            return at_once(SqliteWriter(database.sql, connection).erase(stream, [contact_id]))
 
     async with open_current(path, pragmas={"secure_delete": "ON"}, timeout_seconds=TIMEOUT_SECONDS) as database:
         forgotten = await database.write(forget)

@@ -7,3 +7,6 @@ JOIN conversations USING (conversation_id)
 WHERE conversations.page_id <> said.page_id AND conversations.platform = said.platform
 GROUP BY said.platform, conversations.page_id, said.page_id
 ON CONFLICT (platform, previous_page_id, page_id) DO NOTHING;
+
+-- A person who is erased may have reacted to messages of others: those are found without reading all messages.
+CREATE INDEX interaction_events_with_reactions ON contact_interaction_events (platform, page_id) WHERE reactions IS NOT NULL;
