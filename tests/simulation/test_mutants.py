@@ -59,7 +59,7 @@ from milepost.core.records import Context, Decided, Decision, Pending, Record, _
 from milepost.core.redrive import PendingRedrive
 from milepost.core.walk import next_position, stretch_of
 from milepost.core.webhooks import DueFact
-from simulation.test_simulation import with_facts
+from simulation.test_simulation import with_facts, with_threads_that_move
 
 MAX_EXAMPLES = 540  # as many as the sound core has to survive
 
@@ -361,13 +361,6 @@ def to_lost_cursors(scenario: Scenario) -> Scenario:
     return dataclasses.replace(longer, habits=habits, full_chance=0.5, stop_chance=0.05)
 
 
-def to_full_sweeps(scenario: Scenario) -> Scenario:
-    """Let threads move between any two requests of full sweeps that take many small batches."""
-    habits = Habits(arrival_chance=0.5, new_thread_chance=0.0)
-    small = replace(scenario.policy, batch_size=2)
-    return dataclasses.replace(scenario, policy=small, habits=habits, full_chance=0.5, threads=12, link_chance=0.0)
-
-
 def to_rate_limits(scenario: Scenario) -> Scenario:
     """Let long rate limits end runs that have read unchanged batches."""
     habits = Habits(arrival_chance=0.1, climate=Climate(limit_chance=0.03, longest_seconds=3600.0))
@@ -542,7 +535,7 @@ MUTANTS = {
             "milepost.core.walk.scan_after": always_a_snapshot,
             "milepost.core.decide.scan_after": always_a_snapshot,
         },
-        narrowed=to_full_sweeps,
+        narrowed=with_threads_that_move,
     ),
     "a cursor is taken up without its place": Mutant(
         "is there and was marked as deleted|is gone and not marked as deleted",

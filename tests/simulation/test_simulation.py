@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, core, example, given, settings
 from hypothesis.strategies import SearchStrategy
 from msgspec import structs
 
+from kit.fake_inbox import Habits
 from kit.scenarios import scenarios
 from kit.simulation import Simulation
 from kit.simulation_setting import Scenario
@@ -25,7 +26,6 @@ ORDEALS = {
     "a batch was skipped",
     "batches were committed together",
     "a catch-up scan read a batch",
-    "a catch-up scan was repeated",
     "a command between two batches",
     "a command was refused",
     "a command: stream_paused",
@@ -181,6 +181,22 @@ def test_facts_at_any_moment_make_nothing_older_and_bring_nothing_back(examples:
 
     assert seen["a fact was applied"] >= facts
     assert seen["a fact was no news"] >= facts // 10
+
+
+def with_threads_that_move(scenario: Scenario) -> Scenario:
+    """Let threads move to the head between any two requests of full sweeps, which take many small batches."""
+    habits = Habits(arrival_chance=0.5, new_thread_chance=0.0, deletion_chance=0.05)
+    policy = structs.replace(scenario.policy, batch_size=2)
+    return replace(scenario, habits=habits, policy=policy, threads=12, steps=250, full_chance=0.5, link_chance=0.0)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("examples", "repeated"), [(8, 5), pytest.param(40, 30, marks=pytest.mark.long)])
+def test_threads_that_move_between_any_two_requests_are_not_marked_as_deleted(examples: int, repeated: int) -> None:
+    _, seen = play(examples, scenarios.map(with_threads_that_move))
+
+    assert seen["a catch-up scan was repeated"] >= repeated
+    assert seen["a thread was marked as deleted"] >= repeated
 
 
 def with_limits_that_change(scenario: Scenario) -> Scenario:
