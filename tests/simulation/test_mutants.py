@@ -414,9 +414,13 @@ def to_short_outages(scenario: Scenario) -> Scenario:
 
 
 def to_a_moving_head(scenario: Scenario) -> Scenario:
-    """Let threads that cannot be read be overtaken by others that can."""
-    habits = Habits(sick_chance=0.2, arrival_chance=0.5)
-    return dataclasses.replace(scenario, habits=habits, threads=6, interval_seconds=1.0)
+    """Let threads that cannot be read be overtaken by new ones, often only once a search has found them.
+
+    Any other fault would end most of the searches before.
+    """
+    habits = Habits(sick_chance=0.15, arrival_chance=0.15, new_thread_chance=1.0)
+    policy = replace(scenario.policy, batch_size=2)
+    return Scenario(scenario.seed, steps=250, threads=4, habits=habits, policy=policy, interval_seconds=1.0)
 
 
 def to_rivals(scenario: Scenario) -> Scenario:
