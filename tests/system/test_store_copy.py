@@ -271,7 +271,7 @@ async def test_an_unreachable_server_is_reported_with_what_to_do(
 ) -> None:
     await database_of(installation).fill(commits=2)
     postgres.stop()
-    refused = await copy(installation, unmade.url, environment=password(unmade))
+    refused = await copy(installation, f"{unmade.url}?sslmode=prefer", environment=password(unmade))
     postgres.start()
     assert refused.code == 1
     assert "does not answer" in refused.stderr
