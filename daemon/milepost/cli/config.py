@@ -122,6 +122,10 @@ def _demand_usable(settings: Settings) -> None:
         from milepost.facebook.network import route_to  # noqa: PLC0415
 
         route_to(URL(settings.source.base_url), os.environ)
+    if any(each.url.startswith("https:") for each in settings.deliveries):
+        from milepost.facebook.network import trusted  # noqa: PLC0415
+
+        trusted(os.environ)
     if settings.notify.urls:
         from milepost.service.notices import demand_sendable  # noqa: PLC0415
 

@@ -176,8 +176,9 @@ class _Reasons(logging.Handler):
 
 
 def _quietened() -> _Reasons:
-    """Keep what Apprise logs out of the log."""
-    reasons = _Reasons()
+    """Keep what Apprise logs out of the log; destinations of an earlier call go on hearing it."""
+    held = logging.getLogger(_LOGGERS[0]).handlers
+    reasons = next((each for each in held if isinstance(each, _Reasons)), None) or _Reasons()
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [reasons], False
