@@ -166,7 +166,7 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
 @click.group(cls=Group, name="notify")
 def notify() -> None:
-    """Try whether notices to people arrive."""
+    """Test whether notices to people arrive."""
 
 
 @notify.command()

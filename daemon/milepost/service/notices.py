@@ -32,7 +32,7 @@ INSTALL = "pip install 'milepost[notify]', or pip install apprise beside an inst
 _LOGGERS = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "charset_normalizer", "markdown")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\]")
 _STATUS = re.compile(r"error=([1-5][0-9]{2})\b")
-_NO_REASON = "the service did not take it, or cannot be reached"
+_NO_REASON = "the service did not accept it, or cannot be reached"
 
 
 log = structlog.get_logger("milepost")

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from milepost.core.checkpoint import TOLERATED_SECONDS
@@ -41,8 +42,8 @@ class StoredWebhooks(ABC):
         """Run the steps; each statement may be committed by itself."""
 
     @abstractmethod
-    async def _write_together(self, steps: Steps[T]) -> T:
-        """Run the steps in one transaction."""
+    async def _write_alone(self, streams: Sequence[str], steps: Steps[T]) -> T:
+        """Run the steps in one transaction, while nobody else commits to the streams or adds events."""
 
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Claim the events that are due, and return the streams to read because of them."""
@@ -71,13 +72,14 @@ class StoredWebhooks(ABC):
             await fetch("follow_moves")
             return await fetch("streams_with_facts")
 
-        await self._write_together(self._erase_unsent)
+        if streams := sorted({stream for (stream,) in await self._read("streams_with_unsent")}):
+            await self._write_alone(streams, partial(self._erase_unsent, streams))
         return _streams_of(key for (key,) in await self._write(attach))
 
-    async def _erase_unsent(self, fetch: Fetch) -> None:
+    async def _erase_unsent(self, streams: Sequence[str], fetch: Fetch) -> None:
         """Erase unsent messages from wherever their content is kept besides their rows, which may not exist yet."""
         unsent: dict[str, list[str]] = {}
-        for stream, message_id in await fetch("take_unsent"):
+        for stream, message_id in await fetch("take_unsent", (self._keys(streams),)):
             unsent.setdefault(stream, []).append(message_id)
         for stream, message_ids in unsent.items():
             wanted = self._keys(message_ids)

@@ -246,7 +246,7 @@ class SqliteWebhookInbox(StoredWebhooks):
 
         return await self._database.write(write)
 
-    async def _write_together(self, steps: Steps[T]) -> T:
+    async def _write_alone(self, streams: Sequence[str], steps: Steps[T]) -> T:
         return await self._write(steps)
 
 
