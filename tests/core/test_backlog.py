@@ -208,6 +208,35 @@ class TestWhatIsOwed:
 
         assert [(gap.reached_at, gap.cursor) for gap in gaps] == [(at(-60), "older")] * is_owed
 
+    @pytest.mark.parametrize("row", [None, -7200.0])
+    @pytest.mark.parametrize(("messages", "is_open"), [((), True), ((), False), ((-60.0,), True)])
+    def test_a_conversation_whose_row_the_store_refuses_owes_only_news(
+        self, row: float | None, messages: tuple[float, ...], *, is_open: bool
+    ) -> None:
+        """The row stays as it is, so each sweep would take the conversation for a new one."""
+        dead_letters = {"t_1/row": KnownDeadLetter("d_1", "f", NOON, is_open=is_open)}
+        if messages:
+            dead_letters["t_1/messages"] = KnownDeadLetter("d_2", "f", NOON, is_open=True)
+        rows = Known() if row is None else stored(row)
+        known = replace(rows, interaction_events=frozenset({"m_-60"}), dead_letters=dead_letters)
+        before = given(SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1)))
+
+        assert len(owed_of(listed(*messages), known, before)) == 1
+        assert owed_of(listed(*messages, updated=-3600), known, before) == []
+
+    @pytest.mark.parametrize("row", [None, 0.0])
+    @pytest.mark.parametrize("is_open", [True, False])
+    def test_messages_that_the_store_refuses_are_no_gap_in_what_is_stored(
+        self, row: float | None, *, is_open: bool
+    ) -> None:
+        """They are never stored, so each sweep would owe what is below them."""
+        at_first = Known() if row is None else stored(row)
+        refused_before = {"t_1/row", "t_1/events/m_-30"} if row is None else {"t_1/events/m_-30"}
+        dead_letters = {each: KnownDeadLetter("d_1", "f", NOON, is_open=is_open) for each in refused_before}
+
+        assert len(owed_of(listed(-60, -30), at_first)) == 1
+        assert owed_of(listed(-60, -30), replace(at_first, dead_letters=dead_letters)) == []
+
     def test_a_history_is_owed_if_the_store_refused_the_conversation_before(self) -> None:
         dead_letter = KnownDeadLetter("d_1", "f", NOON, is_open=True)
         before = given(SweepCompleted(Mode.FULL, at(-3600), NOON, Tally(batches=1)))

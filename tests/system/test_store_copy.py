@@ -148,7 +148,8 @@ async def test_what_an_earlier_milepost_left_unfinished_is_refused_by_every_comm
         refused = await milepost(installation.folder, *command, "-c", config)
         assert refused.code == 78, refused
         assert (
-            "is not whole: a copy of sqlite:///milepost.db into it, begun at 2026-03-01T12:00:00.000Z" in refused.stderr
+            "is incomplete: a copy of sqlite:///milepost.db into it, begun at 2026-03-01T12:00:00.000Z"
+            in refused.stderr
         )
         assert "run `milepost store copy` into it again" in refused.stderr
     assert database.sql("SELECT count(*) FROM journal") == [(0,)]

@@ -126,7 +126,9 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
             lines.append(f"next attempt {ahead(view.retry_at, now)}")
         if view.failures >= SOME_FAILURES:
             skip = f"`milepost deliveries replay --from SEQ {view.destination}`"
-            lines.append(f"everything behind it waits, as changes come in order; {skip} skips what is never taken")
+            lines.append(
+                f"everything behind it waits, because changes come in order; {skip} skips what is never accepted"
+            )
     if not view.is_configured:
         lines.append("not configured: nothing is delivered")
     return lines

@@ -217,7 +217,7 @@ def rebuild(config: str | None) -> None:
     settings = load_settings(config)
     with warnings_logged(settings):
         audit, seconds = asyncio.run(_audit(store_url_of(settings), rebuilds=True))
-    echo_wrapped(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
+    echo_wrapped(f"The projections were rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
 
 async def _audit(store_url: StoreUrl, *, rebuilds: bool = False) -> tuple[Audit, float]:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from milepost.core.background import COMPLETE, may_read
 from milepost.core.checkpoint import Checkpoint
-from milepost.core.dead_letters import messages_of, row_of
+from milepost.core.dead_letters import events_of, messages_of, row_of
 from milepost.core.journal import derived_id, instant_text
 from milepost.core.merge import Difference, remembered
 from milepost.core.missed import WINDOW
@@ -62,7 +62,7 @@ def owed(
     bare = _came_bare(batch, known) if context.policy.messages_per_conversation and not detail.leaves_out else ()
     for each in remembered(batch.conversations, known):
         stored = known.conversations.get(each.conversation_id)
-        is_bare = each.conversation_id in bare
+        is_bare = each.conversation_id in bare and meeting.has_news(each)
         opens = is_bare or meeting.opens_gap(each, stored)
         if opens and stored is None and not is_bare and meeting.may_be_left_out(each, oldest_at := _oldest_at(each)):
             unrecorded.append(oldest_at)
@@ -110,12 +110,17 @@ class _Meeting(Struct, frozen=True):
         If messages could not be read until now, and others have come since, the list may no longer show them, even if
         some of the listed are stored.
         """
-        has_news, is_unread = read.conversation_id in self.changed, read.conversation_id in self.unread
+        is_changed, is_unread = read.conversation_id in self.changed, read.conversation_id in self.unread
         if stored is None and read.conversation_id not in self.refused:
             return _shows_older(read, self.context.policy) and self._are_unknown(read)
-        if has_news and is_unread and read.interactions and _shows_older(read, self.context.policy):
+        if is_unread and read.interactions and _shows_older(read, self.context.policy) and self.has_news(read):
             return True
-        return (has_news or is_unread) and self._are_unknown(read)
+        return (is_changed or is_unread) and self._are_unknown(read)
+
+    def has_news(self, read: Conversation) -> bool:
+        """Return whether a conversation has news. If the store refuses its row, it seems to have some each time."""
+        since = self.last_read_at if row_of(read.conversation_id) in self.known.dead_letters else None
+        return read.conversation_id in self.changed and (since is None or read.updated_time > since)
 
     def first_limit(self, read: Conversation, oldest_at: datetime) -> datetime:
         """Return how far back the messages of a conversation without a row are owed.
@@ -169,8 +174,13 @@ class _Meeting(Struct, frozen=True):
         return limit if last_read_at is None else min(limit, last_read_at)
 
     def _are_unknown(self, read: Conversation) -> bool:
-        stored = self.known.interaction_events
-        return bool(read.interactions) and not (stored and any(each.event_id in stored for each in read.interactions))
+        """Return whether none of the listed messages is stored, or is known as one that the store refuses."""
+        stored, dead_letters = self.known.interaction_events, self.known.dead_letters
+        if stored and any(each.event_id in stored for each in read.interactions):
+            return False
+        events = read.interactions if dead_letters else ()
+        subjects = (events_of(read.conversation_id, each.event_id) for each in events)
+        return bool(read.interactions) and dead_letters.keys().isdisjoint(subjects)
 
     def moved_here(self) -> Iterator[Gap]:
         """Yield the gaps of conversations that move here from another page, whose token can no longer read them."""

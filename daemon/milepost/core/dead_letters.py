@@ -64,6 +64,11 @@ def row_of(conversation_id: str) -> str:
     return f"{conversation_id}/row"
 
 
+def events_of(conversation_id: str, event_id: str) -> str:
+    """Return the subject for messages of a conversation that the store refused; the first of them is named."""
+    return f"{conversation_id}/events/{event_id}"
+
+
 def older_of(conversation_id: str, gap_id: str) -> str:
     """Return the subject for older messages of a conversation, which make up a gap of their own."""
     return f"{conversation_id}{_OLDER}{gap_id}"
@@ -219,7 +224,7 @@ def _event_failures(refused: Iterable[tuple[InteractionEventRow, str]]) -> Itera
     for conversation_id, chunk in chunks.items():
         first, reason = chunk[0]
         rows = Changes(interaction_events=tuple(row for row, _ in chunk))
-        yield _unwritten(_events_subject(conversation_id, first.event_id), Stage.EVENTS, reason, rows)
+        yield _unwritten(events_of(conversation_id, first.event_id), Stage.EVENTS, reason, rows)
 
 
 # --- which dead letters that opens and closes -------------------------------------------------------------------------
@@ -296,11 +301,7 @@ def _contact_subject(contact_id: str) -> str:
 def subjects_of_events(conversation_id: str, events: Iterable[str], refused: Iterable[RefusedRow]) -> list[str]:
     """Return the subjects of a conversation's messages that the store refused."""
     keys = {row.key for row in refused if row.table is Table.INTERACTION_EVENTS}
-    return [_events_subject(conversation_id, event_id) for event_id in events if event_id in keys]
-
-
-def _events_subject(conversation_id: str, event_id: str) -> str:
-    return f"{conversation_id}/events/{event_id}"
+    return [events_of(conversation_id, event_id) for event_id in events if event_id in keys]
 
 
 def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failure:

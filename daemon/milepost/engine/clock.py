@@ -50,7 +50,8 @@ class SystemClock:
     async def sleep_until(self, instant: datetime) -> None:
         """Sleep for the time that is now left until `instant`, in naps: the event loop's clock stops when suspended."""
         ends = self.steady() + (instant - self.now()).total_seconds()
-        await asyncio.sleep(0)
+        if ends <= self.steady():
+            await asyncio.sleep(0)  # a loop of waits that are over must not block the event loop
         while (seconds := ends - self.steady()) > 0:
             await asyncio.sleep(min(seconds, MAX_NAP_SECONDS))
             self._check_for_step()

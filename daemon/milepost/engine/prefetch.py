@@ -189,7 +189,7 @@ def _next_request(request: Request, outcome: Answered) -> Request | None:
     cursor = outcome.batch.next_cursor
     if cursor is None and request.until is None and request.cursor is not None:
         return replace(request, cursor=None, batches_left=0)  # the catch-up scan, after a walk to the end of the inbox
-    times = (each.updated_time for each in outcome.batch.conversations)
+    times = [each.updated_time for each in outcome.batch.conversations]
     if cursor is None or cursor == request.cursor or reaches_back(times, request.until):
         return None
     return replace(request, cursor=cursor, batches_left=request.batches_left - 1)
