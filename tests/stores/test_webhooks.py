@@ -17,6 +17,7 @@ from kit.builders import NOON, STREAM, at
 from kit.needs import long_only
 from kit.postgres import Database
 from kit.power_cut import Call, Disk, recorded, recording
+from milepost.core.errors import StoreAway
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
@@ -27,7 +28,7 @@ from milepost.stores.postgresql.connection import connected, settings
 from milepost.stores.postgresql.encoding import json_rows, with_inserts
 from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
-from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS, event_columns
+from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS, Steps, StoredWebhooks, event_columns
 from stores.histories import commit_after, contact_row, event_row, page_row
 from stores.processes import outcome
 from stores.store_dump import IN_POSTGRESQL, SqliteDump, StoreDump
@@ -342,6 +343,30 @@ class TestFacts:
             details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
             assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
+    async def test_a_stream_with_a_long_commit_holds_up_no_other_with_unsent_messages(
+        self, kept: StoreDump, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its own are erased later."""
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            unsent = [said(WebhookKind.UNSEND, "m_1", 9), replace(said(WebhookKind.UNSEND, "m_2", 9), stream=OTHER)]
+            await store.webhooks.add(unsent, NOON)
+            assert isinstance(store.webhooks, StoredWebhooks)
+            write_alone = store.webhooks._write_alone
+
+            async def is_away(stream: str, steps: Steps[None]) -> None:
+                if stream == OTHER.key:
+                    raise StoreAway("a lock was not granted in time")
+                await write_alone(stream, steps)
+
+            monkeypatch.setattr(store.webhooks, "_write_alone", is_away)
+            assert await store.webhooks.streams_with_facts() == (STREAM,)
+            taken = "SELECT stream FROM webhook_events WHERE claims = 1 ORDER BY stream"
+            assert kept.rows(taken) == [(STREAM.key,)]
+            monkeypatch.undo()
+            await store.webhooks.streams_with_facts()
+            assert kept.rows(taken) == [(OTHER.key,), (STREAM.key,)]
+
     async def test_a_dead_letter_opened_later_keeps_no_text_of_an_unsent_message(self, kept: StoreDump) -> None:
         rows = [event_row(f"m_{number}", text=f"a secret of m_{number}") for number in (1, 2)]
         payloads = tuple(
@@ -565,7 +590,7 @@ def test_a_look_for_news_does_not_read_the_events_that_were_worked_off_or_only_w
     )
     named = dict.fromkeys(("soon", "later", "ahead", "now", "received_before"), NOON) | {"never": NEVER, "rows": "[]"}
     statement = load_statements("postgresql", "webhooks")[name]
-    asked = [["messenger:1"]] if "%s" in statement else named
+    asked = [["messenger:1"] if "%s::text[]" in statement else "messenger:1"] if "%s" in statement else named
     with database.connect() as connection, connection.transaction():
         connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
         plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}".encode(), asked))

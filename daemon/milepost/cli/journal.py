@@ -182,6 +182,8 @@ async def follow(
     while not stopped.is_set():
         try:
             stored = await journal_reader.entries(after=after, limit=FOLLOW_PAGE, stream=stream)
+            if not stored:  # after a failover that lost the last entries, their seqs are assigned again
+                after = min([after, *(each.seq for each in await journal_reader.latest(limit=1))])
         except StoreAway:
             stored = []
         for each in stored:

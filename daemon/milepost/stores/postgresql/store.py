@@ -149,12 +149,12 @@ class PostgresqlWebhookInbox(StoredWebhooks):
         """Run the steps, each in a transaction and a round trip of its own."""
         return await steps(self._database.rows)
 
-    async def _write_alone(self, streams: Sequence[str], steps: Steps[T]) -> T:
+    async def _write_alone(self, stream: str, steps: Steps[None]) -> None:
         async with self._database.transaction() as connection:
             fetch = partial(self._database.rows_on, connection)
-            await fetch("lock_streams", {"streams": streams})
+            await fetch("lock_streams", {"streams": [stream]})
             await fetch("lock_webhook_events")
-            return await steps(fetch)
+            await steps(fetch)
 
 
 # --- delivery places --------------------------------------------------------------------------------------------------

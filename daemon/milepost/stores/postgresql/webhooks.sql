@@ -172,8 +172,8 @@ WHERE
     AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
 
 -- name: take_unsent
--- Messages of these streams reported as unsent since the last run of this statement. No commit to them may be under way:
--- it would have looked for unsent messages before.
+-- Messages of a stream reported as unsent since the last run of this statement. No commit to it may be under way: it
+-- would have looked for unsent messages before.
 UPDATE webhook_events
 SET claims = 1
 WHERE
@@ -181,12 +181,12 @@ WHERE
         SELECT event_key
         FROM webhook_events
         WHERE
-            stream = ANY (%s::text[]) AND kind = 'unsend' AND claims = 0
+            stream = %s AND kind = 'unsend' AND claims = 0
             AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     )
-RETURNING stream, message_id;
+RETURNING message_id;
 
 -- name: erase_edits
 UPDATE webhook_events

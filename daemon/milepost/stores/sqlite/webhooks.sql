@@ -119,13 +119,13 @@ FROM webhook_events INDEXED BY webhook_events_of_facts
 WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
 
 -- name: take_unsent
--- Messages of these streams reported as unsent since the last run of this statement.
+-- Messages of a stream reported as unsent since the last run of this statement.
 UPDATE webhook_events INDEXED BY webhook_events_of_facts
 SET claims = 1
 WHERE
-    stream IN (SELECT value FROM json_each(?)) AND kind = 'unsend' AND claims = 0
+    stream = ? AND kind = 'unsend' AND claims = 0
     AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
-RETURNING stream, message_id;
+RETURNING message_id;
 
 -- name: erase_edits
 UPDATE webhook_events
