@@ -90,17 +90,20 @@ class Anchor:
 
 
 class Deadline:
-    """An instant that comes after a fixed time, even if the wall clock is adjusted meanwhile."""
+    """An instant that comes after a fixed time, even if the wall clock is adjusted meanwhile.
 
-    def __init__(self, clock: Clock, at: datetime) -> None:
+    `at` is by the clock's setting when `anchor` was made: now, if none is given.
+    """
+
+    def __init__(self, clock: Clock, at: datetime, anchor: Anchor | None = None) -> None:
         self._clock = clock
         self._at = at
-        self._anchor = Anchor(clock)
+        self.anchor = anchor or Anchor(clock)
 
     @property
     def at(self) -> datetime:
         """The instant by the wall clock's current setting."""
-        return self._at + self._anchor.moved()
+        return self._at + self.anchor.moved()
 
     @property
     def has_passed(self) -> bool:

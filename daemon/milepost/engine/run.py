@@ -34,7 +34,7 @@ from milepost.core.records import conclude, note_left_out, recover
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.commands import CommandHandler, Redriver
 from milepost.engine.context import EngineContext, Mailbox
-from milepost.engine.prefetch import Prefetch, prefetching
+from milepost.engine.prefetch import Prefetch
 from milepost.engine.stream_journal import StreamJournal, ToSettle
 
 
@@ -63,7 +63,7 @@ async def run_stream(
     def may_go_on() -> bool:
         return not (stream_journal.is_store_away or engine.is_interrupted(mailbox))
 
-    async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
+    async with Prefetch(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
             run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
             checkpoint = await run.complete(own_run_id)
