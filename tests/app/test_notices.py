@@ -181,7 +181,7 @@ async def test_while_the_database_is_away_at_the_start_the_watch_begins_later(wo
 
 
 async def stops(world: World) -> list[str]:
-    """Let a stream stop, and decide that it is told."""
+    """Let a stream stop, and decide on its notice."""
     await world.watch.begin()
     await world.look()
     world.checkpoints = [STOPPED]

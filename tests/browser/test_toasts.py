@@ -61,7 +61,7 @@ class FrontEnd:
 
 @asynccontextmanager
 async def visiting(browser: Browser, url: str) -> AsyncIterator[Page]:
-    """Visit the page, in which time moves only when it is told to."""
+    """Visit the page, in which time moves only on command."""
     context = await browser.new_context()
     page = await context.new_page()
     complaints: list[str] = []

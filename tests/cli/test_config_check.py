@@ -90,6 +90,19 @@ def test_without_a_file_the_built_in_settings_are_named() -> None:
     assert check().stdout == "There is no config.yaml here: the built-in settings apply, with the simulator\n"
 
 
+def test_certificates_that_deliveries_could_not_use_are_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+    (directory / "config.yaml").write_text(
+        f"deliveries: [{{name: crm, url: https://crm.example/hook, secret: {secret}, kinds: [contact]}}]"
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", "missing.pem")
+    error = check().exception
+    assert isinstance(error, BadConfiguration)
+    assert error.message.startswith("SSL_CERT_FILE: missing.pem cannot be read")
+
+
 def test_everything_that_is_wrong_is_reported(directory: Path) -> None:
     (directory / "config.yaml").write_text("sync: {batch_size: 0, batchsize: 1}")
     error = check().exception

@@ -311,7 +311,7 @@ async def test_it_exits_with_75_when_the_daemon_takes_long_and_continues(install
     await store(installation, UNREAD)
     async with daemon(installation, StandIn(slow), max_wait_seconds=0.05):
         done = await dead_letters(installation, "redrive")
-    assert (done.code, done.stdout) == (75, f"{UNREAD}  t_1: it takes long; the daemon continues with it\n")
+    assert (done.code, done.stdout) == (75, f"{UNREAD}  t_1: it takes a while; the daemon continues\n")
 
 
 async def test_ctrl_c_does_not_wait_for_the_daemon(installation: Installation) -> None:
@@ -331,7 +331,7 @@ async def test_ctrl_c_does_not_wait_for_the_daemon(installation: Installation) -
         running.signal(signal.SIGINT)
         done = await running.ended()
     assert done.code == 75, done
-    assert "the daemon continues with it" in done.stdout
+    assert "the daemon continues" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -422,7 +422,7 @@ async def test_a_port_that_is_not_known_is_reported(installation: Installation) 
     [
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-            "answers with something that is not an answer of this version",
+            "answers with something that this version does not understand",
         ),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answers HTTP 404: no reason given"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "answers HTTP 302"),

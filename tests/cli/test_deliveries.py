@@ -75,12 +75,12 @@ async def test_the_list_says_what_each_is_doing_and_why(folder: Path) -> None:
 
 
 async def test_the_list_says_that_what_is_never_taken_holds_up_the_rest(folder: Path) -> None:
-    assert "skips what is never taken" not in (await milepost(folder, "deliveries", "list")).stdout
+    assert "skips what is never accepted" not in (await milepost(folder, "deliveries", "list")).stdout
     async with open_sqlite(folder / "milepost.db", synchronous="normal") as store:
         crm = (await store.deliveries.all())["crm"]
         await store.deliveries.record(crm, replace(crm, failures=3), "")
     shown = " ".join((await milepost(folder, "deliveries", "list")).stdout.split())
-    assert "`milepost deliveries replay --from SEQ crm` skips what is never taken" in shown
+    assert "`milepost deliveries replay --from SEQ crm` skips what is never accepted" in shown
 
 
 async def test_the_list_for_programs_is_an_object_for_each(folder: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_sound_journal_is_counted(database: Path) -> None:
 def test_what_a_rebuild_warns_of_is_no_part_of_its_output(database: Path) -> None:
     database.chmod(0o644)
     result = journal(database, "rebuild")
-    assert result.stdout.startswith("The projections are rebuilt from 5 entries")
+    assert result.stdout.startswith("The projections were rebuilt from 5 entries")
     assert "database closed to other users" in result.stderr
 
 
@@ -68,7 +68,7 @@ def test_a_projection_that_differs_from_its_fold_is_found_and_rebuilt(database: 
     assert "milepost journal rebuild" in found.stderr
     rebuilt = journal(database, "rebuild")
     assert rebuilt.returncode == 0
-    assert rebuilt.stdout.startswith("The projections are rebuilt from 5 entries, 1 stream, 2 runs, 1 dead letter")
+    assert rebuilt.stdout.startswith("The projections were rebuilt from 5 entries, 1 stream, 2 runs, 1 dead letter")
     assert journal(database, "verify").returncode == 0
 
 

@@ -171,6 +171,36 @@ class BusyArchive:
             self._stopped.set()
         return [stored for stored in self._stored if stored.seq > after]
 
+    async def latest(self, *, limit: int) -> list[StoredEntry]:
+        return self._stored[-limit:]
+
+
+class SetBack:
+    """A journal reader whose journal has lost its entries after the seq 2, and gets a new one after the first look."""
+
+    def __init__(self, stopped: asyncio.Event) -> None:
+        self._stopped = stopped
+        self._stored = [StoredEntry(seq, entry) for seq in (1, 2) for entry in entries(run_started())]
+
+    async def entries(self, *, after: int, limit: int, stream: str | None = None) -> list[StoredEntry]:
+        found = [stored for stored in self._stored if stored.seq > after]
+        if found or len(self._stored) == 5:
+            self._stopped.set()
+        return found
+
+    async def latest(self, *, limit: int) -> list[StoredEntry]:
+        newest = self._stored[-limit:]
+        self._stored += [StoredEntry(newest[-1].seq + 1, entry) for entry in entries(run_started())]
+        return newest
+
+
+async def test_following_goes_on_after_a_failover_that_lost_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.cli.signals.POLL_SECONDS", 0.001)
+    stopped, shown = asyncio.Event(), list[StoredEntry]()
+    async with asyncio.timeout(10):
+        await follow(cast("SqliteReader", SetBack(stopped)), 7, None, shown.append, stopped)
+    assert [stored.seq for stored in shown] == [3]
+
 
 async def test_following_survives_an_unavailable_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.cli.signals.POLL_SECONDS", 0.001)

@@ -1,4 +1,4 @@
-"""notices: people are told of a problem once, then daily, and of its end; and nothing twice, even after a restart."""
+"""notices: a problem is reported once, then daily, and its end once; nothing twice, even after a restart."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -155,7 +155,7 @@ def test_a_page_that_comes_and_goes_is_told_once_an_hour() -> None:
 
 
 def told_over_by(seconds: float) -> People:
-    """Return people who were told of a stop at once, and by then that it is over."""
+    """Return people who got a notice of a stop at once, and by then one that it is over."""
     people = People()
     people.look(0, stopped())
     people.look(SETTLED, stopped())
@@ -372,7 +372,7 @@ def test_whatever_comes_and_goes_people_are_told_rarely_in_turn_and_of_what_last
                 people.restart(second, *checkpoints)
             people.look(second, *checkpoints)
             if stops[0] and not restarts and step * _STEP > (APART + SETTLE + TOGETHER).total_seconds():
-                assert _last_of(people, "1") is NoticeKind.STOPPED, "what lasts is told"
+                assert _last_of(people, "1") is NoticeKind.STOPPED, "what lasts is reported"
             second += _STEP
     for page in ("1", "2"):
         told = [(when, each.kind) for when, each in people.notices if page in {one.subject for one in each.concerns}]

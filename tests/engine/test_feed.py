@@ -6,7 +6,7 @@ from kit.builders import STREAM
 from kit.engine_doubles import Inbox, engine
 from kit.memory_store import MemoryStore
 from milepost.core.model import Stream
-from milepost.engine.feed import MAX_HELD, Feed, Notice, Recorded, StoreRetried, reading
+from milepost.engine.feed import MAX_HELD, Feed, Notice, Recorded, SlotWaited, StoreRetried, reading
 from milepost.engine.supervisor import Schedule, Supervisor
 
 
@@ -18,12 +18,28 @@ def attempts(notices: list[Notice]) -> list[int]:
     return [each.attempts for each in notices if isinstance(each, StoreRetried)]
 
 
+async def let_readers_run() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 async def test_a_reader_gets_every_notice_in_order_even_after_the_end_of_the_block() -> None:
     feed, seen = Feed(), list[Notice]()
     async with reading(feed, {"list": seen.append}):
         for number in range(100):
             feed.publish(notice(number))
     assert attempts(seen) == list(range(100))
+
+
+async def test_a_wait_for_a_slot_wakes_no_reader_and_is_read_with_the_next_commit() -> None:
+    feed, seen = Feed(), list[Notice]()
+    async with reading(feed, {"list": seen.append}):
+        feed.publish(SlotWaited(1.0))
+        await let_readers_run()
+        assert seen == []
+        feed.publish(notice(1))
+        await let_readers_run()
+        assert seen == [SlotWaited(1.0), notice(1)]
 
 
 async def test_a_reader_that_falls_behind_loses_the_oldest_notices() -> None:

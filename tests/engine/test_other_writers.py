@@ -143,7 +143,7 @@ class Racing(MemoryStore):
 
 
 async def test_a_conflict_without_another_writers_entry_ends_the_run() -> None:
-    with pytest.raises(VersionConflict, match="was reported to have moved on, and has not"):
+    with pytest.raises(VersionConflict, match="was reported to have moved on, but has not"):
         await ran(engine(Racing(1_000)), Inbox(3))
 
 

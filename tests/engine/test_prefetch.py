@@ -12,7 +12,7 @@ from kit.engine_doubles import Inbox, always, cursor_of
 from milepost.core.ports import Fetched, Held, Outcome, Request
 from milepost.core.problems import Problem
 from milepost.engine.interrupt import Stop
-from milepost.engine.prefetch import MAX_AHEAD, MAX_ROWS_AHEAD, Prefetch, RowsAhead, prefetching
+from milepost.engine.prefetch import MAX_AHEAD, MAX_ROWS_AHEAD, Prefetch, RowsAhead
 
 
 async def let_run(steps: int = 5) -> None:
@@ -27,7 +27,7 @@ def asks(cursor: str | None, **more: object) -> Request:
 
 async def test_the_next_batch_is_requested_ahead_and_only_once() -> None:
     inbox = Inbox(3)
-    async with prefetching(inbox) as ahead:
+    async with Prefetch(inbox) as ahead:
         await ahead.fetch(asks(None))
         await let_run()
         assert inbox.cursors == [None, "1"]
@@ -40,7 +40,7 @@ async def test_the_next_batch_is_requested_ahead_and_only_once() -> None:
 
 async def test_the_scan_from_the_head_is_requested_once_a_walk_has_come_to_the_end() -> None:
     inbox = Inbox(3)
-    async with prefetching(inbox) as ahead, going_on(ahead):
+    async with Prefetch(inbox) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=99))
         await let_run(50)
         assert inbox.cursors == [None, "1", "2", None]
@@ -53,7 +53,7 @@ async def test_the_scan_from_the_head_is_requested_once_a_walk_has_come_to_the_e
 
 async def test_a_scan_that_comes_to_the_end_is_followed_by_no_other() -> None:
     inbox = Inbox(3)
-    async with prefetching(inbox) as ahead, going_on(ahead):
+    async with Prefetch(inbox) as ahead, going_on(ahead):
         await ahead.fetch(asks("1", batches_left=9, until=NOON - timedelta(days=1)))
         await let_run(50)
         assert inbox.cursors == ["1", "2"]
@@ -69,7 +69,7 @@ async def test_a_scan_that_comes_to_the_end_is_followed_by_no_other() -> None:
 )
 async def test_nothing_is_requested_ahead_where_nothing_is_sure_to_follow(batches: int, request_: Request) -> None:
     inbox = Inbox(batches)
-    async with prefetching(inbox) as ahead:
+    async with Prefetch(inbox) as ahead:
         await ahead.fetch(request_)
         await let_run()
     assert inbox.cursors == [None]
@@ -77,7 +77,7 @@ async def test_nothing_is_requested_ahead_where_nothing_is_sure_to_follow(batche
 
 async def test_nothing_is_requested_ahead_after_a_refusal() -> None:
     inbox = Inbox(3, before=always(refused()))
-    async with prefetching(inbox) as ahead:
+    async with Prefetch(inbox) as ahead:
         await ahead.fetch(asks("1"))
         await let_run()
     assert inbox.cursors == ["1"]
@@ -85,7 +85,7 @@ async def test_nothing_is_requested_ahead_after_a_refusal() -> None:
 
 async def test_a_batch_other_than_the_expected_one_is_requested_anew() -> None:
     inbox = Inbox(5)
-    async with prefetching(inbox) as ahead:
+    async with Prefetch(inbox) as ahead:
         await ahead.fetch(asks(None))
         assert await ahead.fetch(asks("3")) == Held()
         outcome = await ahead.fetch(asks("3"))
@@ -103,7 +103,7 @@ async def test_a_request_in_flight_is_cancelled_at_the_end() -> None:
             finally:
                 ended.set()
 
-    async with prefetching(Inbox(3, before=hang)) as ahead:
+    async with Prefetch(Inbox(3, before=hang)) as ahead:
         await ahead.fetch(asks(None))
         await let_run()
     assert ended.is_set()
@@ -119,7 +119,7 @@ async def test_a_refusal_that_comes_together_with_a_stop_is_not_lost() -> None:
         stop.request()
         return refused()
 
-    async with prefetching(Inbox(3, before=refused_at_the_second)) as prefetch:
+    async with Prefetch(Inbox(3, before=refused_at_the_second)) as prefetch:
         await prefetch.fetch(Request(None, 1, 20))
         async with stop.interruptible():
             await prefetch.fetch(Request("1", 1, 20))
@@ -129,7 +129,7 @@ async def test_a_refusal_that_comes_together_with_a_stop_is_not_lost() -> None:
 async def test_no_call_follows_a_cancelled_one_before_what_came_up_meanwhile_is_looked_at() -> None:
     """A stop or a removal may have come while the request ahead was being cancelled."""
     inbox = Inbox(3)
-    async with prefetching(inbox) as ahead:
+    async with Prefetch(inbox) as ahead:
         await ahead.fetch(asks(None))
         await let_run()
         assert await ahead.fetch(asks("2")) == Held()
@@ -146,7 +146,7 @@ async def going_on(prefetch: Prefetch) -> AsyncIterator[None]:
 
 async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -> None:
     inbox = Inbox(100)
-    async with prefetching(inbox) as ahead, going_on(ahead):
+    async with Prefetch(inbox) as ahead, going_on(ahead):
         first = asks(None, batches_left=99)
         await ahead.fetch(first)
         await let_run(10 * MAX_AHEAD)
@@ -163,7 +163,7 @@ async def test_batches_are_requested_ahead_one_after_the_other_up_to_a_limit() -
 
 async def test_no_batch_is_requested_ahead_beyond_what_the_run_has_left() -> None:
     inbox = Inbox(100)
-    async with prefetching(inbox) as ahead, going_on(ahead):
+    async with Prefetch(inbox) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=2))
         await let_run(50)
         assert inbox.cursors == [None, "1", "2"]
@@ -171,7 +171,7 @@ async def test_no_batch_is_requested_ahead_beyond_what_the_run_has_left() -> Non
 
 async def test_no_batch_is_requested_ahead_once_something_has_come_up() -> None:
     inbox, goes_on = Inbox(100), True
-    async with prefetching(inbox, lambda: goes_on) as ahead, going_on(ahead):
+    async with Prefetch(inbox, lambda: goes_on) as ahead, going_on(ahead):
         await ahead.fetch(asks(None, batches_left=99))
         goes_on = False
         await let_run(50)
@@ -184,7 +184,7 @@ async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rat
         async def refuse_the_third(asked: Request | str, problem: Problem = problem) -> Outcome | None:
             return refused(problem) if cursor_of(asked) == "2" else None
 
-        async with prefetching(Inbox(9, before=refuse_the_third)) as ahead, going_on(ahead):
+        async with Prefetch(Inbox(9, before=refuse_the_third)) as ahead, going_on(ahead):
             await ahead.fetch(asks(None, batches_left=9))
             await let_run(50)
             assert (ahead.refusal == refused(problem)) is counts_at_once
@@ -196,7 +196,7 @@ async def test_a_refusal_about_a_list_counts_where_the_walk_gets_there_and_a_rat
 
 async def test_only_one_batch_is_requested_ahead_while_the_run_does_something_else() -> None:
     inbox = Inbox(100)
-    async with prefetching(inbox) as ahead:
+    async with Prefetch(inbox) as ahead:
         await ahead.fetch(asks(None, batches_left=99))
         await let_run(50)
         assert inbox.cursors == [None, "1"]
@@ -206,8 +206,8 @@ async def test_the_rows_ahead_of_all_streams_are_bounded_but_each_may_have_one_b
     rows_ahead = RowsAhead()
     rows_ahead.count = MAX_ROWS_AHEAD - 1
     async with (
-        prefetching(Inbox(100), rows_ahead=rows_ahead) as one,
-        prefetching(Inbox(100), rows_ahead=rows_ahead) as other,
+        Prefetch(Inbox(100), rows_ahead=rows_ahead) as one,
+        Prefetch(Inbox(100), rows_ahead=rows_ahead) as other,
         going_on(one),
         going_on(other),
     ):

@@ -27,7 +27,7 @@ needs_prometheus = needs("promtool", "prometheus")  # one package has both
 def promtool(*arguments: str | Path, stdin: bytes = b"") -> None:
     """Run promtool, which must not complain."""
     command = ["promtool", *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, env=THRIFTY, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, input=stdin, env=THRIFTY, capture_output=True, timeout=180, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout.decode()}\n{done.stderr.decode()}"
 
 

@@ -354,13 +354,13 @@ CASES: dict[events.Event, Description] = {
     ),
     MessagesOwed((), HistoriesLeftOut(NOON, 60.0, search=HistorySearch(at(-9000), NOON))): Description(
         "messages owed",
-        "Stored conversations are searched for older messages that are owed by now",
+        "Searching the stored conversations for older messages that are now owed",
         DEBUG,
         {"conversations": [], "gaps": 0},
     ),
     MessagesOwed((), HistoriesLeftOut(at(-9000), searched_to=at(-9000))): Description(
         "messages owed",
-        "Stored conversations were searched for older messages that are owed by now",
+        "Searched the stored conversations for older messages that are now owed",
         DEBUG,
         {"conversations": [], "gaps": 0},
     ),
@@ -372,7 +372,7 @@ CASES: dict[events.Event, Description] = {
     ),
     MessagesRead(GAP, ending=GapEnding.MOVED): Description(
         "messages read",
-        "0 older messages of a conversation stored; the conversation is another page's by now, which owes it",
+        "0 older messages of a conversation stored; another page has the conversation now, and owes it",
         fields=OF_GAP | {"ending": "moved", "stored": 0, "stored_so_far": 0},
     ),
     MessagesRead(replace(GAP, stored=90), 50): Description(

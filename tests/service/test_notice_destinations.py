@@ -78,6 +78,13 @@ def test_what_apprise_logs_reaches_no_log_and_its_reason_holds_no_url(caplog: py
     assert caplog.records == []
 
 
+def test_destinations_go_on_giving_their_reasons_after_urls_that_are_refused() -> None:
+    (found,) = destinations(["json://127.0.0.1:1"])
+    with pytest.raises(BadConfiguration):
+        destinations(["a-secret://of-somebody"])
+    assert found.send(trial_notice()) == "the service cannot be reached"
+
+
 def test_an_email_has_the_lines_of_its_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     server = MagicMock(**{"sendmail.return_value": {}})  # nobody was refused
     monkeypatch.setattr(smtplib, "SMTP", lambda *_, **__: server)

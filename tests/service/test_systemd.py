@@ -199,7 +199,7 @@ async def test_the_watchdog_is_pinged_three_times_an_interval_and_the_shutdown_i
     received = listener.received()
     assert received.count("WATCHDOG=1") == 3
     assert received[1] == "STATUS=all is up to date"
-    assert received[-2:] == ["STOPPING=1", "STATUS=stopping: committing the batches in hand"]
+    assert received[-2:] == ["STOPPING=1", "STATUS=stopping: committing the current batches"]
 
 
 async def test_a_stalled_service_does_not_ping_the_watchdog_and_says_why(listener: Listener) -> None:
@@ -241,5 +241,5 @@ async def test_an_error_in_the_status_does_not_end_the_pings(listener: Listener)
         await keep_notified(listener.notifier(WATCHDOG_USEC="6000000"), broken, well, clock, stop)
     received = listener.received()
     assert received.count("WATCHDOG=1") == 3
-    assert received[-2:] == ["STOPPING=1", "STATUS=stopping: committing the batches in hand"]
+    assert received[-2:] == ["STOPPING=1", "STATUS=stopping: committing the current batches"]
     assert {line["event"] for line in logs} == {"task failed unexpectedly"}

@@ -108,7 +108,7 @@ class TestUnfinishedCopiesOfEarlierVersions:
             forget(marked.store_url, stream(0), "c_1"),
             copied(marked, maker.build("sqlite")),
         ):
-            with pytest.raises(StoreRefused, match="is not whole") as refused:
+            with pytest.raises(StoreRefused, match="is incomplete") as refused:
                 await attempt
             assert "milepost store copy" in refused.value.hint
         assert marked.everything() == before
@@ -132,7 +132,7 @@ class TestUnusable:
         source.execute("DROP TABLE unfinished_copy")
         source.execute("DELETE FROM schema_migrations WHERE name = '0005_unfinished_copy'")
 
-        with pytest.raises(StoreRefused, match="is of an older Milepost") as refused:
+        with pytest.raises(StoreRefused, match="was made by an older Milepost") as refused:
             await copied(source, target)
 
         assert "milepost sync" in refused.value.hint

@@ -69,7 +69,7 @@ def plan(path: Path, statement: str) -> list[str]:
 READS_NOTHING = {"demand_writable"}
 
 
-@pytest.mark.parametrize("name", ["take_unsent", "follow_moves", "streams_with_facts"])
+@pytest.mark.parametrize("name", ["streams_with_unsent", "take_unsent", "follow_moves", "streams_with_facts"])
 def test_a_look_for_facts_passes_over_the_messages_that_wait(path: Path, name: str) -> None:
     """Of a stream that is stopped, tens of thousands may wait."""
     steps = plan(path, load_statements("sqlite", "webhooks")[name])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -16,15 +17,18 @@ from kit.builders import NOON, STREAM, at
 from kit.needs import long_only
 from kit.postgres import Database
 from kit.power_cut import Call, Disk, recorded, recording
+from milepost.core.errors import StoreAway
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
+from milepost.core.journal import instant_text
 from milepost.core.model import Changes, DeadLetterPayload, Platform, Stream
 from milepost.core.webhooks import DueFact, FactsApplied, WebhookEvent, WebhookKind
 from milepost.stores.open import forget, open_store, remove
 from milepost.stores.postgresql.commit import PostgresqlWriter
 from milepost.stores.postgresql.connection import connected, settings
+from milepost.stores.postgresql.encoding import json_rows, with_inserts
 from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
-from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS
+from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS, Steps, StoredWebhooks, event_columns
 from stores.histories import commit_after, contact_row, event_row, page_row
 from stores.processes import outcome
 from stores.store_dump import IN_POSTGRESQL, SqliteDump, StoreDump
@@ -339,6 +343,30 @@ class TestFacts:
             details = kept.rows("SELECT message_id, detail FROM webhook_events WHERE kind = 'edit' ORDER BY message_id")
             assert details == [("m_1", None), ("m_2", '{"text":"hallo"}')]
 
+    async def test_a_stream_with_a_long_commit_holds_up_no_other_with_unsent_messages(
+        self, kept: StoreDump, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its own are erased later."""
+        async with open_store(kept.store_url) as store:
+            await keep(store, "m_1")
+            unsent = [said(WebhookKind.UNSEND, "m_1", 9), replace(said(WebhookKind.UNSEND, "m_2", 9), stream=OTHER)]
+            await store.webhooks.add(unsent, NOON)
+            assert isinstance(store.webhooks, StoredWebhooks)
+            write_alone = store.webhooks._write_alone
+
+            async def is_away(stream: str, steps: Steps[None]) -> None:
+                if stream == OTHER.key:
+                    raise StoreAway("a lock was not granted in time")
+                await write_alone(stream, steps)
+
+            monkeypatch.setattr(store.webhooks, "_write_alone", is_away)
+            assert await store.webhooks.streams_with_facts() == (STREAM,)
+            taken = "SELECT stream FROM webhook_events WHERE claims = 1 ORDER BY stream"
+            assert kept.rows(taken) == [(STREAM.key,)]
+            monkeypatch.undo()
+            await store.webhooks.streams_with_facts()
+            assert kept.rows(taken) == [(OTHER.key,), (STREAM.key,)]
+
     async def test_a_dead_letter_opened_later_keeps_no_text_of_an_unsent_message(self, kept: StoreDump) -> None:
         rows = [event_row(f"m_{number}", text=f"a secret of m_{number}") for number in (1, 2)]
         payloads = tuple(
@@ -469,15 +497,56 @@ async def test_one_of_several_workers_claims_an_event(kept: StoreDump) -> None:
             assert await one.webhooks.claim(NOON) == await other.webhooks.claim(NOON) == ()
 
 
+WAITS = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
 @IN_POSTGRESQL
 async def test_nothing_is_added_of_a_person_while_they_are_erased(kept: StoreDump, database: Database) -> None:
     async with open_store(kept.store_url) as store, connected(kept.store_url, load_statements("postgresql")) as erasing:
         async with erasing.long_transaction() as connection:
             await PostgresqlWriter(erasing, connection).erase(STREAM, ["ada"])
             adding = asyncio.create_task(store.webhooks.add([written("m_1"), written("m_2", contact_id="bob")], NOON))
-            waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            await until(lambda: database.sql(waits) or adding.done())
+            await until(lambda: database.sql(WAITS) or adding.done())
         assert await adding == {written("m_2").key}
+
+
+@IN_POSTGRESQL
+async def test_a_commit_under_way_keeps_no_text_of_a_message_that_is_reported_as_unsent(
+    kept: StoreDump, database: Database
+) -> None:
+    row = event_row("m_1", text="a secret")
+    payload = DeadLetterPayload("d_1", msgspec.json.encode(Changes(interaction_events=(row,))).decode())
+    opened = DeadLetterOpened("d_1", Stage.EVENTS, "t_1/events/d_1", "why")
+    statements = with_inserts(load_statements("postgresql"))
+    async with open_store(kept.store_url) as store, connected(kept.store_url, statements) as other:
+        commit = commit_after(await store.load(STREAM), opened, changes=Changes(payloads=(payload,)))
+        async with other.connection() as connection, AsyncExitStack() as pipelined:
+            writer = PostgresqlWriter(other, connection, pipelined)
+            group = await writer.prepare([commit])
+            await store.webhooks.add([said(WebhookKind.UNSEND, "m_1", 9, detail=None)], NOON)
+            erasing = asyncio.create_task(store.webhooks.streams_with_facts())
+            await until(lambda: database.sql(WAITS) or erasing.done())
+            await writer.write(group, 500)
+        await erasing
+    assert "a secret" not in kept.rows("SELECT payload FROM dead_letter_payloads")[0][0]
+
+
+@IN_POSTGRESQL
+async def test_an_edit_that_is_being_added_keeps_no_text_of_a_message_that_is_reported_as_unsent(
+    kept: StoreDump, database: Database
+) -> None:
+    edit = said(WebhookKind.EDIT, "m_1", 5, detail='{"text":"a secret"}')
+    statements = load_statements("postgresql", "statements", "webhooks")
+    async with open_store(kept.store_url) as store, connected(kept.store_url, statements) as other:
+        async with other.transaction() as connection:
+            await other.rows_on(connection, "await_erasures")
+            added = {"rows": json_rows([event_columns(edit)]), "now": instant_text(NOON)}
+            await other.rows_on(connection, "add_webhook_events", added)
+            await store.webhooks.add([said(WebhookKind.UNSEND, "m_1", 9, detail=None)], NOON)
+            erasing = asyncio.create_task(store.webhooks.streams_with_facts())
+            await until(lambda: database.sql(WAITS) or erasing.done())
+        await erasing
+    assert kept.rows("SELECT detail FROM webhook_events WHERE kind = 'edit'") == [(None,)]
 
 
 def test_events_are_worked_off_without_reading_all_messages(database: Database) -> None:
@@ -497,7 +566,20 @@ def test_events_are_worked_off_without_reading_all_messages(database: Database) 
     assert "Seq Scan on contact_interaction_events" not in plan
 
 
-@pytest.mark.parametrize("name", ["claim_webhook_events", "add_webhook_events"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "add_webhook_events",
+        "claim_webhook_events",
+        "attach_facts",
+        "follow_moves",
+        "streams_with_unsent",
+        "take_unsent",
+        "erase_edits",
+        "streams_with_facts",
+        "delete_old_webhook_events",
+    ],
+)
 def test_a_look_for_news_does_not_read_the_events_that_were_worked_off_or_only_wait(
     database: Database, name: str
 ) -> None:
@@ -506,9 +588,11 @@ def test_a_look_for_news_does_not_read_the_events_that_were_worked_off_or_only_w
         " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(),"
         " CASE WHEN n % 2 = 0 THEN timestamptz '9000-01-01Z' END, 3 FROM generate_series(1, 50000) AS n"
     )
-    asked = dict.fromkeys(("soon", "later", "ahead", "now"), NOON) | {"never": NEVER, "rows": "[]"}
+    named = dict.fromkeys(("soon", "later", "ahead", "now", "received_before"), NOON) | {"never": NEVER, "rows": "[]"}
+    statement = load_statements("postgresql", "webhooks")[name]
+    asked = [["messenger:1"] if "%s::text[]" in statement else "messenger:1"] if "%s" in statement else named
     with database.connect() as connection, connection.transaction():
         connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
-        statement = f"EXPLAIN {load_statements('postgresql', 'webhooks')[name]}".encode()
-        plan = "\n".join(line for (line,) in connection.execute(statement, asked))
+        plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}".encode(), asked))
     assert "Seq Scan on webhook_events" not in plan
+    assert "webhook_events_by_contact" not in plan, "all events are of one stream"

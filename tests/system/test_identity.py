@@ -157,6 +157,6 @@ async def test_a_list_of_ids_stops_the_stream_instead_of_making_dead_letters(ins
         ended = await installation.sync()
 
     assert ended.code == 78, ended
-    assert "12 of 12 conversations have another form" in ended.stdout
+    assert "12 of 12 conversations have a form that" in ended.stdout
     assert "source.version" in ended.stdout
     assert installation.rows("SELECT count(*) FROM dead_letters") == [(0,)]

@@ -1,4 +1,4 @@
-"""Notices to people with the real daemon and a real receiver: each trouble is told once, and once that it is over."""
+"""Notices to people with the real daemon and a real receiver: each problem is reported once, and so is its end."""
 
 import signal
 from collections.abc import AsyncIterator

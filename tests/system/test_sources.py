@@ -86,7 +86,7 @@ class TestADatabaseThatHoldsInventedPeople:
                 refused(
                     await milepost(installation.folder, command),
                     f"holds people that the simulator invented, in {STREAM}, and the configuration names facebook",
-                    "give store.url another database",
+                    "set store.url to another database",
                     f"`milepost streams remove {STREAM}`, then `milepost store adopt`",
                 )
         assert api.requests.total == 0

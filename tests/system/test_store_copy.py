@@ -148,7 +148,8 @@ async def test_what_an_earlier_milepost_left_unfinished_is_refused_by_every_comm
         refused = await milepost(installation.folder, *command, "-c", config)
         assert refused.code == 78, refused
         assert (
-            "is not whole: a copy of sqlite:///milepost.db into it, begun at 2026-03-01T12:00:00.000Z" in refused.stderr
+            "is incomplete: a copy of sqlite:///milepost.db into it, begun at 2026-03-01T12:00:00.000Z"
+            in refused.stderr
         )
         assert "run `milepost store copy` into it again" in refused.stderr
     assert database.sql("SELECT count(*) FROM journal") == [(0,)]
@@ -271,7 +272,7 @@ async def test_an_unreachable_server_is_reported_with_what_to_do(
 ) -> None:
     await database_of(installation).fill(commits=2)
     postgres.stop()
-    refused = await copy(installation, unmade.url, environment=password(unmade))
+    refused = await copy(installation, f"{unmade.url}?sslmode=prefer", environment=password(unmade))
     postgres.start()
     assert refused.code == 1
     assert "does not answer" in refused.stderr

@@ -96,7 +96,7 @@ async def test_ctrl_c_ends_only_the_watching(installation: Installation) -> None
         await until(lambda: len(installation.endings(KEY)) == 2)
         assert not daemon.has_ended
     assert done.code == 75, done
-    assert "The daemon goes on with it" in done.stderr
+    assert "The daemon continues" in done.stderr
 
 
 async def test_a_daemon_that_is_elsewhere_than_configured_is_named(installation: Installation) -> None:

@@ -84,14 +84,12 @@ async def run_daemon(settings: Settings, configuration: Configuration, logging: 
     ):
         observers = _Observers(settings, parts, journal_reader, driver, logging.redactor.redact)
         await observers.load()
-        is_shared = driver.journal_feed is not parts.feed
         async with (
             serving(settings, parts, observers.shown, observers.routes, observers.wrong_tokens) as url,
             observers.webhooks.listening(settings),
             observers.broadcast.running(),
             observers.changes.running(),
-            reading(parts.feed, observers.of_this_process()),
-            reading(driver.journal_feed, observers.of_the_journal(is_shared=is_shared)),
+            observers.reading(driver.journal_feed),
             asyncio.TaskGroup() as tasks,
         ):
             ready()
@@ -219,8 +217,19 @@ class _Observers:
         """Return one line that says what is wrong, and how many streams are in which state."""
         return self._health.status_line(self.shown.live.status_line(self._parts.supervisor.streams))
 
-    def of_this_process(self) -> Mapping[str, Reader]:
-        """Return the readers of this process's own feed."""
+    @asynccontextmanager
+    async def reading(self, journal_feed: Feed) -> AsyncIterator[None]:
+        """Read this process's own feed during the block and, if other workers write to the journal, the journal's."""
+        own_feed = self._parts.feed
+        if journal_feed is own_feed:
+            async with reading(own_feed, {**self._of_this_process(), **self._of_the_journal()}):
+                yield
+        else:
+            of_the_journal = {**self._of_others(), **self._of_the_journal()}
+            async with reading(own_feed, self._of_this_process()), reading(journal_feed, of_the_journal):
+                yield
+
+    def _of_this_process(self) -> Mapping[str, Reader]:
         return {
             "metrics": self.metrics.read,
             "log": JournalLog().read,
@@ -231,17 +240,16 @@ class _Observers:
             "webhooks": self.webhooks.judge.read,
         }
 
-    def of_the_journal(self, *, is_shared: bool) -> Mapping[str, Reader]:
-        """Return the readers of the whole journal, which other workers may also write."""
-        readers: dict[str, Reader] = {"activity": self.activity.read, "deliveries": self.dispatcher.read}
-        if is_shared:
-            readers |= {
-                "events of others": self.broadcast.read,
-                "changes of others": self.changes.read,
-                "live view of others": self.shown.live.read,
-                "store watch of others": self.store_watch.read,
-            }
-        return {**readers, "notices": self.notices.read}
+    def _of_the_journal(self) -> Mapping[str, Reader]:
+        return {"activity": self.activity.read, "deliveries": self.dispatcher.read, "notices": self.notices.read}
+
+    def _of_others(self) -> Mapping[str, Reader]:
+        return {
+            "events of others": self.broadcast.read,
+            "changes of others": self.changes.read,
+            "live view of others": self.shown.live.read,
+            "store watch of others": self.store_watch.read,
+        }
 
     def background(self, clock: Clock, stop: Stop) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Return the observers' background tasks, which run until a stop is requested."""

@@ -89,7 +89,7 @@ def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holdin
             raise StoreRefused(
                 f"the database {store_url} holds real conversations, of {listed(real, MAX_NAMED)},"
                 " and source.kind is simulator",
-                hint="set source.kind: facebook, or give store.url another database",
+                hint="set source.kind: facebook, or set store.url to another database",
             )
         return
     invented = [each.stream for each in held if each.invented]
@@ -97,6 +97,6 @@ def _demand_agreement(store_url: StoreUrl, wanted: DataSource, held: list[Holdin
         raise StoreRefused(
             f"the database {store_url} holds people that the simulator invented, in {listed(invented, MAX_NAMED)},"
             f" and the configuration names {wanted}",
-            hint="give store.url another database, which is filled afresh; or keep this one: `milepost streams remove"
+            hint="set store.url to another database, which starts empty; or keep this one: `milepost streams remove"
             f" {' '.join(invented) if len(invented) <= MAX_NAMED else 'STREAM…'}`, then `milepost store adopt`",
         )

@@ -38,7 +38,7 @@ STUCK_ADVICE = "`milepost status` says for each what to do; what is new is copie
 CLOCK_ADVICE = "nothing is missed, but more is read again; check the machine's time synchronization (timedatectl)"
 NAMED_STREAMS = 3
 SOME_FAILURES = 3  # of deliveries; a single one is retried a second later
-BROKEN_ADVICE = "begun again once a minute; the log says more"
+BROKEN_ADVICE = "restarted once a minute; the log says more"
 DELIVERIES_ADVICE = "nothing is lost: they are retried for as long as it takes; `milepost deliveries list` shows each"
 SLOW_ADVICE = "nothing to do: the spacing wears off within minutes, and keeps calls from being refused"
 

@@ -217,7 +217,7 @@ class SubscriptionWatch:
         inspected = await self._registry.inspect_token(page_id)
         found = await subscriptions.look(inspected.app_id if isinstance(inspected, InspectedToken) else "")
         if not isinstance(found, Subscription):
-            log.debug("webhook subscription not looked at", page=page_id, reason=str(found))
+            log.debug("webhook subscription not checked", page=page_id, reason=str(found))
             return False
         if found.missing and self._subscribes():
             problem = await subscriptions.mend(found, found.missing)

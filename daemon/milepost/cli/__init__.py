@@ -37,7 +37,7 @@ COMMANDS = {
     "deliveries": "List, pause, resume or replay deliveries of changed rows.",
     "streams": "Remove streams with their rows.",
     "contacts": "Erase a person on request.",
-    "notify": "Try whether notices to people arrive.",
+    "notify": "Test whether notices to people arrive.",
     "config": "Write a configuration to begin with, and check it.",
     "simulate": "Serve a simulated Graph API, for trying things out.",
     "completion": "Write the completion script for a shell.",

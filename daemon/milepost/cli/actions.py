@@ -204,7 +204,7 @@ def _words(answer: ActionResult, done: str) -> str:
         case ActionOutcome.HELD:
             return f"not tried: {on_one_line(answer.reason or 'no reason was given')}"
         case ActionOutcome.ACCEPTED:
-            return "it takes long; the daemon continues with it"
+            return "it takes a while; the daemon continues"
         case unknown:
             assert_never(unknown)
 

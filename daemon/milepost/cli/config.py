@@ -122,6 +122,10 @@ def _demand_usable(settings: Settings) -> None:
         from milepost.facebook.network import route_to  # noqa: PLC0415
 
         route_to(URL(settings.source.base_url), os.environ)
+    if any(each.url.startswith("https:") for each in settings.deliveries):
+        from milepost.facebook.network import trusted  # noqa: PLC0415
+
+        trusted(os.environ)
     if settings.notify.urls:
         from milepost.service.notices import demand_sendable  # noqa: PLC0415
 
@@ -162,7 +166,7 @@ def _try_tokens(settings: Settings) -> ExitCode:
 
 @click.group(cls=Group, name="notify")
 def notify() -> None:
-    """Try whether notices to people arrive."""
+    """Test whether notices to people arrive."""
 
 
 @notify.command()

@@ -164,7 +164,7 @@ class Daemon:
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._unexpected("with something that is not an answer of this version") from error
+            raise self._unexpected("with something that this version does not understand") from error
 
     def _unexpected(self, what: str) -> MilepostError:
         return MilepostError(

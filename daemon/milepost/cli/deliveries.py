@@ -126,7 +126,9 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
             lines.append(f"next attempt {ahead(view.retry_at, now)}")
         if view.failures >= SOME_FAILURES:
             skip = f"`milepost deliveries replay --from SEQ {view.destination}`"
-            lines.append(f"everything behind it waits, as changes come in order; {skip} skips what is never taken")
+            lines.append(
+                f"everything behind it waits, because changes come in order; {skip} skips what is never accepted"
+            )
     if not view.is_configured:
         lines.append("not configured: nothing is delivered")
     return lines
@@ -275,11 +277,12 @@ async def _show(
     stopped = stopped_by_signals(sys.stdout if follows else None)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
-        if after > (last := await reader.last_change()):
-            click.echo(f"The latest change has the seq {last}: is {after} a place of another database?", err=True)
         of_stream = None if stream is None else Stream.parse(stream)
         while not stopped.is_set():
             page = await _page(reader, after, wanted, of_stream, may_be_away=follows)
+            if page.next < after:
+                what = f"The latest change has the seq {page.next}: is {after} a place of another database?"
+                click.echo(what, err=True)
             if page.changes:
                 click.echo(b"".join(map(show, page.changes)), nl=False)
             if page.next == after:

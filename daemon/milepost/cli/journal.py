@@ -182,6 +182,8 @@ async def follow(
     while not stopped.is_set():
         try:
             stored = await journal_reader.entries(after=after, limit=FOLLOW_PAGE, stream=stream)
+            if not stored:  # after a failover that lost the last entries, their seqs are assigned again
+                after = min([after, *(each.seq for each in await journal_reader.latest(limit=1))])
         except StoreAway:
             stored = []
         for each in stored:
@@ -215,7 +217,7 @@ def rebuild(config: str | None) -> None:
     settings = load_settings(config)
     with warnings_logged(settings):
         audit, seconds = asyncio.run(_audit(store_url_of(settings), rebuilds=True))
-    echo_wrapped(f"The projections are rebuilt from {_audited(audit)} in {seconds:.1f} s")
+    echo_wrapped(f"The projections were rebuilt from {_audited(audit)} in {seconds:.1f} s")
 
 
 async def _audit(store_url: StoreUrl, *, rebuilds: bool = False) -> tuple[Audit, float]:

@@ -97,7 +97,7 @@ async def _copy(job: CopyJob) -> CopyResult:
 
 def _hint(error: MilepostError, target: StoreUrl) -> str:
     """Return an error's hint for this command, which has options for its target and does not retry as a daemon does."""
-    hint, name = error.hint, target if target.file is None else target.file.absolute()
+    hint, name = error.hint, target.name if target.file is None else target.file.absolute()
     if f" {name} " in error.message:
         hint = hint.replace("store.password, store.password_file", "--password-file").replace("store.url", "--to")
     if isinstance(error, StoreAway):

@@ -119,7 +119,7 @@ async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: St
             look = Look(journal_reader, lambda: is_at_work(store_url), lambda: datetime.now(UTC), show)
             results = await sync_through_daemon(who, wanted or who.streams, look, settings.sync, stop, full=full)
         if stop.is_requested:
-            click.echo("The daemon goes on with it: `milepost status` shows how far it is", err=True)
+            click.echo("The daemon continues: `milepost status` shows its progress", err=True)
         conditions = _conditions(settings, await journal_reader.checkpoints(), is_at_work=True)
     return Synced(results, perf_counter() - began, conditions, titles=who.titles)
 

@@ -112,9 +112,9 @@ class Sweep(Struct, frozen=True, omit_defaults=True):
     @property
     def until(self) -> datetime | None:
         """How far back its walk or scan has to go; None is the end of the inbox."""
-        return (
-            self.walk_until if self.position.phase is Phase.WALK else self.position.scan.back_to or self.catch_up_until
-        )
+        if self.position.phase is Phase.WALK:
+            return self.walk_until
+        return self.position.scan.back_to or self.catch_up_until
 
 
 class RateLimit(Struct, frozen=True, omit_defaults=True):

@@ -86,7 +86,7 @@ def cursor_loop(position: Position, batch: Batch) -> Problem | None:
     if batch.next_cursor == position.cursor:
         return Problem(ProblemKind.CURSOR_LOOP, "the cursor of the next batch is the one just used")
     if position.progress.mark and digest(batch.next_cursor) == position.progress.mark:
-        return Problem(ProblemKind.CURSOR_LOOP, "the cursors of the list come round: the next one was used before")
+        return Problem(ProblemKind.CURSOR_LOOP, "the cursors of the list repeat: the next one was used before")
     return None
 
 
@@ -136,7 +136,7 @@ def unexpected_form(batch: Batch, before: Tally, open_dead_letters: int = 0) -> 
         is_broad = in_sweep >= NEARLY_ALL * of_sweep or (count >= MIN_UNREADABLE and in_sweep >= MANY_IN_SWEEP)
         if is_enough and is_broad and count >= NEARLY_ALL * rows:
             what = "conversations" if unreadable is apart else "conversations' messages"
-            form = f"have another form than this version of Milepost reads ({reason}); {READ_VERSION}"
+            form = f"have a form that this version of Milepost cannot read ({reason}); {READ_VERSION}"
             return Problem(ProblemKind.MISCONFIGURED, f"{in_sweep:,} of {of_sweep:,} {what} {form}")
     return None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -155,19 +155,26 @@ class GapOf(Struct, frozen=True):
 Projected = Checkpoint | RunOf | DeadLetter | GapOf
 
 
-class HeldGaps(Protocol):
-    """Holds gaps by their ids, as a dict does: there may be more than fit in memory."""
+Open = TypeVar("Open", DeadLetter, GapOf)
 
-    def __setitem__(self, gap_id: str, gap: GapOf, /) -> None:
-        """Hold a gap, in place of an earlier state of it."""
+
+class Held(Protocol[Open]):
+    """Holds what is open by its id, as a dict does: there may be more than fits in memory."""
+
+    def get(self, key: str, /) -> Open | None:
+        """Return what is held under an id."""
         ...
 
-    def pop(self, gap_id: str, default: None, /) -> object:
-        """Drop a gap, if it is held."""
+    def __setitem__(self, key: str, item: Open, /) -> None:
+        """Hold something, in place of an earlier state of it."""
         ...
 
-    def values(self) -> Iterable[GapOf]:
-        """Return the gaps that are held."""
+    def pop(self, key: str, default: None, /) -> object:
+        """Drop something, if it is held."""
+        ...
+
+    def values(self) -> Iterable[Open]:
+        """Return all that is held."""
         ...
 
 
@@ -180,18 +187,21 @@ def since_removal(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def project(
-    entries: Iterable[Entry], removed: Mapping[Stream, int], gaps: HeldGaps | None = None
+    entries: Iterable[Entry],
+    removed: Mapping[Stream, int],
+    dead_letters: Held[DeadLetter] | None = None,
+    gaps: Held[GapOf] | None = None,
 ) -> Iterator[Projected]:
     """Yield the projections of a whole journal, given in the order of seq, and check its hash chains on the way.
 
     `removed` has the version of each stream's latest removal: no runs, dead letters or gaps remain from before it.
-    `gaps` holds those that are open, at first none; by default in memory.
+    `dead_letters` and `gaps` hold those that are open, at first none; by default in memory.
 
     Raises JournalDamaged at the first entry that does not follow from its predecessor.
     """
     checkpoints: dict[Stream, Checkpoint] = {}
-    dead_letters: dict[str, DeadLetter] = {}
-    held: HeldGaps = dict[str, GapOf]() if gaps is None else gaps
+    dead_letters = dict[str, DeadLetter]() if dead_letters is None else dead_letters
+    gaps = dict[str, GapOf]() if gaps is None else gaps
     for entry in entries:
         before = checkpoints.get(entry.stream) or Checkpoint(entry.stream)
         check_link(before, entry)
@@ -209,11 +219,11 @@ def project(
             dead_letters[dead_letter.dead_letter_id] = dead_letter
         for each in gaps_after(entry.event):
             if each.is_kept:
-                held[each.gap.gap_id] = GapOf(entry.stream, each.gap)
+                gaps[each.gap.gap_id] = GapOf(entry.stream, each.gap)
             else:
-                held.pop(each.gap.gap_id, None)
+                gaps.pop(each.gap.gap_id, None)
     yield from dead_letters.values()
-    yield from held.values()
+    yield from gaps.values()
     for checkpoint in checkpoints.values():
         if checkpoint.run is not None:
             yield RunOf(checkpoint.stream, checkpoint.run)

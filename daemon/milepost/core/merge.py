@@ -227,7 +227,7 @@ def _conversation_row(
         contact_id=read.contact.contact_id if read.contact else stored.contact_id,
         link=_first(read.link, stored.link),
         snippet=_first(read.snippet, stored.snippet),
-        # A history may be taken for whole by its count, so that of an earlier state is not kept.
+        # A history may pass for complete by its count, so the count of an earlier state is not kept.
         message_count=_first(read.message_count, stored.message_count) if is_same_state else read.message_count,
         unread_count=_first(read.unread_count, stored.unread_count),
         can_reply=_first(read.can_reply, stored.can_reply),

@@ -217,7 +217,7 @@ def walk_limit(checkpoint: Checkpoint, mode: Mode, policy: Policy) -> datetime |
 def new_sweep(checkpoint: Checkpoint, fetched: Fetched, now: datetime, budget: RunBudget, policy: Policy) -> Sweep:
     """Return the sweep that begins with a batch."""
     mode = next_mode(checkpoint, now, budget, policy)
-    times = (each.updated_time for each in fetched.batch.conversations)
+    times = [each.updated_time for each in fetched.batch.conversations]
     started_at = walk_start(fetched.asked_at, times, policy.watermark_overlap_seconds, checkpoint.watermark)
     catch_up_until = overlap_before(started_at, policy.watermark_overlap_seconds)
     return Sweep(mode, started_at, catch_up_until, walk_limit(checkpoint, mode, policy))

@@ -49,7 +49,7 @@ class Outlets(Struct, frozen=True, eq=False):
 
 
 class DestinationWorker:
-    """Delivers to one destination. If it was changed, what failed before may be mended: it is due at once."""
+    """Delivers to one destination. If that was changed, it is tried at once: the change may be the fix."""
 
     def __init__(self, destination: DeliverySettings, outlets: Outlets, *, is_changed: bool = False) -> None:
         self.destination = destination

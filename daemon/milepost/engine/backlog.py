@@ -64,7 +64,7 @@ class BacklogReader:
         self._commands = commands
         self._mailbox = mailbox
         self._budget = stream_journal.budget
-        self._deadline = Deadline(engine.clock, reading_ends_at(self._budget))
+        self._deadline = Deadline(engine.clock, reading_ends_at(self._budget), stream_journal.deadline.anchor)
         self._requests = 0
         self._tried: set[str] = set()
         self._limited: Counter[str] = Counter()  # rate limits, by gap

@@ -50,7 +50,8 @@ class SystemClock:
     async def sleep_until(self, instant: datetime) -> None:
         """Sleep for the time that is now left until `instant`, in naps: the event loop's clock stops when suspended."""
         ends = self.steady() + (instant - self.now()).total_seconds()
-        await asyncio.sleep(0)
+        if ends <= self.steady():
+            await asyncio.sleep(0)  # a loop of waits that are over must not block the event loop
         while (seconds := ends - self.steady()) > 0:
             await asyncio.sleep(min(seconds, MAX_NAP_SECONDS))
             self._check_for_step()
@@ -89,17 +90,20 @@ class Anchor:
 
 
 class Deadline:
-    """An instant that comes after a fixed time, even if the wall clock is adjusted meanwhile."""
+    """An instant that comes after a fixed time, even if the wall clock is adjusted meanwhile.
 
-    def __init__(self, clock: Clock, at: datetime) -> None:
+    `at` is by the clock's setting when `anchor` was made: now, if none is given.
+    """
+
+    def __init__(self, clock: Clock, at: datetime, anchor: Anchor | None = None) -> None:
         self._clock = clock
         self._at = at
-        self._anchor = Anchor(clock)
+        self.anchor = anchor or Anchor(clock)
 
     @property
     def at(self) -> datetime:
         """The instant by the wall clock's current setting."""
-        return self._at + self._anchor.moved()
+        return self._at + self.anchor.moved()
 
     @property
     def has_passed(self) -> bool:

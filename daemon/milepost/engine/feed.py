@@ -83,9 +83,10 @@ class Subscription:
         self._is_closed = False
 
     def offer(self, notice: Notice) -> None:
-        """Queue a notice."""
+        """Queue a notice. Those that only count calls and waits are read with the commit that soon follows them."""
         self._held.append(notice)
-        self._arrived.set()
+        if not isinstance(notice, SlotWaited | UsageReported):
+            self._arrived.set()
 
     def close(self) -> None:
         """End the readers once they have read what is queued."""

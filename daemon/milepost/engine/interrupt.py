@@ -109,7 +109,7 @@ async def running(name: str, work: Coroutine[Any, Any, object]) -> AsyncIterator
 
 
 async def kept_up(part: str, work: Callable[[], Awaitable[None]], clock: Clock, stop: Stop) -> None:
-    """Do work that goes on until a stop is requested. After an error that ends it, begin it again a minute later."""
+    """Do work that goes on until a stop is requested. If an error ends it, restart it a minute later."""
     while await bulkhead(part, work()) is not None and not stop.is_requested:
         await stop.sleep(clock, RESTART_SECONDS)
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,14 +32,26 @@ class _Prefetched(Struct):
 
 
 class Prefetch:
-    """A Source that prefetches batches, one after the other, as far as the run is sure to want them."""
+    """A Source that prefetches batches, one after the other, as far as the run is sure to want them.
 
-    def __init__(self, source: Source, may_go_on: Callable[[], bool], rows_ahead: RowsAhead) -> None:
+    An async context manager for one run. A request that is still in flight at the end is cancelled. While the run is
+    busy, one batch after the other is requested, as long as `may_go_on` says that nothing has come up.
+    """
+
+    def __init__(
+        self, source: Source, may_go_on: Callable[[], bool] = lambda: True, rows_ahead: RowsAhead | None = None
+    ) -> None:
         self._source = source
-        self._rows_ahead = rows_ahead
+        self._rows_ahead = rows_ahead or RowsAhead()
         self._may_go_on = may_go_on
         self._is_going_on = False
         self._ahead: deque[_Prefetched] = deque()  # the last may still be in flight; all others have arrived
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cancel()
 
     async def fetch(self, request: Request) -> Answered:
         """Return the batch, which may be ready, and request the next. Held if another request was in flight."""
@@ -148,21 +161,6 @@ class Prefetch:
             await asyncio.wait(asked)
 
 
-@asynccontextmanager
-async def prefetching(
-    source: Source, may_go_on: Callable[[], bool] = lambda: True, rows_ahead: RowsAhead | None = None
-) -> AsyncIterator[Prefetch]:
-    """Wrap a source for one run. A request that is still in flight at the end is cancelled.
-
-    While the run is busy, one batch after the other is requested, as long as `may_go_on` says that nothing has come up.
-    """
-    ahead = Prefetch(source, may_go_on, rows_ahead or RowsAhead())
-    try:
-        yield ahead
-    finally:
-        await ahead.cancel()
-
-
 def _arrived(ahead: _Prefetched) -> Answered | None:
     is_there = ahead.outcome.done() and not ahead.outcome.cancelled()
     return ahead.outcome.result() if is_there else None
@@ -189,7 +187,7 @@ def _next_request(request: Request, outcome: Answered) -> Request | None:
     cursor = outcome.batch.next_cursor
     if cursor is None and request.until is None and request.cursor is not None:
         return replace(request, cursor=None, batches_left=0)  # the catch-up scan, after a walk to the end of the inbox
-    times = (each.updated_time for each in outcome.batch.conversations)
+    times = [each.updated_time for each in outcome.batch.conversations]
     if cursor is None or cursor == request.cursor or reaches_back(times, request.until):
         return None
     return replace(request, cursor=cursor, batches_left=request.batches_left - 1)

@@ -34,7 +34,7 @@ from milepost.core.records import conclude, note_left_out, recover
 from milepost.engine.backlog import BacklogReader
 from milepost.engine.commands import CommandHandler, Redriver
 from milepost.engine.context import EngineContext, Mailbox
-from milepost.engine.prefetch import Prefetch, prefetching
+from milepost.engine.prefetch import Prefetch
 from milepost.engine.stream_journal import StreamJournal, ToSettle
 
 
@@ -63,7 +63,7 @@ async def run_stream(
     def may_go_on() -> bool:
         return not (stream_journal.is_store_away or engine.is_interrupted(mailbox))
 
-    async with prefetching(source, may_go_on, engine.rows_ahead) as prefetch:
+    async with Prefetch(source, may_go_on, engine.rows_ahead) as prefetch:
         with engine.call_shares.sweeping(stream):
             run = _Run(engine, stream_journal, prefetch, commands, mailbox, backlog)
             checkpoint = await run.complete(own_run_id)
@@ -232,7 +232,7 @@ class _Run:
             return loaded
         if loaded.version == checkpoint.version and noted <= checkpoint.version:
             raise VersionConflict(
-                f"{self._stream.key} was reported to have moved on, and has not", hint="please report this"
+                f"{self._stream.key} was reported to have moved on, but has not", hint="please report this"
             )
         self._mailbox.retract_version(noted, loaded.version)
         self._engine.quiet_heads.pop(self._stream, None)
@@ -245,10 +245,10 @@ class _Run:
         """
         run = checkpoint.run
         if checkpoint.removed_at is not None and run_before is not None:
-            raise VersionConflict(f"{self._stream.key} was removed meanwhile", hint="its next run begins it anew")
+            raise VersionConflict(f"{self._stream.key} was removed meanwhile", hint="its next run starts over")
         if run != run_before and (run is None or run.run_id != self._budget.run_id):
             raise VersionConflict(
-                f"{self._stream.key} was taken over by another Milepost", hint="that one goes on from the last batch"
+                f"{self._stream.key} was taken over by another Milepost", hint="it continues from the last batch"
             )
 
     async def _take_over(self, own_run_id: str | None) -> Checkpoint:

@@ -16,7 +16,7 @@ from milepost.core.errors import OutcomeUnknown, RowsRejected, StoreAway
 from milepost.core.events import StoreReturned
 from milepost.core.evolve import skip_unchanged
 from milepost.core.journal import Codec
-from milepost.core.model import Keys, Known, RefusedRow, Stream
+from milepost.core.model import InteractionEventRow, Keys, Known, RefusedRow, Stream
 from milepost.core.plan import RunBudget
 from milepost.core.ports import Commit, Committed, DueDeadLetter, OpenGap, Rejected
 from milepost.core.position import Gap, ThreadsSearched
@@ -231,7 +231,8 @@ class StreamJournal:
         self._engine.rate_limits.observe(commit.checkpoint)
         if draft.record.quiet is not None:
             self._engine.quiet_heads[self.stream] = draft.record.quiet
-        recent = _recent(commit, self._engine.clock.now())
+        messages = commit.changes.interaction_events
+        recent = _recent(messages, self._engine.clock.now()) if messages else ()
         self._engine.feed.publish(
             Recorded(
                 commit.entries, committed, commit.checkpoint, seconds, draft.fetch_seconds, draft.record.arrived, recent
@@ -239,11 +240,10 @@ class StreamJournal:
         )
 
 
-def _recent(commit: Commit, now: datetime) -> tuple[tuple[str, datetime], ...]:
+def _recent(messages: Sequence[InteractionEventRow], now: datetime) -> tuple[tuple[str, datetime], ...]:
     """Return the newly stored messages of the last day, with their times."""
     since = now - RECENT
-    rows = commit.changes.interaction_events
-    return tuple((row.event_id, row.occurred_at) for row in rows if row.occurred_at > since)
+    return tuple((row.event_id, row.occurred_at) for row in messages if row.occurred_at > since)
 
 
 # --- while the database is unavailable --------------------------------------------------------------------------------

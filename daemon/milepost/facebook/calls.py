@@ -292,7 +292,7 @@ def without(fields: str, left_out: Collection[str]) -> str:
     """Return these fields, which may be nested, without the ones in `left_out`, which have no nested fields."""
     for name in left_out:
         fields = re.sub(rf"(?<![^,{{]){re.escape(name)}(?:,|(?=}}|$))", "", fields)
-    return re.sub(r",(?=}|$)", "", fields)
+    return re.sub(r",(?=}|$)", "", fields) if left_out else fields
 
 
 def _indispensable(name: str, problem: Problem) -> Problem:

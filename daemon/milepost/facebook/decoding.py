@@ -256,7 +256,7 @@ def _has_sender(message: Any) -> bool:  # noqa: ANN401 -- JSON of any shape
 
 def _another_form(what: str) -> Problem:
     return Problem(
-        ProblemKind.MISCONFIGURED, f"{what}, another form than this version of Milepost reads; {READ_VERSION}"
+        ProblemKind.MISCONFIGURED, f"{what}, a form that this version of Milepost cannot read; {READ_VERSION}"
     )
 
 

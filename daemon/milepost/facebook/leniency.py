@@ -198,7 +198,7 @@ def participants_of(item: Any) -> tuple[str, People | None]:  # noqa: ANN401 -- 
 def read_item(item: Any, replaced: int, own_ids: frozenset[str]) -> list[Conversation | Unreadable]:  # noqa: ANN401 -- JSON
     """Return a mended conversation and, separately, its messages that cannot be read."""
     if not isinstance(item, dict):
-        return [_unreadable(None, "the item is no object", item)]
+        return [_unreadable(None, "the item is not an object", item)]
     try:
         thread = lenient({name: value for name, value in item.items() if name != "messages"}, Thread)
         converted = conversation(thread, own_ids)

@@ -187,7 +187,7 @@ GAP_ENDINGS = {
     GapEnding.WITHHELD: "the API withholds the rest",
     GapEnding.GONE: "the conversation no longer exists",
     GapEnding.FORGOTTEN: "the person it is about was erased",
-    GapEnding.MOVED: "the conversation is another page's by now, which owes it",
+    GapEnding.MOVED: "another page has the conversation now, and owes it",
     GapEnding.DEAD_LETTER: "a dead letter keeps what is owed",
 }
 WITHHELD = {
@@ -280,9 +280,9 @@ def _owed(gaps: tuple[Gap, ...], left_out: HistoriesLeftOut | None) -> Descripti
 
 def _left_out(left_out: HistoriesLeftOut) -> str:
     if left_out.search is not None:
-        return "Stored conversations are searched for older messages that are owed by now"
+        return "Searching the stored conversations for older messages that are now owed"
     if left_out.seconds is None:
-        return "Stored conversations were searched for older messages that are owed by now"
+        return "Searched the stored conversations for older messages that are now owed"
     return "New conversations have older messages, all beyond the limit of sync.message_history"
 
 

@@ -32,7 +32,7 @@ INSTALL = "pip install 'milepost[notify]', or pip install apprise beside an inst
 _LOGGERS = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "charset_normalizer", "markdown")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,100}|\[[0-9A-Fa-f:.]{2,45}\]")
 _STATUS = re.compile(r"error=([1-5][0-9]{2})\b")
-_NO_REASON = "the service did not take it, or cannot be reached"
+_NO_REASON = "the service did not accept it, or cannot be reached"
 
 
 log = structlog.get_logger("milepost")
@@ -176,8 +176,9 @@ class _Reasons(logging.Handler):
 
 
 def _quietened() -> _Reasons:
-    """Keep what Apprise logs out of the log."""
-    reasons = _Reasons()
+    """Keep what Apprise logs out of the log; destinations of an earlier call go on hearing it."""
+    held = logging.getLogger(_LOGGERS[0]).handlers
+    reasons = next((each for each in held if isinstance(each, _Reasons)), None) or _Reasons()
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [reasons], False

@@ -151,4 +151,4 @@ async def keep_notified(
         await bulkhead("systemd", notify())  # each time by itself: an error must not end the pings
         await stop.sleep(clock, seconds)
     notifier.stopping()
-    notifier.status("stopping: committing the batches in hand")
+    notifier.status("stopping: committing the current batches")

@@ -5,12 +5,14 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any, Generic, Literal
+
+import msgspec
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter
 from milepost.core.errors import JournalDamaged, MilepostError
 from milepost.core.events import Entry
-from milepost.core.journal import GapOf, Projected, RunOf, project
+from milepost.core.journal import GapOf, Open, Projected, RunOf, project
 from milepost.core.model import Stream
 from milepost.stores import rows
 from milepost.stores.reader import Audit, Parameters
@@ -106,8 +108,8 @@ def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit
         counts[table] += len(held[table])
         held[table].clear()
 
-    with closing(GapsOnDisk()) as gaps:
-        for item in project(ledger.entries(), ledger.removals(), gaps):
+    with closing(HeldOnDisk(DeadLetter)) as dead_letters, closing(HeldOnDisk(GapOf)) as gaps:
+        for item in project(ledger.entries(), ledger.removals(), dead_letters, gaps):
             if isinstance(item, Checkpoint):  # one at the end of each stream; entries have no gaps
                 read += item.version
                 last_recorded_at = max(filter(None, (last_recorded_at, item.updated_at)), default=None)
@@ -120,36 +122,41 @@ def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit
     return Audit(read, counts["checkpoint"], counts["run"], counts["dead_letter"], last_recorded_at, counts["gap"])
 
 
-class GapsOnDisk:
-    """The HeldGaps of an audit, in a temporary database; SQLite puts it on the disk once it is large.
+class HeldOnDisk(Generic[Open]):
+    """What an audit has Held, in a temporary database; SQLite puts it on the disk once it is large.
 
     Raises MilepostError if there is no room for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Open]) -> None:
+        self._decoder: msgspec.json.Decoder[Open] = rows.decoder(kind)
         self.connection = sqlite3.connect("", isolation_level=None)
         self._ask("PRAGMA journal_mode = OFF")
-        self._ask("CREATE TABLE gaps (gap_id TEXT PRIMARY KEY, stream TEXT, state TEXT) STRICT, WITHOUT ROWID")
+        self._ask("CREATE TABLE held (key TEXT PRIMARY KEY, item BLOB) STRICT, WITHOUT ROWID")
 
-    def __setitem__(self, gap_id: str, gap: GapOf) -> None:
-        """Hold a gap, in place of an earlier state of it."""
-        row = gap_id, gap.stream.key, rows.gap_json(gap.gap)
-        self._ask("INSERT INTO gaps VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state", row)
+    def get(self, key: str) -> Open | None:
+        """Return what is held under an id."""
+        found = self._ask("SELECT item FROM held WHERE key = ?", (key,)).fetchone()
+        return None if found is None else self._decoder.decode(found[0])
 
-    def pop(self, gap_id: str, default: None) -> None:
-        """Drop a gap, if it is held."""
-        self._ask("DELETE FROM gaps WHERE gap_id = ?", (gap_id,))
+    def __setitem__(self, key: str, item: Open) -> None:
+        """Hold something, in place of an earlier state of it."""
+        row = key, rows.encode(item)
+        self._ask("INSERT INTO held VALUES (?, ?) ON CONFLICT DO UPDATE SET item = excluded.item", row)
 
-    def values(self) -> Iterator[GapOf]:
-        """Yield the gaps that are held, in the order of their ids."""
-        for stream, state in self._ask("SELECT stream, state FROM gaps ORDER BY gap_id"):
-            yield GapOf(Stream.parse(stream), rows.gap(state))
+    def pop(self, key: str, default: None) -> None:
+        """Drop something, if it is held."""
+        self._ask("DELETE FROM held WHERE key = ?", (key,))
+
+    def values(self) -> Iterator[Open]:
+        """Yield all that is held, in the order of the ids."""
+        return (self._decoder.decode(item) for (item,) in self._ask("SELECT item FROM held ORDER BY key"))
 
     def close(self) -> None:
         """Delete them."""
         self.connection.close()
 
-    def _ask(self, statement: str, parameters: tuple[str, ...] = ()) -> sqlite3.Cursor:
+    def _ask(self, statement: str, parameters: tuple[str | bytes, ...] = ()) -> sqlite3.Cursor:
         try:
             return self.connection.execute(statement, parameters)
         except sqlite3.Error as error:

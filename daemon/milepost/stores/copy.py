@@ -249,7 +249,7 @@ class _Copying:
         self._report(progress)
 
 
-_STOP_AND_REPEAT = "stop whatever works on it, and run the copy again"
+_STOP_AND_REPEAT = "stop whatever writes to it, and run the copy again"
 
 
 def _add(target: CopyTarget, table: Table, rows: list[Row]) -> None:
@@ -279,8 +279,8 @@ class UnfinishedCopy(Struct, frozen=True):
     def refusal(self, name: object) -> StoreRefused:
         """Return the error that refuses to open the database of that name."""
         return StoreRefused(
-            f"the database {name} is not whole: a copy of {self.source} into it, begun at {self.since}, was cut off",
-            hint="run `milepost store copy` into it again, which begins anew; or drop this database",
+            f"the database {name} is incomplete: a copy of {self.source} into it, begun at {self.since}, was cut off",
+            hint="run `milepost store copy` into it again, which starts over; or drop this database",
         )
 
 

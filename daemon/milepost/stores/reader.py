@@ -6,7 +6,7 @@ JournalReader reads beside a daemon or inside its service.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from enum import StrEnum
@@ -355,7 +355,7 @@ class JournalReader(Session, ABC):
 
 async def all_dead_letters(
     journal_reader: JournalReader, state: DeadLetterState, *, stream: str | None = None, after: str | None = None
-) -> AsyncIterator[DeadLetter]:
+) -> AsyncGenerator[DeadLetter, None]:
     """Yield all dead letters in a state, oldest first, starting just after `after`."""
     while True:
         page = await journal_reader.dead_letters(state, stream=stream, after=after, limit=PAGE)

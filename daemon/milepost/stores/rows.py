@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from milepost.core.ports import DueDeadLetter
 from milepost.core.position import Gap, Mode
 from milepost.core.problems import Problem
 from milepost.core.webhooks import DueFact, WebhookKind
+
+Kind = TypeVar("Kind")
 
 
 def _as_text(value: object) -> str:
@@ -31,8 +33,13 @@ def _of_text(kind: type, value: str) -> Stream:
     raise NotImplementedError  # likewise
 
 
-_encode = msgspec.json.Encoder(enc_hook=_as_text).encode
-_decode_checkpoint = msgspec.json.Decoder(Checkpoint, dec_hook=_of_text).decode
+def decoder(kind: type[Kind]) -> msgspec.json.Decoder[Kind]:
+    """Return a decoder of what `encode` has written; streams are text there."""
+    return msgspec.json.Decoder(kind, dec_hook=_of_text)
+
+
+encode = msgspec.json.Encoder(enc_hook=_as_text).encode
+_decode_checkpoint = decoder(Checkpoint).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
 _decode_event = Codec().decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
@@ -256,7 +263,7 @@ def checkpoint_tuple(checkpoint: Checkpoint) -> tuple[Any, ...]:
 
 def checkpoint_json(checkpoint: Checkpoint) -> str:
     """Return a checkpoint as the JSON that `checkpoint` reads."""
-    return _encode(checkpoint).decode()
+    return encode(checkpoint).decode()
 
 
 def checkpoint(state: str) -> Checkpoint:
@@ -285,7 +292,7 @@ def run_tuple(stream: Stream, run: Run) -> tuple[Any, ...]:
         tally.interaction_events,
         run.retries,
         run.failed_batches,
-        _encode(run.problem).decode() if run.problem else None,
+        encode(run.problem).decode() if run.problem else None,
     )
 
 
@@ -373,13 +380,8 @@ def gap_tuple(stream: Stream, gap: Gap) -> tuple[Any, ...]:
         gap.stored,
         gap.attempts,
         optional_text(gap.retry_at),
-        gap_json(gap),
+        encode(gap).decode(),
     )
-
-
-def gap_json(gap: Gap) -> str:
-    """Return a gap as the JSON that `gap` reads."""
-    return _encode(gap).decode()
 
 
 def gap(state: str) -> Gap:
@@ -390,4 +392,4 @@ def gap(state: str) -> Gap:
 
 def json_list(ids: Iterable[object]) -> str:
     """Return ids, or lists of texts, as a JSON array for `json_each`: one parameter for any number of them."""
-    return _encode(list(ids)).decode()
+    return encode(list(ids)).decode()

@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from milepost.core.checkpoint import TOLERATED_SECONDS
+from milepost.core.errors import StoreAway
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.core.revisions import erased_in
@@ -41,8 +44,8 @@ class StoredWebhooks(ABC):
         """Run the steps; each statement may be committed by itself."""
 
     @abstractmethod
-    async def _write_together(self, steps: Steps[T]) -> T:
-        """Run the steps in one transaction."""
+    async def _write_alone(self, stream: str, steps: Steps[None]) -> None:
+        """Run the steps in one transaction, while nobody else commits to the stream or adds events."""
 
     async def claim(self, now: datetime) -> tuple[Stream, ...]:
         """Claim the events that are due, and return the streams to read because of them."""
@@ -71,20 +74,19 @@ class StoredWebhooks(ABC):
             await fetch("follow_moves")
             return await fetch("streams_with_facts")
 
-        await self._write_together(self._erase_unsent)
+        for (stream,) in await self._read("streams_with_unsent"):
+            with suppress(StoreAway):  # for a commit that takes long, as a removal: the others do not wait for it
+                await self._write_alone(stream, partial(self._erase_unsent, stream))
         return _streams_of(key for (key,) in await self._write(attach))
 
-    async def _erase_unsent(self, fetch: Fetch) -> None:
+    async def _erase_unsent(self, stream: str, fetch: Fetch) -> None:
         """Erase unsent messages from wherever their content is kept besides their rows, which may not exist yet."""
-        unsent: dict[str, list[str]] = {}
-        for stream, message_id in await fetch("take_unsent"):
-            unsent.setdefault(stream, []).append(message_id)
-        for stream, message_ids in unsent.items():
-            wanted = self._keys(message_ids)
-            await fetch("erase_edits", (wanted,))
-            for dead_letter_id, payload in await fetch("payloads_about", {"stream": stream, "event_ids": wanted}):
-                erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
-                await fetch("rewrite_payload", erased)
+        message_ids = [message_id for (message_id,) in await fetch("take_unsent", (stream,))]
+        wanted = self._keys(message_ids)
+        await fetch("erase_edits", (wanted,))
+        for dead_letter_id, payload in await fetch("payloads_about", {"stream": stream, "event_ids": wanted}):
+            erased = {"dead_letter_id": dead_letter_id, "payload": erased_in(payload, message_ids)}
+            await fetch("rewrite_payload", erased)
 
     async def announced(self, message_ids: tuple[str, ...]) -> frozenset[str]:
         """Return those of these messages that an event has announced, processed or not."""

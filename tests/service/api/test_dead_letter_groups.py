@@ -1,5 +1,6 @@
 """Dead letters by reason: what belongs together, and what becomes of a group that is redriven or discarded at once."""
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from milepost.service.api.dead_letters import (
     link_to,
 )
 from milepost.service.endpoint import routes_of
-from milepost.stores.reader import DeadLetterState, JournalReader, Thread
+from milepost.stores.reader import DeadLetterState, JournalReader, Thread, all_dead_letters
 from service.api.served import fill, get_json, served
 from service.listening import listening
 
@@ -91,14 +92,31 @@ async def client(stored: Stored) -> AsyncIterator[aiohttp.ClientSession]:
             yield session
 
 
-def test_one_cause_named_for_many_threads_is_one_group() -> None:
-    found = grouped(LETTERS).groups
+async def test_one_cause_named_for_many_threads_is_one_group() -> None:
+    found = (await grouped(all_dead_letters(cast("JournalReader", Stored()), DeadLetterState.OPEN))).groups
     assert [(each.reason, each.count, each.streams) for each in found] == [
         ("code 2 for t_10000000001", 3, 2),
         ("the row was refused", 1, 1),
         ("code 100 for t_10000000005", 1, 1),
     ]
     assert (found[0].opened_at, found[0].latest_at, found[0].redrive_at) == (at(1), at(4), at(1001))
+
+
+async def test_dead_letters_of_one_cause_take_no_memory() -> None:
+    async def letters(number: int) -> AsyncIterator[DeadLetter]:
+        for each in range(number):
+            yield letter(each, f"code 2 for t_{10_000_000_000 + each}")
+
+    async def peak_of(number: int) -> int:
+        tracemalloc.start()
+        try:
+            assert (await grouped(letters(number))).groups[0].count == number
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    await peak_of(1_000)  # whatever is cached is cached
+    assert await peak_of(10_000) < 2 * await peak_of(1_000)
 
 
 async def test_the_groups_and_the_members_of_one_are_listed() -> None:

@@ -33,6 +33,7 @@ from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from service.events.journals import STREAMS, write_lives
 from stores.histories import next_commit
+from stores.sqlite_files import execute
 
 KEPT = 200  # for all readers: fewer than usual, so that a journal need not be long to have more
 ONE, ANOTHER, _ = STREAMS
@@ -392,6 +393,23 @@ async def test_a_damaged_database_ends_the_stream_for_all_readers(short: Path) -
     assert [(line["part"], line["error"]) for line in lines if line["log_level"] == "error"] == [
         ("events", "the database cannot be used: it is damaged")
     ]
+
+
+async def test_readers_resume_where_the_journal_has_lost_its_last_entries(short: Path) -> None:
+    """As after a failover to a replica that had not received them: then their seqs are assigned again."""
+    async with daemon_on(short) as daemon:
+        newest = (await daemon.journal_reader.latest(limit=1))[-1].seq
+        async with listening(daemon.url) as source:
+            await source.events(await daemon.commit(ANOTHER) + await daemon.commit(ANOTHER))
+            execute(short, f"DROP TRIGGER journal_refuses_delete; DELETE FROM journal WHERE seq > {newest}")
+            entries = await daemon.commit(ONE)
+            assert await source.events() == []
+        await daemon.has_readers(0)
+        async with listening(daemon.url, last_event_id=source.last_event_id) as source:
+            heard = await source.events(entries)
+            assert ids(heard) == list(range(newest + 1, newest + entries + 1))
+            assert {event.told["stream"] for event in heard} == {ONE.key}
+            assert len(await source.events(await daemon.commit(ONE))) > 0
 
 
 async def test_the_stream_is_there_again_once_the_database_is_sound(

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from milepost.core.checkpoint import DeadLetter
 from milepost.core.commands import CommandDeferred, DeadLetterCommand, Discard, Redrive
@@ -249,25 +250,29 @@ class DeadLetterGroups(Struct, frozen=True):
     is_complete: bool
 
 
-def grouped(found: Iterable[DeadLetter]) -> DeadLetterGroups:
-    """Group dead letters, given oldest first."""
-    by_group = defaultdict[str, list[DeadLetter]](list)
-    for each in found:
-        by_group[group_of(each.stage, each.reason)].append(each)
-    groups = sorted((_group(key, each) for key, each in by_group.items()), key=lambda each: -each.count)
-    return DeadLetterGroups(tuple(groups[:MAX_GROUPS]), len(groups) <= MAX_GROUPS)
+async def grouped(found: AsyncIterable[DeadLetter]) -> DeadLetterGroups:
+    """Group dead letters, given oldest first, without holding them: there may be hundreds of thousands."""
+    groups: dict[str, DeadLetterGroup] = {}
+    streams = defaultdict[str, set[Stream]](set)
+    async for each in found:
+        key = group_of(each.stage, each.reason)
+        streams[key].add(each.stream)
+        groups[key] = _with(groups.get(key), key, each, len(streams[key]))
+    largest = sorted(groups.values(), key=lambda each: -each.count)
+    return DeadLetterGroups(tuple(largest[:MAX_GROUPS]), len(largest) <= MAX_GROUPS)
 
 
-def _group(key: str, found: Sequence[DeadLetter]) -> DeadLetterGroup:
-    return DeadLetterGroup(
-        group=key,
-        stage=found[0].stage,
-        reason=found[0].reason,
-        count=len(found),
-        streams=len({each.stream for each in found}),
-        opened_at=found[0].opened_at,
-        latest_at=found[-1].opened_at,
-        redrive_at=min((each.redrive_at for each in found if each.redrive_at is not None), default=None),
+def _with(before: DeadLetterGroup | None, key: str, added: DeadLetter, streams: int) -> DeadLetterGroup:
+    """Return a group of `streams` with a dead letter added; None stands for an empty group."""
+    if before is None:
+        opened_at = added.opened_at
+        return DeadLetterGroup(key, added.stage, added.reason, 1, streams, opened_at, opened_at, added.redrive_at)
+    return replace(
+        before,
+        count=before.count + 1,
+        streams=streams,
+        latest_at=added.opened_at,
+        redrive_at=min(filter(None, (before.redrive_at, added.redrive_at)), default=None),
     )
 
 
@@ -275,7 +280,7 @@ def dead_letter_groups(journal_reader: JournalReader) -> Sequence[AnyOperation]:
     """Declare the operation that lists the groups."""
 
     async def list_groups(_: Call[Nothing, None]) -> Reply[DeadLetterGroups]:
-        return Reply(grouped([each async for each in all_dead_letters(journal_reader, DeadLetterState.OPEN)]))
+        return Reply(await grouped(all_dead_letters(journal_reader, DeadLetterState.OPEN)))
 
     return [Operation("GET", GROUPS_PATH, "List open dead letters by reason", Nothing, DeadLetterGroups, list_groups)]
 
@@ -367,5 +372,12 @@ def dead_letter_group_actions(
 
 
 async def _members(journal_reader: JournalReader, group: str) -> list[DeadLetter]:
-    found = all_dead_letters(journal_reader, DeadLetterState.OPEN)
-    return [each async for each in found if group_of(each.stage, each.reason) == group][:MAX_AT_ONCE]
+    """Return the members of a group, oldest first, up to MAX_AT_ONCE."""
+    members: list[DeadLetter] = []
+    async with aclosing(all_dead_letters(journal_reader, DeadLetterState.OPEN)) as found:
+        async for each in found:
+            if group_of(each.stage, each.reason) == group:
+                members.append(each)
+            if len(members) == MAX_AT_ONCE:
+                break
+    return members

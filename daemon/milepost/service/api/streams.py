@@ -220,7 +220,7 @@ def stream_actions(
     ) -> Reply[StreamActionResult]:
         key = call.parameters.key
         if key not in worked():
-            raise web.HTTPNotFound(text=f"this daemon does not work a stream {key}")
+            raise web.HTTPNotFound(text=f"this daemon does not sync a stream {key}")
         done = await work.run(f"{action} of {key}", lambda: execute(Stream.parse(key), command))
         if isinstance(done, StillRunning):
             return Reply(StreamActionResult(key, action, StreamActionOutcome.ACCEPTED), status=202)
@@ -239,7 +239,7 @@ def stream_actions(
         ITEM_PATH,
         StreamParameters,
         StreamActionResult,
-        "this daemon works no such stream",
+        "this daemon does not sync such a stream",
         (StreamAction.SYNC, "Sync a stream now", SyncBody, sync_stream),
         (StreamAction.PAUSE, "Pause a stream", Nothing, pause_stream),
         (StreamAction.RESUME, "Resume a stream", Nothing, resume_stream),

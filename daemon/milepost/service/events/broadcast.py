@@ -120,6 +120,10 @@ class Broadcast:
         recent, unrecorded, self._unrecorded = self._recent, self._unrecorded, {}
         if recent is None or not recent.has_begun:
             return
+        if recent.lost_after is not None:  # its readers resume in the journal as it is now
+            self._recent = None
+            self._strike(())
+            return
         try:
             while await recent.advance():
                 self._strike(())
@@ -157,6 +161,8 @@ class Broadcast:
                 if chunk := reader.matching(live):
                     yield chunk
                 if self._is_over or self._recent is not recent:
+                    if recent.lost_after is not None:
+                        yield b"id: %d\n\n" % min(reader.seq, recent.lost_after)
                     return
                 is_late = beat.struck.is_set()  # only readers that keep up get events without an entry
                 try:
@@ -296,7 +302,7 @@ class EventReader:
 
 # --- the newest events, kept for all readers --------------------------------------------------------------------------
 
-MAX_KEPT = 1_000  # half a megabyte
+MAX_KEPT = 1_000  # less than a megabyte
 MAX_HELD = 1_000  # commits that are not encoded yet; the journal has the rest
 PAGE = 200
 
@@ -306,17 +312,22 @@ class RecentEvents:
 
     They come from the commits that the feed announces. The journal is read only if a commit is missing, because another
     worker wrote it or the feed dropped it.
+
+    A commit with seqs of other events says that the journal lost what came after `lost_after`, as after a failover to a
+    replica that had not received it. Then these events are of no more use.
     """
 
     def __init__(self, journal_reader: JournalReader) -> None:
         self._journal_reader = journal_reader
         self._encoder = EntryEncoder(journal_reader)
         self._events: list[EncodedEvent] = []
+        self._hashes: dict[int, str] = {}  # of their entries, by seq
         self._commits: dict[int, Recorded] = {}  # by first seq: announced and not encoded yet
         self._newest = 0  # the highest seq that was announced
         self.has_begun = False
         self.begins_after = 0
         self.end = 0
+        self.lost_after: int | None = None
 
     async def begin(self) -> None:
         """Read the newest events. Raises a MilepostError if the database is unavailable."""
@@ -328,7 +339,9 @@ class RecentEvents:
 
     def announce(self, commit: Recorded) -> None:
         """Hold a commit until `advance` encodes it."""
-        first_seq = commit.committed.first_seq
+        first_seq, first = commit.committed.first_seq, commit.entries[0]
+        if self.lost_after is None and self._hashes.get(first_seq, first.hash) != first.hash:
+            self.lost_after = first_seq - 1
         self._newest = max(self._newest, first_seq + len(commit.entries) - 1)
         if len(self._commits) < MAX_HELD:
             self._commits[first_seq] = commit
@@ -354,8 +367,10 @@ class RecentEvents:
 
     async def _append(self, stored: list[StoredEntry]) -> None:
         self._events += await self._encoder.encode(stored)
+        self._hashes |= {each.seq: each.entry.hash for each in stored}
         if stored:
             self.end = stored[-1].seq
         if len(self._events) >= 2 * MAX_KEPT:  # seldom, because it moves all of them
             del self._events[:-MAX_KEPT]
             self.begins_after = self._events[0].seq - 1
+            self._hashes = {event.seq: self._hashes[event.seq] for event in self._events}

@@ -116,7 +116,8 @@ _UNQUOTED_IN_QUERIES = "/?:@!$'()*,"
 _SECRET_KEYS = frozenset(
     {"access_token", "appsecret_proof", "app_secret", "client_secret", "input_token", "fb_exchange_token"}
 )
-_SCALARS = {str, int, float, bool, type(None)}
+_NUMBERS = {int, float}
+_SCALARS = {str, bool, type(None), *_NUMBERS}
 _SECRET_FIELDS = _SECRET_KEYS | {"token", "password", "authorization"}
 
 # An unknown secret is recognised by what stands before it. A bare `access_token: …` is left alone: that is how prose
@@ -225,10 +226,9 @@ class Redactor:
         kinds = set(map(type, fields.values()))
         if len(fields) > MAX_ITEMS or not kinds <= _SCALARS or set(map(type, fields)) != {str}:
             return False
-        if any(isinstance(each, int | float) and not abs(each) < 2**53 for each in fields.values()):
+        if not all(abs(each) < 2**53 for each in fields.values() if type(each) in _NUMBERS):
             return False
-        texts = [*fields, *(each for each in fields.values() if isinstance(each, str))]
-        text = "\n".join(texts)
+        text = "\n".join([*fields, *[each for each in fields.values() if type(each) is str]])
         is_short = text.isascii() and len(text) <= MAX_TEXT_LENGTH
         return is_short and _SECRET_FIELDS.isdisjoint(map(str.lower, fields)) and self.redact(text) == text
 

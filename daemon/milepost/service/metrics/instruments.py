@@ -44,7 +44,9 @@ class Instruments:
             return Histogram(f"milepost_{name}", documentation, labels, registry=registry, buckets=buckets)
 
         self.api_errors = counter("api_errors_total", "API errors by code and remedy.", "code", "remedy")
-        rate_limit_wait = counter("rate_limit_wait_seconds_total", "Time to wait for rate limits, as planned.", "scope")
+        rate_limit_wait = counter(
+            "rate_limit_wait_seconds_total", "How long rate limits were expected to last.", "scope"
+        )
         self.rate_limit_wait = {scope: rate_limit_wait.labels(scope.value) for scope in Scope}
         journal_entries = counter("journal_entries_total", "Entries appended to the journal.", "type")
         self.journal_entries = {tag: journal_entries.labels(tag) for tag in TAGS.values()}
@@ -114,10 +116,12 @@ class StreamFamilies:
         self.conversations = family("counter", "conversations_total", "Conversations by result.", "result")
         self.interaction_events = family("counter", "interaction_events_total", "Interaction events written.")
         self.messages_missed = family("counter", "messages_missed_total", "Messages that the API withholds.")
-        self.history_missed = family("counter", "message_history_missed_total", "Of these, messages of histories.")
+        self.history_missed = family(
+            "counter", "message_history_missed_total", "Messages of histories that the API withholds."
+        )
         self.order_violations = family("counter", "order_violations_total", "Conversations listed out of order.")
         self.replaced_characters = family(
-            "counter", "replaced_characters_total", "Characters that no database takes, stored as U+FFFD."
+            "counter", "replaced_characters_total", "Characters that no database can store, replaced by U+FFFD."
         )
         self.redrives = family("counter", "redrives_total", "Redrives of dead letters by result.", "result")
         self.dead_letters = family("gauge", "dead_letters", "Open dead letters.")
@@ -125,7 +129,7 @@ class StreamFamilies:
             "gauge", "message_backlog", "Conversations with older messages that are still to be read."
         )
         self.history_backlog = family(
-            "gauge", "message_history_backlog", "Of these, conversations whose histories are still to be read."
+            "gauge", "message_history_backlog", "Conversations whose histories are still to be read."
         )
         self.last_success = family(
             "gauge", "last_success_timestamp_seconds", "Time of the last completed sweep; 0 is never."
@@ -141,16 +145,23 @@ class StreamFamilies:
             "gauge", "own_id_unknown", "1 if our own id is in no thread and it is unknown which participant is us."
         )
         self.info = family(
-            "gauge", "stream_info", "1, with what the stream's page is called.", "platform", "page_id", "page_name"
+            "gauge",
+            "stream_info",
+            "1, labelled with the name of the stream's page.",
+            "platform",
+            "page_id",
+            "page_name",
         )
         self.page_usage = family(
             "gauge", "stream_rate_limit_usage_ratio", "Used share of the page's fullest budget; 1 is all of it."
         )
         self.states = family("gauge", "stream_state", "1 for the current state of the stream.", "state")
         self.stopped = family(
-            "gauge", "stream_stopped", "1 from when the stream was stopped until it is read again.", "reason"
+            "gauge", "stream_stopped", "1 while the stream is stopped, until it is read again.", "reason"
         )
-        self.in_doubt = family("gauge", "stream_in_doubt", "1 while the list's answers are not relied on.", "reason")
+        self.in_doubt = family(
+            "gauge", "stream_in_doubt", "1 while the answers of the list are not relied on.", "reason"
+        )
 
 
 class StreamSeries:

@@ -38,7 +38,7 @@ class DeliveryCounter(Collector):
         """Return the counter and the gauge."""
         lag = GaugeMetricFamily(
             "milepost_delivery_lag_seconds",
-            "Time for which the oldest change that is not delivered has been waiting; 0 if there is none.",
+            "Age of the oldest change that is not delivered; 0 if there is none.",
             labels=["destination"],
         )
         for name, delivery in self._standing().items():

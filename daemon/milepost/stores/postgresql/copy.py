@@ -185,7 +185,7 @@ class PostgresqlCopyTarget(_Side):
 
     def _require_alone(self) -> None:
         if self._ask("lock_target", (self._schema,)) != (True,):
-            raise StoreBusy(f"another copy into {self._name} is under way", hint="wait for its end")
+            raise StoreBusy(f"another copy into {self._name} is under way", hint="wait until it ends")
 
     def _ledger(self) -> PostgresqlLedger:
         return PostgresqlLedger(self._sql, self._connection, self._schema)
@@ -195,4 +195,4 @@ def _rejected(error: Exception, rows: list[Row]) -> RowsRejected:
     if any(NUL in value for row in rows for value in row if isinstance(value, str)):
         what = "a text in it holds a NUL character, which PostgreSQL does not accept"
         return RowsRejected(what, hint="--replace-nul writes U+FFFD in its place")
-    return RowsRejected(reason_of(error), hint="mend that row in the source, and run the copy again")
+    return RowsRejected(reason_of(error), hint="fix that row in the source, and run the copy again")

@@ -92,7 +92,7 @@ class _Watcher(threading.Thread):
 def _silent(store_url: StoreUrl) -> StoreAway:
     return StoreAway(
         f"the database {store_url.name} does not answer: the server accepts connections, or packets, but says nothing",
-        hint="see whether the server is suspended, out of memory, or behind a broken line",
+        hint="check whether the server is suspended or out of memory, and the network in between",
     )
 
 

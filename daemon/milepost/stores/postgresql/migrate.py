@@ -73,7 +73,7 @@ async def demand_current(store_url: StoreUrl) -> None:
         )
     if _pending(applied, store_url):
         raise StoreRefused(
-            f"the schema {store_url.schema} in {store_url.name} is of an older Milepost",
+            f"the schema {store_url.schema} in {store_url.name} was made by an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
 

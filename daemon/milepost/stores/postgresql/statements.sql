@@ -48,7 +48,7 @@ SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' journal', 0)
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' commits', 0));
 
 -- name: lock_webhook_events
--- Waits for events that are being added, and blocks new ones: an erasure must miss no event of the person.
+-- Waits for events that are being added, and blocks new ones: an erasure must miss no event of the person or message.
 SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || ' webhook events', 0));
 
 -- name: insert_entries

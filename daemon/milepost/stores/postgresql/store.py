@@ -149,9 +149,12 @@ class PostgresqlWebhookInbox(StoredWebhooks):
         """Run the steps, each in a transaction and a round trip of its own."""
         return await steps(self._database.rows)
 
-    async def _write_together(self, steps: Steps[T]) -> T:
+    async def _write_alone(self, stream: str, steps: Steps[None]) -> None:
         async with self._database.transaction() as connection:
-            return await steps(partial(self._database.rows_on, connection))
+            fetch = partial(self._database.rows_on, connection)
+            await fetch("lock_streams", {"streams": [stream]})
+            await fetch("lock_webhook_events")
+            await steps(fetch)
 
 
 # --- delivery places --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || ' webho
 
 -- name: add_webhook_events
 -- No text of an unsent message is kept, not even from an edit that arrives late. OFFSET 0 makes the planner look for each
--- message by its key instead of reading all events.
+-- message by its key instead of reading all events; with a stream to compare as it is, it may read all of the stream.
 INSERT INTO webhook_events (
     event_key, stream, kind, message_id, contact_id, occurred_at, received_at, due_at, claims, actor, detail
 )
@@ -16,7 +16,7 @@ SELECT
         WHEN kind = 'edit' AND EXISTS (
             SELECT 1 FROM webhook_events AS unsent
             WHERE
-                unsent.message_id = row.message_id AND unsent.stream = row.platform || ':' || row.page_id
+                unsent.message_id = row.message_id AND unsent.stream || '' = row.platform || ':' || row.page_id
                 AND unsent.kind = 'unsend'
             OFFSET 0
         ) THEN NULL
@@ -144,7 +144,8 @@ WHERE
     );
 
 -- name: follow_moves
--- A fact moves to the stream that its message is stored under, as when the account was linked to another page.
+-- A fact moves to the stream that its message is stored under, as when the account was linked to another page. Here and
+-- below, the range of streams leaves out none, but makes a planner without statistics use the index of the facts.
 UPDATE webhook_events
 SET stream = (SELECT platform || ':' || page_id FROM contact_interaction_events WHERE event_id = message_id)
 WHERE
@@ -152,7 +153,7 @@ WHERE
         SELECT event_key
         FROM webhook_events
         WHERE
-            due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+            stream > '' AND stream < '~' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
             AND EXISTS (
                 SELECT 1 FROM contact_interaction_events
                 WHERE event_id = message_id AND starts_with(stream, platform || ':') AND platform || ':' || page_id <> stream
@@ -162,19 +163,30 @@ WHERE
         FOR UPDATE SKIP LOCKED
     );
 
+-- name: streams_with_unsent
+-- The streams with messages that `take_unsent` has not taken yet.
+SELECT DISTINCT stream
+FROM webhook_events
+WHERE
+    stream > '' AND stream < '~' AND kind = 'unsend' AND claims = 0
+    AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
+
 -- name: take_unsent
--- Messages reported as unsent since the last run of this statement.
+-- Messages of a stream reported as unsent since the last run of this statement. No commit to it may be under way: it
+-- would have looked for unsent messages before.
 UPDATE webhook_events
 SET claims = 1
 WHERE
     event_key IN (
         SELECT event_key
         FROM webhook_events
-        WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+        WHERE
+            stream = %s AND kind = 'unsend' AND claims = 0
+            AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
         ORDER BY event_key
         FOR UPDATE SKIP LOCKED
     )
-RETURNING stream, message_id;
+RETURNING message_id;
 
 -- name: erase_edits
 UPDATE webhook_events
@@ -188,7 +200,7 @@ UPDATE dead_letter_payloads SET payload = %(payload)s WHERE dead_letter_id = %(d
 SELECT DISTINCT stream
 FROM webhook_events
 WHERE
-    due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+    stream > '' AND stream < '~' AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
     AND EXISTS (
         SELECT 1 FROM contact_interaction_events
         WHERE event_id = message_id AND platform || ':' || page_id = stream
@@ -211,7 +223,9 @@ JOIN contacts ON contacts.platform = pages.platform AND contacts.page_id = pages
 WHERE pages.platform = 'instagram' AND contact_id = ANY (%(contact_ids)s::text[]);
 
 -- name: delete_old_webhook_events
-DELETE FROM webhook_events WHERE received_at < %(received_before)s RETURNING kind, due_at;
+DELETE FROM webhook_events
+WHERE received_at > '-infinity' AND received_at < %(received_before)s
+RETURNING kind, due_at;
 
 -- name: delete_webhook_events_beyond
 DELETE FROM webhook_events

@@ -77,7 +77,7 @@ class SqliteWriter(SqliteSession, Writer):
         self.stored_ids.add(conversation_ids, commit.changes)
         if commit.changes.moved:
             at_once(self.link(commit))
-        changes = without_forgotten(commit.changes, self.forgotten_among(stream, *ids_of(commit.changes)))
+        changes = self._without_forgotten(stream, commit.changes)
         last_seq = self._write_entries(stream, commit)
         if commit.changes.moved:
             at_once(self.move(MOVES, commit))
@@ -86,12 +86,7 @@ class SqliteWriter(SqliteSession, Writer):
                 self.ask(statement, commit_parameters(commit) | {"own_id": changes.own_id})
         if changes.page is not None:
             self.ask("upsert_page", rows.page_tuple(changes.page))
-        version = commit.checkpoint.version
-        suffix = ALL_NEW if self._trusts_known and _is_all_new(commit) else ""
-        contacts = map(rows.contact_tuple, changes.contacts, repeat(version), self._numbers())
-        self._write_all(f"upsert_contacts{suffix}", contacts)
-        conversations = map(rows.conversation_tuple, changes.conversations, repeat(version), self._numbers())
-        self._write_all(f"upsert_conversations{suffix}", conversations)
+        self._write_threads(commit, changes)
         at_once(self.write_notes(commit, changes))
         self._write_dead_letters(stream, commit)
         self._write_gaps(commit)
@@ -99,6 +94,7 @@ class SqliteWriter(SqliteSession, Writer):
         if commit.run is not None:
             self.ask("upsert_run", rows.run_tuple(commit.checkpoint.stream, commit.run))
         rows_done = perf_counter()
+        version = commit.checkpoint.version
         self._write_events(changes, version, events_chunk_size)
         if changes.revised:
             self._write_all("revise_interaction_events", (rows.revision(row, version) for row in changes.revised))
@@ -107,6 +103,22 @@ class SqliteWriter(SqliteSession, Writer):
             self.ask("settle_facts", (rows.json_list(changes.settled),))
         events_done = perf_counter()
         return Committed(last_seq - len(commit.entries) + 1, rows_done - began, events_done - rows_done)
+
+    def _without_forgotten(self, stream: Stream, changes: Changes) -> Changes:
+        if not (changes.conversations or changes.contacts or changes.interaction_events):
+            return changes
+        return without_forgotten(changes, self.forgotten_among(stream, *ids_of(changes)))
+
+    def _write_threads(self, commit: Commit, changes: Changes) -> None:
+        """Upsert the contacts and conversations. A quiet sweep has none, and then each statement would cost time."""
+        version = commit.checkpoint.version
+        suffix = ALL_NEW if self._trusts_known and _is_all_new(commit) else ""
+        if changes.contacts:
+            contacts = map(rows.contact_tuple, changes.contacts, repeat(version), self._numbers())
+            self._write_all(f"upsert_contacts{suffix}", contacts)
+        if changes.conversations:
+            conversations = map(rows.conversation_tuple, changes.conversations, repeat(version), self._numbers())
+            self._write_all(f"upsert_conversations{suffix}", conversations)
 
     def _write_all(self, statement: str, columns: Iterator[Parameters]) -> None:
         self.connection.executemany(self.sql[statement], columns)
@@ -155,6 +167,8 @@ class SqliteWriter(SqliteSession, Writer):
             if dead_letter is not None:
                 dead_letters[dead_letter.dead_letter_id] = dead_letter
                 self.ask("upsert_dead_letter", rows.dead_letter_tuple(dead_letter))
+        if not (dead_letters or commit.changes.payloads):
+            return
         for dead_letter_id, payload in payloads_of(commit, at_once(self.unsent_messages((commit,)))):
             dead_letter = dead_letters.get(dead_letter_id) or find(dead_letter_id)
             if not self.is_about_forgotten(stream, dead_letter.subject if dead_letter else "", payload):
@@ -164,7 +178,8 @@ class SqliteWriter(SqliteSession, Writer):
 
     def _write_gaps(self, commit: Commit) -> None:
         """Write the backlog's changes in bulk: a batch of a first copy may open a gap for each conversation."""
-        gaps = gaps_of(commit)
+        if not (gaps := gaps_of(commit)):
+            return
         kept = (rows.gap_tuple(commit.checkpoint.stream, each.gap) for each in gaps if each.is_kept)
         self._write_all("upsert_gap", kept)
         self._write_all("delete_gap", ((each.gap.gap_id,) for each in gaps if not each.is_kept))

@@ -160,7 +160,7 @@ class SqliteCopyTarget(_Side):
             with errors_of(self._path), transaction(self._connection):
                 self._connection.executemany(self._sql[f"add_{table.name}"], rows)
         except REFUSALS as error:
-            raise RowsRejected(reason_of(error), hint="mend that row in the source, and run the copy again") from None
+            raise RowsRejected(reason_of(error), hint="fix that row in the source, and run the copy again") from None
 
     def rebuild(self) -> Audit:
         """Build the projections from the journal. Raises JournalDamaged."""

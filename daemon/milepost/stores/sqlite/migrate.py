@@ -74,7 +74,7 @@ def demand_current(path: Path) -> None:
         raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` creates it")
     if pending(path):
         raise StoreRefused(
-            f"the database {path} is of an older Milepost",
+            f"the database {path} was made by an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
         )
     demand_finished(path)

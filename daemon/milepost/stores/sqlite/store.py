@@ -246,8 +246,8 @@ class SqliteWebhookInbox(StoredWebhooks):
 
         return await self._database.write(write)
 
-    async def _write_together(self, steps: Steps[T]) -> T:
-        return await self._write(steps)
+    async def _write_alone(self, stream: str, steps: Steps[None]) -> None:
+        await self._write(steps)
 
 
 # --- delivery places --------------------------------------------------------------------------------------------------

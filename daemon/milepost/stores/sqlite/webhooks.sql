@@ -112,12 +112,20 @@ WHERE
         WHERE event_id = message_id AND instr(stream, platform || ':') = 1 AND platform || ':' || page_id <> stream
     );
 
+-- name: streams_with_unsent
+-- The streams with messages that `take_unsent` has not taken yet.
+SELECT DISTINCT stream
+FROM webhook_events INDEXED BY webhook_events_of_facts
+WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision');
+
 -- name: take_unsent
--- Messages reported as unsent since the last run of this statement.
+-- Messages of a stream reported as unsent since the last run of this statement.
 UPDATE webhook_events INDEXED BY webhook_events_of_facts
 SET claims = 1
-WHERE kind = 'unsend' AND claims = 0 AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
-RETURNING stream, message_id;
+WHERE
+    stream = ? AND kind = 'unsend' AND claims = 0
+    AND due_at IS NOT NULL AND kind NOT IN ('message', 'revision')
+RETURNING message_id;
 
 -- name: erase_edits
 UPDATE webhook_events
