@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.util import find_spec
@@ -348,8 +349,10 @@ class Server:
     def template(self, name: str, fill: Callable[[StoreUrl], Coroutine[Any, Any, None]]) -> str:
         """Create and fill a template database if it does not exist yet, and return its name."""
         if name not in self._templates:
+            self.sql(f"DROP DATABASE IF EXISTS {name}")  # of an attempt that failed
             self.sql(f"CREATE DATABASE {name} OWNER {ROLE}")
-            asyncio.run(fill(Database(self, name).store_url))
+            with ThreadPoolExecutor(1) as other_thread:  # this one may have an event loop that runs
+                other_thread.submit(asyncio.run, fill(Database(self, name).store_url)).result()
             self._templates.add(name)
         return name
 

@@ -1223,9 +1223,21 @@ WHERE
 ON CONFLICT (platform, page_id, kind, id) DO NOTHING;
 
 -- name: erase_contacts
+-- Each contact is looked for by its key, as in `known`. Other commits are kept out, so that rows stay in their places.
 DELETE FROM contacts
 WHERE
-    platform = %(platform)s AND page_id = ANY (%(pages)s::text[]) AND contact_id = ANY (%(contacts)s::text[]);
+    ctid = ANY (
+        ARRAY(
+            SELECT stored.place
+            FROM unnest(%(pages)s::text[]) AS page
+            CROSS JOIN unnest(%(contacts)s::text[]) AS contact
+            CROSS JOIN LATERAL (
+                SELECT ctid AS place FROM contacts
+                WHERE platform = %(platform)s AND page_id = page AND contact_id = contact
+                OFFSET 0
+            ) AS stored
+        )
+    );
 
 -- name: erase_conversations
 DELETE FROM conversations
