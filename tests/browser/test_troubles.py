@@ -134,7 +134,7 @@ async def test_an_answer_that_is_cut_off_does_not_end_the_refreshes(
             await verdict(visit.page, "The stream is up to date")
             await visit.page.route("**/api/overview*", cut)
             await cut_off.wait()
-            await visit.page.unroute("**/api/overview*")
+            await visit.page.unroute_all(behavior="wait")
             await visit.page.get_by_role("button", name="Pause").click()
             await verdict(visit.page, "The stream is paused")
 
@@ -214,7 +214,7 @@ async def test_an_error_of_the_page_itself_is_said_and_does_not_end_the_refreshe
             visit.expected = "TypeError"
             await page.route("**/api/overview*", of_another_version)
             await expect(notice).to_contain_text("This page failed to show the streams")
-            await page.unroute("**/api/overview*")
+            await page.unroute_all(behavior="wait")
             await page.get_by_role("button", name="Pause").click()
             await verdict(page, "The stream is paused")
             await expect(notice).to_be_hidden()
@@ -233,7 +233,7 @@ async def test_a_daemon_that_is_down_behind_a_proxy_is_the_verdict(
             visit.expects("502")
             await visit.page.route("**/api/**", bad_gateway)
             await verdict(visit.page, "The daemon is unreachable")
-            await visit.page.unroute("**/api/**")
+            await visit.page.unroute_all(behavior="wait")
             await verdict(visit.page, "The stream is up to date")
 
 
@@ -254,7 +254,7 @@ async def test_two_issues_of_one_kind_are_both_shown(installation: Installation,
             await visit.page.route("**/api/overview*", with_both)
             for what in whats:
                 await expect(visit.page.locator("#notice")).to_contain_text(what[1:])
-            await visit.page.unroute("**/api/overview*")
+            await visit.page.unroute_all(behavior="wait")
             await expect(visit.page.locator("#notice")).to_be_hidden()
 
 
@@ -275,7 +275,7 @@ async def test_the_runs_of_the_drawer_are_loaded_again_after_a_failure(
             await page.locator(".card .opens").click()
             await expect(notice).to_contain_text("Cannot load the runs")
             await expect(page.locator("#drawer-runs")).to_be_hidden()
-            await page.unroute("**/api/runs*")
+            await page.unroute_all(behavior="wait")
             await expect(page.locator("#drawer-runs figcaption")).to_contain_text("1 run")
             await expect(notice).to_be_hidden()
 

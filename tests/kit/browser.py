@@ -128,5 +128,7 @@ async def visiting(browser: Browser, url: str) -> AsyncIterator[Visit]:
     try:
         yield visit
     finally:
+        # A test may end while one of its routes still holds a request, which the page then sends itself.
+        await page.unroute_all(behavior="ignoreErrors")
         await context.close()
     assert not visit.complaints, visit.complaints
