@@ -340,7 +340,7 @@ class MemoryInbox(NoInbox):
 class TestIntake:
     def intake(self, inbox: MemoryInbox) -> tuple[WebhookIntake, WebhookCounter, list[bool]]:
         arrivals: list[bool] = []
-        counter = WebhookCounter(dict)
+        counter = WebhookCounter(dict, tuple)
         intake = WebhookIntake(
             inbox,
             lambda _, account_id: STREAM if account_id == STREAM.page_id else None,
@@ -379,7 +379,7 @@ class TestIntake:
 
     async def test_an_instagram_account_is_asked_for_before_its_webhooks_are_dropped(self) -> None:
         inbox = MemoryInbox()
-        counter, asked, known = WebhookCounter(dict), list[UnknownAccount](), dict[str, Stream]()
+        counter, asked, known = WebhookCounter(dict, tuple), list[UnknownAccount](), dict[str, Stream]()
 
         async def find(account: UnknownAccount) -> bool:
             asked.append(account)

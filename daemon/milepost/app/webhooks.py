@@ -42,7 +42,9 @@ class Webhooks:
     def __init__(self, parts: Parts, is_elsewhere: Callable[[Stream], Awaitable[bool]]) -> None:
         self._is_elsewhere = is_elsewhere
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
-        self.counter = WebhookCounter(self.subscriptions.missing)
+        self.counter = WebhookCounter(
+            self.subscriptions.missing, lambda: parts.supervisor.streams if self._is_listening else ()
+        )
         self.worker = WebhookWorker(
             parts.store.webhooks, parts.supervisor.prompt, self._apply_facts, parts.clock, self.counter.expire
         )
@@ -73,7 +75,6 @@ class Webhooks:
             if self._send is not None:
                 self._send(f"{url}{webhooks.path}", self._simulated_secret)
             log.info("listening for webhooks", url=f"{url}{webhooks.path}")
-            self.counter.expect(self._supervisor.streams)
             self.judge.begin()
             self._is_listening = True
             yield
