@@ -62,11 +62,12 @@ def test_events_that_expire_are_counted_by_the_field_that_they_came_as() -> None
     assert expired == {"messages": 4, "message_reactions": 2}
 
 
-def test_requests_without_a_known_signature_are_counted_until_one_has_it() -> None:
+def test_requests_with_an_unknown_signature_are_counted_until_one_has_a_known_one() -> None:
     counter = WebhookCounter(dict, tuple)
     for _ in range(3):
         counter.count_request("wrong_signature")
     counter.count_request("too_large")
+    counter.count_request("unsigned")
     counter.expire(Counter({WebhookKind.MESSAGE: 1}))
     assert counter.refused == 3
     counter.count("messages", "stored")

@@ -79,7 +79,7 @@ class NoticeCounter(Collector):
 REQUEST = "request"  # instead of a field's name, for counts of whole requests
 WRONG_SIGNATURE = "wrong_signature"
 REQUEST_RESULTS = (
-    *("handshake", "handshake_refused", WRONG_SIGNATURE, "malformed", "too_large", "too_slow", "too_many"),
+    *("handshake", "handshake_refused", "unsigned", WRONG_SIGNATURE, "malformed", "too_large", "too_slow", "too_many"),
     *("store_away", "deletion_request"),
 )
 EXPIRED = "expired"
@@ -96,7 +96,7 @@ log = structlog.get_logger("milepost")
 class WebhookCounter(Collector):
     """Counts updates by field and result, requests, and messages that no webhook announced.
 
-    `totals` are the counts by field and result; `refused` is how many requests in a row had no known signature.
+    `totals` are the counts by field and result; `refused` is how many requests in a row had an unknown signature.
     `missing` returns, for each stream whose page's subscription is known, whether the subscription lacks anything;
     `streams` those whose messages webhooks should announce. Both are called from another thread.
     """
