@@ -69,12 +69,15 @@ class TestOpening:
 
         assert names_in(tmp_path) == set()
 
-    async def test_a_database_that_was_never_migrated_is_refused(self, tmp_path: Path) -> None:
+    async def test_an_empty_file_is_refused_as_such(self, tmp_path: Path) -> None:
+        """It may have been cut off: then it is not a matter of an older version."""
         (tmp_path / "milepost.db").touch()
 
-        with pytest.raises(StoreRefused, match="older Milepost"):
+        with pytest.raises(StoreRefused, match="is empty") as refused:
             async with open_sqlite_reader(tmp_path / "milepost.db"):
                 pass
+
+        assert "restore a backup" in refused.value.hint
 
     async def test_a_reader_cannot_write(self, filled: SqliteDump) -> None:
         async with open_sqlite_reader(filled.path) as journal_reader:

@@ -93,7 +93,13 @@ def demand_current(path: Path) -> None:
     """Raise StoreRefused unless the database at `path` exists, has this program's schema and is not half copied."""
     if not exists(path):
         raise StoreRefused(f"there is no database at {path}", hint="`milepost run` or `milepost sync` creates it")
-    if pending(path):
+    lacks = pending(path)
+    if lacks == shipped():
+        raise StoreRefused(
+            f"the database {path} is empty",
+            hint="`milepost run` or `milepost sync` creates its tables; if it held any before, restore a backup",
+        )
+    if lacks:
         raise StoreRefused(
             f"the database {path} was made by an older Milepost",
             hint="`milepost run` or `milepost sync` brings it up to date",
