@@ -58,6 +58,18 @@ class TestFiles:
         report = {entry.key: entry.origin for entry in secret_report(file, {})}
         assert report["http.token"] == f"file {file.parent}/secrets/token"
 
+    def test_the_paths_of_a_configuration_from_a_descriptor_are_relative_to_the_current_directory(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`milepost run -c <(envsubst < template)` would otherwise put its database into /dev/fd."""
+        file.write_text("http: {token_file: token}")
+        file.with_name("token").write_text(SECRET)
+        monkeypatch.chdir(file.parent)
+        with file.open() as opened:
+            settings = load(Path(f"/dev/fd/{opened.fileno()}"), {})
+        assert secret_files(settings) == (Path("token"),)
+        assert settings.store.url == "sqlite:///simulated.db"
+
     def test_an_empty_key_or_file_key_counts_as_not_given(self, file: Path) -> None:
         file.with_name("token").write_text(SECRET)
         text = "http: {token: '', token_file: '${D}/token'}\nsource: {app_secret: x, app_secret_file: '${NOT_SET:-}'}"

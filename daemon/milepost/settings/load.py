@@ -49,7 +49,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     settings = _validated(document)
     if document.problems or settings is None:
         raise BadConfiguration(document.describe_problems())
-    return settings.model_copy(update={"store": _located(settings, path.parent)})
+    return settings.model_copy(update={"store": _located(settings, document.folder)})
 
 
 def _located(settings: Settings, folder: Path) -> StoreSettings:

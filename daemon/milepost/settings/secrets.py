@@ -80,7 +80,7 @@ def fill_in(document: Document, environment: Mapping[str, str]) -> None:
         if given not in (None, "", ()):
             document.problems.append(Problem((*key_path, file_key), f"given beside {key}; allowed: one of the two"))
             continue
-        path = document.path.parent / file
+        path = document.folder / file
         section[file_key] = str(path)
         try:
             found = read_secret(path)

@@ -55,6 +55,11 @@ class Document(msgspec.Struct):
     answered: dict[KeyPath, tuple[str, ...]] = {}
     problems: list[Problem] = []
 
+    @property
+    def folder(self) -> Path:
+        """The folder that its paths are relative to: its own, or for a descriptor the current one."""
+        return Path() if self.path.is_relative_to("/dev") else self.path.parent
+
     def at(self, key_path: KeyPath) -> object:
         """Return the value at a path, or None."""
         value: object = self.tree
