@@ -1,5 +1,6 @@
 """`milepost config check`: what is wrong, where secrets come from, and whether tokens work."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def check(*arguments: str) -> Result:
     return CliRunner().invoke(command, ["check", *arguments])
+
+
+def test_a_pipe_is_checked_although_it_can_be_read_only_once() -> None:
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, GOOD.encode())
+        os.close(writing)
+        result = check("-c", f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"/dev/fd/{reading} is valid",
+        "It copies from https://graph.facebook.com into milepost.db",
+    ]
 
 
 def test_a_valid_file_is_reported_with_the_origin_of_each_secret(directory: Path) -> None:

@@ -104,6 +104,8 @@ def check(config: str | None, *, online: bool) -> None:
     path = default_path() if config is None else Path(config)
     if path is None:
         echo_wrapped("There is no config.yaml here: the built-in settings apply, with the simulator")
+    elif path.is_fifo():  # read already, and only once
+        echo_wrapped(f"{path} is valid", _purpose(settings))
     else:
         lines = [f"{path} is valid", _purpose(settings), *moved_keys(path, os.environ)]
         echo_wrapped(*lines, "", *_origins(secret_report(path, os.environ)))
