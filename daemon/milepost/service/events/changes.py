@@ -1,4 +1,4 @@
-"""`/api/changes`: the rows that changed, page by page, or as server-sent events whose ids are the seqs to resume from.
+"""`/api/changes`: the rows that changed, page by page, or as server-sent events whose ids say where to resume.
 
 Each reader queries the database at its own pace: only the database knows what a commit changed, and a page of changes
 is a cheap query. A reader looks again after each commit, and every second because other processes write as well.
@@ -29,9 +29,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChangesQuery(Struct, frozen=True):
-    """Which changes a reader wants, and after which seq."""
+    """Which changes a reader wants, and after which seq, with the mark that came with it."""
 
     after: int = 0
+    mark: str = ""
     kinds: frozenset[ChangeKind] = ALL_KINDS
     stream: Stream | None = None
 
@@ -66,7 +67,8 @@ class ChangeStream:
     async def follow(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         """Yield what is sent to a reader, until the daemon ends.
 
-        Raises Unavailable before it yields anything, and a MilepostError at any time if the database is unavailable.
+        Raises Unavailable before it yields anything, and a MilepostError at any time if the database is unavailable, or
+        no longer has what the reader has read.
         """
         if self._is_over:
             raise Unavailable("the daemon is shutting down")
@@ -82,25 +84,25 @@ class ChangeStream:
 
     async def _pieces(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         loop, place, news = asyncio.get_running_loop(), query.after, self._news
-        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
+        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream, query.mark)
         # How to reconnect, so that a browser knows its position even before the first change. The feed may end before
         # the requested place: see ChangesPage.
-        yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, min(place, page.next))
+        yield b"retry: %d\nid: %b\n\n" % (RETRY_MILLISECONDS, _id(min(place, page.next), page.mark))
         due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
             if page.changes:
-                yield b"".join(map(_event, page.changes))
+                yield b"".join(_event(change, page.mark) for change in page.changes)
                 due_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= due_at:
                 # With the seq, so that a reader that filters resumes where it was, not at its last change.
-                yield b": alive\nid: %d\n\n" % page.next
+                yield b": alive\nid: %b\n\n" % _id(page.next, page.mark)
                 due_at = loop.time() + HEARTBEAT_SECONDS
             if self._is_over:
                 return
             if page.next == place:
                 await self._wait(news)
             place, news = page.next, self._news
-            page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
+            page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream, page.mark)
 
     async def _wait(self, news: asyncio.Event) -> None:
         """Wait for news, which may come many times a second, or for the next poll."""
@@ -111,15 +113,20 @@ class ChangeStream:
             await asyncio.sleep(BEAT_SECONDS)
 
 
-def _event(change: Change) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (change.seq, _encode(change))
+def _event(change: Change, mark: str) -> bytes:
+    return b"id: %b\ndata: %b\n\n" % (_id(change.seq, mark), _encode(change))
+
+
+def _id(seq: int, mark: str) -> bytes:
+    """Return what a reader sends as Last-Event-ID to resume after a seq; `last_event_id` takes it apart."""
+    return f"{seq}-{mark}".encode()
 
 
 _KIND = "|".join(ChangeKind)
 
 
 class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which changes to send. The header Last-Event-ID goes before `after`."""
+    """Which changes to send. The header Last-Event-ID goes before `after` and `mark`."""
 
     after: Annotated[
         int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
@@ -129,6 +136,12 @@ class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
     ] = ()
     stream: StreamKey | None = None
+    mark: Annotated[
+        str, Meta(max_length=100, description="the `mark` of the last page; 409 if changes were lost since")
+    ] = ""
+
+
+REWRITTEN = {409: "a restore or a failover has lost changes that the mark covers: begin again at `after=0`"}
 
 
 class ChangesAsked(ChangesFollowed, frozen=True, forbid_unknown_fields=True):
@@ -142,10 +155,10 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
 
     async def list_changes(call: Call[ChangesAsked, None]) -> Reply[ChangesPage]:
         asked = call.parameters
-        query = _query(asked, asked.after)
-        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream)
+        query = _query(asked, asked.after, asked.mark)
+        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream, query.mark)
         # Every change of a row gives it a new seq.
-        return Reply(page, etag=etag_of([page.next, *(change.seq for change in page.changes)]))
+        return Reply(page, etag=etag_of([page.next, page.mark, *(change.seq for change in page.changes)]))
 
     return [
         Operation(
@@ -156,6 +169,7 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
             response=ChangesPage,
             handle=list_changes,
             statuses=(200, 304),
+            problems=REWRITTEN,
         )
     ]
 
@@ -164,8 +178,8 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     """Declare the change feed as server-sent events."""
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
-        asked, last_id = call.parameters, last_event_id(call.request)
-        query = _query(asked, asked.after if last_id is None else last_id)
+        asked = call.parameters
+        query = _query(asked, *(last_event_id(call.request) or (asked.after, asked.mark)))
         async with aclosing(followed.follow(query)) as pieces:
             return await send_events(call.request, pieces)
 
@@ -173,16 +187,17 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
         Operation(
             "GET",
             "/api/changes/stream",
-            "Follow the rows that change, as server-sent events: each is a change, and its id is the seq",
+            "Follow the rows that change, as server-sent events: each is a change, and its id says where to resume",
             parameters=ChangesFollowed,
             response=Change,
             handle=follow_changes,
+            problems=REWRITTEN,
             media_type=MEDIA_TYPE,
             max_seconds=None,
         )
     ]
 
 
-def _query(asked: ChangesFollowed, after: int) -> ChangesQuery:
+def _query(asked: ChangesFollowed, after: int, mark: str) -> ChangesQuery:
     kinds = frozenset(ChangeKind(kind) for each in asked.kinds for kind in each.split(","))
-    return ChangesQuery(after, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))
+    return ChangesQuery(after, mark, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))
