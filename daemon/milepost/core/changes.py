@@ -57,7 +57,7 @@ class ChangesPage(Struct, frozen=True):
     `next` may be greater than the seq of the last change, because changes that were not requested are skipped. A page
     without changes is the last one only if `next` has not moved either.
 
-    `mark` proves which history of the database `next` belongs to, and every seq before it.
+    `mark` lets a later request check that the database still has every change up to `next`.
     """
 
     changes: tuple[Change, ...]

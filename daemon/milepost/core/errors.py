@@ -11,7 +11,7 @@
     ├── StoreBusy               another Milepost is using this database
     ├── RowsRejected            the database refuses rows of a batch; the batch was not stored
     ├── VersionConflict         another writer has appended to this stream: the decision is out of date
-    ├── HistoryRewritten        a consumer's place in the change feed was lost, as by a restore: it has to begin again
+    ├── HistoryRewritten        changes that a consumer has read were lost, as by a restore: it has to begin again
     └── JournalDamaged          an entry cannot be read, or its hash does not follow from its predecessor's
 
 Each has a hint: the command to run or the key to change.
@@ -88,7 +88,7 @@ class VersionConflict(MilepostError):
 
 
 class HistoryRewritten(MilepostError):
-    """What a consumer has read of the change feed is no longer its history, as after a restore: numbers are reused."""
+    """The database has lost changes that a consumer has read, as after a restore, and assigns their numbers again."""
 
 
 class JournalDamaged(MilepostError):

@@ -108,7 +108,7 @@ def page_of(
 
 
 class HistoryConflict(web.HTTPConflict):
-    """A consumer has to begin again. It finds that out by the `type` of the problem."""
+    """Changes that a consumer has read were lost. It recognises that by the `type` of the problem."""
 
     problem_type = "history_rewritten"
 
