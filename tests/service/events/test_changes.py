@@ -210,7 +210,7 @@ class TestStream:
     async def test_a_reader_whose_changes_are_lost_is_cut_off_and_told_when_it_reconnects(self, tmp_path: Path) -> None:
         async with daemon_on(tmp_path / "milepost.db", poll_seconds=0.01) as daemon:
             await daemon.commit(ROWS)
-            async with listening(daemon.url, path=STREAM_PATH) as source:
+            async with listening(daemon.url, ("mark", ""), path=STREAM_PATH) as source:
                 await source.events(4)
                 daemon.lose_the_last_commit()
                 await daemon.commit(ROWS)
@@ -244,7 +244,29 @@ class TestStream:
             async with listening(daemon.url, ("stream", "instagram:7"), path=STREAM_PATH) as source:
                 await source.heartbeat()
 
-                assert source.last_event_id.startswith(f"{end}-")
+                assert source.last_event_id == str(end)
+
+    async def test_the_ids_have_marks_for_a_reader_that_sends_one(self, daemon: Daemon) -> None:
+        await daemon.commit(ROWS)
+        page = await listed(daemon, "limit=10")
+        for query in [("mark", "")], [("mark", page["mark"]), ("after", "1")]:
+            async with listening(daemon.url, *query, path=STREAM_PATH) as source:
+                await source.events(3)
+
+                assert source.last_event_id.endswith(f"-{page['mark']}")
+
+    @pytest.mark.parametrize("has_marks_in_ids", [True, False])
+    async def test_a_mark_in_the_address_is_enough_to_find_out(self, daemon: Daemon, *, has_marks_in_ids: bool) -> None:
+        await daemon.commit(ROWS)
+        page = await listed(daemon, "limit=10")
+        daemon.lose_the_last_commit()
+        resumed = f"{page['next']}-{page['mark']}" if has_marks_in_ids else str(page["next"])
+        query = {} if has_marks_in_ids else {"mark": page["mark"]}
+        async with (
+            aiohttp.ClientSession(daemon.url, headers={"Last-Event-ID": resumed}) as session,
+            session.get(STREAM_PATH, params=query) as response,
+        ):
+            assert response.status == 409
 
     async def test_nobody_asks_the_database_without_readers(self, daemon: Daemon) -> None:
         await daemon.commit(ROWS)

@@ -1,4 +1,4 @@
-"""`/api/changes`: the rows that changed, page by page, or as server-sent events whose ids say where to resume.
+"""`/api/changes`: the rows that changed, page by page, or as server-sent events whose ids are the seqs to resume from.
 
 Each reader queries the database at its own pace: only the database knows what a commit changed, and a page of changes
 is a cheap query. A reader looks again after each commit, and every second because other processes write as well.
@@ -29,10 +29,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChangesQuery(Struct, frozen=True):
-    """Which changes a reader wants, and after which seq, with the mark that came with it."""
+    """Which changes a reader wants, and after which seq, with the mark that came with it; None if it uses no marks."""
 
     after: int = 0
-    mark: str = ""
+    mark: str | None = None
     kinds: frozenset[ChangeKind] = ALL_KINDS
     stream: Stream | None = None
 
@@ -84,18 +84,19 @@ class ChangeStream:
 
     async def _pieces(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         loop, place, news = asyncio.get_running_loop(), query.after, self._news
-        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream, query.mark)
+        id_of = _seq_only if query.mark is None else _with_mark
+        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream, query.mark or "")
         # How to reconnect, so that a browser knows its position even before the first change. The feed may end before
         # the requested place: see ChangesPage.
-        yield b"retry: %d\nid: %b\n\n" % (RETRY_MILLISECONDS, _id(min(place, page.next), page.mark))
+        yield b"retry: %d\nid: %b\n\n" % (RETRY_MILLISECONDS, id_of(min(place, page.next), page.mark))
         due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
             if page.changes:
-                yield b"".join(_event(change, page.mark) for change in page.changes)
+                yield b"".join(_event(id_of(change.seq, page.mark), change) for change in page.changes)
                 due_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= due_at:
                 # With the seq, so that a reader that filters resumes where it was, not at its last change.
-                yield b": alive\nid: %b\n\n" % _id(page.next, page.mark)
+                yield b": alive\nid: %b\n\n" % id_of(page.next, page.mark)
                 due_at = loop.time() + HEARTBEAT_SECONDS
             if self._is_over:
                 return
@@ -113,20 +114,27 @@ class ChangeStream:
             await asyncio.sleep(BEAT_SECONDS)
 
 
-def _event(change: Change, mark: str) -> bytes:
-    return b"id: %b\ndata: %b\n\n" % (_id(change.seq, mark), _encode(change))
+def _event(event_id: bytes, change: Change) -> bytes:
+    return b"id: %b\ndata: %b\n\n" % (event_id, _encode(change))
 
 
-def _id(seq: int, mark: str) -> bytes:
+def _seq_only(seq: int, _: str) -> bytes:
+    return b"%d" % seq
+
+
+def _with_mark(seq: int, mark: str) -> bytes:
     """Return what a reader sends as Last-Event-ID to resume after a seq; `last_event_id` takes it apart."""
     return f"{seq}-{mark}".encode()
 
 
+Mark = Annotated[
+    str, Meta(max_length=100, description="the `mark` of the last page, or empty; 409 if changes were lost since")
+]
 _KIND = "|".join(ChangeKind)
 
 
 class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which changes to send. The header Last-Event-ID goes before `after` and `mark`."""
+    """Which changes to send. The header Last-Event-ID goes before `after` and `mark`, as far as it has both."""
 
     after: Annotated[
         int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
@@ -136,9 +144,7 @@ class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
     ] = ()
     stream: StreamKey | None = None
-    mark: Annotated[
-        str, Meta(max_length=100, description="the `mark` of the last page; 409 if changes were lost since")
-    ] = ""
+    mark: Mark | None = None
 
 
 REWRITTEN = {409: "a restore or a failover has lost changes that the mark covers: begin again at `after=0`"}
@@ -156,7 +162,7 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
     async def list_changes(call: Call[ChangesAsked, None]) -> Reply[ChangesPage]:
         asked = call.parameters
         query = _query(asked, asked.after, asked.mark)
-        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream, query.mark)
+        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream, query.mark or "")
         # Every change of a row gives it a new seq.
         return Reply(page, etag=etag_of([page.next, page.mark, *(change.seq for change in page.changes)]))
 
@@ -179,7 +185,8 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
         asked = call.parameters
-        query = _query(asked, *(last_event_id(call.request) or (asked.after, asked.mark)))
+        after, mark = last_event_id(call.request) or (asked.after, None)
+        query = _query(asked, after, asked.mark if mark is None else mark)
         async with aclosing(followed.follow(query)) as pieces:
             return await send_events(call.request, pieces)
 
@@ -187,7 +194,7 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
         Operation(
             "GET",
             "/api/changes/stream",
-            "Follow the rows that change, as server-sent events: each is a change, and its id says where to resume",
+            "Follow the rows that change, as server-sent events: each is a change, and its id the seq to resume from",
             parameters=ChangesFollowed,
             response=Change,
             handle=follow_changes,
@@ -198,6 +205,6 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     ]
 
 
-def _query(asked: ChangesFollowed, after: int, mark: str) -> ChangesQuery:
+def _query(asked: ChangesFollowed, after: int, mark: str | None) -> ChangesQuery:
     kinds = frozenset(ChangeKind(kind) for each in asked.kinds for kind in each.split(","))
     return ChangesQuery(after, mark, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))

@@ -86,16 +86,16 @@ async def send_events(
     return response
 
 
-def last_event_id(request: web.Request) -> tuple[int, str] | None:
-    """Return the seq from which a reader resumes, and the mark that follows it in the ids of the change feed.
+def last_event_id(request: web.Request) -> tuple[int, str | None] | None:
+    """Return the seq from which a reader resumes, and the mark if one follows it, as in the ids of the change feed.
 
     Raises HTTPBadRequest for a Last-Event-ID that does not begin with a number.
     """
     last_id = request.headers.get("Last-Event-ID", "")
-    seq, _, mark = last_id.partition("-")
+    seq, hyphen, mark = last_id.partition("-")
     if last_id and not re.fullmatch(r"[0-9]{1,18}", seq):
         raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which begins with a number")
-    return (int(seq), mark) if last_id else None
+    return (int(seq), mark if hyphen else None) if last_id else None
 
 
 def _query(call: Call[EventsAsked, None]) -> EventQuery:
