@@ -36,7 +36,7 @@ async def main() -> None:
         intake = WebhookIntake(
             store.webhooks,
             lambda _, __: STREAM,
-            WebhookCounter(dict),
+            WebhookCounter(dict, tuple),
             lambda: datetime.now(UTC),
             lambda: None,
             found_nowhere,

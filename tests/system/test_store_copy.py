@@ -213,7 +213,8 @@ class TestPassword:
         assert f"  password_file: {secret}\n" in done.stdout
         assert unmade.password not in done.stdout + done.stderr
         as_service = {"CREDENTIALS_DIRECTORY": str(installation.folder)}
-        again = await copy(installation, "sqlite:///copy.db", "--password-file", "secret", environment=as_service)
+        into_another = ("--password-file", "secret", "--schema", "another")
+        again = await copy(installation, unmade.url, *into_another, environment=as_service)
         assert "  password_file: ${CREDENTIALS_DIRECTORY}/secret\n" in again.stdout
 
     async def test_a_password_in_the_url_is_refused_and_not_repeated(
@@ -265,6 +266,13 @@ async def test_a_schema_of_another_name_is_an_option_and_no_part_of_the_url(
         in (await copy(installation, unmade.url, "--pooler", "none")).stderr
     )
     assert "store.schema does not allow it" in (await copy(installation, unmade.url, "--schema", "Shop 1")).stderr
+
+
+@pytest.mark.parametrize("option", ["--schema", "--pooler", "--password-file"])
+async def test_an_option_of_postgresql_is_refused_for_a_file(installation: Installation, option: str) -> None:
+    refused = await copy(installation, "sqlite:///copy.db", option, "session")
+    assert refused.code == 2
+    assert f"{option} is for PostgreSQL, and --to is a SQLite database" in refused.stderr
 
 
 async def test_an_unreachable_server_is_reported_with_what_to_do(
