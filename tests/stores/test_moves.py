@@ -222,17 +222,6 @@ class TestMoves:
         assert len(tables.interaction_events) == 2
         assert [row.last_interaction_at for row in tables.contacts.values()] == [at(130)]
 
-    async def test_what_two_pages_show_differently_is_not_written_again_and_again(self, kept: StoreDump) -> None:
-        theirs = replace(thread(1, "c_2"), link="/theirs", unread_count=1)
-        async with open_store(kept.store_url) as store:
-            await read(store, OLD, thread(1))
-            await read(store, NEW, theirs, now=at(60))
-
-            again = [await read(store, of, each, now=at(120)) for of, each in ((OLD, thread(1)), (NEW, theirs))]
-
-        assert again == [Tally(batches=1, unchanged=1)] * 2
-        assert pages_of(kept.tables()) == ALL_OF_THE_NEW_PAGE
-
     async def test_they_move_back_once_the_new_page_has_been_silent_for_long(self, kept: StoreDump) -> None:
         async with open_store(kept.store_url) as store:
             await read(store, OLD, thread(1))

@@ -95,12 +95,9 @@ def difference(
     for each in read:
         stored = conversations.get(each.conversation_id) or known.conversations.get(each.conversation_id)
         row = _conversation_row(stream, each, stored, now)
-        if stored is not None and stored.page_id != stream.page_id:
-            if each.conversation_id in taken_over:
-                row = replace(row, page_id=stream.page_id, deleted_at=None, synced_at=now)
-                moved += 1
-            elif each.updated_time == stored.updated_time:  # no news, even if the other page sees other values
-                row = stored
+        if stored is not None and stored.page_id != stream.page_id and each.conversation_id in taken_over:
+            row = replace(row, page_id=stream.page_id, deleted_at=None, synced_at=now)
+            moved += 1
         if row is stored:
             unchanged += 1
         else:
