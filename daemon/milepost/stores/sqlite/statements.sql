@@ -455,7 +455,7 @@ WHERE
 -- name: known_dead_letters
 SELECT subject, opened_at, dead_letters.dead_letter_id, fingerprint, closed_at IS NULL, payload
 FROM dead_letters
-LEFT JOIN dead_letter_payloads AS stored ON stored.dead_letter_id = dead_letters.dead_letter_id AND stage = 'store'
+LEFT JOIN dead_letter_payloads AS held ON held.dead_letter_id = dead_letters.dead_letter_id AND stage = 'store'
 WHERE
     stream = ? AND subject IN (SELECT value FROM json_each(?))
     AND (closed_at IS NULL OR resolution = 'discarded');
