@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kit.list_worlds import ListWorld, aged, ended
+from kit.list_worlds import ListWorld, aged, ended, listed
 from milepost.core.model import Batch
 from milepost.core.plan import Policy
 from milepost.core.ports import Request
@@ -143,6 +143,20 @@ def test_a_sweep_marks_nothing_if_threads_move_faster_than_it_reads_them() -> No
 
     world.run(after=timedelta(days=1))
     world.sweep()
+    assert world.deleted == {"t_0020"}
+
+
+def test_a_second_with_more_threads_than_a_batch_hides_deletions_only_while_it_is_recent() -> None:
+    """Such as after an import. Of that second, threads may move after the first batch of a scan was read."""
+    threads = [aged(number, 0) for number in range(30)]
+    world = ListWorld(lambda request: listed(threads, request), Policy(batch_size=10))
+    world.run()
+    del threads[20]
+
+    world.run(full=True, after=timedelta(minutes=1))
+    assert world.deleted == set()
+
+    world.run(full=True, after=timedelta(minutes=10))
     assert world.deleted == {"t_0020"}
 
 

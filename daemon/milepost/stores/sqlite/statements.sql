@@ -453,8 +453,9 @@ WHERE
     AND occurred_at BETWEEN json_extract(value, '$[1]') AND json_extract(value, '$[2]');
 
 -- name: known_dead_letters
-SELECT subject, opened_at, dead_letter_id, fingerprint, closed_at IS NULL
+SELECT subject, opened_at, dead_letters.dead_letter_id, fingerprint, closed_at IS NULL, payload
 FROM dead_letters
+LEFT JOIN dead_letter_payloads AS held ON held.dead_letter_id = dead_letters.dead_letter_id AND stage = 'store'
 WHERE
     stream = ? AND subject IN (SELECT value FROM json_each(?))
     AND (closed_at IS NULL OR resolution = 'discarded');
