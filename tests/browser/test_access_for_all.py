@@ -104,7 +104,6 @@ async def test_nothing_jumps_while_the_page_loads(installation: Installation, br
 
 async def freeze(page: Page) -> None:
     """Hold back all further responses, so that nothing on the page changes under the keys."""
-
     is_held = asyncio.Event()
 
     async def hold(_: Route) -> None:
