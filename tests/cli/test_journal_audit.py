@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kit.binary import ENVIRONMENT
 from kit.builders import NOON, STREAM, run_started, sweep_started, walking
 from kit.databases import record
+from kit.fork_server import ENVIRONMENT
 from milepost.core.events import BatchStored, DeadLetterOpened, Stage, SweepCompleted, Tally
 from milepost.core.position import Mode
 from milepost.stores.sqlite.connection import lock_database

@@ -24,6 +24,11 @@ from pathlib import Path
 REQUEST_BYTES = 65536
 DESCRIPTORS = 3  # sent with each request: stdout, stderr, and a pipe that reports the end
 KILLED = -signal.SIGKILL
+# structlog imports rich if it is installed. Users do not have it, but a test tool installs it, and then each start of
+# the program takes a quarter longer.
+WITHOUT_RICH = Path(__file__).parent / "without_rich"
+# The environment of the tests must not reach the program.
+ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(WITHOUT_RICH)}
 
 
 class Forked:
@@ -54,12 +59,12 @@ class Forked:
 
 
 def fork(arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdout: int, stderr: int) -> Forked:
-    """Start the program in the folder, with the environment of the first start."""
+    """Start the program in the folder, with the environment added to that of the server."""
     reported, report = os.pipe()
     try:
-        server = _server(tuple(sorted(environment.items())))
+        server = _server()
         os.umask(mask := os.umask(0))
-        request = json.dumps([str(folder), mask, *arguments]).encode()
+        request = json.dumps([str(folder), mask, environment, *arguments]).encode()
         socket.send_fds(server, [request], [stdout, stderr, report])
         return Forked(int(server.recv(REQUEST_BYTES)), reported)
     finally:
@@ -67,13 +72,13 @@ def fork(arguments: Sequence[str], folder: Path, environment: Mapping[str, str],
 
 
 @cache
-def _server(environment: tuple[tuple[str, str], ...]) -> socket.socket:
+def _server() -> socket.socket:
     """Start the server. It ends with this process, for whatever reason that ends."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
-            env=dict(environment),
+            env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
@@ -114,7 +119,7 @@ class Server:
         if not request:  # the tests have ended
             os._exit(0)
         *outputs, report = descriptors
-        folder, mask, *arguments = json.loads(request)
+        folder, mask, environment, *arguments = json.loads(request)
         if pid := os.fork():
             self._reports[pid] = report
             self._requests.send(str(pid).encode())
@@ -124,6 +129,7 @@ class Server:
         self._forget(report)
         os.chdir(folder)
         os.umask(mask)
+        os.environ.update(environment)
         for number, descriptor in enumerate(outputs, start=1):
             os.dup2(descriptor, number)
             os.close(descriptor)
