@@ -85,6 +85,15 @@ async def test_the_list_says_that_what_is_never_taken_holds_up_the_rest(folder: 
     assert "`milepost deliveries replay --from SEQ crm` skips what is never accepted" in shown
 
 
+async def test_a_destination_that_is_no_longer_configured_has_no_next_attempt(folder: Path) -> None:
+    assert "next attempt" in (await milepost(folder, "deliveries", "list")).stdout
+    (folder / "config.yaml").unlink()
+    (folder / "milepost.db").rename(folder / "simulated.db")
+    shown = (await milepost(folder, "deliveries", "list")).stdout
+    assert shown.count("not configured: nothing is delivered") == 2
+    assert "next attempt" not in shown
+
+
 async def test_the_list_for_programs_is_an_object_for_each(folder: Path) -> None:
     ended = await milepost(folder, "deliveries", "list", "--json")
     crm, old = map(json.loads, ended.stdout.splitlines())

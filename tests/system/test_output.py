@@ -71,6 +71,13 @@ async def test_what_stderr_does_not_take_changes_no_exit_code(installation: Inst
             assert (await running.ended()).code == code
 
 
+async def test_a_current_directory_that_is_gone_is_named(installation: Installation) -> None:
+    gone = ("/bin/sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh")
+    async with started(installation.folder, "sync", under=gone) as running:
+        ended = await running.ended()
+    assert (ended.code, ended.stderr) == (1, "milepost: the current directory: No such file or directory\n")
+
+
 async def test_what_the_encoding_of_the_terminal_lacks_is_escaped(installation: Installation) -> None:
     written = await milepost(installation.folder, "config", "init", environment={"PYTHONIOENCODING": "latin-1"})
     assert written.code == 0, written

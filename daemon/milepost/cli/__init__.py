@@ -96,8 +96,8 @@ def main() -> None:
         _complain(f"milepost: {error.message}", *([f"  → {error.hint}"] if error.hint else []))
         _end(_exit_code(error))
     except OSError as error:  # from stdout or a file that an argument names; everything else raises MilepostError
-        where = f"{error.filename}:" if error.filename else "stdout cannot be written:"
-        _complain(f"milepost: {where} {error.strerror or error}")
+        no_file = "the current directory" if isinstance(error, FileNotFoundError) else "stdout cannot be written"
+        _complain(f"milepost: {error.filename or no_file}: {error.strerror or error}")
         _end(ExitCode.WITH_ERRORS)
     finally:
         gc.freeze()  # collecting everything at exit would take a quarter of the time of a short command

@@ -119,6 +119,8 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
     lines = []
     if view.paused_at is not None:
         lines.append(f"paused {ago(view.paused_at, now)}; `milepost deliveries resume {view.destination}` resumes it")
+    if not view.is_configured:
+        return [*lines, "not configured: nothing is delivered"]
     if view.problem is not None:
         attempts = counted(view.failures, "attempt")
         lines.append(f"cause: {on_one_line(view.problem)}; {attempts}, the first {ago(view.failing_since, now)}")
@@ -129,8 +131,6 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
             lines.append(
                 f"everything behind it waits, because changes come in order; {skip} skips what is never accepted"
             )
-    if not view.is_configured:
-        lines.append("not configured: nothing is delivered")
     return lines
 
 

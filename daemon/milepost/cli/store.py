@@ -209,7 +209,7 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         raise StoreRefused(
             f"there is no database at {store_url}", hint="the first start creates one, for its own source"
         )
-    if await is_at_work(store_url):
+    if store_url.file is None and await is_at_work(store_url):  # a file is locked when it is opened
         raise StoreBusy(f"a Milepost is using the database {store_url}", hint="stop it first")
     async with open_store(store_url) as store:
         recorded = await store.source()
