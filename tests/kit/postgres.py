@@ -307,14 +307,14 @@ class Server:
         return (self.folder / "log").read_text(errors="replace")
 
     def connect(self, database: str = SUPERUSER, **settings: str | int) -> psycopg.Connection[tuple[Any, ...]]:
-        """Connect as the superuser, over the socket; every statement commits, and ends within ten seconds."""
+        """Connect as the superuser, over the socket; every statement commits, and ends within a minute."""
         asked: dict[str, Any] = {"host": str(self.folder), "port": self.port, "user": SUPERUSER} | settings
         return psycopg.connect(
             dbname=database,
             password=self.password,
             autocommit=True,
-            connect_timeout=10,
-            options="-c statement_timeout=10s",
+            connect_timeout=60,
+            options="-c statement_timeout=60s",
             **asked,
         )
 
@@ -341,7 +341,7 @@ class Server:
     def terminate_backends(self, database: str | None = None) -> int:
         """Terminate the sessions of a database, or of all, except our own; return how many."""
         ending = """
-            SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+            SELECT pg_terminate_backend(pid, 50000) FROM pg_stat_activity
             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND coalesce(datname = %s, true)
         """
         return len(self.sql(ending, database))

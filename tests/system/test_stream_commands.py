@@ -46,7 +46,7 @@ async def test_beside_a_daemon_they_go_through_it(installation: Installation) ->
         resumed = await milepost(installation.folder, "resume", KEY, KEY)
     assert (paused.code, paused.stdout) == (0, f"{TITLE}: paused; `milepost resume {KEY}` resumes it\n")
     assert refused.code == 1, refused
-    assert f"{TITLE}: {KEY} was paused by the command line" in refused.stdout
+    assert f"{TITLE}: the stream was paused by the command line" in refused.stdout
     assert f"with `milepost resume {KEY}`" in status.stdout
     assert "when resumed" in status.stdout
     assert (resumed.code, resumed.stdout) == (0, f"{TITLE}: resumed, and syncs at once\n")

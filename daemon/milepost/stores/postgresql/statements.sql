@@ -1099,6 +1099,16 @@ SELECT greatest(
     0
 );
 
+-- name: history
+-- The entry and the deletion that a consumer's mark names, if they are there, and the latest ones.
+SELECT
+    (SELECT hash FROM journal WHERE seq = %(seq)s),
+    (SELECT id FROM deleted_rows WHERE change_seq = %(deletion)s),
+    (SELECT seq FROM journal ORDER BY seq DESC LIMIT 1),
+    (SELECT hash FROM journal ORDER BY seq DESC LIMIT 1),
+    (SELECT change_seq FROM deleted_rows ORDER BY change_seq DESC LIMIT 1),
+    (SELECT id FROM deleted_rows ORDER BY change_seq DESC LIMIT 1);
+
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
 
