@@ -148,6 +148,7 @@ def test_all_else_follows_an_account_that_moves_where_something_stays_behind(sce
     assert simulation.setting.invariants.stayed_behind
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
     steps, _ = play(max_examples=40)
 
