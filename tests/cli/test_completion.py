@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kit.binary import ENVIRONMENT
+from kit.fork_server import ENVIRONMENT
 from milepost.cli.completion import command
 
 ID = "61590023753730000"

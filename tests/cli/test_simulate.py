@@ -15,20 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from kit.binary import milepost
 from milepost.cli.simulate import command
 from milepost.core.errors import BadConfiguration, MilepostError
 from milepost.settings.load import load
-
-
-def milepost(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "milepost", *arguments],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @contextmanager
@@ -55,18 +45,18 @@ def _until_the_last_line(process: subprocess.Popen[str]) -> Iterator[str]:
             return
 
 
-def test_the_configuration_that_it_writes_works(tmp_path: Path) -> None:
+async def test_the_configuration_that_it_writes_works(tmp_path: Path) -> None:
     (tmp_path / "app-secret").write_text("s3cret\n")
     config = tmp_path / "simulated.yaml"
     with simulating(tmp_path, "--conversations", "3", "--app-secret-file", "app-secret") as (_, text):
         assert "made up" in text
         config.write_text(text.replace("source:\n", "source:\n  calls_per_second: 0\n"))
-        checked = milepost("config", "check", "--online", "-c", "simulated.yaml", directory=tmp_path)
-        assert (checked.returncode, checked.stderr) == (0, "")
+        checked = await milepost(tmp_path, "config", "check", "--online", "-c", "simulated.yaml")
+        assert (checked.code, checked.stderr) == (0, "")
         assert checked.stdout.endswith("  instagram: conversations can be read\n")
-        synced = milepost("sync", "-c", "simulated.yaml", directory=tmp_path)
-        assert synced.returncode == 0
-        shown = milepost("status", "-c", "simulated.yaml", directory=tmp_path)
+        synced = await milepost(tmp_path, "sync", "-c", "simulated.yaml")
+        assert synced.code == 0
+        shown = await milepost(tmp_path, "status", "-c", "simulated.yaml")
         assert shown.stdout.count("complete") == 2
     page = load(config, {}).pages[0]
     assert page.platforms == ("messenger", "instagram")

@@ -1,11 +1,10 @@
 """The real program as users run it: a process `python -m milepost` in a folder of its own.
 
-Unless it needs an environment, a user or a wrapper of its own, it is forked from a process that has already imported
+Unless it needs a user, a wrapper or an interpreter of its own, it is forked from a process that has already imported
 the program (`fork_server`).
 """
 
 import asyncio
-import os
 import re
 import signal
 import sys
@@ -16,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from kit.fork_server import Forked, fork
+from kit.fork_server import ENVIRONMENT, Forked, fork
 
 PATIENCE_SECONDS = 60.0
 TURNS_TO_READ = 50  # turns of the event loop in which a server accepts, reads and counts what was sent to it
 POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.25
-# structlog imports rich if it is installed. Users do not have it, but a test tool installs it, and then each start of
-# the program takes a quarter longer.
-WITHOUT_RICH = Path(__file__).parent / "without_rich"
-# The environment of the tests must not reach the program.
-ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(WITHOUT_RICH)}
+READ_BY_PYTHON = ("LD_", "PYTHON")  # variables that take effect only in a process that starts with them
+NOT_FORKED = {"PYTHONHASHSEED": "random"}  # an environment for tests that need such a process; this is the default
 
 
 @dataclass(frozen=True)
@@ -114,15 +110,17 @@ async def started(
 
     `under` is the beginning of a command that runs another one, such as `prlimit`.
     """
+    environment = environment or {}
+    is_forked = user is None and not under and not any(name.startswith(READ_BY_PYTHON) for name in environment)
     with _output_file(folder, "stdout") as stdout, _output_file(folder, "stderr") as stderr:
         process = (
-            fork(arguments, folder, ENVIRONMENT, stdout.fileno(), stderr.fileno())
-            if environment is None and user is None and not under
+            fork(arguments, folder, environment, stdout.fileno(), stderr.fileno())
+            if is_forked
             else await asyncio.create_subprocess_exec(
                 *under,
                 *command(*arguments),
                 cwd=folder,
-                env={**ENVIRONMENT, **(environment or {})},
+                env={**ENVIRONMENT, **environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

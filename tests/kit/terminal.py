@@ -9,7 +9,8 @@ import subprocess
 import termios
 from pathlib import Path
 
-from kit.binary import ENVIRONMENT, PATIENCE_SECONDS, Ended, command
+from kit.binary import PATIENCE_SECONDS, Ended, command
+from kit.fork_server import ENVIRONMENT
 
 COLUMNS = 160
 

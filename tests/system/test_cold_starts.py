@@ -1,19 +1,17 @@
 """Each command, started anew: the other tests fork a process that has imported everything, in an order of its own."""
 
 import signal
-from typing import Any
 
 import pytest
 from aiohttp import web
 
-from kit.binary import milepost, started
+from kit.binary import NOT_FORKED, milepost, started
 from kit.installation import Installation
 from kit.loopback import serving
 from kit.simulated import BICYCLES, NOW, frozen_world
 from milepost.cli import COMMANDS
 
 STREAM = f"messenger:{BICYCLES.id}"
-COLD: dict[str, Any] = {"environment": {}}  # a process of its own, not a fork
 USES = [  # one use of each command that ends by itself, in this order, and its exit code
     ("config check", 0),
     ("sync", 1),
@@ -36,7 +34,7 @@ USES = [  # one use of each command that ends by itself, in this order, and its 
 @pytest.mark.long
 async def test_each_command_shows_its_help_in_a_process_of_its_own(installation: Installation) -> None:
     for command in COMMANDS:
-        shown = await milepost(installation.folder, command, "--help", **COLD)
+        shown = await milepost(installation.folder, command, "--help", environment=NOT_FORKED)
         assert shown.code == 0, shown
         assert shown.stdout.startswith(f"Usage: milepost {command} ")
 
@@ -56,9 +54,9 @@ async def test_each_command_works_in_a_process_of_its_own(installation: Installa
         installation.configure_for(simulator, notify={"urls": [people.replace("http", "json")]})
         for use, code in USES:
             words = use.format(stream=STREAM, page=BICYCLES.id).split()
-            ended = await milepost(installation.folder, *words, **COLD)
+            ended = await milepost(installation.folder, *words, environment=NOT_FORKED)
             assert ended.code == code, f"{use}\n{ended}"
-        async with started(installation.folder, "run", **COLD) as daemon:
+        async with started(installation.folder, "run", environment=NOT_FORKED) as daemon:
             await daemon.says("sweep completed")
             daemon.signal(signal.SIGTERM)
             ran = await daemon.ended()

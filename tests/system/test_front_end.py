@@ -11,8 +11,9 @@ import aiohttp
 import msgspec
 from playwright._impl._driver import compute_driver_executable
 
-from kit.binary import ENVIRONMENT, started
+from kit.binary import started
 from kit.event_source import EventSource
+from kit.fork_server import ENVIRONMENT
 from kit.installation import Installation
 from kit.loopback import nowhere
 from kit.needs import demand

@@ -4,7 +4,8 @@ import asyncio
 import subprocess
 import sys
 
-from kit.binary import ENVIRONMENT, command, milepost, started
+from kit.binary import command, milepost, started
+from kit.fork_server import ENVIRONMENT
 from kit.installation import Installation
 from kit.simulated import STREAMS, frozen_world
 from kit.terminal import milepost_on_terminal

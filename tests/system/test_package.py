@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from hatch_build import absolute, unlinked
-from kit.binary import ENVIRONMENT
+from kit.fork_server import ENVIRONMENT
 from kit.ports import unused_port
 from milepost import __version__
 

@@ -68,11 +68,11 @@ async def test_a_sync_waits_for_a_server_that_dies_repeatedly_and_the_copy_is_co
     installation: PostgresqlInstallation, another: Installation
 ) -> None:
     server = installation.kept.server
-    async with frozen_world(CONVERSATIONS, "latency=10ms") as simulator:
+    async with frozen_world(1_200, "latency=10ms") as simulator:
         installation.configure_for(simulator, sync=SYNC, retry=RETRY)
         async with started(installation.folder, "sync") as running:
             for outage in range(3):
-                await asked(simulator, 30, running)
+                await asked(simulator, 20, running)
                 await asyncio.to_thread(server.kill if outage else lambda: server.stop("fast"))
                 if not outage:
                     await running.says("database unavailable")

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kit.binary import milepost, started
+from kit.binary import NOT_FORKED, milepost, started
 from kit.graph_answers import error, listed, message, thread
 from kit.installation import Installation, Section, page_section
 from kit.leaks import leaks, left_behind
@@ -113,7 +113,7 @@ async def test_no_secret_is_in_metrics_the_process_list_the_write_ahead_log_or_c
     given = by_environment(installation.folder)
     async with frozen_world(60, FAULTS, pages=(PAGE,), app_secret=APP_SECRET) as simulator:
         configure(installation, simulator.base_url, given)
-        async with started(installation.folder, "run", environment=given.environment) as daemon:
+        async with started(installation.folder, "run", environment={**NOT_FORKED, **given.environment}) as daemon:
             line = await daemon.says("started")
             await daemon.says("sweep completed")
             async with aiohttp.ClientSession() as session:

@@ -245,7 +245,7 @@ def opened(
         fingerprint = derived_id(each.payload)
         is_open = before is not None and before.is_open
         is_same = before is not None and before.fingerprint == fingerprint
-        if before is not None and is_open and not is_same and each.stage is Stage.STORE:
+        if before is not None and is_open and before.payload != each.payload and each.stage is Stage.STORE:
             payloads.append(DeadLetterPayload(before.dead_letter_id, each.payload))
         if not (is_same or is_open or each.subject in dead_letters):
             dead_letter = _open(stream, each, fingerprint, now)

@@ -469,7 +469,7 @@ async def unread_connection(url: str) -> AsyncIterator[socket.socket]:
 
 
 async def test_a_reader_that_takes_nothing_is_disconnected_and_fills_no_memory(tmp_path: Path) -> None:
-    readers, path = 20, tmp_path / "milepost.db"
+    readers, path = 10, tmp_path / "milepost.db"
     migrate(path)
     write_lives(path, commits=400)  # 1.5 MB: more than the buffers of a connection hold
     async with daemon_on(path, max_write_seconds=3.0, heartbeat_seconds=0.1) as daemon, AsyncExitStack() as stack:
