@@ -64,6 +64,7 @@ async def test_commits_of_unknown_outcome_are_resolved_and_the_copy_is_complete(
         await assert_whole(installation, another, simulator)
 
 
+@pytest.mark.timeout(300)  # the server is started four times
 async def test_a_sync_waits_for_a_server_that_dies_repeatedly_and_the_copy_is_complete(
     installation: PostgresqlInstallation, another: Installation
 ) -> None:
@@ -77,7 +78,7 @@ async def test_a_sync_waits_for_a_server_that_dies_repeatedly_and_the_copy_is_co
                 if not outage:
                     await running.says("database unavailable")
                 server.start()
-            ended = await running.ended()
+            ended = await running.ended(120)
         assert ended.code == 0, f"{ended}"
         assert "database available again" in ended.stderr
         await assert_whole(installation, another, simulator)
