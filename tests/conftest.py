@@ -19,6 +19,9 @@ from kit.postgres import Database, Server, Servers, fresh_database
 settings.register_profile("milepost", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("milepost")
 
+sys.dont_write_bytecode = False  # where that is set, each of hundreds of processes compiles what it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def workers_in_all() -> int:
     """Return how many processes share the tests."""
@@ -58,10 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ]
 
 
-def pytest_collection_finish() -> None:
-    """Spare the collections of garbage what thousands of collected tests have in memory to the end: a twentieth."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the collections of garbage, now and later, what thousands of collected tests have in memory to the end."""
+    gc.disable()
+    result = yield
     gc.collect()
     gc.freeze()
+    gc.enable()
+    return result
 
 
 def spread(longest: list[pytest.Item], others: list[pytest.Item]) -> Iterator[pytest.Item]:

@@ -1,5 +1,6 @@
 """Accessibility of the status page: light and dark, by keyboard, with a screen reader, on a phone."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -103,13 +104,14 @@ async def test_nothing_jumps_while_the_page_loads(installation: Installation, br
 
 async def freeze(page: Page) -> None:
     """Hold back all further responses, so that nothing on the page changes under the keys."""
+    is_held = asyncio.Event()
 
     async def hold(_: Route) -> None:
-        pass
+        is_held.set()
 
     await page.route("**/api/overview*", hold)
-    async with page.expect_request("**/api/overview*"):  # by then it shows everything that it had requested before
-        await page.get_by_label("Which dead letters").dispatch_event("change")
+    await page.get_by_label("Which dead letters").dispatch_event("change")
+    await is_held.wait()  # by then it shows everything that it had requested before
 
 
 async def test_the_whole_page_is_reachable_by_keyboard(installation: Installation, browser: Browser) -> None:

@@ -262,12 +262,10 @@ async def test_the_page_survives_a_killed_daemon_and_its_feed_continues_without_
             async with started(installation.folder, "run") as again:
                 await again.url()
                 await expect(page.locator("#connection")).to_contain_text("Live")
-                visit.is_away = False
                 await up_to_date(page)
                 ((last,),) = installation.rows("SELECT max(seq) FROM journal")
                 assert last > before + 3
                 await comes_true(lambda: feed_reaches(page, last))
-                visit.is_away = True
 
 
 async def feed_reaches(page: Page, seq: int) -> bool:

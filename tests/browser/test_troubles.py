@@ -155,6 +155,7 @@ async def test_events_of_a_restored_database_are_shown_although_their_ids_are_lo
     async with frozen_world(20, pages=(BICYCLES,), clock=right_now) as simulator:
         installation.configure_for(simulator)
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
+            await expect(visit.page.locator("#connection")).to_have_text("Live")  # it asks for events no more
             await visit.page.route("**/api/events*", answer)
             await visit.page.reload()
             await expect(visit.page.locator("#feed .what")).to_have_text(["three", "two", "one"])
@@ -211,7 +212,7 @@ async def test_an_error_of_the_page_itself_is_said_and_does_not_end_the_refreshe
         async with started(installation.folder, "run") as daemon, visiting(browser, await daemon.url()) as visit:
             page, notice = visit.page, visit.page.locator("#notice")
             await verdict(page, "The stream is up to date")
-            visit.expected = "TypeError"
+            visit.expected.add("TypeError")
             await page.route("**/api/overview*", of_another_version)
             await expect(notice).to_contain_text("This page failed to show the streams")
             await page.unroute_all(behavior="wait")

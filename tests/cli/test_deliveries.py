@@ -19,12 +19,14 @@ from milepost.cli import deliveries as module
 from milepost.cli.deliveries import changes as command
 from milepost.core.changes import Answer, ChangesPage, Delivery, DeliveryResult, delivered, failed
 from milepost.core.checkpoint import Checkpoint
+from milepost.core.errors import HistoryRewritten
 from milepost.core.model import Changes
 from milepost.stores.open import forget, open_store
 from milepost.stores.sqlite.reader import SqliteReader
 from milepost.stores.sqlite.store import open_sqlite
 from milepost.stores.url import StoreUrl
 from stores.histories import ROWS, commit_after, contact_row, write
+from stores.sqlite_files import DROP_TRIGGERS, execute
 
 CONFIG = f"""store: {{url: 'sqlite:///milepost.db'}}
 deliveries:
@@ -81,6 +83,15 @@ async def test_the_list_says_that_what_is_never_taken_holds_up_the_rest(folder: 
         await store.deliveries.record(crm, replace(crm, failures=3), "")
     shown = " ".join((await milepost(folder, "deliveries", "list")).stdout.split())
     assert "`milepost deliveries replay --from SEQ crm` skips what is never accepted" in shown
+
+
+async def test_a_destination_that_is_no_longer_configured_has_no_next_attempt(folder: Path) -> None:
+    assert "next attempt" in (await milepost(folder, "deliveries", "list")).stdout
+    (folder / "config.yaml").unlink()
+    (folder / "milepost.db").rename(folder / "simulated.db")
+    shown = (await milepost(folder, "deliveries", "list")).stdout
+    assert shown.count("not configured: nothing is delivered") == 2
+    assert "next attempt" not in shown
 
 
 async def test_the_list_for_programs_is_an_object_for_each(folder: Path) -> None:
@@ -168,8 +179,26 @@ def test_everything_comes_as_json_lines() -> None:
 
     assert [each["kind"] for each in shown] == ["contact", "conversation", "message", "message"]
     assert shown[0]["row"]["name"] == "Ada"
-    later = changes("--json", "--after", str(shown[1]["seq"])).stdout.splitlines()
+    later = changes("--json", "--after", str(shown[1]["seq"]), "--mark", shown[1]["mark"]).stdout.splitlines()
     assert [json.loads(line) for line in later] == shown[2:]
+
+
+async def lose_a_commit(store_url: StoreUrl) -> None:
+    """Lose the last commit, as a restore does, and commit something else."""
+    assert store_url.file is not None
+    execute(store_url.file, f"{DROP_TRIGGERS} DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)")
+    async with open_store(store_url) as store:
+        await write(store, Changes(contacts=(contact_row(name="Countess"),)))
+
+
+def test_who_continues_after_changes_were_lost_is_told_to_begin_again(store_url: StoreUrl) -> None:
+    last = json.loads(changes("--json").stdout.splitlines()[-1])
+    asyncio.run(lose_a_commit(store_url))
+
+    result = changes("--after", str(last["seq"]), "--mark", last["mark"])
+
+    assert isinstance(result.exception, HistoryRewritten)
+    assert (result.stdout, result.exception.hint) == ("", "begin again at 0, with an empty mirror")
 
 
 async def test_json_is_utf_8_whatever_the_terminal_writes(store_url: StoreUrl, tmp_path: Path) -> None:
@@ -233,3 +262,14 @@ async def test_new_changes_are_shown_as_they_come(store_url: StoreUrl, tmp_path:
         assert (gone["op"], gone["row"]) == ("delete", None)
         process.terminate()
         assert process.wait(timeout=60) == 0
+
+
+def test_following_ends_where_changes_are_lost(store_url: StoreUrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose_instead(_: asyncio.Event) -> None:
+        await lose_a_commit(store_url)
+
+    monkeypatch.setattr(module, "wait_to_poll", lose_instead)
+    monkeypatch.setattr(module, "stopped_by_signals", lambda _: asyncio.Event())
+    result = changes("-f")
+    assert isinstance(result.exception, HistoryRewritten)
+    assert len(result.stdout.splitlines()) == 4

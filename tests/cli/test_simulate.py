@@ -113,6 +113,7 @@ def test_a_simulator_on_all_addresses_is_called_on_loopback(tmp_path: Path) -> N
         ("--pages", "0"),
         ("--port", "65536"),
         ("--port", "x"),
+        ("--host", ""),
     ],
 )
 def test_impossible_options_are_wrong_usage(arguments: tuple[str, str]) -> None:

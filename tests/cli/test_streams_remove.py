@@ -148,6 +148,16 @@ async def test_while_a_daemon_runs_it_is_refused_with_what_to_do(kept: SqliteDum
     assert streams_in(kept) == {STREAM.key, OTHER.key}
 
 
+async def test_a_database_that_cannot_be_opened_is_the_reason_whoever_holds_its_lock(kept: SqliteDump) -> None:
+    """A user who may not open the lock either would be sent to look for a daemon that does not run."""
+    kept.path.write_text("no database")
+    with lock_database(kept.path):
+        ended = await milepost(folder(kept), "streams", "remove", STREAM.key)
+
+    assert ended.code == 78, ended
+    assert "the file is not a SQLite database" in ended.stderr
+
+
 async def test_without_a_database_removal_is_refused(tmp_path: Path) -> None:
     ended = await milepost(tmp_path, "streams", "remove", STREAM.key, "--yes")
 

@@ -12,7 +12,15 @@ from msgspec.structs import replace
 from contracts.store_contract import Look, commit
 from kit.builders import NOON, STREAM, at
 from milepost.core.checkpoint import DeadLetter
-from milepost.core.events import DeadLetterClosed, DeadLetterOpened, Event, RedriveFailed, Resolution, Stage
+from milepost.core.events import (
+    DeadLetterClosed,
+    DeadLetterOpened,
+    Event,
+    RedriveFailed,
+    Resolution,
+    Stage,
+    StreamPaused,
+)
 from milepost.core.model import (
     Changes,
     ConversationRow,
@@ -251,6 +259,15 @@ class DeadLettersContract:
         }
         assert await known_dead_letters(store, "t_good", "T_BAD", "d_1") == {}
         assert await store.find_open_dead_letters(("d_0", "d_1")) == (DueDeadLetter(dead_letter, '{"id": 5}'),)
+
+    async def test_a_refused_row_is_known_as_its_dead_letter_holds_it_now(self, store: Store) -> None:
+        opened = DeadLetterOpened("d_1", Stage.STORE, "t_bad/row", "too long", fingerprint="f_1")
+        await commit_at(store, 0, opened, DeadLetterPayload("d_1", '{"is": "old"}'))
+        await commit_at(store, 1, StreamPaused("Ada"), DeadLetterPayload("d_1", '{"is": "new"}'))
+
+        assert await known_dead_letters(store, "t_bad/row") == {
+            "t_bad/row": KnownDeadLetter("d_1", "f_1", NOON, is_open=True, payload='{"is": "new"}')
+        }
 
     async def test_dead_letters_belong_to_their_stream(self, store: Store) -> None:
         await find_open_dead_letters(store, opening("d_1", redrive_at=NOON))

@@ -56,6 +56,9 @@ class KnownDeadLetters:
         for event in decided.events:
             if isinstance(event, DeadLetterOpened):
                 self.known[event.subject] = KnownDeadLetter(event.dead_letter_id, event.fingerprint, NOON, is_open=True)
+        payloads = {each.dead_letter_id: each.payload for each in decided.changes.payloads}
+        for subject, each in self.known.items():
+            self.known[subject] = replace(each, payload=payloads.get(each.dead_letter_id, each.payload))
 
     def discard_all(self) -> None:
         self.known = {subject: replace(dead_letter, is_open=False) for subject, dead_letter in self.known.items()}
@@ -328,6 +331,10 @@ class TestRefusedRows:
         (payload,) = newer.changes.payloads
         assert payload.dead_letter_id in {dead_letter.dead_letter_id for dead_letter in dead_letters.known.values()}
         assert "12:00:50" in payload.payload
+
+        dead_letters.take(newer)
+        unchanged = record(decision_on(walking_since_noon(), moved, again, dead_letters.on_top_of(Known())))
+        assert not unchanged.changes.payloads
 
     @pytest.mark.parametrize(
         "row",

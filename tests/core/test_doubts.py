@@ -598,7 +598,7 @@ def nothing_is_futile_in_silence(answer: Callable[[Request], Batch | Problem], m
             assert len(world.warnings()) > warned, "no warning"
 
 
-@pytest.mark.parametrize("examples", [15, *long_only(150)])
+@pytest.mark.parametrize("examples", [8, *long_only(150)])
 def test_no_world_makes_a_stream_get_nowhere_in_silence(examples: int) -> None:
     worlds = drawn(random_answers(), st.sampled_from((1, 2, 3, 10, 500)))
     settings(max_examples=examples, deadline=None)(worlds(nothing_is_futile_in_silence))()

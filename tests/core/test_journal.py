@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from kit.builders import CODEC, NOON, STREAM, at, checkpoint_of, entries, run_started, sweep_started, walking
 from kit.event_strategies import BY_TYPE, events
+from kit.needs import long_only
 from milepost.core.errors import JournalDamaged
 from milepost.core.events import (
     TAGS,
@@ -74,7 +75,7 @@ class TestCheckLink:
     def test_the_check_accepts_sealed_entries(self) -> None:
         verify(JOURNAL)
 
-    @settings(derandomize=True, deadline=None, max_examples=100)
+    @settings(derandomize=True, deadline=None, max_examples=50)
     @given(st.lists(events, min_size=1, max_size=5), st.none() | st.text())
     def test_the_check_accepts_any_sealed_events(self, drawn: list[Event], run_id: str | None) -> None:
         verify(seal(checkpoint_of(), drawn, run_id, NOON, CODEC))
@@ -193,21 +194,18 @@ class TestTags:
 
 
 class TestEncoding:
-    @settings(derandomize=True, deadline=None, max_examples=1000)
-    @given(events)
-    def test_encoding_and_decoding_yields_the_same_event(self, event: Event) -> None:
-        tag, data = Codec().encode(event)
+    @pytest.mark.parametrize("examples", [300, *long_only(2_000)])
+    def test_encoding_and_decoding_yields_the_same_event(self, examples: int) -> None:
+        @settings(deadline=None, max_examples=examples)
+        @given(events)
+        def yields_the_same(event: Event) -> None:
+            codec = Codec()
+            tag, data = codec.encode(event)
 
-        assert tag == TAGS[type(event)]
-        assert Codec().decode(tag, data) == event
+            assert tag == TAGS[type(event)]
+            assert codec.decode(tag, data) == event
 
-    @settings(derandomize=True, deadline=None, max_examples=300)
-    @given(events)
-    def test_encoding_a_decoded_event_yields_the_same_event(self, event: Event) -> None:
-        codec = Codec()
-        tag, data = codec.encode(event)
-
-        assert codec.decode(*codec.encode(codec.decode(tag, data))) == event
+        yields_the_same()
 
     def test_encoding_leaves_defaults_out(self) -> None:
         assert Codec().encode(BatchStored(walking("x"), Tally(batches=1))) == ("batch_stored", STORED)

@@ -296,10 +296,13 @@ class TestWhatIsAnsweredAsDeleted:
     def test_a_redrive_that_finds_nothing_is_believed_after_a_day_and_if_the_last_one_found_nothing_either(
         self, outcome: MessagesOutcome
     ) -> None:
-        def after(seconds: float, reason: str) -> Record:
+        def after(seconds: float, reason: str, held: Known | None = None) -> Record:
             letter = DeadLetter("d_1", STREAM, Stage.FETCH, "t_1/older/g_1", reason, NOON)
             due = DueDeadLetter(letter, payload_of(replace(GAP, cursor=None, listed=20)))
-            record = redrive(DONE, due, outcome, context(at(seconds))).record(Known())
+            pending = redrive(DONE, due, outcome, context(at(seconds)))
+            assert pending.keys is not None
+            assert pending.keys.conversations == ("t_1",)
+            record = pending.record(held or Known())
             assert isinstance(record, Record)
             return record
 
@@ -307,8 +310,10 @@ class TestWhatIsAnsweredAsDeleted:
         assert isinstance(first, RedriveFailed)
         (failed,) = after(86_399, first.reason).events
         missed, closed = after(86_400, first.reason).events
+        (moved,) = after(86_400, first.reason, stored(stream=Stream(STREAM.platform, "another")).known).events
 
         assert isinstance(failed, RedriveFailed)
+        assert isinstance(moved, RedriveFailed), "another page has the conversation, and may read them"
         assert [each.reason for each in missed_by(missed)] == [MissedReason.DELETED]
         assert isinstance(closed, DeadLetterClosed)
 

@@ -7,12 +7,14 @@ seconds, as in the API, so that several threads often share one.
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
+import pytest
 from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kit.list_worlds import ListWorld, aged, ended
+from kit.list_worlds import ListWorld, aged, ended, listed
+from kit.needs import long_only
 from milepost.core.model import Batch
 from milepost.core.plan import Policy
 from milepost.core.ports import Request
@@ -146,6 +148,20 @@ def test_a_sweep_marks_nothing_if_threads_move_faster_than_it_reads_them() -> No
     assert world.deleted == {"t_0020"}
 
 
+def test_a_second_with_more_threads_than_a_batch_hides_deletions_only_while_it_is_recent() -> None:
+    """Such as after an import. Of that second, threads may move after the first batch of a scan was read."""
+    threads = [aged(number, 0) for number in range(30)]
+    world = ListWorld(lambda request: listed(threads, request), Policy(batch_size=10))
+    world.run()
+    del threads[20]
+
+    world.run(full=True, after=timedelta(minutes=1))
+    assert world.deleted == set()
+
+    world.run(full=True, after=timedelta(minutes=10))
+    assert world.deleted == {"t_0020"}
+
+
 def test_runs_that_repeat_a_scan_are_not_futile() -> None:
     world = MovingWorld(80, 5, apart=timedelta(seconds=1))
     world.take_away([70])
@@ -167,11 +183,7 @@ lists_of_moves = st.lists(st.lists(st.integers(0, 29), max_size=6), min_size=20,
 limits = st.sampled_from((2, 500, 500))
 
 
-@settings(max_examples=40, deadline=None)
-@drawn(worlds, lists_of_moves, limits, st.data())
-def test_however_threads_move_only_what_is_gone_is_marked(
-    world: MovingWorld, moves: Moves, max_batches: int, data: st.DataObject
-) -> None:
+def only_what_is_gone_is_marked(world: MovingWorld, moves: Moves, max_batches: int, data: st.DataObject) -> None:
     gone = data.draw(st.sets(st.integers(0, len(world.stored) - 1), max_size=5))
     world.take_away(gone)
 
@@ -181,3 +193,9 @@ def test_however_threads_move_only_what_is_gone_is_marked(
     world.run(after=timedelta(days=1))
     world.sweep()
     assert world.deleted == {f"t_{number:04}" for number in gone}
+
+
+@pytest.mark.parametrize("examples", [15, *long_only(80)])
+def test_however_threads_move_only_what_is_gone_is_marked(examples: int) -> None:
+    cases = drawn(worlds, lists_of_moves, limits, st.data())
+    settings(max_examples=examples, deadline=None)(cases(only_what_is_gone_is_marked))()

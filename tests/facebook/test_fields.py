@@ -1,5 +1,6 @@
 """Fields that the API refuses by name are left out; the essential ones stop the stream."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from kit.graph_answers import PAGE_ID, Json, error, listed, message, thread
 from kit.graph_client import access_of, client_of
 from milepost.core.events import FieldsLeftOut, RunStarted
 from milepost.core.model import Batch, Detail, Platform, Stream
-from milepost.core.ports import Fetched, Refused, Request
+from milepost.core.ports import Fetched, MessagesRequest, Refused, Request
 from milepost.core.problems import Problem, ProblemKind, Remedy, rule_for
 from milepost.core.records import note_left_out
 from milepost.facebook import calls
@@ -34,10 +35,12 @@ class FussyApi:
     def __init__(self, *unknown: str) -> None:
         self.unknown = unknown
         self.asked: list[str] = []
+        self.meeting = asyncio.Barrier(1)  # of requests that are answered together
 
     async def respond(self, request: web.Request) -> web.Response:
         fields = request.query["fields"]
         self.asked.append(fields)
+        await self.meeting.wait()
         for name in self.unknown:
             if without(fields, [name]) != fields:
                 return web.json_response(nonexisting(name), status=400)
@@ -122,6 +125,31 @@ class TestRequests:
 
         assert isinstance(healed, Fetched)
         assert (healed.left_out, api.asked[-1]) == ((), REQUESTED)
+
+    async def test_an_answer_shows_what_its_own_request_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While a list is under way, the day may be over for another request of the same stream."""
+        monkeypatch.setattr(calls, "TRIED_AGAIN_SECONDS", 0.0)
+        api, messages = FussyApi("link"), MessagesRequest("t_1", None, 5)
+        api.meeting = asyncio.Barrier(2)
+        async with inbox_of(api) as inbox:
+            listing = asyncio.create_task(inbox.fetch(Request(None, 5, 20)))
+            await inbox.messages(messages)
+            while without(REQUESTED, ["link"]) not in api.asked:  # noqa: ASYNC110  (the server's task brings it about)
+                await asyncio.sleep(0)
+            await inbox.messages(messages)
+            listed = await listing
+
+        assert isinstance(listed, Fetched)
+        assert listed.left_out == ("link",)
+
+    async def test_a_field_that_two_requests_find_refused_is_left_out_once(self) -> None:
+        api = FussyApi("link")
+        api.meeting = asyncio.Barrier(2)
+        async with inbox_of(api) as inbox:
+            outcomes = await asyncio.gather(*(inbox.fetch(Request(None, 5, 20)) for _ in range(2)))
+
+        assert api.asked == [*[REQUESTED] * 2, *[without(REQUESTED, ["link"])] * 2]
+        assert [each.left_out for each in outcomes if isinstance(each, Fetched)] == [("link",)] * 2
 
     async def test_several_are_left_out_one_after_the_other(self) -> None:
         api = FussyApi("link", "shares", "can_reply")

@@ -41,11 +41,15 @@ class Remote(MemoryStore):
         self.refuses_all = False
         self.refusals = 0
         self.unreadable: set[Stream] = set()
+        self.locked: Stream | None = None
         self.loads = Counter[Stream]()
 
     async def load(self, stream: Stream) -> Checkpoint:
         await asyncio.sleep(0.01)
         self.loads[stream] += 1
+        if stream == self.locked:
+            await asyncio.sleep(15)
+            raise StoreAway("canceling statement due to statement timeout")
         if stream in self.unreadable:
             raise JournalDamaged("a stored checkpoint cannot be read")
         return await super().load(stream)
@@ -306,6 +310,20 @@ async def test_a_stream_whose_checkpoint_cannot_be_read_is_not_tried_over_and_ov
         await asyncio.sleep(1000)
 
     assert crew.sweeps(broken) == 1
+
+
+async def test_a_stream_that_somebody_removes_keeps_no_other_from_its_run(crew: Crew) -> None:
+    """Its checkpoint can be read only after that, or after a timeout."""
+    locked, *others = streams(6)
+    crew.store.locked = locked
+    member = await crew.join([locked, *others], concurrency=2)
+
+    async with crew.at_work():
+        await until(lambda: all(crew.sweeps(stream) for stream in others), seconds=30)
+        crew.store.locked = None
+        await until(lambda: crew.sweeps(locked) == 1, seconds=60)
+
+    assert member.leases.most == 2
 
 
 async def test_a_worker_that_cannot_follow_the_journal_looks_only_every_few_seconds_for_what_is_due(

@@ -38,14 +38,15 @@ class Visit:
     host: str
     complaints: list[str] = field(default_factory=list)
     is_away: bool = False  # whether the daemon is down, which makes the browser log network errors
-    expected: str = "nothing of the kind"
+    expected: set[str] = field(default_factory=set)
 
     def expects(self, status: str) -> None:
-        """Expect the daemon to respond with this error status, which the browser logs as well."""
-        self.expected = f"the server responded with a status of {status}"
+        """Expect the daemon to respond with this error status, too, which the browser logs as well."""
+        self.expected.add(f"the server responded with a status of {status}")
 
     def on_console(self, message: ConsoleMessage) -> None:
-        is_expected = self.expected in message.text or (self.is_away and "net::ERR_" in message.text)
+        is_expected = any(each in message.text for each in self.expected)
+        is_expected = is_expected or (self.is_away and "net::ERR_" in message.text)
         if message.type in {"error", "warning"} and not is_expected:
             self.complaints.append(f"console: {message.text}")
 
@@ -107,7 +108,9 @@ async def small_targets(page: Page) -> list[str]:
 async def chromium() -> AsyncIterator[Browser]:
     """Start a browser."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=shutil.which(CHROMIUM), args=QUIET)
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which(CHROMIUM), args=QUIET, timeout=PATIENCE_MS
+        )
         try:
             yield browser
         finally:

@@ -51,9 +51,15 @@ class MemoryChanges:
         return {key: change.row["text"] for (_, key), change in self.rows.items() if change.row is not None}
 
     async def read_changes(
-        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+        self,
+        after: int,
+        limit: int,
+        kinds: AbstractSet[ChangeKind] = ALL_KINDS,
+        stream: Stream | None = None,
+        mark: str = "",
     ) -> ChangesPage:
         assert stream is None
+        assert not mark
         await self._answer()
         self.reads += 1
         later = sorted((each for each in self.rows.values() if each.seq > after), key=lambda each: each.seq)

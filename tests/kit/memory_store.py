@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from milepost.core.checkpoint import Checkpoint, DeadLetter, Run
 from milepost.core.errors import MilepostError, OutcomeUnknown, VersionConflict
-from milepost.core.events import Entry, Resolution, StreamRemoved
+from milepost.core.events import Entry, Resolution, Stage, StreamRemoved
 from milepost.core.evolve import evolve
 from milepost.core.journal import Codec, check_link, dead_letter_after, gaps_after, instant_text
 from milepost.core.model import (
@@ -202,6 +202,7 @@ class MemoryStore:
                 dead_letter.fingerprint,
                 dead_letter.opened_at,
                 dead_letter.closed_at is None,
+                self.payloads.get(dead_letter.dead_letter_id) if dead_letter.stage is Stage.STORE else None,
             )
             for dead_letter in sorted(
                 self.dead_letters.values(), key=lambda each: (each.opened_at, each.dead_letter_id)

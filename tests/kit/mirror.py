@@ -28,6 +28,7 @@ class Mirror:
     def __init__(self) -> None:
         self.rows: dict[RowKey, dict[str, Any]] = {}
         self.place = 0
+        self.mark = ""
 
     def take(self, change: Change) -> None:
         """Apply one change."""
@@ -49,10 +50,11 @@ class Mirror:
         kinds: AbstractSet[ChangeKind] = ALL_KINDS,
         stream: Stream | None = None,
     ) -> list[Change]:
-        """Apply all new changes, and return them."""
+        """Apply all new changes, and return them. Raises HistoryRewritten if changes were lost since the last call."""
         taken: list[Change] = []
         while True:
-            page = await reader.read_changes(self.place, limit, kinds, stream)
+            page = await reader.read_changes(self.place, limit, kinds, stream, self.mark)
+            self.mark = page.mark
             assert len(page.changes) <= limit
             for change in page.changes:
                 self.take(change)

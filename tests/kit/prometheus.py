@@ -63,11 +63,12 @@ class Prometheus:
         except TimeoutError:
             raise AssertionError(f"expected {set(expected)} to fire, but found {firing}") from None
 
-    async def knows(self, expression: str) -> None:
-        """Wait until the expression has a result."""
+    async def knows(self, expression: str) -> list[Any]:
+        """Wait until the expression has a result, as it has not while a busy daemon answers too late, and return it."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (await self.ask("query", query=expression))["result"]:  # noqa: ASYNC110  (likewise)
+            while not (found := (await self.ask("query", query=expression))["result"]):  # noqa: ASYNC110  (likewise)
                 await asyncio.sleep(POLL_SECONDS)
+        return list(found)
 
     async def errors_of_rules(self) -> dict[str, str]:
         """Return the rules whose evaluation fails, with the reason."""

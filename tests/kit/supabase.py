@@ -109,7 +109,7 @@ class Project(Struct, frozen=True):
             user=user,
             password=ROLES_PASSWORD,
             autocommit=True,
-            connect_timeout=10,
+            connect_timeout=60,
         )
 
 

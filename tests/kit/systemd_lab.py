@@ -203,7 +203,8 @@ def _halt(launcher: subprocess.Popen[bytes]) -> None:
 
 def _remove_group(group: Path) -> None:
     """Remove a control group and its children, once the kernel has reaped their last processes."""
-    for _ in range(100):
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < ends_at:
         for each in sorted(group.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):
                 each.rmdir()

@@ -149,13 +149,13 @@ class Service:
         """Call an action of the simulator; docs/simulator.md lists them."""
         program = (
             "import sys, urllib.request as web; web.urlopen(web.Request(sys.argv[1], sys.argv[2].encode(),"
-            " {'Content-Type': 'application/json'}), timeout=10)"
+            " {'Content-Type': 'application/json'}), timeout=60)"
         )
         self.lab.run(PYTHON, "-c", program, f"{BASE_URL}/simulator/{action}", json.dumps(arguments))
 
     def fetched(self, url: str) -> str:
         program = (
-            "import sys, urllib.request as web; sys.stdout.buffer.write(web.urlopen(sys.argv[1], timeout=10).read())"
+            "import sys, urllib.request as web; sys.stdout.buffer.write(web.urlopen(sys.argv[1], timeout=60).read())"
         )
         return self.lab.run(PYTHON, "-c", program, url)
 

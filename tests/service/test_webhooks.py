@@ -140,15 +140,23 @@ class TestDeletionCallback:
             assert "Nothing is stored here" in await page.text()
         assert (receiver.counted, receiver.bodies) == (["deletion_request"], [])
 
-    @pytest.mark.parametrize("form", [{}, {"signed_request": ""}, {"signed_request": SIGNED[1:]}, {"a": SIGNED}])
+    @pytest.mark.parametrize(
+        ("form", "result"),
+        [
+            ({}, "unsigned"),
+            ({"signed_request": ""}, "unsigned"),
+            ({"a": SIGNED}, "unsigned"),
+            ({"signed_request": SIGNED[1:]}, "wrong_signature"),
+        ],
+    )
     async def test_one_that_is_not_signed_is_refused(
-        self, receiver: Receiver, session: aiohttp.ClientSession, form: dict[str, str]
+        self, receiver: Receiver, session: aiohttp.ClientSession, form: dict[str, str], result: str
     ) -> None:
         async with session.post(PATH, data=aiohttp.FormData(form or {"a": "b"})) as response:
             assert (response.status, await response.read()) == (403, b"")
         async with session.get(PATH, params={"c": "x"}) as response:
             assert response.status == 403
-        assert receiver.counted == ["wrong_signature", "handshake_refused"]
+        assert receiver.counted == [result, "handshake_refused"]
 
     async def test_a_host_that_is_none_is_refused(self, session: aiohttp.ClientSession) -> None:
         form = {"signed_request": self.SIGNED}
@@ -179,14 +187,21 @@ class TestRefused:
             assert response.status == 403
         assert receiver.counted == ["handshake_refused"] * 2
 
-    @pytest.mark.parametrize("signature", ["", "sha256=", f"sha256={'0' * 64}", "\N{BULLET}"])
+    @pytest.mark.parametrize("signature", ["sha256=", f"sha256={'0' * 64}", "\N{BULLET}"])
     async def test_a_wrong_signature_is_refused_and_nothing_is_taken(
         self, receiver: Receiver, session: aiohttp.ClientSession, signature: str
     ) -> None:
         assert await posted(session, body_of("m_1"), **{"X-Hub-Signature-256": signature}) == 403
+        assert (receiver.bodies, receiver.counted) == ([], ["wrong_signature"])
+
+    async def test_a_body_without_a_signature_is_refused_and_says_nothing_about_the_secret(
+        self, receiver: Receiver, session: aiohttp.ClientSession
+    ) -> None:
+        """Meta signs every webhook, so this one is a stranger's."""
+        assert await posted(session, body_of("m_1"), **{"X-Hub-Signature-256": ""}) == 403
         async with session.post(PATH, data=body_of("m_1")) as response:
             assert response.status == 403
-        assert (receiver.bodies, receiver.counted) == ([], ["wrong_signature"] * 2)
+        assert (receiver.bodies, receiver.counted) == ([], ["unsigned"] * 2)
 
     async def test_a_body_that_is_announced_as_too_large_is_not_read(
         self, receiver: Receiver, session: aiohttp.ClientSession
@@ -340,7 +355,7 @@ class MemoryInbox(NoInbox):
 class TestIntake:
     def intake(self, inbox: MemoryInbox) -> tuple[WebhookIntake, WebhookCounter, list[bool]]:
         arrivals: list[bool] = []
-        counter = WebhookCounter(dict)
+        counter = WebhookCounter(dict, tuple)
         intake = WebhookIntake(
             inbox,
             lambda _, account_id: STREAM if account_id == STREAM.page_id else None,
@@ -379,7 +394,7 @@ class TestIntake:
 
     async def test_an_instagram_account_is_asked_for_before_its_webhooks_are_dropped(self) -> None:
         inbox = MemoryInbox()
-        counter, asked, known = WebhookCounter(dict), list[UnknownAccount](), dict[str, Stream]()
+        counter, asked, known = WebhookCounter(dict, tuple), list[UnknownAccount](), dict[str, Stream]()
 
         async def find(account: UnknownAccount) -> bool:
             asked.append(account)

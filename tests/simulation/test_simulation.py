@@ -148,14 +148,15 @@ def test_all_else_follows_an_account_that_moves_where_something_stays_behind(sce
     assert simulation.setting.invariants.stayed_behind
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_doubled_or_aged_whatever_happens() -> None:
-    steps, _ = play(max_examples=40)
+    steps, _ = play(max_examples=20)
 
-    assert steps >= 9_000
+    assert steps >= 4_000
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("examples", "news"), [(14, 150), pytest.param(40, 500, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("examples", "news"), [(8, 150), pytest.param(40, 500, marks=pytest.mark.long)])
 def test_webhooks_at_any_moment_lose_double_and_age_nothing(examples: int, news: int) -> None:
     """They announce news of a stream whether there is any or not, in any order with sweeps, crashes and limits."""
     _, seen = play(examples, scenarios.map(lambda scenario: replace(scenario, news_chance=0.3, link_chance=0.0)))
@@ -175,7 +176,7 @@ def with_facts(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("examples", "facts"), [(14, 20), pytest.param(40, 200, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("examples", "facts"), [(8, 20), pytest.param(40, 200, marks=pytest.mark.long)])
 def test_facts_at_any_moment_make_nothing_older_and_bring_nothing_back(examples: int, facts: int) -> None:
     _, seen = play(examples, scenarios.map(with_facts))
 
@@ -191,7 +192,7 @@ def with_threads_that_move(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("examples", "repeated"), [(8, 5), pytest.param(40, 30, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("examples", "repeated"), [(4, 5), pytest.param(40, 30, marks=pytest.mark.long)])
 def test_threads_that_move_between_any_two_requests_are_not_marked_as_deleted(examples: int, repeated: int) -> None:
     _, seen = play(examples, scenarios.map(with_threads_that_move))
 
@@ -208,16 +209,16 @@ def with_limits_that_change(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("examples", "left_out"), [(16, 40), pytest.param(40, 100, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("examples", "left_out"), [(8, 15), pytest.param(40, 100, marks=pytest.mark.long)])
 def test_histories_that_owe_nothing_when_they_are_met_are_not_lost(
     monkeypatch: pytest.MonkeyPatch, examples: int, left_out: int
 ) -> None:
     monkeypatch.setattr(backlog, "GAPS_REOPENED", 2)  # so that a search takes some steps, and is cut short
     steps, seen = play(examples, scenarios.map(with_limits_that_change))
 
-    assert steps >= 5_000
+    assert steps >= 300 * examples
     assert seen["histories were left out of the record"] >= left_out
-    assert seen["histories that were left out were owed"] >= 10
+    assert seen["histories that were left out were owed"] >= left_out // 3
 
 
 @pytest.mark.long

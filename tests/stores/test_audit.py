@@ -98,3 +98,14 @@ def test_a_disk_without_room_for_them_is_named() -> None:
             gaps["1"] = large
 
     assert "SQLITE_TMPDIR" in raised.value.hint
+
+
+def test_a_disk_that_fails_while_they_are_read_back_is_named() -> None:
+    with closing(HeldOnDisk(GapOf)) as gaps:
+        for number in range(2):
+            gaps[str(number)] = GapOf(STREAM, owed(1))
+        held = gaps.values()
+        next(held)
+        gaps.connection.interrupt()  # the next row fails, as on a disk that does
+        with pytest.raises(MilepostError, match="temporary file"):
+            next(held)

@@ -17,7 +17,7 @@ from kit.builders import NOON, STREAM, at
 from kit.mirror import TABLES, Mirror, numbers, stored_numbers
 from kit.postgres import Database, fresh_database, running
 from milepost.core.changes import ALL_KINDS, Change, ChangeKind, ChangeOp
-from milepost.core.errors import StoreAway
+from milepost.core.errors import HistoryRewritten, StoreAway
 from milepost.core.journal import instant_text
 from milepost.core.model import Changes, Platform, Stream
 from milepost.stores.changes import ChangesAsked
@@ -134,6 +134,48 @@ class TestChanges:
 
         assert (beyond.changes, beyond.next) == ((), end)
         assert (of_stream.changes, of_stream.next) == ((), end)
+
+    async def test_a_mark_says_that_entries_were_lost_also_when_their_numbers_are_assigned_again(
+        self, kept: StoreDump
+    ) -> None:
+        """As after a restore, or a failover to a replica that had not received the last commits."""
+        async with mirrored(kept) as (store, mirror):
+            await write(store, Changes(contacts=(contact_row(name="Countess"),)))
+            await followed(kept, mirror)
+            kept.unguard()
+            kept.execute("DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)")
+            with pytest.raises(HistoryRewritten, match=f"up to {mirror.place} is no longer"):
+                await followed(kept, mirror)
+
+            await write(store, Changes(contacts=(contact_row(name="Lovelace"),)))
+            with pytest.raises(HistoryRewritten, match=f"up to {mirror.place} is no longer"):
+                await followed(kept, mirror)
+
+            again = Mirror()
+            await followed(kept, again)
+            await write(store, Changes(contacts=(contact_row("c_2"),)))
+            assert len(await followed(kept, again)) == 1
+
+    async def test_a_mark_says_that_an_erasure_was_lost_although_it_has_no_entry(self, kept: StoreDump) -> None:
+        async with mirrored(kept) as (store, mirror):
+            await forget(kept.store_url, STREAM, "c_1")
+            await followed(kept, mirror)
+            kept.execute("DELETE FROM deleted_rows")
+            many = Changes(contacts=tuple(contact_row(f"c_{number}", of=OTHER) for number in range(20)))
+            await write(store, many, OTHER)
+
+            with pytest.raises(HistoryRewritten):
+                await followed(kept, mirror)
+
+    @pytest.mark.parametrize("mark", ["x", "1-0-0123456789abcdef", "1-0", "9" * 18 + "-1-0123456789abcdef"])
+    async def test_a_mark_of_another_database_is_refused(self, kept: StoreDump, mark: str) -> None:
+        async with mirrored(kept) as (_, mirror), open_reader(kept.store_url) as reader:
+            with pytest.raises(HistoryRewritten):
+                await reader.read_changes(mirror.place, 10, mark=mark)
+            with pytest.raises(HistoryRewritten):
+                await reader.read_changes(mirror.place + 1, 10, mark=mirror.mark)
+
+            assert len((await reader.read_changes(0, 10, mark=mark)).changes) == 4
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 100])
     async def test_pages_of_any_size_come_to_the_same(self, kept: StoreDump, limit: int) -> None:
@@ -441,6 +483,18 @@ class TestTransactionsAtTheSameTime:
                 slow.commit()
 
             assert len(await followed(kept, mirror)) == 2
+
+    async def test_a_transaction_whose_lock_comes_late_sets_nobody_back(
+        self, kept: StoreDump, database: Database
+    ) -> None:
+        """It has read the last number, and takes its lock when that number and more have been handed out."""
+        async with mirrored(kept) as (_, mirror), open_reader(kept.store_url) as reader:
+            with database.connect() as late:
+                late.autocommit = False
+                late.execute("SELECT pg_advisory_xact_lock_shared(hashtext('milepost changes'), 0)")
+
+                assert (await reader.read_changes(mirror.place, 10)).next == mirror.place
+                assert await mirror.follow(reader) == []
 
     async def test_transactions_in_another_schema_or_database_hold_nothing_up(
         self, kept: StoreDump, database: Database

@@ -486,16 +486,24 @@ async def test_a_fault_while_a_group_is_written_one_by_one_is_raised_only_to_tho
 # --- conflicts with other sessions ------------------------------------------------------------------------------------
 
 
+# Done by the server alone: the store looks for a deadlock once, a second after it began to wait.
+ONCE_THE_STORE_WAITS = """
+DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP;
+    UPDATE contacts SET name = 'mine';
+END $$
+"""
+
+
 async def test_a_deadlock_is_retried(database: Database, store: PostgresqlStore) -> None:
     """Another program's job locks the same rows in the opposite order, and waits longer, so the store yields."""
     assert isinstance(await store.commit(commit_after(FIRST, changes=SECRETS)), Committed)
     second = commit_after((await store.load(STREAM)), changes=SECRETS)
 
     with database.connect() as other:
-        other.execute("SET deadlock_timeout = '10s'; BEGIN; UPDATE conversations SET link = 'mine'")
+        other.execute("SET deadlock_timeout = '60s'; BEGIN; UPDATE conversations SET link = 'mine'")
         committing = asyncio.ensure_future(store.commit(second))
-        await waiting(database)
-        await asyncio.to_thread(other.execute, "UPDATE contacts SET name = 'mine'")
+        await asyncio.to_thread(other.execute, ONCE_THE_STORE_WAITS)
         other.execute("COMMIT")
 
         assert isinstance(await committing, Committed)

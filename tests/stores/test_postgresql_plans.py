@@ -49,7 +49,7 @@ READ_EVERYTHING = {
     "clear_gaps",
 }
 # These read one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers", "last_seq", "last_change", "before_commit", "insert_entries"}
+ARE_LIMITED = {"latest_entries", "answers", "last_seq", "last_change", "history", "before_commit", "insert_entries"}
 GROWTH = """
 SET search_path TO milepost;
 ALTER TABLE journal DISABLE TRIGGER USER;
@@ -82,6 +82,8 @@ VALUES: dict[str, object] = {
     "after": 7,
     "limit": 7,
     "version": 7,
+    "seq": 7,
+    "deletion": 7,
     "open": True,
     "closed": True,
     "has_stretch": True,

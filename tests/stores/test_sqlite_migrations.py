@@ -147,17 +147,28 @@ class TestANewerDatabase:
 
 
 class TestADatabaseOfAnotherProgram:
-    async def test_a_database_of_another_program_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "tables",
+        ["CREATE TABLE contacts (name)", "CREATE TABLE recipes (title)", "CREATE TABLE schema_migrations (name)"],
+    )
+    async def test_a_database_of_another_program_is_refused_and_left_alone(self, tmp_path: Path, tables: str) -> None:
         path = tmp_path / "crm.db"
-        execute(path, "CREATE TABLE contacts (name); INSERT INTO contacts VALUES ('Ada'); CREATE TABLE journal (day)")
-        before = schema(path)
+        execute(path, tables)
+        before = path.read_bytes()
 
-        with pytest.raises(StoreRefused, match=r"already exists.*store\.url"):
-            async with open_sqlite(path):
-                pass
+        for opening in (open_sqlite(path), open_sqlite_reader(path)):
+            with pytest.raises(StoreRefused, match="is the database of another program: it has") as refused:
+                async with opening:
+                    pass
+            assert "store.url" in refused.value.hint
 
-        assert schema(path) == before
-        assert rows_of(path, "SELECT name FROM contacts") == [("Ada",)]
+        assert path.read_bytes() == before
+
+    async def test_what_a_replicator_adds_to_an_empty_file_does_not_matter(self, tmp_path: Path) -> None:
+        path = tmp_path / "milepost.db"
+        execute(path, "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER); ANALYZE")
+        async with open_sqlite(path):
+            assert applied(path) == shipped()
 
 
 class TestAnInterruptedMigration:

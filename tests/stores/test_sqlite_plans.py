@@ -35,7 +35,7 @@ READ_EVERYTHING = {
     *OF_A_COPY,
 }
 # These read one row, or the newest few, in the order of the key.
-ARE_LIMITED = {"latest_entries", "answers", "holds_rows"}
+ARE_LIMITED = {"latest_entries", "history", "answers", "holds_rows"}
 # Keys of several columns: by a prefix, a statement would scan all that a page or stream has.
 WHOLE_KEYS = {
     "known_contacts": "(platform=? AND page_id=? AND contact_id=?)",

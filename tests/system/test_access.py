@@ -65,13 +65,15 @@ async def test_a_new_token_in_its_file_restarts_a_stopped_stream_at_its_cursor(
             walked = installation.positions(STREAM)
             await asyncio.to_thread(token_file.write_text, simulator.world.access.renew(BICYCLES.id))
             await daemon.says("access renewed")
-            await ended_as(installation, STREAM, "complete")
+            others = f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"
+            for stream in (STREAM, *others):
+                await ended_as(installation, stream, "complete")
             assert not daemon.has_ended
     assert installation.positions(STREAM)[: len(walked)] == walked
     assert len(set(installation.positions(STREAM))) == len(installation.positions(STREAM)), "it began again"
     assert installation.rows("SELECT count(*) FROM conversations WHERE page_id = ?", BICYCLES.id) == [(300,)]
     assert installation.rows("SELECT count(*) FROM dead_letters") == [(0,)]
-    for stream in (f"messenger:{BAKERY.id}", f"instagram:{BAKERY.id}"):
+    for stream in others:
         assert installation.endings(stream) == [("complete", None)], "the others are not affected"
 
 

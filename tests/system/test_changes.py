@@ -27,6 +27,7 @@ FAULTS = "http_500=0.03,truncated=0.02,empty_batch=0.02,latency=100ms"
 RETRY = {"attempts": 20, "base_delay": "1ms", "max_delay": "10ms"}
 SYNC = {"batch_size": 5, "max_run_duration": "2s", "interval": "1s"}
 PATIENCE_SECONDS = 120.0
+LOST = "1-0-0123456789abcdef"  # the mark of another first entry
 
 
 @on_sqlite_first
@@ -50,7 +51,7 @@ async def test_the_consumers_of_the_page_have_what_the_tables_have_also_after_a_
                 rows = mirrored(tmp_path) if language == "python" else mirrored_in_javascript(tmp_path)
                 assert len(rows) > 100
                 assert numbers(rows) == stored_numbers(installation.rows)
-                go_beyond(tmp_path, language)
+                outlive(tmp_path, language)
 
 
 async def test_the_command_shows_what_the_tables_have(installation: Installation) -> None:
@@ -64,15 +65,15 @@ async def test_the_command_shows_what_the_tables_have(installation: Installation
     assert {each["seq"] for each in changes} == {seq for _, seq in stored_numbers(installation.rows).values()}
 
 
-def go_beyond(folder: Path, language: str) -> None:
-    """Make a mirror one of a database that had more changes, and a row that is lost now."""
+def outlive(folder: Path, language: str) -> None:
+    """Make a mirror one of a database that has lost its history since, and a row with it."""
     if language == "python":
         with sqlite3.connect(folder / "mirror.db") as connection:
-            connection.execute("UPDATE place SET seq = 1000000")
+            connection.execute(f"UPDATE place SET mark = '{LOST}'")
             connection.execute("UPDATE mirrored SET key = '{}' WHERE rowid = 1")
     else:
         file = folder / "mirror.json"
-        mirror = json.loads(file.read_text()) | {"place": 1_000_000}
+        mirror = json.loads(file.read_text()) | {"mark": LOST}
         mirror["rows"]['["contact", {}]'] = {}
         file.write_text(json.dumps(mirror))
 

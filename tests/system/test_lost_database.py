@@ -15,6 +15,7 @@ import pytest
 from kit.binary import Ended, Running, started, until
 from kit.event_source import listening
 from kit.installation import Installation
+from kit.postgres import state_of
 from kit.simulated import BICYCLES, frozen_world
 
 MAX_SECONDS = 20.0  # it takes one or two, unless the machine is busy; the next sweep is an hour away
@@ -59,6 +60,7 @@ each_harm = pytest.mark.parametrize("harm", HARMS)
 async def held_still(daemon: Running) -> AsyncIterator[None]:
     """Freeze the daemon during the block."""
     daemon.signal(signal.SIGSTOP)
+    await until(lambda: state_of(daemon.pid) == "T")
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 
-from kit.binary import command, milepost
+from kit.binary import command, milepost, started
 from kit.fork_server import ENVIRONMENT
 from kit.installation import Installation
 from kit.simulated import STREAMS, frozen_world
@@ -60,6 +60,22 @@ async def test_a_sync_works_with_closed_standard_streams(installation: Installat
         )
         assert await process.wait() == 0
     assert installation.rows("SELECT count(*) FROM conversations") == [(60,)]
+
+
+async def test_what_stderr_does_not_take_changes_no_exit_code(installation: Installation) -> None:
+    """Otherwise systemd would start a daemon with a bad configuration again and again, as after any other failure."""
+    installation.config.write_text("sync: {intervall: 5m}")
+    full = ("/bin/sh", "-c", 'exec "$@" 2>/dev/full', "sh")
+    for code, argument in ((78, "run"), (2, "nonsense")):
+        async with started(installation.folder, argument, under=full) as running:
+            assert (await running.ended()).code == code
+
+
+async def test_a_current_directory_that_is_gone_is_named(installation: Installation) -> None:
+    gone = ("/bin/sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh")
+    async with started(installation.folder, "sync", under=gone) as running:
+        ended = await running.ended()
+    assert (ended.code, ended.stderr) == (1, "milepost: the current directory: No such file or directory\n")
 
 
 async def test_what_the_encoding_of_the_terminal_lacks_is_escaped(installation: Installation) -> None:

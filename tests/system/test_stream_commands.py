@@ -46,7 +46,7 @@ async def test_beside_a_daemon_they_go_through_it(installation: Installation) ->
         resumed = await milepost(installation.folder, "resume", KEY, KEY)
     assert (paused.code, paused.stdout) == (0, f"{TITLE}: paused; `milepost resume {KEY}` resumes it\n")
     assert refused.code == 1, refused
-    assert f"{TITLE}: {KEY} was paused by the command line" in refused.stdout
+    assert f"{TITLE}: the stream was paused by the command line" in refused.stdout
     assert f"with `milepost resume {KEY}`" in status.stdout
     assert "when resumed" in status.stdout
     assert (resumed.code, resumed.stdout) == (0, f"{TITLE}: resumed, and syncs at once\n")
@@ -65,7 +65,7 @@ async def test_a_sync_beside_a_daemon_waits_for_its_run_and_sums_it_up(
     heading, first, *_ = done.stdout.splitlines()
     assert heading.split()[:3] == ["page", "stream", "status"]
     assert first.split()[:4] == ["Fahrrad", "Müller", KEY, "complete"]
-    assert "A daemon is using" in done.stderr
+    assert "Another Milepost is using" in done.stderr
     assert len(installation.endings(KEY)) == 2
     modes = installation.rows("SELECT data ->> 'mode' FROM journal WHERE type = 'sweep_completed' ORDER BY seq")
     assert modes[-1] == ("full" if "--full" in arguments else "incremental",)
@@ -96,7 +96,7 @@ async def test_ctrl_c_ends_only_the_watching(installation: Installation) -> None
         await until(lambda: len(installation.endings(KEY)) == 2)
         assert not daemon.has_ended
     assert done.code == 75, done
-    assert "The daemon continues" in done.stderr
+    assert "The other Milepost continues" in done.stderr
 
 
 async def test_a_daemon_that_is_elsewhere_than_configured_is_named(installation: Installation) -> None:

@@ -24,10 +24,13 @@ from milepost.service.webhooks import WebhookCredentials, WebhookIntake, Webhook
 from milepost.settings.model import Settings
 from milepost.settings.types import split_address
 
+UNKNOWN_SIGNATURE = (
+    "webhooks come with a signature that none of the secrets made: one is wrong, or a stranger sends them"
+)
 SIGNING_ADVICE = "source.app_secret or webhooks.secrets must be the app's, and a proxy must not change the body"
 FIELDS_ADVICE = "choose the field `messages` for the app in Meta's dashboard, and see that it has Advanced Access"
 VALUES_ADVICE = "turn *Include Values* on for the app's webhooks in Meta's dashboard"
-REFUSED_BY_STRANGERS = 10  # in a row, where others have had a known signature: anybody may send something
+REFUSED_BY_STRANGERS = 10  # in a row, where others have had a known signature: anybody may sign something
 EMBEDDED = "127.0.0.1:0"  # for a simulated world
 
 log = structlog.get_logger("milepost")
@@ -42,7 +45,9 @@ class Webhooks:
     def __init__(self, parts: Parts, is_elsewhere: Callable[[Stream], Awaitable[bool]]) -> None:
         self._is_elsewhere = is_elsewhere
         self.subscriptions = SubscriptionWatch(parts.registry, lambda: parts.reloader.settings.webhooks.subscribe)
-        self.counter = WebhookCounter(self.subscriptions.missing)
+        self.counter = WebhookCounter(
+            self.subscriptions.missing, lambda: parts.supervisor.streams if self._is_listening else ()
+        )
         self.worker = WebhookWorker(
             parts.store.webhooks, parts.supervisor.prompt, self._apply_facts, parts.clock, self.counter.expire
         )
@@ -73,7 +78,6 @@ class Webhooks:
             if self._send is not None:
                 self._send(f"{url}{webhooks.path}", self._simulated_secret)
             log.info("listening for webhooks", url=f"{url}{webhooks.path}")
-            self.counter.expect(self._supervisor.streams)
             self.judge.begin()
             self._is_listening = True
             yield
@@ -122,9 +126,7 @@ class Webhooks:
         yield from self.subscriptions.issues()
         totals = self.counter.totals
         if self.counter.refused > (REFUSED_BY_STRANGERS if self._taken() else 0):
-            yield Issue(
-                IssueKind.WEBHOOKS, "webhooks come, and none is signed with a known secret", advice=SIGNING_ADVICE
-            )
+            yield Issue(IssueKind.WEBHOOKS, UNKNOWN_SIGNATURE, advice=SIGNING_ADVICE)
         nameless = self._total(UpdateResult.WITHOUT_SENDER)
         messages = totals["messages", UpdateResult.STORED] + totals["messages", UpdateResult.DUPLICATE]
         if nameless and not messages:

@@ -3,10 +3,11 @@
 import gc
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
-from io import TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 from click.shell_completion import CompletionItem
@@ -83,6 +84,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. An error that a user can cause is a line on stderr and an exit code, never a traceback."""
     _replace_closed_streams()
+    if isinstance(sys.stderr, TextIOWrapper):
+        sys.stderr = _Forgiving.around(sys.stderr)
     if isinstance(sys.stdout, TextIOWrapper):  # as stderr does: a terminal in Latin-1 has no arrows
         sys.stdout.reconfigure(errors="backslashreplace")
     # Rows and entries form no cycles. Looking for some every 700 objects takes 5 % of a first copy and finds none.
@@ -93,8 +96,8 @@ def main() -> None:
         _complain(f"milepost: {error.message}", *([f"  → {error.hint}"] if error.hint else []))
         _end(_exit_code(error))
     except OSError as error:  # from stdout or a file that an argument names; everything else raises MilepostError
-        where = f"{error.filename}:" if error.filename else "stdout cannot be written:"
-        _complain(f"milepost: {where} {error.strerror or error}")
+        no_file = "the current directory" if isinstance(error, FileNotFoundError) else "stdout cannot be written"
+        _complain(f"milepost: {error.filename or no_file}: {error.strerror or error}")
         _end(ExitCode.WITH_ERRORS)
     finally:
         gc.freeze()  # collecting everything at exit would take a quarter of the time of a short command
@@ -119,6 +122,25 @@ def _replace_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, _devnull())
+
+
+class _Forgiving(FileIO):
+    """Drops what cannot be written.
+
+    What stderr gets only accompanies the work: a full disk or a lost terminal must not end it or change its result.
+    """
+
+    @classmethod
+    def around(cls, stderr: TextIOWrapper) -> TextIOWrapper:
+        """Return a stream that replaces stderr."""
+        out = BufferedWriter(cls(stderr.fileno(), "w", closefd=False))
+        return TextIOWrapper(out, stderr.encoding, stderr.errors, line_buffering=True)
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  (the type of a buffer has no name in Python 3.11)
+        """Write what can be written, and return how much of it is done with."""
+        with suppress(OSError):
+            return super().write(data) or len(data)
+        return len(data)
 
 
 def _devnull() -> TextIO:

@@ -119,6 +119,8 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
     lines = []
     if view.paused_at is not None:
         lines.append(f"paused {ago(view.paused_at, now)}; `milepost deliveries resume {view.destination}` resumes it")
+    if not view.is_configured:
+        return [*lines, "not configured: nothing is delivered"]
     if view.problem is not None:
         attempts = counted(view.failures, "attempt")
         lines.append(f"cause: {on_one_line(view.problem)}; {attempts}, the first {ago(view.failing_since, now)}")
@@ -129,8 +131,6 @@ def _details(view: DeliveryView, now: datetime) -> list[str]:
             lines.append(
                 f"everything behind it waits, because changes come in order; {skip} skips what is never accepted"
             )
-    if not view.is_configured:
-        lines.append("not configured: nothing is delivered")
     return lines
 
 
@@ -242,6 +242,11 @@ PAGE = 500
     show_default=True,
     help="Only changes with a greater seq; after 0 comes everything that is stored.",
 )
+@click.option(
+    "--mark",
+    default="",
+    help="The mark that --json shows with that seq: refuse to continue if a restore has lost changes since.",
+)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Keep showing new changes, until Ctrl-C.")
 @click.option(
     "--kind",
@@ -252,65 +257,74 @@ PAGE = 500
 )
 @stream_option
 @click.option("--json", "writes_json", is_flag=True, help="Write JSON Lines with the whole rows.")
-def changes(
-    config: str | None, after: int, kinds: tuple[str, ...], stream: str | None, *, follows: bool, writes_json: bool
-) -> None:
-    """Show the rows that changed, in the order of their changes, each as it is now.
-
-    To continue later, pass the last seq that is shown to --after. Rows that are gone are shown as deletes.
-    """
-    settings = load_settings(config)
-    with warnings_logged(settings):
-        asyncio.run(_show(settings, after, kinds, stream, follows=follows, show=_as_json if writes_json else _as_text))
-
-
-async def _show(
-    settings: Settings,
+def changes(  # noqa: PLR0913  (a command has options)
+    config: str | None,
     after: int,
+    mark: str,
     kinds: tuple[str, ...],
     stream: str | None,
     *,
     follows: bool,
-    show: Callable[[Change], bytes],
+    writes_json: bool,
 ) -> None:
+    """Show the rows that changed, in the order of their changes, each as it is now.
+
+    To continue later, pass the last seq that is shown to --after, and its mark to --mark. Rows that are gone are shown
+    as deletes.
+    """
+    settings, show = load_settings(config), _as_json if writes_json else _as_text
+    with warnings_logged(settings):
+        asyncio.run(_show(settings, ChangesPage((), after, mark), kinds, stream, follows=follows, show=show))
+
+
+async def _show(
+    settings: Settings,
+    page: ChangesPage,
+    kinds: tuple[str, ...],
+    stream: str | None,
+    *,
+    follows: bool,
+    show: Callable[[Change, str], bytes],
+) -> None:
+    """Show what follows a page."""
     wanted = frozenset(map(ChangeKind, kinds)) or ALL_KINDS
     stopped = stopped_by_signals(sys.stdout if follows else None)
     async with open_reader(store_url_of(settings)) as reader:
         await demand_known(stream, reader, settings)
         of_stream = None if stream is None else Stream.parse(stream)
         while not stopped.is_set():
-            page = await _page(reader, after, wanted, of_stream, may_be_away=follows)
+            after = page.next
+            page = await _next_page(reader, page, wanted, of_stream, may_be_away=follows)
             if page.next < after:
                 what = f"The latest change has the seq {page.next}: is {after} a place of another database?"
                 click.echo(what, err=True)
             if page.changes:
-                click.echo(b"".join(map(show, page.changes)), nl=False)
+                click.echo(b"".join(show(change, page.mark) for change in page.changes), nl=False)
             if page.next == after:
                 if not follows:
                     return
                 await wait_to_poll(stopped)
-            after = page.next
     if not follows:  # what was shown is not all
         raise click.Abort
 
 
-async def _page(
-    reader: JournalReader, after: int, kinds: frozenset[ChangeKind], stream: Stream | None, *, may_be_away: bool
+async def _next_page(
+    reader: JournalReader, page: ChangesPage, kinds: frozenset[ChangeKind], stream: Stream | None, *, may_be_away: bool
 ) -> ChangesPage:
-    """Read a page. When following the feed, retry while the database is unavailable."""
+    """Read the page that follows. When following the feed, retry while the database is unavailable."""
     try:
-        return await reader.read_changes(after, PAGE, kinds, stream)
+        return await reader.read_changes(page.next, PAGE, kinds, stream, page.mark)
     except StoreAway:
         if may_be_away:
-            return ChangesPage((), after)
+            return ChangesPage((), page.next, page.mark)
         raise
 
 
-def _as_json(change: Change) -> bytes:
-    return msgspec.json.encode(change) + b"\n"
+def _as_json(change: Change, mark: str) -> bytes:
+    return msgspec.json.encode({**msgspec.structs.asdict(change), "mark": mark}) + b"\n"
 
 
-def _as_text(change: Change) -> bytes:
+def _as_text(change: Change, _: str) -> bytes:
     key = "  ".join(f"{name}={value}" for name, value in change.key.items())
     version = "" if change.row is None else f"  version={change.row['version']}"
     history = "  history" if change.history else ""

@@ -88,6 +88,8 @@ def command(
 
     The ids and tokens are made up: they work with this simulator only.
     """
+    if not host:  # it would mean all addresses of the machine
+        raise click.BadParameter("it is empty", param_hint="--host")
     if webhooks is not None and app_secret_file is None:
         raise click.UsageError("--webhooks needs --app-secret-file: webhooks are signed with its secret")
     if webhooks is not None and not _is_url(webhooks):

@@ -61,6 +61,7 @@ def copy(config: str | None, url: str, password_file: str | None, *, replace_nul
     began = perf_counter()
     settings, store = load_settings(config), _target(url, keys)
     source = store_url_of(settings)
+    _demand_applicable(store, {**keys, "password-file": password_file})
     target = replace(store_url_in(store), password="" if password_file is None else read_secret(Path(password_file)))
     with warnings_logged(settings):
         result = asyncio.run(_copy(CopyJob(source, target, replaces_nul=replace_nul)))
@@ -85,6 +86,13 @@ def _target(url: str, keys: Mapping[str, str | None]) -> StoreSettings:
         "--to is not the URL of a database",
         hint="write it as store.url is, without a password: docs/migrate.md",
     )
+
+
+def _demand_applicable(store: StoreSettings, options: Mapping[str, str | None]) -> None:
+    """Raise UsageError for an option of PostgreSQL if the target is a file."""
+    given = next((option for option, value in options.items() if value is not None), None)
+    if given is not None and store_url_in(store).file is not None:
+        raise click.UsageError(f"--{given} is for PostgreSQL, and --to is a SQLite database")
 
 
 async def _copy(job: CopyJob) -> CopyResult:
@@ -201,7 +209,7 @@ async def _adopt(settings: Settings, *, is_confirmed: bool) -> str:
         raise StoreRefused(
             f"there is no database at {store_url}", hint="the first start creates one, for its own source"
         )
-    if await is_at_work(store_url):
+    if store_url.file is None and await is_at_work(store_url):  # a file is locked when it is opened
         raise StoreBusy(f"a Milepost is using the database {store_url}", hint="stop it first")
     async with open_store(store_url) as store:
         recorded = await store.source()

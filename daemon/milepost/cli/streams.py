@@ -146,12 +146,12 @@ async def _stored(settings: Settings, streams: Sequence[Stream]) -> tuple[dict[S
     Raises BadParameter for a stream that never existed, StoreBusy if a daemon is using the database.
     """
     store_url = store_url_of(settings)
-    if store_url.file is not None and await is_at_work(store_url):
-        raise StoreBusy(
-            f"another Milepost is using the database {store_url} and has its streams in memory",
-            hint="stop it first, and remove unwanted pages from the configuration before the next start",
-        )
     async with open_reader(store_url) as journal_reader:
+        if store_url.file is not None and await is_at_work(store_url):
+            raise StoreBusy(
+                f"another Milepost is using the database {store_url} and has its streams in memory",
+                hint="stop it first, and remove unwanted pages from the configuration before the next start",
+            )
         for stream in streams:
             await demand_known(stream.key, journal_reader, settings, "STREAM")
         kept = {each.stream for each in await journal_reader.checkpoints() if each.removed_at is None}

@@ -56,19 +56,30 @@ class ChangesPage(Struct, frozen=True):
 
     `next` may be greater than the seq of the last change, because changes that were not requested are skipped. A page
     without changes is the last one only if `next` has not moved either.
+
+    `mark` lets a later request check that the database still has every change up to `next`.
     """
 
     changes: tuple[Change, ...]
     next: int
+    mark: str = ""
 
 
 class ChangeReader(Protocol):
     """The rows of the store in the order in which they changed. Raises StoreAway and StoreRefused as a Store does."""
 
     async def read_changes(
-        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+        self,
+        after: int,
+        limit: int,
+        kinds: AbstractSet[ChangeKind] = ALL_KINDS,
+        stream: Stream | None = None,
+        mark: str = "",
     ) -> ChangesPage:
-        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
+        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all.
+
+        Raises HistoryRewritten if `mark`, which came with `after`, shows that changes up to `after` were lost since.
+        """
 
     async def last_change(self) -> int:
         """Return the seq of the latest change; 0 if there is none."""

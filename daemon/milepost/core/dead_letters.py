@@ -36,7 +36,8 @@ from milepost.core.retry import redrive_seconds
 from milepost.core.revisions import tally_of
 
 MAX_REASON_CHARACTERS = 500
-_GROUPED_APART = re.compile(r"[\w-]*\d{6,}[\w-]*")  # ids, which differ when one cause affects many threads
+# Ids, counts, positions and times, which differ when one cause affects many threads; not the codes of errors.
+_GROUPED_APART = re.compile(r"(?<!code )(?<!HTTP )(?<![#\w-])[\w-]*\d[\w.,:-]*")
 
 _OLDER = "/older/"
 
@@ -244,7 +245,7 @@ def opened(
         fingerprint = derived_id(each.payload)
         is_open = before is not None and before.is_open
         is_same = before is not None and before.fingerprint == fingerprint
-        if before is not None and is_open and not is_same and each.stage is Stage.STORE:
+        if before is not None and is_open and before.payload != each.payload and each.stage is Stage.STORE:
             payloads.append(DeadLetterPayload(before.dead_letter_id, each.payload))
         if not (is_same or is_open or each.subject in dead_letters):
             dead_letter = _open(stream, each, fingerprint, now)
@@ -312,5 +313,5 @@ def _unwritten(subject: str, stage: Stage, reason: str, rows: Changes) -> Failur
 
 
 def group_of(stage: Stage, reason: str) -> str:
-    """Return the id of the group of dead letters with one stage and reason, ignoring ids in the reason."""
+    """Return the id of the group of dead letters with one stage and reason, ignoring ids and numbers in it."""
     return derived_id(stage, _GROUPED_APART.sub("…", reason))

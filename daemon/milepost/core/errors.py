@@ -11,6 +11,7 @@
     ├── StoreBusy               another Milepost is using this database
     ├── RowsRejected            the database refuses rows of a batch; the batch was not stored
     ├── VersionConflict         another writer has appended to this stream: the decision is out of date
+    ├── HistoryRewritten        changes that a consumer has read were lost, as by a restore: it has to begin again
     └── JournalDamaged          an entry cannot be read, or its hash does not follow from its predecessor's
 
 Each has a hint: the command to run or the key to change.
@@ -84,6 +85,10 @@ class RowsRejected(MilepostError):
 
 class VersionConflict(MilepostError):
     """Another writer appended to the stream first: the decision is out of date and was not stored."""
+
+
+class HistoryRewritten(MilepostError):
+    """The database has lost changes that a consumer has read, as after a restore, and assigns their numbers again."""
 
 
 class JournalDamaged(MilepostError):

@@ -335,12 +335,16 @@ class Keys(Struct, frozen=True):
 
 
 class KnownDeadLetter(Struct, frozen=True):
-    """The latest dead letter about a subject: open, or discarded when its payload had this `fingerprint`."""
+    """The latest dead letter about a subject: open, or discarded.
+
+    Its payload had this `fingerprint` when it was opened; `payload` is that of a refused row as it is stored now.
+    """
 
     dead_letter_id: str
     fingerprint: str
     opened_at: datetime
     is_open: bool
+    payload: str | None = None
 
 
 class Table(StrEnum):

@@ -108,6 +108,8 @@ def redrive(
             keys = replace(keys_of(stream, batch), subjects=subjects_of(batch, context.refused), readings=shown)
         case MessagesFetched(page=page):
             keys = keys_of_page(checkpoint, gap_in(due.payload or ""), page, context.refused)
+        case Refused() if is_of_older(due.dead_letter.subject) and due.payload is not None:
+            keys = Keys(stream, conversations=(gap_in(due.payload).conversation_id,))
         case Refused():
             pass
         case None:
@@ -142,17 +144,18 @@ class PendingRedrive(Struct, frozen=True):
             case MessagesFetched() as fetched:
                 return self._read_older(fetched, known)
             case Refused(problem=problem) as refused:
-                return self._refused(problem, self.context.as_of(refused))
+                return self._refused(problem, self.context.as_of(refused), known)
             case None:
                 return self._rewrite(known)
 
     def _closed(self, resolution: Resolution, tally: Tally = NO_TALLY) -> DeadLetterClosed:
         return DeadLetterClosed(self.due.dead_letter.dead_letter_id, resolution, tally, by=self.by)
 
-    def _refused(self, problem: Problem, context: Context) -> Record:
+    def _refused(self, problem: Problem, context: Context, known: Known) -> Record:
         """Record why it could not be read. If the cursor of older messages is lost, the next redrive does without it.
 
-        If older messages are still gone after a day, and were gone the last time, it is not an incident.
+        If older messages are still gone after a day, and were gone the last time, it is not an incident, unless another
+        page has taken the conversation over.
         """
         due = self.due
         gap = gap_in(due.payload) if is_of_older(due.dead_letter.subject) and due.payload is not None else None
@@ -160,7 +163,8 @@ class PendingRedrive(Struct, frozen=True):
         if rule.remedy is Remedy.WAIT and not is_refused_alike(due, problem):
             return Record((rate_limited(self.checkpoint, problem, rule, context),))
         has_lasted = context.now - due.dead_letter.opened_at >= AGREES_AFTER and is_refused_alike(due, problem)
-        if gap is not None and has_lasted and (is_gone(problem) or problem == EMPTY):
+        has_moved = any(row.page_id != self.checkpoint.stream.page_id for row in known.conversations.values())
+        if gap is not None and has_lasted and not has_moved and (is_gone(problem) or problem == EMPTY):
             return Record((*missed_events(gone(gap)), self._closed(Resolution.REDRIVEN)))
         failed = Record((_failure(self, str(problem)),))
         if gap is None or gap.cursor is None or Remedy.RESET not in {rule.remedy, rule.then}:
@@ -174,7 +178,7 @@ class PendingRedrive(Struct, frozen=True):
         """Store older messages that could not be read before; the rest of them is owed."""
         gap, page = gap_in(self.due.payload or ""), fetched.page
         if problem := futile_page(gap, page):
-            return self._refused(problem, self.context)
+            return self._refused(problem, self.context, known)
         read = read_page(self.checkpoint.stream, gap, page, self.context, known, fetched.asked_at)
         is_forgotten = gap.conversation_id in known.forgotten
         resolution = Resolution.FORGOTTEN if is_forgotten else Resolution.REDRIVEN

@@ -185,7 +185,7 @@ class CommandHandler:
             case ApplyFacts():
                 return await self._apply_facts(checkpoint), None
             case SyncNow() if checkpoint.operator_pause is not None:
-                why = f"{checkpoint.stream} was paused by the {checkpoint.operator_pause.by}"
+                why = f"the stream was paused by the {checkpoint.operator_pause.by}"
                 return checkpoint, MilepostError(why, hint="resume it, which also syncs it at once")
             case PauseStream() | ResumeStream() | SyncNow() | RecordTokenHealth():
                 record = decide_command(checkpoint, command, self._stream_journal.budget)

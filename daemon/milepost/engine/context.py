@@ -67,9 +67,14 @@ class Slots:
         self._due_since = {stream: self._due_since.get(stream, now) for stream in streams}
 
     @property
+    def free(self) -> int:
+        """How many more streams get a slot at once; less than 0 if some have to wait."""
+        return self._concurrency - len(self._held_since) - len(self._waiting_since)
+
+    @property
     def all_taken(self) -> bool:
         """Whether a stream that asks for a slot has to wait."""
-        return len(self._held_since) + len(self._waiting_since) >= self._concurrency
+        return self.free <= 0
 
     def resize(self, concurrency: int) -> None:
         """Change how many streams run at once. Surplus runs go on; their slots are withdrawn when they end."""

@@ -70,8 +70,8 @@ class Supervisor:
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams that run here, without those that are being dismissed."""
-        return tuple(filter(self.works, self._sources))
+        """The streams that run here, without those that are being dismissed. May be read from another thread."""
+        return tuple(filter(self.works, tuple(self._sources)))
 
     def works(self, stream: Stream) -> bool:
         """Return whether the stream runs here, and is not being dismissed. May be called from another thread."""

@@ -172,11 +172,15 @@ class Access(Struct, eq=False):
 
 
 class Decoded(Struct, Generic[T], frozen=True):
-    """A decoded response, when it was requested, and how long the request took (see core/ports.py, Fetched)."""
+    """A decoded response, when it was requested, and how long the request took (see core/ports.py, Fetched).
+
+    `left_out` are the fields that the request left out because the API refuses them, sorted.
+    """
 
     value: T
     asked_at: datetime
     took_seconds: float
+    left_out: tuple[str, ...] = ()
 
 
 class Calls:
@@ -257,7 +261,7 @@ class FieldCalls:
     """Makes calls that request fields. A field that the API refuses is left out of this and later calls, for a day."""
 
     def __init__(self, calls: Calls, essential: Collection[str]) -> None:
-        self.left_out: list[str] = []
+        self._left_out = frozenset[str]()
         self._tries_again_at = float("-inf")
         self._calls = calls
         self._essential = essential
@@ -267,16 +271,19 @@ class FieldCalls:
         now = asyncio.get_running_loop().time()
         if now >= self._tries_again_at:
             self._tries_again_at = now + TRIED_AGAIN_SECONDS
-            self.left_out.clear()
+            self._left_out = frozenset()
         while True:
-            fields = without(parameters["fields"], self.left_out)
+            left_out = self._left_out  # other calls may change it meanwhile
+            fields = without(parameters["fields"], left_out)
             outcome = await self._calls.make(path, {**parameters, "fields": fields}, decode)
+            if isinstance(outcome, Decoded):
+                return replace(outcome, left_out=tuple(sorted(left_out)))
             name = refused_field(outcome.problem, fields) if isinstance(outcome, Refused) else None
-            if name is None or not isinstance(outcome, Refused):
+            if name is None or isinstance(outcome, Held):
                 return outcome
             if name in self._essential:
                 return replace(outcome, problem=_indispensable(name, outcome.problem))
-            self.left_out.append(name)
+            self._left_out |= {name}
 
 
 def refused_field(problem: Problem, requested: str) -> str | None:

@@ -81,7 +81,7 @@ class FacebookInbox:
         listed = await self._get(self._list_path, self._parameters(request), partial(self._decode_list, request))
         if not isinstance(listed, Decoded):
             return listed
-        left_out = tuple(sorted(self._field_calls.left_out)) if request.detail is Detail.NESTED else None
+        left_out = listed.left_out if request.detail is Detail.NESTED else None
         met = self._own_ids.profile
         batch = replace(listed.value, page=Profile(self._name or met.name, met.username))
         fetched = Fetched(batch, listed.asked_at, listed.took_seconds, left_out)

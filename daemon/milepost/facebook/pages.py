@@ -117,6 +117,7 @@ class _Edge:
         self._decode = decode
         self._step = 0
         self._field_calls = FieldCalls(calls, NEEDED)
+        self._left_out = set[str]()  # and logged
 
     @property
     def limit(self) -> int:
@@ -141,12 +142,12 @@ class _Edge:
             self._step += 1
 
     async def _get(self, size: _Size, cursor: str | None) -> Decoded[_Batch] | Refused | Held:
-        known = len(self._field_calls.left_out)
-        outcome = await self._field_calls.make(
-            MANAGED_PAGES, _parameters(size.fields, size.limit, cursor), self._decode
-        )
-        for name in self._field_calls.left_out[known:]:
+        parameters = _parameters(size.fields, size.limit, cursor)
+        outcome = await self._field_calls.make(MANAGED_PAGES, parameters, self._decode)
+        left_out = outcome.left_out if isinstance(outcome, Decoded) else ()
+        for name in sorted({*left_out} - self._left_out):
             log.warning("managed pages read without a field", field=name)
+        self._left_out.update(left_out)
         return outcome
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TypeVar
@@ -18,7 +18,7 @@ from milepost.core.ports import Committed
 from milepost.core.retry import MAX_PARK_SECONDS
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
-from milepost.engine.interrupt import Interrupt
+from milepost.engine.interrupt import Interrupt, running
 from milepost.engine.supervisor import Supervisor
 from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
@@ -117,6 +117,7 @@ class Worker:
         )
         self._wake = Interrupt()  # set when there may be something to offer or to take
         self._held: dict[Stream, Lease] = {}
+        self._loading = 0  # streams whose runs take their slots once their checkpoints are loaded
         self._has_reported_skew = False
 
     async def run(self) -> None:
@@ -151,26 +152,30 @@ class Worker:
         now, idle = self._engine.clock.now(), self._idle()
         due = self._due(now)
         await self._leases.offer(stream.key for stream in idle if (at := due(stream, None)) is not None and at <= now)
-        while not (self._engine.stop.is_requested or self._engine.slots.all_taken):
+        while self._has_free_slot and not self._engine.stop.is_requested:
             lease = await self._leases.take([stream.key for stream in self._idle()])
             if lease is None:
                 break
             stream = Stream.parse(lease.stream)
             self._held[stream] = lease
-            loaded = await self._unless_away("store", self._engine.store.load(stream))
-            slots.create_task(self._work(stream, lease, loaded), name=f"run of {lease.stream}")
-            await asyncio.sleep(0)  # it takes its slot, so that `all_taken` is up to date
+            slots.create_task(self._work(stream, lease), name=f"run of {lease.stream}")
+            await asyncio.sleep(0)  # it begins to load, so that `_has_free_slot` is up to date
         # While there are free slots here, another worker has the lease, or is about to take it.
-        late = self._idle() if self._engine.slots.all_taken else []
+        late = [] if self._has_free_slot else self._idle()
         self._engine.slots.note_due(stream for stream in late if (at := due(stream, None)) is not None and at <= now)
 
-    async def _work(self, stream: Stream, lease: Lease, loaded: Checkpoint | None) -> None:
+    @property
+    def _has_free_slot(self) -> bool:
+        return self._engine.slots.free > self._loading
+
+    async def _work(self, stream: Stream, lease: Lease) -> None:
         """Run a stream, unless it is no longer due: another worker may have been faster.
 
-        If its checkpoint could not be loaded, the run notes that as its failure, or waits for the database.
+        If its checkpoint cannot be loaded, the run notes that as its failure, or waits for the database.
         """
-        before = loaded or self._follower.checkpoints.get(stream) or Checkpoint(stream)
         try:
+            loaded = await self._load(stream)
+            before = loaded or self._follower.checkpoints.get(stream) or Checkpoint(stream)
             if loaded is not None and not self._is_still_due(stream, loaded):
                 self._postpone(stream, POLL_SECONDS)  # until then, its entries should have been read
                 return
@@ -185,6 +190,14 @@ class Worker:
             del self._held[stream]
             self._share_page_of(stream)
             self._wake.set()
+
+    async def _load(self, stream: Stream) -> Checkpoint | None:
+        """Return the stream's checkpoint; None if the database is unavailable."""
+        self._loading += 1
+        try:
+            return await self._unless_away("store", self._engine.store.load(stream))
+        finally:
+            self._loading -= 1
 
     def _is_still_due(self, stream: Stream, checkpoint: Checkpoint) -> bool:
         """Check again, now with the lease. A run that is still open was left by a worker that died."""
@@ -318,6 +331,25 @@ class Worker:
         except MilepostError as error:
             log.warning("database unavailable, retrying", part=name, reason=error.message, hint=error.hint)
             return None
+
+
+@asynccontextmanager
+async def at_work(store_url: StoreUrl) -> AsyncIterator[None]:
+    """Count as a worker that is alive during the block: for a process that runs each stream once, without leases."""
+    sql = load_statements("postgresql", "statements", "queue")
+    async with (
+        connected(store_url, sql) as database,
+        open_leases(database) as leases,
+        running("heartbeat", _send_heartbeats(leases)),
+    ):
+        yield
+
+
+async def _send_heartbeats(leases: Leases) -> None:
+    while True:
+        with suppress(MilepostError):  # those who use the database report it
+            await leases.keep_alive()
+        await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from aiohttp import ETag, web
 from msgspec import Meta, Struct, inspect
 
 from milepost import __version__
-from milepost.core.errors import MilepostError
+from milepost.core.errors import HistoryRewritten, MilepostError
 
 COOKIE = "milepost_session"
 JSON = "application/json"
@@ -107,6 +107,12 @@ def page_of(
 # --- routes -----------------------------------------------------------------------------------------------------------
 
 
+class HistoryConflict(web.HTTPConflict):
+    """Changes that a consumer has read were lost. It recognises that by the `type` of the problem."""
+
+    problem_type = "history_rewritten"
+
+
 def routes_of(operations: Iterable[AnyOperation]) -> list[web.RouteDef]:
     """Return the routes of the operations."""
     return [_route(operation) for operation in operations]
@@ -121,6 +127,8 @@ def _route(operation: AnyOperation) -> web.RouteDef:
         try:
             async with asyncio.timeout(operation.max_seconds):
                 reply = await operation.handle(Call(parameters, body, request))
+        except HistoryRewritten as error:
+            raise HistoryConflict(text=str(error)) from error
         except MilepostError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from error
         except TimeoutError as error:

@@ -189,7 +189,8 @@ def headers_of(error: web.HTTPException) -> dict[str, str]:
 
 
 def _problem(error: web.HTTPError) -> web.Response:
-    problem: dict[str, str | int] = {"type": "about:blank", "title": error.reason, "status": error.status}
+    kind = getattr(error, "problem_type", "about:blank")
+    problem: dict[str, str | int] = {"type": kind, "title": error.reason, "status": error.status}
     if error.text is not None and error.text != f"{error.status}: {error.reason}":  # that is aiohttp's own
         problem["detail"] = error.text
     return web.Response(

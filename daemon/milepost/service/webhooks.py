@@ -38,7 +38,7 @@ from milepost.facebook.webhooks import (
 )
 from milepost.service.http import Strangers, add_headers, headers_of, listening, runner_of
 from milepost.service.limits import Allowance, too_many
-from milepost.service.metrics.traffic import WebhookCounter
+from milepost.service.metrics.traffic import WRONG_SIGNATURE, WebhookCounter
 from milepost.stores.store import GroupCommit
 
 MAX_BODY_BYTES = 4 * 2**20  # Meta names no limit for these; 3 MB are documented for WhatsApp's
@@ -127,7 +127,7 @@ class WebhookRequests:
             signature, secrets = request.headers.get(SIGNATURE_HEADER, ""), self._credentials().secrets
             signed_by = signing_secret(body, signature, secrets)
             if signed_by is None:
-                self._refuse_signature()
+                self._refuse_signature(signature)
             strangers.admit(request.protocol)
             self._log_secret(signed_by)
             await self._store(body)
@@ -144,9 +144,9 @@ class WebhookRequests:
         except ValueError as error:
             self._count("malformed")
             raise web.HTTPBadRequest(text="") from error
-        signed = signed_request_of(fields.get("signed_request", [""])[0], self._credentials().secrets)
-        if signed is None:
-            self._refuse_signature()
+        signed_request = fields.get("signed_request", [""])[0]
+        if signed_request_of(signed_request, self._credentials().secrets) is None:
+            self._refuse_signature(signed_request)
         self._count("deletion_request")
         log.info("data deletion requested", hint=NOTHING_STORED.strip())  # without the id: logs are stored, too
         code = hashlib.sha256(body).hexdigest()[:CODE_CHARACTERS]
@@ -190,8 +190,8 @@ class WebhookRequests:
             raise web.HTTPRequestTimeout(text="") from error
         return bytes(buffer)
 
-    def _refuse_signature(self) -> NoReturn:
-        self._count("wrong_signature")
+    def _refuse_signature(self, signature: str) -> NoReturn:
+        self._count(WRONG_SIGNATURE if signature else "unsigned")  # Meta signs everything
         raise web.HTTPForbidden(text="")
 
     def _log_secret(self, index: int) -> None:

@@ -87,11 +87,13 @@ _ANY = r"[^\s&#]+"
 _PARAMETERS = {
     "sslmode": "disable|allow|prefer|require|verify-ca|verify-full",
     "target_session_attrs": "any|read-write|primary",
-    **dict.fromkeys(("host", "hostaddr", "port", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"), _ANY),
+    "port": "[0-9]{1,5}(,[0-9]{1,5})*",
+    **dict.fromkeys(("host", "hostaddr", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"), _ANY),
     **dict.fromkeys(("channel_binding", "gssencmode", "krbsrvname", "sslnegotiation"), _ANY),
 }
 _HOST = r"([^:@/?#\s,\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?"
 _POSTGRESQL = re.compile(rf"postgresql://([^:@/?#\s]+@)?({_HOST}(,{_HOST})*)?/[^@/?#\s]+(\?[^#\s]+)?")
+_PORT = re.compile(":([0-9]+)[,/]")
 _NO_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})|%00")  # what libpq refuses to decode
 
 
@@ -102,12 +104,16 @@ _MOVED_PARAMETERS = ("schema", "pooler", "views")
 def _store_url(url: str) -> str:
     if re.fullmatch(r"sqlite:///[^?#]*[^?#/]", url) and not url.endswith("/:memory:"):
         return url
-    if _POSTGRESQL.fullmatch(url) and not _NO_ESCAPE.search(url):
+    if _POSTGRESQL.fullmatch(url) and not _NO_ESCAPE.search(url) and all(map(_is_port, _PORT.findall(url))):
         parameters = urlsplit(url).query.split("&")
         _refuse_moved(parameters)
         if all(map(_is_parameter, parameters)):
             return url
     raise ValueError("not the URL of a store")
+
+
+def _is_port(digits: str) -> bool:
+    return 0 < int(digits) <= 65535
 
 
 def _refuse_moved(parameters: list[str]) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, Generic, Literal
 
 import msgspec
@@ -125,7 +125,7 @@ def _audit(ledger: Ledger, process: Callable[[Table, list[Row]], None]) -> Audit
 class HeldOnDisk(Generic[Open]):
     """What an audit has Held, in a temporary database; SQLite puts it on the disk once it is large.
 
-    Raises MilepostError if there is no room for it.
+    Raises MilepostError if its file cannot be written or read.
     """
 
     def __init__(self, kind: type[Open]) -> None:
@@ -150,17 +150,25 @@ class HeldOnDisk(Generic[Open]):
 
     def values(self) -> Iterator[Open]:
         """Yield all that is held, in the order of the ids."""
-        return (self._decoder.decode(item) for (item,) in self._ask("SELECT item FROM held ORDER BY key"))
+        with _temporary_file_errors():
+            for (item,) in self.connection.execute("SELECT item FROM held ORDER BY key"):
+                yield self._decoder.decode(item)
 
     def close(self) -> None:
         """Delete them."""
         self.connection.close()
 
     def _ask(self, statement: str, parameters: tuple[str | bytes, ...] = ()) -> sqlite3.Cursor:
-        try:
+        with _temporary_file_errors():
             return self.connection.execute(statement, parameters)
-        except sqlite3.Error as error:
-            raise MilepostError(f"a temporary file cannot be written: {error}", hint=TEMPORARY) from error
+
+
+@contextmanager
+def _temporary_file_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MilepostError(f"a temporary file cannot be used: {error}", hint=TEMPORARY) from error
 
 
 def _row(item: Projected) -> tuple[Table, Row]:

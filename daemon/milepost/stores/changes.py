@@ -3,15 +3,18 @@
 How far each destination of the feed has got is kept beside it.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from milepost.core.changes import Change, ChangeKind, ChangeOp, ChangesPage, Delivery
+from milepost.core.errors import HistoryRewritten
 from milepost.core.journal import instant_text
 from milepost.core.model import Stream
 from milepost.stores.reader import Fetch
@@ -49,6 +52,7 @@ class ChangesAsked(Struct, frozen=True):
     limit: int
     kinds: AbstractSet[ChangeKind]
     stream: Stream | None = None
+    mark: str = ""
 
     def spans(self, end: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges of numbers that successive statements scan, none of them beyond `end`."""
@@ -78,23 +82,29 @@ class ChangesAsked(Struct, frozen=True):
 
 
 async def read_changes(
-    asked: ChangesAsked, last: int, fetch: Fetch, read_rows: Callable[[dict[str, object]], Awaitable[list[Change]]]
+    asked: ChangesAsked,
+    ends: tuple[int, int],
+    fetch: Fetch,
+    read_rows: Callable[[dict[str, object]], Awaitable[list[Change]]],
 ) -> ChangesPage:
-    """Return a page of changes up to `last`; `read_rows` reads the changes in the range that its parameters give.
+    """Return a page of changes; `read_rows` reads those in the range that its parameters give.
 
-    The statements need not see the same moment: a row that changes between two of them is on a later page.
+    `ends` are the number up to which the feed is settled, and the latest one; both were read before. The statements
+    need not see the same moment: a row that changes between two of them is on a later page.
 
-    An `after` beyond `last` is from before the database was restored. The numbers after `last` are assigned again, so a
-    reader that stayed at its place would miss the rows that get them.
+    An `after` beyond the latest number is from before the database was restored. The numbers in between are assigned
+    again, so a reader that stayed at its place would miss the rows that get them.
     """
-    following = min(asked.after, last)
+    last, latest = ends
+    mark = await _checked_mark(asked, latest, fetch)
+    following = asked.after if asked.after <= latest else last
     for place, up_to in asked.spans(last):
         ((full_at, count),) = await fetch("changes_up_to", asked.parameters(place, up_to))
         following = full_at if count == asked.limit else up_to
         if count:
             changes = await read_rows(asked.parameters(place, following))
-            return ChangesPage(tuple(sorted(changes, key=lambda change: change.seq)), following)
-    return ChangesPage((), following)
+            return ChangesPage(tuple(sorted(changes, key=lambda change: change.seq)), following, mark)
+    return ChangesPage((), following, mark)
 
 
 def changed(kind: ChangeKind, names: Sequence[str], found: Iterable[tuple[Any, ...]]) -> list[Change]:
@@ -120,6 +130,35 @@ def deleted(found: Iterable[tuple[int, str, str, str, str]]) -> list[Change]:
         of_page = {"platform": platform, "page_id": page_id} if kind is ChangeKind.CONTACT else {}
         changes.append(Change(seq, kind, ChangeOp.DELETE, {**of_page, KEYS[kind][-1]: row_id}, None))
     return changes
+
+
+# --- the mark of a history --------------------------------------------------------------------------------------------
+
+# A mark names the latest entry of the journal and the latest deletion, and holds a hash of both. Neither is ever
+# changed or removed, and every change up to a place is committed before, or together with, one of those that its mark
+# names: batches with their entries, and erasures, which have no entry, with their deletions. So a database that has
+# both has all these changes. Updates without an entry, as by hand, are covered as soon as the next entry follows.
+_MARK = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-[0-9a-f]{16}")
+
+
+async def _checked_mark(asked: ChangesAsked, latest: int, fetch: Fetch) -> str:
+    """Return the mark of the database as it is now. Raises HistoryRewritten if the one asked with does not hold."""
+    named = _MARK.fullmatch(asked.mark)
+    seq, deletion = map(int, named.groups()) if named else (0, 0)
+    ((*there, last_seq, last_hash, last_deletion, last_id),) = await fetch(
+        "history", {"seq": seq, "deletion": deletion}
+    )
+    is_known = asked.after <= latest and asked.mark == _mark(seq, deletion, *there)
+    if asked.after and asked.mark and not is_known:
+        raise HistoryRewritten(
+            f"the change feed up to {asked.after} is no longer what it was: a restore or a failover has lost changes",
+            hint="begin again at 0, with an empty mirror",
+        )
+    return _mark(last_seq or 0, last_deletion or 0, last_hash, last_id)
+
+
+def _mark(seq: int, deletion: int, entry_hash: str | None, deleted_id: str | None) -> str:
+    return f"{seq}-{deletion}-{sha256(f'{entry_hash} {deleted_id}'.encode()).hexdigest()[:16]}"
 
 
 # --- how far each destination has got ---------------------------------------------------------------------------------

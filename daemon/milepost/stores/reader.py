@@ -336,9 +336,14 @@ class JournalReader(Session, ABC):
 
     @abstractmethod
     async def read_changes(
-        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+        self,
+        after: int,
+        limit: int,
+        kinds: AbstractSet[ChangeKind] = ALL_KINDS,
+        stream: Stream | None = None,
+        mark: str = "",
     ) -> ChangesPage:
-        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
+        """Return up to `limit` changes with a seq greater than `after`. Raises HistoryRewritten: see ChangeReader."""
 
     @abstractmethod
     async def last_change(self) -> int:

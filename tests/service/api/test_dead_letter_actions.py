@@ -177,16 +177,17 @@ async def test_an_action_still_running_at_the_end_is_cancelled_and_leaves_no_tas
 
 
 async def test_an_action_that_fails_after_it_was_accepted_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    failed = asyncio.Event()
+    accepted, failed = asyncio.Event(), asyncio.Event()
 
     async def fail_late() -> DeadLetter | None:
-        await asyncio.sleep(0.1)
+        await accepted.wait()
         failed.set()
         raise ZeroDivisionError
 
     with capture_logs() as lines:
         async with client(Supervisor(fail_late), max_wait_seconds=0.02) as session:
             assert (await post(session, "redrive"))[0] == 202
+            accepted.set()
             async with asyncio.timeout(60):
                 await failed.wait()
     assert [(line["log_level"], line["part"]) for line in lines] == [("error", f"action on dead letter {ID}")]

@@ -19,6 +19,8 @@ from milepost.core.events import Stage
 from milepost.core.model import Platform, Stream
 from milepost.service.api.background import background_work
 from milepost.service.api.dead_letters import (
+    MAX_GROUPS,
+    MAX_KEPT,
     dead_letter_group_actions,
     dead_letter_groups,
     dead_letters,
@@ -102,21 +104,59 @@ async def test_one_cause_named_for_many_threads_is_one_group() -> None:
     assert (found[0].opened_at, found[0].latest_at, found[0].redrive_at) == (at(1), at(4), at(1001))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("code 2 for t_10000000001", "code 2 for t_10000000002"),
+        ("the response is not JSON: Ray ID 7d1fb2c3", "the response is not JSON: Ray ID a5e6f0bb"),
+        ("Expected `str`, got `int` - at `$.data[3].from`", "Expected `str`, got `int` - at `$.data[17].from`"),
+        (
+            "the response has 1,203 messages, and 20 were asked for",
+            "the response has 87 messages, and 20 were asked for",
+        ),
+        ("no answer at 2026-11-30T04:00:17Z", "no answer at 2026-12-01T23:59:01Z"),
+    ],
+)
+def test_numbers_and_ids_in_a_reason_make_no_group_of_their_own(one: str, other: str) -> None:
+    assert group_of(Stage.FETCH, one) == group_of(Stage.FETCH, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("(#100) it failed (HTTP 400, code 100)", "(#200) it failed (HTTP 400, code 100)"),
+        ("it failed (HTTP 400, code 100)", "it failed (HTTP 500, code 100)"),
+        ("it failed (HTTP 500, code 1)", "it failed (HTTP 500, code 2)"),
+        ("it failed (code 100, subcode 2018001)", "it failed (code 100, subcode 2018065)"),
+    ],
+)
+def test_the_codes_in_a_reason_tell_groups_apart(one: str, other: str) -> None:
+    assert group_of(Stage.FETCH, one) != group_of(Stage.FETCH, other)
+
+
+async def test_reasons_without_end_take_a_bounded_amount_of_memory() -> None:
+    async def letters() -> AsyncIterator[DeadLetter]:
+        for each in range(MAX_KEPT + 1):
+            yield letter(each, "".join(chr(ord("a") + int(digit)) for digit in f"{each:08}"))
+        yield letter(MAX_KEPT + 1, "aaaaaaaa")
+
+    found = await grouped(letters())
+    assert (len(found.groups), found.is_complete) == (MAX_GROUPS, False)
+    assert [each.count for each in found.groups[:2]] == [2, 1]
+    assert sum(each.count for each in found.groups) == MAX_GROUPS + 1
+
+
 async def test_dead_letters_of_one_cause_take_no_memory() -> None:
-    async def letters(number: int) -> AsyncIterator[DeadLetter]:
-        for each in range(number):
+    async def letters() -> AsyncIterator[DeadLetter]:
+        for each in range(10_000):
             yield letter(each, f"code 2 for t_{10_000_000_000 + each}")
 
-    async def peak_of(number: int) -> int:
-        tracemalloc.start()
-        try:
-            assert (await grouped(letters(number))).groups[0].count == number
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    await peak_of(1_000)  # whatever is cached is cached
-    assert await peak_of(10_000) < 2 * await peak_of(1_000)
+    tracemalloc.start()
+    try:
+        assert (await grouped(letters())).groups[0].count == 10_000
+        assert tracemalloc.get_traced_memory()[1] < 10_000 * 8  # not even a pointer to each
+    finally:
+        tracemalloc.stop()
 
 
 async def test_the_groups_and_the_members_of_one_are_listed() -> None:

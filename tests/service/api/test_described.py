@@ -45,12 +45,12 @@ class Daemon:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._is_up.wait(30)
+        assert self._is_up.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(30)
+        self._thread.join(60)
         self._loop.close()
 
     async def _serve(self) -> None:
@@ -70,7 +70,7 @@ def daemon(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def document_of(daemon: Daemon) -> dict[str, Any]:
-    response = requests.get(f"{daemon.url}/api/openapi.json", headers=BEARER, timeout=10)
+    response = requests.get(f"{daemon.url}/api/openapi.json", headers=BEARER, timeout=60)
     document: dict[str, Any] = response.json()
     return document
 
@@ -103,7 +103,7 @@ def test_the_document_is_valid(daemon: Daemon) -> None:
 def test_the_document_describes_exactly_the_routes(daemon: Daemon) -> None:
     for path, methods in document_of(daemon)["paths"].items():
         wrong = requests.request(
-            "put", daemon.url + path.translate({ord("{"): None, ord("}"): None}), headers=BEARER, timeout=10
+            "put", daemon.url + path.translate({ord("{"): None, ord("}"): None}), headers=BEARER, timeout=60
         )
         allowed = {method.lower() for method in wrong.headers["Allow"].split(",")} - {"head"}
         assert (wrong.status_code, allowed) == (405, methods.keys()), path
@@ -146,7 +146,7 @@ def ask(operation: AnyOperation, daemon: Daemon, mode: GenerationMode, known: di
     @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(mode, path_parameters=known or None))
     def answer(case: AnyCase) -> None:
-        response = case.call(base_url=daemon.url, headers=BEARER, timeout=10)
+        response = case.call(base_url=daemon.url, headers=BEARER, timeout=60)
         case.validate_response(response, checks=CHECKS)
 
     answer()

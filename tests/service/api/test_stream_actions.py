@@ -79,7 +79,7 @@ async def test_a_paused_stream_is_not_synced_and_the_problem_says_why(tmp_path: 
         await act(session, key, "pause")
         status, problem = await act(session, key, "sync")
         assert status == 409
-        assert problem["detail"].startswith(f"{key} was paused by the API from 127.0.0.1")
+        assert problem["detail"].startswith("the stream was paused by the API from 127.0.0.1")
         assert len(await actions(session)) == 1
 
 

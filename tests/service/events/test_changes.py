@@ -28,6 +28,7 @@ from milepost.stores.sqlite.reader import SqliteReader, open_sqlite_reader
 from milepost.stores.sqlite.store import SqliteStore, open_sqlite
 from milepost.stores.url import StoreUrl
 from stores.histories import ROWS, commit_after, contact_row, write
+from stores.sqlite_files import DROP_TRIGGERS, execute
 
 NEVER = 3_600.0
 STREAM_PATH = "/api/changes/stream"
@@ -49,7 +50,8 @@ class WatchedReader(SqliteReader):
 class Daemon:
     """A store to commit to, and what serves its changes."""
 
-    def __init__(self, store: SqliteStore, reader: WatchedReader, followed: ChangeStream, url: str) -> None:
+    def __init__(self, path: Path, store: SqliteStore, reader: WatchedReader, followed: ChangeStream, url: str) -> None:
+        self.path = path
         self.store = store
         self.reader = reader
         self.followed = followed
@@ -62,6 +64,10 @@ class Daemon:
         assert isinstance(committed, Committed)
         if is_announced:
             self.followed.read(Recorded(commit.entries, committed, commit.checkpoint, COMMIT_SECONDS, FETCH_SECONDS))
+
+    def lose_the_last_commit(self) -> None:
+        """Remove the journal's last entry, as a restore or a failover does."""
+        execute(self.path, f"{DROP_TRIGGERS} DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)")
 
 
 @asynccontextmanager
@@ -79,7 +85,7 @@ async def daemon_on(
             followed = ChangeStream(reader)
             routes = routes_of([*changes(reader), *change_stream(followed)])
             async with serve("127.0.0.1", 0, routes) as url, followed.running():
-                yield Daemon(store, reader, followed, url)
+                yield Daemon(path, store, reader, followed, url)
 
 
 @pytest.fixture
@@ -140,6 +146,29 @@ class TestList:
             async with session.get("/api/changes", headers=tag) as response:
                 assert response.status == 200
 
+    async def test_a_consumer_whose_changes_were_lost_is_told_to_begin_again(self, daemon: Daemon) -> None:
+        await daemon.commit(ROWS)
+        first = await listed(daemon, "limit=1")
+        place = f"after={first['next']}&mark={first['mark']}"
+        assert len((await listed(daemon, place))["changes"]) == 3
+        daemon.lose_the_last_commit()
+        await daemon.commit(ROWS)
+
+        problem = await listed(daemon, place, 409)
+
+        assert (problem["type"], problem["title"]) == ("history_rewritten", "Conflict")
+        assert "begin again at 0" in problem["detail"]
+        assert len((await listed(daemon, f"after=0&mark={first['mark']}"))["changes"]) == 4
+
+    async def test_a_client_that_has_a_page_of_a_lost_history_gets_it_anew(self, daemon: Daemon) -> None:
+        await daemon.commit(ROWS)
+        async with aiohttp.ClientSession(daemon.url) as session:
+            async with session.get("/api/changes?after=1") as response:
+                tag = {"If-None-Match": response.headers["ETag"]}
+            daemon.lose_the_last_commit()
+            async with session.get("/api/changes?after=1", headers=tag) as response:
+                assert response.status == 200
+
     async def test_a_database_that_is_away_is_a_503(self, daemon: Daemon) -> None:
         daemon.reader.is_away = True
         assert "locked" in (await listed(daemon, "", 503))["detail"]
@@ -151,7 +180,7 @@ class TestStream:
         async with listening(daemon.url, path=STREAM_PATH) as source:
             heard = await source.events(4)
             assert [each.told["kind"] for each in heard] == ["contact", "conversation", "message", "message"]
-            assert [int(each.id) for each in heard] == [each.told["seq"] for each in heard]
+            assert [int(each.id.partition("-")[0]) for each in heard] == [each.told["seq"] for each in heard]
 
             await daemon.commit(Changes(contacts=(contact_row(name="Countess"),)))
             (news,) = await source.events(1)
@@ -178,6 +207,24 @@ class TestStream:
 
         assert names == ["Countess", "Earl"]
 
+    async def test_a_reader_whose_changes_are_lost_is_cut_off_and_told_when_it_reconnects(self, tmp_path: Path) -> None:
+        async with daemon_on(tmp_path / "milepost.db", poll_seconds=0.01) as daemon:
+            await daemon.commit(ROWS)
+            async with listening(daemon.url, ("mark", ""), path=STREAM_PATH) as source:
+                await source.events(4)
+                daemon.lose_the_last_commit()
+                await daemon.commit(ROWS)
+                with pytest.raises(aiohttp.ClientError):
+                    await source.events()
+
+            resumed = {"Last-Event-ID": source.last_event_id}
+            async with (
+                aiohttp.ClientSession(daemon.url, headers=resumed) as session,
+                session.get(STREAM_PATH) as response,
+            ):
+                assert response.status == 409
+                assert (await response.json(content_type=None))["type"] == "history_rewritten"
+
     async def test_what_another_process_erases_is_found_by_the_next_poll(self, tmp_path: Path) -> None:
         path = tmp_path / "milepost.db"
         async with daemon_on(path, poll_seconds=0.01) as daemon:
@@ -198,6 +245,28 @@ class TestStream:
                 await source.heartbeat()
 
                 assert source.last_event_id == str(end)
+
+    async def test_the_ids_have_marks_for_a_reader_that_sends_one(self, daemon: Daemon) -> None:
+        await daemon.commit(ROWS)
+        page = await listed(daemon, "limit=10")
+        for query in [("mark", "")], [("mark", page["mark"]), ("after", "1")]:
+            async with listening(daemon.url, *query, path=STREAM_PATH) as source:
+                await source.events(3)
+
+                assert source.last_event_id.endswith(f"-{page['mark']}")
+
+    @pytest.mark.parametrize("has_marks_in_ids", [True, False])
+    async def test_a_mark_in_the_address_is_enough_to_find_out(self, daemon: Daemon, *, has_marks_in_ids: bool) -> None:
+        await daemon.commit(ROWS)
+        page = await listed(daemon, "limit=10")
+        daemon.lose_the_last_commit()
+        resumed = f"{page['next']}-{page['mark']}" if has_marks_in_ids else str(page["next"])
+        query = {} if has_marks_in_ids else {"mark": page["mark"]}
+        async with (
+            aiohttp.ClientSession(daemon.url, headers={"Last-Event-ID": resumed}) as session,
+            session.get(STREAM_PATH, params=query) as response,
+        ):
+            assert response.status == 409
 
     async def test_nobody_asks_the_database_without_readers(self, daemon: Daemon) -> None:
         await daemon.commit(ROWS)

@@ -103,9 +103,12 @@ def test_a_summary_that_is_due_comes_with_whatever_is_logged_next(log: Log) -> N
         {**AWAY, "problem": "no connection"},
         {**AWAY, "error": "no connection"},
         {**AWAY, "exception": "Traceback…"},
+        {**AWAY, "destination": "crm"},
+        {**AWAY, "keys": ["store.url"]},
+        {**AWAY, "view": "public.contacts"},
     ],
 )
-def test_another_level_event_or_reason_is_another_kind(log: Log, other: Line) -> None:
+def test_another_level_event_reason_or_subject_is_another_kind(log: Log, other: Line) -> None:
     log.line(AWAY, stream="messenger:1")
     log.line(other, stream="messenger:1")
     assert counts(log.taken()) == [0, 0]

@@ -224,6 +224,7 @@ def dead_letter_actions(
 GROUPS_PATH = f"{PATH}/groups"
 GROUP_PATH = f"{GROUPS_PATH}/{{group}}"
 MAX_GROUPS = 200
+MAX_KEPT = 2_000  # while they are counted: what a server makes up may be in the reasons
 MAX_AT_ONCE = 10_000  # dead letters in one action
 
 
@@ -256,6 +257,8 @@ async def grouped(found: AsyncIterable[DeadLetter]) -> DeadLetterGroups:
     streams = defaultdict[str, set[Stream]](set)
     async for each in found:
         key = group_of(each.stage, each.reason)
+        if key not in groups and len(groups) == MAX_KEPT:
+            continue
         streams[key].add(each.stream)
         groups[key] = _with(groups.get(key), key, each, len(streams[key]))
     largest = sorted(groups.values(), key=lambda each: -each.count)

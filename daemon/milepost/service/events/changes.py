@@ -29,9 +29,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChangesQuery(Struct, frozen=True):
-    """Which changes a reader wants, and after which seq."""
+    """Which changes a reader wants, and after which seq, with the mark that came with it; None if it uses no marks."""
 
     after: int = 0
+    mark: str | None = None
     kinds: frozenset[ChangeKind] = ALL_KINDS
     stream: Stream | None = None
 
@@ -66,7 +67,8 @@ class ChangeStream:
     async def follow(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         """Yield what is sent to a reader, until the daemon ends.
 
-        Raises Unavailable before it yields anything, and a MilepostError at any time if the database is unavailable.
+        Raises Unavailable before it yields anything, and a MilepostError at any time if the database is unavailable, or
+        no longer has what the reader has read.
         """
         if self._is_over:
             raise Unavailable("the daemon is shutting down")
@@ -82,25 +84,26 @@ class ChangeStream:
 
     async def _pieces(self, query: ChangesQuery) -> AsyncGenerator[bytes, None]:
         loop, place, news = asyncio.get_running_loop(), query.after, self._news
-        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
+        id_of = _seq_only if query.mark is None else _with_mark
+        page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream, query.mark or "")
         # How to reconnect, so that a browser knows its position even before the first change. The feed may end before
         # the requested place: see ChangesPage.
-        yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, min(place, page.next))
+        yield b"retry: %d\nid: %b\n\n" % (RETRY_MILLISECONDS, id_of(min(place, page.next), page.mark))
         due_at = loop.time() + HEARTBEAT_SECONDS
         while True:
             if page.changes:
-                yield b"".join(map(_event, page.changes))
+                yield b"".join(_event(id_of(change.seq, page.mark), change) for change in page.changes)
                 due_at = loop.time() + HEARTBEAT_SECONDS
             elif loop.time() >= due_at:
                 # With the seq, so that a reader that filters resumes where it was, not at its last change.
-                yield b": alive\nid: %d\n\n" % page.next
+                yield b": alive\nid: %b\n\n" % id_of(page.next, page.mark)
                 due_at = loop.time() + HEARTBEAT_SECONDS
             if self._is_over:
                 return
             if page.next == place:
                 await self._wait(news)
             place, news = page.next, self._news
-            page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream)
+            page = await self._reader.read_changes(place, PAGE, query.kinds, query.stream, page.mark)
 
     async def _wait(self, news: asyncio.Event) -> None:
         """Wait for news, which may come many times a second, or for the next poll."""
@@ -111,15 +114,27 @@ class ChangeStream:
             await asyncio.sleep(BEAT_SECONDS)
 
 
-def _event(change: Change) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (change.seq, _encode(change))
+def _event(event_id: bytes, change: Change) -> bytes:
+    return b"id: %b\ndata: %b\n\n" % (event_id, _encode(change))
 
 
+def _seq_only(seq: int, _: str) -> bytes:
+    return b"%d" % seq
+
+
+def _with_mark(seq: int, mark: str) -> bytes:
+    """Return what a reader sends as Last-Event-ID to resume after a seq; `last_event_id` takes it apart."""
+    return f"{seq}-{mark}".encode()
+
+
+Mark = Annotated[
+    str, Meta(max_length=100, description="the `mark` of the last page, or empty; 409 if changes were lost since")
+]
 _KIND = "|".join(ChangeKind)
 
 
 class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which changes to send. The header Last-Event-ID goes before `after`."""
+    """Which changes to send. The header Last-Event-ID goes before `after` and `mark`, as far as it has both."""
 
     after: Annotated[
         int, Meta(ge=0, le=MAX_SEQ, description="only changes with a greater seq: the `next` of the last page")
@@ -129,6 +144,10 @@ class ChangesFollowed(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description=f"only changes of these kinds, separated by commas: {', '.join(ChangeKind)}"),
     ] = ()
     stream: StreamKey | None = None
+    mark: Mark | None = None
+
+
+REWRITTEN = {409: "a restore or a failover has lost changes that the mark covers: begin again at `after=0`"}
 
 
 class ChangesAsked(ChangesFollowed, frozen=True, forbid_unknown_fields=True):
@@ -142,10 +161,10 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
 
     async def list_changes(call: Call[ChangesAsked, None]) -> Reply[ChangesPage]:
         asked = call.parameters
-        query = _query(asked, asked.after)
-        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream)
+        query = _query(asked, asked.after, asked.mark)
+        page = await reader.read_changes(query.after, asked.limit, query.kinds, query.stream, query.mark or "")
         # Every change of a row gives it a new seq.
-        return Reply(page, etag=etag_of([page.next, *(change.seq for change in page.changes)]))
+        return Reply(page, etag=etag_of([page.next, page.mark, *(change.seq for change in page.changes)]))
 
     return [
         Operation(
@@ -156,6 +175,7 @@ def changes(reader: ChangeReader) -> Sequence[AnyOperation]:
             response=ChangesPage,
             handle=list_changes,
             statuses=(200, 304),
+            problems=REWRITTEN,
         )
     ]
 
@@ -164,8 +184,9 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
     """Declare the change feed as server-sent events."""
 
     async def follow_changes(call: Call[ChangesFollowed, None]) -> web.StreamResponse:
-        asked, last_id = call.parameters, last_event_id(call.request)
-        query = _query(asked, asked.after if last_id is None else last_id)
+        asked = call.parameters
+        after, mark = last_event_id(call.request) or (asked.after, None)
+        query = _query(asked, after, asked.mark if mark is None else mark)
         async with aclosing(followed.follow(query)) as pieces:
             return await send_events(call.request, pieces)
 
@@ -173,16 +194,17 @@ def change_stream(followed: ChangeStream) -> Sequence[AnyOperation]:
         Operation(
             "GET",
             "/api/changes/stream",
-            "Follow the rows that change, as server-sent events: each is a change, and its id is the seq",
+            "Follow the rows that change, as server-sent events: each is a change, and its id the seq to resume from",
             parameters=ChangesFollowed,
             response=Change,
             handle=follow_changes,
+            problems=REWRITTEN,
             media_type=MEDIA_TYPE,
             max_seconds=None,
         )
     ]
 
 
-def _query(asked: ChangesFollowed, after: int) -> ChangesQuery:
+def _query(asked: ChangesFollowed, after: int, mark: str | None) -> ChangesQuery:
     kinds = frozenset(ChangeKind(kind) for each in asked.kinds for kind in each.split(","))
-    return ChangesQuery(after, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))
+    return ChangesQuery(after, mark, kinds or ALL_KINDS, None if asked.stream is None else Stream.parse(asked.stream))

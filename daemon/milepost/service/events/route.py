@@ -86,18 +86,23 @@ async def send_events(
     return response
 
 
-def last_event_id(request: web.Request) -> int | None:
-    """Return the seq from which a reader resumes. Raises HTTPBadRequest for a Last-Event-ID that is not a number."""
+def last_event_id(request: web.Request) -> tuple[int, str | None] | None:
+    """Return the seq from which a reader resumes, and the mark if one follows it, as in the ids of the change feed.
+
+    Raises HTTPBadRequest for a Last-Event-ID that does not begin with a number.
+    """
     last_id = request.headers.get("Last-Event-ID", "")
-    if last_id and not re.fullmatch(r"[0-9]{1,18}", last_id):
-        raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which is a number")
-    return int(last_id) if last_id else None
+    seq, hyphen, mark = last_id.partition("-")
+    if last_id and not re.fullmatch(r"[0-9]{1,18}", seq):
+        raise web.HTTPBadRequest(text="the header Last-Event-ID is not the id of an event, which begins with a number")
+    return (int(seq), mark if hyphen else None) if last_id else None
 
 
 def _query(call: Call[EventsAsked, None]) -> EventQuery:
     """Return the reader's query. Raises as `last_event_id` does."""
-    asked, after = call.parameters, last_event_id(call.request)
+    asked, resumed = call.parameters, last_event_id(call.request)
     streams = tuple(dict.fromkeys(asked.stream))
+    after = None if resumed is None else resumed[0]
     return EventQuery(streams, frozenset(asked.status), after, asked.last, asked.digest)
 
 

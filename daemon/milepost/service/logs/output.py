@@ -253,7 +253,7 @@ def _log_uncaught_errors() -> None:
 
 # Repeated warnings, errors and some routine lines are counted instead: nobody reads a line per stream and second.
 #
-# Lines are of one kind if they have the same level, event and reason (or client). The first line of a kind is logged at
+# Lines are of one kind if they have the same level, event, reason and subject. The first line of a kind is logged at
 # once. Errors may need a person, so the first error of each stream is logged, for up to ten streams. Repeats are held
 # until the window ends, and then logged as one summary: what all the lines have in common, how many there were, since
 # when, and for which streams. Windows grow while there are repeats. A kind without repeats in its window is forgotten,
@@ -269,7 +269,8 @@ POLL_SECONDS = 1.0  # between checks of the windows
 _REPEATED_LEVELS = frozenset({"warning", "error"})
 # What ends for one stream ends for many, and each unreadable thread takes its sweep some ten smaller batches.
 _REPEATED_EVENTS = frozenset({"database available again", "stream recovered", "batch size reduced"})
-_REASONS = ("status", "reason", "problem", "error", "found", "exception", "client")
+_REASONS = ("status", "reason", "problem", "error", "found", "exception")
+_SUBJECTS = ("client", "destination", "keys", "view")  # there are few of each; streams are collected
 
 
 class Deduplicator:
@@ -384,4 +385,4 @@ class _Kind:
 
 
 def _key(event: EventDict) -> Hashable:
-    return event["level"], event["event"], *(str(event.get(name, "")) for name in _REASONS)
+    return event["level"], event["event"], *(str(event.get(name, "")) for name in _REASONS + _SUBJECTS)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import structlog
 from prometheus_client import Counter, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from milepost.core.changes import Delivery, DeliveryResult, lag_seconds
@@ -23,29 +23,29 @@ class DeliveryCounter(Collector):
     def __init__(self, standing: Callable[[], Mapping[str, Delivery]], now: Callable[[], datetime]) -> None:
         self._standing = standing
         self._now = now
-        self._requests = Counter(
-            "milepost_deliveries_total",
-            "Requests to receivers by destination and result.",
-            ("destination", "result"),
-            registry=None,
-        )
+        self._requests = Counted[tuple[str, DeliveryResult]]()
 
     def count(self, destination: str, result: DeliveryResult) -> None:
         """Count a request."""
-        self._requests.labels(destination, result.value).inc()
+        self._requests[destination, result] += 1
 
     def collect(self) -> Iterable[Metric]:
-        """Return the counter and the gauge."""
+        """Return the counter and the gauge, for the destinations that there are now."""
+        requests = CounterMetricFamily(
+            "milepost_deliveries_total",
+            "Requests to receivers by destination and result.",
+            labels=["destination", "result"],
+        )
         lag = GaugeMetricFamily(
             "milepost_delivery_lag_seconds",
             "Age of the oldest change that is not delivered; 0 if there is none.",
             labels=["destination"],
         )
         for name, delivery in self._standing().items():
-            for result in DeliveryResult:  # created at the start, so that `increase` sees the first count
-                self._requests.labels(name, result.value)
+            for result in DeliveryResult:  # from the start, so that `increase` sees the first count
+                requests.add_metric([name, result.value], self._requests[name, result])
             lag.add_metric([name], lag_seconds(delivery, self._now()))
-        return [*self._requests.collect(), lag]
+        return [requests, lag]
 
 
 class NoticeCounter(Collector):
@@ -79,7 +79,7 @@ class NoticeCounter(Collector):
 REQUEST = "request"  # instead of a field's name, for counts of whole requests
 WRONG_SIGNATURE = "wrong_signature"
 REQUEST_RESULTS = (
-    *("handshake", "handshake_refused", WRONG_SIGNATURE, "malformed", "too_large", "too_slow", "too_many"),
+    *("handshake", "handshake_refused", "unsigned", WRONG_SIGNATURE, "malformed", "too_large", "too_slow", "too_many"),
     *("store_away", "deletion_request"),
 )
 EXPIRED = "expired"
@@ -96,21 +96,17 @@ log = structlog.get_logger("milepost")
 class WebhookCounter(Collector):
     """Counts updates by field and result, requests, and messages that no webhook announced.
 
-    `totals` are the counts by field and result; `refused` is how many requests in a row had no known signature.
-    `missing` returns, for each stream whose page's subscription is known, whether the subscription lacks anything.
+    `totals` are the counts by field and result; `refused` is how many requests in a row had an unknown signature.
+    `missing` returns, for each stream whose page's subscription is known, whether the subscription lacks anything;
+    `streams` those whose messages webhooks should announce. Both are called from another thread.
     """
 
-    def __init__(self, missing: Callable[[], Mapping[Stream, bool]]) -> None:
+    def __init__(self, missing: Callable[[], Mapping[Stream, bool]], streams: Callable[[], Iterable[Stream]]) -> None:
         self._missing = missing
+        self._streams = streams
         self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.missed = 0
         self.refused = 0
-        self._misses = Counter(
-            "milepost_webhook_misses_total",
-            "Messages that a sweep found and no webhook announced.",
-            ("stream",),
-            registry=None,
-        )
+        self._misses = Counted[Stream]()
         self._counter = Counter(
             "milepost_webhooks_total", "Webhooks by field and result.", ("field", "result"), registry=None
         )
@@ -124,17 +120,21 @@ class WebhookCounter(Collector):
         )
         for stream, is_missing in self._missing().items():
             subscribed.add_metric([stream.key], not is_missing)
-        return [*self._counter.collect(), *self._misses.collect(), subscribed]
+        misses = CounterMetricFamily(
+            "milepost_webhook_misses_total", "Messages that a sweep found and no webhook announced.", labels=["stream"]
+        )
+        for stream in self._streams():
+            misses.add_metric([stream.key], self._misses[stream])
+        return [*self._counter.collect(), misses, subscribed]
 
-    def expect(self, streams: Iterable[Stream]) -> None:
-        """Create the counter of misses for each of these streams at the start."""
-        for stream in streams:
-            self._misses.labels(stream.key)
+    @property
+    def missed(self) -> int:
+        """How many messages no webhook announced."""
+        return self._misses.total()
 
     def count_misses(self, stream: Stream, count: int) -> None:
         """Count messages that no webhook announced."""
-        self.missed += count
-        self._misses.labels(stream.key).inc(count)
+        self._misses[stream] += count
 
     def count(self, field: str, result: str, by: int = 1) -> None:
         """Count updates of a field."""

@@ -32,7 +32,7 @@ class _Found(Struct, frozen=True):
     conversations: list[ConversationRow]
     contacts: list[ContactRow]
     interaction_events: list[str]
-    dead_letters: list[tuple[str, str, str, datetime, bool]]
+    dead_letters: list[tuple[str, str, str, datetime, bool, str | None]]
     forgotten: list[str]
     left_behind: list[tuple[str, str]]
 
@@ -66,8 +66,8 @@ class PostgresqlSession(Session):
             {row.contact_id: row for row in found.contacts},
             read_before(keys, conversations).union(found.interaction_events),
             {
-                subjects[each]: KnownDeadLetter(key, print_, opened_at, is_open)
-                for each, key, print_, opened_at, is_open in found.dead_letters
+                subjects[each]: KnownDeadLetter(key, print_, opened_at, is_open, payload)
+                for each, key, print_, opened_at, is_open, payload in found.dead_letters
             },
             frozenset(found.forgotten),
             unseen,

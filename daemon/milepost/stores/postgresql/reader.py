@@ -58,25 +58,31 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
             return await PostgresqlSession(partial(self._database.rows_on, connection)).seq_before(instant)
 
     async def read_changes(
-        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+        self,
+        after: int,
+        limit: int,
+        kinds: AbstractSet[ChangeKind] = ALL_KINDS,
+        stream: Stream | None = None,
+        mark: str = "",
     ) -> ChangesPage:
-        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
-        asked, database = ChangesAsked(after, limit, kinds, stream), self._database
+        """Return up to `limit` changes with a seq greater than `after`. Raises HistoryRewritten: see ChangeReader."""
+        asked, database = ChangesAsked(after, limit, kinds, stream, mark), self._database
         async with database.connection() as connection:
-            last = await self._last_settled(connection)
+            ends = await self._ends(connection)
             fetch, read_rows = (
                 partial(database.rows_on, connection),
                 partial(_rows_between, asked, database, connection),
             )
-            return await read_changes(asked, last, fetch, read_rows)
+            return await read_changes(asked, ends, fetch, read_rows)
 
     async def last_change(self) -> int:
         """Return the seq of the latest change; 0 if there is none."""
         async with self._database.connection() as connection:
-            return await self._last_settled(connection)
+            last, _ = await self._ends(connection)
+            return last
 
-    async def _last_settled(self, connection: Connection) -> int:
-        """Begin a transaction and return how far the feed is settled; warn if a transaction holds it up."""
+    async def _ends(self, connection: Connection) -> tuple[int, int]:
+        """Do as `_settled_and_latest`, and warn if a transaction holds the feed up."""
         last, latest = await _settled_and_latest(self._database, connection)
         now = asyncio.get_running_loop().time()
         held_up_at = last if last < latest else None
@@ -90,7 +96,7 @@ class PostgresqlReader(PostgresqlSession, JournalReader):
                 " changed since: SELECT pid, application_name, xact_start FROM pg_stat_activity"
             )
             log.warning("change feed held up by an open transaction", after=last, waiting=latest - last, hint=hint)
-        return last
+        return last, latest
 
     async def verify(self) -> Audit:
         """Check every hash chain, and that every projection equals its fold. Raises JournalDamaged."""

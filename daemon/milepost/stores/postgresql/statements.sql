@@ -681,13 +681,16 @@ SELECT json_build_object(
     'dead_letters', (
         SELECT coalesce(
             json_agg(
-                json_build_array(subject, dead_letter_id, fingerprint, opened_at, closed_at IS NULL)
+                json_build_array(subject, dead_letter_id, fingerprint, opened_at, closed_at IS NULL, payload)
                 ORDER BY opened_at, dead_letter_id
             ), '[]'::json
         )
         FROM unnest(%(subjects)s::text[]) AS wanted
         CROSS JOIN LATERAL (
-            SELECT *
+            SELECT *, (
+                SELECT payload FROM dead_letter_payloads AS held
+                WHERE held.dead_letter_id = dead_letters.dead_letter_id AND stage = 'store'
+            ) AS payload
             FROM dead_letters
             WHERE stream = %(stream)s AND subject = wanted AND (closed_at IS NULL OR resolution = 'discarded')
             OFFSET 0
@@ -1095,6 +1098,16 @@ SELECT greatest(
     (SELECT max(change_seq) FROM deleted_rows),
     0
 );
+
+-- name: history
+-- The entry and the deletion that a consumer's mark names, if they are there, and the latest ones.
+SELECT
+    (SELECT hash FROM journal WHERE seq = %(seq)s),
+    (SELECT id FROM deleted_rows WHERE change_seq = %(deletion)s),
+    (SELECT seq FROM journal ORDER BY seq DESC LIMIT 1),
+    (SELECT hash FROM journal ORDER BY seq DESC LIMIT 1),
+    (SELECT change_seq FROM deleted_rows ORDER BY change_seq DESC LIMIT 1),
+    (SELECT id FROM deleted_rows ORDER BY change_seq DESC LIMIT 1);
 
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;

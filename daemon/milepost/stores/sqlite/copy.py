@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from milepost.core.errors import RowsRejected, StoreAway, StoreRefused
+from milepost.core.errors import RowsRejected, StoreAway
 from milepost.stores import audit
 from milepost.stores.copy import Row, Table, require_empty
 from milepost.stores.reader import Audit, load_statements
 from milepost.stores.sqlite.connection import lock_database, real_path, transaction
 from milepost.stores.sqlite.errors import REFUSALS, errors_of, reason_of
 from milepost.stores.sqlite.files import SHM, WAL, OpenFiles, beside, create_private, sync
-from milepost.stores.sqlite.migrate import applied, demand_current, mark_in, migrate
+from milepost.stores.sqlite.migrate import demand_current, demand_own, mark_in, migrate
 from milepost.stores.sqlite.queries import SqliteSession
 from milepost.stores.sqlite.reader import SqliteLedger
 from milepost.stores.sqlite.store import CACHE_KIB
@@ -77,11 +77,9 @@ def _require_replaceable(path: Path) -> None:
     """
     if not path.exists():
         return
+    demand_own(path)
     with _connected(path, {}) as connection, errors_of(path):
-        if not applied(path):
-            if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
-                raise StoreRefused(f"{path} is the database of another program", hint="copy into a new file")
-        elif mark_in(path) is None:
+        if mark_in(path) is None:
             require_empty(path, _tables_with_rows(connection))
 
 

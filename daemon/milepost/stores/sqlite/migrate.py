@@ -40,8 +40,29 @@ def applied(path: Path) -> set[str]:
         return {name for (name,) in connection.execute("SELECT name FROM schema_migrations")} if has_record else set()
 
 
+def demand_own(path: Path) -> None:
+    """Raise StoreRefused if the database at `path` is another program's: there are tables, but none of Milepost's.
+
+    SQLite's own tables do not count, nor those that Litestream may add before the first start.
+    """
+    if not exists(path) or applied(path):
+        return
+    with errors_of(path), closing(sqlite3.connect(path, timeout=5.0)) as connection:
+        found = connection.execute(
+            "SELECT name FROM sqlite_master WHERE name NOT GLOB 'sqlite_*' AND name NOT GLOB '_litestream_*'"
+        ).fetchone()
+    if found:
+        raise StoreRefused(
+            f"the file {path} is the database of another program: it has {found[0]}", hint="set store.url to a new file"
+        )
+
+
 def pending(path: Path) -> set[str]:
-    """Return the names of the pending migrations. Raises StoreRefused if the database is newer than this program."""
+    """Return the names of the pending migrations.
+
+    Raises StoreRefused if the database is newer than this program, or another program's.
+    """
+    demand_own(path)
     has = applied(path)
     unknown = has - shipped()
     if unknown:

@@ -96,8 +96,8 @@ class SqliteSession(Session):
         found = self.ask("known_dead_letters", (keys.stream.key, rows.json_list(keys.subjects)))
         oldest_first = sorted(found, key=lambda columns: columns[1:3])
         return {
-            subject: KnownDeadLetter(dead_letter_id, fingerprint, rows.instant(opened_at), bool(is_open))
-            for subject, opened_at, dead_letter_id, fingerprint, is_open in oldest_first
+            subject: KnownDeadLetter(dead_letter_id, fingerprint, rows.instant(opened_at), bool(is_open), payload)
+            for subject, opened_at, dead_letter_id, fingerprint, is_open, payload in oldest_first
         }
 
     def _known_of_sweep(self, keys: Keys) -> tuple[int, frozenset[str], int]:

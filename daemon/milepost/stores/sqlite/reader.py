@@ -49,10 +49,15 @@ class SqliteReader(JournalReader):
         return SqliteSession(self._database.sql, connection)
 
     async def read_changes(
-        self, after: int, limit: int, kinds: AbstractSet[ChangeKind] = ALL_KINDS, stream: Stream | None = None
+        self,
+        after: int,
+        limit: int,
+        kinds: AbstractSet[ChangeKind] = ALL_KINDS,
+        stream: Stream | None = None,
+        mark: str = "",
     ) -> ChangesPage:
-        """Return up to `limit` changes with a seq greater than `after`: of these kinds, of one stream or of all."""
-        asked = ChangesAsked(after, limit, kinds, stream)
+        """Return up to `limit` changes with a seq greater than `after`. Raises HistoryRewritten: see ChangeReader."""
+        asked = ChangesAsked(after, limit, kinds, stream, mark)
         return await self._database.run(lambda connection: _read_changes(asked, self._session_on(connection)))
 
     async def last_change(self) -> int:
@@ -122,7 +127,7 @@ def _read_changes(asked: ChangesAsked, session: SqliteSession) -> ChangesPage:
         return changes
 
     ((last,),) = session.ask("last_change")
-    return at_once(read_changes(asked, last, session.fetch, read_rows))
+    return at_once(read_changes(asked, (last, last), session.fetch, read_rows))
 
 
 class SqliteLedger(Ledger):

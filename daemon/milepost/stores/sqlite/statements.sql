@@ -453,8 +453,9 @@ WHERE
     AND occurred_at BETWEEN json_extract(value, '$[1]') AND json_extract(value, '$[2]');
 
 -- name: known_dead_letters
-SELECT subject, opened_at, dead_letter_id, fingerprint, closed_at IS NULL
+SELECT subject, opened_at, dead_letters.dead_letter_id, fingerprint, closed_at IS NULL, payload
 FROM dead_letters
+LEFT JOIN dead_letter_payloads AS held ON held.dead_letter_id = dead_letters.dead_letter_id AND stage = 'store'
 WHERE
     stream = ? AND subject IN (SELECT value FROM json_each(?))
     AND (closed_at IS NULL OR resolution = 'discarded');
@@ -758,6 +759,16 @@ ORDER BY version;
 -- name: last_change
 -- The number of the latest change.
 SELECT change_seq FROM last_change;
+
+-- name: history
+-- The entry and the deletion that a consumer's mark names, if they are there, and the latest ones.
+SELECT
+    (SELECT hash FROM journal WHERE seq = :seq),
+    (SELECT id FROM deleted_rows WHERE change_seq = :deletion),
+    (SELECT seq FROM journal ORDER BY seq DESC LIMIT 1),
+    (SELECT hash FROM journal ORDER BY seq DESC LIMIT 1),
+    (SELECT change_seq FROM deleted_rows ORDER BY change_seq DESC LIMIT 1),
+    (SELECT id FROM deleted_rows ORDER BY change_seq DESC LIMIT 1);
 
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM journal;
