@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -32,11 +33,11 @@ RECORDINGS = {rule["record"]: rule for rule in rules_of("recording.yml")}
 every_alert = pytest.mark.parametrize("name", ALERTS)
 
 
-def checks_of(name: str) -> Iterator[dict[str, Any]]:
-    """Yield the checks of an alert in the unit tests of the rules."""
-    for path in UNIT_TESTS:
-        for test in yaml.safe_load(path.read_text())["tests"]:
-            yield from (check for check in test.get("alert_rule_test", []) if check["alertname"] == name)
+@cache
+def all_checks() -> list[dict[str, Any]]:
+    """Return the checks of alerts in the unit tests of the rules."""
+    tests = [test for path in UNIT_TESTS for test in yaml.safe_load(path.read_text())["tests"]]
+    return [check for test in tests for check in test.get("alert_rule_test", [])]
 
 
 @needs_prometheus
@@ -66,7 +67,7 @@ def test_a_recording_rule_is_used_by_an_alert_or_another(record: str) -> None:
 
 @every_alert
 def test_an_alert_is_tested_to_fire_and_to_clear(name: str) -> None:
-    firing = [bool(check.get("exp_alerts")) for check in checks_of(name)]
+    firing = [bool(check.get("exp_alerts")) for check in all_checks() if check["alertname"] == name]
     assert True in firing, "no unit test sees it fire"
     assert False in firing[firing.index(True) :], "no unit test sees it clear"
 
