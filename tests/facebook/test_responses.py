@@ -1,7 +1,7 @@
 """Error bodies in the forms that the Graph API sends, and bodies that it never would."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.graph_answers import TOKEN, encoded, error
@@ -148,6 +148,7 @@ ENVELOPES = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40)
 @given(ENVELOPES, st.integers(400, 599))
 def test_any_envelope_is_a_bounded_problem(envelope: dict[str, object], http_status: int) -> None:
     problem = problem_of(encoded({"error": envelope}), http_status)

@@ -77,13 +77,11 @@ def peak_of(ledger: Written) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
-    ("table", "events", "written"), [("gap", histories, 19_999), ("dead_letter", failures, 20_000)]
-)
+@pytest.mark.parametrize(("table", "events", "written"), [("gap", histories, 9_999), ("dead_letter", failures, 10_000)])
 def test_what_is_still_open_takes_no_memory(
     table: Table, events: Callable[[int], Iterable[Event]], written: int
 ) -> None:
-    few, many = Written(table, events, 2_000), Written(table, events, 20_000)
+    few, many = Written(table, events, 1_000), Written(table, events, 10_000)
     peak_of(few)  # whatever is cached is cached
 
     assert peak_of(many) < 2 * peak_of(few)

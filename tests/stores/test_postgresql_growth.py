@@ -15,7 +15,6 @@ import pytest
 from msgspec.structs import replace
 
 from kit.builders import NOON, STREAM, sweep_started, walking
-from kit.needs import long_only
 from kit.postgres import Database, Release, Server, fresh_database, on_both_releases, running
 from milepost.core.events import BatchStored, RunStarted, Tally
 from milepost.core.model import Changes, Keys
@@ -318,10 +317,9 @@ async def synced(database: Database, *, is_analysed_once: bool) -> tuple[dict[st
     return taken[1], taken[3]
 
 
-@pytest.mark.parametrize("counting", ["newest", *long_only("oldest")], indirect=True)
-@pytest.mark.parametrize(
-    "is_analysed_once", [True, *long_only(False)], ids=["analysed when it was tiny", "never analysed"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("counting", ["newest", "oldest"], indirect=True)
+@pytest.mark.parametrize("is_analysed_once", [True, False], ids=["analysed when it was tiny", "never analysed"])
 async def test_the_last_batch_of_twenty_thousand_conversations_reads_no_more_than_an_early_one(
     counting: Server, *, is_analysed_once: bool
 ) -> None:

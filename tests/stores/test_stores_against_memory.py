@@ -256,7 +256,7 @@ lives = st.lists(st.sampled_from(STREAMS).flatmap(acts), max_size=25)
 engine = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=engine)
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=engine)
 @given(life=lives)
 async def test_sqlite_behaves_like_the_memory_store(migrated: Path, life: list[Act]) -> None:
     with TemporaryDirectory() as directory:

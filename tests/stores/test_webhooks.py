@@ -9,13 +9,14 @@ from datetime import datetime
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 from msgspec.structs import replace
 
 from kit.binary import until
 from kit.builders import NOON, STREAM, at
 from kit.needs import long_only
-from kit.postgres import Database
+from kit.postgres import Database, Server
 from kit.power_cut import Call, Disk, recorded, recording
 from milepost.core.errors import StoreAway
 from milepost.core.events import DeadLetterOpened, RunStarted, Stage
@@ -28,6 +29,7 @@ from milepost.stores.postgresql.connection import connected, settings
 from milepost.stores.postgresql.encoding import json_rows, with_inserts
 from milepost.stores.reader import load_statements
 from milepost.stores.store import OpenStore
+from milepost.stores.url import StoreUrl
 from milepost.stores.webhooks import LATER_SECONDS, NEVER, SOON_SECONDS, Steps, StoredWebhooks, event_columns
 from stores.histories import commit_after, contact_row, event_row, page_row
 from stores.processes import outcome
@@ -566,6 +568,24 @@ def test_events_are_worked_off_without_reading_all_messages(database: Database) 
     assert "Seq Scan on contact_interaction_events" not in plan
 
 
+@pytest.fixture
+def with_old_events(postgres: Server) -> Database:
+    """Return a database with 50,000 events that were worked off, or only wait."""
+
+    async def fill(store_url: StoreUrl) -> None:
+        async with open_store(store_url):
+            pass
+        connection = await psycopg.AsyncConnection.connect(store_url.url, password=store_url.password, autocommit=True)
+        async with connection:
+            await connection.execute(
+                "INSERT INTO milepost.webhook_events"
+                " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(),"
+                " CASE WHEN n % 2 = 0 THEN timestamptz '9000-01-01Z' END, 3 FROM generate_series(1, 50000) AS n"
+            )
+
+    return Database(postgres, postgres.template("template_old_events", fill))
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -581,17 +601,12 @@ def test_events_are_worked_off_without_reading_all_messages(database: Database) 
     ],
 )
 def test_a_look_for_news_does_not_read_the_events_that_were_worked_off_or_only_wait(
-    database: Database, name: str
+    with_old_events: Database, name: str
 ) -> None:
-    database.sql(
-        "INSERT INTO webhook_events"
-        " SELECT 'k_' || n, 'messenger:1', 'message', 'm_' || n, NULL, now(), now(),"
-        " CASE WHEN n % 2 = 0 THEN timestamptz '9000-01-01Z' END, 3 FROM generate_series(1, 50000) AS n"
-    )
     named = dict.fromkeys(("soon", "later", "ahead", "now", "received_before"), NOON) | {"never": NEVER, "rows": "[]"}
     statement = load_statements("postgresql", "webhooks")[name]
     asked = [["messenger:1"] if "%s::text[]" in statement else "messenger:1"] if "%s" in statement else named
-    with database.connect() as connection, connection.transaction():
+    with with_old_events.connect() as connection, connection.transaction():
         connection.execute(load_statements("postgresql")["settings"].encode(), settings("milepost"))
         plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}".encode(), asked))
     assert "Seq Scan on webhook_events" not in plan
