@@ -88,7 +88,12 @@ async def test_a_daemon_continues_from_the_copy_and_duplicates_nothing(
 
 
 @pytest.mark.parametrize(
-    "hits", [1, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["one", "20"]
+    "hits",
+    [
+        pytest.param(1, marks=pytest.mark.timeout(300)),  # it kills one copy or some more
+        pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+    ids=["one", "20"],
 )
 async def test_a_copy_that_is_killed_at_a_random_moment_leaves_nothing_and_is_made_again(
     installation: Installation, postgres: Server, hits: int
