@@ -16,7 +16,7 @@ from milepost.core.model import Changes, DeadLetterPayload
 from milepost.core.ports import Store
 from milepost.stores.commit import Forgotten
 from milepost.stores.open import forget, open_reader, open_store
-from milepost.stores.sqlite.migrate import MIGRATIONS
+from milepost.stores.sqlite.migrate import MIGRATIONS, RECORD
 from milepost.stores.sqlite.reader import open_sqlite_reader
 from milepost.stores.sqlite.store import forget_in_sqlite, open_sqlite
 from stores.histories import commit_after, contact_row, conversation_row, event_row, page_row
@@ -212,7 +212,7 @@ async def test_an_erasure_without_a_database_of_this_schema_is_refused(tmp_path:
     assert names_in(tmp_path) == set()
 
     with raw(path) as connection:
-        connection.executescript((MIGRATIONS / "0001_journal.sql").read_text())
+        connection.executescript((MIGRATIONS / "0001_journal.sql").read_text() + RECORD.format(name="0001_journal"))
     with pytest.raises(StoreRefused, match="older Milepost"):
         await forget_in_sqlite(path, STREAM, "ada")
 

@@ -175,6 +175,8 @@ def parameters(name: str, size: int) -> dict[str, object] | tuple[object, ...]:
     newest = {"entry_at": ("messenger:1", size), "entries_since": ("messenger:1", size - 3)}
     at_the_end = {
         "version": size,
+        "seq": size,
+        "deletion": size,
         "after": f"d_{size // 2}" if name.endswith("dead_letters_after") else size - 3,
     }
     named = re.findall(r"%\((\w+)\)s", SQL[name])
