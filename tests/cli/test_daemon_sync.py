@@ -13,7 +13,7 @@ from kit.loopback import serving
 from milepost.cli.actions import Operator
 from milepost.cli.daemon_client import OpenSweeps, daemon_at
 from milepost.cli.options import NO_TITLES
-from milepost.cli.sync_actions import Look, Synced, perform, sync_through_daemon
+from milepost.cli.sync_actions import Look, sync_through_daemon
 from milepost.core import events
 from milepost.core.checkpoint import Checkpoint
 from milepost.core.commands import StreamCommand, SyncNow
@@ -24,11 +24,9 @@ from milepost.core.ports import RunResult
 from milepost.core.position import Mode
 from milepost.core.problems import Scope
 from milepost.engine.interrupt import Stop
-from milepost.reporting.summary import ExitCode
 from milepost.service.api.overview import ChangesSince
-from milepost.settings.model import HttpSettings, Settings, StoreSettings, SyncSettings
+from milepost.settings.model import HttpSettings, SyncSettings
 
-OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
 DONE = events.SweepCompleted(Mode.INCREMENTAL, NOON, NOON, Tally(batches=1, unchanged=50))
 FULL = events.SweepCompleted(Mode.FULL, NOON, NOON, Tally(batches=1, unchanged=50))
 
@@ -117,33 +115,6 @@ async def test_a_daemon_that_ends_leaves_no_run_to_wait_for() -> None:
     assert result == RunResult(STREAM, None)
 
 
-@pytest.mark.parametrize(("url", "synced_here"), [("postgresql://server/shop", [[OTHER]]), ("sqlite:///shop.db", [])])
-async def test_what_another_process_leaves_is_synced_here_once_it_has_ended_unless_it_may_restart(
-    url: str, synced_here: list[list[Stream]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On PostgreSQL it may be another sync, which is asked in vain for more than its own runs."""
-    ended = run(1, sweep_started(), DONE).run
-    at_work, here = iter([True, False]), list[Sequence[Stream]]()
-
-    async def is_at_work(_: Settings) -> bool:
-        return next(at_work)
-
-    async def through_it(*_: object, full: bool) -> Synced:
-        return Synced([RunResult(STREAM, ended), RunResult(OTHER, None)], 1.0)
-
-    async def alone(_: Settings, wanted: Sequence[Stream], *__: object, full: bool) -> Synced:
-        here.append(wanted)
-        return Synced([RunResult(OTHER, ended)], 2.0)
-
-    for name, double in (("_is_at_work", is_at_work), ("_through_daemon", through_it), ("_here", alone)):
-        monkeypatch.setattr(f"milepost.cli.sync_actions.{name}", double)
-    code = await perform(Settings(store=StoreSettings(url=url)), [], full=False)
-
-    assert here == synced_here
-    assert code is (ExitCode.COMPLETE if here else ExitCode.PROGRESS_SAVED)
-    assert capsys.readouterr().out.count("complete") == 1 + len(here)
-
-
 async def test_a_stop_does_not_wait_for_the_batch_in_hand() -> None:
     class Busy(Daemon):
         async def ask(self, _: Stream, command: StreamCommand) -> None:
@@ -174,6 +145,9 @@ async def test_batches_that_changed_nothing_are_shown_as_the_daemon_counts_them(
 
 
 # --- how far the sweeps of a daemon are -------------------------------------------------------------------------------
+
+
+OTHER = Stream(Platform.INSTAGRAM, STREAM.page_id)
 
 
 def syncing(conversations: int) -> dict[str, Any]:

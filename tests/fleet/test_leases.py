@@ -12,7 +12,6 @@ from kit.pgbouncer import needs_pgbouncer, pooled
 from kit.postgres import Database
 from milepost.core.errors import StoreAway
 from milepost.fleet.leases import Lease, StreamLeases, open_leases
-from milepost.fleet.worker import at_work
 from milepost.stores.postgresql.connection import connected
 from milepost.stores.postgresql.reader import ALIVE_SECONDS, are_at_work
 from milepost.stores.reader import load_statements
@@ -28,18 +27,6 @@ async def leases_of(store_url: StoreUrl) -> AsyncIterator[StreamLeases]:
     sql = load_statements("postgresql", "statements", "queue")
     async with connected(store_url, sql) as database, open_leases(database) as leases:
         yield leases
-
-
-async def test_a_process_without_leases_counts_as_at_work_as_long_as_it_lives(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("milepost.fleet.worker.HEARTBEAT_SECONDS", 0.01)
-    async with at_work(database.store_url):
-        database.sql("UPDATE procrastinate_workers SET last_heartbeat = 'epoch'")
-        while not await are_at_work(database.store_url):  # noqa: ASYNC110  (its heartbeat brings it about)
-            await asyncio.sleep(0.01)
-
-    assert not await are_at_work(database.store_url)
 
 
 def test_the_tables_of_the_queue_are_those_that_every_earlier_start_has_created() -> None:

@@ -65,7 +65,7 @@ async def test_a_sync_beside_a_daemon_waits_for_its_run_and_sums_it_up(
     heading, first, *_ = done.stdout.splitlines()
     assert heading.split()[:3] == ["page", "stream", "status"]
     assert first.split()[:4] == ["Fahrrad", "Müller", KEY, "complete"]
-    assert "Another Milepost is using" in done.stderr
+    assert "A daemon is using" in done.stderr
     assert len(installation.endings(KEY)) == 2
     modes = installation.rows("SELECT data ->> 'mode' FROM journal WHERE type = 'sweep_completed' ORDER BY seq")
     assert modes[-1] == ("full" if "--full" in arguments else "incremental",)
@@ -96,7 +96,7 @@ async def test_ctrl_c_ends_only_the_watching(installation: Installation) -> None
         await until(lambda: len(installation.endings(KEY)) == 2)
         assert not daemon.has_ended
     assert done.code == 75, done
-    assert "The other Milepost continues" in done.stderr
+    assert "The daemon continues" in done.stderr
 
 
 async def test_a_daemon_that_is_elsewhere_than_configured_is_named(installation: Installation) -> None:

@@ -1,8 +1,6 @@
 """The database that the settings name. It holds the data of one source only; another source is refused."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -33,22 +31,6 @@ def store_url_in(store: StoreSettings) -> StoreUrl:
         is_pooled=store.pooler == "transaction",
         views=store.views,
     )
-
-
-@asynccontextmanager
-async def counted_at_work(settings: Settings) -> AsyncIterator[None]:
-    """Let others know during the block that this process runs the streams, whose database is open.
-
-    On SQLite, the lock of the database says so.
-    """
-    store_url = store_url_of(settings)
-    if store_url.file is not None:
-        yield
-        return
-    from milepost.fleet.worker import at_work  # noqa: PLC0415  (only with PostgreSQL)
-
-    async with at_work(store_url):
-        yield
 
 
 def source_of(settings: Settings) -> DataSource:

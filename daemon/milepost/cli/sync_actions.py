@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from milepost.app.build import Parts, assembled
-from milepost.app.database import counted_at_work, store_url_of
+from milepost.app.database import store_url_of
 from milepost.app.discovery import discovery_hint
 from milepost.cli.actions import CONCERNS_ALL, Operator, operator
 from milepost.cli.options import BY, NO_TITLES, Titles, demand_worked
@@ -75,20 +75,9 @@ async def _sync(settings: Settings, wanted: Sequence[Stream], *, full: bool) -> 
     out, level = (_above_bars(), "warning") if sys.stderr.isatty() else (sys.stderr, log.level)
     with logged(log.format, level, redactor, stream=out, environment=os.environ):
         async with stopping_on_signals(stop):
-            if not await _is_at_work(settings):
-                return await _here(settings, wanted, stop, redactor.learn, full=full)
-            synced = await _through_daemon(settings, wanted, stop, full=full)
-            left = [each.stream for each in synced.results if each.run is None and each.error is None]
-            # On SQLite, a daemon that restarts needs the lock.
-            if stop.is_requested or not left or store_url_of(settings).file or await _is_at_work(settings):
-                return synced
-            click.echo("It has ended: the remaining streams are synced here", err=True)
-            return _together(synced, await _here(settings, left, stop, redactor.learn, full=full))
-
-
-def _together(first: Synced, then: Synced) -> Synced:
-    results = {each.stream: each for each in (*first.results, *then.results)}
-    return replace(then, results=list(results.values()), seconds=first.seconds + then.seconds)
+            if await _is_at_work(settings):
+                return await _through_daemon(settings, wanted, stop, full=full)
+            return await _here(settings, wanted, stop, redactor.learn, full=full)
 
 
 async def _is_at_work(settings: Settings) -> bool:
@@ -106,7 +95,7 @@ async def _here(
     full: bool,
 ) -> Synced:
     began = perf_counter()
-    async with assembled(settings, stop, learn_secret) as parts, counted_at_work(settings):
+    async with assembled(settings, stop, learn_secret) as parts:
         titles = Titles(parts.registry.page_names())
         streams = _known(wanted, parts)
         with _progress(titles) as progress:
@@ -124,13 +113,13 @@ async def _through_daemon(settings: Settings, wanted: Sequence[Stream], stop: St
     began, store_url = perf_counter(), store_url_of(settings)
     async with operator(settings, stop, for_runs=True) as who, open_reader(store_url) as journal_reader:
         demand_worked(wanted, who.streams)
-        click.echo(f"Another Milepost is using {store_url}: it syncs the streams", err=True)
+        click.echo(f"A daemon is using {store_url}: it syncs the streams", err=True)
         with _progress(who.titles) as progress:
             show = None if progress is None else progress.show
             look = Look(journal_reader, lambda: is_at_work(store_url), lambda: datetime.now(UTC), show)
             results = await sync_through_daemon(who, wanted or who.streams, look, settings.sync, stop, full=full)
         if stop.is_requested:
-            click.echo("The other Milepost continues: `milepost status` shows its progress", err=True)
+            click.echo("The daemon continues: `milepost status` shows its progress", err=True)
         conditions = _conditions(settings, await journal_reader.checkpoints(), is_at_work=True)
     return Synced(results, perf_counter() - began, conditions, titles=who.titles)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TypeVar
@@ -18,7 +18,7 @@ from milepost.core.ports import Committed
 from milepost.core.retry import MAX_PARK_SECONDS
 from milepost.engine.context import EngineContext
 from milepost.engine.feed import Feed, Recorded
-from milepost.engine.interrupt import Interrupt, running
+from milepost.engine.interrupt import Interrupt
 from milepost.engine.supervisor import Supervisor
 from milepost.fleet.leases import Lease, Leases, open_leases
 from milepost.fleet.schedule import FleetSchedule
@@ -331,25 +331,6 @@ class Worker:
         except MilepostError as error:
             log.warning("database unavailable, retrying", part=name, reason=error.message, hint=error.hint)
             return None
-
-
-@asynccontextmanager
-async def at_work(store_url: StoreUrl) -> AsyncIterator[None]:
-    """Count as a worker that is alive during the block: for a process that runs each stream once, without leases."""
-    sql = load_statements("postgresql", "statements", "queue")
-    async with (
-        connected(store_url, sql) as database,
-        open_leases(database) as leases,
-        running("heartbeat", _send_heartbeats(leases)),
-    ):
-        yield
-
-
-async def _send_heartbeats(leases: Leases) -> None:
-    while True:
-        with suppress(MilepostError):  # those who use the database report it
-            await leases.keep_alive()
-        await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 @asynccontextmanager
