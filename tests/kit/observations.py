@@ -170,7 +170,7 @@ class Observations:
     def _gives_up(self, stream: Stream, dead_letter: DeadLetter) -> None:
         """Note that a dead letter is discarded: a thread is given up in its present state, a message forever.
 
-        If it was never stored, it is a new one, with a history of its own, when it is read again.
+        If it was never stored, it is a new one when it is read again, with a history of its own unless one is recorded.
         """
         payload = self.store.payloads.get(dead_letter.dead_letter_id)
         if dead_letter.stage is Stage.EVENTS and payload is not None:
@@ -179,7 +179,7 @@ class Observations:
             return
         thread_id = dead_letter.subject.partition("/")[0]
         self.observed[stream].given_up_at[thread_id] = self.world.now
-        if thread_id not in self.store.conversations:
+        if thread_id not in self.store.conversations and not self._gaps_of(stream, thread_id):
             self.observed[stream].opened.discard(thread_id)
         thread = self._thread(stream, thread_id)
         if thread is not None and dead_letter.stage is Stage.FETCH:
