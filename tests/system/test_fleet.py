@@ -150,6 +150,7 @@ async def test_a_rate_limit_that_one_worker_meets_keeps_the_others_from_calling(
         await until(lambda: len(_streams_at_work(database)) >= 4)
         simulator.limit(4, 100.0, told=WaitHint.RETRY_AFTER)
         for worker in workers.all:
+            # Another process brings it about.
             while "rate_limited" not in (states := await _states(worker)) or "syncing" in states:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         known_at = datetime.now(UTC)
